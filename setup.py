@@ -1,0 +1,35 @@
+"""Installs tokenlearner_flexivit."""
+
+import pathlib
+import re
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r'__version__ = "(.+)"',
+  (_HERE / "tokenlearner_flexivit" / "__init__.py").read_text(),
+).group(1)
+
+
+def _requirements() -> list[str]:
+  lines = (_HERE / "requirements.txt").read_text().splitlines()
+  return [name for line in lines if (name := line.split("#")[0].strip())]
+
+
+setuptools.setup(
+  name="tokenlearner_flexivit",
+  version=_VERSION,
+  description="FlexiViT and TokenLearner in JAX: ViTs whose cost is a dial.",
+  long_description=(_HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  packages=setuptools.find_packages(include=["tokenlearner_flexivit*"]),
+  python_requires=">=3.11",
+  install_requires=_requirements(),
+  extras_require={
+    "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "cuda": ["jax[cuda]>=0.10.2"],
+    "tpu": ["jax[tpu]>=0.10.2"],
+  },
+)

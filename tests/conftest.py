@@ -1,0 +1,47 @@
+"""Makes the test world strict: eight devices, and no silent broadcasting.
+
+Implicit rank promotion is how token and patch code goes wrong without a
+sound, so it is an error here.
+"""
+
+import jax
+import ml_collections
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _datasets(tmp_path_factory):
+  """Datasets that tests prepare go to a folder of their own."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+    yield
+
+
+@pytest.fixture
+def config() -> ml_collections.ConfigDict:
+  """A run of four steps on noise: 12 px, patch sizes 6, 4 and 3."""
+  pp = "decode|value_range(-1,1)|keep('image','label')"
+  c = ml_collections.ConfigDict()
+  c.seed = 1
+  c.batch_size = 16
+  c.total_steps = 4
+  c.log_steps = 2
+  c.data = dict(name="fake:12x12x3:5:64", split="train", pp=pp, num_threads=1)
+  c.model = dict(
+    variant="mu",
+    depth=2,
+    patch_size=(4, 4),
+    posemb_grid=(3, 3),
+    token_learner=dict(layer=1, num_tokens=3),
+  )
+  c.flexi = dict(patch_size=dict(values=(6, 4, 3)), dispatch="host")
+  c.task = dict(name="classification")
+  c.optimizer = dict(name="adamw", lr=1e-2, schedule=dict(warmup_steps=1))
+  c.evals = dict(
+    test=dict(data=dict(name="fake:12x12x3:5:21", split="test", pp=pp))
+  )
+  return c
