@@ -1,0 +1,303 @@
+"""The streams: order, hosts, restarts, threads and processes."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tokenlearner_flexivit import data
+
+RANDOM_PP = (
+  "decode|resize(12)|random_affine(10, 0.1, (0.9, 1.1))|random_translate(2)"
+  "|flip_lr|value_range(-1,1)|keep('image','label','id')"
+)
+FAKE = {
+  "name": "fake:8x8x3:5:23",
+  "split": "train",
+  "pp": RANDOM_PP,
+  "num_threads": 0,
+}
+
+
+def take(count, config=FAKE, *, batch_size=8, seed=3, **kwargs):
+  """Returns the first batches of a training stream."""
+  batches = data.train_batches(
+    config, batch_size=batch_size, seed=seed, **kwargs
+  )
+  result = list(itertools.islice(batches, count))
+  batches.close()
+  return result
+
+
+def assert_equal(batches, expected):
+  assert len(batches) == len(expected)
+  for one, two in zip(batches, expected, strict=True):
+    assert one.keys() == two.keys()
+    for key in one:
+      assert one[key].dtype == two[key].dtype
+      np.testing.assert_array_equal(one[key], two[key])
+
+
+# The training stream
+
+
+def test_batch():
+  (batch,) = take(1)
+  assert batch["image"].shape == (8, 12, 12, 3)
+  assert batch["image"].dtype == np.float32
+  assert batch["label"].shape == batch["id"].shape == (8,)
+  source = data.open_source(FAKE)
+  assert [source[i]["label"] for i in batch["id"].tolist()] == (
+    batch["label"].tolist()
+  )
+
+
+def test_an_epoch_has_every_example_once_in_an_order_of_its_own():
+  ids = np.concatenate([b["id"] for b in take(23, batch_size=8)])
+  epochs = ids.reshape(8, 23)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(23))
+  assert len({tuple(epoch) for epoch in epochs.tolist()}) == 8
+
+
+def test_augmentation_differs_between_epochs_and_examples():
+  # 46 times the same image.
+  config = {**FAKE, "name": "fake:8x8x3:5:1"}
+  (batch,) = take(1, config, batch_size=46)
+  assert (batch["id"] == 0).all()
+  assert len({image.tobytes() for image in batch["image"]}) == 46
+
+
+def test_the_seed_is_all_that_matters():
+  assert_equal(take(4), take(4))
+  one, two = take(4, seed=3), take(4, seed=4)
+  assert any((a["id"] != b["id"]).any() for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("start_step", [1, 3, 7])
+def test_starting_late_continues_the_stream(start_step):
+  assert_equal(take(3, start_step=start_step), take(10)[start_step:][:3])
+
+
+def test_starting_very_late_costs_nothing():
+  steps = 10**12
+  assert_equal(take(1, start_step=steps + 1), take(2, start_step=steps)[1:])
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_hosts_get_consecutive_parts_of_the_global_batch(process_count):
+  hosts = [
+    take(5, process_index=i, process_count=process_count, start_step=2)
+    for i in range(process_count)
+  ]
+  joined = [
+    {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    for parts in zip(*hosts, strict=True)
+  ]
+  assert_equal(joined, take(5, start_step=2))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"num_threads": 1, "prefetch": 1},
+    {"num_threads": 4, "prefetch": 2},
+    {"num_threads": 4, "prefetch": 16},
+    {"num_threads": 2, "prefetch": 0},
+  ],
+)
+def test_threads_change_nothing(changes):
+  assert_equal(take(7, {**FAKE, **changes}), take(7))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_processes_change_nothing(digits, num_workers):
+  config = digits(pp=RANDOM_PP)
+  kwargs = {"start_step": 5, "process_index": 1, "process_count": 2}
+  assert_equal(
+    take(7, {**config, "num_workers": num_workers}, **kwargs),
+    take(7, config, **kwargs),
+  )
+
+
+def test_processes_beside_jax_in_a_program(tmp_path):
+  """Workers import the program again, so it has the usual guard."""
+  program = tmp_path / "program.py"
+  program.write_text(
+    textwrap.dedent(f"""
+      import jax.numpy as jnp
+      from tokenlearner_flexivit import data
+
+      def main():
+        total = jnp.zeros(()).block_until_ready()
+        config = {dict(FAKE, num_workers=2)!r}
+        batches = data.train_batches(config, batch_size=8, seed=3)
+        for _ in range(4):
+          batch = next(batches)
+          total += batch["image"].sum()
+        batches.close()
+        print(batch["id"].tolist())
+
+      if __name__ == "__main__":
+        main()
+    """)
+  )
+  result = subprocess.run(
+    [sys.executable, "-W", "error", str(program)],
+    env={"PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.strip() == str(take(4)[-1]["id"].tolist())
+  assert result.stderr == ""
+
+
+def test_errors_of_processes_name_the_example(tmp_path, capfd):
+  pp = "decode|onehot(3)|keep('label')"
+  config = {"name": "fake:8x8x3:5:23", "split": "train", "pp": pp}
+  with pytest.raises(data.ExampleError, match=r"example \d+ of fake:8x8x3"):
+    take(3, {**config, "num_workers": 1})
+  capfd.readouterr()
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("num_examples", [23, 24, 5, 12])
+def test_eval_counts_every_example_once(process_count, num_examples):
+  config = {**FAKE, "name": f"fake:8x8x3:5:{num_examples}"}
+  passes = [
+    data.eval_batches(
+      config, batch_size=12, process_index=i, process_count=process_count
+    )
+    for i in range(process_count)
+  ]
+  seen = Counter()
+  for batches in passes:
+    batches_list = list(batches)
+    assert len(batches_list) == len(batches) == -(-num_examples // 12)
+    for batch in batches_list:
+      assert batch["mask"].dtype == np.float32
+      assert batch["image"].shape == (12 // process_count, 12, 12, 3)
+      real = batch["mask"] == 1
+      assert ((batch["mask"] == 0) | real).all()
+      assert not batch["image"][~real].any()
+      seen.update(batch["id"][real].tolist())
+  assert seen == Counter(range(num_examples))
+
+
+def test_eval_is_in_order_and_the_same_in_every_pass():
+  batches = data.eval_batches(FAKE, batch_size=10)
+  one, two = list(batches), list(batches)
+  assert_equal(one, two)
+  ids = np.concatenate([b["id"][b["mask"] == 1] for b in one])
+  assert ids.tolist() == list(range(23))
+
+
+def test_random_ops_of_eval_do_not_depend_on_the_batch_size():
+  one = list(data.eval_batches(FAKE, batch_size=23))
+  two = list(data.eval_batches({**FAKE, "num_threads": 2}, batch_size=4))
+  images = np.concatenate([b["image"] for b in two])[:23]
+  np.testing.assert_array_equal(images, one[0]["image"])
+
+
+def test_eval_by_processes():
+  config = {**FAKE, "num_workers": 2}
+  assert_equal(
+    list(data.eval_batches(config, batch_size=4)),
+    list(data.eval_batches(FAKE, batch_size=4)),
+  )
+
+
+def test_eval_may_be_broken_off():
+  batches = data.eval_batches({**FAKE, "num_threads": 2}, batch_size=4)
+  for _ in batches:
+    break
+  assert len(list(batches)) == 6
+
+
+# Configs
+
+
+def test_peek_shows_shapes_and_dtypes():
+  example = data.peek(FAKE)
+  assert {k: (v.shape, v.dtype) for k, v in example.items()} == {
+    "image": ((12, 12, 3), np.float32),
+    "label": ((), np.int32),
+    "id": ((), np.int32),
+  }
+
+
+def test_config_dict(digits):
+  config = ConfigDict(digits(pp="decode|keep('image','label')"))
+  assert data.peek(config)["image"].shape == (8, 8, 3)
+  (batch,) = take(1, config)
+  assert batch["label"].shape == (8,)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"nmae": "x"}, "Unknown key 'nmae'.*name, split, pp, data_dir"),
+    ({"name": None}, "lacks 'name'"),
+    ({"split": ""}, "lacks 'split'"),
+    ({"pp": None}, "lacks 'pp'"),
+    ({"pp": "decod"}, "'decode'"),
+    ({"num_workers": -1}, "num_workers"),
+    ({"prefetch": 1.5}, "prefetch"),
+  ],
+)
+def test_bad_configs(changes, message):
+  config = {**FAKE, **changes}
+  for use in (
+    data.peek,
+    lambda config: data.train_batches(config, batch_size=4, seed=0),
+    lambda config: data.eval_batches(config, batch_size=4),
+  ):
+    with pytest.raises(ValueError, match=message):
+      use(config)
+
+
+def test_hosts_must_divide_the_batch():
+  for make in (
+    lambda: take(1, process_count=3),
+    lambda: data.eval_batches(FAKE, batch_size=8, process_count=3),
+  ):
+    with pytest.raises(ValueError, match="3 hosts do not divide"):
+      make()
+  with pytest.raises(ValueError, match="start_step"):
+    take(1, start_step=-1)
+
+
+def test_peek_refuses_what_is_no_number(digits):
+  with pytest.raises(ValueError, match=r"'image'.*bytes.*keep"):
+    data.peek(digits(pp="keep('image')"))
+
+
+def test_a_mask_of_the_preprocessing_is_refused():
+  config = {**FAKE, "pp": "copy('label', 'mask')|drop('image')"}
+  with pytest.raises(ValueError, match="'mask'"):
+    data.eval_batches(config, batch_size=4)
+
+
+def test_examples_of_different_shapes(tmp_path):
+  (tmp_path / "a").mkdir()
+  for size in (4, 5):
+    image = np.zeros((size, size, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a" / f"{size}.png"), image)
+  config = {
+    "name": f"folder:{tmp_path}",
+    "split": "all",
+    "pp": "decode|keep('image')",
+  }
+  with pytest.raises(ValueError, match="lack a resize"):
+    take(1, config, batch_size=2)

@@ -1,0 +1,143 @@
+"""Datasets by name: TFDS, noise, and the errors about names and splits."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tokenlearner_flexivit import data
+from tokenlearner_flexivit.data import sources
+
+
+@pytest.mark.parametrize(
+  "split, expected",
+  [
+    ("train", range(200)),
+    ("train[:]", range(200)),
+    ("train[:25%]", range(50)),
+    ("train[25%:]", range(50, 200)),
+    ("train[-10%:]", range(180, 200)),
+    ("train[:0.5%]", range(1)),
+    ("train[10:20]", range(10, 20)),
+    ("train[-5:]", range(195, 200)),
+    ("train[:999]", range(200)),
+  ],
+)
+def test_slices_are_those_of_tfds(split, expected):
+  assert sources.parse_split(split, 200) == ("train", expected)
+
+
+@pytest.mark.parametrize("split", ["train[5]", "train[:5", "[:5]", "a+b", ""])
+def test_bad_slices(split):
+  with pytest.raises(ValueError, match="Cannot read the split"):
+    sources.parse_split(split)
+
+
+# Noise
+
+
+def test_fake_is_fixed_noise_of_the_shape():
+  config = {"name": "fake:6x8x1:5:30", "split": "train"}
+  source = data.open_source(config)
+  assert len(source) == 30 and source.num_classes == 5
+  again = data.open_source(config)
+  for i in range(30):
+    assert source[i]["image"].shape == (6, 8, 1)
+    assert source[i]["image"].dtype == np.uint8
+    assert source[i]["id"] == i
+    np.testing.assert_array_equal(source[i]["image"], again[i]["image"])
+  assert {int(source[i]["label"]) for i in range(30)} == set(range(5))
+  assert (source[0]["image"] != source[1]["image"]).any()
+
+  part = data.open_source({**config, "split": "train[50%:]"})
+  assert len(part) == 15
+  np.testing.assert_array_equal(part[0]["image"], source[15]["image"])
+  other = data.open_source({**config, "split": "test"})
+  assert (other[0]["image"] != source[0]["image"]).any()
+
+
+def test_plain_fake():
+  source = data.open_source({"name": "fake", "split": "x"})
+  assert len(source) == 1024 and source.num_classes == 1000
+  assert source[1023]["image"].shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize(
+  "name", ["fake:3", "fake:8x8x4:10", "fake:8x8x3", "fake:0x8x3:10", "fake:"]
+)
+def test_bad_fake(name):
+  with pytest.raises(ValueError, match="fake:HEIGHTxWIDTH"):
+    data.open_source({"name": name, "split": "train"})
+
+
+def test_empty_slice():
+  with pytest.raises(ValueError, match="split is empty: fake"):
+    data.open_source({"name": "fake", "split": "train[:0]"})
+
+
+# TFDS
+
+
+@pytest.mark.parametrize(
+  "name, messages",
+  [
+    ("cifar_10", ["cifar10"]),
+    ("digit", ["digits"]),
+    ("nothing_like_it", ["Unknown dataset 'nothing_like_it'"]),
+  ],
+)
+def test_unknown_name(name, messages, tmp_path):
+  with pytest.raises(ValueError) as error:
+    data.open_source(
+      {"name": name, "split": "train", "data_dir": str(tmp_path)}
+    )
+  for message in [*messages, "folder:/path", "fake:", "digits", "TFDS name"]:
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet_v2/topimages"])
+def test_unprepared_dataset(name, tmp_path):
+  with pytest.raises(ValueError, match="is not prepared") as error:
+    data.open_source(
+      {"name": name, "split": "train", "data_dir": str(tmp_path)}
+    )
+  command = f"tfds build {name} --file_format=array_record"
+  assert f"{command} --data_dir={tmp_path}\n" in str(error.value)
+
+
+def test_dataset_prepared_as_tfrecord(digits, tmp_path):
+  data.open_source(digits())
+  root = pathlib.Path(digits()["data_dir"]) / "digits" / "1.0.0"
+  folder = tmp_path / "digits" / "1.0.0"
+  shutil.copytree(root, folder)
+  path = folder / "dataset_info.json"
+  info = json.loads(path.read_text())
+  assert info["fileFormat"] == "array_record"
+  info["fileFormat"] = "tfrecord"
+  path.write_text(json.dumps(info))
+  with pytest.raises(ValueError, match="stored as tfrecord") as error:
+    data.open_source(digits(data_dir=str(tmp_path)))
+  command = f"tfds convert_format --dataset_version_dir={folder} "
+  assert f"{command}--out_file_format=array_record" in str(error.value)
+
+
+def test_mocked_imagenet2012_takes_the_tfds_path():
+  config = {
+    "name": "imagenet2012",
+    "split": "train[:99%]",
+    "pp": "decode|inception_crop(24)|flip_lr|value_range|keep('image','label')",
+    "num_threads": 2,
+  }
+  with tfds.testing.mock_data(num_examples=5):
+    source = data.open_source(config)
+    assert source.num_classes == 1000 and len(source) == 5
+    batch = next(
+      data.train_batches(config, batch_size=8, seed=0, source=source)
+    )
+    assert batch["image"].shape == (8, 24, 24, 3)
+    assert batch["label"].dtype == np.int32
+    masks = [b["mask"] for b in data.eval_batches(config, batch_size=4)]
+    assert np.concatenate(masks).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]

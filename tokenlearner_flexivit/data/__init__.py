@@ -1,0 +1,26 @@
+"""Datasets, preprocessing and the input pipeline, without TensorFlow."""
+
+# The ops register themselves when they are imported.
+from tokenlearner_flexivit.data import image_ops, label_ops
+from tokenlearner_flexivit.data.pipeline import (
+  ExampleError,
+  eval_batches,
+  open_source,
+  peek,
+  train_batches,
+)
+from tokenlearner_flexivit.data.preprocess import parse, register_op
+from tokenlearner_flexivit.data.sources import Source
+
+__all__ = [
+  "ExampleError",
+  "Source",
+  "eval_batches",
+  "image_ops",
+  "label_ops",
+  "open_source",
+  "parse",
+  "peek",
+  "register_op",
+  "train_batches",
+]

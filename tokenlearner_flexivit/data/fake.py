@@ -1,0 +1,60 @@
+"""Noise in the shape of a dataset, for tests and for measuring speed."""
+
+import re
+import zlib
+
+import numpy as np
+
+from tokenlearner_flexivit.data import sources
+
+_NAME = re.compile(
+  r"fake:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
+  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?"
+)
+
+
+class FakeSource(sources.Source):
+  """Fixed noise: an example depends on the split's name and its position only.
+
+  Names are "fake:HEIGHTxWIDTHxCHANNELS:CLASSES" and, with the number of
+  examples in a split, "fake:HEIGHTxWIDTHxCHANNELS:CLASSES:EXAMPLES". Plain
+  "fake" is "fake:224x224x3:1000:1024". Every split exists.
+  """
+
+  def __init__(self, name: str, split: str):
+    """Reads the shape from the name.
+
+    Args:
+      name: see above.
+      split: any name, perhaps with a slice.
+
+    Raises:
+      ValueError: the name or the split cannot be read.
+    """
+    if name == "fake":
+      name = "fake:224x224x3:1000"
+    match = _NAME.fullmatch(name)
+    if not match or "0" in match.group("height", "width", "num_classes"):
+      raise ValueError(
+        f"Cannot read the dataset {name!r}: expected 'fake', or "
+        "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
+        "'fake:240x240x3:1000', with 1 or 3 channels."
+      )
+    self._shape = tuple(map(int, match.group("height", "width", "channels")))
+    self.num_classes = int(match["num_classes"])
+    split_name, self._positions = sources.parse_split(
+      split, int(match["num_examples"] or 1024)
+    )
+    self._seed = zlib.crc32(split_name.encode())
+    self.name = f"{name} ({split})"
+
+  def __len__(self) -> int:
+    return len(self._positions)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng((self._seed, self._positions[index]))
+    return {
+      "image": rng.integers(0, 256, self._shape, np.uint8),
+      "label": np.int32(rng.integers(self.num_classes)),
+      "id": np.int32(index),
+    }

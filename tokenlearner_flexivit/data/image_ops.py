@@ -1,0 +1,418 @@
+"""Preprocessing ops on images, by OpenCV.
+
+An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
+float32 after `value_range` or `standardize`.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from tokenlearner_flexivit.data.preprocess import Example, register_op
+
+# The pipeline runs many examples at a time. OpenCV's own threads would fight
+# with its threads and processes for the same cores.
+cv2.setNumThreads(0)
+
+_INTERPOLATIONS = {
+  "nearest": cv2.INTER_NEAREST_EXACT,
+  "bilinear": cv2.INTER_LINEAR,
+  "bicubic": cv2.INTER_CUBIC,
+  "area": cv2.INTER_AREA,
+}
+
+
+def _get_image(example: Example, key: str) -> np.ndarray:
+  """Returns the image [H, W, C] under `key` or says why there is none."""
+  if key not in example:
+    raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
+  image = example[key]
+  if isinstance(image, bytes):
+    raise ValueError(f"{key!r} is still encoded: put decode before this op")
+  if np.ndim(image) != 3:
+    raise ValueError(
+      f"{key!r} has shape {np.shape(image)} instead of [H, W, C]"
+    )
+  return image
+
+
+def _height_width(size: int | tuple | list) -> tuple[int, int]:
+  """Returns (height, width) of a size given as one number or as both."""
+  sides = [size, size] if isinstance(size, int) else [*size]
+  if len(sides) != 2 or any(not isinstance(s, int) or s < 1 for s in sides):
+    raise ValueError(
+      f"size must be one or two positive whole numbers, not {size}"
+    )
+  return sides[0], sides[1]
+
+
+def _resize(image: np.ndarray, height: int, width: int, method: str):
+  """Returns the image [height, width, C] of the same dtype."""
+  if method not in _INTERPOLATIONS:
+    raise ValueError(
+      f"unknown method {method!r}; the methods are {list(_INTERPOLATIONS)}"
+    )
+  resized = cv2.resize(
+    image, (width, height), interpolation=_INTERPOLATIONS[method]
+  )
+  # OpenCV drops an axis of one channel.
+  return resized.reshape(height, width, image.shape[-1])
+
+
+@register_op
+def decode(
+  example: Example, channels: int = 3, *, key: str = "image"
+) -> Example:
+  """Decodes an image.
+
+  An EXIF orientation is ignored, as TensorFlow's and torchvision's decoders
+  do; transparency is dropped; 16 bits become 8.
+
+  Args:
+    example: has under `key` an encoded image (bytes: JPEG, PNG, WebP, BMP), or
+      one decoded already (uint8 [H, W], [H, W, 1] or [H, W, 3]).
+    channels: 3 for RGB, where grey is repeated, or 1 for grey.
+    key: where the image is.
+
+  Returns:
+    The example with a uint8 [H, W, channels] under `key`.
+
+  Raises:
+    ValueError: the bytes are no image or a damaged one, or the array has
+      another number of channels.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"channels must be 1 or 3, not {channels}")
+  if key not in example:
+    raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
+  image = example[key]
+  if isinstance(image, bytes):
+    color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+    flags = color | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV has an assertion instead of a message for no bytes at all.
+    decoded = (
+      cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    )
+    if decoded is None:
+      raise ValueError(
+        f"{len(image)} bytes starting with {image[:8]!r} are not an image "
+        "that OpenCV can decode, or it is damaged"
+      )
+    image = decoded
+  if image.ndim == 2:
+    image = image[..., None]
+  if image.ndim != 3 or image.shape[-1] not in (1, 3):
+    raise ValueError(f"an array of shape {image.shape} is not an image")
+  if image.shape[-1] == 1 and channels == 3:
+    image = np.repeat(image, 3, axis=-1)
+  elif image.shape[-1] == 3 and channels == 1:
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+  return {**example, key: image}
+
+
+@register_op
+def resize(
+  example: Example,
+  size: int | tuple | list,
+  method: str = "bilinear",
+  *,
+  key: str = "image",
+) -> Example:
+  """Resizes to `size`, whatever the aspect ratio.
+
+  "bilinear" has half-pixel centres and no antialiasing, the resize that
+  FlexiViT is trained and evaluated with; "area" averages, which is better for
+  strong reductions. uint8 images are rounded.
+
+  Args:
+    example: has an image under `key`.
+    size: side of the result, or (height, width).
+    method: nearest, bilinear, bicubic or area.
+    key: where the image is.
+
+  Returns:
+    The example with the image [height, width, C], of the same dtype.
+  """
+  image = _get_image(example, key)
+  return {**example, key: _resize(image, *_height_width(size), method)}
+
+
+@register_op
+def resize_small(
+  example: Example, size: int, method: str = "area", *, key: str = "image"
+) -> Example:
+  """Resizes the smaller side to `size` and keeps the aspect ratio.
+
+  Args:
+    example: has an image under `key`.
+    size: smaller side of the result.
+    method: as for `resize`.
+    key: where the image is.
+
+  Returns:
+    The example with the image, of the same dtype.
+  """
+  image = _get_image(example, key)
+  height, width, _ = image.shape
+  small, _ = _height_width(size)
+  ratio = small / min(height, width)
+  height, width = round(height * ratio), round(width * ratio)
+  return {**example, key: _resize(image, height, width, method)}
+
+
+@register_op
+def central_crop(
+  example: Example, size: int | tuple | list, *, key: str = "image"
+) -> Example:
+  """Cuts `size` out of the middle.
+
+  Args:
+    example: has an image under `key`.
+    size: side of the result, or (height, width).
+    key: where the image is.
+
+  Returns:
+    The example with the image [height, width, C].
+
+  Raises:
+    ValueError: the image is smaller than that.
+  """
+  image = _get_image(example, key)
+  height, width = _height_width(size)
+  top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+  if min(top, left) < 0:
+    raise ValueError(
+      f"the image has only {image.shape[0]} x {image.shape[1]} pixels: put "
+      "resize_small before this op"
+    )
+  return {**example, key: image[top : top + height, left : left + width]}
+
+
+@register_op
+def inception_crop(
+  example: Example,
+  rng: np.random.Generator,
+  size: int | tuple | list,
+  area_min: float = 5,
+  area_max: float = 100,
+  method: str = "bilinear",
+  *,
+  key: str = "image",
+) -> Example:
+  """Cuts a random rectangle and resizes it to `size`.
+
+  The crop of Szegedy et al., Going Deeper with Convolutions (arXiv 1409.4842):
+  the area is uniform, the aspect ratio log-uniform in [3/4, 4/3]. Draws that
+  do not fit are repeated; after ten the largest central rectangle with a
+  permitted ratio is taken.
+
+  Args:
+    example: has an image under `key`.
+    rng: generator of the random numbers.
+    size: side of the result, or (height, width).
+    area_min: least area in percent of the image.
+    area_max: greatest area in percent of the image.
+    method: as for `resize`.
+    key: where the image is.
+
+  Returns:
+    The example with the image [height, width, C], of the same dtype.
+  """
+  image = _get_image(example, key)
+  if not 0 < area_min <= area_max <= 100:
+    raise ValueError(
+      f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
+    )
+  full_height, full_width, _ = image.shape
+  max_log_ratio = math.log(4 / 3)
+  for _ in range(10):
+    area = full_height * full_width * rng.uniform(area_min, area_max) / 100
+    ratio = math.exp(rng.uniform(-max_log_ratio, max_log_ratio))
+    height, width = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
+    if 1 <= height <= full_height and 1 <= width <= full_width:
+      top = int(rng.integers(full_height - height, endpoint=True))
+      left = int(rng.integers(full_width - width, endpoint=True))
+      break
+  else:
+    height = max(1, min(full_height, round(full_width * 4 / 3)))
+    width = max(1, min(full_width, round(full_height * 4 / 3)))
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+  crop = image[top : top + height, left : left + width]
+  return {**example, key: _resize(crop, *_height_width(size), method)}
+
+
+@register_op
+def random_translate(
+  example: Example,
+  rng: np.random.Generator,
+  pixels: int,
+  fill: float = 0,
+  *,
+  key: str = "image",
+) -> Example:
+  """Shifts by up to `pixels` up or down and left or right, uniformly.
+
+  The same as a random crop after padding by `pixels`.
+
+  Args:
+    example: has an image under `key`.
+    rng: generator of the random numbers.
+    pixels: largest shift, at most the side of the image.
+    fill: value of the pixels that come in, black by default.
+    key: where the image is.
+
+  Returns:
+    The example with the image, of the same shape and dtype.
+  """
+  image = _get_image(example, key)
+  height, width, _ = image.shape
+  if not 0 <= pixels <= min(height, width):
+    raise ValueError(
+      f"cannot shift an image of {height} x {width} by {pixels} pixels"
+    )
+  down, right = rng.integers(-pixels, pixels, size=2, endpoint=True).tolist()
+  shifted = np.full_like(image, fill)
+  shifted[
+    max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)
+  ] = image[
+    max(-down, 0) : height - max(down, 0),
+    max(-right, 0) : width - max(right, 0),
+  ]
+  return {**example, key: shifted}
+
+
+@register_op
+def random_affine(
+  example: Example,
+  rng: np.random.Generator,
+  degrees: float = 0,
+  translate: float = 0,
+  scale: tuple | list = (1, 1),
+  shear: float = 0,
+  fill: float = 0,
+  *,
+  key: str = "image",
+) -> Example:
+  """Rotates, scales, shears and shifts about the centre, in one interpolation.
+
+  All draws are uniform. In the manner of torchvision's RandomAffine.
+
+  Args:
+    example: has an image under `key`.
+    rng: generator of the random numbers.
+    degrees: largest rotation either way.
+    translate: largest shift either way, as a fraction of each side.
+    scale: least and greatest magnification.
+    shear: largest horizontal shear either way, in degrees.
+    fill: value of the pixels that come in, black by default.
+    key: where the image is.
+
+  Returns:
+    The example with the image, of the same shape and dtype.
+  """
+  image = _get_image(example, key)
+  if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+    raise ValueError(f"scale must be (least, greatest), not {scale}")
+  height, width, _ = image.shape
+  draws = rng.random(5).tolist()
+  turn, lean, right, down = (2 * draw - 1 for draw in draws[:4])
+  turn = math.radians(degrees * turn)
+  lean = math.tan(math.radians(shear * lean))
+  zoom = scale[0] + (scale[1] - scale[0]) * draws[4]
+  cos, sin = zoom * math.cos(turn), zoom * math.sin(turn)
+  # Rotation and scaling after the shear x + lean * y, about the centre.
+  a, b, c, d = cos, cos * lean - sin, sin, sin * lean + cos
+  x, y = (width - 1) / 2, (height - 1) / 2
+  matrix = np.array(
+    [
+      [a, b, x - a * x - b * y + translate * right * width],
+      [c, d, y - c * x - d * y + translate * down * height],
+    ]
+  )
+  moved = cv2.warpAffine(
+    image,
+    matrix,
+    (width, height),
+    flags=cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_CONSTANT,
+    borderValue=(fill,) * 4,
+  )
+  return {**example, key: moved.reshape(image.shape)}
+
+
+@register_op
+def flip_lr(
+  example: Example, rng: np.random.Generator, *, key: str = "image"
+) -> Example:
+  """Mirrors left and right with a probability of one half."""
+  image = _get_image(example, key)
+  if rng.random() < 0.5:
+    image = np.ascontiguousarray(image[:, ::-1])
+  return {**example, key: image}
+
+
+@register_op
+def value_range(
+  example: Example,
+  vmin: float = -1,
+  vmax: float = 1,
+  in_min: float = 0,
+  in_max: float = 255,
+  *,
+  key: str = "image",
+) -> Example:
+  """Maps [in_min, in_max] to [vmin, vmax], linearly.
+
+  Args:
+    example: has an image under `key`.
+    vmin: what in_min becomes.
+    vmax: what in_max becomes.
+    in_min: see vmin.
+    in_max: see vmax.
+    key: where the image is.
+
+  Returns:
+    The example with the image in float32. Nothing is clipped.
+  """
+  image = _get_image(example, key)
+  scale = (vmax - vmin) / (in_max - in_min)
+  mapped = image.astype(np.float32)
+  mapped *= np.float32(scale)
+  mapped += np.float32(vmin - in_min * scale)
+  return {**example, key: mapped}
+
+
+@register_op
+def standardize(
+  example: Example,
+  mean: float | tuple | list,
+  std: float | tuple | list,
+  *,
+  key: str = "image",
+) -> Example:
+  """Subtracts the mean and divides by the standard deviation.
+
+  The values are taken as they stand: with the statistics of [0, 1] images put
+  value_range(0, 1) before.
+
+  Args:
+    example: has an image under `key`.
+    mean: one number, or one per channel.
+    std: likewise.
+    key: where the image is.
+
+  Returns:
+    The example with the image in float32.
+  """
+  image = _get_image(example, key).astype(np.float32)
+  for name, value in (("mean", mean), ("std", std)):
+    if np.size(value) not in (1, image.shape[-1]):
+      raise ValueError(
+        f"{name} has {np.size(value)} values, the image has "
+        f"{image.shape[-1]} channels"
+      )
+  return {
+    **example,
+    key: (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32),
+  }

@@ -1,0 +1,360 @@
+"""Batches of preprocessed examples, for training and for evaluation.
+
+The order of the training stream and all random numbers are functions of the
+seed and of the position in the stream. How often a job was restarted, on how
+many hosts it runs, and how many threads or processes read, changes nothing.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data.fake import FakeSource
+from tokenlearner_flexivit.data.folder import FolderSource
+from tokenlearner_flexivit.data.sources import Source
+
+Batch = dict[str, np.ndarray]
+
+# The draws of random ops in evaluation: fixed for each example.
+_EVAL_SEED = 0
+
+
+class ExampleError(ValueError):
+  """An example could not be read or preprocessed; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """The data part of a config.
+
+  Attributes:
+    name: dataset: "digits", a TFDS name, "folder:/path" or "fake:...".
+    split: split of it, perhaps a slice.
+    pp: preprocessing string; only opening the source works without.
+    data_dir: folder of TFDS datasets.
+    num_workers: processes that make batches; 0 means threads in this one.
+    num_threads: threads that make batches, in each process; 0 means none.
+    prefetch: batches that are ready or in the making.
+  """
+
+  name: str
+  split: str
+  pp: str | None = None
+  data_dir: str | None = None
+  num_workers: int = 0
+  num_threads: int = min(8, os.cpu_count() or 1)
+  prefetch: int = 8
+
+  @classmethod
+  def from_config(cls, data_config: Mapping[str, Any]) -> "_Settings":
+    """Returns the settings or raises ValueError about the keys."""
+    given = dict(data_config)
+    known = [field.name for field in dataclasses.fields(cls)]
+    unknown = [key for key in given if key not in known]
+    if unknown:
+      raise ValueError(
+        f"Unknown key {unknown[0]!r} in the data config {given}. "
+        f"The keys are: {', '.join(known)}."
+      )
+    missing = [key for key in ("name", "split") if not given.get(key)]
+    if missing:
+      raise ValueError(f"The data config {given} lacks {missing[0]!r}.")
+    for key in ("num_workers", "num_threads", "prefetch"):
+      if key in given and not (isinstance(given[key], int) and given[key] >= 0):
+        raise ValueError(
+          f"data.{key} must be a whole number from 0 on, not {given[key]!r}."
+        )
+    return cls(**given)
+
+  def preprocess(self) -> preprocess.Preprocess:
+    """Returns the parsed preprocessing."""
+    if not self.pp:
+      raise ValueError(f"The data config of {self.name!r} lacks 'pp'.")
+    return preprocess.parse(self.pp)
+
+  def source(self) -> Source:
+    """Opens the source."""
+    if self.name.startswith("folder:"):
+      source = FolderSource(self.name.removeprefix("folder:"), self.split)
+    elif self.name.split(":")[0] == "fake":
+      source = FakeSource(self.name, self.split)
+    else:
+      # TFDS is not needed by the others, and takes a while to import.
+      from tokenlearner_flexivit.data.tfds_source import TfdsSource
+
+      source = TfdsSource(self.name, self.split, self.data_dir)
+    if not len(source):
+      raise ValueError(f"The split is empty: {source.name}.")
+    return source
+
+
+def open_source(data_config: Mapping[str, Any]) -> Source:
+  """Opens the dataset split that a data config names.
+
+  Args:
+    data_config: dict or ConfigDict with `name`, `split` and possibly other
+      keys of a data config; see `_Settings`.
+
+  Returns:
+    The source.
+
+  Raises:
+    ValueError: the config has unknown keys, or the dataset or the split cannot
+      be read; the message says what to do.
+  """
+  return _Settings.from_config(data_config).source()
+
+
+def peek(
+  data_config: Mapping[str, Any], source: Source | None = None
+) -> dict[str, np.ndarray]:
+  """Returns one preprocessed example, to check a config before the first step.
+
+  Args:
+    data_config: dict or ConfigDict; see `_Settings`.
+    source: the opened source, if there is one already.
+
+  Returns:
+    The first example. Its arrays have the shapes and dtypes of all.
+
+  Raises:
+    ValueError: the config is wrong, or something in the example cannot be put
+      into a batch of numbers.
+  """
+  settings = _Settings.from_config(data_config)
+  make_example = _MakeExample(
+    settings.source() if source is None else source, settings.preprocess()
+  )
+  example = make_example(0, np.random.default_rng(_EVAL_SEED))
+  for key, value in example.items():
+    if np.asarray(value).dtype.kind not in "biuf":
+      raise ValueError(
+        f"After the preprocessing {settings.pp!r} the example has {key!r}, "
+        f"which is no array of numbers but {type(value).__name__}. Decode it, "
+        "or leave it out with keep(...) or drop(...)."
+      )
+  return {key: np.asarray(value) for key, value in example.items()}
+
+
+def train_batches(
+  data_config: Mapping[str, Any],
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  source: Source | None = None,
+) -> Iterator[Batch]:
+  """Returns this host's part of an endless stream of training batches.
+
+  Each epoch has every example once, in an order of its own; batches run across
+  the ends of epochs. Host h of n gets the rows [h * b, (h + 1) * b) of every
+  global batch, b = batch_size / n.
+
+  Args:
+    data_config: dict or ConfigDict; see `_Settings`.
+    batch_size: examples per step on all hosts together.
+    seed: seed of order and augmentation, not negative.
+    start_step: number of batches to leave out, at no cost.
+    process_index: number of this host.
+    process_count: number of hosts.
+    source: the opened source, if there is one already.
+
+  Returns:
+    An iterator of dicts of arrays [batch_size / process_count, ...]. Its method
+    `close` ends threads and processes; so does garbage collection.
+
+  Raises:
+    ValueError: the config is wrong or the hosts do not divide the batch size.
+    ExampleError: from the iterator, when an example cannot be read.
+  """
+  settings = _Settings.from_config(data_config)
+  host_batch_size = _host_batch_size(batch_size, process_count)
+  if start_step < 0:
+    raise ValueError(f"start_step must not be negative, got {start_step}.")
+  make_example = _MakeExample(
+    settings.source() if source is None else source, settings.preprocess()
+  )
+  order_seed, ops_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+  dataset = (
+    grain.MapDataset.range(len(make_example.source))
+    .shuffle(seed=order_seed)
+    .repeat()
+    # The generator that Grain gives depends on the seed and the position in
+    # this stream, which is the same for any number of hosts.
+    .random_map(make_example, seed=ops_seed)
+    .batch(host_batch_size, batch_fn=_stack)
+  )
+  # Host batches are consecutive parts of global ones. Slices of a MapDataset
+  # are arithmetic on indices, so starting late costs nothing.
+  dataset = dataset[process_index::process_count][start_step:]
+  return iter(_prefetch(dataset, settings))
+
+
+def eval_batches(
+  data_config: Mapping[str, Any],
+  *,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  source: Source | None = None,
+) -> Iterable[Batch]:
+  """Returns this host's part of one pass over a split, in order.
+
+  All hosts get the same number of batches. Every example is in exactly one of
+  them; the rest of the last is filled with zeros. Random ops draw the same
+  numbers for an example in each pass.
+
+  Args:
+    data_config: dict or ConfigDict; see `_Settings`.
+    batch_size: examples per batch on all hosts together.
+    process_index: number of this host.
+    process_count: number of hosts.
+    source: the opened source, if there is one already.
+
+  Returns:
+    An iterable with a length, each iteration of which is a pass. Its elements
+    are dicts of arrays [batch_size / process_count, ...], among them `mask`,
+    float32 [batch_size / process_count], 1 for examples and 0 for filling.
+
+  Raises:
+    ValueError: the config is wrong, the preprocessing leaves a `mask`, or the
+      hosts do not divide the batch size.
+    ExampleError: from the iteration, when an example cannot be read.
+  """
+  settings = _Settings.from_config(data_config)
+  host_batch_size = _host_batch_size(batch_size, process_count)
+  source = settings.source() if source is None else source
+  filling = {
+    key: np.zeros_like(value)
+    for key, value in peek(data_config, source).items()
+  }
+  if "mask" in filling:
+    raise ValueError(
+      f"The preprocessing {settings.pp!r} leaves a 'mask', but that is what "
+      "eval batches call theirs."
+    )
+  make_example = _MakeMaskedExample(
+    _MakeExample(source, settings.preprocess()), filling
+  )
+  num_batches = -(-len(source) // batch_size)
+  dataset = (
+    grain.MapDataset.range(num_batches * batch_size)
+    .random_map(make_example, seed=_EVAL_SEED)
+    .batch(host_batch_size, batch_fn=_stack)
+  )
+  dataset = dataset[process_index::process_count]
+  return _EvalBatches(_prefetch(dataset, settings), num_batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalBatches:
+  """An iterable with a length."""
+
+  dataset: grain.IterDataset
+  num_batches: int
+
+  def __len__(self) -> int:
+    return self.num_batches
+
+  def __iter__(self) -> Iterator[Batch]:
+    iterator = iter(self.dataset)
+    try:
+      yield from iterator
+    finally:
+      # A pass that is broken off leaves no threads or processes behind.
+      iterator.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _MakeExample:
+  """Reads and preprocesses the example at a position of the source."""
+
+  source: Source
+  preprocess: preprocess.Preprocess
+
+  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    try:
+      return self.preprocess(self.source[index], rng)
+    except Exception as error:
+      try:
+        where = self.source.describe(index)
+      except Exception:  # What cannot be read may not be describable either.
+        where = f"example {index}"
+      # One argument, because exceptions come pickled from worker processes.
+      raise ExampleError(f"{where} of {self.source.name}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _MakeMaskedExample:
+  """Makes an example with `mask` 1, or filling with 0 after the last."""
+
+  make_example: _MakeExample
+  filling: dict[str, np.ndarray]
+
+  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    if index >= len(self.make_example.source):
+      return {**self.filling, "mask": np.float32(0)}
+    return {**self.make_example(index, rng), "mask": np.float32(1)}
+
+
+def _stack(examples: list[dict[str, Any]]) -> Batch:
+  """Returns the batch of examples that must be alike."""
+  try:
+    return {
+      key: np.stack([example[key] for example in examples])
+      for key in examples[0]
+    }
+  except (KeyError, ValueError):
+    specs = {
+      str({key: np.shape(value) for key, value in example.items()})
+      for example in examples
+    }
+    raise ValueError(
+      "Examples of different shapes cannot be a batch; does the preprocessing "
+      f"lack a resize? There are {'; '.join(sorted(specs)[:3])}."
+    ) from None
+
+
+def _host_batch_size(batch_size: int, process_count: int) -> int:
+  """Returns the batch size per host."""
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(
+      f"{process_count} hosts do not divide the batch size {batch_size}."
+    )
+  return batch_size // process_count
+
+
+def _prefetch(
+  dataset: grain.MapDataset, settings: _Settings
+) -> grain.IterDataset:
+  """Returns the batches in order, made ahead by threads or processes."""
+  workers = settings.num_workers
+  # Each process has a share of the batches in the making.
+  buffer = -(-settings.prefetch // max(workers, 1))
+  iter_dataset = dataset.to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=min(settings.num_threads, buffer),
+      prefetch_buffer_size=buffer,
+    )
+  )
+  if workers:
+    # Grain looks at absl's flags, which are parsed only in programs that absl
+    # started; tests and notebooks are others.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    # Grain spawns its workers (a fork would copy JAX's threads and locks), and
+    # deals the batches out in turn, so that the order stays.
+    iter_dataset = iter_dataset.mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=1
+      )
+    )
+  return iter_dataset

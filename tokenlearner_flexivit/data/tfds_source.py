@@ -1,0 +1,128 @@
+"""Datasets by their TFDS name, read without TensorFlow."""
+
+import difflib
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tokenlearner_flexivit.data import digits, sources
+
+# Builders that ship with this package and prepare themselves on first use.
+_PREPARE = {"digits": digits.prepare}
+
+
+class TfdsSource(sources.Source):
+  """A split of a dataset that TFDS has prepared as ArrayRecord.
+
+  Examples have all features of the dataset; images stay encoded, for the op
+  `decode`. A feature named `id` gives way to the position.
+  """
+
+  def __init__(
+    self, name: str, split: str, data_dir: str | os.PathLike | None = None
+  ):
+    """Opens the split.
+
+    Args:
+      name: TFDS name, with config and version if wanted ("name/config:1.0.0").
+      split: TFDS split, such as "train[:99%]" or "train+test".
+      data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+
+    Raises:
+      ValueError: there is no such dataset or split, or it is not prepared in a
+        format that allows random access. The message says how to mend it.
+    """
+    self.name = f"{name} ({split})"
+    if data_dir is not None:
+      data_dir = os.path.expanduser(data_dir)  # TFDS does not.
+    if name in _PREPARE:
+      _PREPARE[name](data_dir)
+    try:
+      builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+      raise ValueError(_unknown_name(name)) from None
+    try:
+      self._source = builder.as_data_source(split=split)
+    except Exception as error:
+      # What TFDS raises for a missing dataset depends on how it would be
+      # written, so find out what is wrong rather than go by the exception.
+      raise ValueError(_cannot_read(builder, name, split, error)) from error
+    features = dict(builder.info.features.items())
+    # Set here and not above: given there, they would make TFDS's own
+    # `mock_data` encode its noise with TensorFlow.
+    self._source.decoders = {
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+    }
+    label = features.get("label")
+    self._has_classes = isinstance(label, tfds.features.ClassLabel)
+    if self._has_classes:
+      self.num_classes = label.num_classes
+      self.class_names = label.names
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = dict(self._source[index])
+    example["id"] = np.int32(index)
+    if self._has_classes:
+      example["label"] = np.int32(example["label"])
+    return example
+
+  def describe(self, index: int) -> str:
+    """Returns the position and the file's name if the dataset has it."""
+    file_name = self._source[index].get("file_name", "")
+    if isinstance(file_name, bytes):
+      file_name = file_name.decode(errors="replace")
+    return f"example {index}" + (f", {file_name}" if file_name else "")
+
+
+def _unknown_name(name: str) -> str:
+  known = tfds.list_builders(with_community_datasets=False)
+  close = difflib.get_close_matches(name, [*known, *_PREPARE], n=5)
+  hint = f" Close names: {', '.join(close)}." if close else ""
+  return (
+    f"Unknown dataset {name!r}.{hint} A dataset is one of "
+    f"{', '.join(sorted(_PREPARE))} (nothing to download), "
+    "'folder:/path' (images in class folders), "
+    "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
+    "(https://www.tensorflow.org/datasets/catalog/overview)."
+  )
+
+
+def _cannot_read(
+  builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
+) -> str:
+  """Returns what is wrong and what to do about it."""
+  if not builder.is_prepared():
+    return (
+      f"The dataset {name!r} is not prepared in {builder.data_dir}. Prepare it "
+      "with\n"
+      f"  tfds build {name} --file_format=array_record "
+      f"--data_dir={builder.data_dir_root}\n"
+      "which for some datasets needs TensorFlow, on any machine, once; or give "
+      "the folder where it is as data_dir (or TFDS_DATA_DIR)."
+    )
+  if isinstance(error, NotImplementedError):
+    return (
+      f"The dataset {name!r} in {builder.data_dir} is stored as "
+      f"{builder.info.file_format.value}, which has no random access. Convert "
+      "it with\n"
+      f"  tfds convert_format --dataset_version_dir={builder.data_dir} "
+      "--out_file_format=array_record\n"
+      "(which needs TensorFlow, on any machine, once; the new files are put "
+      "beside the old ones)."
+    )
+  splits = ", ".join(
+    f"{key} ({info.num_examples} examples)"
+    for key, info in builder.info.splits.items()
+  )
+  return (
+    f"Cannot read the split {split!r} of the dataset {name!r}: {error}\n"
+    f"Its splits are: {splits}."
+  )
