@@ -1,0 +1,208 @@
+"""TokenLearner and TokenFuser: what the maps are, and nested tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import token_learner as tl
+
+VERSIONS = pytest.mark.parametrize("version", tl.VERSIONS)
+GRID = (4, 5)
+
+
+def normal(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+def init(module, *args):
+  """Makes parameters of noise, so that nothing is hidden behind a zero."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+  return jax.tree.map(lambda p: 0.5 * normal(p.size, *p.shape), shapes)
+
+
+def setup(version="1.1", pooling="sum", num_tokens=6):
+  module = models.TokenLearner(num_tokens, version=version, pooling=pooling)
+  x = normal(0, 2, 20, 8)
+  params = init(module, x.reshape(2, *GRID, 8))
+  return functools.partial(module.apply, {"params": params}), x
+
+
+def test_v11_maps_sum_to_one():
+  apply, x = setup("1.1")
+  tokens, maps = apply(x)
+  assert (tokens.shape, maps.shape) == ((2, 6, 8), (2, 6, 20))
+  np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-6)
+  # A convex average of the un-normalised input.
+  np.testing.assert_allclose(
+    tokens, np.einsum("bsn,bnd->bsd", maps, x), atol=1e-5
+  )
+
+
+def test_v11_ignores_the_order_of_positions():
+  apply, x = setup("1.1")
+  order = np.random.default_rng(1).permutation(20)
+  tokens, maps = apply(x)
+  permuted_tokens, permuted_maps = apply(x[:, order])
+  np.testing.assert_allclose(permuted_tokens, tokens, atol=1e-5)
+  np.testing.assert_allclose(permuted_maps, maps[:, :, order], atol=1e-6)
+
+
+def test_v10_sum_is_n_times_mean():
+  (apply_sum, x), (apply_mean, _) = setup("1.0", "sum"), setup("1.0", "mean")
+  np.testing.assert_allclose(
+    apply_sum(x, GRID)[0], 20 * apply_mean(x, GRID)[0], rtol=1e-5
+  )
+
+
+def test_v11_pooling_makes_no_difference():
+  (apply_sum, x), (apply_mean, _) = setup("1.1", "sum"), setup("1.1", "mean")
+  np.testing.assert_array_equal(apply_sum(x)[0], apply_mean(x)[0])
+
+
+@VERSIONS
+def test_pools_the_input_before_normalisation(version):
+  # A shift of all features by position leaves the maps alone, LayerNorm
+  # removing it, and moves the tokens.
+  apply, x = setup(version)
+  shift = normal(3, 2, 20, 1)
+  tokens, maps = apply(x, GRID)
+  shifted_tokens, shifted_maps = apply(x + shift, GRID)
+  np.testing.assert_allclose(shifted_maps, maps, atol=1e-5)
+  np.testing.assert_allclose(
+    shifted_tokens - tokens,
+    np.broadcast_to(maps @ shift, tokens.shape),
+    atol=1e-4,
+  )
+
+
+@VERSIONS
+def test_accepts_a_grid(version):
+  apply, x = setup(version)
+  flat, square = apply(x, GRID), apply(x.reshape(2, *GRID, 8))
+  np.testing.assert_array_equal(flat[0], square[0])
+  np.testing.assert_array_equal(flat[1], square[1])
+
+
+@VERSIONS
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_slice_equals_mask(version, number):
+  apply, x = setup(version)
+  every, _ = apply(x, GRID)
+  tokens, maps = apply(x, GRID, num_tokens=number)
+  assert (tokens.shape, maps.shape) == ((2, number, 8), (2, number, 20))
+  np.testing.assert_allclose(tokens, every[:, :number], atol=2e-5)
+  masked, masked_maps = jax.jit(lambda n: apply(x, GRID, num_tokens=n))(number)
+  np.testing.assert_allclose(masked[:, :number], tokens, atol=2e-5)
+  np.testing.assert_allclose(masked_maps[:, :number], maps, atol=1e-5)
+  assert not masked[:, number:].any()
+
+
+def test_slice_computes_only_its_maps():
+  # The second Dense layer has as many outputs as tokens are asked for.
+  apply, x = setup("1.1")
+  program = jax.make_jaxpr(lambda x: apply(x, num_tokens=2))(x)
+  shapes = [v.aval.shape for e in program.eqns for v in e.outvars]
+  assert (2, 20, 2) in shapes
+  assert (2, 20, 6) not in shapes
+
+
+@VERSIONS
+def test_nothing_larger_than_the_maps_is_materialised(version):
+  apply, x = setup(version, num_tokens=32)
+  program = jax.make_jaxpr(lambda x: apply(x, GRID))(x)
+  sizes = [v.aval.size for e in program.eqns for v in e.outvars]
+  assert max(sizes) < 2 * 32 * 20 * 8
+
+
+def test_dropout_needs_train():
+  module = models.TokenLearner(3, dropout_rate=0.5)
+  x = normal(0, 1, 9, 8)
+  variables = {"params": init(module, x)}
+  key = {"dropout": jax.random.key(1)}
+  dropped = module.apply(variables, x, train=True, rngs=key)[0]
+  assert not np.allclose(dropped, module.apply(variables, x)[0])
+
+
+def test_errors():
+  apply, x = setup("1.0")
+  for grid in (None, (3, 5)):
+    with pytest.raises(ValueError, match=r"grid=\(h, w\) with h \* w = 20"):
+      apply(x, grid)
+  for number in (0, -1, 7):
+    with pytest.raises(ValueError, match=f"num_tokens={number}.* 1 to 6"):
+      apply(x, GRID, num_tokens=number)
+  for number in (jnp.ones((2,), "int32"), jnp.float32(1)):
+    with pytest.raises(ValueError, match="integer scalar"):
+      apply(x, GRID, num_tokens=number)
+  with pytest.raises(ValueError, match=r"version '2'. Known: 1.1, 1.0"):
+    setup("2")
+  with pytest.raises(ValueError, match=r"pooling 'max'. Known: sum, mean"):
+    setup("1.1", "max")
+
+
+def fuser_setup(learned=None):
+  module = models.TokenFuser(learned)
+  tokens, original = normal(1, 2, 6, 8), normal(2, 2, 20, 8)
+  return module, init(module, tokens, original), tokens, original
+
+
+def test_fuser_is_zero_at_init():
+  module, _, tokens, original = fuser_setup()
+  variables = module.init(jax.random.key(0), tokens, original)
+  assert not module.apply(variables, tokens, original).any()
+
+
+def test_fuser_keeps_the_shape():
+  module, params, tokens, original = fuser_setup()
+  flat = module.apply({"params": params}, tokens, original)
+  assert flat.shape == original.shape
+  square = original.reshape(2, *GRID, 8)
+  fused = module.apply({"params": params}, tokens, square)
+  assert fused.shape == square.shape
+  np.testing.assert_array_equal(fused.reshape(flat.shape), flat)
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_fuser_slice_equals_mask(number):
+  module, params, tokens, original = fuser_setup(6)
+  apply = functools.partial(module.apply, {"params": params})
+  sliced = apply(tokens[:, :number], original, num_tokens=number)
+  masked = jax.jit(lambda n: apply(tokens, original, num_tokens=n))(number)
+  np.testing.assert_allclose(masked, sliced, atol=1e-5)
+  # Fewer tokens are those of a smaller fuser.
+  small = jax.tree.map(lambda p: p, params)  # Copies the dicts.
+  small["Dense_0"] = dict(
+    kernel=params["Dense_0"]["kernel"][:number, :number],
+    bias=params["Dense_0"]["bias"][:number],
+  )
+  small["token_masking"]["Dense_1"] = jax.tree.map(
+    lambda p: p[..., :number], params["token_masking"]["Dense_1"]
+  )
+  expected = models.TokenFuser().apply(
+    {"params": small}, tokens[:, :number], original
+  )
+  np.testing.assert_allclose(sliced, expected, atol=1e-6)
+
+
+def test_fuser_errors():
+  module, params, tokens, original = fuser_setup(6)
+  variables = {"params": params}
+  with pytest.raises(ValueError, match="num_tokens=7"):
+    module.apply(variables, jnp.ones((2, 7, 8)), original)
+  with pytest.raises(ValueError, match="num_tokens=3, but 6 tokens"):
+    module.apply(variables, tokens, original, num_tokens=3)
+
+
+def test_config():
+  config = tl.TokenLearnerConfig.from_dict(dict(layer=2, num_tokens=8))
+  assert (config.version, config.pooling, config.fuser) == ("1.1", "sum", False)
+  with pytest.raises(ValueError, match=r"Unknown.*tokens.*layer, num_tokens"):
+    tl.TokenLearnerConfig.from_dict(dict(layer=2, num_tokens=8, tokens=1))
+  with pytest.raises(ValueError, match=r"Missing.*num_tokens"):
+    tl.TokenLearnerConfig.from_dict(dict(layer=2))
+  with pytest.raises(ValueError, match="num_tokens must be at least 1"):
+    tl.TokenLearnerConfig.from_dict(dict(layer=2, num_tokens=0))

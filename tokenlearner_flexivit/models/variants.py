@@ -1,0 +1,53 @@
+"""The standard sizes of vision transformers, by name."""
+
+from typing import Any
+
+# width, depth, mlp_dim, num_heads. Ti to H: Touvron et al. (DeiT) and
+# Dosovitskiy et al. (ViT); g and G: Zhai et al., Scaling Vision Transformers,
+# Table 2; mu is a toy for tests.
+_SIZES = {
+  "mu": (32, 1, 128, 2),
+  "Ti": (192, 12, 768, 3),
+  "S": (384, 12, 1536, 6),
+  "M": (512, 12, 2048, 8),
+  "B": (768, 12, 3072, 12),
+  "L": (1024, 24, 4096, 16),
+  "H": (1280, 32, 5120, 16),
+  "g": (1408, 40, 6144, 16),
+  "G": (1664, 48, 8192, 16),
+}
+
+VARIANTS = tuple(_SIZES)
+
+
+def decode_variant(variant: str) -> dict[str, Any]:
+  """Turns a name such as "B/16" into constructor arguments of `ViT`.
+
+  Args:
+    variant: a size ("B") or a size and a patch size ("B/16"). With a patch
+      size the stored buffers are those of a plain ViT at 224 pixels: a 16x16
+      kernel and a 14x14 position embedding for "B/16". Without, they are
+      FlexiViT's (Section 3.2): a 32x32 kernel and a 7x7 position embedding.
+
+  Returns:
+    dict with width, depth, mlp_dim, num_heads, patch_size and posemb_grid.
+
+  Raises:
+    ValueError: for an unknown size or a patch size that is no number.
+  """
+  size, slash, patch = str(variant).partition("/")
+  if size not in _SIZES or (slash and not (patch.isdecimal() and int(patch))):
+    raise ValueError(
+      f"Unknown variant {variant!r}. Known: {', '.join(VARIANTS)}, each alone"
+      ' or with a patch size, as in "B/16".'
+    )
+  width, depth, mlp_dim, num_heads = _SIZES[size]
+  patch_size = int(patch) if slash else 32
+  return dict(
+    width=width,
+    depth=depth,
+    mlp_dim=mlp_dim,
+    num_heads=num_heads,
+    patch_size=(patch_size, patch_size),
+    posemb_grid=(max(1, 224 // patch_size),) * 2,
+  )
