@@ -1,0 +1,117 @@
+"""Losses, label smoothing and mixup against values worked out by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit.tasks import classification, mixup
+
+
+def make_task(**section):
+  model = models.create(
+    variant="mu", num_classes=3, patch_size=(4, 4), head_zeroinit=False
+  )
+  return tasks.create(section, model=model, num_classes=3)
+
+
+def test_softmax_xent():
+  logits = jnp.log(jnp.asarray([[1.0, 2.0, 5.0]]))
+  labels = jnp.asarray([[0.0, 0.25, 0.75]])
+  expected = -0.25 * np.log(2 / 8) - 0.75 * np.log(5 / 8)
+  loss = classification.softmax_xent(logits, labels)
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_sigmoid_xent_sums_over_classes():
+  logits = jnp.asarray([[0.0, np.log(3.0)]])
+  labels = jnp.asarray([[1.0, 0.0]])
+  # -log sigmoid(0) - log(1 - sigmoid(log 3)) = log 2 + log 4.
+  loss = classification.sigmoid_xent(logits, labels)
+  np.testing.assert_allclose(loss, [np.log(8)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", list(classification.LOSSES))
+def test_the_loss_of_a_task_is_the_mean_over_its_examples(loss):
+  task = make_task(loss=loss)
+  params = task.init(jax.random.key(0), (8, 8, 3))
+  images = np.random.default_rng(0).standard_normal((4, 8, 8, 3))
+  labels = jnp.asarray([0, 1, 2, 1])
+  batch = {"image": jnp.asarray(images, jnp.float32), "label": labels}
+  setting = dials.Setting((4, 4))
+  key = jax.random.key(1)
+  value, metrics = jax.jit(task.loss, static_argnums=3)(
+    params, task.prepare(batch, key), key, setting
+  )
+  logits = jax.jit(task.predict, static_argnums=2)(params, batch, setting)
+  one_hot = jax.nn.one_hot(labels, 3)
+  expected = classification.LOSSES[loss](logits, one_hot).mean()
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  assert metrics == {}
+
+
+def test_label_smoothing():
+  batch = {"image": jnp.zeros((2, 4, 4, 3)), "label": jnp.asarray([0, 2])}
+  smooth = make_task(label_smoothing=0.3).prepare(batch, jax.random.key(0))
+  np.testing.assert_allclose(
+    smooth["label"], [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6
+  )
+
+
+def test_soft_labels_pass_unchanged():
+  labels = jnp.asarray([[0.5, 0.5, 0.0]])
+  batch = {"image": jnp.zeros((1, 4, 4, 3)), "label": labels}
+  prepared = make_task().prepare(batch, jax.random.key(0))
+  np.testing.assert_array_equal(prepared["label"], labels)
+
+
+def test_mixup_mixes_images_and_labels_alike():
+  images = jnp.arange(4.0)[:, None]
+  batch = {"image": images, "label": jax.nn.one_hot(jnp.arange(4), 4)}
+  mixed = mixup.mixup(batch, jax.random.key(0), 1.0, ("image", "label"))
+  weight = float(mixed["label"][0, 0])
+  assert 0.5 <= weight < 1
+  rolled = jnp.roll(images, 1, axis=0)
+  np.testing.assert_allclose(
+    mixed["image"], weight * images + (1 - weight) * rolled, rtol=1e-6
+  )
+  np.testing.assert_allclose(mixed["label"].sum(axis=1), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(mixed["label"][1, 0], 1 - weight, rtol=1e-5)
+
+
+def test_mixup_leaves_other_entries_alone():
+  batch = {"image": jnp.ones((2, 1)), "id": jnp.arange(2)}
+  mixed = mixup.mixup(batch, jax.random.key(0), 1.0, ("image",))
+  np.testing.assert_array_equal(mixed["id"], [0, 1])
+
+
+def test_roll_is_global_over_devices():
+  x = jnp.arange(16.0).reshape(8, 2)
+  rolled = jax.pmap(lambda x: mixup.roll(x, "batch"), axis_name="batch")(x)
+  np.testing.assert_array_equal(rolled.reshape(-1), np.roll(np.arange(16.0), 1))
+
+
+def test_mixup_weight_depends_on_the_key_only():
+  batch = {"image": jnp.eye(4)}
+  first, again, other = (
+    mixup.mixup(batch, jax.random.key(k), 1.0, ("image",)) for k in (0, 0, 1)
+  )
+  chex.assert_trees_all_equal(first, again)
+  assert not np.allclose(first["image"], other["image"])
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    (dict(name="clustering"), "Known: classification"),
+    (dict(loss="hinge"), "Known: sigmoid_xent, softmax_xent"),
+    (dict(label_smoothing=1.0), r"must be in \[0, 1\)"),
+    (dict(mixup_alpha=-1), "must be >= 0"),
+    (dict(label_smooth=0.1), "Did you mean 'label_smoothing'"),
+  ],
+)
+def test_bad_sections(section, message):
+  with pytest.raises(ValueError, match=message):
+    make_task(**section)

@@ -1,0 +1,104 @@
+"""Configs are read strictly."""
+
+import ml_collections
+import pytest
+
+from tokenlearner_flexivit import config as configuration
+
+
+def build(lr, schedule=None):
+  return lr, schedule
+
+
+def test_call_passes_the_section_on():
+  assert configuration.call(build, {"lr": 1.0}, "config.x") == (1.0, None)
+  given = configuration.call(build, {"lr": 1.0}, "config.x", schedule="s")
+  assert given == (1.0, "s")
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    ({"lr": 1, "shedule": 2}, "no key 'shedule'.*Did you mean 'schedule'"),
+    ({}, "config.x needs lr"),
+  ],
+)
+def test_call_refuses_unknown_and_missing_keys(section, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.call(build, section, "config.x")
+
+
+def test_call_refuses_keys_that_the_program_sets():
+  with pytest.raises(ValueError, match="no key 'schedule'"):
+    configuration.call(build, {"lr": 1, "schedule": 0}, "c", schedule=1)
+
+
+def test_choose_lists_the_known_names():
+  with pytest.raises(ValueError, match=r"config.a='c' is unknown. Known: a, b"):
+    configuration.choose("c", {"b": 0, "a": 0}, "config.a")
+
+
+@pytest.mark.parametrize(
+  "section, expected",
+  [
+    ({"total_steps": 7}, 7),
+    ({"total_epochs": 2}, 25),  # 200 examples are 25 batches of 8.
+    ({"total_epochs": 0.1}, 2),  # 10 examples: one and a quarter, so two.
+    ({"total_examples": 16}, 2),
+    ({"total_examples": 17}, 3),
+    ({}, None),
+    ({"total_steps": None, "total_epochs": 2}, 25),
+  ],
+)
+def test_durations(section, expected):
+  resolved = configuration.steps(
+    section, "total", "config", batch_size=8, num_examples=100
+  )
+  assert resolved == expected
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    ({"total_steps": 1, "total_epochs": 1}, "more than once"),
+    ({"total_steps": -1}, "non-negative integer"),
+    ({"total_examples": 1.5}, "non-negative integer"),
+  ],
+)
+def test_bad_durations(section, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.steps(
+      section, "total", "config", batch_size=8, num_examples=100
+    )
+
+
+def test_plain_is_what_json_gives_back():
+  config = ml_collections.ConfigDict({"a": {"b": (1, 2)}, "c": None})
+  assert configuration.plain(config) == {"a": {"b": [1, 2]}, "c": None}
+  with pytest.raises(TypeError):
+    configuration.plain({"a": build})
+
+
+def test_differences_name_the_leaves():
+  old = {"a": {"b": 1, "c": 2}, "d": 3}
+  new = {"a": {"b": 1, "c": 5}, "e": 3}
+  assert configuration.differences(old, old) == []
+  assert configuration.differences(old, new) == [
+    "config.a.c: 2 -> 5",
+    "config.d: 3 -> None",
+    "config.e: None -> 3",
+  ]
+
+
+def test_arguments_of_configs():
+  parsed = configuration.parse_arg(
+    "runlocal,size=96,path=/a b", runlocal=False, size=64, path=""
+  )
+  assert parsed == dict(runlocal=True, size=96, path="/a b")
+  assert configuration.parse_arg("", size=64) == dict(size=64)
+
+
+@pytest.mark.parametrize("arg", ["runlocl", "size=big", "runlocal=maybe"])
+def test_bad_arguments_of_configs(arg):
+  with pytest.raises(ValueError):
+    configuration.parse_arg(arg, runlocal=False, size=64)

@@ -1,0 +1,193 @@
+"""The step: dispatch, devices, micro-batches and averages change nothing."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit import train_step as train_step_lib
+
+STEPS = 4
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)
+
+
+def make_task(**kwargs):
+  model = models.create(
+    variant="mu",
+    depth=2,
+    num_classes=5,
+    patch_size=(4, 4),
+    posemb_grid=(3, 3),
+    head_zeroinit=False,
+    token_learner=dict(layer=1, num_tokens=3),
+  )
+  return tasks.create(kwargs, model=model, num_classes=5)
+
+
+def patch_sizes(*values):
+  return dials.from_config({"patch_size": {"values": values}}, (4, 4))[0]
+
+
+def make_batches():
+  rng = np.random.default_rng(0)
+  return [
+    {
+      "image": rng.standard_normal((16, 12, 12, 3), np.float32),
+      "label": rng.integers(0, 5, 16, np.int32),
+    }
+    for _ in range(STEPS)
+  ]
+
+
+def train(
+  task, sizes=(6, 4, 3), kind="pmap", dispatch="host", ema=None, **kwargs
+):
+  """Returns the state after four steps and the metrics of each."""
+  sizes = patch_sizes(*sizes)
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  state = train_step_lib.create_state(params, OPTIMIZER, ema=ema is not None)
+  state = parallel.replicate(state, kind)
+  batches = list(parallel.prefetch(make_batches(), kind))
+  step = train_step_lib.compile_steps(
+    task,
+    OPTIMIZER,
+    sizes,
+    state,
+    batches[0],
+    first_step=0,
+    seed=3,
+    dispatch=dispatch,
+    kind=kind,
+    ema_decay=ema,
+    **kwargs,
+  )
+  history = []
+  for batch in batches:
+    state, metrics = step(state, batch)
+    history.append(jax.device_get(metrics))
+  return jax.device_get(state), history
+
+
+@pytest.fixture(scope="module")
+def reference():
+  """Four steps with pmap on eight devices, dispatched by the host."""
+  return train(make_task(mixup_alpha=0.4))
+
+
+def test_several_sizes_are_drawn_and_the_metrics_are_there(reference):
+  state, history = reference
+  assert state.step == STEPS
+  assert len({int(m["patch_size"]) for m in history}) > 1
+  for metrics in history:
+    assert set(metrics) == {
+      "loss",
+      "grad_norm",
+      "update_norm",
+      "param_norm",
+      "patch_size",
+    }
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_switch_is_host_dispatch(reference):
+  state, history = train(make_task(mixup_alpha=0.4), dispatch="switch")
+  chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
+
+
+def test_shard_map_is_pmap(reference):
+  state, history = train(make_task(mixup_alpha=0.4), kind="shard_map")
+  chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
+
+
+def test_eight_devices_are_one_device(reference):
+  """The same step over an axis of one device with the whole batch."""
+  task, sizes = make_task(mixup_alpha=0.4), patch_sizes(6, 4, 3)
+  step = jax.jit(
+    jax.vmap(
+      train_step_lib.make_train_step(task, OPTIMIZER, sizes, seed=3),
+      in_axes=(None, 0),
+      out_axes=None,
+      axis_name=parallel.AXIS,
+    )
+  )
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  state = train_step_lib.create_state(params, OPTIMIZER, ema=False)
+  for batch in make_batches():
+    state, _ = step(state, jax.tree.map(lambda x: x[None], batch))
+  chex.assert_trees_all_close(
+    jax.device_get(state), reference[0], rtol=1e-5, atol=1e-6
+  )
+
+
+def test_accumulation_is_one_large_batch(reference):
+  state, history = train(make_task(mixup_alpha=0.4), accumulate=2)
+  chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dispatch", ["host", "switch"])
+def test_one_trace_for_each_patch_size(dispatch):
+  class Counting:
+    """Counts how often the loss is traced with each setting."""
+
+    def __init__(self, task):
+      self._task = task
+      self.loss = chex.assert_max_traces(task.loss, n=3)
+
+    def __getattr__(self, name):
+      return getattr(self._task, name)
+
+  chex.clear_trace_counter()
+  train(Counting(make_task()), dispatch=dispatch)
+
+
+def test_ema_follows_the_parameters():
+  task = make_task()
+  decay = 0.9
+  start = task.init(jax.random.key(0), (12, 12, 3))
+  state, _ = train(task, sizes=(4,), ema=decay)
+  # The momentum of SGD alone makes the parameters of each step, so replay.
+  step = jax.jit(
+    jax.vmap(
+      train_step_lib.make_train_step(task, OPTIMIZER, patch_sizes(4), seed=3),
+      in_axes=(None, 0),
+      out_axes=None,
+      axis_name=parallel.AXIS,
+    )
+  )
+  replay = train_step_lib.create_state(start, OPTIMIZER, ema=False)
+  mean = start
+  for batch in make_batches():
+    replay, _ = step(replay, jax.tree.map(lambda x: x[None], batch))
+    mean = jax.tree.map(
+      lambda m, p: decay * m + (1 - decay) * p, mean, replay.params
+    )
+  chex.assert_trees_all_close(state.ema, mean, rtol=1e-5, atol=1e-6)
+  assert state.eval_params is state.ema
+
+
+def test_gradients_have_the_underlying_shapes():
+  task = make_task()
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  batch = task.prepare(
+    jax.tree.map(jnp.asarray, make_batches()[0]), jax.random.key(0)
+  )
+  for size in (6, 3):
+    grads = jax.eval_shape(
+      jax.grad(
+        functools.partial(task.loss, setting=dials.Setting((size, size))),
+        has_aux=True,
+      ),
+      params,
+      batch,
+      jax.random.key(1),
+    )[0]
+    chex.assert_trees_all_equal_shapes(grads, params)
+    chex.assert_shape(grads["embedding"]["kernel"], (4, 4, 3, 32))

@@ -1,0 +1,174 @@
+"""Reads configs strictly: every key is known, every duration is explicit.
+
+A section of a config becomes the keyword arguments of the function or class
+that reads it, so the signature there is the list of allowed keys. A key that
+nothing reads is refused: a misspelt `warmup_step` must not train for a day.
+"""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+
+def plain(config: Any) -> Any:
+  """Returns `config` as plain dicts and lists, as JSON would give it back.
+
+  Raises:
+    TypeError: a value that JSON cannot hold, such as a function or an array.
+  """
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  return json.loads(json.dumps(config))
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+  """Raises ValueError for the keys of `given` that are not in `known`."""
+  known = sorted(known)
+  for key in given:
+    if key not in known:
+      close = difflib.get_close_matches(key, known, n=1)
+      hint = f" Did you mean {close[0]!r}?" if close else ""
+      raise ValueError(
+        f"{where} has no key {key!r}.{hint} Known keys: {', '.join(known)}."
+      )
+
+
+def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
+  """Reads the argument of a config, as in `--config=FILE:runlocal,size=96`.
+
+  Args:
+    arg: comma-separated `name` (for True) or `name=value`.
+    **defaults: the names that are allowed and their values, whose types the
+      given values take.
+
+  Raises:
+    ValueError: an unknown name, or a value of another type.
+  """
+  given = dict(
+    part.partition("=")[::2] for part in arg.split(",") if part.strip()
+  )
+  check_keys(given, defaults, "The config's argument")
+  values = dict(defaults)
+  for name, text in given.items():
+    kind = type(defaults[name])
+    if kind is bool:
+      known = {"": True, "1": True, "true": True, "0": False, "false": False}
+      values[name] = choose(text.lower(), known, f"The config's {name}")
+    else:
+      values[name] = kind(text)
+  return values
+
+
+def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
+  """Returns `known[name]`; an unknown name raises a ValueError listing all."""
+  if name not in known:
+    raise ValueError(
+      f"{where}={name!r} is unknown. Known: {', '.join(sorted(known))}."
+    )
+  return known[name]
+
+
+def call(
+  function: Callable[..., Any],
+  section: Mapping[str, Any],
+  where: str,
+  /,
+  **provided: Any,
+) -> Any:
+  """Calls `function` with a config section as its keyword arguments.
+
+  Args:
+    function: its keyword parameters are the keys that the section may have.
+    section: the config section, without keys that named the function.
+    where: the section's name for errors, such as "config.optimizer".
+    **provided: arguments that the caller gives; no config key may set them.
+
+  Raises:
+    ValueError: an unknown key (the known ones are listed) or a missing one.
+  """
+  parameters = inspect.signature(function).parameters
+  allowed = [name for name in parameters if name not in provided]
+  check_keys(section, allowed, where)
+  required = [
+    name
+    for name in allowed
+    if parameters[name].default is inspect.Parameter.empty
+    and parameters[name].kind is not inspect.Parameter.VAR_KEYWORD
+  ]
+  missing = [name for name in required if name not in section]
+  if missing:
+    raise ValueError(f"{where} needs {', '.join(missing)}.")
+  return function(**section, **provided)
+
+
+DURATION_UNITS = ("steps", "epochs", "examples")
+
+
+def steps(
+  section: Mapping[str, Any],
+  name: str,
+  where: str,
+  *,
+  batch_size: int,
+  num_examples: int,
+  default: int | None = None,
+) -> int | None:
+  """Resolves `{name}_steps | {name}_epochs | {name}_examples` to steps.
+
+  A duration that is no whole number of steps ends with the step that
+  completes it (rounded up), so no example is left out.
+
+  Args:
+    section: where the key is looked up.
+    name: "total", "log", "eval", "checkpoint", "warmup", ...
+    where: the section's name for errors.
+    batch_size: examples in a step, over all hosts.
+    num_examples: examples in an epoch.
+    default: the answer if no such key is there.
+
+  Raises:
+    ValueError: two units at once, or a negative duration.
+  """
+  given = {
+    unit: section[f"{name}_{unit}"]
+    for unit in DURATION_UNITS
+    if section.get(f"{name}_{unit}") is not None
+  }
+  if len(given) > 1:
+    raise ValueError(
+      f"{where} sets {name} more than once "
+      f"({', '.join(f'{name}_{unit}' for unit in given)}); keep one."
+    )
+  if not given:
+    return default
+  unit, value = next(iter(given.items()))
+  if value < 0 or (unit != "epochs" and int(value) != value):
+    raise ValueError(
+      f"{where}.{name}_{unit}={value!r} must be a non-negative "
+      f"{'number' if unit == 'epochs' else 'integer'}."
+    )
+  if unit == "steps":
+    return int(value)
+  examples = value * num_examples if unit == "epochs" else value
+  # The tolerance keeps 0.1 * 30 epochs from becoming one step more.
+  return int(-((-examples * (1 - 1e-9)) // batch_size))
+
+
+def duration_keys(*names: str) -> list[str]:
+  """All spellings of the given durations, for `check_keys`."""
+  return [f"{name}_{unit}" for name in names for unit in DURATION_UNITS]
+
+
+def differences(old: Any, new: Any, where: str = "config") -> list[str]:
+  """Lists the leaves that differ in two configs as "key: old -> new"."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    return [
+      line
+      for key in sorted(old.keys() | new.keys())
+      for line in differences(old.get(key), new.get(key), f"{where}.{key}")
+    ]
+  return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

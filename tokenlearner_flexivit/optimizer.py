@@ -1,0 +1,274 @@
+"""Optimizers and schedules, all of optax, as `config.optimizer` names them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import optax
+
+from tokenlearner_flexivit import config as configuration
+
+# As in big_vision: kernels decay; biases, norms and embeddings do not.
+DECAYED = (r".*/kernel",)
+
+
+def decay_mask(params: Any, patterns: tuple[str, ...] = DECAYED) -> Any:
+  """Tells which parameters decay.
+
+  Args:
+    params: the parameter tree.
+    patterns: regular expressions, one of which must match the whole
+      "/"-joined name.
+
+  Returns:
+    A tree of bools like `params`.
+
+  Raises:
+    ValueError: a pattern that matches nothing.
+  """
+  names = flax.traverse_util.flatten_dict(params, sep="/")
+  for pattern in patterns:
+    if not any(re.fullmatch(pattern, name) for name in names):
+      raise ValueError(
+        f"config.optimizer.decay: {pattern!r} matches no parameter. Names are "
+        f"such as {', '.join(sorted(names)[:4])}."
+      )
+  mask = {
+    name: any(re.fullmatch(pattern, name) for pattern in patterns)
+    for name in names
+  }
+  return flax.traverse_util.unflatten_dict(mask, sep="/")
+
+
+def cosine(progress_steps: int, end: float) -> optax.Schedule:
+  """From 1 to `end` along half a cosine."""
+  return optax.cosine_decay_schedule(1.0, max(1, progress_steps), end)
+
+
+def linear(progress_steps: int, end: float) -> optax.Schedule:
+  """From 1 to `end` in a straight line."""
+  return optax.linear_schedule(1.0, end, max(1, progress_steps))
+
+
+def constant(progress_steps: int, end: float) -> optax.Schedule:
+  """1 throughout."""
+  del progress_steps, end
+  return optax.constant_schedule(1.0)
+
+
+def rsqrt(
+  progress_steps: int, end: float, timescale: int, cooldown_steps: int
+) -> optax.Schedule:
+  """sqrt(t / (step + t)), then a linear cooldown to `end` (arXiv 2106.04560).
+
+  Args:
+    progress_steps: steps after the warmup.
+    end: factor at the last step.
+    timescale: t, in steps.
+    cooldown_steps: length of the cooldown; 0 for none.
+  """
+  if timescale < 1:
+    raise ValueError(
+      f"config.optimizer.schedule.timescale={timescale} must be >= 1."
+    )
+
+  def decay(count):
+    return (timescale / (count + timescale)) ** 0.5
+
+  if not cooldown_steps:
+    return decay
+  start = progress_steps - cooldown_steps
+  if start < 0:
+    raise ValueError(
+      f"config.optimizer.schedule: the cooldown of {cooldown_steps} steps is "
+      f"longer than the {progress_steps} steps after the warmup."
+    )
+  cooldown = optax.linear_schedule(decay(start), end, cooldown_steps)
+  return optax.join_schedules([decay, cooldown], [start])
+
+
+SCHEDULES = {
+  "cosine": cosine,
+  "linear": linear,
+  "constant": constant,
+  "rsqrt": rsqrt,
+}
+
+
+def create_schedule(
+  section: Mapping[str, Any],
+  total_steps: int,
+  *,
+  batch_size: int,
+  num_examples: int,
+) -> optax.Schedule:
+  """Builds the relative learning rate, from 0 to 1, of `optimizer.schedule`.
+
+  Args:
+    section: `name` (cosine, linear, rsqrt, constant); `warmup_steps`,
+      `_epochs` or `_examples`; `end`, the last factor (default 0); for rsqrt
+      `timescale` in steps (default 10,000) and `cooldown_*`.
+    total_steps: length of the training, with the warmup.
+    batch_size: for durations in examples.
+    num_examples: for durations in epochs.
+
+  Returns:
+    A function from the step to the factor of the learning rate.
+  """
+  where = "config.optimizer.schedule"
+  arguments = dict(section)
+  name = arguments.pop("name", "cosine")
+  create = configuration.choose(name, SCHEDULES, f"{where}.name")
+  durations = {}
+  for duration in ("warmup", "cooldown"):
+    durations[duration] = configuration.steps(
+      arguments,
+      duration,
+      where,
+      batch_size=batch_size,
+      num_examples=num_examples,
+      default=0,
+    )
+    for key in configuration.duration_keys(duration):
+      if duration == "warmup" or name == "rsqrt":
+        arguments.pop(key, None)
+  warmup = durations["warmup"]
+  if warmup >= total_steps > 0:
+    raise ValueError(
+      f"{where}: the warmup of {warmup} steps does not end before the training "
+      f"of {total_steps} steps does."
+    )
+  arguments.setdefault("end", 0.0)
+  provided = {"progress_steps": total_steps - warmup}
+  if name == "rsqrt":
+    arguments.setdefault("timescale", 10_000)
+    provided["cooldown_steps"] = durations["cooldown"]
+  decay = configuration.call(create, arguments, where, **provided)
+  if not warmup:
+    return decay
+  rise = optax.linear_schedule(0.0, 1.0, warmup)
+  return optax.join_schedules([rise, decay], [warmup])
+
+
+def adamw(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 1e-4,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+  """AdamW as optax and PyTorch define it: the decay is multiplied by lr."""
+  return optax.adamw(
+    lambda count: lr * schedule(count),
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    mu_dtype=mu_dtype,
+    weight_decay=weight_decay,
+    mask=mask,
+  )
+
+
+def _decoupled(
+  direction: optax.GradientTransformation,
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """big_vision's decay: follows the schedule but is not multiplied by lr."""
+  return optax.chain(
+    direction,
+    optax.scale(lr),
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.scale_by_schedule(lambda count: -schedule(count)),
+  )
+
+
+def scale_by_adam(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  mu_dtype: str | None = "bfloat16",
+) -> optax.GradientTransformation:
+  """Adam with bfloat16 momentum and decoupled decay, as FlexiViT's recipes.
+
+  The published `wd` values are meant for this one: there the weights shrink
+  by `weight_decay` times the schedule's factor, whatever lr is.
+  """
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+  return _decoupled(adam, lr, schedule, mask, weight_decay)
+
+
+def sgd(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+  """SGD with momentum and decoupled decay (see `scale_by_adam`)."""
+  trace = optax.trace(momentum, nesterov, accumulator_dtype=mu_dtype)
+  return _decoupled(trace, lr, schedule, mask, weight_decay)
+
+
+OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
+
+
+def create(
+  section: Mapping[str, Any],
+  params: Any,
+  total_steps: int,
+  *,
+  batch_size: int,
+  num_examples: int,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Builds what `config.optimizer` describes.
+
+  Args:
+    section: `name` and the keyword arguments of that optimizer here, `lr`;
+      `schedule` (see `create_schedule`); `grad_clip_norm`, the largest global
+      norm of the gradient, or None; `decay`, patterns for `decay_mask`.
+    params: the parameters (only names are read).
+    total_steps: length of the training.
+    batch_size: for durations in examples.
+    num_examples: for durations in epochs.
+
+  Returns:
+    The optax transformation and the learning rate as a function of the step.
+
+  Raises:
+    ValueError: an unknown name or key, or a value out of range.
+  """
+  where = "config.optimizer"
+  arguments = dict(section)
+  function = configuration.choose(
+    arguments.pop("name", "adamw"), OPTIMIZERS, f"{where}.name"
+  )
+  schedule = create_schedule(
+    arguments.pop("schedule", None) or {},
+    total_steps,
+    batch_size=batch_size,
+    num_examples=num_examples,
+  )
+  clip = arguments.pop("grad_clip_norm", None)
+  if clip is not None and clip <= 0:
+    raise ValueError(f"{where}.grad_clip_norm={clip} must be > 0 or None.")
+  mask = decay_mask(params, tuple(arguments.pop("decay", None) or DECAYED))
+  optimizer = configuration.call(
+    function, arguments, where, schedule=schedule, mask=mask
+  )
+  if clip is not None:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  lr = section["lr"]
+  return optimizer, lambda step: lr * schedule(step)

@@ -1,0 +1,63 @@
+"""Tasks: what a training step optimises. The loop is the same for all.
+
+To add a task, write a module here with a class that has the members of
+`Task`, and name it in `TASKS`. The keyword parameters of its constructor are
+the keys that `config.task` may have beside `name`.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.tasks import classification
+
+Batch = dict[str, jax.Array]
+
+
+class Task(Protocol):
+  """What the training step needs of a task.
+
+  Attributes:
+    model: the Flax module that is trained.
+    batch_keys: the entries of a training batch that the task reads.
+  """
+
+  model: Any
+  batch_keys: tuple[str, ...]
+
+  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    """Returns fresh parameters for images [H, W, C]."""
+
+  def prepare(
+    self, batch: Batch, key: jax.Array, *, axis_name: str | None = None
+  ) -> Batch:
+    """Does once per step what no patch size changes: labels, mixup."""
+
+  def loss(
+    self, params: Any, batch: Batch, key: jax.Array, setting: dials.Setting
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the mean loss of a prepared batch, and metrics (scalars)."""
+
+  def predict(
+    self, params: Any, batch: Batch, setting: dials.Setting
+  ) -> jax.Array:
+    """Returns the model's answer in evaluation, such as logits [B, C]."""
+
+
+TASKS = {"classification": classification.Classification}
+
+
+def create(
+  section: ml_collections.ConfigDict, *, model: Any, num_classes: int
+) -> Task:
+  """Builds the task that `config.task` names, with its other keys."""
+  arguments = dict(section)
+  cls = configuration.choose(
+    arguments.pop("name", "classification"), TASKS, "config.task.name"
+  )
+  return configuration.call(
+    cls, arguments, "config.task", model=model, num_classes=num_classes
+  )

@@ -1,0 +1,136 @@
+"""Supervised classification with softmax or sigmoid cross-entropy."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.tasks import mixup as mixup_lib
+
+
+def softmax_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Softmax cross-entropy in nats: [B, C], [B, C] -> [B]."""
+  return optax.softmax_cross_entropy(logits, labels)
+
+
+def sigmoid_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Sigmoid cross-entropy, summed over the classes: [B, C], [B, C] -> [B]."""
+  return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
+
+
+LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
+LINKS = {"softmax_xent": jax.nn.softmax, "sigmoid_xent": jax.nn.sigmoid}
+
+
+class Classification:
+  """Classifies `batch["image"]` [B, H, W, C] by `batch["label"]`.
+
+  Labels are class indices [B], or weights of the classes [B, C] (one-hot,
+  multi-hot, soft).
+
+  Attributes:
+    model: the Flax module.
+    num_classes: C.
+    loss_name: the loss as the config names it.
+    probabilities: the link from logits to probabilities, [B, C] -> [B, C].
+    batch_keys: the entries of a batch that training reads.
+  """
+
+  batch_keys = ("image", "label")
+
+  def __init__(
+    self,
+    model: Any,
+    num_classes: int,
+    loss: str = "softmax_xent",
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+  ):
+    """Builds the task.
+
+    Args:
+      model: its call gives (logits, out).
+      num_classes: the number of classes of the data.
+      loss: "softmax_xent" or "sigmoid_xent".
+      label_smoothing: share of the label spread evenly over the classes,
+        in [0, 1).
+      mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
+
+    Raises:
+      ValueError: an unknown loss, or a number out of its range.
+    """
+    if not 0 <= label_smoothing < 1:
+      raise ValueError(
+        f"config.task.label_smoothing={label_smoothing} must be in [0, 1)."
+      )
+    if mixup_alpha < 0:
+      raise ValueError(f"config.task.mixup_alpha={mixup_alpha} must be >= 0.")
+    self.model = model
+    self.num_classes = num_classes
+    self.loss_name = loss
+    self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
+    self.probabilities = LINKS[loss]
+    self._label_smoothing = label_smoothing
+    self._mixup_alpha = mixup_alpha
+
+  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    """Returns fresh parameters for images of shape [H, W, C]."""
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return jax.jit(self.model.init)(key, images)["params"]
+
+  def one_hot(self, labels: jax.Array) -> jax.Array:
+    """Returns labels as weights of the classes, float32 [B, C]."""
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim == 1:
+      return jax.nn.one_hot(labels, self.num_classes)
+    return labels.astype(jnp.float32)
+
+  def prepare(
+    self,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    axis_name: str | None = None,
+  ) -> dict[str, jax.Array]:
+    """Smooths the labels and mixes the batch; done once per step."""
+    labels = self.one_hot(batch["label"])
+    if self._label_smoothing:
+      labels = optax.smooth_labels(labels, self._label_smoothing)
+    batch = {"image": batch["image"], "label": labels}
+    if self._mixup_alpha:
+      batch = mixup_lib.mixup(
+        batch, key, self._mixup_alpha, ("image", "label"), axis_name
+      )
+    return batch
+
+  def loss(
+    self,
+    params: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    setting: dials.Setting,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the mean loss of a prepared batch; `key` drives dropout."""
+    logits, _ = self.model.apply(
+      {"params": params},
+      batch["image"],
+      **setting._asdict(),
+      train=True,
+      rngs={"dropout": key},
+    )
+    return self.example_loss(logits, batch["label"]).mean(), {}
+
+  def example_loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Loss of each example in nats: [B, C], [B, C] -> float32 [B]."""
+    return self._xent(logits.astype(jnp.float32), labels)
+
+  def predict(
+    self, params: Any, batch: dict[str, jax.Array], setting: dials.Setting
+  ) -> jax.Array:
+    """Returns the logits [B, C] of a batch's images."""
+    logits, _ = self.model.apply(
+      {"params": params}, batch["image"], **setting._asdict(), train=False
+    )
+    return logits

@@ -1,0 +1,220 @@
+"""The training step: a pure function from (state, batch) to (state, metrics).
+
+It knows nothing of pmap or shard_map but the name of the device axis. The
+patch size is drawn per step. With `dispatch="switch"` that happens inside the
+program and `lax.switch` picks the branch; with `dispatch="host"` the same key
+draws the same index outside and picks one of several programs. In both, only
+the loss and its gradient depend on the patch size: they have the shapes of the
+underlying parameters, and all that follows stands outside the branches.
+"""
+
+import concurrent.futures
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tokenlearner_flexivit import dials, parallel, tasks
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes during training.
+
+  Attributes:
+    step: number of steps done, int32 scalar.
+    params: the model's parameters at their underlying sizes, float32.
+    opt_state: the optimizer's state.
+    ema: moving average of `params`, or None.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  ema: Any = None
+
+  @property
+  def eval_params(self) -> Any:
+    """The parameters to evaluate: the average where there is one."""
+    return self.params if self.ema is None else self.ema
+
+
+def create_state(
+  params: Any, optimizer: optax.GradientTransformation, *, ema: bool
+) -> TrainState:
+  """Returns the state before the first step."""
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+  )
+
+
+def step_keys(seed: int, step: jax.Array) -> jax.Array:
+  """Keys of one step, [3]: for the dials, the batch (mixup) and dropout."""
+  return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+
+
+def make_train_step(
+  task: tasks.Task,
+  optimizer: optax.GradientTransformation,
+  patch_sizes: dials.PatchSizes,
+  *,
+  seed: int,
+  index: int | None = None,
+  accumulate: int = 1,
+  ema_decay: float | None = None,
+) -> Step:
+  """Builds the step of one device, to be given to `parallel.parallelize`.
+
+  Args:
+    task: what is optimised.
+    optimizer: gets the gradient averaged over devices and micro-batches.
+    patch_sizes: the sizes to draw from.
+    seed: with the step's number the source of all randomness.
+    index: None draws the patch size inside and switches; an index into
+      `patch_sizes.values` builds the program of that size alone.
+    accumulate: micro-batches that a device computes one after the other; the
+      gradient is that of the whole batch, in less memory.
+    ema_decay: decay of the moving average, if there is one.
+
+  Returns:
+    `step(state, batch) -> (state, metrics)`. Metrics are float32 scalars equal
+    on all devices: loss, the three norms (gradient, update, parameters), the
+    task's own; and `patch_size`, the int32 index drawn.
+  """
+
+  def loss_and_grad(setting, params, batch, key):
+    loss = functools.partial(task.loss, setting=setting)
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+      params, batch, key
+    )
+    return grads, {"loss": value, **metrics}
+
+  def accumulated(setting, params, batch, key):
+    if accumulate == 1:
+      return loss_and_grad(setting, params, batch, key)
+    micro_batches = jax.tree.map(
+      lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch
+    )
+
+    def add(total, inputs):
+      out = loss_and_grad(setting, params, *inputs)
+      return jax.tree.map(jnp.add, total, out), None
+
+    keys = jax.random.split(key, accumulate)
+    first = jax.tree.map(lambda x: x[0], (micro_batches, keys))
+    shapes = jax.eval_shape(
+      functools.partial(loss_and_grad, setting), params, *first
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (micro_batches, keys))
+    return jax.tree.map(lambda x: x / accumulate, total)
+
+  branches = [
+    functools.partial(accumulated, setting) for setting in patch_sizes.settings
+  ]
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    dial_key, batch_key, dropout_key = step_keys(seed, state.step)
+    device = jax.lax.axis_index(parallel.AXIS)
+    batch = task.prepare(batch, batch_key, axis_name=parallel.AXIS)
+    inputs = state.params, batch, jax.random.fold_in(dropout_key, device)
+    if index is None:
+      drawn = patch_sizes.draw(dial_key)
+      grads, metrics = jax.lax.switch(drawn, branches, *inputs)
+    else:
+      drawn = jnp.asarray(index, jnp.int32)
+      grads, metrics = branches[index](*inputs)
+    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics |= {
+      "grad_norm": optax.tree.norm(grads),
+      "update_norm": optax.tree.norm(updates),
+      "param_norm": optax.tree.norm(params),
+      "patch_size": drawn,
+    }
+    ema = state.ema
+    if ema_decay is not None:
+      ema = optax.incremental_update(params, ema, 1 - ema_decay)
+    state = TrainState(state.step + 1, params, opt_state, ema)
+    return state, metrics
+
+  return step
+
+
+def host_indices(
+  patch_sizes: dials.PatchSizes, seed: int, first_step: int, block: int = 1024
+) -> Iterator[int]:
+  """Yields the indices that the steps from `first_step` on draw.
+
+  They are computed `block` at a time, so that the host does not wait for a
+  device at every step.
+  """
+
+  @jax.jit
+  def draw(steps):
+    return jax.vmap(lambda s: patch_sizes.draw(step_keys(seed, s)[0]))(steps)
+
+  for start in itertools.count(first_step, block):
+    yield from np.asarray(draw(start + jnp.arange(block))).tolist()
+
+
+def compile_steps(
+  task: tasks.Task,
+  optimizer: optax.GradientTransformation,
+  patch_sizes: dials.PatchSizes,
+  state: TrainState,
+  batch: Batch,
+  *,
+  first_step: int,
+  seed: int,
+  dispatch: str,
+  kind: str,
+  **options: Any,
+) -> Step:
+  """Compiles the step ahead of time, the programs of "host" in parallel.
+
+  Args:
+    task: as in `make_train_step`, like the following.
+    optimizer: see there.
+    patch_sizes: see there.
+    state: replicated.
+    batch: on the devices; only shapes and placement matter.
+    first_step: steps done already.
+    seed: see `make_train_step`.
+    dispatch: "switch" or "host".
+    kind: "pmap" or "shard_map".
+    **options: the other arguments of `make_train_step`.
+
+  Returns:
+    A function to be called once for each step, in order. It takes the state's
+    buffers over.
+  """
+
+  def compiled(index: int | None) -> Step:
+    step = make_train_step(
+      task, optimizer, patch_sizes, seed=seed, index=index, **options
+    )
+    step = parallel.parallelize(step, kind, donate=True)
+    return parallel.one_at_a_time(step.lower(state, batch).compile())
+
+  if dispatch == "switch":
+    return compiled(None)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    programs = list(pool.map(compiled, range(len(patch_sizes.values))))
+  indices = host_indices(patch_sizes, seed, first_step)
+  return lambda state, batch: programs[next(indices)](state, batch)
