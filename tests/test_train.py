@@ -1,0 +1,332 @@
+"""Whole runs: train, evaluate, report, stop, continue; and bad configs."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import chex
+import cv2
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tokenlearner_flexivit import checkpoint as checkpoint_lib
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import metric_log, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def losses(history):
+  return {r["step"]: r["loss"] for r in history if "loss" in r}
+
+
+def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
+  config.evals.test.eval_steps = 2
+  state, history = train.train_and_evaluate(config, tmp_path)
+  assert state.step == 4
+  assert sorted(losses(history)) == [2, 4]
+  assert history == metric_log.read(tmp_path)
+  evaluated = [r["step"] for r in history if "test/patch4/accuracy" in r]
+  assert evaluated == [2, 4]
+  assert list(tmp_path.glob("tensorboard/events.out.tfevents.*"))
+  assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 16
+
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert [row["patch_size"] for row in report["settings"]] == [6, 4, 3]
+  assert [row["seq_len"] for row in report["settings"]] == [4, 9, 16]
+  for row in report["settings"]:
+    assert set(row) == {
+      "patch_size",
+      "num_tokens",
+      "seq_len",
+      "gmacs",
+      "accuracy",
+      "top5",
+      "loss",
+      "ece",
+      "images_per_s",
+    }
+    assert 0 <= row["accuracy"] <= row["top5"] == 1
+    assert row["num_tokens"] is None
+    assert row["images_per_s"] > 0
+  costs = [row["gmacs"] for row in report["settings"]]
+  assert costs == sorted(costs)
+  assert report["train"]["steps"] == 4
+  assert report["train"]["seconds"] > 0
+  picture = cv2.imread(str(tmp_path / "patch_sizes.png"))
+  assert picture.shape[0] > 300
+
+  text = (tmp_path / "report.md").read_text()
+  printed = capsys.readouterr().out
+  for row in report["settings"]:
+    assert f"{100 * row['accuracy']:.2f}" in text
+  assert "test, 21 images" in printed
+  for word in ("img/s", "/core", "ETA", "grad", "update", "param", "patch"):
+    assert word in printed
+
+
+def test_stop_and_continue_is_one_run(config, tmp_path):
+  """The same parameters to the last bit, and the same log."""
+  config.checkpoint_steps = 2
+  config.optimizer.schedule = dict(name="constant")
+  config.ema_decay = 0.5
+  config.task.mixup_alpha = 0.3
+  config.model.dropout = 0.1
+  whole, history = train.train_and_evaluate(config, tmp_path / "whole")
+
+  part = tmp_path / "part"
+  saved = checkpoint_lib.Checkpoints.save
+
+  class Stopped(Exception):
+    pass
+
+  def save_and_stop(self, step, state):
+    saved(self, step, state)
+    raise Stopped
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint_lib.Checkpoints, "save", save_and_stop)
+    with pytest.raises(Stopped):
+      train.train_and_evaluate(config, part)
+  assert checkpoint_lib.newest_step(part) == 2
+  continued, again = train.train_and_evaluate(config, part)
+  chex.assert_trees_all_equal(whole, continued)
+  assert losses(again) == losses(history)
+
+  # A finished run trains no further and gives the same answer.
+  finished, last = train.train_and_evaluate(config, part)
+  chex.assert_trees_all_equal(whole, finished)
+  assert last == again
+
+
+def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
+  _, history = train.train_and_evaluate(config, tmp_path)
+  (tmp_path / "report.json").unlink()
+  results = train.evaluate(None, tmp_path)
+  expected = {
+    k.removeprefix("test/"): v
+    for k, v in history[-1].items()
+    if k.startswith("test/")
+  }
+  assert results["test"] == pytest.approx(expected)
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["train"]["steps"] == 4
+
+  config.evals.test.patch_sizes = (12,)  # Other evaluations are welcome.
+  assert set(train.evaluate(config, tmp_path)["test"]) == {
+    f"patch12/{name}" for name in ("accuracy", "top5", "loss", "ece")
+  }
+  config.model.depth = 3
+  with pytest.raises(ValueError, match=r"config.model.depth: 2 -> 3"):
+    train.evaluate(config, tmp_path)
+
+
+def test_init_from_another_run(config, tmp_path):
+  state, _ = train.train_and_evaluate(config, tmp_path / "first")
+  config.init = str(tmp_path / "first")
+  config.model.posemb_grid = (3, 3)
+  experiment = experiment_lib.Experiment(config)
+  chex.assert_trees_all_equal(
+    experiment.init_params(), jax.device_get(state.params)
+  )
+  config.model.width = 64
+  with pytest.raises(ValueError, match="does not fit the model"):
+    experiment_lib.Experiment(config).init_params()
+  config.init = str(tmp_path / "nothing")
+  with pytest.raises(ValueError, match="holds no checkpoint"):
+    experiment_lib.Experiment(config).init_params()
+
+
+def test_the_newest_checkpoints_are_kept(config, tmp_path):
+  config.checkpoint_steps = 1
+  config.keep_checkpoints = 2
+  train.train_and_evaluate(config, tmp_path)
+  kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {"3", "4"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+  config.optimizer = dict(
+    name="sgd", lr=1e30, schedule=dict(name="linear", warmup_steps=2)
+  )
+  config.total_steps = 12
+  config.checkpoint_steps = 1
+  with pytest.raises(train.NonFiniteLossError) as error:
+    train.train_and_evaluate(config, tmp_path)
+  message = str(error.value)
+  newest = checkpoint_lib.newest_step(tmp_path)
+  assert re.search(rf"The \w+ of step {newest + 1} \(patch size \(", message)
+  assert str(tmp_path / "checkpoints" / str(newest)) in message
+  params = checkpoint_lib.read_params(tmp_path)
+  chex.assert_tree_all_finite(params)
+
+
+def test_one_device_and_many_give_the_same_model(config, tmp_path):
+  config.optimizer = dict(name="sgd", lr=0.1, schedule=dict(name="constant"))
+  config.task.mixup_alpha = 0.3
+  config.flexi.dispatch = "switch"
+  many, _ = train.train_and_evaluate(config, tmp_path / "many")
+  (tmp_path / "config.py").write_text(
+    "import ml_collections\ndef get_config():\n"
+    f"  return ml_collections.ConfigDict({config.to_dict()!r})\n"
+  )
+  one = tmp_path / "one"
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "tokenlearner_flexivit.main"),
+      f"--config={tmp_path / 'config.py'}",
+      f"--workdir={one}",
+      "--config.parallel=shard_map",
+    ],
+    cwd=ROOT,
+    check=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+  )
+  chex.assert_trees_all_close(
+    checkpoint_lib.read_params(one),
+    jax.device_get(many.params),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def write_jpegs(folder, size, count):
+  for label, value in (("cats", 40), ("dogs", 200)):
+    for i in range(count):
+      path = folder / label / f"{i}.jpg"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      cv2.imwrite(str(path), np.full((size, size, 3), value + i, np.uint8))
+
+
+def test_class_folders_of_tiny_jpegs_train(config, tmp_path):
+  write_jpegs(tmp_path / "images" / "train", 7, 8)
+  write_jpegs(tmp_path / "images" / "test", 7, 2)
+  pp = "decode|resize(12)|value_range(-1,1)|keep('image','label')"
+  name = f"folder:{tmp_path / 'images'}"
+  config.data = dict(name=name, split="train", pp=pp)
+  config.evals.test.data = dict(name=name, split="test", pp=pp)
+  config.total_steps = 1
+  state, _ = train.train_and_evaluate(config, tmp_path / "work")
+  assert state.params["head"]["kernel"].shape == (32, 2)
+
+
+def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
+  pp = "decode|inception_crop(12)|value_range(-1,1)|keep('image','label')"
+  config.data = dict(name="imagenet2012", split="train[:99%]", pp=pp)
+  config.evals.test.data = dict(name="imagenet2012", split="validation", pp=pp)
+  config.total_steps = 1
+  with tfds.testing.mock_data(num_examples=20):
+    state, _ = train.train_and_evaluate(config, tmp_path)
+  assert state.params["head"]["kernel"].shape == (32, 1000)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"flexi.patch_size.values": (6, 5)}, r"5.*1, 2, 3, 4, 6, 12"),
+    ({"evals.test.patch_sizes": (6, 5)}, r"5.*1, 2, 3, 4, 6, 12"),
+    ({"model.token_learner.layer": 2}, "layer=2.*depth"),
+    ({"model.token_learner.num_tokens": 0}, "num_tokens"),
+    ({"model.variant": "XL"}, "XL.*mu, Ti, S, M, B, L, H, g, G"),
+    ({"model.pool": "mean"}, "mean.*gap, tok, map"),
+    ({"task.name": "clustering"}, "Known: classification"),
+    ({"evals.test.type": "recall"}, "Known: classification"),
+    ({"optimizer.name": "lion"}, "Known: adamw"),
+    ({"parallel": "pjit"}, "Known: pmap, shard_map"),
+    ({"data.pp": "decode|resise(12)"}, "resise"),
+    ({"data.pp": "decode|keep('image')"}, "gives no 'label'"),
+    ({"data.name": "imagenetz"}, "imagenetz"),
+    ({"data.name": "folder:/nowhere"}, "/nowhere"),
+    ({"evals.test.data.name": "folder:/nowhere"}, "/nowhere"),
+    ({"evals.test.data.pp": "decode|keep('label')"}, "gives no 'image'"),
+    ({"batch_size": 12}, "multiple of 8"),
+    ({"evals.test.batch_size": 12}, "multiple of 8"),
+    ({"accumulate": 3}, "does not divide the 2 examples"),
+    ({"keep_checkpoints": 0}, "must be >= 1"),
+    ({"total_steps": 0}, "total_epochs, total_examples, above 0"),
+    ({"total_steps": None}, "total_epochs, total_examples, above 0"),
+    ({"log_steps": 0}, "log_steps.* above 0"),
+    ({"model.num_classes": 4}, "has 5 classes"),
+    ({"evals.test.data.name": "fake:12x12x3:6:8"}, "6 classes.* knows 5"),
+    ({"total_epochs": 3}, "more than once"),
+  ],
+)
+def test_bad_values_are_found_before_the_first_step(
+  config, tmp_path, change, message
+):
+  with config.unlocked():
+    for key, value in change.items():
+      *sections, name = key.split(".")
+      section = config
+      for part in sections:
+        section = section[part]
+      section[name] = value
+  with pytest.raises(ValueError, match=message):
+    train.train_and_evaluate(config, tmp_path / "work")
+  assert not (tmp_path / "work" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+  "section",
+  [
+    "",
+    "data",
+    "model",
+    "model.token_learner",
+    "flexi",
+    "flexi.patch_size",
+    "task",
+    "optimizer",
+    "optimizer.schedule",
+    "evals.test",
+    "evals.test.data",
+  ],
+)
+def test_keys_that_nothing_reads_are_refused(config, tmp_path, section):
+  with config.unlocked():
+    target = config
+    for part in section.split(".") if section else ():
+      target = target[part]
+    target.tpyo = 1
+  with pytest.raises(ValueError, match="tpyo"):
+    train.train_and_evaluate(config, tmp_path)
+
+
+def test_sum_pooling_under_several_patch_sizes_warns(config):
+  config.model.token_learner = dict(layer=1, num_tokens=3, version="1.0")
+  with pytest.warns(UserWarning, match="pooling='mean' or version='1.1'"):
+    experiment_lib.Experiment(config)
+
+
+def test_a_workdir_of_another_config_is_refused(config, tmp_path):
+  checkpoint_lib.claim_workdir(tmp_path, experiment_lib.complete(config))
+  config.optimizer.lr = 0.5
+  with pytest.raises(ValueError, match=r"config.optimizer.lr: 0.01 -> 0.5"):
+    train.train_and_evaluate(config, tmp_path)
+
+
+def test_eval_mode_without_a_run(tmp_path):
+  with pytest.raises(ValueError, match="holds no run"):
+    train.evaluate(None, tmp_path)
+
+
+def test_tensorflow_is_never_imported():
+  """Every module imports where importing TensorFlow is an error."""
+  code = """
+import pkgutil, sys
+class Refuse:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] == "tensorflow":
+      raise AssertionError("imported tensorflow")
+sys.meta_path.insert(0, Refuse())
+import tokenlearner_flexivit as package
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+  __import__(module.name)
+assert "tensorflow" not in sys.modules
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

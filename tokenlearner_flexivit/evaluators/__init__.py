@@ -1,0 +1,61 @@
+"""Evaluators: one module per metric family, one `Evaluator` class each.
+
+To add one, write a module with a class `Evaluator` that has the members of
+the protocol below, and name it in `EVALUATORS`. The keyword parameters of its
+constructor are the keys that an entry of `config.evals` may have beside `type`
+and its period (`eval_steps`, `eval_epochs` or `eval_examples`).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials, tasks
+from tokenlearner_flexivit.evaluators import classification
+
+
+class EvaluatorProtocol(Protocol):
+  """What the training loop needs of an evaluator.
+
+  Attributes:
+    settings: the settings that it evaluates.
+  """
+
+  settings: Sequence[dials.Setting]
+
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields (name, value); values of a setting are `{setting.name}/...`."""
+
+
+EVALUATORS = {"classification": classification.Evaluator}
+
+
+def create(
+  section: dict[str, Any],
+  where: str,
+  *,
+  task: tasks.Task,
+  settings: Sequence[dials.Setting],
+  batch_size: int,
+  kind: str,
+) -> EvaluatorProtocol:
+  """Builds the evaluator that an entry of `config.evals` describes.
+
+  Args:
+    section: the entry.
+    where: its name for errors, such as "config.evals.test".
+    task: predicts.
+    settings: evaluated unless the entry names its own.
+    batch_size: used unless the entry names its own.
+    kind: the parallelism, "pmap" or "shard_map".
+  """
+  arguments = dict(section)
+  for key in configuration.duration_keys("eval"):
+    arguments.pop(key, None)
+  cls = configuration.choose(
+    arguments.pop("type", "classification"), EVALUATORS, f"{where}.type"
+  )
+  arguments.setdefault("batch_size", batch_size)
+  return configuration.call(
+    cls, arguments, where, task=task, settings=settings, kind=kind, where=where
+  )

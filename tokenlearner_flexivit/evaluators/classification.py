@@ -1,0 +1,208 @@
+"""Accuracy, top-5, loss and calibration of every setting in one pass.
+
+Each batch is read, decoded and sent to the devices once; then every setting's
+program runs on it.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, parallel
+
+NUM_BINS = 15
+
+
+def batch_sums(
+  logits: jax.Array,
+  probabilities: jax.Array,
+  labels: jax.Array,
+  losses: jax.Array,
+  mask: jax.Array,
+) -> dict[str, jax.Array]:
+  """Sums over the real examples of a batch.
+
+  The expected calibration error (Guo et al., arXiv 1706.04599, equation 3)
+  bins examples by the confidence in the predicted class.
+
+  Args:
+    logits: [B, C].
+    probabilities: [B, C] in [0, 1].
+    labels: [B, C] weights; a class counts as right if its weight is positive.
+    losses: [B].
+    mask: [B], 1 for a real example, 0 for padding.
+
+  Returns:
+    float32 sums: `count`, `correct`, `top5`, `loss`, and per confidence bin
+    [15] `bin_confidence` and `bin_correct`.
+  """
+  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  hits = jnp.take_along_axis(labels, best, axis=-1) > 0
+  correct = hits[:, 0] * mask
+  confidence = probabilities.max(axis=-1)
+  bins = jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1
+  in_bin = jax.nn.one_hot(jnp.clip(bins, 0, NUM_BINS - 1), NUM_BINS)
+  return {
+    "count": mask.sum(),
+    "correct": correct.sum(),
+    "top5": (hits.any(axis=-1) * mask).sum(),
+    "loss": jnp.where(mask > 0, losses, 0).sum(),
+    "bin_confidence": (confidence * mask) @ in_bin,
+    "bin_correct": correct @ in_bin,
+  }
+
+
+def metrics_of(sums: dict[str, np.ndarray]) -> dict[str, float]:
+  """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1]."""
+  count = float(sums["count"])
+  gap = np.abs(sums["bin_confidence"] - sums["bin_correct"]).sum()
+  return {
+    "accuracy": float(sums["correct"]) / count,
+    "top5": float(sums["top5"]) / count,
+    "loss": float(sums["loss"]) / count,
+    "ece": float(gap) / count,
+  }
+
+
+class Evaluator:
+  """Evaluates a classification task.
+
+  Attributes:
+    settings: the settings that are evaluated.
+    num_examples: examples in the split, each counted once.
+  """
+
+  def __init__(
+    self,
+    task: Any,
+    data: dict[str, Any],
+    settings: Sequence[dials.Setting],
+    batch_size: int,
+    patch_sizes: Sequence[Any] | None = None,
+    kind: str = "pmap",
+    where: str = "config.evals",
+  ):
+    """Opens the data and checks that every setting fits it.
+
+    Args:
+      task: has `predict`, `one_hot`, `probabilities` and `example_loss`.
+      data: the data section of the config.
+      settings: the settings of training.
+      batch_size: over all hosts.
+      patch_sizes: evaluates these instead, also sizes never trained on.
+      kind: "pmap" or "shard_map".
+      where: name of the config section for errors.
+
+    Raises:
+      ValueError: no examples, or a setting that does not fit the images.
+    """
+    parallel.check_batch_size(batch_size, f"{where}.batch_size")
+    if patch_sizes is not None:
+      settings = [
+        dials.Setting(dials.as_patch_size(p, f"{where}.patch_sizes"))
+        for p in patch_sizes
+      ]
+    self.settings = tuple(settings)
+    self._task = task
+    self._kind = kind
+    self._batch_size = batch_size
+    self._source = data_lib.open_source(data)
+    self.num_examples = len(self._source)
+    if not self.num_examples:
+      raise ValueError(f"{where}.data has no examples.")
+    if (self._source.num_classes or 0) > task.num_classes:
+      raise ValueError(
+        f"{where}.data has {self._source.num_classes} classes, but the model "
+        f"knows {task.num_classes}."
+      )
+    example = data_lib.peek(data, self._source)
+    for key in task.batch_keys:
+      if key not in example:
+        raise ValueError(
+          f"{where}.data.pp gives no {key!r}, only {', '.join(example)}."
+        )
+    self.image_shape = example["image"].shape
+    for setting in self.settings:
+      task.model.check(self.image_shape[:2], *setting)
+    self._batches = functools.partial(
+      data_lib.eval_batches,
+      data,
+      batch_size=batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      source=self._source,
+    )
+    self._steps = {
+      setting: parallel.one_at_a_time(
+        parallel.parallelize(functools.partial(self._add, setting), kind)
+      )
+      for setting in self.settings
+    }
+
+  def _add(self, setting, params_and_sums, batch):
+    """Adds one batch to the sums; runs on each device."""
+    params, sums = params_and_sums
+    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
+    labels = self._task.one_hot(batch["label"])
+    new = batch_sums(
+      logits,
+      self._task.probabilities(logits),
+      labels,
+      self._task.example_loss(logits, labels),
+      batch["mask"],
+    )
+    new = jax.lax.psum(new, parallel.AXIS)
+    return jax.tree.map(jnp.add, sums, new)
+
+  def _zeros(self):
+    bins = np.zeros(NUM_BINS, np.float32)
+    scalars = dict.fromkeys(("count", "correct", "top5", "loss"), np.float32(0))
+    zeros = {**scalars, "bin_confidence": bins, "bin_correct": bins}
+    return parallel.replicate(zeros, self._kind)
+
+  def _device_batches(self):
+    keep = (*self._task.batch_keys, "mask")
+    batches = ({k: b[k] for k in keep} for b in self._batches())
+    return parallel.prefetch(batches, self._kind)
+
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values."""
+    sums = {setting: self._zeros() for setting in self.settings}
+    for batch in self._device_batches():
+      for setting, step in self._steps.items():
+        sums[setting] = step((params, sums[setting]), batch)
+    for setting in self.settings:
+      for name, value in metrics_of(jax.device_get(sums[setting])).items():
+        yield f"{setting.name}/{name}", value
+
+  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
+    """Measures images per second of each setting, evaluation step included.
+
+    The settings take turns, so that a slow moment of the machine hits all.
+
+    Args:
+      params: as in `run`.
+      repeats: the median of so many runs is taken.
+
+    Returns:
+      Images per second over all devices, by setting.
+    """
+    batch = next(iter(self._device_batches()))
+    zeros = self._zeros()
+    seconds = {setting: [] for setting in self.settings}
+    for repeat in range(repeats + 1):
+      for setting, step in self._steps.items():
+        start = time.perf_counter()
+        jax.block_until_ready(step((params, zeros), batch))
+        if repeat:  # The first run may compile.
+          seconds[setting].append(time.perf_counter() - start)
+    return {
+      s: self._batch_size / statistics.median(t) for s, t in seconds.items()
+    }

@@ -1,0 +1,191 @@
+"""An experiment: what a config describes, built and checked."""
+
+import pathlib
+import warnings
+from typing import Any
+
+import flax
+import jax
+import ml_collections
+
+from tokenlearner_flexivit import checkpoint as checkpoint_lib
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, evaluators, models, parallel, tasks
+
+# Every key that a config may have, with its default.
+DEFAULTS = {
+  "seed": 0,
+  "batch_size": None,
+  "data": None,
+  "model": None,
+  "flexi": None,  # None trains one patch size, the model's own.
+  "task": {"name": "classification"},
+  "optimizer": None,
+  "accumulate": 1,  # Micro-batches per step on a device.
+  "ema_decay": None,
+  "init": None,  # A workdir whose parameters to start from.
+  "evals": {},
+  "parallel": "pmap",  # Or "shard_map"; same result.
+  "keep_checkpoints": 3,
+}
+DURATIONS = ("total", "log", "eval", "checkpoint")
+
+
+def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns `config` as plain values with every default filled in.
+
+  Raises:
+    ValueError: an unknown key, or one that is missing.
+  """
+  given = configuration.plain(config)
+  known = [*DEFAULTS, *configuration.duration_keys(*DURATIONS)]
+  configuration.check_keys(given, known, "config")
+  config = {**DEFAULTS, **given}
+  missing = [
+    key
+    for key in ("batch_size", "data", "model", "optimizer")
+    if config[key] is None
+  ]
+  if missing:
+    raise ValueError(f"config needs {', '.join(missing)}.")
+  return config
+
+
+class Experiment:
+  """All that a config describes, ready but for the parameters.
+
+  All that can be wrong with a config is found here, before the first step.
+
+  Attributes:
+    config: plain and complete.
+    source: the training data.
+    image_shape: (H, W, C) of a preprocessed training image.
+    task: what is optimised, with its model.
+    patch_sizes: the sizes to draw from.
+    dispatch: "switch" or "host".
+    evaluators: by name.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    """Builds everything but the parameters."""
+    self.config = config = complete(config)
+    if config["parallel"] not in parallel.KINDS:
+      raise ValueError(
+        f"config.parallel={config['parallel']!r} is unknown. Known: "
+        f"{', '.join(parallel.KINDS)}."
+      )
+    batch_size = config["batch_size"]
+    parallel.check_batch_size(batch_size, "config.batch_size")
+    share = batch_size // jax.device_count()
+    if config["accumulate"] < 1 or share % config["accumulate"]:
+      raise ValueError(
+        f"config.accumulate={config['accumulate']} does not divide the {share} "
+        "examples that each device has of a batch."
+      )
+    self.source = data_lib.open_source(config["data"])
+    example = data_lib.peek(config["data"], self.source)
+    model_section = dict(config["model"])
+    num_classes = model_section.pop("num_classes", None)
+    num_classes = num_classes or self.source.num_classes
+    if num_classes is None:
+      raise ValueError(
+        f"The dataset {config['data']['name']!r} does not tell its number of "
+        "classes; set config.model.num_classes."
+      )
+    if num_classes < (self.source.num_classes or 0):
+      raise ValueError(
+        f"config.model.num_classes={num_classes} is too small: the dataset "
+        f"{config['data']['name']!r} has {self.source.num_classes} classes."
+      )
+    model = models.create(**model_section, num_classes=num_classes)
+    self.task = tasks.create(
+      config["task"], model=model, num_classes=num_classes
+    )
+    for key in self.task.batch_keys:
+      if key not in example:
+        raise ValueError(
+          f"config.data.pp gives no {key!r}, only {', '.join(example)}."
+        )
+    self.image_shape = example["image"].shape
+    self.patch_sizes, self.dispatch = dials.from_config(
+      config["flexi"], model.patch_size
+    )
+    for setting in self.patch_sizes.settings:
+      model.check(self.image_shape[:2], *setting)
+    _warn_of_sum_pooling(model, self.patch_sizes)
+    self.evaluators = {
+      name: evaluators.create(
+        section,
+        f"config.evals.{name}",
+        task=self.task,
+        settings=self.patch_sizes.settings,
+        batch_size=batch_size,
+        kind=config["parallel"],
+      )
+      for name, section in config["evals"].items()
+    }
+
+  def steps(
+    self, name: str, default: int | None = None, section: Any = None
+  ) -> int:
+    """Resolves a duration of the config to steps.
+
+    Args:
+      name: "total", "log", "eval" or "checkpoint".
+      default: the answer if the config is silent; None if it must not be.
+      section: where to look, if not at the top of the config.
+
+    Raises:
+      ValueError: the duration is missing, given twice, or below one step.
+    """
+    number = configuration.steps(
+      self.config if section is None else section,
+      name,
+      "config",
+      batch_size=self.config["batch_size"],
+      num_examples=len(self.source),
+      default=default,
+    )
+    if not number:
+      spelled = ", ".join(configuration.duration_keys(name))
+      raise ValueError(f"config needs one of {spelled}, above 0.")
+    return number
+
+  def init_params(self) -> Any:
+    """Returns the parameters before training, on the host's default device."""
+    key = jax.random.key(self.config["seed"])
+    params = self.task.init(key, self.image_shape)
+    if self.config["init"] is None:
+      return params
+    saved = checkpoint_lib.read_params(pathlib.Path(self.config["init"]))
+    check_same_shapes(saved, params, f"config.init={self.config['init']!r}")
+    return saved
+
+
+def _warn_of_sum_pooling(model: Any, patch_sizes: dials.PatchSizes) -> None:
+  """Warns of TokenLearner v1.0 as published under several patch sizes."""
+  config = model.token_learner or {"version": None}
+  sums = config["version"] == "1.0" and config["pooling"] == "sum"
+  if sums and len(patch_sizes.values) > 1:
+    warnings.warn(
+      "TokenLearner v1.0 with sum pooling gives tokens that grow with the "
+      "number of patches, so every patch size gives another scale. Under "
+      "several patch sizes use pooling='mean' or version='1.1'.",
+      stacklevel=3,
+    )
+
+
+def check_same_shapes(given: Any, wanted: Any, where: str) -> None:
+  """Raises ValueError naming the parameters that differ in name or shape."""
+
+  def shapes(tree):
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {name: list(leaf.shape) for name, leaf in flat.items()}
+
+  differs = configuration.differences(shapes(given), shapes(wanted), "params")
+  if differs:
+    raise ValueError(
+      f"{where} does not fit the model (there -> here):\n  "
+      + "\n  ".join(differs[:12])
+    )

@@ -1,0 +1,197 @@
+"""What a person sees of a run: its start, one line per log step, a bar."""
+
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from clu import parameter_overview
+
+from tokenlearner_flexivit import dials, parallel
+
+# The bar appears only where someone watches; logs stay free of it.
+_ON_TERMINAL = sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+  """Prints a line on host 0, above the progress bar if there is one."""
+  if jax.process_index() == 0:
+    tqdm.tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+  """Formats seconds as "1:02:03" or "2:03"."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02}:{seconds:02}"
+  return f"{minutes}:{seconds:02}"
+
+
+def describe_devices(batch_size: int) -> None:
+  """Prints backend, devices, hosts and the share of each in a batch."""
+  devices = jax.devices()
+  say(
+    f"JAX {jax.__version__} on {len(devices)} x {devices[0].device_kind} "
+    f"({jax.default_backend()}), {jax.process_count()} host(s); batch "
+    f"{batch_size} = {len(devices)} devices x {batch_size // len(devices)}"
+  )
+  accelerator = parallel.unused_accelerator()
+  if accelerator:
+    say(
+      f"WARNING: training on the CPU although there is {accelerator}. Install "
+      "JAX for it: pip install -U 'tokenlearner_flexivit[cuda]' or '[tpu]'; "
+      "JAX_PLATFORMS=cpu silences this."
+    )
+
+
+def describe_model(params: Any) -> None:
+  """Prints the table of parameters."""
+  say(parameter_overview.get_parameter_overview(params, include_stats=False))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Formats rows of equal keys as a Markdown table, readable as plain text."""
+  columns = list(rows[0])
+  cells = [columns, *([str(row[c]) for c in columns] for row in rows)]
+  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+  lines = [
+    "| "
+    + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))
+    + " |"
+    for line in cells
+  ]
+  rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+  return "\n".join([lines[0], rule, *lines[1:]])
+
+
+class Progress:
+  """Gathers the metrics of steps and turns them into one record per log step.
+
+  The metrics stay on the device until they are asked for, so that the host
+  never makes the device wait.
+  """
+
+  def __init__(
+    self,
+    settings: Sequence[dials.Setting],
+    *,
+    first_step: int,
+    total_steps: int,
+    batch_size: int,
+    seconds_before: float = 0.0,
+  ):
+    """Notes what is to come.
+
+    Args:
+      settings: what the metric "patch_size" is an index into.
+      first_step: steps done before this program was started.
+      total_steps: steps to do in all.
+      batch_size: over all hosts.
+      seconds_before: what earlier programs spent on the steps done.
+    """
+    self._seconds_before = seconds_before
+    self._settings = settings
+    self._total_steps = total_steps
+    self._batch_size = batch_size
+    self._first_step = first_step
+    self._pending = []
+    self._bar = None
+
+  def start(self) -> None:
+    """Starts the clock and the bar."""
+    self._start = self._last = time.perf_counter()
+    self._bar = tqdm.tqdm(
+      total=self._total_steps,
+      initial=self._first_step,
+      unit="step",
+      disable=not _ON_TERMINAL or jax.process_index() > 0,
+    )
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Notes the metrics of a step, 1 for the first."""
+    self._pending.append((step, metrics))
+    self._bar.update()
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves what happens inside, such as evaluation, out of the rates."""
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    self._start += seconds
+    self._last += seconds
+
+  def first_not_finite(self) -> tuple[int, dials.Setting, str] | None:
+    """The first noted step with a metric that is no finite number.
+
+    Returns:
+      The step, its setting and the metric's name ("loss" rather than another;
+      the parameters can overflow at a step whose loss is still finite), or
+      None.
+    """
+    self._fetch()
+    for step, metrics in self._pending:
+      for name in sorted(metrics, key=lambda name: name != "loss"):
+        if not np.isfinite(metrics[name]):
+          return step, self._settings[int(metrics["patch_size"])], name
+    return None
+
+  def _fetch(self) -> None:
+    self._pending = jax.device_get(self._pending)
+
+  def log(self, lr: float) -> dict[str, float]:
+    """Prints the line of a log step.
+
+    Args:
+      lr: the learning rate of the last step.
+
+    Returns:
+      Means of the metrics over the steps since the last line; img_per_s,
+      img_per_s_per_core (a core is a device); lr; train_seconds in all.
+    """
+    self._fetch()
+    now = time.perf_counter()
+    steps = len(self._pending)
+    step = self._pending[-1][0]
+    drawn = collections.Counter(int(m["patch_size"]) for _, m in self._pending)
+    record = {
+      name: float(np.mean([m[name] for _, m in self._pending]))
+      for name in self._pending[0][1]
+      if name != "patch_size"
+    }
+    rate = steps * self._batch_size / (now - self._last)
+    record |= {
+      "img_per_s": rate,
+      "img_per_s_per_core": rate / jax.device_count(),
+      "lr": float(lr),
+      "train_seconds": self._seconds_before + now - self._start,
+    }
+    per_step = (now - self._start) / (step - self._first_step)
+    left = duration((self._total_steps - step) * per_step)
+    sizes = " ".join(
+      f"{self._settings[i].name.removeprefix('patch')}:{drawn[i]}"
+      for i in sorted(drawn)
+    )
+    width = len(str(self._total_steps))
+    say(
+      f"step {step:{width}}/{self._total_steps}  loss {record['loss']:.4f}  "
+      f"{rate:.0f} img/s ({record['img_per_s_per_core']:.0f}/core)  ETA {left}"
+      f"  norms: grad {record['grad_norm']:.3g} update "
+      f"{record['update_norm']:.3g} param {record['param_norm']:.3g}  "
+      f"patch size:times {sizes}"
+    )
+    self._pending = []
+    self._last = now
+    return record
+
+  def close(self) -> None:
+    """Ends the bar."""
+    if self._bar is not None:
+      self._bar.close()

@@ -1,0 +1,227 @@
+"""The report of a run: a table, a JSON file and a picture of every setting."""
+
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import matplotlib
+
+matplotlib.use("Agg")  # Draws into files only; a display is not needed.
+
+import matplotlib.pyplot as plt
+
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import (
+  metric_log,
+  progress,
+)
+from tokenlearner_flexivit.analysis import flops
+
+Row = dict[str, Any]
+
+
+def _patch_size(setting: Any, model: Any) -> int | list[int]:
+  height, width = setting.patch_size or model.patch_size
+  return height if height == width else [height, width]
+
+
+def costs(experiment: experiment_lib.Experiment) -> list[Row]:
+  """Returns patch_size, num_tokens, seq_len and gmacs of every setting."""
+  return [
+    _cost(experiment.task.model, experiment.image_shape, setting)
+    for setting in experiment.patch_sizes.settings
+  ]
+
+
+def _cost(model, image_shape, setting) -> Row:
+  return {
+    "patch_size": _patch_size(setting, model),
+    "num_tokens": setting.num_tokens,
+    "seq_len": model.seq_lens(image_shape[:2], *setting)[0],
+    "gmacs": flops.macs(model, image_shape, *setting) / 1e9,
+  }
+
+
+def cost_table(experiment: experiment_lib.Experiment) -> str:
+  """The cost of every patch size, for the start of a run."""
+  rows = [
+    {
+      "patch size": row["patch_size"],
+      "tokens": row["seq_len"],
+      "GMACs/image": f"{row['gmacs']:.4g}",
+      "share of steps": f"{share:.2f}",
+    }
+    for row, share in zip(
+      costs(experiment), experiment.patch_sizes.probabilities, strict=True
+    )
+  ]
+  return progress.table(rows)
+
+
+def one_line(
+  experiment: experiment_lib.Experiment,
+  name: str,
+  values: dict[str, float],
+  step: int,
+  seconds: float,
+) -> str:
+  """One evaluation as a line: the accuracy of each setting in percent."""
+  shown = "  ".join(
+    f"{setting.name.removeprefix('patch')}: "
+    f"{100 * values[f'{setting.name}/accuracy']:.2f}"
+    for setting in experiment.evaluators[name].settings
+  )
+  return f"step {step}  {name} accuracy in %  {shown}  ({seconds:.1f} s)"
+
+
+def setting_rows(
+  experiment: experiment_lib.Experiment,
+  name: str,
+  params: Any,
+  values: dict[str, float],
+) -> list[Row]:
+  """Joins the metrics of an evaluator with costs and measured throughput.
+
+  Args:
+    experiment: the run.
+    name: of the evaluator.
+    params: replicated.
+    values: what it yielded.
+
+  Returns:
+    A row per setting, as in report.json.
+  """
+  evaluator = experiment.evaluators[name]
+  throughput = evaluator.throughput(params)
+  rows = []
+  for setting in evaluator.settings:
+    row = _cost(experiment.task.model, evaluator.image_shape, setting)
+    prefix = f"{setting.name}/"
+    row |= {
+      key.removeprefix(prefix): value
+      for key, value in values.items()
+      if key.startswith(prefix)
+    }
+    rows.append(row | {"images_per_s": throughput[setting]})
+  return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+  """The rows as a table, accuracies in percent."""
+  return progress.table(
+    [
+      {
+        "patch size": row["patch_size"],
+        "tokens": row["seq_len"],
+        "GMACs": f"{row['gmacs']:.4g}",
+        "accuracy %": f"{100 * row['accuracy']:.2f}",
+        "top-5 %": f"{100 * row['top5']:.2f}",
+        "loss": f"{row['loss']:.4f}",
+        "ECE": f"{row['ece']:.4f}",
+        "images/s": f"{row['images_per_s']:.0f}",
+      }
+      for row in rows
+    ]
+  )
+
+
+def draw(rows: Sequence[Row], path: pathlib.Path, title: str) -> None:
+  """Draws accuracy against patch size and against cost."""
+  names = [
+    str(r["patch_size"])
+    if isinstance(r["patch_size"], int)
+    else "x".join(map(str, r["patch_size"]))
+    for r in rows
+  ]
+  accuracy = [100 * r["accuracy"] for r in rows]
+  figure, (left, right) = plt.subplots(
+    1, 2, figsize=(9, 3.8), sharey=True, layout="constrained"
+  )
+  left.plot(names, accuracy, "o-", color="#0072b2")
+  left.set_xlabel("patch size in pixels")
+  left.set_ylabel("accuracy in %")
+  right.plot([r["gmacs"] for r in rows], accuracy, "o-", color="#d55e00")
+  right.set_xscale("log")
+  right.set_xlabel("multiply-adds per image in 10⁹ (log scale)")
+  for name, row, value in zip(names, rows, accuracy, strict=True):
+    right.annotate(
+      f"/{name}",
+      (row["gmacs"], value),
+      textcoords="offset points",
+      xytext=(0, 7),
+      ha="center",
+    )
+  for axes in (left, right):
+    axes.grid(alpha=0.3)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+  figure.suptitle(title)
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def write(
+  experiment: experiment_lib.Experiment,
+  workdir: pathlib.Path,
+  params: Any,
+  results: dict[str, dict[str, float]],
+) -> dict[str, Any] | None:
+  """Writes report.md, report.json and patch_sizes.png; prints the table.
+
+  The first evaluator of the config is the report's; others get a table each.
+
+  Args:
+    experiment: the run.
+    workdir: gets the files.
+    params: the evaluated parameters, replicated.
+    results: metrics by evaluator and name.
+
+  Returns:
+    What report.json holds, or None if the config has no evaluator.
+  """
+  if not results:
+    return None
+  tables = {
+    name: setting_rows(experiment, name, params, values)
+    for name, values in results.items()
+  }
+  if jax.process_index() > 0:
+    return None
+  log = [r for r in metric_log.read(workdir) if "train_seconds" in r]
+  first = next(iter(tables))
+  report = {
+    "settings": tables[first],
+    "evals": tables,
+    "train": {
+      "steps": log[-1]["step"] if log else 0,
+      "seconds": log[-1]["train_seconds"] if log else 0.0,
+    },
+    "num_params": sum(x.size for x in jax.tree.leaves(params)),
+    "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "date": time.strftime("%Y-%m-%d"),
+    "config": experiment.config,
+  }
+  (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+  data = experiment.config["data"]["name"]
+  title = f"{data}: one model, {len(tables[first])} patch sizes"
+  draw(tables[first], workdir / "patch_sizes.png", title)
+  sections = []
+  for name, rows in tables.items():
+    count = experiment.evaluators[name].num_examples
+    sections.append(f"## {name} ({count} images)\n\n{markdown(rows)}\n")
+    progress.say(f"\n{name}, {count} images:\n{markdown(rows)}")
+  train = report["train"]
+  text = (
+    f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
+    f"in {progress.duration(train['seconds'])} on {report['hardware']}.\n\n"
+    "![accuracy against patch size and cost](patch_sizes.png)\n\n"
+    "GMACs are multiply-adds per image (in the FlexiViT paper's GFLOPs, twice "
+    "as many); images/s is one batch's evaluation on this hardware, median of "
+    "interleaved runs.\n\n"
+  )
+  (workdir / "report.md").write_text(text + "\n".join(sections))
+  progress.say(f"\nReport: {workdir / 'report.md'}")
+  return report

@@ -1,0 +1,252 @@
+"""The training loop, the only one: `train_and_evaluate(config, workdir)`.
+
+The command line, notebooks, tests and experiments all call it. What is
+optimised is a task's business (`tasks/`), what is measured an evaluator's.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from tokenlearner_flexivit import checkpoint as checkpoint_lib
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import metric_log, parallel, report
+from tokenlearner_flexivit import optimizer as optimizer_lib
+from tokenlearner_flexivit import progress as progress_lib
+from tokenlearner_flexivit import train_step as train_step_lib
+
+say = progress_lib.say
+TrainState = train_step_lib.TrainState
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or a norm became NaN or infinite; says when and where."""
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> tuple[TrainState, list[dict[str, float]]]:
+  """Trains what `config` describes, evaluates it and writes a report.
+
+  Continues from the newest checkpoint if `workdir` has one; the result is
+  the same as without the interruption.
+
+  Args:
+    config: see `experiment.DEFAULTS` for its keys.
+    workdir: holds config.json, checkpoints, metrics.jsonl, TensorBoard
+      events and the report. Shared by all hosts.
+
+  Returns:
+    The final state, and all records of metrics.jsonl.
+
+  Raises:
+    ValueError: anything wrong with the config or the data, before step 0.
+    NonFiniteLossError: the training diverged.
+  """
+  workdir = pathlib.Path(workdir)
+  experiment = experiment_lib.Experiment(config)
+  config = experiment.config
+  kind, batch_size = config["parallel"], config["batch_size"]
+
+  # ---- Durations, parameters, optimizer --------------------------------------
+  total_steps = experiment.steps("total")
+  log_every = experiment.steps("log", default=50)
+  checkpoint_every = experiment.steps("checkpoint", default=1000)
+  eval_every = {
+    name: experiment.steps(
+      "eval", default=experiment.steps("eval", total_steps), section=section
+    )
+    for name, section in config["evals"].items()
+  }
+  params = experiment.init_params()
+  optimizer, learning_rate = optimizer_lib.create(
+    config["optimizer"],
+    params,
+    total_steps,
+    batch_size=batch_size,
+    num_examples=len(experiment.source),
+  )
+
+  # ---- Workdir, checkpoints, state -------------------------------------------
+  checkpoint_lib.claim_workdir(workdir, config)
+  progress_lib.describe_devices(batch_size)
+  progress_lib.describe_model(params)
+  say(report.cost_table(experiment))
+  checkpoints = checkpoint_lib.Checkpoints(
+    workdir, config["keep_checkpoints"], config
+  )
+  state = train_step_lib.create_state(
+    params, optimizer, ema=config["ema_decay"] is not None
+  )
+  first_step = checkpoints.newest or 0
+  if first_step:
+    state = checkpoints.restore(first_step, state)
+    say(f"Continuing from {checkpoints.path(first_step)}")
+  state = parallel.replicate(state, kind)
+  log = metric_log.MetricLog(workdir, first_step)
+  progress = progress_lib.Progress(
+    experiment.patch_sizes.settings,
+    first_step=first_step,
+    total_steps=total_steps,
+    batch_size=batch_size,
+    seconds_before=log.last("train_seconds", 0.0),
+  )
+  closing = contextlib.ExitStack()
+  for resource in (checkpoints, log, progress):
+    closing.callback(resource.close)
+
+  def evaluate_due(step: int) -> dict[str, dict[str, float]]:
+    due = [
+      name
+      for name, every in eval_every.items()
+      if step == total_steps or (step and step % every == 0)
+    ]
+    with progress.paused():
+      return _evaluate(experiment, due, state.eval_params, step, log)
+
+  with closing:
+    # ---- The step, compiled --------------------------------------------------
+    batches = _device_batches(experiment, first_step)
+    if first_step < total_steps:
+      batch = next(batches)
+      batches = itertools.chain([batch], batches)
+      start = time.perf_counter()
+      run_step = train_step_lib.compile_steps(
+        experiment.task,
+        optimizer,
+        experiment.patch_sizes,
+        state,
+        batch,
+        first_step=first_step,
+        seed=config["seed"],
+        dispatch=experiment.dispatch,
+        kind=kind,
+        accumulate=config["accumulate"],
+        ema_decay=config["ema_decay"],
+      )
+      seconds = time.perf_counter() - start
+      say(
+        f"Compiled {len(experiment.patch_sizes.values)} patch sizes "
+        f"(dispatch={experiment.dispatch}) in {seconds:.1f} s"
+      )
+
+    # ---- The loop ------------------------------------------------------------
+    say(
+      f"Training steps {first_step + 1} to {total_steps} on "
+      f"{len(experiment.source)} examples of {config['data']['name']}"
+    )
+    progress.start()
+    # A run that stopped between saving and evaluating makes up for it.
+    results = evaluate_due(first_step)
+    for step in range(first_step + 1, total_steps + 1):
+      batch = next(batches)
+      state, metrics = run_step(state, batch)
+      progress.add(step, metrics)
+      last = step == total_steps
+      must_log = step % log_every == 0 or last
+      must_save = step % checkpoint_every == 0 or last
+      if must_log or must_save:
+        _check_finite(progress, checkpoints)
+      if must_log:
+        log.write(step, progress.log(learning_rate(step - 1)))
+      if must_save:
+        checkpoints.save(step, state)
+      results = evaluate_due(step)
+
+    # ---- The report ----------------------------------------------------------
+    report.write(experiment, workdir, state.eval_params, results)
+  return state, log.history
+
+
+def evaluate(
+  config: ml_collections.ConfigDict | None, workdir: str | pathlib.Path
+) -> dict[str, dict[str, float]]:
+  """Evaluates the newest checkpoint of a workdir and writes its report anew.
+
+  Args:
+    config: None for the run's own; else it may differ from it in all but
+      `model` and `task`, such as other evaluations or another batch size.
+    workdir: of a run, finished or not.
+
+  Returns:
+    Metrics by evaluator and name.
+
+  Raises:
+    ValueError: no run there, none of this model, or anything else wrong.
+  """
+  workdir = pathlib.Path(workdir)
+  trained = checkpoint_lib.read_config(workdir)
+  if config is None:
+    config = trained
+  experiment = experiment_lib.Experiment(config)
+  same = {key: experiment.config[key] for key in ("model", "task")}
+  checkpoint_lib.check_same_run(workdir, {**trained, **same})
+  params = checkpoint_lib.read_params(workdir)
+  step = checkpoint_lib.newest_step(workdir)
+  params = parallel.replicate(params, experiment.config["parallel"])
+  names = list(experiment.evaluators)
+  results = _evaluate(experiment, names, params, step, log=None)
+  report.write(experiment, workdir, params, results)
+  return results
+
+
+def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
+  """Training batches from step `first_step` on, already on the devices."""
+  batches = data_lib.train_batches(
+    experiment.config["data"],
+    batch_size=experiment.config["batch_size"],
+    seed=experiment.config["seed"],
+    start_step=first_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    source=experiment.source,
+  )
+  keys = experiment.task.batch_keys
+  batches = ({key: batch[key] for key in keys} for batch in batches)
+  return parallel.prefetch(batches, experiment.config["parallel"])
+
+
+def _check_finite(
+  progress: progress_lib.Progress, checkpoints: checkpoint_lib.Checkpoints
+) -> None:
+  """Stops the run at the first step that is not all finite numbers."""
+  bad = progress.first_not_finite()
+  if bad is None:
+    return
+  step, setting, name = bad
+  newest = checkpoints.newest
+  good = "none was saved" if newest is None else checkpoints.path(newest)
+  raise NonFiniteLossError(
+    f"The {name} of step {step} (patch size {setting.patch_size}) is not "
+    f"finite. Last good checkpoint: {good}. A lower optimizer.lr, a longer "
+    "warmup or optimizer.grad_clip_norm may help."
+  )
+
+
+def _evaluate(
+  experiment: experiment_lib.Experiment,
+  names: Sequence[str],
+  params: Any,
+  step: int,
+  log: metric_log.MetricLog | None,
+) -> dict[str, dict[str, float]]:
+  """Runs evaluators, those apart that `log` has results of, and logs them."""
+  results = {}
+  for name in names:
+    if log is not None and (found := log.find(step, f"{name}/")):
+      results[name] = found
+      continue
+    start = time.perf_counter()
+    results[name] = dict(experiment.evaluators[name].run(params))
+    seconds = time.perf_counter() - start
+    say(report.one_line(experiment, name, results[name], step, seconds))
+    if log is not None:
+      log.write(step, {f"{name}/{k}": v for k, v in results[name].items()})
+  return results
