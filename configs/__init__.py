@@ -1,0 +1,1 @@
+"""One plain-Python file per run; each has `get_config(arg)`."""

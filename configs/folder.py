@@ -1,0 +1,84 @@
+"""Your own images in class folders: a FlexiViT-Ti with TokenLearner.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/mine \
+      --config=configs/folder.py:path=/data/flowers
+
+`/data/flowers/daisy/1.jpg` is an image of class "daisy". With `train/` and
+`test/` below the path these are the splits; without, a tenth of the images,
+fixed by their names, is held out. Other arguments: `test=NAME` (the folder of
+the held-out split), `size=PIXELS`, `epochs=N`.
+"""
+
+import pathlib
+
+import ml_collections
+
+from tokenlearner_flexivit import config as configuration
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the arguments."""
+  args = configuration.parse_arg(
+    arg, path="", test="test", size=120, epochs=100, runlocal=False
+  )
+  size, runlocal = args["size"], args["runlocal"]
+  if not (args["path"] or runlocal):
+    raise ValueError(
+      "Say where the images are: --config=configs/folder.py:path=/data/flowers"
+    )
+  name = f"folder:{args['path']}"
+  if runlocal and not args["path"]:
+    name = f"fake:{size}x{size}x3:5:64"
+  if (pathlib.Path(args["path"]) / args["test"]).is_dir():
+    train, test = "train", args["test"]
+  else:
+    train, test = "train[:90%]", "train[90%:]"
+
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.batch_size = 8 if runlocal else 64
+  if runlocal:
+    c.total_steps = 2
+  else:
+    c.total_epochs = args["epochs"]
+  c.log_steps = 1 if runlocal else 50
+  c.checkpoint_epochs = 10
+  c.eval_epochs = 10
+
+  c.data = dict(
+    name=name,
+    split=train,
+    pp=f"decode|inception_crop({size},area_min=30)|flip_lr|value_range(-1,1)"
+    "|keep('image','label')",
+  )
+  c.model = dict(
+    variant="mu" if runlocal else "Ti",
+    token_learner=dict(layer=0 if runlocal else 6, num_tokens=16),
+  )
+  # The divisors of 120 that FlexiViT's ten sizes have at 240 pixels.
+  c.flexi = dict(patch_size=dict(values=(30, 24, 20, 15, 12, 10, 8)))
+  c.task = dict(
+    name="classification",
+    loss="softmax_xent",
+    label_smoothing=0.1,
+    mixup_alpha=0.2,
+  )
+  c.optimizer = dict(
+    name="adamw",
+    lr=1e-3,
+    weight_decay=0.05,
+    schedule=dict(name="cosine", warmup_steps=1 if runlocal else 200),
+    grad_clip_norm=1.0,
+  )
+  c.evals = dict(
+    test=dict(
+      type="classification",
+      data=dict(
+        name=name,
+        split=test,
+        pp=f"decode|resize_small({size})|central_crop({size})"
+        "|value_range(-1,1)|keep('image','label')",
+      ),
+    )
+  )
+  return c

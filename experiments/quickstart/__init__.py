@@ -1,0 +1,1 @@
+"""Accuracy of the quickstart's patch sizes over three seeds."""

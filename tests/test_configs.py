@@ -1,0 +1,64 @@
+"""Every config trains two steps as it stands, made small by ":runlocal"."""
+
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import quickstart
+from tokenlearner_flexivit import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(
+  path.stem
+  for path in (ROOT / "configs").glob("*.py")
+  if path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_trains_two_steps(name, tmp_path):
+  config = importlib.import_module(f"configs.{name}").get_config("runlocal")
+  assert config.total_steps == 2
+  state, history = train.train_and_evaluate(config, tmp_path)
+  assert state.step == 2
+  assert all(np.isfinite(r["loss"]) for r in history if "loss" in r)
+  assert (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_plain_and_says_how_to_run_it(name):
+  module = importlib.import_module(f"configs.{name}")
+  assert f"configs/{name}.py" in module.__doc__
+  arg = "path=/data/flowers" if name == "folder" else ""
+  config = module.get_config(arg)
+  assert "total_steps" in config or "total_epochs" in config
+  with pytest.raises((ValueError, TypeError)):
+    module.get_config("runlocl")
+
+
+def test_quickstart_learns(tmp_path):
+  """The quickstart from end to end, with its small model and fewer steps."""
+  config = quickstart.get_config("runlocal")
+  config.total_steps = 40
+  config.log_steps = 10
+  config.optimizer.lr = 3e-3
+  _, history = train.train_and_evaluate(config, tmp_path)
+  losses = [r["loss"] for r in history if "loss" in r]
+  assert losses[-1] < losses[0] - 0.1
+  report = json.loads((tmp_path / "report.json").read_text())
+  sizes = [row["patch_size"] for row in report["settings"]]
+  assert sizes == [24, 16, 12, 8, 6, 4]
+  assert (tmp_path / "patch_sizes.png").exists()
+
+
+@pytest.mark.slow
+def test_quickstart_reaches_its_accuracy(tmp_path):
+  """What the README promises, for one seed."""
+  train.train_and_evaluate(quickstart.get_config(), tmp_path)
+  report = json.loads((tmp_path / "report.json").read_text())
+  for row in report["settings"]:
+    goal = 0.94 if row["patch_size"] > 8 else 0.97
+    assert row["accuracy"] >= goal, row
