@@ -1,6 +1,6 @@
 """FlexiViT-S with TokenLearner on ImageNet-1k, supervised, ten patch sizes.
 
-    python -m tokenlearner_flexivit.main --workdir=gs://bucket/run --multihost \
+    python -m tokenlearner_flexivit.main --workdir=/shared/run --multihost \
       --config=configs/flexivit_s_i1k.py
 
 Sizes, buffers, image size, loss and optimizer are FlexiViT's supervised recipe

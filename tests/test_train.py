@@ -170,7 +170,9 @@ def test_one_device_and_many_give_the_same_model(config, tmp_path):
   config.optimizer = dict(name="sgd", lr=0.1, schedule=dict(name="constant"))
   config.task.mixup_alpha = 0.3
   config.flexi.dispatch = "switch"
+  config.parallel = "pmap"
   many, _ = train.train_and_evaluate(config, tmp_path / "many")
+  config.parallel = "shard_map"
   (tmp_path / "config.py").write_text(
     "import ml_collections\ndef get_config():\n"
     f"  return ml_collections.ConfigDict({config.to_dict()!r})\n"
@@ -181,7 +183,6 @@ def test_one_device_and_many_give_the_same_model(config, tmp_path):
       *(sys.executable, "-m", "tokenlearner_flexivit.main"),
       f"--config={tmp_path / 'config.py'}",
       f"--workdir={one}",
-      "--config.parallel=shard_map",
     ],
     cwd=ROOT,
     check=True,
@@ -308,6 +309,11 @@ def test_a_workdir_of_another_config_is_refused(config, tmp_path):
   config.optimizer.lr = 0.5
   with pytest.raises(ValueError, match=r"config.optimizer.lr: 0.01 -> 0.5"):
     train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_workdir_that_is_no_path(config):
+  with pytest.raises(ValueError, match=r"gs://bucket/run is no path.*gcsfuse"):
+    train.train_and_evaluate(config, "gs://bucket/run")
 
 
 def test_eval_mode_without_a_run(tmp_path):

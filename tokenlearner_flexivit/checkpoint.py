@@ -20,6 +20,20 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
 
+def local_path(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Returns a workdir as a path.
+
+  Raises:
+    ValueError: the workdir is a URL.
+  """
+  if "://" in str(workdir):
+    raise ValueError(
+      f"--workdir={workdir} is no path of a file system. Mount the bucket (for "
+      "Google Cloud Storage: gcsfuse) and give the path there."
+    )
+  return pathlib.Path(workdir)
+
+
 def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """Writes `config.json`, or checks that the run there is of this config.
 
@@ -145,12 +159,24 @@ def read_params(workdir: pathlib.Path) -> Any:
   Raises:
     ValueError: no checkpoint there.
   """
-  step = newest_step(workdir)
-  with ocp.StandardCheckpointer() as checkpointer:
-    path = (workdir / CHECKPOINTS).absolute() / str(step) / "state"
-    state = checkpointer.restore(path)
-  params = state["params"] if state.get("ema") is None else state["ema"]
-  return jax.tree.map(np.asarray, params)
+  directory = (workdir / CHECKPOINTS).absolute()
+  path = directory / str(newest_step(workdir)) / "state"
+  handler = ocp.PyTreeCheckpointHandler()
+  saved = handler.metadata(path).tree
+  name = "params" if saved["ema"] is None else "ema"
+  wanted = {name: saved[name]}
+  # As NumPy arrays: the devices that saved them need not be here.
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  restored = handler.restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      item=wanted,
+      restore_args=jax.tree.map(lambda _: as_numpy, wanted),
+      partial_restore=True,
+    ),
+  )
+  handler.close()
+  return restored[name]
 
 
 def _as_global(x: jax.Array) -> jax.Array:

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")  # Draws into files only; a display is not needed.
-
-import matplotlib.pyplot as plt
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import (
-  metric_log,
-  progress,
-)
+from tokenlearner_flexivit import metric_log, progress
 from tokenlearner_flexivit.analysis import flops
 
 Row = dict[str, Any]
@@ -129,7 +123,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: pathlib.Path, title: str) -> None:
-  """Draws accuracy against patch size and against cost."""
+  """Draws accuracy against patch size, cost, tokens and throughput."""
   names = [
     str(r["patch_size"])
     if isinstance(r["patch_size"], int)
@@ -137,30 +131,43 @@ def draw(rows: Sequence[Row], path: pathlib.Path, title: str) -> None:
     for r in rows
   ]
   accuracy = [100 * r["accuracy"] for r in rows]
-  figure, (left, right) = plt.subplots(
-    1, 2, figsize=(9, 3.8), sharey=True, layout="constrained"
+  macs = [1e3 * r["gmacs"] for r in rows]
+  speed = [r["images_per_s"] for r in rows]
+  panels = (
+    ("patch size in pixels", range(len(rows)), "#0072b2"),
+    ("multiply-adds per image in 10⁶", macs, "#d55e00"),
+    ("tokens per image", [r["seq_len"] for r in rows], "#009e73"),
+    ("images per second, measured", speed, "#cc79a7"),
   )
-  left.plot(names, accuracy, "o-", color="#0072b2")
-  left.set_xlabel("patch size in pixels")
-  left.set_ylabel("accuracy in %")
-  right.plot([r["gmacs"] for r in rows], accuracy, "o-", color="#d55e00")
-  right.set_xscale("log")
-  right.set_xlabel("multiply-adds per image in 10⁹ (log scale)")
-  for name, row, value in zip(names, rows, accuracy, strict=True):
-    right.annotate(
-      f"/{name}",
-      (row["gmacs"], value),
-      textcoords="offset points",
-      xytext=(0, 7),
-      ha="center",
-    )
-  for axes in (left, right):
+  # Without pyplot: a notebook keeps its backend, and no window is needed.
+  figure = mpl_figure.Figure(figsize=(9, 6.5), layout="constrained")
+  grid = figure.subplots(2, 2, sharey=True)
+  for axes, (label, values, color) in zip(grid.flat, panels, strict=True):
+    axes.plot(values, accuracy, "o-", color=color)
+    axes.set_xlabel(label)
     axes.grid(alpha=0.3)
-    axes.margins(y=0.15)
+    axes.margins(x=0.08, y=0.18)
     axes.spines[["top", "right"]].set_visible(False)
+    if label.startswith("patch"):
+      axes.set_xticks(values, names)
+      continue
+    axes.set_xscale("log")
+    # Few plain numbers: the default labels of a short range overlap.
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    for name, x, y in zip(names, values, accuracy, strict=True):
+      axes.annotate(
+        f"/{name}",
+        (x, y),
+        textcoords="offset points",
+        xytext=(0, 7),
+        ha="center",
+      )
+  for axes in grid[:, 0]:
+    axes.set_ylabel("accuracy in %")
   figure.suptitle(title)
   figure.savefig(path, dpi=120)
-  plt.close(figure)
 
 
 def write(

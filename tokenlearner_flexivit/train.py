@@ -50,7 +50,7 @@ def train_and_evaluate(
     ValueError: anything wrong with the config or the data, before step 0.
     NonFiniteLossError: the training diverged.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = checkpoint_lib.local_path(workdir)
   experiment = experiment_lib.Experiment(config)
   config = experiment.config
   kind, batch_size = config["parallel"], config["batch_size"]
@@ -140,7 +140,8 @@ def train_and_evaluate(
     # ---- The loop ------------------------------------------------------------
     say(
       f"Training steps {first_step + 1} to {total_steps} on "
-      f"{len(experiment.source)} examples of {config['data']['name']}"
+      f"{len(experiment.source)} examples of {config['data']['name']}, "
+      f"preprocessed by {config['data']['pp']}"
     )
     progress.start()
     # A run that stopped between saving and evaluating makes up for it.
@@ -181,7 +182,7 @@ def evaluate(
   Raises:
     ValueError: no run there, none of this model, or anything else wrong.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = checkpoint_lib.local_path(workdir)
   trained = checkpoint_lib.read_config(workdir)
   if config is None:
     config = trained

@@ -210,7 +210,11 @@ def compile_steps(
       task, optimizer, patch_sizes, seed=seed, index=index, **options
     )
     step = parallel.parallelize(step, kind, donate=True)
-    return parallel.one_at_a_time(step.lower(state, batch).compile())
+    if kind == "shard_map" or jax.process_count() == 1:
+      step = step.lower(state, batch).compile()
+    # Else a compiled pmap would want global arrays where a call of pmap takes
+    # this host's part: there each program compiles when it is first called.
+    return parallel.one_at_a_time(step)
 
   if dispatch == "switch":
     return compiled(None)

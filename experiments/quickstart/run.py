@@ -8,9 +8,10 @@ Restartable: a seed whose report is there is not run again.
 import json
 import pathlib
 
-import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 
 from configs import quickstart
 from tokenlearner_flexivit import progress, train
@@ -56,7 +57,8 @@ def summarize(reports: list[dict]) -> list[dict]:
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
   """Draws accuracy against cost with the range over the seeds."""
-  figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+  figure = mpl_figure.Figure(figsize=(7, 4), layout="constrained")
+  axes = figure.subplots()
   mean = np.asarray([100 * r["accuracy"] for r in rows])
   low = mean - [100 * r["accuracy_min"] for r in rows]
   high = [100 * r["accuracy_max"] for r in rows] - mean
@@ -69,25 +71,27 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
       f"patch {row['patch_size']}\n{row['seq_len']} tokens",
       (x, y),
       textcoords="offset points",
-      xytext=(0, -30),
+      xytext=(0, -48),
       ha="center",
-      fontsize=8,
+      fontsize=9,
     )
   axes.set_xscale("log")
+  axes.set_xticks(cost, [f"{x:.3g}" for x in cost])
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
   axes.set_xlabel("multiply-adds per image in 10⁶ (log scale)")
   axes.set_ylabel("test accuracy in %")
   axes.set_title("Digits, one set of weights: the patch size sets the cost")
-  axes.set_ylim(min(mean - low) - 2.5, 100)
+  axes.set_ylim(min(mean - low) - 2, 100)
   axes.margins(x=0.1)
   axes.grid(alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)
   figure.savefig(path, dpi=120)
-  plt.close(figure)
 
 
 def main(argv: list[str]) -> None:
   """Runs the seeds; writes results.json, figure.png and the table."""
   del argv
+  logging.set_verbosity(logging.WARNING)
   seeds = [int(seed) for seed in _SEEDS.value]
   reports = [report_of(s, pathlib.Path(_WORKDIR.value)) for s in seeds]
   rows = summarize(reports)
