@@ -18,7 +18,8 @@ NAMES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The quickstart trains more than two steps below.
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "quickstart"])
 def test_config_trains_two_steps(name, tmp_path):
   config = importlib.import_module(f"configs.{name}").get_config("runlocal")
   assert config.total_steps == 2
@@ -42,8 +43,8 @@ def test_config_is_plain_and_says_how_to_run_it(name):
 def test_quickstart_learns(tmp_path):
   """The quickstart from end to end, with its small model and fewer steps."""
   config = quickstart.get_config("runlocal")
-  config.total_steps = 40
-  config.log_steps = 10
+  config.total_steps = 80
+  config.log_steps = 20
   config.optimizer.lr = 3e-3
   _, history = train.train_and_evaluate(config, tmp_path)
   losses = [r["loss"] for r in history if "loss" in r]

@@ -72,6 +72,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
 
 def test_stop_and_continue_is_one_run(config, tmp_path):
   """The same parameters to the last bit, and the same log."""
+  config.flexi.patch_size.values = (6, 4)
   config.checkpoint_steps = 2
   config.optimizer.schedule = dict(name="constant")
   config.ema_decay = 0.5
@@ -212,6 +213,7 @@ def test_class_folders_of_tiny_jpegs_train(config, tmp_path):
   config.data = dict(name=name, split="train", pp=pp)
   config.evals.test.data = dict(name=name, split="test", pp=pp)
   config.total_steps = 1
+  config.optimizer.schedule.warmup_steps = 0
   state, _ = train.train_and_evaluate(config, tmp_path / "work")
   assert state.params["head"]["kernel"].shape == (32, 2)
 
@@ -221,6 +223,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
   config.data = dict(name="imagenet2012", split="train[:99%]", pp=pp)
   config.evals.test.data = dict(name="imagenet2012", split="validation", pp=pp)
   config.total_steps = 1
+  config.optimizer.schedule.warmup_steps = 0
   with tfds.testing.mock_data(num_examples=20):
     state, _ = train.train_and_evaluate(config, tmp_path)
   assert state.params["head"]["kernel"].shape == (32, 1000)

@@ -5,6 +5,7 @@ optimised is a task's business (`tasks/`), what is measured an evaluator's.
 """
 
 import contextlib
+import functools
 import itertools
 import pathlib
 import time
@@ -82,9 +83,13 @@ def train_and_evaluate(
   checkpoints = checkpoint_lib.Checkpoints(
     workdir, config["keep_checkpoints"], config
   )
-  state = train_step_lib.create_state(
-    params, optimizer, ema=config["ema_decay"] is not None
-  )
+  state = jax.jit(
+    functools.partial(
+      train_step_lib.create_state,
+      optimizer=optimizer,
+      ema=config["ema_decay"] is not None,
+    )
+  )(params)
   first_step = checkpoints.newest or 0
   if first_step:
     state = checkpoints.restore(first_step, state)
