@@ -31,5 +31,6 @@ setuptools.setup(
     "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
     "cuda": ["jax[cuda]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
+    "hub": ["huggingface_hub>=0.30"],
   },
 )

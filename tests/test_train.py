@@ -130,16 +130,19 @@ def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
 def test_init_from_another_run(config, tmp_path):
   state, _ = train.train_and_evaluate(config, tmp_path / "first")
   config.init = str(tmp_path / "first")
-  config.model.posemb_grid = (3, 3)
   experiment = experiment_lib.Experiment(config)
   chex.assert_trees_all_equal(
     experiment.init_params(), jax.device_get(state.params)
   )
+  config.data.name = "fake:12x12x3:4:64"  # Another head starts fresh.
+  config.evals = {}
+  head = experiment_lib.Experiment(config).init_params()["head"]["kernel"]
+  assert head.shape == (32, 4)
   config.model.width = 64
   with pytest.raises(ValueError, match="does not fit the model"):
     experiment_lib.Experiment(config).init_params()
   config.init = str(tmp_path / "nothing")
-  with pytest.raises(ValueError, match="holds no checkpoint"):
+  with pytest.raises(FileNotFoundError, match="nothing"):
     experiment_lib.Experiment(config).init_params()
 
 

@@ -1,17 +1,22 @@
 """An experiment: what a config describes, built and checked."""
 
-import pathlib
 import warnings
 from typing import Any
 
-import flax
 import jax
 import ml_collections
 
-from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, evaluators, models, parallel, tasks
+from tokenlearner_flexivit import (
+  dials,
+  evaluators,
+  interop,
+  models,
+  parallel,
+  progress,
+  tasks,
+)
 
 # Every key that a config may have, with its default.
 DEFAULTS = {
@@ -24,7 +29,7 @@ DEFAULTS = {
   "optimizer": None,
   "accumulate": 1,  # Micro-batches per step on a device.
   "ema_decay": None,
-  "init": None,  # A workdir whose parameters to start from.
+  "init": None,  # Weights to start from: all that interop.load_params reads.
   "evals": {},
   "parallel": "pmap",  # Or "shard_map"; same result.
   "keep_checkpoints": 3,
@@ -153,14 +158,20 @@ class Experiment:
     return number
 
   def init_params(self) -> Any:
-    """Returns the parameters before training, on the host's default device."""
+    """Returns the parameters before training: fresh, or from `config.init`.
+
+    Raises:
+      ValueError: the weights cannot be read or do not fit the model.
+    """
     key = jax.random.key(self.config["seed"])
     params = self.task.init(key, self.image_shape)
     if self.config["init"] is None:
       return params
-    saved = checkpoint_lib.read_params(pathlib.Path(self.config["init"]))
-    check_same_shapes(saved, params, f"config.init={self.config['init']!r}")
-    return saved
+    loaded, changes = interop.load_params_and_report(
+      self.config["init"], self.task.model, params=params
+    )
+    progress.say(f"Starting from {changes}")
+    return loaded
 
 
 def _warn_of_sum_pooling(model: Any, patch_sizes: dials.PatchSizes) -> None:
@@ -173,19 +184,4 @@ def _warn_of_sum_pooling(model: Any, patch_sizes: dials.PatchSizes) -> None:
       "number of patches, so every patch size gives another scale. Under "
       "several patch sizes use pooling='mean' or version='1.1'.",
       stacklevel=3,
-    )
-
-
-def check_same_shapes(given: Any, wanted: Any, where: str) -> None:
-  """Raises ValueError naming the parameters that differ in name or shape."""
-
-  def shapes(tree):
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    return {name: list(leaf.shape) for name, leaf in flat.items()}
-
-  differs = configuration.differences(shapes(given), shapes(wanted), "params")
-  if differs:
-    raise ValueError(
-      f"{where} does not fit the model (there -> here):\n  "
-      + "\n  ".join(differs[:12])
     )

@@ -1,0 +1,132 @@
+"""Tiny models, their parameters, and the vectors of the published code."""
+
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tokenlearner_flexivit import models
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = pathlib.Path(
+  os.environ.get("TLFV_GOLDENS", ROOT / "../shared/goldens")
+).resolve()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def fast_compilation():
+  """These tests run each program once, on tiny inputs."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def highest_precision():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path, monkeypatch):
+  """Downloads go to a folder of the test, and nowhere without a patch."""
+  monkeypatch.setenv("TLFV_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+class Vectors:
+  """One file of reference vectors."""
+
+  def __init__(self, name):
+    with np.load(FOLDER / f"{name}.npz") as file:
+      self._arrays = {k: file[k] for k in file.files if k != "meta"}
+      self.meta = json.loads(str(file["meta"]))
+
+  def __getitem__(self, name):
+    return self._arrays[name]
+
+  def flat(self, prefix):
+    """All arrays whose name begins so, without the beginning."""
+    return {
+      k.removeprefix(prefix): v
+      for k, v in self._arrays.items()
+      if k.startswith(prefix)
+    }
+
+
+@pytest.fixture
+def vectors():
+  """Returns a function that reads a file of reference vectors."""
+  if not FOLDER.is_dir():
+    pytest.skip(f"no reference vectors at {FOLDER} (TLFV_GOLDENS)")
+  return Vectors
+
+
+@pytest.fixture
+def make_model():
+  """Returns a function that builds a tiny ViT: 12 px, patches of 4."""
+
+  def make(**overrides):
+    arguments = dict(
+      num_classes=5,
+      width=16,
+      depth=2,
+      mlp_dim=24,
+      num_heads=2,
+      patch_size=(4, 4),
+      posemb_grid=(3, 3),
+    )
+    return models.ViT(**(arguments | overrides))
+
+  return make
+
+
+@pytest.fixture
+def make_params():
+  """Returns a function that makes random parameters, none of them zero."""
+
+  def make(model, seed=0):
+    images = jnp.zeros((1, 12, 12, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(seed)
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    return traverse_util.unflatten_dict(
+      {
+        k: 0.2 * rng.standard_normal(v.shape, np.float32)
+        for k, v in flat.items()
+      },
+      sep="/",
+    )
+
+  return make
+
+
+@pytest.fixture
+def logits():
+  """Returns a function that applies a model."""
+
+  def apply(model, params, images, **settings):
+    run = jax.jit(lambda p, x: model.apply({"params": p}, x, **settings)[0])
+    return np.asarray(run(params, jnp.asarray(images)))
+
+  return apply
+
+
+@pytest.fixture
+def assert_same():
+  """Returns a function that compares trees bit by bit, types included."""
+
+  def check(actual, expected):
+    actual = traverse_util.flatten_dict(actual, sep="/")
+    expected = traverse_util.flatten_dict(expected, sep="/")
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+      assert actual[name].dtype == array.dtype, name
+      np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+  return check

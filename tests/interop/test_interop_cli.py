@@ -1,0 +1,77 @@
+"""The command line, and descriptions."""
+
+import jax
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import checkpoint, interop, models
+from tokenlearner_flexivit.interop import __main__ as cli
+
+LEARNED = dict(layer=1, num_tokens=3, bottleneck_dim=8)
+
+
+def test_describe(tmp_path, make_model, make_params, capsys):
+  model = make_model(
+    pool="tok", rep_size=6, token_learner=LEARNED | dict(fuser=True)
+  )
+  path = tmp_path / "a.npz"
+  interop.save_params(make_params(model), path)
+  cli.main(["describe", str(path)])
+  out = capsys.readouterr().out
+  assert "format      big_vision (npz)" in out
+  assert "variant     none of the standard sizes" in out
+  assert "embedding/kernel" in out and "[4, 4, 3, 16]" in out
+  guessed = models.ViT(**interop.describe(path).model)
+  assert guessed == model
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
+def test_variant(name, tmp_path, make_params, capsys):
+  model = models.ViT.from_variant("mu/4", num_classes=3, pool="tok")
+  model = model.clone(posemb_grid=(3, 3))
+  format = "timm" if name.endswith("safetensors") else "big_vision"
+  interop.save_params(make_params(model), tmp_path / name, format)
+  description = interop.describe(tmp_path / name)
+  assert description.variant == "mu/4"
+  assert description.guesses == (
+    ("num_heads, from the width",) if format == "timm" else ()
+  )
+  assert models.ViT(**description.model) == model
+
+
+def test_convert_there_and_back(
+  tmp_path, make_model, make_params, assert_same, capsys
+):
+  model = make_model(pool="map")
+  params = make_params(model)
+  names = [tmp_path / name for name in ("a.npz", "b.safetensors", "c.npz")]
+  interop.save_params(params, names[0])
+  heads = "--num_heads=2"
+  paths = list(map(str, names))
+  cli.main(["convert", *paths[:2], "--format=timm"])
+  cli.main(["convert", *paths[1:], "--format=big_vision", heads])
+  out = capsys.readouterr().out
+  assert "loaded     54 arrays" in out and "Saved" in out
+  loaded, _ = interop.load_params_and_report(names[2], model)
+  assert_same(loaded, params)
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+  path = tmp_path / "a.npz"
+  path.write_bytes(b"PK\3\4")
+  with pytest.raises(SystemExit, match=r"Error: .*a\.npz is damaged"):
+    cli.main(["describe", str(path)])
+  with pytest.raises(SystemExit) as error:
+    cli.main(["convert", "a", "b", "--format=keras"])
+  assert error.value.code == 2
+
+
+def test_workdir(tmp_path, make_model, make_params, assert_same):
+  model = make_model(token_learner=LEARNED)
+  params = make_params(model)
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, config={})
+  checkpoints.save(3, {"params": jax.tree.map(np.asarray, params), "ema": None})
+  checkpoints.close()
+  loaded, report = interop.load_params_and_report(tmp_path, model)
+  assert report.container == "workdir" and report.sha256 is None
+  assert_same(loaded, params)

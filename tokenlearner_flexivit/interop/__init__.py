@@ -1,0 +1,35 @@
+"""Reads and writes weights of others: big_vision, timm, Hugging Face, Scenic.
+
+  info = interop.describe("FlexiViT-B i1k")
+  model = models.ViT(**info.model)
+  params = interop.load_params("FlexiViT-B i1k", model)
+
+`load_params` prints what was loaded, resized, initialised and left out; a
+difference that no rule bridges is an error. `save_params` goes the other way.
+Nothing is ever unpickled.
+"""
+
+from tokenlearner_flexivit.interop.description import Description, describe
+from tokenlearner_flexivit.interop.download import fetch
+from tokenlearner_flexivit.interop.formats import FORMATS
+from tokenlearner_flexivit.interop.load import (
+  Report,
+  load_params,
+  load_params_and_report,
+)
+from tokenlearner_flexivit.interop.released import RELEASED
+from tokenlearner_flexivit.interop.resize import inflate_kernel
+from tokenlearner_flexivit.interop.save import save_params
+
+__all__ = [
+  "FORMATS",
+  "RELEASED",
+  "Description",
+  "Report",
+  "describe",
+  "fetch",
+  "inflate_kernel",
+  "load_params",
+  "load_params_and_report",
+  "save_params",
+]

@@ -1,0 +1,68 @@
+"""Looks into files of weights and converts them.
+
+  python -m tokenlearner_flexivit.interop describe FILE
+  python -m tokenlearner_flexivit.interop convert IN OUT --format=timm
+
+FILE and IN may be anything that `load_params` takes.
+"""
+
+import argparse
+import os
+import sys
+
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.interop import (
+  FORMATS,
+  describe,
+  load_params_and_report,
+  save_params,
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  parser = argparse.ArgumentParser(
+    prog="python -m tokenlearner_flexivit.interop",
+    description=__doc__.split("\n", 1)[0],
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  look = commands.add_parser("describe", help="what a file holds")
+  look.add_argument("file")
+  turn = commands.add_parser("convert", help="save under other names")
+  turn.add_argument("input", metavar="IN")
+  turn.add_argument("output", metavar="OUT")
+  turn.add_argument("--format", required=True, choices=FORMATS)
+  for command in (look, turn):
+    command.add_argument(
+      "--num_heads",
+      type=int,
+      help="attention heads; timm and Hugging Face files do not tell them",
+    )
+  args = parser.parse_args(argv)
+  try:
+    if args.command == "describe":
+      print(describe(args.file, num_heads=args.num_heads))
+    else:
+      _convert(args)
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # `... describe FILE | head` has seen enough; nor shall Python complain
+    # when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except (ImportError, OSError, ValueError) as error:
+    sys.exit(f"Error: {error}")
+
+
+def _convert(args: argparse.Namespace) -> None:
+  description = describe(args.input, num_heads=args.num_heads)
+  model = models.ViT(**description.model)
+  params, report = load_params_and_report(args.input, model, dtype=None)
+  print(report)
+  for guess in description.guesses:
+    print(f"  guessed {guess}")
+  save_params(params, args.output, args.format, model=model)
+  print(f"Saved {args.output} ({args.format}).")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,172 @@
+"""Reads and writes the containers that weights come in, and never unpickles.
+
+The kind of a file is decided by its content, not by its name.
+"""
+
+import contextlib
+import pathlib
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import serialization, traverse_util
+
+from tokenlearner_flexivit import checkpoint
+from tokenlearner_flexivit.interop import npz
+from tokenlearner_flexivit.interop.leaves import LastRead, Leaf, Leaves
+
+_SAFETENSORS_DTYPES = {
+  "F64": np.dtype(np.float64),
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# What people have instead of weights, by its first bytes.
+_REFUSED = {
+  b"\x93NUMPY": "a single NumPy array",
+  b"\x89HDF": "an HDF5 file (Keras)",
+  b"version https://git-lfs": "a Git LFS pointer: fetch it with `git lfs pull`",
+  b"<!DOCTYPE": "a web page: the download gave no weights",
+  b"<html": "a web page: the download gave no weights",
+}
+
+
+@contextlib.contextmanager
+def open_file(path: pathlib.Path) -> Iterator[tuple[str, Leaves]]:
+  """Opens weights without reading them.
+
+  Args:
+    path: a .npz, .safetensors or flax msgpack file, or the workdir of a run.
+
+  Yields:
+    the container's name, and its arrays by name; names of nested ones are
+    joined by "/". They can be read while this context is open.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: damaged, of another kind, or a pickle.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f"There is no file or folder {path}.")
+  kind = _kind(path)
+  opener = {
+    "npz": npz.open_npz,
+    "safetensors": _open_safetensors,
+    "msgpack": _open_msgpack,
+    "workdir": _open_workdir,
+  }[kind]
+  with opener(path) as leaves:
+    yield kind, leaves
+
+
+def _kind(path: pathlib.Path) -> str:
+  if path.is_dir():
+    return "workdir"
+  with path.open("rb") as file:
+    head = file.read(32)
+  if not head:
+    raise ValueError(f"{path} is empty.")
+  for start, what in _REFUSED.items():
+    if head.lower().startswith(start.lower()):
+      raise ValueError(f"{path} holds no weights but is {what}.")
+  if head.startswith(b"PK"):
+    return "npz"
+  # Protocols 2 to 5 of pickle; such a msgpack would be an empty dict.
+  if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+    raise ValueError(
+      f"{path} is refused: it is a pickle, which runs code when it is read."
+      " Save the weights as .safetensors or .npz where you trust the file."
+    )
+  if head[8:9] == b"{":
+    return "safetensors"
+  if 0x80 < head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
+    return "msgpack"
+  raise ValueError(
+    f"{path} is no .npz, .safetensors or flax msgpack file; it starts with"
+    f" {head[:8]!r}."
+  )
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: pathlib.Path) -> Iterator[Leaves]:
+  with contextlib.ExitStack() as stack:
+    try:
+      # Not mapped: pages of a mapped file count as memory of the process.
+      file = stack.enter_context(
+        safetensors.safe_open(path, framework="np", backend="pread")
+      )
+      specs = {}
+      for name in file.keys():  # noqa: SIM118 (it is no dict)
+        spec = file.get_slice(name)
+        specs[name] = (tuple(spec.get_shape()), spec.get_dtype())
+    except safetensors.SafetensorError as error:
+      raise ValueError(
+        f"{path} is damaged or no safetensors file: {error}."
+      ) from error
+
+    last_read = LastRead()
+
+    def leaf(name, shape, dtype):
+      # Integers are counters and ids; no parameter is one.
+      known = _SAFETENSORS_DTYPES.get(dtype, np.dtype(np.int64))
+      return Leaf(
+        shape, known, lambda: last_read(name, lambda: file.get_tensor(name))
+      )
+
+    yield {name: leaf(name, *spec) for name, spec in specs.items()}
+
+
+@contextlib.contextmanager
+def _open_msgpack(path: pathlib.Path) -> Iterator[Leaves]:
+  try:
+    tree = serialization.msgpack_restore(path.read_bytes())
+    leaves = _from_tree(tree)
+  except Exception as error:  # Of several libraries, none with a common base.
+    raise ValueError(
+      f"{path} is damaged or no flax msgpack file:"
+      f" {type(error).__name__}: {error}."
+    ) from error
+  yield leaves
+
+
+@contextlib.contextmanager
+def _open_workdir(path: pathlib.Path) -> Iterator[Leaves]:
+  yield _from_tree(checkpoint.read_params(path))
+
+
+def _from_tree(tree: Mapping[str, Any]) -> Leaves:
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  arrays = {k: v for k, v in flat.items() if isinstance(v, np.ndarray)}
+  if not arrays:
+    raise ValueError("it holds no arrays")
+  return {name: Leaf.of(array) for name, array in arrays.items()}
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays to a file, whose kind its name ends with.
+
+  The file is complete or is not there at all. bfloat16 is kept; in .npz it is
+  stored as two bytes without a type, as big_vision does.
+
+  Args:
+    path: ends with .npz, .safetensors or .msgpack.
+    arrays: by name. For .msgpack the parts between "/" become nested dicts.
+  """
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+  try:
+    if path.suffix == ".npz":
+      npz.write(partial, arrays)
+    elif path.suffix == ".safetensors":
+      # The library writes what lies in memory, whatever the strides say.
+      arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+      safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
+    else:
+      tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
+      partial.write_bytes(serialization.msgpack_serialize(tree))
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)

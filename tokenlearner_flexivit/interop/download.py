@@ -1,0 +1,154 @@
+"""Brings weights from where they are to a file on this machine."""
+
+import difflib
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+
+from etils import epath
+
+from tokenlearner_flexivit.interop.released import RELEASED
+
+_GCS = "https://storage.googleapis.com/"
+_TIMEOUT_SECONDS = 60
+
+
+def cache_dir() -> pathlib.Path:
+  """Where downloads are kept: TLFV_CACHE, or a folder in ~/.cache."""
+  default = "~/.cache/tokenlearner_flexivit"
+  return pathlib.Path(os.environ.get("TLFV_CACHE", default)).expanduser()
+
+
+def fetch(source: str | os.PathLike) -> pathlib.Path:
+  """Returns a local path to weights, downloading them the first time.
+
+  Args:
+    source: a name of `RELEASED`; a local path; gs://bucket/object;
+      https://...; file://...; or hf://owner/repo, which may be followed by
+      @revision and /file.
+
+  Returns:
+    a file, or the folder that was given.
+
+  Raises:
+    FileNotFoundError: no such file or name; similar names are suggested.
+    ValueError: a source of another kind, or a download that ended early.
+    OSError: the download failed.
+  """
+  source = RELEASED.get(str(source), str(source))
+  scheme = source.partition("://")[0] if "://" in source else ""
+  if scheme == "hf":
+    return _from_hugging_face(source)
+  if scheme in ("gs", "https", "file"):
+    name = re.sub(r"[^\w.-]", "_", source.rpartition("/")[2])
+    address = hashlib.sha256(source.encode()).hexdigest()[:16]
+    path = cache_dir() / f"{address}-{name}"
+    if not path.exists():
+      _download(source, path)
+    return path
+  if scheme:
+    raise ValueError(
+      f"{source!r}: the scheme {scheme}:// is unknown. Known: gs://, https://,"
+      " hf://, file://."
+    )
+  path = pathlib.Path(source).expanduser()
+  if not path.exists():
+    close = difflib.get_close_matches(source, RELEASED, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise FileNotFoundError(
+      f"{source!r} is neither a file here nor a released name.{hint}"
+    )
+  return path
+
+
+def sha256(path: pathlib.Path) -> str | None:
+  """Returns the checksum of a file; None for a folder."""
+  if path.is_dir():
+    return None
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(source: str, path: pathlib.Path) -> None:
+  """Downloads to `path`, which is complete or does not exist."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+  url = source
+  if source.startswith("gs://"):
+    url = _GCS + urllib.parse.quote(source.removeprefix("gs://"))
+  print(f"Downloading {url}")
+  try:
+    try:
+      _copy_url(url, partial)
+    except urllib.error.HTTPError as error:
+      # Public objects need no credentials and no library; others need both.
+      if not source.startswith("gs://") or error.code not in (401, 403):
+        raise
+      _copy_gcs(source, partial)
+    partial.rename(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _copy_url(url: str, path: pathlib.Path) -> None:
+  with (
+    urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
+    path.open("wb") as file,
+  ):
+    shutil.copyfileobj(response, file, 1 << 20)
+    expected = response.headers.get("Content-Length")
+    if expected is not None and file.tell() != int(expected):
+      raise ValueError(
+        f"{url} ended after {file.tell():,} of {int(expected):,} bytes; try"
+        " again."
+      )
+
+
+def _copy_gcs(source: str, path: pathlib.Path) -> None:
+  try:
+    with epath.Path(source).open("rb") as remote, path.open("wb") as file:
+      shutil.copyfileobj(remote, file, 1 << 20)
+  except ImportError as error:
+    raise OSError(
+      f"{source} is not public. To read it with your credentials: pip install"
+      " gcsfs."
+    ) from error
+
+
+def _from_hugging_face(source: str) -> pathlib.Path:
+  match = re.fullmatch(
+    r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", source
+  )
+  if not match or ".." in source.split("/"):
+    raise ValueError(
+      f"{source!r} is not hf://owner/repo, hf://owner/repo@revision or one of"
+      " these and a file."
+    )
+  repo, revision, file = match.groups()
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise ImportError(
+      f"{source} needs the library: pip install huggingface_hub."
+    ) from error
+  if file is None:
+    files = huggingface_hub.list_repo_files(repo, revision=revision)
+    fitting = [f for f in files if f.endswith((".safetensors", ".npz"))]
+    if "model.safetensors" in fitting:
+      file = "model.safetensors"
+    elif len(fitting) == 1:
+      file = fitting[0]
+    else:
+      raise ValueError(
+        f"{source}: say which file, as in {source}/FILE. It has"
+        f" {', '.join(fitting) or 'no .safetensors and no .npz'}."
+      )
+  return pathlib.Path(
+    huggingface_hub.hf_hub_download(repo, file, revision=revision)
+  )

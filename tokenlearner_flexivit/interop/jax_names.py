@@ -1,0 +1,138 @@
+"""Names of parameters in big_vision, vision_transformer and Scenic.
+
+Ours are big_vision's current ones, but for TokenLearner.
+"""
+
+import re
+
+from tokenlearner_flexivit.interop.leaves import Leaves
+
+# Where the parameters are in the checkpoint of a whole run, newest first;
+# "img/" is the image half of a contrastive model.
+_ROOTS = ("params/img/", "params/", "opt/target/", "optimizer/target/")
+_KERNEL = "embedding/kernel"
+
+# Before flax's linen all modules of a block were numbered together; before
+# 2022 the position embedding was inside the encoder; the map head was not yet
+# a module of its own when the first large models were trained.
+_OLD = (
+  (r"(/encoderblock_\d+)/LayerNorm_2/", r"\1/LayerNorm_1/"),
+  (
+    r"(/encoderblock_\d+)/MultiHeadDotProductAttention_1/",
+    r"\1/MultiHeadDotProductAttention_0/",
+  ),
+  (r"(/encoderblock_\d+)/MlpBlock_3/", r"\1/MlpBlock_0/"),
+  (r"^Transformer/(posembed_input/)?pos_embedding$", "pos_embedding"),
+  (
+    r"^(probe$|MlpBlock_0/|MultiHeadDotProductAttention_0/|LayerNorm_0/)",
+    r"MAPHead_0/\1",
+  ),
+)
+_SCENIC = (
+  (r"^output_projection/", "head/"),
+  (
+    r"^Transformer/TokenLearnerModule(V11)?_(\d+)/",
+    r"Transformer/TokenLearner_\2/",
+  ),
+)
+
+
+def is_big_vision(names: set[str]) -> bool:
+  """Whether there is a patch embedding of that name."""
+  return any(root + _KERNEL in names for root in (*_ROOTS, ""))
+
+
+def is_scenic(names: set[str]) -> bool:
+  """Whether there is something that only Scenic calls so."""
+  return is_big_vision(names) and any(
+    "output_projection/" in name or "/TokenLearnerModule" in name
+    for name in names
+  )
+
+
+def of_parameters(leaves: Leaves) -> Leaves:
+  """Leaves out what the checkpoint of a run has beside the parameters."""
+  for root in _ROOTS:
+    if root + _KERNEL in leaves:
+      return {
+        name.removeprefix(root): leaf
+        for name, leaf in leaves.items()
+        if name.startswith(root)
+      }
+  return leaves
+
+
+def from_big_vision(leaves: Leaves) -> Leaves:
+  """Gives arrays our names.
+
+  Args:
+    leaves: current or older names.
+
+  Returns:
+    the same with our names where they are known, and a stack of blocks (from
+    a scan over layers) taken apart.
+  """
+  ours = {}
+  for name, leaf in leaves.items():
+    name = _rename(name, _OLD)
+    stacked = name.removeprefix("Transformer/encoderblock/")
+    if stacked == name or not leaf.shape:
+      ours[name] = leaf
+      continue
+    for i in range(leaf.shape[0]):
+      ours[f"Transformer/encoderblock_{i}/{stacked}"] = leaf.row(i)
+  return ours
+
+
+def from_scenic(leaves: Leaves) -> Leaves:
+  """As `from_big_vision`, for Scenic's ViT and TokenLearner."""
+  leaves = from_big_vision(leaves)
+  return {_rename(name, _SCENIC): leaf for name, leaf in leaves.items()}
+
+
+def to_big_vision(leaves: Leaves) -> Leaves:
+  """The inverse; the names have "params/" in front.
+
+  Raises:
+    ValueError: parameters that big_vision has not.
+  """
+  refuse(leaves, "big_vision", "TokenLearner_", "TokenFuser_")
+  return {f"params/{name}": leaf for name, leaf in leaves.items()}
+
+
+def to_scenic(leaves: Leaves) -> Leaves:
+  """The inverse, for Scenic's TokenLearnerViT.
+
+  Raises:
+    ValueError: parameters that it has not.
+  """
+  refuse(leaves, "Scenic's TokenLearnerViT", "cls", "MAPHead_0")
+  theirs = {}
+  for name, leaf in leaves.items():
+    name = re.sub(r"^head/", "output_projection/", name)
+    name = re.sub(
+      r"^pos_embedding$", "Transformer/posembed_input/pos_embedding", name
+    )
+    learner = re.match(r"Transformer/TokenLearner_\d+", name)
+    if learner:
+      v10 = f"{learner[0]}/Conv_0/kernel" in leaves
+      version = "" if v10 else "V11"
+      name = name.replace("TokenLearner_", f"TokenLearnerModule{version}_")
+    theirs[f"params/{name}"] = leaf
+  return theirs
+
+
+def refuse(leaves: Leaves, whose: str, *parts: str) -> None:
+  """Raises ValueError for names that have one of the parts in them."""
+  for name in leaves:
+    if any(piece.startswith(parts) for piece in name.split("/")):
+      raise ValueError(
+        f"{whose} has no parameter like {name!r}, so these cannot be saved in"
+        " its format. Use format='native'."
+      )
+
+
+def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+  for pattern, replacement in rules:
+    name = re.sub(pattern, replacement, name)
+  return name

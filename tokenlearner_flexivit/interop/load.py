@@ -1,0 +1,236 @@
+"""Loads weights of any known format into a model."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from tokenlearner_flexivit.interop import (
+  containers,
+  download,
+  formats,
+  surgery,
+)
+from tokenlearner_flexivit.interop.leaves import Leaf
+
+FATES = ("loaded", "resized", "fresh", "unused")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What was loaded, and what was changed to make it fit.
+
+  Attributes:
+    source: as it was asked for.
+    container: "npz", "safetensors", "msgpack" or "workdir".
+    format: whose names it has.
+    sha256: of the file; None for a workdir.
+    rows: the fate of every array.
+    notes: what else there is to know.
+  """
+
+  source: str
+  container: str
+  format: str
+  sha256: str | None
+  rows: tuple[surgery.Row, ...]
+  notes: tuple[str, ...] = ()
+
+  def names(self, fate: str) -> list[str]:
+    """The names of all arrays of one fate."""
+    return [row.name for row in self.rows if row.fate == fate]
+
+  def __str__(self) -> str:
+    """A table: arrays that fitted are counted, all others are listed."""
+    checksum = f", sha256 {self.sha256}" if self.sha256 else ""
+    lines = [f"{self.source}: {self.format} ({self.container}){checksum}"]
+    for fate in FATES:
+      rows = [row for row in self.rows if row.fate == fate]
+      size = sum(math.prod(row.here or row.there) for row in rows)
+      lines.append(f"  {fate:<8} {len(rows):>4} arrays, {size:,} numbers")
+      lines += [
+        f"    {row.name} {_shapes(row)}{row.note and f' ({row.note})'}"
+        for row in rows
+        if fate != "loaded" or row.note
+      ]
+    return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def _shapes(row):
+  shapes = [str(list(s)) for s in (row.there, row.here) if s is not None]
+  return shapes[0] if len(set(shapes)) == 1 else " -> ".join(shapes)
+
+
+def load_params(
+  source: str | os.PathLike, model: nn.Module, **options: Any
+) -> dict[str, Any]:
+  """Loads weights into a model, and prints what became of every array.
+
+    params = load_params("FlexiViT-B i1k", models.ViT.from_variant("B", ...))
+    logits, out = model.apply({"params": params}, images)
+
+  Arguments, result and errors are those of `load_params_and_report`, but for
+  the report, which is printed.
+  """
+  params, report = load_params_and_report(source, model, **options)
+  print(report)
+  return params
+
+
+def load_params_and_report(
+  source: str | os.PathLike,
+  model: nn.Module,
+  *,
+  params: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  dtype: str | None = "float32",
+  posemb_grid: tuple[int, int] | None = None,
+  posemb_method: str = "linear",
+  input_mean: Sequence[float] | None = None,
+  input_std: Sequence[float] | None = None,
+  fresh: Sequence[str] = (),
+  unused: Sequence[str] = (),
+  sha256: str | None = None,
+) -> tuple[dict[str, Any], Report]:
+  """Loads weights into a model and tells what became of every array.
+
+  These differences are bridged: a kernel of another patch size (PI-resize), a
+  position embedding of another grid, one that includes the cls token (its
+  entry is added to the token, which computes the same), another head (fresh),
+  a TokenLearner that the file has not (fresh).
+
+  Args:
+    source: see `download.fetch`: a path, address or released name, of a file
+      in the names of big_vision, vision_transformer, Scenic, timm or Hugging
+      Face, or of this library; or a workdir.
+    model: a `models.ViT`.
+    params: where fresh arrays come from, and what the shapes must be. None
+      initialises the model.
+    seed: for that.
+    dtype: of the result; None keeps what the file has.
+    posemb_grid: (h, w) of the file's position embedding, if it is neither
+      square nor the model's.
+    posemb_method: "linear" or "zoom", see `resize.resize_posemb`.
+    input_mean: of images in [0, 1], which the weights expect to be subtracted,
+      per channel. None means 0.5, as big_vision's do.
+    input_std: by which they expect images to be divided; None means 0.5.
+    fresh: beginnings of names of the model that are initialised, whatever the
+      file has.
+    unused: beginnings of names of the file (by our names) to leave out.
+    sha256: if given, the file must have this checksum.
+
+  Returns:
+    the parameters, nested dicts of NumPy arrays as `model.apply` takes them
+    (`jax.device_put` them once if they are used often), and the report.
+
+  Raises:
+    FileNotFoundError: there is nothing.
+    ValueError: damaged, a pickle, of unknown names, with NaN, or a difference
+      that no rule bridges; these are listed. Nothing is loaded then.
+  """
+  path = download.fetch(source)
+  checksum = download.sha256(path)
+  if sha256 is not None and checksum != sha256.lower():
+    raise ValueError(f"{path} has sha256 {checksum}, not {sha256}.")
+  with containers.open_file(path) as (container, arrays):
+    num_heads = getattr(model, "num_heads", 1)
+    name, leaves, notes = formats.to_ours(arrays, str(path), num_heads)
+    if input_mean or input_std:
+      mean, std = input_mean or (0.5,), input_std or (0.5,)
+      leaves = surgery.absorb_statistics(leaves, mean, std)
+      notes.append(f"The patch embedding absorbed mean={mean}, std={std}.")
+    template = _shapes_of(model, params, leaves)
+    plan = surgery.Plan(
+      leaves,
+      template,
+      str(path),
+      grid=_grid_of(model),
+      file_grid=posemb_grid and tuple(posemb_grid),
+      posemb_method=posemb_method,
+      fresh=fresh,
+      unused=unused,
+    )
+    loaded = {
+      name: _read(name, leaf, dtype, path) for name, leaf in plan.leaves.items()
+    }
+  report = Report(
+    str(source),
+    container,
+    name,
+    checksum,
+    tuple(plan.rows),
+    tuple(notes),
+  )
+  names = report.names("fresh")
+  loaded |= _fresh(model, params, template, names, seed)
+  # In the order of the model, whatever that of the file.
+  ordered = {name: loaded[name] for name in template}
+  return traverse_util.unflatten_dict(ordered, sep="/"), report
+
+
+def _grid_of(model: nn.Module) -> tuple[int, int] | None:
+  if getattr(model, "posemb", None) != "learn":
+    return None
+  return tuple(model.posemb_grid)
+
+
+def _example(model, channels) -> jax.ShapeDtypeStruct:
+  size = [
+    p * g for p, g in zip(model.patch_size, model.posemb_grid, strict=True)
+  ]
+  return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
+
+
+def _flat_init(model, example):
+  """Returns a function of a key that gives all parameters by name."""
+
+  def init(key):
+    params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+    return traverse_util.flatten_dict(params, sep="/")
+
+  return init
+
+
+def _shapes_of(model, params, leaves) -> dict[str, jax.ShapeDtypeStruct]:
+  if params is not None:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
+  # The channels of the images are the one thing that a model does not tell.
+  kernel = leaves.get(surgery.KERNEL)
+  channels = kernel.shape[2] if kernel and len(kernel.shape) == 4 else 3
+  init = _flat_init(model, _example(model, channels))
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def _fresh(model, params, template, names, seed) -> dict[str, np.ndarray]:
+  if not names:
+    return {}
+  if params is not None:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {name: np.asarray(flat[name]) for name in names}
+  channels = template[surgery.KERNEL].shape[2]
+  init = _flat_init(model, _example(model, channels))
+  # Under jit nothing is computed but what is asked for.
+  some = jax.jit(lambda key: {name: init(key)[name] for name in names})
+  return jax.tree.map(np.asarray, some(jax.random.key(seed)))
+
+
+def _read(name: str, leaf: Leaf, dtype: str | None, path) -> np.ndarray:
+  array = leaf.read()
+  if array.shape != tuple(leaf.shape):
+    raise ValueError(f"{path}: {name} is {array.shape}, not {leaf.shape}.")
+  if not np.isfinite(array).all():
+    raise ValueError(f"{path}: {name} holds NaN or infinity.")
+  if dtype is not None and array.dtype != dtype:
+    with np.errstate(over="ignore"):
+      array = array.astype(dtype)
+    if not np.isfinite(array).all():
+      raise ValueError(f"{path}: {name} is too large for {dtype}.")
+  return np.ascontiguousarray(array)

@@ -1,0 +1,159 @@
+"""Reads .npz files array by array, trusting nothing that they say.
+
+NumPy's own reader would do, but for three things: it allocates whatever a
+header asks for, it gives bfloat16 back as raw bytes, and it holds two copies
+of an array while reading.
+"""
+
+import contextlib
+import math
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+
+import ml_dtypes
+import numpy as np
+
+from tokenlearner_flexivit.interop.leaves import LastRead, Leaf, Leaves
+
+_CHUNK = 1 << 22
+# Deflate cannot compress any better.
+_MAX_RATIO = 1040
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@contextlib.contextmanager
+def open_npz(path: pathlib.Path) -> Iterator[Leaves]:
+  """Yields the arrays of a file by name; see `containers.open_file`.
+
+  Raises:
+    ValueError: damaged, hostile, or with a pickle in it.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      file = stack.enter_context(zipfile.ZipFile(path))
+      infos = file.infolist()
+    except (
+      zipfile.BadZipFile,
+      NotImplementedError,  # Of a version that no one has written yet.
+      OSError,
+      ValueError,
+    ) as error:
+      raise ValueError(f"{path} is damaged or incomplete: {error}.") from error
+    if any(info.filename.endswith("data.pkl") for info in infos):
+      raise ValueError(
+        f"{path} is refused: it is a PyTorch file and holds a pickle, which"
+        " runs code when it is read. Save the weights as .safetensors where"
+        " you trust the file."
+      )
+    last_read = LastRead()
+    leaves = {}
+    for info in infos:
+      name = _array_name(info.filename, path)
+      if name in leaves:
+        raise ValueError(f"{path} is damaged: it has {name!r} twice.")
+      with _explained(path, name):
+        leaves[name] = _leaf(file, info, path, name, last_read)
+    if not leaves:
+      raise ValueError(f"{path} holds no arrays.")
+    yield leaves
+
+
+def _array_name(filename: str, path: pathlib.Path) -> str:
+  """Returns the name of an array, if it is one that a program would give."""
+  name, npy = filename[:-4], filename[-4:]
+  parts = name.split("/")
+  if npy != ".npy":
+    raise ValueError(f"{path} is no .npz file: it holds {filename!r}.")
+  if "" in parts or ".." in parts or "\\" in name or not name.isprintable():
+    raise ValueError(
+      f"{path} is refused: {filename!r} is no array's name but a path that"
+      " leads elsewhere."
+    )
+  return name
+
+
+@contextlib.contextmanager
+def _explained(path, name):
+  """Turns what zipfile, zlib and NumPy raise into one kind of error."""
+  try:
+    yield
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,  # An encrypted entry.
+    SyntaxError,  # A header that is no Python literal.
+    TypeError,
+    ValueError,
+  ) as error:
+    raise ValueError(f"{path}, array {name!r}: {error}.") from error
+
+
+def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+  version = np.lib.format.read_magic(file)
+  readers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  if version not in readers:
+    raise ValueError(f"version {version} of the .npy format is unknown")
+  return readers[version](file)
+
+
+def _leaf(archive, info, path, name, last_read) -> Leaf:
+  with archive.open(info) as file:
+    shape, fortran, dtype = _read_header(file)
+    header = file.tell()
+  if dtype.hasobject:
+    raise ValueError(
+      "it holds pickled Python objects, which are never read: they run code"
+    )
+  if any(n < 0 for n in shape) or len(shape) > 8:
+    raise ValueError(f"the shape {shape} is absurd")
+  # Says so before anything is allocated. What a header claims must be there,
+  # and what a compressed entry claims must be possible.
+  size = math.prod(shape) * dtype.itemsize
+  possible = max(info.compress_size, 64) * _MAX_RATIO
+  if size + header != info.file_size or info.file_size > possible:
+    raise ValueError(
+      f"the shape {shape} asks for {size:,} bytes, but"
+      f" {min(info.file_size - header, possible):,} are there"
+    )
+
+  def read():
+    with _explained(path, name), archive.open(info) as file:
+      file.read(header)
+      array = np.empty(shape[::-1] if fortran else shape, dtype)
+      # Zero-sized views cannot be cast; there is nothing to read either.
+      buffer = memoryview(array.reshape(-1).view(np.uint8)) if size else b""
+      for start in range(0, size, _CHUNK):
+        part = file.read(min(_CHUNK, size - start))
+        if len(part) != min(_CHUNK, size - start):
+          raise ValueError("the file ends too early")
+        buffer[start : start + len(part)] = part
+      file.read(1)  # At its end zipfile compares the checksum.
+    array = (array.T if fortran else array).view(kept)
+    return array.astype(native, copy=False)
+
+  # Files know no bfloat16; two bytes without a type are what NumPy makes of
+  # it, and nothing else is stored like that.
+  untyped = dtype.kind == "V" and dtype.itemsize == 2 and not dtype.names
+  kept = _BFLOAT16 if untyped else dtype
+  native = kept.newbyteorder("=")
+  return Leaf(tuple(shape), native, lambda: last_read(name, read))
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays uncompressed, one at a time."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    for name, array in arrays.items():
+      array = np.asarray(array, order="C")
+      if array.dtype == _BFLOAT16:
+        array = array.view("V2")
+      with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)

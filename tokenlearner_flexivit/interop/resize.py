@@ -1,0 +1,103 @@
+"""Makes arrays of one size from those of another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit.models import patch_embed, posemb
+
+POSEMB_METHODS = ("linear", "zoom")
+INFLATE_METHODS = ("central_frame", "average")
+
+
+def resize_kernel(kernel: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:
+  """PI-resizes a patch embedding kernel [p, q, C, D] to [P, Q, C, D]."""
+  return np.asarray(patch_embed.resize_kernel(jnp.asarray(kernel), new_size))
+
+
+def resize_posemb(
+  embedding: np.ndarray,
+  old_grid: tuple[int, int],
+  new_grid: tuple[int, int],
+  method: str = "linear",
+) -> np.ndarray:
+  """Resizes a position embedding for good, as against on the fly.
+
+  Args:
+    embedding: [1, N, D] for the cells of `old_grid`, no cls entry.
+    old_grid: (h, w).
+    new_grid: (h, w).
+    method: "linear" is what the model does in each forward pass, so that at
+      the new grid nothing changes. "zoom" is what big_vision does when it
+      loads weights: the outermost cells stay where they are.
+
+  Returns:
+    [1, N', D].
+
+  Raises:
+    ValueError: an unknown method.
+  """
+  check_posemb_method(method)
+  if method == "linear":
+    resized = posemb.resize_posemb(jnp.asarray(embedding), old_grid, new_grid)
+    return np.asarray(resized)
+  grid = embedding.reshape(*old_grid, -1).astype(np.float64)
+  for axis in (0, 1):
+    matrix = _zoom_matrix(old_grid[axis], new_grid[axis])
+    grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
+  return grid.reshape(1, -1, embedding.shape[-1]).astype(embedding.dtype)
+
+
+def check_posemb_method(method: str) -> None:
+  """Raises ValueError for an unknown method, listing the known ones."""
+  if method not in POSEMB_METHODS:
+    raise ValueError(
+      f"posemb_method={method!r} is unknown. Known:"
+      f" {', '.join(POSEMB_METHODS)}."
+    )
+
+
+def _zoom_matrix(old: int, new: int) -> np.ndarray:
+  """Linear interpolation [new, old] that maps ends to ends."""
+  centers = np.linspace(0, old - 1, new)
+  return np.stack(
+    [np.interp(centers, np.arange(old), row) for row in np.eye(old)], axis=1
+  )
+
+
+def inflate_kernel(
+  kernel: np.ndarray | jax.Array, num_frames: int, method: str = "central_frame"
+) -> np.ndarray:
+  """Makes a kernel for tubelets of a video from one for patches.
+
+  Of a video that stands still both methods give the tokens of the image
+  (ViViT, Section 3.4).
+
+  Args:
+    kernel: [p, q, C, D].
+    num_frames: t, frames of a tubelet.
+    method: "central_frame" puts the kernel on frame t // 2 and zeros on the
+      others; "average" puts 1 / t of it on every frame.
+
+  Returns:
+    [t, p, q, C, D].
+
+  Raises:
+    ValueError: an unknown method, another rank, or no frames.
+  """
+  kernel = np.asarray(kernel)
+  if method not in INFLATE_METHODS:
+    raise ValueError(
+      f"Unknown method {method!r} to inflate a kernel. Known:"
+      f" {', '.join(INFLATE_METHODS)}."
+    )
+  if kernel.ndim != 4 or num_frames < 1:
+    raise ValueError(
+      "Expected a kernel [p, q, C, D] and at least one frame, got"
+      f" {list(kernel.shape)} and {num_frames}."
+    )
+  if method == "average":
+    return np.stack([kernel / num_frames] * num_frames).astype(kernel.dtype)
+  inflated = np.zeros((num_frames, *kernel.shape), kernel.dtype)
+  inflated[num_frames // 2] = kernel
+  return inflated

@@ -1,0 +1,74 @@
+"""Saves parameters under the names and in the files of others."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.interop import containers, formats, surgery
+from tokenlearner_flexivit.interop.leaves import Leaf
+from tokenlearner_flexivit.models import posemb
+
+
+def save_params(
+  params: Mapping[str, Any],
+  path: str | os.PathLike,
+  format: str = "native",
+  *,
+  model: nn.Module | None = None,
+) -> None:
+  """Saves parameters; dtypes are kept.
+
+  The settings under which others compute the same function:
+
+  * timm: `VisionTransformer(no_embed_class=True, fc_norm=False,
+    act_layer="gelu_tanh")` with global_pool "token", "avg" or "map", the
+    latter two with class_token=False.
+  * Hugging Face: `ViTConfig(hidden_act="gelu_pytorch_tanh",
+    layer_norm_eps=1e-6)`.
+  * big_vision and Scenic: the models of the same size.
+
+  Args:
+    params: of a `models.ViT`.
+    path: its suffix must be one of the format's: native .npz or .safetensors,
+      big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
+    format: "native" (our names), "big_vision", "timm", "hugging_face" or
+      "scenic".
+    model: needed where the position embedding is computed, not stored
+      (posemb="sincos2d"), and the format has to store it.
+
+  Raises:
+    ValueError: an unknown format, another suffix, or parameters that the
+      format has no names for. Nothing is written then.
+  """
+  path = pathlib.Path(path)
+  to_theirs = configuration.choose(format, formats.TO_THEIRS, "format")
+  suffixes = formats.SUFFIXES[format]
+  if path.suffix not in suffixes:
+    raise ValueError(
+      f"The format {format} is saved as {' or '.join(suffixes)}, not as"
+      f" {path.name!r}."
+    )
+  flat = traverse_util.flatten_dict(params, sep="/")
+  arrays = {name: np.asarray(array) for name, array in flat.items()}
+  if surgery.KERNEL not in arrays:
+    raise ValueError(
+      f"These are no parameters of a ViT: there is no {surgery.KERNEL!r} among"
+      f" {', '.join(sorted(arrays)[:4])}, ...."
+    )
+  stores_posemb = format in ("timm", "hugging_face", "scenic")
+  if stores_posemb and surgery.POSEMB not in arrays:
+    if model is None:
+      raise ValueError(
+        f"{format} stores position embeddings and these parameters have none;"
+        " pass model= to have them computed."
+      )
+    embedding = posemb.sincos2d(model.posemb_grid, model.width)
+    arrays[surgery.POSEMB] = np.asarray(embedding)
+  leaves = to_theirs({name: Leaf.of(array) for name, array in arrays.items()})
+  containers.write(path, {name: leaf.read() for name, leaf in leaves.items()})

@@ -1,0 +1,282 @@
+"""Fits the parameters of a file to a model, by rules and in the open.
+
+Every array of the file and of the model gets one of four fates: loaded,
+resized, fresh (the model's, initialised) or unused (the file's). What no rule
+covers stops everything.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenlearner_flexivit.interop import resize
+from tokenlearner_flexivit.interop.leaves import Leaves
+
+KERNEL = "embedding/kernel"
+POSEMB = "pos_embedding"
+_HEAD = ("pre_logits/", "head/")
+_LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+Grid = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What became of one array: its fate, and the shapes there and here."""
+
+  name: str
+  fate: str
+  there: tuple[int, ...] | None
+  here: tuple[int, ...] | None
+  note: str = ""
+
+
+def posemb_grid(
+  num_positions: int,
+  has_cls: bool,
+  model_grid: Grid | None = None,
+  given: Grid | None = None,
+) -> tuple[Grid | None, bool]:
+  """Finds the grid of a position embedding, which a file does not tell.
+
+  It is the given one, else the model's if it has as many cells, else a square.
+  One entry more than cells is that of the cls token, and comes first.
+
+  Args:
+    num_positions: entries.
+    has_cls: whether the file has a cls token.
+    model_grid: of the model, if there is one.
+    given: by the caller, if it is known.
+
+  Returns:
+    the grid, None if there is none, and whether there is an entry for cls.
+
+  Raises:
+    ValueError: the given grid has another number of cells.
+  """
+  root = math.isqrt(num_positions)
+  root_without = math.isqrt(max(0, num_positions - 1))
+  if given:
+    grids = [given]
+  else:
+    grids = [model_grid] if model_grid else []
+    grids += [(root, root), (root_without, root_without)]
+  for h, w in grids:
+    if h * w == num_positions:
+      return (h, w), False
+    if has_cls and h * w == num_positions - 1 and h:
+      return (h, w), True
+  if given:
+    raise ValueError(
+      f"posemb_grid={given} has {given[0] * given[1]} cells, but the file's"
+      f" position embedding has {num_positions} entries."
+    )
+  return None, False
+
+
+def absorb_statistics(
+  leaves: Leaves, mean: Sequence[float], std: Sequence[float]
+) -> Leaves:
+  """Lets weights for (x - mean) / std, x in [0, 1], take images in [-1, 1].
+
+  Args:
+    leaves: by our names.
+    mean: per channel, or one for all.
+    std: as `mean`.
+
+  Returns:
+    leaves whose patch embedding is another, and computes the same.
+
+  Raises:
+    ValueError: another number of channels, or no patch embedding.
+  """
+  kernel, bias = leaves.get(KERNEL), leaves.get("embedding/bias")
+  mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+  if not kernel or not bias or len(kernel.shape) != 4:
+    raise ValueError("There is no patch embedding to absorb input_mean.")
+  for values in (mean, std):
+    if values.shape not in ((1,), (kernel.shape[2],)):
+      raise ValueError(
+        f"input_mean and input_std need {kernel.shape[2]} values, or one."
+      )
+  # (x - mean) / std = y * scale + shift for y = 2 x - 1.
+  scale, shift = ((0.5 / std)[:, None], ((0.5 - mean) / std)[:, None])
+
+  def shifted(array):
+    return array + np.sum(kernel.read() * shift, (0, 1, 2)).astype(array.dtype)
+
+  return {
+    **leaves,
+    KERNEL: kernel.map(lambda k: (k * scale).astype(k.dtype)),
+    "embedding/bias": bias.map(shifted),
+  }
+
+
+class Plan:
+  """What to read, and what becomes of it.
+
+  Attributes:
+    leaves: what to load, by the model's names, in the order of the file.
+    rows: the fate of every array.
+  """
+
+  def __init__(
+    self,
+    leaves: Leaves,
+    template: Mapping[str, Any],
+    where: str,
+    *,
+    grid: Grid | None = None,
+    file_grid: Grid | None = None,
+    posemb_method: str = "linear",
+    fresh: Sequence[str] = (),
+    unused: Sequence[str] = (),
+  ):
+    """Makes a plan or raises; reads nothing.
+
+    Args:
+      leaves: of the file, by our names.
+      template: of the model, by name, with shapes.
+      where: the file, for errors.
+      grid: of the model's position embedding, if it has one.
+      file_grid: of the file's, if it cannot be guessed.
+      posemb_method: see `resize.resize_posemb`.
+      fresh: beginnings of names of the model that the file is not asked for.
+      unused: beginnings of names of the file that are left out.
+
+    Raises:
+      ValueError: no rule covers a difference; lists all of them.
+    """
+    resize.check_posemb_method(posemb_method)
+    self.leaves, self.rows = {}, []
+    self._template, self._grid = template, grid
+    self._method = posemb_method
+    self._problems = dict(missing=[], unexpected=[], misshapen=[])
+    given = dict(leaves)
+    self._file_grid = None
+    self._cls_note = ""
+    if POSEMB in given and len(given[POSEMB].shape) == 3:
+      self._split_posemb(given, file_grid)
+    self._settle(given, fresh, unused)
+    self._settle_head(given)
+    self._insert_token_learner(given)
+    for name, leaf in given.items():
+      self._fit(name, leaf)
+    for name in self._without_fate(template):
+      if name not in given:
+        shape = list(template[name].shape)
+        self._problems["missing"].append(f"{name} {shape}")
+    if any(self._problems.values()):
+      raise ValueError(self._complaint(where))
+
+  def _note(self, name, fate, leaf=None, note=""):
+    here = self._template.get(name)
+    there = None if leaf is None else tuple(leaf.shape)
+    here = None if here is None else tuple(here.shape)
+    self.rows.append(Row(name, fate, there, here, note))
+
+  def _without_fate(self, names):
+    fresh = {row.name for row in self.rows if row.fate == "fresh"}
+    return [name for name in names if name not in fresh]
+
+  def _split_posemb(self, given, file_grid):
+    """Moves what is added to the cls token from the positions to the token."""
+    posemb, cls = given[POSEMB], given.get("cls")
+    n = posemb.shape[1]
+    has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
+    self._file_grid, has_entry = posemb_grid(n, has_cls, self._grid, file_grid)
+    if has_entry:
+      shape = (1, n - 1, posemb.shape[2])
+      given["cls"] = cls.map(lambda token: token + posemb.read()[:, :1])
+      given[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
+      self._cls_note = "with its position"
+
+  def _settle(self, given, fresh, unused):
+    """What the caller said shall be fresh or unused."""
+    for choices, names, fate in (
+      (fresh, self._template, "fresh"),
+      (unused, given, "unused"),
+    ):
+      for choice in [choices] if isinstance(choices, str) else choices:
+        chosen = [name for name in names if name.startswith(choice)]
+        if not chosen:
+          raise ValueError(f"{fate}={choice!r} is the beginning of no name.")
+        for name in chosen:
+          self._note(name, fate, given.pop(name, None), "as asked")
+
+  def _settle_head(self, given):
+    """Another number of classes, or none, asks for another head."""
+    ours = {k: v for k, v in self._template.items() if k.startswith(_HEAD)}
+    theirs = {k: v for k, v in given.items() if k.startswith(_HEAD)}
+    heads = [
+      {k: tuple(v.shape) for k, v in arrays.items() if k.startswith("head/")}
+      for arrays in (ours, theirs)
+    ]
+    # The same head after other layers would mean nothing: that is a mistake in
+    # the model, not another task.
+    if heads[0] == heads[1]:
+      return
+    for name, leaf in theirs.items():
+      if name not in ours:
+        self._note(name, "unused", leaf, "another head")
+        given.pop(name)
+      elif tuple(ours[name].shape) != leaf.shape:
+        given.pop(name)
+    for name in self._without_fate(ours):
+      if name not in given:
+        self._note(name, "fresh", theirs.get(name), "another head")
+
+  def _insert_token_learner(self, given):
+    if any(name.startswith(_LEARNED) for name in given):
+      return
+    for name in self._without_fate(self._template):
+      if name.startswith(_LEARNED):
+        self._note(name, "fresh", note="inserted")
+
+  def _fit(self, name, leaf):
+    if name not in self._template:
+      self._problems["unexpected"].append(f"{name} {list(leaf.shape)}")
+      return
+    here, there = tuple(self._template[name].shape), leaf.shape
+    other_grid = name == POSEMB and None not in (self._grid, self._file_grid)
+    other_grid = other_grid and self._grid != self._file_grid
+    if str(leaf.dtype) not in _FLOATS:
+      self._problems["misshapen"].append(f"{name} of type {leaf.dtype}")
+    elif there == here and not other_grid:
+      self.leaves[name] = leaf
+      note = self._cls_note if name == "cls" else ""
+      self._note(name, "loaded", leaf, note)
+    elif name == KERNEL and len(there) == 4 and there[2:] == here[2:]:
+      self.leaves[name] = leaf.map(
+        lambda kernel: resize.resize_kernel(kernel, here[:2]), here
+      )
+      self._note(name, "resized", leaf, "PI-resize")
+    elif other_grid and there[2:] == here[2:]:
+      self.leaves[name] = leaf.map(self._resize_posemb, here)
+      grids = [f"{h}x{w}" for h, w in (self._file_grid, self._grid)]
+      self._note(name, "resized", leaf, f"{self._method}, {' -> '.join(grids)}")
+    else:
+      self._problems["misshapen"].append(
+        f"{name} {list(there)}, the model's is {list(here)}"
+      )
+
+  def _resize_posemb(self, embedding):
+    return resize.resize_posemb(
+      embedding, self._file_grid, self._grid, self._method
+    )
+
+  def _complaint(self, where):
+    lines = [f"{where} does not fit the model; nothing was loaded."]
+    for problem, names in self._problems.items():
+      if names:
+        lines.append(f"{problem}:")
+        lines += [f"  {name}" for name in names]
+    lines.append(
+      "Build the model of the file (`python -m tokenlearner_flexivit.interop"
+      " describe FILE` guesses it), or pass fresh=(...) for beginnings of names"
+      " to initialise and unused=(...) for those of the file to leave out."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,263 @@
+"""Names and layouts of parameters in timm and in Hugging Face transformers.
+
+A dense kernel is [in, out] here and [out, in] there, a convolution's is
+[p, q, C, D] here and [D, C, p, q] there, and attention has its heads as an
+axis here only. timm's pre_logits are of its older versions and only read.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, concatenate
+
+_BLOCK = "Transformer/encoderblock_{}/"
+_ATTENTION = _BLOCK + "MultiHeadDotProductAttention_0/"
+_MLP = _BLOCK + "MlpBlock_0/"
+_POOL = "MAPHead_0/MultiHeadDotProductAttention_0/"
+
+# Modules: ours, theirs and what it is; {} stands for the index of a block.
+# timm's query, key and value are one matrix, see `_split` and `_join`.
+_TIMM = (
+  ("embedding", "patch_embed.proj", "conv"),
+  (_BLOCK + "LayerNorm_0", "blocks.{}.norm1", "norm"),
+  (_ATTENTION + "query", "blocks.{}.attn.q", "heads"),
+  (_ATTENTION + "key", "blocks.{}.attn.k", "heads"),
+  (_ATTENTION + "value", "blocks.{}.attn.v", "heads"),
+  (_ATTENTION + "out", "blocks.{}.attn.proj", "out"),
+  (_BLOCK + "LayerNorm_1", "blocks.{}.norm2", "norm"),
+  (_MLP + "Dense_0", "blocks.{}.mlp.fc1", "dense"),
+  (_MLP + "Dense_1", "blocks.{}.mlp.fc2", "dense"),
+  ("Transformer/encoder_norm", "norm", "norm"),
+  (_POOL + "query", "attn_pool.q", "heads"),
+  (_POOL + "key", "attn_pool.k", "heads"),
+  (_POOL + "value", "attn_pool.v", "heads"),
+  (_POOL + "out", "attn_pool.proj", "out"),
+  ("MAPHead_0/LayerNorm_0", "attn_pool.norm", "norm"),
+  ("MAPHead_0/MlpBlock_0/Dense_0", "attn_pool.mlp.fc1", "dense"),
+  ("MAPHead_0/MlpBlock_0/Dense_1", "attn_pool.mlp.fc2", "dense"),
+  ("pre_logits", "pre_logits.fc", "dense"),
+  ("head", "head", "dense"),
+)
+_TIMM_ARRAYS = (
+  ("cls", "cls_token"),
+  ("pos_embedding", "pos_embed"),
+  ("MAPHead_0/probe", "attn_pool.latent"),
+)
+_LAYER = "vit.encoder.layer.{}."
+_HUGGING_FACE = (
+  ("embedding", "vit.embeddings.patch_embeddings.projection", "conv"),
+  (_BLOCK + "LayerNorm_0", _LAYER + "layernorm_before", "norm"),
+  (_ATTENTION + "query", _LAYER + "attention.attention.query", "heads"),
+  (_ATTENTION + "key", _LAYER + "attention.attention.key", "heads"),
+  (_ATTENTION + "value", _LAYER + "attention.attention.value", "heads"),
+  (_ATTENTION + "out", _LAYER + "attention.output.dense", "out"),
+  (_BLOCK + "LayerNorm_1", _LAYER + "layernorm_after", "norm"),
+  (_MLP + "Dense_0", _LAYER + "intermediate.dense", "dense"),
+  (_MLP + "Dense_1", _LAYER + "output.dense", "dense"),
+  ("Transformer/encoder_norm", "vit.layernorm", "norm"),
+  ("pre_logits", "vit.pooler.dense", "dense"),
+  ("head", "classifier", "dense"),
+)
+_HUGGING_FACE_ARRAYS = (
+  ("cls", "vit.embeddings.cls_token"),
+  ("pos_embedding", "vit.embeddings.position_embeddings"),
+)
+
+
+def is_timm(names: set[str]) -> bool:
+  """Whether there is a patch embedding of timm's name."""
+  return "patch_embed.proj.weight" in names
+
+
+def is_hugging_face(names: set[str]) -> bool:
+  """Whether there is a patch embedding of transformers' name."""
+  end = "embeddings.patch_embeddings.projection.weight"
+  return end in names or f"vit.{end}" in names
+
+
+def from_timm(leaves: Leaves, num_heads: int) -> Leaves:
+  """Gives arrays our names and layouts.
+
+  LayerScale ("ls1.gamma", DeiT III) multiplies what a branch gives; so do the
+  rows of the layer before it, into which it is folded.
+
+  Args:
+    leaves: timm's VisionTransformer.
+    num_heads: which the file does not tell.
+
+  Returns:
+    arrays with our names where they are known.
+
+  Raises:
+    ValueError: a model that ours cannot compute.
+  """
+  if "fc_norm.weight" in leaves:
+    raise ValueError(
+      "These weights are for a norm after the pooling (timm's fc_norm, its"
+      " default for global_pool='avg'); here the norm comes before. No renaming"
+      " makes these equal."
+    )
+  split = {}
+  for name, leaf in leaves.items():
+    split.update(_split(name, leaf))
+  for name in list(split):
+    scale = re.fullmatch(r"(blocks\.\d+\.)ls([12])\.gamma", name)
+    if scale:
+      layer = scale[1] + ("attn.proj", "mlp.fc2")[int(scale[2]) - 1]
+      gamma = split.pop(name)
+      for part in (f"{layer}.weight", f"{layer}.bias"):
+        if part in split and split[part].shape[:1] == gamma.shape:
+          split[part] = _scale_rows(split[part], gamma)
+  return _from_torch(split, _TIMM, _TIMM_ARRAYS, num_heads)
+
+
+def from_hugging_face(leaves: Leaves, num_heads: int) -> Leaves:
+  """As `from_timm`, for ViTModel and ViTForImageClassification."""
+  named = {
+    name if name.startswith(("vit.", "classifier.")) else f"vit.{name}": leaf
+    for name, leaf in leaves.items()
+  }
+  return _from_torch(named, _HUGGING_FACE, _HUGGING_FACE_ARRAYS, num_heads)
+
+
+def to_timm(leaves: Leaves) -> Leaves:
+  """The inverse, for VisionTransformer(no_embed_class=True, fc_norm=False)."""
+  return _join(_to_torch(leaves, "timm", _TIMM, _TIMM_ARRAYS))
+
+
+def to_hugging_face(leaves: Leaves) -> Leaves:
+  """The inverse, for ViTForImageClassification; cls gets a zero position.
+
+  Raises:
+    ValueError: parameters that it has not.
+  """
+  if not {"cls", "pos_embedding"} <= leaves.keys():
+    raise ValueError(
+      "Hugging Face's ViT has a cls token and a learned position embedding;"
+      " without both, weights cannot be saved in its format."
+    )
+  cells = leaves["pos_embedding"].transpose(1, 0, 2)
+  zero = cells.rows(0, 1).map(np.zeros_like)
+  posemb = concatenate([zero, cells]).transpose(1, 0, 2)
+  return _to_torch(
+    {**leaves, "pos_embedding": posemb},
+    "Hugging Face's ViT",
+    _HUGGING_FACE,
+    _HUGGING_FACE_ARRAYS,
+  )
+
+
+def _expand(modules, arrays, depth) -> Iterator[tuple[str, str, str]]:
+  """Yields (our name, their name, kind) of every array of a model."""
+  for ours, theirs in arrays:
+    yield ours, theirs, "same"
+  for ours, theirs, kind in modules:
+    kernel, bias = kind, "heads_bias" if kind == "heads" else "same"
+    if kind == "norm":
+      kernel = "same"
+    first = "scale" if kind == "norm" else "kernel"
+    for i in range(depth) if "{}" in ours else (0,):
+      yield f"{ours}/{first}".format(i), f"{theirs}.weight".format(i), kernel
+      yield f"{ours}/bias".format(i), f"{theirs}.bias".format(i), bias
+
+
+def _from_torch(leaves, modules, arrays, num_heads) -> Leaves:
+  blocks = [re.search(r"\.(\d+)\.", name) for name in leaves]
+  depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+  table = {
+    theirs: (ours, kind)
+    for ours, theirs, kind in _expand(modules, arrays, min(depth, len(leaves)))
+  }
+  ours = {}
+  for theirs, leaf in leaves.items():
+    name, kind = table.get(theirs, (theirs, "same"))
+    ours[name] = _to_ours(leaf, kind, num_heads)
+  return ours
+
+
+def _to_torch(leaves, whose, modules, arrays) -> Leaves:
+  table = {
+    ours: (theirs, kind)
+    for ours, theirs, kind in _expand(modules, arrays, len(leaves))
+  }
+  torch = {}
+  for name, leaf in leaves.items():
+    if name not in table or (
+      name.startswith("pre_logits/") and whose == "timm"
+    ):
+      raise ValueError(
+        f"{whose} has no parameter like {name!r}, so these cannot be saved in"
+        " its format. Use format='native'."
+      )
+    theirs, kind = table[name]
+    torch[theirs] = _to_theirs(leaf, kind)
+  return torch
+
+
+def _to_ours(leaf: Leaf, kind: str, num_heads: int) -> Leaf:
+  """Changes the layout; one of a strange shape stays, to be reported so."""
+  ndim = {"conv": 4, "dense": 2, "heads": 2, "heads_bias": 1, "out": 2}
+  if kind not in ndim or len(leaf.shape) != ndim[kind]:
+    return leaf
+  if kind == "conv":
+    return leaf.transpose(2, 3, 1, 0)
+  if kind == "dense":
+    return leaf.transpose()
+  width = leaf.shape[-1] if kind == "out" else leaf.shape[0]
+  if width % num_heads:
+    return leaf
+  heads = (num_heads, width // num_heads)
+  if kind == "heads_bias":
+    return leaf.reshape(*heads)
+  if kind == "heads":
+    return leaf.transpose().reshape(leaf.shape[1], *heads)
+  return leaf.transpose().reshape(*heads, leaf.shape[0])
+
+
+def _to_theirs(leaf: Leaf, kind: str) -> Leaf:
+  if kind == "conv":
+    return leaf.transpose(3, 2, 0, 1)
+  if kind == "dense":
+    return leaf.transpose()
+  if kind == "heads_bias":
+    return leaf.reshape(leaf.size)
+  if kind == "heads":
+    return leaf.reshape(leaf.shape[0], leaf.size // leaf.shape[0]).transpose()
+  if kind == "out":
+    return leaf.reshape(leaf.size // leaf.shape[-1], leaf.shape[-1]).transpose()
+  return leaf
+
+
+def _split(name: str, leaf: Leaf) -> Leaves:
+  """Takes timm's joint projections apart."""
+  joint = re.fullmatch(r"(.+\.)(qkv|kv)\.(weight|bias)", name)
+  if not joint or not leaf.shape or leaf.shape[0] % len(joint[2]):
+    return {name: leaf}
+  rows = leaf.shape[0] // len(joint[2])
+  return {
+    f"{joint[1]}{part}.{joint[3]}": leaf.rows(i * rows, (i + 1) * rows)
+    for i, part in enumerate(joint[2])
+  }
+
+
+def _join(leaves: Mapping[str, Leaf]) -> Leaves:
+  """Joins them again."""
+  joined = {}
+  for name, leaf in leaves.items():
+    part = re.fullmatch(r"(.+\.)([qkv])\.(weight|bias)", name)
+    # The pooling's query stays alone.
+    if not part or name.startswith("attn_pool.q."):
+      joined[name] = leaf
+      continue
+    parts = "kv" if part[1] == "attn_pool." else "qkv"
+    joined[f"{part[1]}{parts}.{part[3]}"] = concatenate(
+      [leaves[f"{part[1]}{p}.{part[3]}"] for p in parts]
+    )
+  return joined
+
+
+def _scale_rows(leaf: Leaf, gamma: Leaf) -> Leaf:
+  shape = (-1, *(1,) * (len(leaf.shape) - 1))
+  return leaf.map(lambda array: array * gamma.read().reshape(shape))
