@@ -140,3 +140,8 @@ def test_unknown_method():
 def test_benchmark_runs():
   result = benchmark.measure_application(old=8, sizes=(4, 12), width=4)
   assert result["milliseconds"] > 0
+
+
+def test_a_traced_patch_size_says_what_to_do():
+  with pytest.raises(ValueError, match='static_argnames="patch_size"'):
+    jax.jit(lambda p: patch_embed.check_patch_size(12, p))(4)

@@ -20,6 +20,11 @@ def to_pair(size: Size) -> tuple[int, int]:
   """Returns (height, width) for an int or a sequence of two ints."""
   pair = tuple(size) if np.iterable(size) else (size, size)
   static = all(isinstance(s, numbers.Integral) for s in pair)
+  if any(isinstance(s, jax.core.Tracer) for s in pair):
+    raise ValueError(
+      "A size must be static, but this one is traced. Under jit, name the"
+      ' argument: jax.jit(f, static_argnames="patch_size").'
+    )
   if len(pair) != 2 or not static or min(pair) < 1:
     raise ValueError(f"Expected one or two positive integers, got {size!r}.")
   return int(pair[0]), int(pair[1])
