@@ -1,29 +1,13 @@
 """Tiny models, their parameters, and the vectors of the published code."""
 
-import json
-import os
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests import vectors as vectors_lib
 from tokenlearner_flexivit import models
-
-ROOT = pathlib.Path(__file__).parents[2]
-FOLDER = pathlib.Path(
-  os.environ.get("TLFV_GOLDENS", ROOT / "../shared/goldens")
-).resolve()
-
-
-@pytest.fixture(autouse=True, scope="package")
-def fast_compilation():
-  """These tests run each program once, on tiny inputs."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
@@ -39,32 +23,12 @@ def no_network(tmp_path, monkeypatch):
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-class Vectors:
-  """One file of reference vectors."""
-
-  def __init__(self, name):
-    with np.load(FOLDER / f"{name}.npz") as file:
-      self._arrays = {k: file[k] for k in file.files if k != "meta"}
-      self.meta = json.loads(str(file["meta"]))
-
-  def __getitem__(self, name):
-    return self._arrays[name]
-
-  def flat(self, prefix):
-    """All arrays whose name begins so, without the beginning."""
-    return {
-      k.removeprefix(prefix): v
-      for k, v in self._arrays.items()
-      if k.startswith(prefix)
-    }
-
-
 @pytest.fixture
 def vectors():
   """Returns a function that reads a file of reference vectors."""
-  if not FOLDER.is_dir():
-    pytest.skip(f"no reference vectors at {FOLDER} (TLFV_GOLDENS)")
-  return Vectors
+  if not vectors_lib.FOLDER.is_dir():
+    pytest.skip(vectors_lib.ABSENT)
+  return vectors_lib.Vectors
 
 
 @pytest.fixture

@@ -4,27 +4,19 @@ The folder of .npz files is found through the environment variable
 TLFV_GOLDENS; the tests are skipped where there is none.
 """
 
-import json
-import os
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
+from tests import vectors as vectors_lib
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import patch_embed, posemb
 
-ROOT = pathlib.Path(__file__).parents[2]
-FOLDER = pathlib.Path(
-  os.environ.get("TLFV_GOLDENS", ROOT / "../shared/goldens")
-).resolve()
 TOLERANCE = 2e-5
 
 pytestmark = pytest.mark.skipif(
-  not FOLDER.is_dir(), reason=f"no reference vectors at {FOLDER} (TLFV_GOLDENS)"
+  not vectors_lib.FOLDER.is_dir(), reason=vectors_lib.ABSENT
 )
 
 
@@ -32,27 +24,6 @@ pytestmark = pytest.mark.skipif(
 def highest_precision():
   with jax.default_matmul_precision("highest"):
     yield
-
-
-class Vectors:
-  """One file: `meta`, and arrays by name or as trees by prefix."""
-
-  def __init__(self, name):
-    with np.load(FOLDER / f"{name}.npz") as file:
-      self._arrays = {k: file[k] for k in file.files if k != "meta"}
-      self.meta = json.loads(str(file["meta"]))
-
-  def __getitem__(self, name):
-    return self._arrays[name]
-
-  def names(self, prefix):
-    return [
-      k.removeprefix(prefix) for k in self._arrays if k.startswith(prefix)
-    ]
-
-  def tree(self, prefix):
-    flat = {k: jnp.asarray(self[prefix + k]) for k in self.names(prefix)}
-    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def largest(tree):
@@ -103,7 +74,7 @@ def check_module(module, vectors, inputs):
 
 @pytest.mark.parametrize("name", ["v10_mean_4d", "v10_sum_4d", "v10_sum_3d"])
 def test_token_learner_v10(name):
-  vectors = Vectors(f"scenic_tl_{name}")
+  vectors = vectors_lib.Vectors(f"scenic_tl_{name}")
   attrs = vectors.meta["attrs"]
   module = models.TokenLearner(
     attrs["num_tokens"],
@@ -127,13 +98,13 @@ class _WithGrid:
 
 @pytest.mark.parametrize("name", ["v11_4d", "v11_3d_bneck16"])
 def test_token_learner_v11(name):
-  vectors = Vectors(f"scenic_tl_{name}")
+  vectors = vectors_lib.Vectors(f"scenic_tl_{name}")
   check_module(models.TokenLearner(**vectors.meta["attrs"]), vectors, ["x"])
 
 
 @pytest.mark.parametrize("name", ["3d", "4d", "nonorm"])
 def test_token_fuser(name):
-  vectors = Vectors(f"scenic_fuser_{name}")
+  vectors = vectors_lib.Vectors(f"scenic_fuser_{name}")
   module = models.TokenFuser(**vectors.meta["attrs"])
   check_module(module, vectors, ["tokens", "original"])
 
@@ -152,7 +123,7 @@ def test_token_fuser(name):
   ],
 )
 def test_scenic_vit(name):
-  vectors = Vectors(f"scenic_vit_img_{name}")
+  vectors = vectors_lib.Vectors(f"scenic_vit_img_{name}")
   meta = vectors.meta
   tokenizer = meta["tokenizer"]
   token_learner = None
@@ -200,22 +171,22 @@ def test_scenic_vit(name):
 def test_resample_patchemb():
   # The oracle is in float64; the published float32 code is off by up to 1e-4
   # of the largest weight.
-  vectors = Vectors("bv_resample_patchemb")
-  names = vectors.names("out/oracle/")
+  vectors = vectors_lib.Vectors("bv_resample_patchemb")
+  names = vectors.flat("out/oracle/")
   assert len(names) >= 14
   for name in names:
     old, new = name.split("->")
     kernel = jnp.asarray(vectors[f"in/{old}"])
     resized = patch_embed.resize_kernel(kernel, tuple(map(int, new.split("x"))))
     assert_close(resized, vectors[f"out/oracle/{name}"])
-    if f"out/peer/{name}" in vectors.names(""):
+    if f"out/peer/{name}" in vectors.flat(""):
       assert_close(resized, vectors[f"out/peer/{name}"], 1e-4)
 
 
 def test_posemb():
-  vectors = Vectors("bv_posemb")
+  vectors = vectors_lib.Vectors("bv_posemb")
   # "load" is what happens to released weights when read, not in the model.
-  for name in vectors.names("out/forward/"):
+  for name in vectors.flat("out/forward/"):
     old, new = name.split("->")
     grid = [int(n) for n in new.split("x")]
     resized = posemb.resize_posemb(
@@ -224,7 +195,7 @@ def test_posemb():
       grid * (2 // len(grid)),
     )
     assert_close(resized, vectors[f"out/forward/{name}"])
-  for name in vectors.names("out/sincos2d/"):
+  for name in vectors.flat("out/sincos2d/"):
     h, w, width = map(int, name.split("x"))
     assert_close(
       posemb.sincos2d((h, w), width), vectors[f"out/sincos2d/{name}"]
@@ -246,7 +217,7 @@ def big_vision_model(cfg, **kwargs):
 
 @pytest.mark.parametrize("name", ["gap", "tok", "map", "gap_sincos"])
 def test_flexivit(name):
-  vectors = Vectors(f"bv_flexivit_{name}")
+  vectors = vectors_lib.Vectors(f"bv_flexivit_{name}")
   cfg = vectors.meta["cfg"]
   # The published FlexiViT computes sines for the stored grid and resizes them
   # like a learned embedding; ours computes them for the grid at hand.
@@ -262,7 +233,7 @@ def test_flexivit(name):
     assert out["stem"].shape == tuple(vectors[f"out/{call}/stem_shape"])
     for key in ("pre_logits", "logits"):
       assert_close(out[key], vectors[f"out/{call}/{key}"])
-    if f"{call}/with_posemb" in vectors.names("out/"):
+    if f"{call}/with_posemb" in vectors.flat("out/"):
       assert_close(out["with_posemb"][:1], vectors[f"out/{call}/with_posemb"])
 
 
@@ -281,7 +252,7 @@ def test_flexivit(name):
   ],
 )
 def test_vit(name):
-  vectors = Vectors(f"bv_vit_{name}")
+  vectors = vectors_lib.Vectors(f"bv_vit_{name}")
   cfg = vectors.meta["cfg"]
   # Without pooling the published model returns all tokens; ours has them in
   # `out`.
