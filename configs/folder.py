@@ -6,7 +6,8 @@
 `/data/flowers/daisy/1.jpg` is an image of class "daisy". With `train/` and
 `test/` below the path these are the splits; without, a tenth of the images,
 fixed by their names, is held out. Other arguments: `test=NAME` (the folder of
-the held-out split), `size=PIXELS`, `epochs=N`.
+the held-out split), `size=PIXELS` (a multiple of 120, which all the patch
+sizes divide), `epochs=N`.
 """
 
 import pathlib

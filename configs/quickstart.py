@@ -23,8 +23,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.checkpoint_steps = 500
   c.eval_steps = 1000
 
-  # Digits are 8x8 pixels of 0 to 16 here stretched to 0 to 255; mean and
-  # standard deviation are those of the training images.
+  # Mean and standard deviation of the digits at their own 8x8 pixels.
   last = "value_range(0,1)|standardize(0.305,0.376)|keep('image','label')"
   augment = "random_affine(degrees=8,translate=0.05,scale=(0.95,1.05))"
   c.data = dict(
