@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, train
+from tokenlearner_flexivit import metric_log, report, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -68,6 +68,19 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   assert "test, 21 images" in printed
   for word in ("img/s", "/core", "ETA", "grad", "update", "param", "patch"):
     assert word in printed
+
+
+@pytest.mark.parametrize(
+  "pool, tokens", [("gap", [4, 9, 16]), ("tok", [5, 10, 17])]
+)
+def test_tokens_are_those_of_the_image_wherever_token_learner_is(
+  config, pool, tokens
+):
+  config.model.token_learner.layer = 0
+  config.model.pool = pool
+  experiment = experiment_lib.Experiment(config)
+  table = report.cost_table(experiment).splitlines()[2:]
+  assert [int(line.split("|")[2]) for line in table] == tokens
 
 
 def test_stop_and_continue_is_one_run(config, tmp_path):

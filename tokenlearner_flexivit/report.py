@@ -22,36 +22,31 @@ def _patch_size(setting: Any, model: Any) -> int | list[int]:
   return height if height == width else [height, width]
 
 
-def costs(experiment: experiment_lib.Experiment) -> list[Row]:
-  """Returns patch_size, num_tokens, seq_len and gmacs of every setting."""
-  return [
-    _cost(experiment.task.model, experiment.image_shape, setting)
-    for setting in experiment.patch_sizes.settings
-  ]
-
-
 def _cost(model, image_shape, setting) -> Row:
+  height, width = model.check(image_shape[:2], *setting)
   return {
     "patch_size": _patch_size(setting, model),
     "num_tokens": setting.num_tokens,
-    "seq_len": model.seq_lens(image_shape[:2], *setting)[0],
+    # Of the image, before TokenLearner, and a cls token.
+    "seq_len": height * width + int(model.pool == "tok"),
     "gmacs": flops.macs(model, image_shape, *setting) / 1e9,
   }
 
 
 def cost_table(experiment: experiment_lib.Experiment) -> str:
   """The cost of every patch size, for the start of a run."""
-  rows = [
-    {
-      "patch size": row["patch_size"],
-      "tokens": row["seq_len"],
-      "GMACs/image": f"{row['gmacs']:.4g}",
-      "share of steps": f"{share:.2f}",
-    }
-    for row, share in zip(
-      costs(experiment), experiment.patch_sizes.probabilities, strict=True
+  sizes = experiment.patch_sizes
+  rows = []
+  for setting, share in zip(sizes.settings, sizes.probabilities, strict=True):
+    row = _cost(experiment.task.model, experiment.image_shape, setting)
+    rows.append(
+      {
+        "patch size": row["patch_size"],
+        "tokens": row["seq_len"],
+        "GMACs/image": f"{row['gmacs']:.4g}",
+        "share of steps": f"{share:.2f}",
+      }
     )
-  ]
   return progress.table(rows)
 
 
