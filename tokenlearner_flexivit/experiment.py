@@ -75,11 +75,9 @@ class Experiment:
   def __init__(self, config: ml_collections.ConfigDict):
     """Builds everything but the parameters."""
     self.config = config = complete(config)
-    if config["parallel"] not in parallel.KINDS:
-      raise ValueError(
-        f"config.parallel={config['parallel']!r} is unknown. Known: "
-        f"{', '.join(parallel.KINDS)}."
-      )
+    configuration.choose(
+      config["parallel"], dict.fromkeys(parallel.KINDS), "config.parallel"
+    )
     batch_size = config["batch_size"]
     parallel.check_batch_size(batch_size, "config.batch_size")
     share = batch_size // jax.device_count()

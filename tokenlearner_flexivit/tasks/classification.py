@@ -34,7 +34,6 @@ class Classification:
   Attributes:
     model: the Flax module.
     num_classes: C.
-    loss_name: the loss as the config names it.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
     batch_keys: the entries of a batch that training reads.
   """
@@ -70,7 +69,6 @@ class Classification:
       raise ValueError(f"config.task.mixup_alpha={mixup_alpha} must be >= 0.")
     self.model = model
     self.num_classes = num_classes
-    self.loss_name = loss
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
     self._label_smoothing = label_smoothing
