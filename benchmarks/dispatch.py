@@ -42,6 +42,7 @@ def prepare(experiment, dispatch):
     experiment.patch_sizes,
     state,
     batch,
+    parallel.replicate(experiment.task.constants),
     first_step=0,
     seed=0,
     dispatch=dispatch,

@@ -59,6 +59,7 @@ def train(
     sizes,
     state,
     batches[0],
+    parallel.replicate(task.constants, kind),
     first_step=0,
     seed=3,
     dispatch=dispatch,
@@ -112,7 +113,7 @@ def test_eight_devices_are_one_device(reference):
   step = jax.jit(
     jax.vmap(
       train_step_lib.make_train_step(task, OPTIMIZER, sizes, seed=3),
-      in_axes=(None, 0),
+      in_axes=(None, 0, None),
       out_axes=None,
       axis_name=parallel.AXIS,
     )
@@ -120,7 +121,7 @@ def test_eight_devices_are_one_device(reference):
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, OPTIMIZER, ema=False)
   for batch in make_batches():
-    state, _ = step(state, jax.tree.map(lambda x: x[None], batch))
+    state, _ = step(state, jax.tree.map(lambda x: x[None], batch), ())
   chex.assert_trees_all_close(
     jax.device_get(state), reference[0], rtol=1e-5, atol=1e-6
   )
@@ -157,7 +158,7 @@ def test_ema_follows_the_parameters():
   step = jax.jit(
     jax.vmap(
       train_step_lib.make_train_step(task, OPTIMIZER, patch_sizes(4), seed=3),
-      in_axes=(None, 0),
+      in_axes=(None, 0, None),
       out_axes=None,
       axis_name=parallel.AXIS,
     )
@@ -165,7 +166,7 @@ def test_ema_follows_the_parameters():
   replay = train_step_lib.create_state(start, OPTIMIZER, ema=False)
   mean = start
   for batch in make_batches():
-    replay, _ = step(replay, jax.tree.map(lambda x: x[None], batch))
+    replay, _ = step(replay, jax.tree.map(lambda x: x[None], batch), ())
     mean = jax.tree.map(
       lambda m, p: decay * m + (1 - decay) * p, mean, replay.params
     )

@@ -105,11 +105,7 @@ class Experiment:
     self.task = tasks.create(
       config["task"], model=model, num_classes=num_classes
     )
-    for key in self.task.batch_keys:
-      if key not in example:
-        raise ValueError(
-          f"config.data.pp gives no {key!r}, only {', '.join(example)}."
-        )
+    self.task.check(example, "config.data.pp")
     self.image_shape = example["image"].shape
     self.patch_sizes, self.dispatch = dials.from_config(
       config["flexi"], model.patch_size

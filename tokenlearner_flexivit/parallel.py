@@ -33,28 +33,31 @@ def parallelize(
   *,
   donate: bool = False,
   sharded_output: bool = False,
-) -> Callable[[Any, Any], Any]:
-  """Runs `function(replicated, batch)` on all devices.
+  num_constants: int = 0,
+) -> Callable[..., Any]:
+  """Runs `function(replicated, batch, *constants)` on all devices.
 
   Args:
-    function: the program of one device. `replicated` is the same tree
-      everywhere; `batch` is the device's share, leaves of shape [b, ...].
+    function: the program of one device. `replicated` and the constants are
+      the same trees everywhere; `batch` is the device's share, leaves of shape
+      [b, ...].
       Outputs must be equal on all devices (reduced over `AXIS`), unless
       `sharded_output`.
     kind: "pmap", the field's idiom, or "shard_map", its explicit form.
-    donate: whether the replicated argument's buffers may be reused.
+    donate: whether the buffers of `replicated` may be reused.
     sharded_output: outputs keep the batch's layout, as `put_batch` gives it.
+    num_constants: how many constants there are.
 
   Returns:
-    A jitted function with `lower`, of a `replicate`d tree and a batch from
-    `put_batch(..., kind)`.
+    A jitted function with `lower`, of a `replicate`d tree, a batch from
+    `put_batch(..., kind)` and `replicate`d constants.
   """
   donated = (0,) if donate else ()
   if kind == "pmap":
     return jax.pmap(
       function,
       axis_name=AXIS,
-      in_axes=(None, 0),
+      in_axes=(None, 0, *(None,) * num_constants),
       out_axes=0 if sharded_output else None,
       donate_argnums=donated,
     )
@@ -64,7 +67,7 @@ def parallelize(
   mapped = jax.shard_map(
     function,
     mesh=_mesh(jax.devices()),
-    in_specs=(P(), P(AXIS)),
+    in_specs=(P(), P(AXIS), *(P(),) * num_constants),
     out_specs=P(AXIS) if sharded_output else P(),
     check_vma=False,
   )

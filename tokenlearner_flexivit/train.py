@@ -67,6 +67,7 @@ def train_and_evaluate(
     for name, section in config["evals"].items()
   }
   params = experiment.init_params()
+  constants = parallel.replicate(experiment.task.constants, kind)
   optimizer, learning_rate = optimizer_lib.create(
     config["optimizer"],
     params,
@@ -129,6 +130,7 @@ def train_and_evaluate(
         experiment.patch_sizes,
         state,
         batch,
+        constants,
         first_step=first_step,
         seed=config["seed"],
         dispatch=experiment.dispatch,

@@ -24,7 +24,7 @@ from tokenlearner_flexivit import dials, parallel, tasks
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+Step = Callable[..., tuple["TrainState", Metrics]]
 
 
 @flax.struct.dataclass
@@ -90,9 +90,10 @@ def make_train_step(
     ema_decay: decay of the moving average, if there is one.
 
   Returns:
-    `step(state, batch) -> (state, metrics)`. Metrics are float32 scalars equal
-    on all devices: loss, the three norms (gradient, update, parameters), the
-    task's own; and `patch_size`, the int32 index drawn.
+    `step(state, batch, constants) -> (state, metrics)`, with the constants of
+    the task. Metrics are float32 scalars equal on all devices: loss, the three
+    norms (gradient, update, parameters), the task's own; and `patch_size`, the
+    int32 index drawn.
   """
 
   def loss_and_grad(setting, params, batch, key):
@@ -126,10 +127,12 @@ def make_train_step(
     functools.partial(accumulated, setting) for setting in patch_sizes.settings
   ]
 
-  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def step(
+    state: TrainState, batch: Batch, constants: Any
+  ) -> tuple[TrainState, Metrics]:
     dial_key, batch_key, dropout_key = step_keys(seed, state.step)
     device = jax.lax.axis_index(parallel.AXIS)
-    batch = task.prepare(batch, batch_key, axis_name=parallel.AXIS)
+    batch = task.prepare(batch, batch_key, constants, axis_name=parallel.AXIS)
     inputs = state.params, batch, jax.random.fold_in(dropout_key, device)
     if index is None:
       drawn = patch_sizes.draw(dial_key)
@@ -179,6 +182,7 @@ def compile_steps(
   patch_sizes: dials.PatchSizes,
   state: TrainState,
   batch: Batch,
+  constants: Any,
   *,
   first_step: int,
   seed: int,
@@ -194,6 +198,7 @@ def compile_steps(
     patch_sizes: see there.
     state: replicated.
     batch: on the devices; only shapes and placement matter.
+    constants: the task's, replicated; given to every step.
     first_step: steps done already.
     seed: see `make_train_step`.
     dispatch: "switch" or "host".
@@ -201,24 +206,25 @@ def compile_steps(
     **options: the other arguments of `make_train_step`.
 
   Returns:
-    A function to be called once for each step, in order. It takes the state's
-    buffers over.
+    A function of (state, batch) to be called once for each step, in order. It
+    takes the state's buffers over.
   """
 
   def compiled(index: int | None) -> Step:
     step = make_train_step(
       task, optimizer, patch_sizes, seed=seed, index=index, **options
     )
-    step = parallel.parallelize(step, kind, donate=True)
+    step = parallel.parallelize(step, kind, donate=True, num_constants=1)
     if kind == "shard_map" or jax.process_count() == 1:
-      step = step.lower(state, batch).compile()
+      step = step.lower(state, batch, constants).compile()
     # Else a compiled pmap would want global arrays where a call of pmap takes
     # this host's part: there each program compiles when it is first called.
     return parallel.one_at_a_time(step)
 
   if dispatch == "switch":
-    return compiled(None)
+    program = compiled(None)
+    return lambda state, batch: program(state, batch, constants)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     programs = list(pool.map(compiled, range(len(patch_sizes.values))))
   indices = host_indices(patch_sizes, seed, first_step)
-  return lambda state, batch: programs[next(indices)](state, batch)
+  return lambda state, batch: programs[next(indices)](state, batch, constants)

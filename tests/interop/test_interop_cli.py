@@ -1,5 +1,7 @@
 """The command line, and descriptions."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -75,3 +77,12 @@ def test_workdir(tmp_path, make_model, make_params, assert_same):
   loaded, report = interop.load_params_and_report(tmp_path, model)
   assert report.container == "workdir" and report.sha256 is None
   assert_same(loaded, params)
+  # Where TokenLearner stands, only the run's config tells.
+  section = {"variant": "mu/4", "depth": 2, "dropout": 0.1}
+  section["token_learner"] = LEARNED | {"layer": 0}
+  config = {"model": section}
+  (tmp_path / checkpoint.CONFIG_FILE).write_text(json.dumps(config))
+  described = interop.describe(tmp_path)
+  assert not described.guesses
+  assert "dropout" not in described.model
+  assert described.model["token_learner"]["layer"] == 0

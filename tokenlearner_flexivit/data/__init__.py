@@ -4,6 +4,7 @@
 from tokenlearner_flexivit.data import image_ops, label_ops
 from tokenlearner_flexivit.data.pipeline import (
   ExampleError,
+  check_entries,
   eval_batches,
   open_source,
   peek,
@@ -15,6 +16,7 @@ from tokenlearner_flexivit.data.sources import Source
 __all__ = [
   "ExampleError",
   "Source",
+  "check_entries",
   "eval_batches",
   "image_ops",
   "label_ops",

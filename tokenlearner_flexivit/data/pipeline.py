@@ -142,6 +142,15 @@ def peek(
   return {key: np.asarray(value) for key, value in example.items()}
 
 
+def check_entries(
+  example: Mapping[str, Any], needed: Iterable[str], where: str
+) -> None:
+  """Raises ValueError for an entry that an example, made by `where`, lacks."""
+  for key in needed:
+    if key not in example:
+      raise ValueError(f"{where} gives no {key!r}, only {', '.join(example)}.")
+
+
 def train_batches(
   data_config: Mapping[str, Any],
   *,

@@ -18,6 +18,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 
 NUM_BINS = 15
+KEYS = ("image", "label")  # The entries of an example that are read.
 
 
 def batch_sums(
@@ -123,11 +124,7 @@ class Evaluator:
         f"knows {task.num_classes}."
       )
     example = data_lib.peek(data, self._source)
-    for key in task.batch_keys:
-      if key not in example:
-        raise ValueError(
-          f"{where}.data.pp gives no {key!r}, only {', '.join(example)}."
-        )
+    data_lib.check_entries(example, KEYS, f"{where}.data.pp")
     self.image_shape = example["image"].shape
     for setting in self.settings:
       task.model.check(self.image_shape[:2], *setting)
@@ -168,8 +165,7 @@ class Evaluator:
     return parallel.replicate(zeros, self._kind)
 
   def _device_batches(self):
-    keep = (*self._task.batch_keys, "mask")
-    batches = ({k: b[k] for k in keep} for b in self._batches())
+    batches = ({k: b[k] for k in (*KEYS, "mask")} for b in self._batches())
     return parallel.prefetch(batches, self._kind)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:

@@ -6,6 +6,9 @@ import os
 import re
 from typing import Any
 
+from flax import core
+
+from tokenlearner_flexivit import checkpoint, models
 from tokenlearner_flexivit.interop import containers, download, formats, surgery
 from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.models import variants
@@ -85,7 +88,10 @@ def describe(
       guesses.append("num_heads, from the width")
       width = leaves[surgery.KERNEL].shape[-1]
       _, leaves, _ = formats.to_ours(arrays, str(path), _guess_heads(width))
-    model = _model(leaves, guesses, path)
+    if container == "workdir" and (path / checkpoint.CONFIG_FILE).exists():
+      model = _model_of_run(leaves, path)
+    else:
+      model = _model(leaves, guesses, path)
     variant = _variant(model)
     table = tuple((k, v.shape, str(v.dtype)) for k, v in leaves.items())
   return Description(
@@ -98,6 +104,23 @@ def describe(
     guesses=tuple(guesses),
     arrays=table,
   )
+
+
+def _model_of_run(leaves: Leaves, path) -> dict[str, Any]:
+  """What the run's config says, which weights cannot tell in full."""
+  section = dict(checkpoint.read_config(path)["model"])
+  section["num_classes"] = _size(leaves, "head/bias", None)
+  model = models.create(**section)
+  # How the run computed is not what its weights are.
+  training = {"dtype", "dropout", "stochastic_depth", "remat"}
+  found = {}
+  for field in dataclasses.fields(model):
+    value = getattr(model, field.name)
+    plain = field.name not in {"parent", "name"} | training
+    if plain and (field.name == "num_classes" or value != field.default):
+      is_dict = isinstance(value, core.FrozenDict)
+      found[field.name] = dict(value) if is_dict else value
+  return found
 
 
 def _model(leaves: Leaves, guesses: list[str], path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import ml_collections
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import classification, distillation
 
 Batch = dict[str, jax.Array]
 
@@ -23,18 +23,32 @@ class Task(Protocol):
   Attributes:
     model: the Flax module that is trained.
     batch_keys: the entries of a training batch that the task reads.
+    constants: arrays that every step reads and none changes, such as the
+      weights of a teacher. Read once, when a training starts.
   """
 
   model: Any
   batch_keys: tuple[str, ...]
+  constants: Any
+
+  def check(self, example: dict[str, Any], where: str) -> None:
+    """Raises ValueError if a preprocessed training example does not fit."""
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
     """Returns fresh parameters for images [H, W, C]."""
 
   def prepare(
-    self, batch: Batch, key: jax.Array, *, axis_name: str | None = None
+    self,
+    batch: Batch,
+    key: jax.Array,
+    constants: Any,
+    *,
+    axis_name: str | None = None,
   ) -> Batch:
-    """Does once per step what no patch size changes: labels, mixup."""
+    """Does once per step what no patch size changes: labels, mixup, teacher.
+
+    It is not differentiated.
+    """
 
   def loss(
     self, params: Any, batch: Batch, key: jax.Array, setting: dials.Setting
@@ -47,7 +61,10 @@ class Task(Protocol):
     """Returns the model's answer in evaluation, such as logits [B, C]."""
 
 
-TASKS = {"classification": classification.Classification}
+TASKS = {
+  "classification": classification.Classification,
+  "distillation": distillation.Distillation,
+}
 
 
 def create(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.tasks import mixup as mixup_lib
 
@@ -36,9 +37,11 @@ class Classification:
     num_classes: C.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
     batch_keys: the entries of a batch that training reads.
+    constants: none.
   """
 
   batch_keys = ("image", "label")
+  constants = ()
 
   def __init__(
     self,
@@ -85,22 +88,38 @@ class Classification:
       return jax.nn.one_hot(labels, self.num_classes)
     return labels.astype(jnp.float32)
 
+  def check(self, example: dict[str, Any], where: str) -> None:
+    """Raises ValueError if an example, made by `where`, lacks an entry."""
+    data_lib.check_entries(example, self.batch_keys, where)
+
   def prepare(
     self,
     batch: dict[str, jax.Array],
     key: jax.Array,
+    constants: Any = (),
     *,
     axis_name: str | None = None,
   ) -> dict[str, jax.Array]:
-    """Smooths the labels and mixes the batch; done once per step."""
-    labels = self.one_hot(batch["label"])
-    if self._label_smoothing:
-      labels = optax.smooth_labels(labels, self._label_smoothing)
-    batch = {"image": batch["image"], "label": labels}
+    """Smooths the labels and mixes the batch; done once per step.
+
+    Args:
+      batch: has `batch_keys`, leaves [b, ...] of this device.
+      key: of mixup, the same on all devices.
+      constants: see the class.
+      axis_name: the device axis, or None.
+
+    Returns:
+      The entries of `batch_keys`, labels as weights of the classes [b, C].
+    """
+    del constants
+    batch = {name: batch[name] for name in self.batch_keys}
+    if "label" in batch:
+      labels = self.one_hot(batch["label"])
+      if self._label_smoothing:
+        labels = optax.smooth_labels(labels, self._label_smoothing)
+      batch["label"] = labels
     if self._mixup_alpha:
-      batch = mixup_lib.mixup(
-        batch, key, self._mixup_alpha, ("image", "label"), axis_name
-      )
+      batch = mixup_lib.mixup(batch, key, self._mixup_alpha, batch, axis_name)
     return batch
 
   def loss(
@@ -111,14 +130,25 @@ class Classification:
     setting: dials.Setting,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the mean loss of a prepared batch; `key` drives dropout."""
+    logits = self.train_logits(params, batch["image"], key, setting)
+    return self.example_loss(logits, batch["label"]).mean(), {}
+
+  def train_logits(
+    self,
+    params: Any,
+    images: jax.Array,
+    key: jax.Array,
+    setting: dials.Setting,
+  ) -> jax.Array:
+    """Returns the logits float32 [B, C] of the model in training mode."""
     logits, _ = self.model.apply(
       {"params": params},
-      batch["image"],
+      images,
       **setting._asdict(),
       train=True,
       rngs={"dropout": key},
     )
-    return self.example_loss(logits, batch["label"]).mean(), {}
+    return logits.astype(jnp.float32)
 
   def example_loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Loss of each example in nats: [B, C], [B, C] -> float32 [B]."""

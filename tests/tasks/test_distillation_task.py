@@ -1,0 +1,253 @@
+"""Distances against values worked out by hand; teachers that fit or do not."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import (
+  dials,
+  experiment,
+  interop,
+  models,
+  parallel,
+  tasks,
+  train,
+)
+from tokenlearner_flexivit.tasks import distillation
+
+KEY = jax.random.key(0)
+SETTING = dials.Setting((4, 4))
+MODEL = dict(
+  variant="mu", patch_size=4, posemb_grid=3, head_zeroinit=False, num_classes=5
+)
+TEACHER = dict(model=MODEL, dtype="float32")
+
+
+def make_task(teachers=None, **section):
+  teachers = {"prof": TEACHER} if teachers is None else teachers
+  section = {"name": "distillation", "teachers": teachers, **section}
+  return tasks.create(section, model=models.create(**MODEL), num_classes=5)
+
+
+def make_batch(*keys):
+  rng = np.random.default_rng(0)
+  batch = {
+    key: jnp.asarray(rng.standard_normal((4, 12, 12, 3), np.float32))
+    for key in keys
+  }
+  return batch | {"label": jnp.asarray([0, 1, 2, 4])}
+
+
+def softmax(x):
+  return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+
+def test_kl():
+  targets = np.asarray([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]], np.float32)
+  logits = np.log(np.asarray([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]], np.float32))
+  expected = [
+    0.2 * np.log(0.4) + 0.3 * np.log(1.2) + 0.5 * np.log(2),
+    np.log(5),  # Where the teacher is sure, no 0 * log(0) gets in.
+  ]
+  distance = distillation.kl(jnp.asarray(targets), jnp.asarray(logits))
+  np.testing.assert_allclose(distance, expected, rtol=1e-5)
+
+
+def test_binary_kl():
+  targets = jnp.asarray([[0.25, 1.0]])
+  logits = jnp.asarray([[0.0, np.log(3.0)]])  # Probabilities 1/2 and 3/4.
+  expected = 0.25 * np.log(0.5) + 0.75 * np.log(1.5) + np.log(4 / 3)
+  distance = distillation.binary_kl(targets, logits)
+  np.testing.assert_allclose(distance, [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", list(distillation.DISTANCES))
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
+  task = make_task(distance=distance, temperature=2.0)
+  params = task.constants[0]
+  batch = jax.jit(task.prepare)(make_batch("image"), KEY, task.constants)
+  loss = functools.partial(task.loss, setting=SETTING)
+  (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    params, batch, KEY
+  )
+  np.testing.assert_allclose(value, 0, atol=1e-6)
+  assert metrics["agreement"] == 1
+  assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-5
+
+
+def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
+  second = TEACHER | {"model": MODEL | {"head_bias_init": 0.0, "pool": "map"}}
+  task = make_task(
+    {"a": TEACHER, "b": second}, temperature=2.0, label_weight=0.5
+  )
+  batch = make_batch("image")
+  prepared = jax.jit(task.prepare)(batch, KEY, task.constants)
+  answers = [
+    teacher.logits(params, batch["image"])
+    for teacher, params in zip(task.teachers, task.constants, strict=True)
+  ]
+  target = np.mean([softmax(np.asarray(a) / 2) for a in answers], axis=0)
+  np.testing.assert_allclose(prepared["target"], target, rtol=1e-5)
+
+  params = task.init(jax.random.key(5), (12, 12, 3))
+  value, metrics = jax.jit(functools.partial(task.loss, setting=SETTING))(
+    params, prepared, KEY
+  )
+  logits = np.asarray(task.predict(params, batch, SETTING))
+  kl = (target * np.log(target / softmax(logits / 2))).sum(axis=-1).mean()
+  label = -np.log(softmax(logits))[np.arange(4), batch["label"]].mean()
+  np.testing.assert_allclose(metrics["distance"], kl, rtol=1e-4)
+  np.testing.assert_allclose(metrics["label_loss"], label, rtol=1e-5)
+  np.testing.assert_allclose(value, 4 * kl + 0.5 * label, rtol=1e-4)
+
+
+def test_teacher_sees_the_same_mixup_at_its_own_resolution(monkeypatch):
+  teacher = TEACHER | {"image": "large", "patch_size": 8}
+  task = make_task({"prof": teacher}, mixup_alpha=1.0)
+  assert task.batch_keys == ("image", "large")  # No labels.
+  batch = make_batch("image", "large")
+  batch["large"] = jnp.repeat(jnp.repeat(batch["image"], 2, 1), 2, 2)
+  seen = []
+
+  def logits(teacher, params, images):
+    del teacher, params
+    seen.append(images)
+    return jnp.zeros((4, 5))
+
+  monkeypatch.setattr(distillation.Teacher, "logits", logits)
+  prepared = task.prepare(batch, KEY, ({},))
+  assert set(prepared) == {"image", "target"}
+  chex.assert_shape(seen[0], (4, 24, 24, 3))
+  np.testing.assert_array_equal(seen[0][:, ::2, ::2], prepared["image"])
+  assert not np.allclose(prepared["image"], batch["image"])
+
+
+def test_teacher_is_computed_once_outside_the_branches(config):
+  """In a switch over three sizes, the teacher's products are there once."""
+  config.task = dict(
+    name="distillation",
+    teachers=dict(
+      prof=dict(
+        model=dict(width=40, depth=1, mlp_dim=80, num_heads=2, patch_size=4),
+        dtype="float32",
+      )
+    ),
+  )
+  run = experiment.Experiment(config)
+  params = run.init_params()
+  batch = {"image": jnp.zeros((2, 12, 12, 3))}
+  step = train.train_step_lib.make_train_step(
+    run.task, train.optimizer_lib.optax.sgd(0.1), run.patch_sizes, seed=0
+  )
+  state = train.train_step_lib.create_state(
+    params, train.optimizer_lib.optax.sgd(0.1), ema=False
+  )
+  mapped = jax.vmap(
+    step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
+  )
+  batch = jax.tree.map(lambda x: x[None], batch)
+  text = str(jax.make_jaxpr(mapped)(state, batch, run.task.constants))
+  # The MLP of the teacher, and of nothing else, has 80 hidden features; its
+  # backward pass would have products with that width as well.
+  products = [
+    line
+    for line in text.splitlines()
+    if "dot_general" in line and ",80]" in line
+  ]
+  assert len(products) == 1, products
+
+
+def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
+  """Teacher: a workdir. Student: the same weights by `init`, fewer tokens."""
+  config.evals = {}
+  config.flexi = dict(patch_size=dict(values=(6, 4)))
+  train.train_and_evaluate(config, tmp_path / "teacher")
+  config.init = str(tmp_path / "teacher")
+  config.task = dict(
+    name="distillation",
+    teachers=dict(prof=dict(init=config.init, patch_size=3, dtype="float32")),
+    mixup_alpha=1.0,
+  )
+  state, history = train.train_and_evaluate(config, tmp_path / "student")
+  assert state.step == 4
+  assert all(0 <= r["agreement"] <= 1 for r in history if "agreement" in r)
+  # A teacher is no part of the student's checkpoint.
+  assert set(vars(state)) == {"step", "params", "opt_state", "ema"}
+  loaded = interop.load_params(
+    tmp_path / "student", models.create(**config.model, num_classes=5)
+  )
+  chex.assert_trees_all_close(loaded, jax.device_get(state.params))
+
+
+def test_devices_share_teachers(config, tmp_path):
+  """shard_map is pmap, constants included."""
+  config.task = dict(
+    name="distillation", teachers={"prof": TEACHER}, mixup_alpha=1.0
+  )
+  config.evals = {}
+  config.flexi = None
+  states = {}
+  for kind in parallel.KINDS:
+    config.parallel = kind
+    states[kind], _ = train.train_and_evaluate(config, tmp_path / kind)
+  chex.assert_trees_all_close(
+    *(jax.device_get(s.params) for s in states.values()), rtol=1e-5, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    (dict(teachers={}), "at least one"),
+    (dict(temperature=0), "must be > 0"),
+    (dict(label_weight=-1), "must be >= 0"),
+    (dict(distance="l2"), "Known: binary_kl, kl"),
+    (dict(teachers={"prof": {}}), "teachers.prof needs init, model, or both"),
+    (dict(teachers={"prof": {"file": "x"}}), "prof has no key 'file'"),
+    (
+      dict(teachers={"prof": {"model": MODEL | {"num_classes": 7}}}),
+      "teachers.prof has 7 classes, the student 5",
+    ),
+    (
+      dict(teachers={"prof": {"model": MODEL | {"num_classes": None}}}),
+      "no head",
+    ),
+    (dict(teachers={"prof": TEACHER | {"patch_size": 0}}), "no patch size"),
+  ],
+)
+def test_bad_sections(section, message):
+  with pytest.raises(ValueError, match=message):
+    make_task(**section)
+
+
+def test_example_without_the_teachers_image(config):
+  teacher = TEACHER | {"image": "large"}
+  config.task = dict(name="distillation", teachers={"prof": teacher})
+  with pytest.raises(
+    ValueError, match="pp gives no 'large', only image, label"
+  ):
+    experiment.Experiment(config)
+
+
+def test_image_that_the_teacher_cannot_cut(config):
+  teacher = TEACHER | {"patch_size": 7}
+  config.task = dict(name="distillation", teachers={"prof": teacher})
+  message = r"teachers\.prof, which sees 'image' .*7x7 does not divide"
+  with pytest.raises(ValueError, match=message):
+    experiment.Experiment(config)
+
+
+def test_teacher_without_all_its_weights(tmp_path):
+  params = make_task().constants[0]
+  del params["head"]
+  path = tmp_path / "headless.npz"
+  interop.save_params(params, path)
+  with pytest.raises(ValueError, match=r"prof: .* has no head"):
+    make_task({"prof": {"init": str(path)}})
+  task = make_task({"prof": {"init": str(path), "model": MODEL}})
+  with pytest.raises(ValueError, match=r"lacks head/.*must be complete"):
+    task.constants  # noqa: B018

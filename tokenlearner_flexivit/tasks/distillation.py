@@ -1,0 +1,279 @@
+"""Distillation: a student learns to answer as frozen teachers do.
+
+FlexiViT (arXiv 2212.08013, section 4.1) distils one teacher of small patches
+into every patch size of the student by FunMatch (arXiv 2106.05237): both see
+the same crop with the same mixup, and labels play no part.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, interop, models, progress
+from tokenlearner_flexivit.tasks import classification
+
+
+def kl(targets: jax.Array, logits: jax.Array) -> jax.Array:
+  """KL(targets || softmax(logits)) in nats: [B, C], [B, C] -> [B]."""
+  return optax.kl_divergence(jax.nn.log_softmax(logits), targets)
+
+
+def binary_kl(targets: jax.Array, logits: jax.Array) -> jax.Array:
+  """KL of every class being there or not, summed: [B, C], [B, C] -> [B]."""
+  there = optax.kl_divergence(jax.nn.log_sigmoid(logits), targets)
+  return there + optax.kl_divergence(jax.nn.log_sigmoid(-logits), 1 - targets)
+
+
+# The distance, and what makes the teacher's logits its targets.
+DISTANCES = {
+  "kl": (kl, jax.nn.softmax),
+  "binary_kl": (binary_kl, jax.nn.sigmoid),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A frozen model.
+
+  Attributes:
+    source: of its weights; None for untrained ones.
+    model: the Flax module.
+    setting: of its dials.
+    image: the entry of a batch that it looks at.
+    where: its name in the config, for errors.
+  """
+
+  source: str | None
+  model: Any
+  setting: dials.Setting
+  image: str
+  where: str
+
+  @classmethod
+  def create(
+    cls,
+    num_classes: int,
+    where: str,
+    init: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    patch_size: Any = None,
+    num_tokens: int | None = None,
+    image: str = "image",
+    dtype: str = "bfloat16",
+  ) -> "Teacher":
+    """Reads an entry of `config.task.teachers`.
+
+    Args:
+      num_classes: the student's.
+      where: the entry's name.
+      init: a file, a workdir or a released name; None takes random weights,
+        which is good for nothing but a check of the program.
+      model: as `config.model`; None takes what the weights tell.
+      patch_size: the teacher's; None for that of its kernel.
+      num_tokens: its learned tokens; None for all it has.
+      image: the entry of an example that has the teacher's resolution.
+      dtype: of its computation.
+
+    Raises:
+      ValueError: neither weights nor a model, other classes than the student,
+        or no classes at all.
+    """
+    if init is None and model is None:
+      raise ValueError(f"{where} needs init, model, or both.")
+    if model is None:
+      arguments = interop.describe(init).model
+    else:
+      arguments = {"num_classes": num_classes, **model}
+    arguments = {**arguments, "dtype": dtype}
+    if not arguments["num_classes"]:
+      raise ValueError(
+        f"{where}: {init} has no head, so it has no answers to learn from."
+      )
+    if arguments["num_classes"] != num_classes:
+      raise ValueError(
+        f"{where} has {arguments['num_classes']} classes, the student "
+        f"{num_classes}. Distillation needs the same ones."
+      )
+    if patch_size is not None:
+      patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
+    setting = dials.Setting(patch_size, num_tokens)
+    return cls(init, models.create(**arguments), setting, image, where)
+
+  def check(self, example: Mapping[str, Any]) -> None:
+    """Raises ValueError if an example's image does not fit the teacher."""
+    shape = example[self.image].shape
+    try:
+      self.model.check(shape[:2], *self.setting)
+    except ValueError as error:
+      raise ValueError(
+        f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
+      ) from error
+
+  def load(self) -> Any:
+    """Returns the weights.
+
+    Raises:
+      ValueError: they cannot be read, do not fit, or are not complete.
+    """
+    if self.source is None:
+      progress.say(f"{self.where} has no init: its weights are random!")
+      size = [
+        p * g
+        for p, g in zip(
+          self.model.patch_size, self.model.posemb_grid, strict=True
+        )
+      ]
+      images = jnp.zeros((1, *size, 3), jnp.float32)
+      return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
+    params, report = interop.load_params_and_report(self.source, self.model)
+    if missing := report.names("fresh"):
+      raise ValueError(
+        f"{self.where}: {self.source} lacks {', '.join(missing[:4])}. A "
+        "teacher's weights must be complete."
+      )
+    progress.say(f"{self.where}: {report}")
+    return params
+
+  def logits(self, params: Any, images: jax.Array) -> jax.Array:
+    """Returns the answers, float32 [B, C]."""
+    logits, _ = self.model.apply(
+      {"params": params}, images, **self.setting._asdict(), train=False
+    )
+    return logits.astype(jnp.float32)
+
+
+class Distillation(classification.Classification):
+  """A classification that learns from teachers rather than labels.
+
+  The loss is T^2 KL(mean_i p_i || q), where p_i and q are the probabilities of
+  teacher i and of the student at temperature T, for the patch size of the step
+  alone. The factor keeps the size of the gradient (arXiv 1503.02531). The
+  teachers answer once per step, outside of what depends on the patch size.
+
+  Attributes:
+    teachers: the teachers.
+    constants: their weights.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    num_classes: int,
+    teachers: Mapping[str, Mapping[str, Any]],
+    distance: str = "kl",
+    temperature: float = 1.0,
+    label_weight: float = 0.0,
+    loss: str = "softmax_xent",
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+  ):
+    """Builds the task. The teachers' weights are not read yet.
+
+    Args:
+      model: the student.
+      num_classes: the number of classes of the data.
+      teachers: by name, see `Teacher.create`. Their probabilities are averaged.
+      distance: "kl", or "binary_kl" for models whose classes do not exclude
+        one another (sigmoid heads).
+      temperature: T > 0, which divides all logits.
+      label_weight: weight of the loss on labels, added to the distance. At 0
+        training needs no labels.
+      loss: the loss on labels, and what the evaluators report.
+      label_smoothing: see `Classification`.
+      mixup_alpha: see there; teachers see the mixed images.
+
+    Raises:
+      ValueError: no teacher, one that does not fit, an unknown name, or a
+        number out of its range.
+    """
+    super().__init__(model, num_classes, loss, label_smoothing, mixup_alpha)
+    where = "config.task"
+    if not teachers:
+      raise ValueError(f"{where}.teachers is empty; give at least one.")
+    if not temperature > 0:
+      raise ValueError(f"{where}.temperature={temperature} must be > 0.")
+    if label_weight < 0:
+      raise ValueError(f"{where}.label_weight={label_weight} must be >= 0.")
+    self._distance, self._link = configuration.choose(
+      distance, DISTANCES, f"{where}.distance"
+    )
+    self._temperature = temperature
+    self._label_weight = label_weight
+    self.teachers = tuple(
+      configuration.call(
+        Teacher.create,
+        section,
+        f"{where}.teachers.{name}",
+        num_classes=num_classes,
+        where=f"{where}.teachers.{name}",
+      )
+      for name, section in teachers.items()
+    )
+    keys = ["image", *(teacher.image for teacher in self.teachers)]
+    keys += ["label"] if label_weight else []
+    self.batch_keys = tuple(dict.fromkeys(keys))
+
+  @functools.cached_property
+  def constants(self) -> tuple[Any, ...]:
+    """The weights of the teachers, read when first asked for."""
+    return tuple(teacher.load() for teacher in self.teachers)
+
+  def check(self, example: dict[str, Any], where: str) -> None:
+    """Raises ValueError if an example, made by `where`, does not fit."""
+    data_lib.check_entries(example, self.batch_keys, where)
+    for teacher in self.teachers:
+      teacher.check(example)
+
+  def prepare(
+    self,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    constants: Any = (),
+    *,
+    axis_name: str | None = None,
+  ) -> dict[str, jax.Array]:
+    """Mixes the batch and asks the teachers; see `Classification.prepare`.
+
+    Returns:
+      image, target (probabilities [b, C]) and, if they count, labels [b, C].
+    """
+    batch = super().prepare(batch, key, axis_name=axis_name)
+    answers = [
+      self._link(
+        teacher.logits(params, batch[teacher.image]) / self._temperature
+      )
+      for teacher, params in zip(self.teachers, constants, strict=True)
+    ]
+    prepared = {"image": batch["image"], "target": sum(answers) / len(answers)}
+    return prepared | ({"label": batch["label"]} if self._label_weight else {})
+
+  def loss(
+    self,
+    params: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    setting: dials.Setting,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of a prepared batch, its parts, and the agreement.
+
+    `agreement` is the share of examples for which student and teachers hold
+    the same class most likely.
+    """
+    logits = self.train_logits(params, batch["image"], key, setting)
+    targets = batch["target"]
+    distance = self._distance(targets, logits / self._temperature).mean()
+    loss = distance * self._temperature**2
+    agree = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
+    metrics = {"distance": distance, "agreement": agree.mean(dtype=jnp.float32)}
+    if self._label_weight:
+      label_loss = self.example_loss(logits, batch["label"]).mean()
+      metrics["label_loss"] = label_loss
+      loss += self._label_weight * label_loss
+    return loss, metrics
