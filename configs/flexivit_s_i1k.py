@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if not args["plain"]:
     c.model.token_learner = dict(layer=0 if runlocal else 6, num_tokens=16)
   values = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
-  c.flexi = dict(patch_size=dict(values=values[::4] if runlocal else values))
+  c.flexi = dict(patch_size=dict(values=values[::9] if runlocal else values))
   c.task = dict(name="classification", loss="sigmoid_xent", mixup_alpha=0.2)
   c.optimizer = dict(
     name="scale_by_adam",

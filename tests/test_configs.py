@@ -3,14 +3,16 @@
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from configs import quickstart
-from tokenlearner_flexivit import train
+from configs import quickstart, tokenlearner_paper
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import models, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -29,6 +31,29 @@ def test_config_trains_two_steps(name, tmp_path):
   assert state.step == 2
   assert all(np.isfinite(r["loss"]) for r in history if "loss" in r)
   assert (tmp_path / "report.md").exists()
+
+
+def test_pretrained_token_learner_is_fine_tuned(tmp_path):
+  """Another resolution, another head, the same TokenLearner."""
+  workdir = tmp_path / "pretrained"
+  arg = "runlocal,model=S/32"
+  train.train_and_evaluate(tokenlearner_paper.get_config(arg), workdir)
+  config = tokenlearner_paper.get_config(f"{arg},init={workdir}")
+  assert config.model.posemb_grid == (12, 12)
+  state, _ = train.train_and_evaluate(config, tmp_path / "finetuned")
+  assert state.step == 2
+
+
+@pytest.mark.parametrize("name", tokenlearner_paper.MODELS)
+@pytest.mark.parametrize("init", ["", "weights.npz"])
+def test_models_of_the_token_learner_paper_can_be_built(name, init):
+  config = tokenlearner_paper.get_config(f"model={name},init={init}")
+  size = int(re.search(r"central_crop\((\d+)\)", config.evals.val.data.pp)[1])
+  model = models.create(**configuration.plain(config.model))
+  grid = model.check(size)
+  assert grid == model.posemb_grid
+  assert model.seq_lens(size)[-1] == model.token_learner["num_tokens"]
+  assert f"    {name} " in tokenlearner_paper.__doc__
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit.data import image_ops, label_ops
+from tokenlearner_flexivit.data import augment_ops, image_ops, label_ops
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 10, 3), np.uint8)
@@ -168,7 +168,7 @@ def test_resize_refuses():
 def test_inception_crop_cuts_the_drawn_rectangle():
   # 40% of 120 pixels are 48; with width = 4/3 height: 6 x 8.
   draws = Draws(40, np.log(4 / 3), 3, 2)
-  crop = apply(image_ops.inception_crop, NOISE, draws, (6, 8))
+  crop = apply(augment_ops.inception_crop, NOISE, draws, (6, 8))
   np.testing.assert_array_equal(crop, NOISE[3:9, 2:10])
 
 
@@ -179,7 +179,7 @@ def test_inception_crop_draws_within_the_limits():
   image = np.stack([rows, columns], -1)
   areas, ratios = [], []
   for _ in range(300):
-    crop = apply(image_ops.inception_crop, image, rng, 64, 20, 80, "nearest")
+    crop = apply(augment_ops.inception_crop, image, rng, 64, 20, 80, "nearest")
     height, width = np.ptp(crop, axis=(0, 1)) + 1
     areas.append(height * width / 48)
     ratios.append(width / height)
@@ -191,19 +191,54 @@ def test_inception_crop_draws_within_the_limits():
 def test_inception_crop_of_an_extreme_image_is_central():
   image = np.arange(100, dtype=np.uint8).reshape(1, 100, 1)
   rng = np.random.default_rng(0)
-  crop = apply(image_ops.inception_crop, image, rng, 1, 90, 100)
+  crop = apply(augment_ops.inception_crop, image, rng, 1, 90, 100)
   assert crop.shape == (1, 1, 1) and crop.item() in (49, 50)
+
+
+def test_inception_crop_without_a_size_only_cuts():
+  draws = Draws(40, np.log(4 / 3), 3, 2)
+  crop = apply(augment_ops.inception_crop, NOISE, draws)
+  np.testing.assert_array_equal(crop, NOISE[3:9, 2:10])
+  # The random numbers are the same, so a later resize gives the same image.
+  for seed in range(5):
+    whole = apply(
+      augment_ops.inception_crop, NOISE, np.random.default_rng(seed), 7
+    )
+    crop = apply(augment_ops.inception_crop, NOISE, np.random.default_rng(seed))
+    np.testing.assert_array_equal(apply(image_ops.resize, crop, 7), whole)
 
 
 def test_inception_crop_refuses():
   with pytest.raises(ValueError, match="area_min"):
-    image_ops.inception_crop({"image": NOISE}, None, 4, 50, 20)
+    augment_ops.inception_crop({"image": NOISE}, None, 4, 50, 20)
+
+
+def test_random_crop_cuts_the_drawn_place():
+  crop = apply(augment_ops.random_crop, NOISE, Draws(3, 2), (8, 4))
+  np.testing.assert_array_equal(crop, NOISE[3:11, 2:6])
+  whole = apply(augment_ops.random_crop, NOISE, RNG, (12, 10))
+  np.testing.assert_array_equal(whole, NOISE)
+  for size in (11, (13, 1)):
+    with pytest.raises(ValueError, match="only 12 x 10 pixels"):
+      augment_ops.random_crop({"image": NOISE}, RNG, size)
+
+
+def test_random_crop_draws_all_places():
+  rng = np.random.default_rng(0)
+  image = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+  corners = [
+    apply(augment_ops.random_crop, image, rng, (3, 3))[0, 0].item()
+    for _ in range(600)
+  ]
+  places, counts = np.unique(corners, return_counts=True)
+  assert places.tolist() == [0, 1, 2, 5, 6, 7]
+  assert 70 < counts.min() <= counts.max() < 130
 
 
 @pytest.mark.parametrize("down, right", [(2, -3), (-1, 3), (0, 0)])
 def test_random_translate_shifts_and_fills(down, right):
   shifted = apply(
-    image_ops.random_translate, NOISE, Draws(down, right), 3, fill=5
+    augment_ops.random_translate, NOISE, Draws(down, right), 3, fill=5
   )
   padded = np.full((18, 16, 3), 5, np.uint8)
   padded[3:15, 3:13] = NOISE
@@ -216,17 +251,19 @@ def test_random_translate_draws_all_shifts():
   image = np.zeros((5, 5, 1), np.uint8)
   image[2, 2] = 1
   places = {
-    tuple(np.argwhere(apply(image_ops.random_translate, image, rng, 1))[0][:2])
+    tuple(
+      np.argwhere(apply(augment_ops.random_translate, image, rng, 1))[0][:2]
+    )
     for _ in range(100)
   }
   assert places == {(y, x) for y in (1, 2, 3) for x in (1, 2, 3)}
   with pytest.raises(ValueError, match="by 6 pixels"):
-    image_ops.random_translate({"image": image}, rng, 6)
+    augment_ops.random_translate({"image": image}, rng, 6)
 
 
 def test_flip_lr():
   for draw, expected in [(0.4, NOISE[:, ::-1]), (0.5, NOISE)]:
-    flipped = apply(image_ops.flip_lr, NOISE, Draws(draw))
+    flipped = apply(augment_ops.flip_lr, NOISE, Draws(draw))
     np.testing.assert_array_equal(flipped, expected)
 
 
@@ -257,7 +294,7 @@ def test_flip_lr():
 )
 def test_random_affine(draws, kwargs, expected):
   image = NOISE[:5, :5].astype(np.float32)
-  moved = apply(image_ops.random_affine, image, Draws(*draws), **kwargs)
+  moved = apply(augment_ops.random_affine, image, Draws(*draws), **kwargs)
   np.testing.assert_allclose(moved, expected(image), atol=1e-3)
 
 
@@ -265,12 +302,12 @@ def test_random_affine_magnifies_about_the_centre():
   image = np.zeros((9, 9, 1), np.float32)
   image[3:6, 3:6] = 1
   moved = apply(
-    image_ops.random_affine, image, Draws(0, 0, 0, 0, 1), scale=(1, 2)
+    augment_ops.random_affine, image, Draws(0, 0, 0, 0, 1), scale=(1, 2)
   )
   np.testing.assert_allclose(moved, moved[::-1, ::-1], atol=1e-6)
   assert moved.sum() == pytest.approx(36, rel=0.01)
   with pytest.raises(ValueError, match="scale"):
-    image_ops.random_affine({"image": image}, RNG, scale=(2, 1))
+    augment_ops.random_affine({"image": image}, RNG, scale=(2, 1))
 
 
 # Values

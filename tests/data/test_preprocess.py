@@ -31,6 +31,45 @@ def test_random_ops_are_known_by_their_signature():
   assert not data.parse("decode|resize(4)").is_random
 
 
+def test_student_and_teacher_see_one_crop_at_two_resolutions():
+  # One coordinate of the crop per channel, linear, so that a resize keeps it.
+  rows, columns = np.mgrid[:90, :120].astype(np.float32)
+  image = np.stack([rows, columns, rows + columns], -1)
+  pp = data.parse(
+    "inception_crop(area_min=30)|flip_lr|copy('image','teacher_image')"
+    "|resize(24)|value_range(-1,1)"
+    "|resize(48,key='teacher_image')|value_range(key='teacher_image')"
+    "|keep('image','teacher_image')"
+  )
+  for seed in range(5):
+    result = pp({"image": image, "label": 1}, np.random.default_rng(seed))
+    assert list(result) == ["image", "teacher_image"]
+    assert result["image"].shape == (24, 24, 3)
+    assert result["teacher_image"].shape == (48, 48, 3)
+    # The student's centres lie halfway between the teacher's.
+    pairs = result["teacher_image"].reshape(24, 2, 24, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(result["image"], pairs, atol=0.01)
+  assert image[5, 7].tolist() == [5, 7, 12]
+
+
+def test_two_resolutions_without_chance():
+  image = np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3)
+  pp = data.parse(
+    "copy('image','teacher_image')|resize_small(6)|central_crop(6)"
+    "|central_crop(8,key='teacher_image')"
+  )
+  result = pp({"image": image})
+  assert result["image"].shape == (6, 6, 3)
+  np.testing.assert_array_equal(result["teacher_image"], image[2:10, 4:12])
+
+
+def test_none_is_a_size_where_the_op_takes_it():
+  assert data.parse("inception_crop(None, 20)").steps[0].args == (None, 20)
+  assert data.parse("inception_crop(240)").steps[0].args == (240,)
+  with pytest.raises(ValueError, match="size cannot be None"):
+    data.parse("random_crop(None)")
+
+
 def test_is_pickled_with_its_functions():
   pp = pickle.loads(pickle.dumps(data.parse("keep('a')")))
   assert pp({"a": 1, "b": 2}) == {"a": 1}

@@ -56,6 +56,24 @@ def test_padding_does_not_count_even_if_it_is_not_a_number():
       np.testing.assert_allclose(masked[name], value, rtol=1e-6)
 
 
+def test_examples_without_any_label_do_not_count():
+  """As in ImageNet-ReaL, whose other images have one label or several."""
+  logits = jnp.asarray([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
+  labels = jnp.asarray([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+  probabilities = jax.nn.softmax(logits)
+  losses, mask = jnp.asarray([1.0, 9.0, 3.0]), jnp.ones(3)
+  sums = jax.device_get(
+    classification.batch_sums(logits, probabilities, labels, losses, mask)
+  )
+  metrics = classification.metrics_of(sums)
+  assert (metrics["accuracy"], metrics["loss"]) == (0.5, 2.0)
+  sums = classification.batch_sums(
+    logits, probabilities, jnp.zeros((3, 3)), losses, mask
+  )
+  with pytest.raises(ValueError, match="No example of the evaluation has"):
+    classification.metrics_of(jax.device_get(sums))
+
+
 def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
   """The sums over a ragged split are those of one batch with all of it."""
   reads = []

@@ -1,7 +1,12 @@
 """Datasets, preprocessing and the input pipeline, without TensorFlow."""
 
 # The ops register themselves when they are imported.
-from tokenlearner_flexivit.data import image_ops, label_ops
+from tokenlearner_flexivit.data import (
+  augment_ops,
+  image_ops,
+  label_ops,
+  randaug,
+)
 from tokenlearner_flexivit.data.pipeline import (
   ExampleError,
   check_entries,
@@ -16,6 +21,7 @@ from tokenlearner_flexivit.data.sources import Source
 __all__ = [
   "ExampleError",
   "Source",
+  "augment_ops",
   "check_entries",
   "eval_batches",
   "image_ops",
@@ -23,6 +29,7 @@ __all__ = [
   "open_source",
   "parse",
   "peek",
+  "randaug",
   "register_op",
   "train_batches",
 ]

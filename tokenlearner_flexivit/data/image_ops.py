@@ -1,10 +1,8 @@
-"""Preprocessing ops on images, by OpenCV.
+"""Preprocessing ops on images without chance, by OpenCV.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
 float32 after `value_range` or `standardize`.
 """
-
-import math
 
 import cv2
 import numpy as np
@@ -23,7 +21,7 @@ _INTERPOLATIONS = {
 }
 
 
-def _get_image(example: Example, key: str) -> np.ndarray:
+def get_image(example: Example, key: str) -> np.ndarray:
   """Returns the image [H, W, C] under `key` or says why there is none."""
   if key not in example:
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
@@ -37,7 +35,7 @@ def _get_image(example: Example, key: str) -> np.ndarray:
   return image
 
 
-def _height_width(size: int | tuple | list) -> tuple[int, int]:
+def height_width(size: int | tuple | list) -> tuple[int, int]:
   """Returns (height, width) of a size given as one number or as both."""
   sides = [size, size] if isinstance(size, int) else [*size]
   if len(sides) != 2 or any(not isinstance(s, int) or s < 1 for s in sides):
@@ -47,8 +45,8 @@ def _height_width(size: int | tuple | list) -> tuple[int, int]:
   return sides[0], sides[1]
 
 
-def _resize(image: np.ndarray, height: int, width: int, method: str):
-  """Returns the image [height, width, C] of the same dtype."""
+def resize_image(image: np.ndarray, height: int, width: int, method: str):
+  """Returns the image resized to [height, width, C], of the same dtype."""
   if method not in _INTERPOLATIONS:
     raise ValueError(
       f"unknown method {method!r}; the methods are {list(_INTERPOLATIONS)}"
@@ -134,8 +132,8 @@ def resize(
   Returns:
     The example with the image [height, width, C], of the same dtype.
   """
-  image = _get_image(example, key)
-  return {**example, key: _resize(image, *_height_width(size), method)}
+  image = get_image(example, key)
+  return {**example, key: resize_image(image, *height_width(size), method)}
 
 
 @register_op
@@ -153,12 +151,12 @@ def resize_small(
   Returns:
     The example with the image, of the same dtype.
   """
-  image = _get_image(example, key)
+  image = get_image(example, key)
   height, width, _ = image.shape
-  small, _ = _height_width(size)
+  small, _ = height_width(size)
   ratio = small / min(height, width)
   height, width = round(height * ratio), round(width * ratio)
-  return {**example, key: _resize(image, height, width, method)}
+  return {**example, key: resize_image(image, height, width, method)}
 
 
 @register_op
@@ -178,8 +176,8 @@ def central_crop(
   Raises:
     ValueError: the image is smaller than that.
   """
-  image = _get_image(example, key)
-  height, width = _height_width(size)
+  image = get_image(example, key)
+  height, width = height_width(size)
   top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
   if min(top, left) < 0:
     raise ValueError(
@@ -187,169 +185,6 @@ def central_crop(
       "resize_small before this op"
     )
   return {**example, key: image[top : top + height, left : left + width]}
-
-
-@register_op
-def inception_crop(
-  example: Example,
-  rng: np.random.Generator,
-  size: int | tuple | list,
-  area_min: float = 5,
-  area_max: float = 100,
-  method: str = "bilinear",
-  *,
-  key: str = "image",
-) -> Example:
-  """Cuts a random rectangle and resizes it to `size`.
-
-  The crop of Szegedy et al., Going Deeper with Convolutions (arXiv 1409.4842):
-  the area is uniform, the aspect ratio log-uniform in [3/4, 4/3]. Draws that
-  do not fit are repeated; after ten the largest central rectangle with a
-  permitted ratio is taken.
-
-  Args:
-    example: has an image under `key`.
-    rng: generator of the random numbers.
-    size: side of the result, or (height, width).
-    area_min: least area in percent of the image.
-    area_max: greatest area in percent of the image.
-    method: as for `resize`.
-    key: where the image is.
-
-  Returns:
-    The example with the image [height, width, C], of the same dtype.
-  """
-  image = _get_image(example, key)
-  if not 0 < area_min <= area_max <= 100:
-    raise ValueError(
-      f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
-    )
-  full_height, full_width, _ = image.shape
-  max_log_ratio = math.log(4 / 3)
-  for _ in range(10):
-    area = full_height * full_width * rng.uniform(area_min, area_max) / 100
-    ratio = math.exp(rng.uniform(-max_log_ratio, max_log_ratio))
-    height, width = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
-    if 1 <= height <= full_height and 1 <= width <= full_width:
-      top = int(rng.integers(full_height - height, endpoint=True))
-      left = int(rng.integers(full_width - width, endpoint=True))
-      break
-  else:
-    height = max(1, min(full_height, round(full_width * 4 / 3)))
-    width = max(1, min(full_width, round(full_height * 4 / 3)))
-    top, left = (full_height - height) // 2, (full_width - width) // 2
-  crop = image[top : top + height, left : left + width]
-  return {**example, key: _resize(crop, *_height_width(size), method)}
-
-
-@register_op
-def random_translate(
-  example: Example,
-  rng: np.random.Generator,
-  pixels: int,
-  fill: float = 0,
-  *,
-  key: str = "image",
-) -> Example:
-  """Shifts by up to `pixels` up or down and left or right, uniformly.
-
-  The same as a random crop after padding by `pixels`.
-
-  Args:
-    example: has an image under `key`.
-    rng: generator of the random numbers.
-    pixels: largest shift, at most the side of the image.
-    fill: value of the pixels that come in, black by default.
-    key: where the image is.
-
-  Returns:
-    The example with the image, of the same shape and dtype.
-  """
-  image = _get_image(example, key)
-  height, width, _ = image.shape
-  if not 0 <= pixels <= min(height, width):
-    raise ValueError(
-      f"cannot shift an image of {height} x {width} by {pixels} pixels"
-    )
-  down, right = rng.integers(-pixels, pixels, size=2, endpoint=True).tolist()
-  shifted = np.full_like(image, fill)
-  shifted[
-    max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)
-  ] = image[
-    max(-down, 0) : height - max(down, 0),
-    max(-right, 0) : width - max(right, 0),
-  ]
-  return {**example, key: shifted}
-
-
-@register_op
-def random_affine(
-  example: Example,
-  rng: np.random.Generator,
-  degrees: float = 0,
-  translate: float = 0,
-  scale: tuple | list = (1, 1),
-  shear: float = 0,
-  fill: float = 0,
-  *,
-  key: str = "image",
-) -> Example:
-  """Rotates, scales, shears and shifts about the centre, in one interpolation.
-
-  All draws are uniform. In the manner of torchvision's RandomAffine.
-
-  Args:
-    example: has an image under `key`.
-    rng: generator of the random numbers.
-    degrees: largest rotation either way.
-    translate: largest shift either way, as a fraction of each side.
-    scale: least and greatest magnification.
-    shear: largest horizontal shear either way, in degrees.
-    fill: value of the pixels that come in, black by default.
-    key: where the image is.
-
-  Returns:
-    The example with the image, of the same shape and dtype.
-  """
-  image = _get_image(example, key)
-  if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-    raise ValueError(f"scale must be (least, greatest), not {scale}")
-  height, width, _ = image.shape
-  draws = rng.random(5).tolist()
-  turn, lean, right, down = (2 * draw - 1 for draw in draws[:4])
-  turn = math.radians(degrees * turn)
-  lean = math.tan(math.radians(shear * lean))
-  zoom = scale[0] + (scale[1] - scale[0]) * draws[4]
-  cos, sin = zoom * math.cos(turn), zoom * math.sin(turn)
-  # Rotation and scaling after the shear x + lean * y, about the centre.
-  a, b, c, d = cos, cos * lean - sin, sin, sin * lean + cos
-  x, y = (width - 1) / 2, (height - 1) / 2
-  matrix = np.array(
-    [
-      [a, b, x - a * x - b * y + translate * right * width],
-      [c, d, y - c * x - d * y + translate * down * height],
-    ]
-  )
-  moved = cv2.warpAffine(
-    image,
-    matrix,
-    (width, height),
-    flags=cv2.INTER_LINEAR,
-    borderMode=cv2.BORDER_CONSTANT,
-    borderValue=(fill,) * 4,
-  )
-  return {**example, key: moved.reshape(image.shape)}
-
-
-@register_op
-def flip_lr(
-  example: Example, rng: np.random.Generator, *, key: str = "image"
-) -> Example:
-  """Mirrors left and right with a probability of one half."""
-  image = _get_image(example, key)
-  if rng.random() < 0.5:
-    image = np.ascontiguousarray(image[:, ::-1])
-  return {**example, key: image}
 
 
 @register_op
@@ -375,7 +210,7 @@ def value_range(
   Returns:
     The example with the image in float32. Nothing is clipped.
   """
-  image = _get_image(example, key)
+  image = get_image(example, key)
   scale = (vmax - vmin) / (in_max - in_min)
   mapped = image.astype(np.float32)
   mapped *= np.float32(scale)
@@ -405,7 +240,7 @@ def standardize(
   Returns:
     The example with the image in float32.
   """
-  image = _get_image(example, key).astype(np.float32)
+  image = get_image(example, key).astype(np.float32)
   for name, value in (("mean", mean), ("std", std)):
     if np.size(value) not in (1, image.shape[-1]):
       raise ValueError(

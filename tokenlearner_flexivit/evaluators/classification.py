@@ -37,6 +37,7 @@ def batch_sums(
     logits: [B, C].
     probabilities: [B, C] in [0, 1].
     labels: [B, C] weights; a class counts as right if its weight is positive.
+      An example without any (as some of ImageNet-ReaL) is left out.
     losses: [B].
     mask: [B], 1 for a real example, 0 for padding.
 
@@ -44,6 +45,7 @@ def batch_sums(
     float32 sums: `count`, `correct`, `top5`, `loss`, and per confidence bin
     [15] `bin_confidence` and `bin_correct`.
   """
+  mask = mask * (labels.max(axis=-1) > 0)
   _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
   hits = jnp.take_along_axis(labels, best, axis=-1) > 0
   correct = hits[:, 0] * mask
@@ -61,8 +63,14 @@ def batch_sums(
 
 
 def metrics_of(sums: dict[str, np.ndarray]) -> dict[str, float]:
-  """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1]."""
+  """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1].
+
+  Raises:
+    ValueError: not one example had a label.
+  """
   count = float(sums["count"])
+  if not count:
+    raise ValueError("No example of the evaluation has a label.")
   gap = np.abs(sums["bin_confidence"] - sums["bin_correct"]).sum()
   return {
     "accuracy": float(sums["correct"]) / count,
