@@ -1,0 +1,1 @@
+"""Parameters and operations of every variant, beside published figures."""
