@@ -54,8 +54,8 @@ def make_model():
 def make_params():
   """Returns a function that makes random parameters, none of them zero."""
 
-  def make(model, seed=0):
-    images = jnp.zeros((1, 12, 12, 3))
+  def make(model, seed=0, shape=(12, 12)):
+    images = jnp.zeros((1, *shape, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(seed)
     flat = traverse_util.flatten_dict(shapes, sep="/")

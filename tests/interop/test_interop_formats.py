@@ -10,18 +10,11 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import serialization, traverse_util
 
+from tests import vectors as vectors_lib
+from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.interop import resize
-from tokenlearner_flexivit.models import posemb
-
-TOLERANCE = 2e-5
-
-
-def assert_close(actual, expected, tolerance=TOLERANCE):
-  """Compares relative to the largest value expected."""
-  assert actual.shape == expected.shape
-  error = np.max(np.abs(np.asarray(actual, np.float64) - expected))
-  assert error <= tolerance * np.max(np.abs(expected)), error
+from tokenlearner_flexivit.models import blocks, posemb
 
 
 def load(path, model, **options):
@@ -55,12 +48,16 @@ def test_flexivit(pool, vectors, tmp_path, logits):
     assert_close(y, reference[f"out/{call}/logits"])
 
 
-@pytest.mark.parametrize(
-  "name",
-  ["learn_gap", "learn_map", "learn_tok", "sincos_gap", "sincos_tok", "scan"],
+@vectors_lib.checks(
+  "bv_vit_learn_gap",
+  "bv_vit_learn_map",
+  "bv_vit_learn_tok",
+  "bv_vit_sincos_gap",
+  "bv_vit_sincos_tok",
+  "bv_vit_scan",
 )
 def test_vit(name, vectors, tmp_path, logits):
-  reference = vectors(f"bv_vit_{name}")
+  reference = vectors(name)
   path = tmp_path / "weights.npz"
   np.savez_compressed(path, **reference.flat("params/"))
   model = models.ViT(**interop.describe(path).model)
@@ -137,21 +134,57 @@ def test_bfloat16_without_a_type(vectors, tmp_path, logits):
   }
 
 
-@pytest.mark.parametrize("pool", ["tok", "map"])
-def test_timm(pool, vectors, tmp_path, logits, monkeypatch):
-  reference = vectors(f"timm_flexivit_{pool}")
+@pytest.fixture
+def as_in_timm(monkeypatch):
+  """Computes as timm did: with the other form of GELU, resized bicubically."""
+  gelu = functools.partial(nn.gelu, approximate=False)
+  monkeypatch.setattr(nn, "gelu", gelu)
+  vectors_lib.interpolate_as_timm(monkeypatch)
+
+
+@vectors_lib.checks("timm_flexivit_tok", "timm_flexivit_map")
+def test_timm(name, vectors, tmp_path, as_in_timm):
+  reference = vectors(name)
   path = tmp_path / "model.safetensors"
   safetensors.numpy.save_file(reference.flat("params/"), path)
   model = models.ViT(**interop.describe(path, num_heads=4).model)
   params, report = load(path, model)
   assert report.format == "timm"
-  # The reference was computed with the other form of GELU.
-  gelu = functools.partial(nn.gelu, approximate=False)
-  monkeypatch.setattr(nn, "gelu", gelu)
   images = reference["in/x"].transpose(0, 2, 3, 1)
-  # Other patch sizes are resized bicubically there.
-  y = logits(model, params, images, patch_size=16)
-  assert_close(y, reference["out/patch16/logits"])
+  for size in reference.meta["patches"]:
+    _, out = vectors_lib.apply(model, params, images, patch_size=size)
+    expected = reference.flat(f"out/patch{size}/")
+    assert_close(out["encoded"], expected["features"])
+    assert_close(out["pre_logits"], expected["pre_logits"])
+    assert_close(out["logits"], expected["logits"])
+
+
+@vectors_lib.checks("timm_flexivit_avg")
+def test_timm_norm_after_pooling(name, vectors, tmp_path, as_in_timm):
+  reference = vectors(name)
+  path = tmp_path / "model.safetensors"
+  arrays = reference.flat("params/")
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(ValueError, match="fc_norm"):
+    interop.describe(path, num_heads=4)
+  # With that norm where ours is, all before it is the same model.
+  arrays = {k.replace("fc_norm.", "norm."): v for k, v in arrays.items()}
+  safetensors.numpy.save_file(arrays, path)
+  model = models.ViT(**interop.describe(path, num_heads=4).model)
+  params, _ = load(path, model)
+  norm = blocks.layer_norm(np.float32)
+  images = reference["in/x"].transpose(0, 2, 3, 1)
+  for size in reference.meta["patches"]:
+    _, out = vectors_lib.apply(model, params, images, patch_size=size)
+    expected = reference.flat(f"out/patch{size}/")
+    features = out["encoder"]["block01"]["+mlp"]
+    assert_close(features, expected["features"])
+    pooled = norm.apply(
+      {"params": params["Transformer"]["encoder_norm"]}, features.mean(axis=1)
+    )
+    assert_close(pooled, expected["pre_logits"])
+    y = vectors_lib.dense(params["head"], pooled)
+    assert_close(y, expected["logits"])
 
 
 @pytest.mark.parametrize("pool", ["tok", "map", "avg"])
@@ -179,14 +212,6 @@ def test_saved_for_timm(pool, vectors, tmp_path):
   assert saved.keys() == arrays.keys()
   for name, array in arrays.items():
     np.testing.assert_array_equal(saved[name], array, err_msg=name)
-
-
-def test_timm_norm_after_pooling_is_refused(vectors, tmp_path, make_model):
-  path = tmp_path / "model.safetensors"
-  arrays = vectors("timm_flexivit_avg").flat("params/")
-  safetensors.numpy.save_file(arrays, path)
-  with pytest.raises(ValueError, match="fc_norm"):
-    interop.load_params(path, make_model())
 
 
 @pytest.mark.parametrize("suffix", ["npz", "msgpack"])

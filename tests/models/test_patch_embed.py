@@ -145,3 +145,47 @@ def test_benchmark_runs():
 def test_a_traced_patch_size_says_what_to_do():
   with pytest.raises(ValueError, match='static_argnames="patch_size"'):
     jax.jit(lambda p: patch_embed.check_patch_size(12, p))(4)
+
+
+@pytest.mark.parametrize("method", patch_embed.METHODS)
+def test_frames_are_an_axis_like_the_others(method):
+  kernel, size = normal(0, 2, 4, 5, 3, 2), (3, 6, 4)
+  resized = patch_embed.resize_kernel(jnp.asarray(kernel), size, method)
+  matrix = patch_embed.bilinear_matrix
+  if method == "pi":
+    matrix = patch_embed.pi_matrix
+  matrices = [matrix(*sizes) for sizes in zip((2, 4, 5), size, strict=True)]
+  expected = np.einsum("Tt,Pp,Qq,tpqcd->TPQcd", *matrices, kernel)
+  if method == "area":
+    expected *= 2 * 4 * 5 / (3 * 6 * 4)
+  elif method == "norm":
+    old, new = (
+      np.linalg.norm(k.reshape(-1, 2), axis=0) for k in (kernel, expected)
+    )
+    expected *= old / new
+  np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+def test_growing_tubelets_keep_their_embedding():
+  kernel, video = normal(0, 2, 4, 4, 3, 5), normal(1, 2, 4, 4, 3)
+  resized = patch_embed.resize_kernel(jnp.asarray(kernel), (4, 6, 8))
+  grown = bilinear(np.moveaxis(bilinear(video, (4, 6)), 2, 0), (8, 4))
+  np.testing.assert_allclose(
+    np.einsum("qtpc,tpqcd->d", grown, resized),
+    np.einsum("tpqc,tpqcd->d", video, kernel),
+    atol=5e-5,
+  )
+
+
+def test_tubelets_without_a_new_length_keep_theirs():
+  kernel = jnp.asarray(normal(0, 2, 4, 4, 3, 5))
+  assert patch_embed.resize_kernel(kernel, 4) is kernel
+  resized = patch_embed.resize_kernel(kernel, 6)
+  for frame in (0, 1):
+    np.testing.assert_allclose(
+      resized[frame],
+      patch_embed.resize_kernel(kernel[frame], 6),
+      atol=1e-6,
+    )
+  with pytest.raises(ValueError, match="has no frames"):
+    patch_embed.resize_kernel(kernel[0], (2, 6, 6))

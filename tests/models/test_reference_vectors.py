@@ -4,19 +4,23 @@ The folder of .npz files is found through the environment variable
 TLFV_GOLDENS; the tests are skipped where there is none.
 """
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import vectors as vectors_lib
+from tests.vectors import apply, assert_close, largest
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import patch_embed, posemb
+from tokenlearner_flexivit.models import posemb
 
-TOLERANCE = 2e-5
-
-pytestmark = pytest.mark.skipif(
-  not vectors_lib.FOLDER.is_dir(), reason=vectors_lib.ABSENT
+# Modules that check reference vectors.
+MODULES = (
+  "tests.interop.test_interop_formats",
+  "tests.models.test_reference_vectors_resize",
+  "tests.models.test_reference_vectors_video",
 )
 
 
@@ -26,21 +30,12 @@ def highest_precision():
     yield
 
 
-def largest(tree):
-  return max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(tree))
-
-
-def assert_close(actual, expected, tolerance=TOLERANCE, floor=0.0):
-  """Compares relative to the largest value expected, or `floor` if larger."""
-  assert actual.shape == expected.shape
-  error = np.max(np.abs(np.asarray(actual, np.float64) - expected))
-  assert error <= tolerance * max(largest(expected), floor), error
-
-
-def apply(model, params, images, **settings):
-  """Applies a ViT; one compilation takes less time than a run without."""
-  run = jax.jit(lambda p, x: model.apply({"params": p}, x, **settings))
-  return run(params, jnp.asarray(images))
+@vectors_lib.needed
+def test_every_file_is_checked():
+  for module in MODULES:
+    importlib.import_module(module)
+  files = {path.stem for path in vectors_lib.FOLDER.glob("*.npz")}
+  assert vectors_lib.checked == files
 
 
 def check_module(module, vectors, inputs):
@@ -72,9 +67,11 @@ def check_module(module, vectors, inputs):
     assert_close(grad, vectors["grad/in/" + name])
 
 
-@pytest.mark.parametrize("name", ["v10_mean_4d", "v10_sum_4d", "v10_sum_3d"])
+@vectors_lib.checks(
+  "scenic_tl_v10_mean_4d", "scenic_tl_v10_sum_4d", "scenic_tl_v10_sum_3d"
+)
 def test_token_learner_v10(name):
-  vectors = vectors_lib.Vectors(f"scenic_tl_{name}")
+  vectors = vectors_lib.Vectors(name)
   attrs = vectors.meta["attrs"]
   module = models.TokenLearner(
     attrs["num_tokens"],
@@ -96,110 +93,50 @@ class _WithGrid:
     return self.module.apply(variables, x, grid=self.grid)
 
 
-@pytest.mark.parametrize("name", ["v11_4d", "v11_3d_bneck16"])
+@vectors_lib.checks("scenic_tl_v11_4d", "scenic_tl_v11_3d_bneck16")
 def test_token_learner_v11(name):
-  vectors = vectors_lib.Vectors(f"scenic_tl_{name}")
+  vectors = vectors_lib.Vectors(name)
   check_module(models.TokenLearner(**vectors.meta["attrs"]), vectors, ["x"])
 
 
-@pytest.mark.parametrize("name", ["3d", "4d", "nonorm"])
+@vectors_lib.checks("scenic_fuser_3d", "scenic_fuser_4d", "scenic_fuser_nonorm")
 def test_token_fuser(name):
-  vectors = vectors_lib.Vectors(f"scenic_fuser_{name}")
+  vectors = vectors_lib.Vectors(name)
   module = models.TokenFuser(**vectors.meta["attrs"])
   check_module(module, vectors, ["tokens", "original"])
 
 
-# The videos have tests of their own, with the code that handles them.
-@pytest.mark.parametrize(
-  "name",
-  [
-    "loc0",
-    "loc1_v10",
-    "loc2",
-    "locnever",
-    "patch",
-    "fuse_loc0_v10",
-    "fuse_loc1",
-  ],
+@vectors_lib.checks(
+  "scenic_vit_img_loc0",
+  "scenic_vit_img_loc1_v10",
+  "scenic_vit_img_loc2",
+  "scenic_vit_img_locnever",
+  "scenic_vit_img_patch",
+  "scenic_vit_img_fuse_loc0_v10",
+  "scenic_vit_img_fuse_loc1",
 )
 def test_scenic_vit(name):
-  vectors = vectors_lib.Vectors(f"scenic_vit_img_{name}")
+  vectors = vectors_lib.Vectors(name)
   meta = vectors.meta
-  tokenizer = meta["tokenizer"]
-  token_learner = None
-  # Beyond the depth, and for the type "patch", the published code silently
-  # builds a plain ViT.
-  layer = tokenizer["tokenlearner_loc"]
-  if tokenizer["type"] == "dynamic" and layer < meta["num_layers"]:
-    token_learner = dict(
-      layer=layer,
-      num_tokens=tokenizer["num_tokens"],
-      version="1.1" if tokenizer["use_v11"] else "1.0",
-      fuser=tokenizer["use_tokenfuse"],
-    )
   model = models.ViT(
-    num_classes=meta["num_classes"],
-    width=meta["hidden_size"],
-    depth=meta["num_layers"],
-    mlp_dim=meta["mlp_dim"],
-    num_heads=meta["num_heads"],
-    patch_size=tokenizer["patches"]["size"],
+    **vectors_lib.scenic_arguments(meta),
+    patch_size=meta["tokenizer"]["patches"]["size"],
     posemb_grid=4,
-    rep_size=meta["representation_size"],
-    token_learner=token_learner,
   )
-  params = vectors.tree("params/")
-  encoder = params["Transformer"]
-  params["pos_embedding"] = encoder.pop("posembed_input")["pos_embedding"]
-  params["head"] = params.pop("output_projection")
-  for key in list(encoder):
-    for old in ("TokenLearnerModuleV11", "TokenLearnerModule"):
-      if key.startswith(old + "_"):
-        encoder[key.replace(old, "TokenLearner")] = encoder.pop(key)
+  params = vectors_lib.scenic_params(vectors)
   y, out = apply(model, params, vectors["in/x"])
   assert_close(out["stem"], vectors["out/embedding"])
   assert_close(out["encoded"], vectors["out/Transformer"])
-  # The other classifiers, "gmp" and "gsp", are poolings that ViT has not.
-  if meta["classifier"] == "gap":
-    # Recorded before the tanh of the representation layer, if there is one.
-    pre_logits = vectors["out/pre_logits"]
-    pre_logits = np.tanh(pre_logits) if model.rep_size else pre_logits
-    assert_close(out["pre_logits"], pre_logits)
-    assert_close(y, vectors["out/y"])
-
-
-def test_resample_patchemb():
-  # The oracle is in float64; the published float32 code is off by up to 1e-4
-  # of the largest weight.
-  vectors = vectors_lib.Vectors("bv_resample_patchemb")
-  names = vectors.flat("out/oracle/")
-  assert len(names) >= 14
-  for name in names:
-    old, new = name.split("->")
-    kernel = jnp.asarray(vectors[f"in/{old}"])
-    resized = patch_embed.resize_kernel(kernel, tuple(map(int, new.split("x"))))
-    assert_close(resized, vectors[f"out/oracle/{name}"])
-    if f"out/peer/{name}" in vectors.flat(""):
-      assert_close(resized, vectors[f"out/peer/{name}"], 1e-4)
-
-
-def test_posemb():
-  vectors = vectors_lib.Vectors("bv_posemb")
-  # "load" is what happens to released weights when read, not in the model.
-  for name in vectors.flat("out/forward/"):
-    old, new = name.split("->")
-    grid = [int(n) for n in new.split("x")]
-    resized = posemb.resize_posemb(
-      jnp.asarray(vectors[f"in/{old}"]),
-      (int(old), int(old)),
-      grid * (2 // len(grid)),
-    )
-    assert_close(resized, vectors[f"out/forward/{name}"])
-  for name in vectors.flat("out/sincos2d/"):
-    h, w, width = map(int, name.split("x"))
-    assert_close(
-      posemb.sincos2d((h, w), width), vectors[f"out/sincos2d/{name}"]
-    )
+  pre_logits = out["pre_logits"]
+  if meta["classifier"] != "gap":
+    # A maximum and a sum over tokens, which ViT does not offer.
+    pool = {"gmp": np.max, "gsp": np.sum}[meta["classifier"]]
+    pre_logits = pool(np.asarray(out["encoded"]), axis=1)
+    y = vectors_lib.dense(params["head"], pre_logits)
+  # Recorded before the tanh of the representation layer, if there is one.
+  expected = vectors["out/pre_logits"]
+  assert_close(pre_logits, np.tanh(expected) if model.rep_size else expected)
+  assert_close(y, vectors["out/y"])
 
 
 def big_vision_model(cfg, **kwargs):
@@ -215,9 +152,14 @@ def big_vision_model(cfg, **kwargs):
   )
 
 
-@pytest.mark.parametrize("name", ["gap", "tok", "map", "gap_sincos"])
+@vectors_lib.checks(
+  "bv_flexivit_gap",
+  "bv_flexivit_tok",
+  "bv_flexivit_map",
+  "bv_flexivit_gap_sincos",
+)
 def test_flexivit(name):
-  vectors = vectors_lib.Vectors(f"bv_flexivit_{name}")
+  vectors = vectors_lib.Vectors(name)
   cfg = vectors.meta["cfg"]
   # The published FlexiViT computes sines for the stored grid and resizes them
   # like a learned embedding; ours computes them for the grid at hand.
@@ -237,35 +179,40 @@ def test_flexivit(name):
       assert_close(out["with_posemb"][:1], vectors[f"out/{call}/with_posemb"])
 
 
-# Not ours: the pool "0" (the first patch stands for all), and the parameters
-# of a scan over layers.
-@pytest.mark.parametrize(
-  "name",
-  [
-    "learn_gap",
-    "learn_map",
-    "learn_tok",
-    "sincos_gap",
-    "sincos_map",
-    "sincos_tok",
-    "none_rep",
-  ],
+@vectors_lib.checks(
+  "bv_vit_learn_gap",
+  "bv_vit_learn_map",
+  "bv_vit_learn_tok",
+  "bv_vit_learn_0",
+  "bv_vit_sincos_gap",
+  "bv_vit_sincos_map",
+  "bv_vit_sincos_tok",
+  "bv_vit_sincos_0",
+  "bv_vit_none_rep",
 )
 def test_vit(name):
-  vectors = vectors_lib.Vectors(f"bv_vit_{name}")
+  vectors = vectors_lib.Vectors(name)
   cfg = vectors.meta["cfg"]
-  # Without pooling the published model returns all tokens; ours has them in
-  # `out`.
-  pooled = cfg["pool_type"] != "none"
+  pool = cfg["pool_type"]
   model = big_vision_model(
     cfg,
     posemb=cfg["posemb"],
     posemb_grid=4,
-    pool=cfg["pool_type"] if pooled else "gap",
+    pool=pool if pool in ("gap", "map", "tok") else "gap",
   )
   params = vectors.tree("params/")
   _, out = apply(model, params, vectors["in/x"])
-  keys = ["with_posemb", "encoded"]
-  keys += ["pre_logits", "logits"] if pooled else []
-  for key in keys:
+  for key in ("with_posemb", "encoded"):
     assert_close(out[key], vectors[f"out/{key}"])
+  if pool == "none":
+    # Not ours: a representation of every token.
+    y = np.tanh(vectors_lib.dense(params["pre_logits"], out["encoded"]))
+    assert_close(y, vectors["out/pre_logits"])
+    assert_close(y, vectors["out/y"])
+    return
+  if pool == "0":
+    # Not ours: the first patch stands for all.
+    out["pre_logits"] = out["encoded"][:, 0]
+    out["logits"] = vectors_lib.dense(params["head"], out["pre_logits"])
+  assert_close(out["pre_logits"], vectors["out/pre_logits"])
+  assert_close(out["logits"], vectors["out/logits"])

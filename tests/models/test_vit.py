@@ -13,9 +13,9 @@ import pytest
 from flax import core, traverse_util
 
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import vit as vit_lib
+from tokenlearner_flexivit.models import transformer
 
-POOLS = pytest.mark.parametrize("pool", vit_lib.POOLS)
+POOLS = pytest.mark.parametrize("pool", transformer.POOLS)
 IMAGES = jnp.asarray(
   np.random.default_rng(0).uniform(-1, 1, size=(2, 24, 24, 3)), "float32"
 )
@@ -58,7 +58,7 @@ def apply_traced(model, params, num_tokens):
 @pytest.mark.parametrize(
   "pool,fuser,version",
   [
-    *itertools.product(vit_lib.POOLS, (False, True), ("1.1",)),
+    *itertools.product(transformer.POOLS, (False, True), ("1.1",)),
     ("gap", False, "1.0"),
     ("gap", True, "1.0"),
   ],

@@ -124,6 +124,11 @@ def _model_of_run(leaves: Leaves, path) -> dict[str, Any]:
 
 
 def _model(leaves: Leaves, guesses: list[str], path) -> dict[str, Any]:
+  if surgery.KERNEL in leaves and len(leaves[surgery.KERNEL].shape) == 5:
+    raise ValueError(
+      f"{path} is of a model for videos, whose settings no file tells. Build a"
+      " models.ViViT and load these weights with load_params."
+    )
   needed = (surgery.KERNEL, f"{_BLOCK}MlpBlock_0/Dense_0/kernel")
   query = f"{_BLOCK}MultiHeadDotProductAttention_0/query/kernel"
   ranks = zip((*needed, query), (4, 2, 3), strict=True)

@@ -19,6 +19,7 @@ from tokenlearner_flexivit.interop import (
   surgery,
 )
 from tokenlearner_flexivit.interop.leaves import Leaf
+from tokenlearner_flexivit.models import patch_embed
 
 FATES = ("loaded", "resized", "fresh", "unused")
 
@@ -91,8 +92,9 @@ def load_params_and_report(
   params: Mapping[str, Any] | None = None,
   seed: int = 0,
   dtype: str | None = "float32",
-  posemb_grid: tuple[int, int] | None = None,
+  posemb_grid: tuple[int, ...] | None = None,
   posemb_method: str = "linear",
+  inflate: str = "central_frame",
   input_mean: Sequence[float] | None = None,
   input_std: Sequence[float] | None = None,
   fresh: Sequence[str] = (),
@@ -104,20 +106,23 @@ def load_params_and_report(
   These differences are bridged: a kernel of another patch size (PI-resize), a
   position embedding of another grid, one that includes the cls token (its
   entry is added to the token, which computes the same), another head (fresh),
-  a TokenLearner that the file has not (fresh).
+  a TokenLearner that the file has not (fresh). A model for videos takes weights
+  of one for images: the kernel is inflated to tubelets, the position embedding
+  repeated in time.
 
   Args:
     source: see `download.fetch`: a path, address or released name, of a file
       in the names of big_vision, vision_transformer, Scenic, timm or Hugging
       Face, or of this library; or a workdir.
-    model: a `models.ViT`.
+    model: a `models.ViT` or `models.ViViT`.
     params: where fresh arrays come from, and what the shapes must be. None
       initialises the model.
     seed: for that.
     dtype: of the result; None keeps what the file has.
     posemb_grid: (h, w) of the file's position embedding, if it is neither
-      square nor the model's.
+      square nor the model's; (T, h, w) if the file is of a model for videos.
     posemb_method: "linear" or "zoom", see `resize.resize_posemb`.
+    inflate: "central_frame" or "average", see `resize.inflate_kernel`.
     input_mean: of images in [0, 1], which the weights expect to be subtracted,
       per channel. None means 0.5, as big_vision's do.
     input_std: by which they expect images to be divided; None means 0.5.
@@ -152,8 +157,9 @@ def load_params_and_report(
       template,
       str(path),
       grid=_grid_of(model),
-      file_grid=posemb_grid and tuple(posemb_grid),
+      file_grid=posemb_grid and patch_embed.to_size(posemb_grid),
       posemb_method=posemb_method,
+      inflate=inflate,
       fresh=fresh,
       unused=unused,
     )
@@ -175,16 +181,17 @@ def load_params_and_report(
   return traverse_util.unflatten_dict(ordered, sep="/"), report
 
 
-def _grid_of(model: nn.Module) -> tuple[int, int] | None:
+def _grid_of(model: nn.Module) -> tuple[int, ...] | None:
   if getattr(model, "posemb", None) != "learn":
     return None
   return tuple(model.posemb_grid)
 
 
 def _example(model, channels) -> jax.ShapeDtypeStruct:
-  size = [
-    p * g for p, g in zip(model.patch_size, model.posemb_grid, strict=True)
-  ]
+  grid = model.posemb_grid
+  # A model for videos may cut them frame by frame.
+  patch_size = (1, *model.patch_size)[-len(grid) :]
+  size = [p * g for p, g in zip(patch_size, grid, strict=True)]
   return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
 
 
@@ -204,7 +211,7 @@ def _shapes_of(model, params, leaves) -> dict[str, jax.ShapeDtypeStruct]:
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
   # The channels of the images are the one thing that a model does not tell.
   kernel = leaves.get(surgery.KERNEL)
-  channels = kernel.shape[2] if kernel and len(kernel.shape) == 4 else 3
+  channels = kernel.shape[-2] if kernel and len(kernel.shape) >= 4 else 3
   init = _flat_init(model, _example(model, channels))
   return jax.eval_shape(init, jax.random.key(0))
 
@@ -215,7 +222,7 @@ def _fresh(model, params, template, names, seed) -> dict[str, np.ndarray]:
   if params is not None:
     flat = traverse_util.flatten_dict(params, sep="/")
     return {name: np.asarray(flat[name]) for name in names}
-  channels = template[surgery.KERNEL].shape[2]
+  channels = template[surgery.KERNEL].shape[-2]
   init = _flat_init(model, _example(model, channels))
   # Under jit nothing is computed but what is asked for.
   some = jax.jit(lambda key: {name: init(key)[name] for name in names})

@@ -10,23 +10,24 @@ POSEMB_METHODS = ("linear", "zoom")
 INFLATE_METHODS = ("central_frame", "average")
 
 
-def resize_kernel(kernel: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:
-  """PI-resizes a patch embedding kernel [p, q, C, D] to [P, Q, C, D]."""
+def resize_kernel(kernel: np.ndarray, new_size: tuple[int, ...]) -> np.ndarray:
+  """PI-resizes a patch embedding kernel, see `patch_embed.resize_kernel`."""
   return np.asarray(patch_embed.resize_kernel(jnp.asarray(kernel), new_size))
 
 
 def resize_posemb(
   embedding: np.ndarray,
-  old_grid: tuple[int, int],
-  new_grid: tuple[int, int],
+  old_grid: tuple[int, ...],
+  new_grid: tuple[int, ...],
   method: str = "linear",
 ) -> np.ndarray:
   """Resizes a position embedding for good, as against on the fly.
 
   Args:
     embedding: [1, N, D] for the cells of `old_grid`, no cls entry.
-    old_grid: (h, w).
-    new_grid: (h, w).
+    old_grid: (h, w), or (T, h, w) for a video.
+    new_grid: likewise. A grid of a video for one of an image repeats what that
+      has in every frame (ViViT, Section 3.4).
     method: "linear" is what the model does in each forward pass, so that at
       the new grid nothing changes. "zoom" is what big_vision does when it
       loads weights: the outermost cells stay where they are.
@@ -38,11 +39,15 @@ def resize_posemb(
     ValueError: an unknown method.
   """
   check_posemb_method(method)
+  if len(old_grid) < len(new_grid):
+    num_frames, *new_grid = new_grid
+    frame = resize_posemb(embedding, old_grid, tuple(new_grid), method)
+    return np.tile(frame, (1, num_frames, 1))
   if method == "linear":
     resized = posemb.resize_posemb(jnp.asarray(embedding), old_grid, new_grid)
     return np.asarray(resized)
   grid = embedding.reshape(*old_grid, -1).astype(np.float64)
-  for axis in (0, 1):
+  for axis in range(len(old_grid)):
     matrix = _zoom_matrix(old_grid[axis], new_grid[axis])
     grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
   return grid.reshape(1, -1, embedding.shape[-1]).astype(embedding.dtype)
@@ -54,6 +59,15 @@ def check_posemb_method(method: str) -> None:
     raise ValueError(
       f"posemb_method={method!r} is unknown. Known:"
       f" {', '.join(POSEMB_METHODS)}."
+    )
+
+
+def check_inflate_method(method: str) -> None:
+  """Likewise, of `inflate_kernel`."""
+  if method not in INFLATE_METHODS:
+    raise ValueError(
+      f"Unknown method {method!r} to inflate a kernel. Known:"
+      f" {', '.join(INFLATE_METHODS)}."
     )
 
 
@@ -85,12 +99,8 @@ def inflate_kernel(
   Raises:
     ValueError: an unknown method, another rank, or no frames.
   """
+  check_inflate_method(method)
   kernel = np.asarray(kernel)
-  if method not in INFLATE_METHODS:
-    raise ValueError(
-      f"Unknown method {method!r} to inflate a kernel. Known:"
-      f" {', '.join(INFLATE_METHODS)}."
-    )
   if kernel.ndim != 4 or num_frames < 1:
     raise ValueError(
       "Expected a kernel [p, q, C, D] and at least one frame, got"

@@ -34,7 +34,7 @@ def save_params(
   * big_vision and Scenic: the models of the same size.
 
   Args:
-    params: of a `models.ViT`.
+    params: of a `models.ViT`, or of a `models.ViViT` as native or scenic.
     path: its suffix must be one of the format's: native .npz or .safetensors,
       big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
     format: "native" (our names), "big_vision", "timm", "hugging_face" or
@@ -60,6 +60,11 @@ def save_params(
     raise ValueError(
       f"These are no parameters of a ViT: there is no {surgery.KERNEL!r} among"
       f" {', '.join(sorted(arrays)[:4])}, ...."
+    )
+  if arrays[surgery.KERNEL].ndim != 4 and format not in ("native", "scenic"):
+    raise ValueError(
+      f"{format} has no model for videos that these parameters are of; save"
+      " them as native or scenic."
     )
   stores_posemb = format in ("timm", "hugging_face", "scenic")
   if stores_posemb and surgery.POSEMB not in arrays:

@@ -1,8 +1,9 @@
 """Fits the parameters of a file to a model, by rules and in the open.
 
 Every array of the file and of the model gets one of four fates: loaded,
-resized, fresh (the model's, initialised) or unused (the file's). What no rule
-covers stops everything.
+resized, fresh (the model's, initialised) or unused (the file's). To inflate
+weights for images to videos is to resize them. What no rule covers stops
+everything.
 """
 
 import dataclasses
@@ -17,10 +18,12 @@ from tokenlearner_flexivit.interop.leaves import Leaves
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
+# Of patches [p, q, C, D] and of tubelets [t, p, q, C, D].
+_KERNEL_RANKS = (4, 5)
 _HEAD = ("pre_logits/", "head/")
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +42,23 @@ def posemb_grid(
   has_cls: bool,
   model_grid: Grid | None = None,
   given: Grid | None = None,
+  of_video: bool | None = None,
 ) -> tuple[Grid | None, bool]:
   """Finds the grid of a position embedding, which a file does not tell.
 
   It is the given one, else the model's if it has as many cells, else a square.
   One entry more than cells is that of the cls token, and comes first.
 
+  For a model for videos it is the model's, or that of one of its frames. A
+  square is one of an image, and no guess where it may be one of a video: 196
+  cells are 14x14 or 4x7x7.
+
   Args:
     num_positions: entries.
     has_cls: whether the file has a cls token.
     model_grid: of the model, if there is one.
     given: by the caller, if it is known.
+    of_video: whether the file is of a model for videos, if that is known.
 
   Returns:
     the grid, None if there is none, and whether there is an entry for cls.
@@ -59,19 +68,23 @@ def posemb_grid(
   """
   root = math.isqrt(num_positions)
   root_without = math.isqrt(max(0, num_positions - 1))
+  squares = [(root, root), (root_without, root_without)]
   if given:
     grids = [given]
+  elif model_grid is None or len(model_grid) == 2:
+    grids = ([model_grid] if model_grid else []) + squares
+  elif of_video is None:
+    grids = [model_grid, model_grid[1:]]
   else:
-    grids = [model_grid] if model_grid else []
-    grids += [(root, root), (root_without, root_without)]
-  for h, w in grids:
-    if h * w == num_positions:
-      return (h, w), False
-    if has_cls and h * w == num_positions - 1 and h:
-      return (h, w), True
+    grids = [model_grid] if of_video else [model_grid[1:], *squares]
+  for grid in grids:
+    if math.prod(grid) == num_positions:
+      return grid, False
+    if has_cls and math.prod(grid) == num_positions - 1 > 0:
+      return grid, True
   if given:
     raise ValueError(
-      f"posemb_grid={given} has {given[0] * given[1]} cells, but the file's"
+      f"posemb_grid={given} has {math.prod(given)} cells, but the file's"
       f" position embedding has {num_positions} entries."
     )
   return None, False
@@ -95,18 +108,20 @@ def absorb_statistics(
   """
   kernel, bias = leaves.get(KERNEL), leaves.get("embedding/bias")
   mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-  if not kernel or not bias or len(kernel.shape) != 4:
+  if not kernel or not bias or len(kernel.shape) not in _KERNEL_RANKS:
     raise ValueError("There is no patch embedding to absorb input_mean.")
+  channels = kernel.shape[-2]
   for values in (mean, std):
-    if values.shape not in ((1,), (kernel.shape[2],)):
+    if values.shape not in ((1,), (channels,)):
       raise ValueError(
-        f"input_mean and input_std need {kernel.shape[2]} values, or one."
+        f"input_mean and input_std need {channels} values, or one."
       )
   # (x - mean) / std = y * scale + shift for y = 2 x - 1.
   scale, shift = ((0.5 / std)[:, None], ((0.5 - mean) / std)[:, None])
 
   def shifted(array):
-    return array + np.sum(kernel.read() * shift, (0, 1, 2)).astype(array.dtype)
+    axes = tuple(range(len(kernel.shape) - 1))
+    return array + np.sum(kernel.read() * shift, axes).astype(array.dtype)
 
   return {
     **leaves,
@@ -132,6 +147,7 @@ class Plan:
     grid: Grid | None = None,
     file_grid: Grid | None = None,
     posemb_method: str = "linear",
+    inflate: str = "central_frame",
     fresh: Sequence[str] = (),
     unused: Sequence[str] = (),
   ):
@@ -144,6 +160,7 @@ class Plan:
       grid: of the model's position embedding, if it has one.
       file_grid: of the file's, if it cannot be guessed.
       posemb_method: see `resize.resize_posemb`.
+      inflate: see `resize.inflate_kernel`.
       fresh: beginnings of names of the model that the file is not asked for.
       unused: beginnings of names of the file that are left out.
 
@@ -151,9 +168,10 @@ class Plan:
       ValueError: no rule covers a difference; lists all of them.
     """
     resize.check_posemb_method(posemb_method)
+    resize.check_inflate_method(inflate)
     self.leaves, self.rows = {}, []
     self._template, self._grid = template, grid
-    self._method = posemb_method
+    self._method, self._inflate = posemb_method, inflate
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
     given = dict(leaves)
     self._file_grid = None
@@ -187,12 +205,24 @@ class Plan:
     posemb, cls = given[POSEMB], given.get("cls")
     n = posemb.shape[1]
     has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
-    self._file_grid, has_entry = posemb_grid(n, has_cls, self._grid, file_grid)
+    self._file_grid, has_entry = posemb_grid(
+      n, has_cls, self._grid, file_grid, self._of_video(given)
+    )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
       given["cls"] = cls.map(lambda token: token + posemb.read()[:, :1])
       given[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
       self._cls_note = "with its position"
+
+  def _of_video(self, given):
+    """Whether the file is of a model for videos, as far as kernels tell."""
+    there, here = (
+      len(leaves[KERNEL].shape) if KERNEL in leaves else 0
+      for leaves in (given, self._template)
+    )
+    if there not in _KERNEL_RANKS or there == here == 4:
+      return None
+    return there == 5
 
   def _settle(self, given, fresh, unused):
     """What the caller said shall be fresh or unused."""
@@ -243,30 +273,60 @@ class Plan:
     here, there = tuple(self._template[name].shape), leaf.shape
     other_grid = name == POSEMB and None not in (self._grid, self._file_grid)
     other_grid = other_grid and self._grid != self._file_grid
+    fewer_axes = other_grid and len(self._grid) < len(self._file_grid)
     if str(leaf.dtype) not in _FLOATS:
       self._problems["misshapen"].append(f"{name} of type {leaf.dtype}")
     elif there == here and not other_grid:
       self.leaves[name] = leaf
       note = self._cls_note if name == "cls" else ""
       self._note(name, "loaded", leaf, note)
-    elif name == KERNEL and len(there) == 4 and there[2:] == here[2:]:
-      self.leaves[name] = leaf.map(
-        lambda kernel: resize.resize_kernel(kernel, here[:2]), here
-      )
-      self._note(name, "resized", leaf, "PI-resize")
-    elif other_grid and there[2:] == here[2:]:
-      self.leaves[name] = leaf.map(self._resize_posemb, here)
-      grids = [f"{h}x{w}" for h, w in (self._file_grid, self._grid)]
-      self._note(name, "resized", leaf, f"{self._method}, {' -> '.join(grids)}")
+    elif (
+      name == KERNEL
+      and len(there) in _KERNEL_RANKS
+      and len(there) <= len(here)
+      and there[-2:] == here[-2:]
+    ):
+      self._fit_kernel(leaf, here)
+    elif other_grid and not fewer_axes and there[2:] == here[2:]:
+      self._fit_posemb(leaf, here)
     else:
+      hint = ""
+      if name == POSEMB and self._grid and not self._file_grid:
+        hint = "; pass the file's posemb_grid"
       self._problems["misshapen"].append(
-        f"{name} {list(there)}, the model's is {list(here)}"
+        f"{name} {list(there)}, the model's is {list(here)}{hint}"
       )
 
-  def _resize_posemb(self, embedding):
-    return resize.resize_posemb(
-      embedding, self._file_grid, self._grid, self._method
+  def _fit_kernel(self, leaf, shape):
+    there, here = leaf.shape[:-2], shape[:-2]
+    size = here[-len(there) :]
+    notes = [] if size == there else ["PI-resize"]
+    if size != here:
+      notes.append(f"inflated: {self._inflate}")
+
+    def fit(kernel):
+      kernel = resize.resize_kernel(kernel, size)
+      if size == here:
+        return kernel
+      return resize.inflate_kernel(kernel, here[0], self._inflate)
+
+    self.leaves[KERNEL] = leaf.map(fit, shape)
+    self._note(KERNEL, "resized", leaf, ", ".join(notes))
+
+  def _fit_posemb(self, leaf, shape):
+    there, here = self._file_grid, self._grid
+    size = here[-len(there) :]
+    notes = []
+    if size != there:
+      grids = ["x".join(map(str, grid)) for grid in (there, size)]
+      notes = [self._method, " -> ".join(grids)]
+    if size != here:
+      notes.append(f"repeated {here[0]} times")
+    self.leaves[POSEMB] = leaf.map(
+      lambda array: resize.resize_posemb(array, there, here, self._method),
+      shape,
     )
+    self._note(POSEMB, "resized", leaf, ", ".join(notes))
 
   def _complaint(self, where):
     lines = [f"{where} does not fit the model; nothing was loaded."]

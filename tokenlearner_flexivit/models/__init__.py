@@ -6,10 +6,11 @@ from flax import linen as nn
 
 from tokenlearner_flexivit.models.token_learner import TokenFuser, TokenLearner
 from tokenlearner_flexivit.models.vit import ViT
+from tokenlearner_flexivit.models.vivit import ViViT
 
-MODELS = {"vit": ViT}
+MODELS = {"vit": ViT, "vivit": ViViT}
 
-__all__ = ["MODELS", "TokenFuser", "TokenLearner", "ViT", "create"]
+__all__ = ["MODELS", "TokenFuser", "TokenLearner", "ViT", "ViViT", "create"]
 
 
 def create(

@@ -1,9 +1,11 @@
 """Patch embedding whose kernel is resized to any patch size on the fly.
 
 Letters: p q stored kernel, P Q requested patch, h w grid, C D as everywhere.
+Of a video, which has frames in front, t, T and T' in the same order.
 """
 
 import functools
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -16,45 +18,74 @@ Size = int | Sequence[int]
 METHODS = ("pi", "vanilla", "area", "norm")
 
 
-def to_pair(size: Size) -> tuple[int, int]:
-  """Returns (height, width) for an int or a sequence of two ints."""
-  pair = tuple(size) if np.iterable(size) else (size, size)
-  static = all(isinstance(s, numbers.Integral) for s in pair)
-  if any(isinstance(s, jax.core.Tracer) for s in pair):
+def to_size(size: Size) -> tuple[int, ...]:
+  """Returns (height, width), or (frames, height, width).
+
+  Args:
+    size: an int for both height and width, or two ints, or three.
+
+  Raises:
+    ValueError: for anything else, or a size that is traced.
+  """
+  sizes = tuple(size) if np.iterable(size) else (size, size)
+  if any(isinstance(s, jax.core.Tracer) for s in sizes):
     raise ValueError(
       "A size must be static, but this one is traced. Under jit, name the"
       ' argument: jax.jit(f, static_argnames="patch_size").'
     )
-  if len(pair) != 2 or not static or min(pair) < 1:
+  static = all(isinstance(s, numbers.Integral) for s in sizes)
+  if len(sizes) not in (2, 3) or not static or min(sizes) < 1:
+    raise ValueError(
+      "Expected one or two positive integers, or three with frames first, got"
+      f" {size!r}."
+    )
+  return tuple(int(s) for s in sizes)
+
+
+def to_pair(size: Size) -> tuple[int, int]:
+  """Returns (height, width); as `to_size`, but frames are an error."""
+  sizes = to_size(size)
+  if len(sizes) != 2:
     raise ValueError(f"Expected one or two positive integers, got {size!r}.")
-  return int(pair[0]), int(pair[1])
+  return sizes
 
 
-def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, int]:
+def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, ...]:
   """Returns the grid (h, w) into which patches divide an image.
 
   Args:
-    image_size: int or (height, width) in pixels.
-    patch_size: int or (height, width) in pixels.
+    image_size: int or (height, width) in pixels; of a video (frames, height,
+      width), which gives a grid (T', h, w).
+    patch_size: likewise.
 
   Raises:
     ValueError: if the patches do not tile the image; it names the sizes that
       do. Cropping what is left over would lose pixels without a sound.
   """
-  image, patch = to_pair(image_size), to_pair(patch_size)
-  if image[0] % patch[0] or image[1] % patch[1]:
+  image, patch = to_size(image_size), to_size(patch_size)
+  if len(image) != len(patch):
+    raise ValueError(
+      f"Expected a patch size of {len(image)} positive integers, got"
+      f" {patch_size!r}."
+    )
+  if any(s % p for s, p in zip(image, patch, strict=True)):
     fits = [
       ", ".join(str(p) for p in range(1, s + 1) if s % p == 0) for s in image
     ]
-    if image[0] == image[1]:
+    if len(image) == 2 and image[0] == image[1]:
       hint = f"Sizes that do: {fits[0]}."
     else:
-      hint = f"Heights that do: {fits[0]}. Widths that do: {fits[1]}."
+      axes = ("Frames", "Heights", "Widths")[-len(image) :]
+      hint = " ".join(
+        f"{axis} that do: {fit}." for axis, fit in zip(axes, fits, strict=True)
+      )
+    kind = "image" if len(image) == 2 else "video"
+    shown = ["x".join(map(str, size)) for size in (patch, image)]
     raise ValueError(
-      f"Patch size {patch[0]}x{patch[1]} does not divide the image size"
-      f" {image[0]}x{image[1]}. {hint}"
+      f"Patch size {shown[0]} does not divide the {kind} size {shown[1]}."
+      f" {hint}"
     )
-  return image[0] // patch[0], image[1] // patch[1]
+  return tuple(s // p for s, p in zip(image, patch, strict=True))
 
 
 @functools.cache
@@ -102,49 +133,57 @@ def resize_kernel(
   * "norm": w' = (|w| / |B w|) B w, vanilla rescaled so that the kernel of each
     output feature keeps its l2 norm.
 
+  Frames are an axis like the others, B = B_t kron B_h kron B_w.
+
   Args:
-    kernel: [p, q, C, D].
-    new_size: int or (P, Q), static.
+    kernel: [p, q, C, D], or [t, p, q, C, D] for tubelets.
+    new_size: int or (P, Q), static; for tubelets also (T, P, Q), without which
+      they keep their frames.
     method: "pi", "vanilla", "area" or "norm".
 
   Returns:
-    [P, Q, C, D] in the dtype of `kernel`, which itself is returned if it has
-    that size already.
+    [P, Q, C, D] or [T, P, Q, C, D] in the dtype of `kernel`, which itself is
+    returned if it has that size already.
 
   Raises:
-    ValueError: for an unknown method.
+    ValueError: for an unknown method, or frames where the kernel has none.
   """
   if method not in METHODS:
     raise ValueError(
       f"Unknown method {method!r} to resize a patch embedding. Known:"
       f" {', '.join(METHODS)}."
     )
-  old_size, new_size = kernel.shape[:2], to_pair(new_size)
-  if old_size == new_size:
+  *old_size, c, d = kernel.shape
+  new_size = to_size(new_size)
+  if len(new_size) > len(old_size):
+    raise ValueError(f"A kernel {list(kernel.shape)} has no frames to resize.")
+  new_size = (*old_size[: len(old_size) - len(new_size)], *new_size)
+  if tuple(old_size) == new_size:
     return kernel
 
   matrix = pi_matrix if method == "pi" else bilinear_matrix
   # Weights, not activations: full precision costs little here, and TPU and GPU
   # defaults would round the kernel.
   matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-  (p, q), (new_p, new_q), (c, d) = old_size, new_size, kernel.shape[2:]
   resized = kernel
-  if p != new_p:
-    rows = jnp.asarray(matrix(p, new_p), kernel.dtype)
-    resized = matmul(rows, resized.reshape(p, q * c * d))
-  if q != new_q:
-    # One product per row leaves the layout as it is: on CPU this is three
-    # times as fast as a single product and a transposition.
-    columns = jnp.asarray(matrix(q, new_q), kernel.dtype)
-    columns = jnp.broadcast_to(columns[None], (new_p, new_q, q))
-    resized = matmul(columns, resized.reshape(new_p, q, c * d))
-  resized = resized.reshape(new_p, new_q, c, d)
+  for axis, (old, new) in enumerate(zip(old_size, new_size, strict=True)):
+    if old == new:
+      continue
+    rows, batch = jnp.asarray(matrix(old, new), kernel.dtype), ()
+    if axis:
+      # One product per row leaves the layout as it is: on CPU this is three
+      # times as fast as a single product and a transposition.
+      batch = (math.prod(new_size[:axis]),)
+      rows = jnp.broadcast_to(rows[None], (*batch, new, old))
+    rest = math.prod(old_size[axis + 1 :]) * c * d
+    resized = matmul(rows, resized.reshape(*batch, old, rest))
+  resized = resized.reshape(*new_size, c, d)
 
   if method == "area":
-    resized *= p * q / (new_p * new_q)
+    resized *= math.prod(old_size) / math.prod(new_size)
   elif method == "norm":
     norms = [
-      jnp.sqrt(jnp.sum(k**2, axis=(0, 1, 2), keepdims=True))
+      jnp.sqrt(jnp.sum(k**2, axis=range(k.ndim - 1), keepdims=True))
       for k in (kernel, resized)
     ]
     resized *= norms[0] / jnp.maximum(norms[1], 1e-12)
@@ -154,14 +193,16 @@ def resize_kernel(
 class PatchEmbed(nn.Module):
   """Cuts images into patches and maps each to a token, at any patch size.
 
+  Likewise videos into tubelets, if the kernel has frames.
+
   Attributes:
     width: D, features of a token.
-    patch_size: (p, q), the size of the stored kernel.
+    patch_size: (p, q) or (t, p, q), the size of the stored kernel.
     dtype: of the computation; the parameters are float32.
   """
 
   width: int
-  patch_size: tuple[int, int]
+  patch_size: tuple[int, ...]
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -171,30 +212,34 @@ class PatchEmbed(nn.Module):
     """Embeds the patches.
 
     Args:
-      images: [B, H, W, C].
-      patch_size: int or (P, Q), static; None means the stored size.
+      images: [B, H, W, C], or [B, frames, H, W, C].
+      patch_size: int or (P, Q), or (T, P, Q); static. None means the stored
+        size.
 
     Returns:
-      tokens [B, h, w, D].
+      tokens [B, h, w, D], or [B, T', h, w, D].
 
     Raises:
       ValueError: if the patch size does not divide the image.
     """
-    b, height, width, c = images.shape
-    p, q = to_pair(self.patch_size if patch_size is None else patch_size)
-    h, w = check_patch_size((height, width), (p, q))
+    b, *size, c = images.shape
+    patch = to_size(self.patch_size if patch_size is None else patch_size)
+    grid = check_patch_size(size, patch)
     kernel = self.param(
       "kernel",
       nn.initializers.lecun_normal(),
       (*self.patch_size, c, self.width),
     )
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    kernel = resize_kernel(kernel, (p, q)).astype(self.dtype)
+    kernel = resize_kernel(kernel, patch).astype(self.dtype)
 
     # The strided convolution, written as one matrix product. On CPU it takes
     # 0.5x to 0.8x the time of lax.conv_general_dilated, forward and backward.
-    x = images.astype(self.dtype).reshape(b, h, p, w, q, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b * h * w, p * q * c)
-    x = x @ kernel.reshape(p * q * c, self.width)
+    cut = [s for pair in zip(grid, patch, strict=True) for s in pair]
+    x = images.astype(self.dtype).reshape(b, *cut, c)
+    last = 2 * len(grid) + 1
+    x = x.transpose(0, *range(1, last, 2), *range(2, last, 2), last)
+    x = x.reshape(b * math.prod(grid), math.prod(patch) * c)
+    x = x @ kernel.reshape(math.prod(patch) * c, self.width)
     x += bias.astype(self.dtype)[None, :]
-    return x.reshape(b, h, w, self.width)
+    return x.reshape(b, *grid, self.width)

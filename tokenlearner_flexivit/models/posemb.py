@@ -19,8 +19,8 @@ def resize_posemb(
 
   Args:
     posemb: [1, N, D] for the N cells of `old_grid`.
-    old_grid: (h, w).
-    new_grid: (h, w), static.
+    old_grid: (h, w), or (T, h, w) for a video.
+    new_grid: likewise, static.
 
   Returns:
     [1, N', D] for the N' cells of `new_grid`.

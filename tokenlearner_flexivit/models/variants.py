@@ -18,6 +18,9 @@ _SIZES = {
 }
 
 VARIANTS = tuple(_SIZES)
+# Of a clip and of a tubelet, as in ViViT, Section 4.1.
+_CLIP_FRAMES = 32
+_TUBELET_FRAMES = 2
 
 
 def decode_variant(variant: str) -> dict[str, Any]:
@@ -51,3 +54,29 @@ def decode_variant(variant: str) -> dict[str, Any]:
     patch_size=(patch_size, patch_size),
     posemb_grid=(max(1, 224 // patch_size),) * 2,
   )
+
+
+def decode_video_variant(variant: str) -> dict[str, Any]:
+  """Turns a name such as "B/16x2" into constructor arguments of `ViViT`.
+
+  Args:
+    variant: as in `decode_variant`, and after an "x" the frames of a tubelet,
+      without which these are 2. The position embedding is for 32 frames.
+
+  Returns:
+    dict as that of `decode_variant`, with frames in front of the sizes.
+
+  Raises:
+    ValueError: for an unknown size or one that is no number.
+  """
+  name, x, frames = str(variant).partition("x")
+  if x and not (frames.isdecimal() and int(frames)):
+    raise ValueError(
+      f"Unknown variant {variant!r}: after the x are the frames of a tubelet,"
+      ' as in "B/16x2".'
+    )
+  num_frames = int(frames) if x else _TUBELET_FRAMES
+  arguments = decode_variant(name)
+  grid = (max(1, _CLIP_FRAMES // num_frames), *arguments["posemb_grid"])
+  patch_size = (num_frames, *arguments["patch_size"])
+  return arguments | dict(patch_size=patch_size, posemb_grid=grid)

@@ -1,0 +1,184 @@
+"""A vision transformer for videos, with the dials of the one for images.
+
+Letters: B batch, T frames, T' tubelets in time, H W frame, C channels or
+classes, h w grid of a frame, N = h w tokens, S learned tokens, D width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from tokenlearner_flexivit.models import patch_embed, transformer, variants
+
+
+def sample_frames(videos: jax.Array, num_frames: int) -> jax.Array:
+  """Takes frames at equal distances (ViViT, Section 3.2).
+
+  These are the frames k T / (n + 1), k = 1..n, halves rounded to even. The
+  published code adds up T / (n + 1) instead: for 1 in 8 pairs of T and n its
+  error of rounding makes n + 1 frames, and for some it turns a half around.
+
+  Args:
+    videos: [B, T, ...].
+    num_frames: n, how many to take. If there are no more than that, all are.
+
+  Returns:
+    [B, min(n, T), ...].
+  """
+  total = videos.shape[1]
+  if num_frames >= total:
+    return videos
+  frames = np.arange(1, num_frames + 1) * total / (num_frames + 1)
+  return videos[:, np.round(frames).astype(int)]
+
+
+class ViViT(transformer.VisionTransformer):
+  """ViViT's joint space-time model (arXiv 2103.15691, Model 1), with two dials.
+
+  All tokens of all frames attend to one another. TokenLearner (arXiv
+  2106.11297) summarises each frame, or layer of tubelets, alone: S of N tokens
+  in each of T'. What `ViT` says of patch size and learned tokens holds here, as
+  do its other attributes.
+
+  Attributes:
+    patch_size: int or (p, q) to cut each frame into patches, or (t, p, q) to
+      cut the video into tubelets; the size of the stored kernel, [p, q, C, D]
+      or [t, p, q, C, D].
+    posemb_grid: (T', h, w), size of the stored position embedding.
+    posemb: "learn".
+    num_frames: how many frames to sample (`sample_frames`) before the video is
+      cut; None takes all.
+  """
+
+  patch_size: Any = (2, 32, 32)
+  posemb_grid: Any = (16, 7, 7)
+  num_frames: int | None = None
+
+  _posembs = ("learn",)
+  _decode_variant = staticmethod(variants.decode_video_variant)
+
+  def __post_init__(self):
+    self.patch_size = patch_embed.to_size(self.patch_size)
+    self.posemb_grid = _to_triple(self.posemb_grid, "posemb_grid")
+    if self.num_frames is not None and self.num_frames < 1:
+      raise ValueError(f"num_frames must be at least 1, got {self.num_frames}.")
+    super().__post_init__()
+
+  def check(
+    self,
+    video_size: patch_embed.Size,
+    patch_size: patch_embed.Size | None = None,
+    num_tokens: int | jax.Array | None = None,
+  ) -> tuple[int, int, int]:
+    """Checks a call without tracing it.
+
+    Args:
+      video_size: (frames, height, width), before frames are sampled.
+      patch_size: None (the stored size), int or (int, int) for height and
+        width; for tubelets also three ints, with the frames first.
+      num_tokens: None (all that are learned), an int or a scalar array.
+
+    Returns:
+      the grid (T', h, w) of patches or tubelets.
+
+    Raises:
+      ValueError: for a patch size that does not divide the frames, tubelets
+        that do not divide the video, or an impossible number of tokens.
+    """
+    self._check_num_tokens(num_tokens)
+    frames, *size = _to_triple(video_size, "The size of a video")
+    frames = min(frames, self.num_frames or frames)
+    patch_size = self._whole(patch_size)
+    if len(patch_size) == 2:
+      return (frames, *patch_embed.check_patch_size(size, patch_size))
+    return patch_embed.check_patch_size((frames, *size), patch_size)
+
+  def seq_lens(
+    self,
+    video_size: patch_embed.Size,
+    patch_size: patch_embed.Size | None = None,
+    num_tokens: int | None = None,
+  ) -> tuple[int, ...]:
+    """Returns how many tokens each block sees, cls included.
+
+    Arguments and errors are those of `check`, but for `num_tokens`, which has
+    to be None or an int.
+    """
+    grid = self.check(video_size, patch_size, num_tokens)
+    return self._seq_lens(grid, num_tokens)
+
+  def _whole(self, patch_size: patch_embed.Size | None) -> tuple[int, ...]:
+    """Returns a patch size with as many axes as the stored one."""
+    if patch_size is None:
+      return self.patch_size
+    given = patch_embed.to_size(patch_size)
+    if len(given) > len(self.patch_size):
+      raise ValueError(
+        f"patch_size={patch_size} has frames, but this model cuts each frame"
+        " into patches: give height and width alone."
+      )
+    return (*self.patch_size[: len(self.patch_size) - len(given)], *given)
+
+  @nn.compact
+  def __call__(
+    self,
+    videos: jax.Array,
+    *,
+    patch_size: patch_embed.Size | None = None,
+    num_tokens: int | jax.Array | None = None,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Classifies or represents videos.
+
+    Args:
+      videos: [B, T, H, W, channels] float in [-1, 1].
+      patch_size: see `check`; static.
+      num_tokens: how many learned tokens of each frame to use: None for all,
+        an int for a slice of the first ones, a traced integer scalar for a mask
+        over them. The results are the same.
+      train: whether dropout and stochastic depth are active. They draw from
+        the "dropout" random stream.
+
+    Returns:
+      logits [B, C] float32, or without classes the representation [B, D or
+      rep_size], and the dict of intermediates of `ViT`, in which
+
+      * stem is [B, T', h, w, D], with_posemb [B, T' N, D];
+      * a block sees T' N tokens, or T' S that were learned;
+      * maps are [B, T', S, N] and tokens [B, T', S, D].
+
+    Raises:
+      ValueError: for videos that are no [B, T, H, W, channels] floats, and as
+        `check`.
+    """
+    if videos.ndim != 5 or not jnp.issubdtype(videos.dtype, jnp.floating):
+      raise ValueError(
+        "Expected float videos [B, T, H, W, channels] in [-1, 1], got"
+        f" {videos.dtype}{list(videos.shape)}."
+      )
+    if self.num_frames is not None:
+      videos = sample_frames(videos, self.num_frames)
+    b, *size, c = videos.shape
+    cut = size[-len(self.patch_size) :]
+    patch_size = self._whole(self._patch_size_of(cut, patch_size))
+    grid = self.check(size, patch_size, num_tokens)
+    if len(cut) == 2:
+      videos = videos.reshape(b * size[0], *cut, c)
+    stem = patch_embed.PatchEmbed(
+      self.width, self.patch_size, dtype=self.dtype, name="embedding"
+    )(videos, patch_size)
+    stem = stem.reshape(b, *grid, self.width)
+    return self._apply_to_stem(stem, num_tokens, train)
+
+
+def _to_triple(size: patch_embed.Size, name: str) -> tuple[int, int, int]:
+  sizes = patch_embed.to_size(size)
+  if len(sizes) != 3:
+    raise ValueError(
+      f"{name} is (frames, height, width), three positive integers; got"
+      f" {size!r}."
+    )
+  return sizes
