@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ml_collections
-
 
 def plain(config: Any) -> Any:
   """Returns `config` as plain dicts and lists, as JSON would give it back.
@@ -20,7 +18,7 @@ def plain(config: Any) -> Any:
   Raises:
     TypeError: a value that JSON cannot hold, such as a function or an array.
   """
-  if isinstance(config, ml_collections.ConfigDict):
+  if hasattr(config, "to_dict"):  # A ConfigDict.
     config = config.to_dict()
   return json.loads(json.dumps(config))
 

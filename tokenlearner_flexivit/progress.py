@@ -56,21 +56,6 @@ def describe_model(params: Any) -> None:
   say(parameter_overview.get_parameter_overview(params, include_stats=False))
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Formats rows of equal keys as a Markdown table, readable as plain text."""
-  columns = list(rows[0])
-  cells = [columns, *([str(row[c]) for c in columns] for row in rows)]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-  lines = [
-    "| "
-    + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))
-    + " |"
-    for line in cells
-  ]
-  rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
-  return "\n".join([lines[0], rule, *lines[1:]])
-
-
 class Progress:
   """Gathers the metrics of steps and turns them into one record per log step.
 

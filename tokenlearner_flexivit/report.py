@@ -11,7 +11,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, progress
+from tokenlearner_flexivit import metric_log, progress, table
 from tokenlearner_flexivit.analysis import flops
 
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ def cost_table(experiment: experiment_lib.Experiment) -> str:
         "share of steps": f"{share:.2f}",
       }
     )
-  return progress.table(rows)
+  return table.markdown(rows)
 
 
 def one_line(
@@ -100,7 +100,7 @@ def setting_rows(
 
 def markdown(rows: Sequence[Row]) -> str:
   """The rows as a table, accuracies in percent."""
-  return progress.table(
+  return table.markdown(
     [
       {
         "patch size": row["patch_size"],

@@ -12,7 +12,7 @@ import concurrent.futures
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -20,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tokenlearner_flexivit import dials, parallel, tasks
+from tokenlearner_flexivit import dials, parallel
+
+if TYPE_CHECKING:  # The tasks bring the input pipeline, which no step needs.
+  from tokenlearner_flexivit import tasks
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -67,7 +70,7 @@ def step_keys(seed: int, step: jax.Array) -> jax.Array:
 
 
 def make_train_step(
-  task: tasks.Task,
+  task: "tasks.Task",
   optimizer: optax.GradientTransformation,
   patch_sizes: dials.PatchSizes,
   *,
@@ -177,7 +180,7 @@ def host_indices(
 
 
 def compile_steps(
-  task: tasks.Task,
+  task: "tasks.Task",
   optimizer: optax.GradientTransformation,
   patch_sizes: dials.PatchSizes,
   state: TrainState,

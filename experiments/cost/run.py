@@ -18,7 +18,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import lines, ticker
 
 from experiments.cost import published
-from tokenlearner_flexivit import progress
+from tokenlearner_flexivit import table
 from tokenlearner_flexivit.analysis import flops
 
 HERE = pathlib.Path(__file__).parent
@@ -190,7 +190,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     for row in by_table["params"]
   ]
   parts = (variants, list(flexi.values()), papers, params)
-  return "\n\n".join(map(progress.table, parts))
+  return "\n\n".join(map(table.markdown, parts))
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:

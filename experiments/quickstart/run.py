@@ -14,7 +14,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from configs import quickstart
-from tokenlearner_flexivit import progress, train
+from tokenlearner_flexivit import table, train
 
 HERE = pathlib.Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per seed.")
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
   (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
   draw(rows, HERE / "figure.png")
   print(
-    progress.table(
+    table.markdown(
       [
         {
           "patch size": row["patch_size"],
