@@ -1,5 +1,7 @@
 """Trains or evaluates: python -m tokenlearner_flexivit.main --config=..."""
 
+import platform
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -35,7 +37,13 @@ def main(argv: list[str]) -> None:
   if _MULTIHOST.value:
     jax.distributed.initialize()
   from tokenlearner_flexivit import train
+  from tokenlearner_flexivit.interop import download
 
+  if jax.config.jax_compilation_cache_dir is None:
+    # The next start finds what this one compiles. A program is for the
+    # processor that compiled it, so machines with one home keep their own.
+    folder = download.cache_dir() / "compiled" / platform.node()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
   if _MODE.value == "eval":
     train.evaluate(_CONFIG.value, _WORKDIR.value)
     return

@@ -253,6 +253,7 @@ def test_token_learner_comes_as_any_mapping(wrap):
     (dict(patch_size=(8, 8, 8)), "positive integers"),
     (dict(token_learner=dict(layer=3, num_tokens=4)), "layer=3.*depth is 3"),
     (dict(token_learner=dict(layer=-1, num_tokens=4)), "layer=-1.*0 to 2"),
+    (dict(depth=0), "depth must be at least 1, got 0"),
     (dict(token_learner=dict(layer=1)), "Missing.*num_tokens"),
     (
       dict(token_learner=dict(layer=1, num_tokens=4, fuse=True)),

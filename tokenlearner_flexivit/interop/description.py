@@ -112,7 +112,7 @@ def _model_of_run(leaves: Leaves, path) -> dict[str, Any]:
   section["num_classes"] = _size(leaves, "head/bias", None)
   model = models.create(**section)
   # How the run computed is not what its weights are.
-  training = {"dtype", "dropout", "stochastic_depth", "remat"}
+  training = {"dtype", "dropout", "stochastic_depth", "remat", "scan"}
   found = {}
   for field in dataclasses.fields(model):
     value = getattr(model, field.name)

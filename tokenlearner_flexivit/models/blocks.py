@@ -190,14 +190,15 @@ class Encoder1DBlock(nn.Module):
     num_heads: attention heads.
     mlp_dim: hidden features of the MLP.
     dropout: rate, on both branches and inside the MLP.
-    drop_path: probability that an example skips a branch (stochastic depth).
+    drop_path: probability that an example skips a branch (stochastic depth);
+      may be traced, as in a loop over blocks.
     dtype: of the computation.
   """
 
   num_heads: int
   mlp_dim: int
   dropout: float = 0.0
-  drop_path: float = 0.0
+  drop_path: float | jax.Array = 0.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -215,11 +216,18 @@ class Encoder1DBlock(nn.Module):
       x [B, N, D] and a dict of the intermediates sa, +sa, mlp, +mlp, each
       [B, N, D].
     """
-    # One draw for all tokens and features of an example; what is kept is
-    # scaled up, so that evaluation needs no change.
-    drop_path = nn.Dropout(
-      self.drop_path, broadcast_dims=(1, 2), deterministic=not train
-    )
+
+    def drop_path(y):
+      # One draw for all tokens and features of an example; what is kept is
+      # scaled up, so that evaluation needs no change.
+      never = isinstance(self.drop_path, float) and self.drop_path == 0
+      if never or not train:
+        return y
+      keep = 1.0 - self.drop_path
+      shape = (y.shape[0], 1, 1)
+      kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+      return jnp.where(kept, y / jnp.asarray(keep, y.dtype), 0)
+
     out = {}
     y = layer_norm(self.dtype, "LayerNorm_0")(x)
     y = MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(

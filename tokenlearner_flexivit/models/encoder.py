@@ -39,6 +39,8 @@ class Encoder(nn.Module):
       grows linearly from zero in the first.
     dtype: of the computation.
     remat: whether the backward pass recomputes each block.
+    scan: whether equal blocks in a row are one `lax.scan`, which compiles
+      once for all of them. Parameters and results are the same.
   """
 
   depth: int
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
   stochastic_depth: float = 0.0
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  scan: bool = False
 
   @nn.compact
   def __call__(
@@ -74,29 +77,27 @@ class Encoder(nn.Module):
       intermediates of each block. Of a video there are T times N or S, and
       what TokenLearner gives has an axis T after B.
     """
-    block_cls = blocks.Encoder1DBlock
-    if self.remat:
-      block_cls = nn.remat(block_cls, static_argnums=(3,))
     config = self.token_learner
     (b, _, d), frames = x.shape, tuple(grid[:-2])
     num_frames = math.prod(frames)
     mask = None
     out = {}
+    # Parameters are made block by block, under the names that they have.
+    scan = self.scan and not self.is_initializing()
+    pending = []  # Blocks in a row that wait to be scanned.
     for i in range(self.depth):
-      block = block_cls(
-        self.num_heads,
-        self.mlp_dim,
-        dropout=self.dropout,
-        drop_path=self.stochastic_depth * i / max(1, self.depth - 1),
-        dtype=self.dtype,
-        name=f"encoderblock_{i}",
-      )
       learn = config is not None and (
         i == config.layer or (config.fuser and i > config.layer)
       )
-      if not learn:
-        x, out[f"block{i:02d}"] = block(x, mask, train)
+      if not learn and scan:
+        pending.append(i)
         continue
+      if not learn:
+        x, out[f"block{i:02d}"] = self._block(i)(x, mask, train)
+        continue
+      x, scanned = self._scan(pending, x, mask, train)
+      out |= scanned
+      pending = []
 
       cls, patches = x[:, :num_cls], x[:, num_cls:]
       patches = patches.reshape(b * num_frames, -1, d)
@@ -113,7 +114,9 @@ class Encoder(nn.Module):
       if mask is not None:
         mask = jnp.concatenate([jnp.ones(num_cls, bool), *[mask] * num_frames])
       learned = tokens.reshape(b, -1, d)
-      x, block_out = block(jnp.concatenate([cls, learned], axis=1), mask, train)
+      x, block_out = self._block(i)(
+        jnp.concatenate([cls, learned], axis=1), mask, train
+      )
       if config.fuser:
         # The cls token attends, and is attended to, together with the learned
         # tokens; the block's own residual updates it, so it needs no fuser.
@@ -132,4 +135,65 @@ class Encoder(nn.Module):
         for name, value in (("maps", maps), ("tokens", tokens))
       }
       out[f"block{i:02d}"] = block_out
+    x, scanned = self._scan(pending, x, mask, train)
+    out |= scanned
     return blocks.layer_norm(self.dtype, "encoder_norm")(x), mask, out
+
+  @nn.nowrap
+  def _block(self, index: int) -> blocks.Encoder1DBlock:
+    """Makes a block, as part of a compact `__call__`."""
+    block_cls = blocks.Encoder1DBlock
+    if self.remat:
+      block_cls = nn.remat(block_cls, static_argnums=(3,))
+    return block_cls(
+      self.num_heads,
+      self.mlp_dim,
+      dropout=self.dropout,
+      drop_path=self._drop_path(index),
+      dtype=self.dtype,
+      name=f"encoderblock_{index}",
+    )
+
+  @nn.nowrap
+  def _drop_path(self, index: int) -> float:
+    return self.stochastic_depth * index / max(1, self.depth - 1)
+
+  @nn.nowrap
+  def _scan(
+    self,
+    indices: Sequence[int],
+    x: jax.Array,
+    mask: jax.Array | None,
+    train: bool,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Runs some blocks as a loop over their stacked parameters."""
+    if not indices:
+      return x, {}
+    params = [self.variables["params"][f"encoderblock_{i}"] for i in indices]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    rates = jnp.asarray([self._drop_path(i) for i in indices])
+    random = train and bool(self.dropout or self.stochastic_depth)
+    keys = None
+    if random:
+      keys = jax.random.split(self.make_rng("dropout"), len(indices))
+
+    def body(x, inputs):
+      params, rate, key = inputs
+      block = blocks.Encoder1DBlock(
+        self.num_heads,
+        self.mlp_dim,
+        dropout=self.dropout,
+        drop_path=rate if self.stochastic_depth else 0.0,
+        dtype=self.dtype,
+        parent=None,
+      )
+      rngs = {"dropout": key} if random else {}
+      return block.apply({"params": params}, x, mask, train, rngs=rngs)
+
+    if self.remat:
+      body = jax.checkpoint(body, prevent_cse=False)
+    x, stacked = jax.lax.scan(body, x, (params, rates, keys))
+    return x, {
+      f"block{i:02d}": {name: value[j] for name, value in stacked.items()}
+      for j, i in enumerate(indices)
+    }

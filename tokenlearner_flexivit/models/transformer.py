@@ -43,6 +43,7 @@ class VisionTransformer(nn.Module):
   stochastic_depth: float = 0.0
   dtype: Any = "float32"
   remat: bool = False
+  scan: bool = False
 
   _posembs = posembs.POSEMBS
   _decode_variant = staticmethod(variants.decode_variant)
@@ -69,6 +70,11 @@ class VisionTransformer(nn.Module):
     return cls(**(dict(num_classes=None) | defaults | overrides))
 
   def __post_init__(self):
+    for name in ("width", "depth", "mlp_dim", "num_heads"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} must be at least 1, got {getattr(self, name)}."
+        )
     # Plain, hashable fields, whatever a config or a JSON file held.
     if self.token_learner is not None:
       config = tl.TokenLearnerConfig.from_dict(self.token_learner)
@@ -188,6 +194,7 @@ class VisionTransformer(nn.Module):
       stochastic_depth=self.stochastic_depth,
       dtype=self.dtype,
       remat=self.remat,
+      scan=self.scan,
       name="Transformer",
     )(x, grid, num_cls, num_tokens, train)
     out["encoded"] = x

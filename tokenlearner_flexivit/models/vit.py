@@ -42,6 +42,7 @@ class ViT(transformer.VisionTransformer):
     dtype: of the computation, by name or as a dtype. Parameters, LayerNorm
       statistics, softmax, pooling and head are float32.
     remat: whether the backward pass recomputes each block, to save memory.
+    scan: whether equal blocks in a row are one loop, to compile sooner.
   """
 
   def __post_init__(self):

@@ -1,0 +1,102 @@
+"""Blocks as one loop compute what blocks one after the other compute."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import models
+
+IMAGES = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
+
+
+def make_model(**kwargs):
+  return models.ViT.from_variant(
+    "mu",
+    num_classes=5,
+    depth=4,
+    patch_size=4,
+    posemb_grid=3,
+    head_zeroinit=False,
+    **kwargs,
+  )
+
+
+@pytest.fixture(scope="module")
+def make_params():
+  """Returns a function that makes the parameters of a model, once for each."""
+  return lambda model: jax.jit(model.init)(jax.random.key(1), IMAGES)["params"]
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [
+    dict(pool="tok", remat=True, token_learner=dict(layer=1, num_tokens=3)),
+    dict(token_learner=dict(layer=3, num_tokens=3, fuser=True)),
+  ],
+)
+def test_scan_is_no_other_model(make_params, kwargs):
+  plain = make_model(**kwargs)
+  scanned = plain.clone(scan=True)
+  params = make_params(plain)
+  chex.assert_trees_all_equal(params, make_params(scanned))
+
+  def loss(params, model):
+    logits, out = model.apply({"params": params}, IMAGES)
+    return jnp.sum(logits**2), out
+
+  results = [
+    jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, m)
+    for m in (plain, scanned)
+  ]
+  # Intermediates of every block included.
+  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_scan_with_a_number_of_tokens_that_is_traced(make_params):
+  plain = make_model(token_learner=dict(layer=2, num_tokens=3))
+  params = make_params(plain)
+  logits = [
+    jax.jit(
+      lambda s, m=m: m.apply({"params": params}, IMAGES, num_tokens=s)[0]
+    )(jnp.int32(2))
+    for m in (plain, plain.clone(scan=True))
+  ]
+  np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_every_block_of_a_scan_drops_on_its_own(make_params):
+  """The first skips no branch; the last does so for half of the examples."""
+  model = make_model(scan=True, stochastic_depth=0.5)
+  params = make_params(model)
+  images = jnp.tile(IMAGES[:1], (256, 1, 1, 1))
+
+  @jax.jit
+  def encoder(key):
+    _, out = model.apply(
+      {"params": params}, images, train=True, rngs={"dropout": key}
+    )
+    x = [out["with_posemb"]] + [b["+mlp"] for b in out["encoder"].values()]
+    skipped = [
+      jnp.isclose(block["+sa"], before, atol=1e-6).all((1, 2)).mean()
+      for block, before in zip(out["encoder"].values(), x[:-1], strict=True)
+    ]
+    return jnp.stack(skipped)
+
+  skipped = encoder(jax.random.key(0))
+  np.testing.assert_allclose(skipped, np.arange(4) / 6, atol=0.1)
+  assert not np.allclose(skipped, encoder(jax.random.key(1)))
+
+
+def test_scan_compiles_a_block_once(make_params):
+  """A model of twice the depth has no more products in its program."""
+
+  def products(depth, scan):
+    model = make_model(scan=scan).clone(depth=depth)
+    params = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    program = jax.jit(lambda p: model.apply(p, IMAGES)[0]).lower(params)
+    return program.as_text().count("dot_general")
+
+  assert products(8, scan=True) == products(4, scan=True)
+  assert products(8, scan=False) > products(4, scan=False)
