@@ -1,6 +1,11 @@
 """The benchmarks run; what they measure is not judged here."""
 
-from benchmarks import dispatch, patch_embed
+import json
+
+import pytest
+
+from benchmarks import __main__ as main
+from benchmarks import compilation, dispatch, patch_embed
 
 
 def test_patch_embed_reports_times():
@@ -16,3 +21,36 @@ def test_dispatch_reports_ratios(config):
   assert result["backend"] == "cpu"
   for what in ("compile", "step"):
     assert result[f"{what}_switch_over_host"] > 0
+
+
+def test_the_page_and_its_files(tmp_path, capsys):
+  main.main(
+    ["--suite=steps,token_learner,memory", "--quick", f"--out={tmp_path}"]
+  )
+  page = capsys.readouterr().out
+  rows = {
+    path.stem: json.loads(path.read_text())["rows"]
+    for path in tmp_path.glob("*.json")
+  }
+  assert set(rows) == {"steps", "token_learner", "memory"}
+  for name, columns in (
+    ("steps", ("forward_speedup", "train_speedup", "train_of_peak")),
+    ("token_learner", ("promised", "forward_kept", "train_kept")),
+    ("memory", ("gib", "over_plain")),
+  ):
+    assert f"## {name}" in page
+    for row in rows[name]:
+      assert all(row[column] > 0 for column in columns)
+
+
+def test_an_unknown_suite(capsys):
+  with pytest.raises(SystemExit):
+    main.main(["--suite=step"])
+  assert "there are steps, token_learner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["host", "switch scan"])
+def test_compilation_reports_seconds(way):
+  dispatch, _, scan = way.partition(" ")
+  assert compilation.time_ours("mu", (48, 40), dispatch, bool(scan)) > 0
+  assert compilation.time_stock("mu", (48,)) > 0

@@ -66,13 +66,14 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
   axes.errorbar(
     cost, mean, yerr=[low, high], fmt="o-", color="#0072b2", capsize=3
   )
-  for row, x, y in zip(rows, cost, mean, strict=True):
+  for row, x in zip(rows, cost, strict=True):
     axes.annotate(
       f"patch {row['patch_size']}\n{row['seq_len']} tokens",
-      (x, y),
+      (x, 100 * row["accuracy_min"]),
       textcoords="offset points",
-      xytext=(0, -48),
+      xytext=(0, -6),
       ha="center",
+      va="top",
       fontsize=9,
     )
   axes.set_xscale("log")

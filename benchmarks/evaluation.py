@@ -1,0 +1,133 @@
+"""Evaluation of ten patch sizes in one pass, against ten passes.
+
+`evaluators.classification` reads and decodes each batch once and runs every
+patch size on it. That is compared, by turns, with one evaluator per size, and
+with a pass over the data alone: JPEGs of ImageNet's usual size, made here. As
+the data are to dominate, as they do on accelerators, the model is a toy, plain
+and with few learned tokens. What is compiled is compiled before the first turn.
+"""
+
+import collections
+import pathlib
+import statistics
+import tempfile
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from benchmarks import timing
+from tokenlearner_flexivit import data, models, parallel
+from tokenlearner_flexivit.evaluators import classification
+from tokenlearner_flexivit.tasks import classification as task_lib
+
+SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+PP = (
+  "decode|resize_small(272)|central_crop(240)|value_range(-1,1)"
+  "|keep('image','label')"
+)
+NUM_CLASSES = 4
+TARGET = 0.75  # One pass over ten, at most.
+
+
+def make_jpeg(rng: np.random.Generator) -> bytes:
+  """Returns a JPEG of 500x375 pixels: noise at all scales, about 110 kB."""
+  height, width = 375, 500
+  image = np.zeros((height, width, 3), np.float32)
+  for scale in (1, 4, 16, 64):
+    shape = (height // scale + 1, width // scale + 1, 3)
+    noise = rng.standard_normal(shape, np.float32)
+    image += scale**0.5 * cv2.resize(noise, (width, height))
+  image = np.clip(128 + 55 * image / image.std(), 0, 255).astype(np.uint8)
+  quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+  return cv2.imencode(".jpg", image, quality)[1].tobytes()
+
+
+def write_images(folder: pathlib.Path, count: int, different: int = 32) -> None:
+  """Writes JPEGs in class folders, no more than `different` different ones."""
+  rng = np.random.default_rng(0)
+  jpegs = [make_jpeg(rng) for _ in range(min(count, different))]
+  for i in range(count):
+    path = folder / f"class{i % NUM_CLASSES}" / f"{i}.jpg"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(jpegs[i % len(jpegs)])
+
+
+def compare(
+  variant: str,
+  sizes: tuple[int, ...],
+  *,
+  num_images: int,
+  batch_size: int,
+  rounds: int,
+  **arguments: Any,
+) -> dict[str, Any]:
+  """Times one pass over all sizes, a pass for each, and a pass of data alone.
+
+  Args:
+    variant: of the model.
+    sizes: patch sizes.
+    num_images: in the set.
+    batch_size: of evaluation.
+    rounds: how often each takes its turn.
+    **arguments: of the model, such as `token_learner`.
+
+  Returns:
+    Medians in seconds; images per second, each image counted once however many
+    sizes it is evaluated at; `over_separate`, one pass over the separate ones;
+    and the shares of the times that a pass of data alone takes.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    write_images(pathlib.Path(folder), num_images)
+    section = dict(name=f"folder:{folder}", split="all", pp=PP)
+    model = models.create(variant=variant, num_classes=NUM_CLASSES, **arguments)
+    task = task_lib.Classification(model, NUM_CLASSES)
+
+    def evaluator(*patch_sizes):
+      return classification.Evaluator(
+        task, section, (), batch_size, patch_sizes=patch_sizes
+      )
+
+    together, apart = evaluator(*sizes), [evaluator(size) for size in sizes]
+    batches = data.eval_batches(section, batch_size=batch_size)
+    key = jax.random.key(0)
+    params = parallel.replicate(task.init(key, together.image_shape))
+    seconds = timing.by_turns(
+      {
+        "together": lambda: dict(together.run(params)),
+        "apart": lambda: [dict(single.run(params)) for single in apart],
+        "data": lambda: collections.deque(batches, maxlen=0),
+      },
+      rounds,
+    )
+  medians = {name: statistics.median(s) for name, s in seconds.items()}
+  data_share = {
+    name: timing.ratio(seconds["data"], seconds[name])
+    for name in ("together", "apart")
+  }
+  return {
+    "variant": variant,
+    "num_tokens": arguments.get("token_learner", {}).get("num_tokens"),
+    "patch_sizes": len(sizes),
+    "images": num_images,
+    "one_pass_s": medians["together"],
+    "separate_s": medians["apart"],
+    "data_s": medians["data"],
+    "one_pass_images_per_s": num_images / medians["together"],
+    "separate_images_per_s": num_images / medians["apart"],
+    "one_pass_data_share": data_share["together"],
+    "separate_data_share": len(sizes) * data_share["apart"],
+    "over_separate": timing.ratio(seconds["together"], seconds["apart"]),
+    "target": TARGET,
+  }
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+  """Compares the two ways of evaluating with the smallest model."""
+  learned = dict(token_learner=dict(layer=0, num_tokens=8))
+  if quick:
+    sizes = dict(num_images=16, batch_size=8, rounds=1)
+    return [compare("mu", SIZES[:3], **sizes, **learned)]
+  sizes = dict(num_images=256, batch_size=64, rounds=3)
+  return [compare("mu", SIZES, **sizes, **kwargs) for kwargs in ({}, learned)]

@@ -1,0 +1,291 @@
+"""Input pipeline: images per second, where the time goes, and waiting for it.
+
+  python -m benchmarks.input_pipeline
+  python -m benchmarks.input_pipeline --tf_python=/tmp/tensorflow/bin/python
+
+JPEGs of 500x375 pixels, the mean of ImageNet, are read from class folders,
+decoded, cropped as for Inception, resized to 240 pixels, mirrored, scaled and
+put into batches. With --tf_python, an environment with TensorFlow (see
+benchmarks/tf_data.py), tf.data does the same on the same core, by turns.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks import timing
+from tokenlearner_flexivit import data, parallel
+
+HEIGHT, WIDTH = 375, 500
+OPS = (
+  "decode",
+  "inception_crop(240)",
+  "flip_lr",
+  "value_range(-1,1)",
+  "keep('image','label')",
+)
+PP = "|".join(OPS)
+MIN_RATIO = 0.9
+
+
+def make_photo(rng: np.random.Generator) -> np.ndarray:
+  """Returns an image with the spectrum and the file size of a photograph.
+
+  Smooth random fields of all scales, edges, and grain, uint8 [375, 500, 3].
+  As a JPEG of quality 90 it has about 50 kB.
+  """
+  image = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
+  for octave in range(1, 8):
+    shape = (3 * 2**octave // 4 + 1, 2**octave + 1, 3)
+    field = rng.standard_normal(shape, np.float32)
+    field = field.mean(-1, keepdims=True) + 0.35 * field  # Mostly grey.
+    field = cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    image += 55 * 2 ** (-0.85 * (octave - 1)) * field
+  for _ in range(12):
+    corners = rng.uniform((0, 0), (WIDTH, HEIGHT)) + rng.normal(0, 60, (6, 2))
+    mask = np.zeros((HEIGHT, WIDTH), np.float32)
+    cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
+    image += mask[..., None] * rng.normal(0, 40, 3).astype(np.float32)
+  grain = rng.standard_normal((HEIGHT, WIDTH), np.float32)
+  image += 13 * cv2.GaussianBlur(grain, (0, 0), 0.7)[..., None]
+  return image.clip(0, 255).astype(np.uint8)
+
+
+def make_folder(folder: pathlib.Path, num_images: int, copies: int) -> None:
+  """Writes images and gives each several names.
+
+  Grain's shuffle takes long for very small datasets, up to 0.4 ms an example;
+  the names make a dataset of the usual size out of few files.
+  """
+  (folder / "photo").mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(num_images):
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    _, file = cv2.imencode(".jpg", make_photo(rng), quality)
+    first = folder / "photo" / f"{i}_0.jpg"
+    first.write_bytes(file.tobytes())
+    for copy in range(1, copies):
+      os.link(first, folder / "photo" / f"{i}_{copy}.jpg")
+
+
+def data_config(folder: pathlib.Path | str, **changes: Any) -> dict[str, Any]:
+  """Returns the data config."""
+  return {"name": f"folder:{folder}", "split": "train", "pp": PP, **changes}
+
+
+def measure(
+  config: dict[str, Any], *, batch_size: int, seconds: float
+) -> float:
+  """Returns the images per second of a data config.
+
+  Args:
+    config: of the data.
+    batch_size: images per batch.
+    seconds: how long to count, after the batches that were made ahead.
+  """
+  batches = data.train_batches(config, batch_size=batch_size, seed=0)
+  for _ in range(2 + config.get("prefetch", 8)):
+    next(batches)
+  count, start = 0, time.perf_counter()
+  while time.perf_counter() - start < seconds:
+    next(batches)
+    count += batch_size
+  rate = count / (time.perf_counter() - start)
+  batches.close()
+  return rate
+
+
+def measure_ops(folder: pathlib.Path, num_images: int) -> list[dict[str, Any]]:
+  """Returns the microseconds per image of what the pipeline does, apart.
+
+  Decoding ends where a crop does, so that both together may take less time
+  than a whole image alone.
+  """
+  source = data.open_source(data_config(folder))
+  encoded = [source[i] for i in range(min(num_images, len(source)))]
+
+  def apply(pp, examples):
+    preprocess, rng = data.parse(pp), np.random.default_rng(0)
+    return [preprocess(example, rng) for example in examples]
+
+  # Each result is dropped before the next, as in the pipeline.
+  def time_op(pp, examples):
+    preprocess, rng = data.parse(pp), np.random.default_rng(0)
+    return lambda: [len(preprocess(e, rng)) for e in examples]
+
+  cropped = apply("|".join(OPS[:2]), encoded)
+  scaled = apply(OPS[3], cropped)
+  batch = np.empty((len(scaled), *scaled[0]["image"].shape), np.float32)
+  programs = {
+    "read": lambda: [len(source[i]) for i in range(len(encoded))],
+    "decode, whole": time_op(OPS[0], encoded),
+    "decode and crop": time_op("|".join(OPS[:2]), encoded),
+    "flip_lr": time_op(OPS[2], cropped),
+    "value_range": time_op(OPS[3], cropped),
+    "batch": lambda: np.stack([e["image"] for e in scaled], out=batch),
+  }
+  seconds = timing.by_turns(programs, rounds=5)
+  return [
+    dict(
+      name="op",
+      op=name,
+      us_per_image=1e6 * statistics.median(times) / len(encoded),
+    )
+    for name, times in seconds.items()
+  ]
+
+
+def measure_starvation(
+  config: dict[str, Any], *, step_ms: float, batch_size: int, steps: int
+) -> dict[str, Any]:
+  """Returns the share of its time that a device waits for batches.
+
+  The batches go to the device as in training; a step is a sleep, during which
+  an accelerator works and the processor is free.
+
+  Args:
+    config: of the data.
+    step_ms: milliseconds per step.
+    batch_size: images per batch.
+    steps: how many, after those whose batches were made ahead.
+  """
+  stream = data.train_batches(config, batch_size=batch_size, seed=0)
+  batches = parallel.prefetch(stream, "pmap")
+  for _ in range(4 + config.get("prefetch", 8)):
+    next(batches)
+  waited, start = 0.0, time.perf_counter()
+  for _ in range(steps):
+    before = time.perf_counter()
+    next(batches)
+    waited += time.perf_counter() - before
+    time.sleep(step_ms / 1e3)
+  total = time.perf_counter() - start
+  stream.close()
+  return dict(
+    name="starvation",
+    step_ms=round(step_ms, 1),
+    images_per_s_asked=1e3 * batch_size / step_ms,
+    waiting=waited / total,
+  )
+
+
+def compare_with_tf_data(
+  folder: pathlib.Path,
+  tf_python: str,
+  *,
+  batch_size: int,
+  seconds: float,
+  rounds: int,
+) -> list[dict[str, Any]]:
+  """Returns our rate and tf.data's on one core, by turns, and their ratio.
+
+  On Linux only, where a program can be bound to a core.
+  """
+  tf_data = str(pathlib.Path(__file__).with_name("tf_data.py"))
+  core = max(os.sched_getaffinity(0))
+  options = [
+    *(str(folder), f"--batch_size={batch_size}"),
+    *(f"--seconds={seconds}", f"--core={core}"),
+  ]
+  programs = {
+    "ours": [sys.executable, "-m", "benchmarks.input_pipeline", *options],
+    "tf.data": [tf_python, tf_data, *options],
+  }
+  rates = {name: [] for name in programs}
+  for _ in range(rounds):
+    for name, program in programs.items():
+      output = subprocess.check_output(program, stderr=subprocess.DEVNULL)
+      rates[name].append(json.loads(output)["images_per_s"])
+  rows = [
+    dict(name="one core", program=name, images_per_s=statistics.median(rate))
+    for name, rate in rates.items()
+  ]
+  rows[0]["ratio"] = timing.ratio(rates["ours"], rates["tf.data"])
+  return rows
+
+
+def run(quick: bool, tf_python: str | None = None) -> list[dict[str, Any]]:
+  """Returns all measurements.
+
+  Args:
+    quick: few images and fractions of seconds, for a look or a test.
+    tf_python: Python of an environment with TensorFlow, to compare with.
+  """
+  num_images, copies = (16, 64) if quick else (256, 64)
+  batch_size, seconds = (8, 0.1) if quick else (64, 5)
+  cores = os.cpu_count() or 1
+  threads = [dict(num_threads=n) for n in sorted({0, 1, cores})]
+  processes = [
+    dict(num_workers=n, num_threads=1) for n in sorted({1, cores}) if not quick
+  ]
+  rows, rates = [], []
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    make_folder(folder, num_images, copies)
+    for changes in [*threads, *processes]:
+      config = data_config(folder, **changes)
+      rate = measure(config, batch_size=batch_size, seconds=seconds)
+      rates.append(rate)
+      rows.append(dict(name="pipeline", **changes, images_per_s=rate))
+    rows += measure_ops(folder, num_images)
+    # Steps that ask for more than the threads can make, and for less.
+    batch_ms = 1e3 * batch_size / rates[len(threads) - 1]
+    for factor in (0.5, 1.25, 2):
+      rows.append(
+        measure_starvation(
+          data_config(folder, num_threads=cores),
+          step_ms=factor * batch_ms,
+          batch_size=batch_size,
+          steps=4 if quick else 50,
+        )
+      )
+    if tf_python:
+      rows += compare_with_tf_data(
+        folder,
+        tf_python,
+        batch_size=batch_size,
+        seconds=seconds,
+        rounds=1 if quick else 5,
+      )
+  return rows
+
+
+def main():
+  """Prints all rows, and fails if tf.data is clearly faster."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+  parser.add_argument("folder", nargs="?", help="measure one core, on JPEGs")
+  parser.add_argument("--tf_python")
+  parser.add_argument("--quick", action="store_true")
+  parser.add_argument("--batch_size", type=int, default=64)
+  parser.add_argument("--seconds", type=float, default=5)
+  parser.add_argument("--core", type=int)
+  args = parser.parse_args()
+  if args.folder:
+    os.sched_setaffinity(0, {args.core})
+    rate = measure(
+      data_config(args.folder, num_threads=1, prefetch=2),
+      batch_size=args.batch_size,
+      seconds=args.seconds,
+    )
+    print(json.dumps({"images_per_s": rate}))
+    return
+  rows = run(args.quick, args.tf_python)
+  for row in rows:
+    print(json.dumps(row))
+  ratios = [row["ratio"] for row in rows if "ratio" in row]
+  if ratios and not args.quick and ratios[0] < MIN_RATIO:
+    sys.exit(f"It should be at least {MIN_RATIO}x as fast as tf.data.")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,132 @@
+"""What logging and checkpoints cost the training loop.
+
+`train.train_and_evaluate` trains one model on noise: with a log line and a
+checkpoint only at the end, with a line every step, with a checkpoint every ten
+steps. The runs take turns; what counts is their own clock, which starts after
+compilation and stops before the last checkpoint. Then saves are timed alone:
+how long the call holds the loop up, and how long until all is on disk.
+"""
+
+import contextlib
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from benchmarks import timing
+from tokenlearner_flexivit import checkpoint, train
+
+SAVE_EVERY = 10
+
+
+def make_config(quick: bool, saves: int) -> ml_collections.ConfigDict:
+  """Returns a run that ends one step after its last possible save.
+
+  The model is one wide block: soon compiled, yet of ten million parameters.
+  """
+  c = ml_collections.ConfigDict()
+  c.batch_size = 8
+  c.total_steps = saves * SAVE_EVERY + 1
+  pp = "decode|value_range(-1,1)|keep('image','label')"
+  image_size = 24 if quick else 120
+  name = f"fake:{image_size}x{image_size}x3:10:256"
+  c.data = dict(name=name, split="train", pp=pp)
+  c.model = dict(variant="mu")
+  if not quick:
+    c.model.update(width=768, mlp_dim=3072, num_heads=12)
+  # "host" would compile the draw of the patch size within the loop.
+  c.flexi = dict(patch_size=dict(values=(image_size // 4,)), dispatch="switch")
+  # One moment instead of two: less to compile and to save.
+  c.optimizer = dict(name="sgd" if quick else "adamw", lr=1e-4)
+  return c
+
+
+def train_seconds(
+  config: ml_collections.ConfigDict, **durations: int
+) -> tuple[Any, float]:
+  """Returns the final state and the loop's seconds per step.
+
+  Args:
+    config: of the run.
+    **durations: such as `log_steps`; those not given last the whole run.
+  """
+  with config.unlocked():
+    config = config.copy_and_resolve_references()
+    config.log_steps = config.checkpoint_steps = config.total_steps
+    config.update(durations)
+  with (
+    tempfile.TemporaryDirectory() as workdir,
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    state, history = train.train_and_evaluate(config, workdir)
+  return state, history[-1]["train_seconds"] / config.total_steps
+
+
+def time_saves(state: Any, rounds: int) -> tuple[list[float], list[float]]:
+  """Returns the seconds that saves block, and those until they are on disk."""
+  blocked, whole = [], []
+  with tempfile.TemporaryDirectory() as folder:
+    for i in range(rounds + 1):
+      checkpoints = checkpoint.Checkpoints(
+        pathlib.Path(folder) / str(i), keep=1, config={}
+      )
+      start = time.perf_counter()
+      checkpoints.save(0, state)
+      blocked.append(time.perf_counter() - start)
+      checkpoints.close()
+      whole.append(time.perf_counter() - start)
+  return blocked[1:], whole[1:]  # The first also starts threads.
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+  """Measures steps, log lines and saves.
+
+  Returns:
+    Rows of what was measured in milliseconds, what it is set in relation to,
+    and the ratio of the two.
+  """
+  rounds, saves = (1, 1) if quick else (3, 3)
+  config = make_config(quick, saves)
+  cases = {
+    "plain": {},
+    "logged": dict(log_steps=1),
+    "saved": dict(checkpoint_steps=SAVE_EVERY),
+  }
+  seconds = {name: [] for name in cases}
+  if not quick:
+    train_seconds(config)  # What only the first run of a process does.
+  for _ in range(rounds):
+    for name, durations in cases.items():
+      state, per_step = train_seconds(config, **durations)
+      seconds[name].append(per_step)
+  blocked, whole = time_saves(state, rounds=1 if quick else 5)
+
+  # What differs between two noisy runs may come out negative.
+  size = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
+  plain, save = "a plain step", f"a save of {size:.0f} MiB"
+  table = [
+    (plain, seconds["plain"], plain, seconds["plain"]),
+    ("a step, each logged", seconds["logged"], plain, seconds["plain"]),
+    (
+      f"a step, every {SAVE_EVERY}th saved",
+      seconds["saved"],
+      plain,
+      seconds["plain"],
+    ),
+    (save, whole, plain, [statistics.median(seconds["plain"])] * len(whole)),
+    ("the loop waits for it", blocked, save, whole),
+  ]
+  return [
+    {
+      "what": what,
+      "ms": 1e3 * statistics.median(times),
+      "over": over,
+      "ratio": timing.ratio(times, others),
+    }
+    for what, times, over, others in table
+  ]

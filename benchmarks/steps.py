@@ -1,0 +1,150 @@
+"""Forward pass and training step per patch size, against the stock ViT.
+
+The stock model has one patch size and its own kernel; ours resizes a 32x32
+kernel and a 7x7 position embedding in the same step. Both train with softmax
+cross-entropy and optax.adamw, parameters and optimizer state donated.
+"""
+
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import stock, timing
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.models import variants
+
+NUM_CLASSES = 1000
+
+
+def make_jitted(
+  apply: Any, optimizer: Any, donate: bool = True
+) -> tuple[Any, Any]:
+  """Returns the jitted forward pass and training step of a model.
+
+  Args:
+    apply: (params, images) -> logits.
+    optimizer: of optax.
+    donate: whether the step may reuse the state's buffers.
+  """
+
+  def loss(params, images, labels):
+    logits = apply(params, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean()
+
+  def step(state, images, labels):
+    params, opt_state = state
+    grads = jax.grad(loss)(params, images, labels)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+  return jax.jit(apply), jax.jit(step, donate_argnums=(0,) if donate else ())
+
+
+def make_programs(
+  apply: Any, params: Any, images: jax.Array, labels: jax.Array
+) -> dict[str, Any]:
+  """Returns functions without arguments: a forward pass, a training step.
+
+  Args:
+    apply: (params, images) -> logits.
+    params: copied, so that what is donated belongs to the step alone.
+    images: [B, H, W, 3].
+    labels: int [B].
+  """
+  optimizer = optax.adamw(1e-4)
+  forward, step = make_jitted(apply, optimizer)
+  own = jax.tree.map(jnp.copy, params)
+  states = [(own, jax.jit(optimizer.init)(own))]
+
+  def train():
+    states[0] = step(states[0], images, labels)
+    return states[0]
+
+  return {"forward": lambda: forward(params, images), "train": train}
+
+
+def compare(
+  variant: str,
+  patch_size: int,
+  *,
+  image_size: int = 240,
+  batch_size: int = 8,
+  dtype: str = "float32",
+  rounds: int = 5,
+  peak_size: int = 2048,
+) -> dict[str, Any]:
+  """Times both models at one patch size, by turns.
+
+  Returns:
+    Medians in milliseconds, ratios stock over ours (above 1: ours is faster),
+    and the share of the matrix products' own speed that ours reaches.
+  """
+  key = jax.random.key(0)
+  shape = (image_size, image_size, 3)
+  images = jax.random.normal(key, (batch_size, *shape))
+  labels = jax.random.randint(key, (batch_size,), 0, NUM_CLASSES)
+  ours = models.ViT.from_variant(variant, num_classes=NUM_CLASSES, dtype=dtype)
+  size = variants.decode_variant(variant)
+  plain = stock.StockViT(
+    NUM_CLASSES,
+    *(size[name] for name in ("width", "depth", "mlp_dim", "num_heads")),
+    patch_size=(patch_size, patch_size),
+    dtype=jnp.dtype(dtype),
+  )
+  programs = {}
+  for name, apply, model in (
+    ("ours", lambda p, x: ours.apply(p, x, patch_size=patch_size)[0], ours),
+    ("stock", plain.apply, plain),
+  ):
+    params = jax.jit(model.init)(key, images[:1])
+    made = make_programs(apply, params, images, labels)
+    programs |= {f"{name} {what}": run for what, run in made.items()}
+  peak = timing.peak_flops(dtype, peak_size)
+  seconds = timing.by_turns(programs, rounds)
+  gmacs = flops.macs(ours, shape, (patch_size, patch_size)) / 1e9
+  row = {"variant": variant, "patch_size": patch_size, "gmacs": gmacs}
+  # The backward pass has two products for each of the forward pass.
+  for what, passes in (("forward", 1), ("train", 3)):
+    times = {n: seconds[f"{n} {what}"] for n in ("ours", "stock")}
+    ours_s = statistics.median(times["ours"])
+    row |= {
+      f"{what}_ms": 1e3 * ours_s,
+      f"{what}_stock_ms": 1e3 * statistics.median(times["stock"]),
+      f"{what}_speedup": timing.ratio(times["stock"], times["ours"]),
+      f"{what}_of_peak": passes * 2e9 * gmacs * batch_size / ours_s / peak,
+    }
+  return row
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+  """Compares both models; at large batches in bfloat16 on accelerators."""
+  if quick:
+    small = dict(image_size=60, batch_size=2, rounds=1, peak_size=64)
+    return [compare("mu", 30, **small)]
+  if jax.default_backend() == "cpu":
+    rows = [compare("S", p) for p in (48, 30, 16)]
+  else:
+    rows = [
+      compare(
+        variant,
+        p,
+        batch_size=batch_size,
+        dtype="bfloat16",
+        rounds=20,
+        peak_size=16384,
+      )
+      for variant, batch_size in (("B", 256), ("L", 128))
+      for p in (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+    ]
+  mean = {"variant": "mean", "patch_size": "", "gmacs": ""}
+  for name in rows[0]:
+    if name.endswith("speedup"):
+      mean[name] = statistics.geometric_mean(row[name] for row in rows)
+    else:
+      mean.setdefault(name, "")
+  return [*rows, mean]

@@ -1,0 +1,64 @@
+"""Suites that run whole evaluations, trainings and processes, at toy sizes.
+
+What they measure is not judged here.
+"""
+
+import math
+
+from benchmarks import evaluation, overhead, scaling
+
+
+def check(rows, keys, positive):
+  for row in rows:
+    assert list(row) == keys
+    assert all(row[key] > 0 for key in positive)
+    numbers = [v for v in row.values() if isinstance(v, float)]
+    assert all(map(math.isfinite, numbers))
+
+
+def test_evaluation_compares_one_pass_with_separate_ones():
+  rows = evaluation.run(quick=True)
+  keys = [
+    "variant",
+    "num_tokens",
+    "patch_sizes",
+    "images",
+    "one_pass_s",
+    "separate_s",
+    "data_s",
+    "one_pass_images_per_s",
+    "separate_images_per_s",
+    "one_pass_data_share",
+    "separate_data_share",
+    "over_separate",
+    "target",
+  ]
+  check(rows, keys, positive=keys[1:])
+
+
+def test_overhead_compares_steps_and_saves():
+  rows = overhead.run(quick=True)
+  check(rows, ["what", "ms", "over", "ratio"], positive=("ms", "ratio"))
+  assert rows[0]["ratio"] == 1
+  whats = [row["what"] for row in rows]
+  assert len(set(whats)) == len(whats) == 5
+  assert {row["over"] for row in rows} <= set(whats)
+
+
+def test_scaling_has_devices_of_both_kinds_and_three_growths():
+  rows = scaling.run(quick=True)
+  keys = ["what", "from", "to", "ms", "law", "measured", "expected"]
+  # The exponent of times that are all overhead may be negative.
+  check(rows, keys, positive=("from", "to", "ms", "expected"))
+  devices = [row for row in rows if row["law"] != "exponent"]
+  assert [row["to"] for row in devices] == [1, 2, 1, 2]
+  assert devices[0]["measured"] == devices[0]["expected"] == 1
+  growths = [row["what"] for row in rows if row["law"] == "exponent"]
+  assert growths == [
+    f"forward pass by {what}" for what in ("image size", "tokens", "batch size")
+  ]
+
+
+def test_exponent_of_a_power():
+  x = [1.0, 2.0, 5.0]
+  assert math.isclose(scaling.exponent(x, [3 * n**1.5 for n in x]), 1.5)
