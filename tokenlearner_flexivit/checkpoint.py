@@ -103,6 +103,10 @@ class Checkpoints:
       return
     if jax.process_count() > 1:
       state = jax.tree.map(_as_global, state)
+    else:
+      # One copy: of an array on several devices orbax would save slices, one
+      # from each, and let the loop wait for it.
+      state = jax.tree.map(lambda x: x.addressable_data(0), state)
     self._manager.save(
       step,
       args=ocp.args.Composite(

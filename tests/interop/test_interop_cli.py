@@ -3,7 +3,7 @@
 import json
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from tokenlearner_flexivit import checkpoint, interop, models
@@ -72,7 +72,9 @@ def test_workdir(tmp_path, make_model, make_params, assert_same):
   model = make_model(token_learner=LEARNED)
   params = make_params(model)
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, config={})
-  checkpoints.save(3, {"params": jax.tree.map(np.asarray, params), "ema": None})
+  checkpoints.save(
+    3, {"params": jax.tree.map(jnp.asarray, params), "ema": None}
+  )
   checkpoints.close()
   loaded, report = interop.load_params_and_report(tmp_path, model)
   assert report.container == "workdir" and report.sha256 is None
