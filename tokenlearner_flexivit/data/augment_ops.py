@@ -9,11 +9,17 @@ import cv2
 import numpy as np
 
 from tokenlearner_flexivit.data.image_ops import (
+  decode,
+  decode_when_cut,
   get_image,
   height_width,
   resize_image,
 )
-from tokenlearner_flexivit.data.preprocess import Example, register_op
+from tokenlearner_flexivit.data.preprocess import (
+  Example,
+  register_op,
+  register_stand_in,
+)
 
 
 @register_op
@@ -112,6 +118,10 @@ def random_crop(
   top = int(rng.integers(down, endpoint=True))
   left = int(rng.integers(right, endpoint=True))
   return {**example, key: image[top : top + height, left : left + width]}
+
+
+register_stand_in(decode, decode_when_cut, before=inception_crop)
+register_stand_in(decode, decode_when_cut, before=random_crop)
 
 
 @register_op
@@ -220,5 +230,6 @@ def flip_lr(
   """Mirrors left and right with a probability of one half."""
   image = get_image(example, key)
   if rng.random() < 0.5:
-    image = np.ascontiguousarray(image[:, ::-1])
+    # Many times faster than a copy of image[:, ::-1].
+    image = cv2.flip(image, 1).reshape(image.shape)
   return {**example, key: image}

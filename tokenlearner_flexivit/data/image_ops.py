@@ -7,7 +7,12 @@ float32 after `value_range` or `standardize`.
 import cv2
 import numpy as np
 
-from tokenlearner_flexivit.data.preprocess import Example, register_op
+from tokenlearner_flexivit.data import jpeg
+from tokenlearner_flexivit.data.preprocess import (
+  Example,
+  register_op,
+  register_stand_in,
+)
 
 # The pipeline runs many examples at a time. OpenCV's own threads would fight
 # with its threads and processes for the same cores.
@@ -86,27 +91,61 @@ def decode(
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
   image = example[key]
   if isinstance(image, bytes):
-    color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-    flags = color | cv2.IMREAD_IGNORE_ORIENTATION
-    # OpenCV has an assertion instead of a message for no bytes at all.
-    decoded = (
-      cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    return {**example, key: _decode_bytes(image, channels)}
+  return {**example, key: _with_channels(image, channels)}
+
+
+def decode_when_cut(
+  example: Example, channels: int = 3, *, key: str = "image"
+) -> Example:
+  """Stands in for `decode` before an op that cuts a rectangle out.
+
+  Args:
+    example: as for `decode`.
+    channels: as for `decode`.
+    key: as for `decode`.
+
+  Returns:
+    The example with an `UndecodedJpeg` under `key` where that is possible, and
+    otherwise what `decode` returns.
+  """
+  image = example.get(key)
+  if isinstance(image, bytes) and channels in (1, 3):
+    try:
+      lazy = jpeg.UndecodedJpeg(image, channels, _decode_bytes)
+      return {**example, key: lazy}
+    except ValueError:
+      pass
+  return decode(example, channels, key=key)
+
+
+def _decode_bytes(data: bytes | np.ndarray, channels: int) -> np.ndarray:
+  """Returns the image [H, W, channels] or raises ValueError."""
+  color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+  flags = color | cv2.IMREAD_IGNORE_ORIENTATION
+  # OpenCV has an assertion instead of a message for no bytes at all.
+  decoded = (
+    cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
+  )
+  if decoded is None:
+    raise ValueError(
+      f"{len(data)} bytes starting with {bytes(data[:8])!r} are not an image "
+      "that OpenCV can decode, or it is damaged"
     )
-    if decoded is None:
-      raise ValueError(
-        f"{len(image)} bytes starting with {image[:8]!r} are not an image "
-        "that OpenCV can decode, or it is damaged"
-      )
-    image = decoded
+  return _with_channels(decoded, channels)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """Returns the image [H, W, channels], grey or in colours."""
   if image.ndim == 2:
     image = image[..., None]
   if image.ndim != 3 or image.shape[-1] not in (1, 3):
     raise ValueError(f"an array of shape {image.shape} is not an image")
   if image.shape[-1] == 1 and channels == 3:
-    image = np.repeat(image, 3, axis=-1)
-  elif image.shape[-1] == 3 and channels == 1:
-    image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-  return {**example, key: image}
+    return np.repeat(image, 3, axis=-1)
+  if image.shape[-1] == 3 and channels == 1:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+  return image
 
 
 @register_op
@@ -185,6 +224,9 @@ def central_crop(
       "resize_small before this op"
     )
   return {**example, key: image[top : top + height, left : left + width]}
+
+
+register_stand_in(decode, decode_when_cut, before=central_crop)
 
 
 @register_op

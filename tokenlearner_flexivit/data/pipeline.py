@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data import memory, preprocess
 from tokenlearner_flexivit.data.fake import FakeSource
 from tokenlearner_flexivit.data.folder import FolderSource
 from tokenlearner_flexivit.data.sources import Source
@@ -199,8 +199,8 @@ def train_batches(
     # The generator that Grain gives depends on the seed and the position in
     # this stream, which is the same for any number of hosts.
     .random_map(make_example, seed=ops_seed)
-    .batch(host_batch_size, batch_fn=_stack)
   )
+  dataset = _Batches(dataset, host_batch_size)
   # Host batches are consecutive parts of global ones. Slices of a MapDataset
   # are arithmetic on indices, so starting late costs nothing.
   dataset = dataset[process_index::process_count][start_step:]
@@ -254,12 +254,10 @@ def eval_batches(
     _MakeExample(source, settings.preprocess()), filling
   )
   num_batches = -(-len(source) // batch_size)
-  dataset = (
-    grain.MapDataset.range(num_batches * batch_size)
-    .random_map(make_example, seed=_EVAL_SEED)
-    .batch(host_batch_size, batch_fn=_stack)
+  dataset = grain.MapDataset.range(num_batches * batch_size).random_map(
+    make_example, seed=_EVAL_SEED
   )
-  dataset = dataset[process_index::process_count]
+  dataset = _Batches(dataset, host_batch_size)[process_index::process_count]
   return _EvalBatches(_prefetch(dataset, settings), num_batches)
 
 
@@ -314,22 +312,47 @@ class _MakeMaskedExample:
     return {**self.make_example(index, rng), "mask": np.float32(1)}
 
 
-def _stack(examples: list[dict[str, Any]]) -> Batch:
-  """Returns the batch of examples that must be alike."""
-  try:
-    return {
-      key: np.stack([example[key] for example in examples])
-      for key in examples[0]
-    }
-  except (KeyError, ValueError):
-    specs = {
-      str({key: np.shape(value) for key, value in example.items()})
-      for example in examples
-    }
-    raise ValueError(
-      "Examples of different shapes cannot be a batch; does the preprocessing "
-      f"lack a resize? There are {'; '.join(sorted(specs)[:3])}."
-    ) from None
+class _Batches(grain.MapDataset):
+  """Consecutive examples of a dataset, `batch_size` at a time.
+
+  Grain's own `batch` holds all examples of a batch before it stacks them. Here
+  each is copied into the batch as soon as it is made, so that the next one uses
+  the same memory again: fresh memory costs more than what is written there.
+  """
+
+  def __init__(self, examples: grain.MapDataset, batch_size: int):
+    super().__init__(examples)
+    self._batch_size = batch_size
+    self._memory = memory.Memory()
+
+  def __len__(self) -> int:
+    return len(self.parents[0]) // self._batch_size
+
+  def __getitem__(self, index: int | slice) -> "Batch | grain.MapDataset":
+    if isinstance(index, slice):
+      return self.slice(index)
+    start = index * self._batch_size
+    batch, first = {}, {}
+    for row in range(self._batch_size):
+      example = {
+        key: np.asarray(value)
+        for key, value in self.parents[0][start + row].items()
+      }
+      spec = {key: (v.shape, v.dtype) for key, v in example.items()}
+      if row == 0:
+        first = spec
+        batch = {
+          key: self._memory.empty((self._batch_size, *value.shape), value.dtype)
+          for key, value in example.items()
+        }
+      elif spec != first:
+        raise ValueError(
+          "Examples of different shapes or types cannot be a batch; does the "
+          f"preprocessing lack a resize? There are {first} and {spec}."
+        )
+      for key, value in example.items():
+        batch[key][row] = value
+    return batch
 
 
 def _host_batch_size(batch_size: int, process_count: int) -> int:

@@ -24,6 +24,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ import numpy as np
 Example = dict[str, Any]
 
 _OPS: dict[str, Callable[..., Example]] = {}
+_STAND_INS: dict[tuple[Callable, Callable], Callable[..., Example]] = {}
 
 
 def register_op(fn: Callable[..., Example]) -> Callable[..., Example]:
@@ -58,6 +60,25 @@ def register_op(fn: Callable[..., Example]) -> Callable[..., Example]:
     )
   _OPS[fn.__name__] = fn
   return fn
+
+
+def register_stand_in(
+  op: Callable[..., Example],
+  stand_in: Callable[..., Example],
+  *,
+  before: Callable[..., Example],
+) -> None:
+  """Makes `stand_in` take the place of an op where a certain other one follows.
+
+  So an op may spare work that the next makes needless. Together the two must
+  do what `op` and `before` do.
+
+  Args:
+    op: a registered op with a keyword parameter `key`.
+    stand_in: function with the same parameters.
+    before: a registered op that comes next and has the same `key`.
+  """
+  _STAND_INS[op, before] = stand_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +164,12 @@ def parse(text: str) -> Preprocess:
     nodes.append(node.right)
     node = node.left
   nodes.append(node)
-  return Preprocess(text, tuple(_parse_op(n, fail) for n in reversed(nodes)))
+  steps = [_parse_op(n, fail) for n in reversed(nodes)]
+  for i, (step, after) in enumerate(itertools.pairwise(steps)):
+    stand_in = _STAND_INS.get((step.fn, after.fn))
+    if stand_in and step.kwargs.get("key") == after.kwargs.get("key"):
+      steps[i] = dataclasses.replace(step, fn=stand_in)
+  return Preprocess(text, tuple(steps))
 
 
 def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> _Step:
