@@ -26,7 +26,7 @@ import optax
 
 from benchmarks import steps, stock
 from tokenlearner_flexivit import dials, models, parallel, train_step
-from tokenlearner_flexivit.models import variants
+from tokenlearner_flexivit.models import stacking, variants
 
 SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 WAYS = ("stock", "host", "switch", "host scan", "switch scan")
@@ -72,7 +72,8 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
     {"patch_size": {"values": sizes}, "dispatch": dispatch}, sizes[0]
   )
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *IMAGE)))
-  state = train_step.create_state(params["params"], OPTIMIZER, ema=False)
+  params = stacking.stack(params["params"], model.scanned_runs)
+  state = train_step.create_state(params, OPTIMIZER, ema=False)
   state = parallel.replicate(state)
   batch = parallel.put_batch(
     {

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -157,6 +158,29 @@ def test_init_from_another_run(config, tmp_path):
   config.init = str(tmp_path / "nothing")
   with pytest.raises(FileNotFoundError, match="nothing"):
     experiment_lib.Experiment(config).init_params()
+
+
+def test_blocks_in_a_loop_are_trained_as_blocks_one_by_one(config, tmp_path):
+  """The same parameters under the same names, also after a restart."""
+  config.model.depth = 2
+  del config.model.token_learner
+  config.flexi.patch_size.values = (6,)
+  config.optimizer = dict(
+    name="sgd", lr=0.1, weight_decay=0.1, schedule=dict(name="constant")
+  )
+  config.ema_decay = 0.5
+  config.checkpoint_steps = 2
+  apart, _ = train.train_and_evaluate(config, tmp_path / "apart")
+  config.model.scan = True
+  workdir = tmp_path / "scan"
+  scanned, _ = train.train_and_evaluate(config, workdir)
+  chex.assert_trees_all_close(apart, scanned, rtol=1e-4, atol=1e-5)
+  params = checkpoint_lib.read_params(workdir)
+  chex.assert_trees_all_equal(params, jax.device_get(scanned.eval_params))
+
+  shutil.rmtree(workdir / "checkpoints" / "4")
+  continued, _ = train.train_and_evaluate(config, workdir)
+  chex.assert_trees_all_equal(scanned, continued)
 
 
 def test_the_newest_checkpoints_are_kept(config, tmp_path):

@@ -22,6 +22,7 @@ from tokenlearner_flexivit import metric_log, parallel, report
 from tokenlearner_flexivit import optimizer as optimizer_lib
 from tokenlearner_flexivit import progress as progress_lib
 from tokenlearner_flexivit import train_step as train_step_lib
+from tokenlearner_flexivit.models import stacking
 
 say = progress_lib.say
 TrainState = train_step_lib.TrainState
@@ -67,10 +68,11 @@ def train_and_evaluate(
     for name, section in config["evals"].items()
   }
   params = experiment.init_params()
+  runs = experiment.task.model.scanned_runs
   constants = parallel.replicate(experiment.task.constants, kind)
   optimizer, learning_rate = optimizer_lib.create(
     config["optimizer"],
-    params,
+    stacking.stack(params, runs),
     total_steps,
     batch_size=batch_size,
     num_examples=len(experiment.source),
@@ -90,10 +92,13 @@ def train_and_evaluate(
       optimizer=optimizer,
       ema=config["ema_decay"] is not None,
     )
-  )(params)
+  )(stacking.stack(params, runs))
+  # Checkpoints name every block, whether a loop runs them or not.
+  to_saved = jax.jit(stacking.unstack) if runs else lambda state: state
   first_step = checkpoints.newest or 0
   if first_step:
-    state = checkpoints.restore(first_step, state)
+    saved = checkpoints.restore(first_step, jax.eval_shape(to_saved, state))
+    state = stacking.stack(saved, runs)
     say(f"Continuing from {checkpoints.path(first_step)}")
   state = parallel.replicate(state, kind)
   log = metric_log.MetricLog(workdir, first_step)
@@ -165,12 +170,12 @@ def train_and_evaluate(
       if must_log:
         log.write(step, progress.log(learning_rate(step - 1)))
       if must_save:
-        checkpoints.save(step, state)
+        checkpoints.save(step, to_saved(state))
       results = evaluate_due(step)
 
     # ---- The report ----------------------------------------------------------
     report.write(experiment, workdir, state.eval_params, results)
-  return state, log.history
+  return to_saved(state), log.history
 
 
 def evaluate(

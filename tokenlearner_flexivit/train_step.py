@@ -36,7 +36,8 @@ class TrainState:
 
   Attributes:
     step: number of steps done, int32 scalar.
-    params: the model's parameters at their underlying sizes, float32.
+    params: the model's parameters at their underlying sizes, float32; those
+      of blocks in a loop stacked (see `models.stacking`).
     opt_state: the optimizer's state.
     ema: moving average of `params`, or None.
   """

@@ -4,9 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import stacking
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
 
@@ -52,6 +54,17 @@ def test_scan_is_no_other_model(make_params, kwargs):
   ]
   # Intermediates of every block included.
   chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+
+  stacks = stacking.stack(params, scanned.scanned_runs)
+  assert len(jax.tree.leaves(stacks)) < len(jax.tree.leaves(params))
+  chex.assert_trees_all_equal(stacking.unstack(stacks), params)
+  (_, out), grads = jax.jit(
+    jax.value_and_grad(loss, has_aux=True), static_argnums=1
+  )(stacks, scanned)
+  chex.assert_trees_all_close(out, results[1][0][1], rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(
+    stacking.unstack(grads), results[1][1], rtol=1e-4, atol=1e-5
+  )
 
 
 def test_scan_with_a_number_of_tokens_that_is_traced(make_params):
@@ -100,3 +113,37 @@ def test_scan_compiles_a_block_once(make_params):
 
   assert products(8, scan=True) == products(4, scan=True)
   assert products(8, scan=False) > products(4, scan=False)
+
+
+def test_runs_end_where_token_learner_stands():
+  def runs(**kwargs):
+    return make_model(scan=True, **kwargs).scanned_runs
+
+  assert runs() == (range(4),)
+  for layer, expected in (
+    (0, (range(4),)),
+    (1, (range(1, 4),)),
+    (2, (range(2), range(2, 4))),
+  ):
+    assert runs(token_learner=dict(layer=layer, num_tokens=3)) == expected
+  assert runs(token_learner=dict(layer=2, num_tokens=3, fuser=True)) == (
+    range(2),
+  )
+  assert make_model().scanned_runs == ()
+
+
+def test_stacks_wherever_parameters_are(make_params):
+  """Such as in an optimizer's state; what is no block stays."""
+  model = make_model(scan=True, token_learner=dict(layer=2, num_tokens=3))
+  params = make_params(model)
+  optimizer = optax.adamw(1e-3)
+  stacks = stacking.stack(params, model.scanned_runs)
+  assert set(stacks["Transformer"]) == {
+    *("encoderblocks_0-1", "encoderblocks_2-3"),
+    *("TokenLearner_0", "encoder_norm"),
+  }
+  chex.assert_trees_all_equal(
+    stacking.unstack(optimizer.init(stacks)), optimizer.init(params)
+  )
+  assert stacking.stack(params, ()) == params
+  assert stacking.unstack(params) == params

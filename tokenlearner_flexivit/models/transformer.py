@@ -112,6 +112,12 @@ class VisionTransformer(nn.Module):
       return None
     return tl.TokenLearnerConfig.from_dict(self.token_learner)
 
+  @property
+  def scanned_runs(self) -> tuple[range, ...]:
+    """Numbers of the blocks in each loop; empty without `scan`."""
+    runs = encoder.block_runs(self.depth, self._config) if self.scan else ()
+    return tuple(run for run in runs if len(run) > 1)
+
   def _check_num_tokens(self, num_tokens: int | jax.Array | None) -> None:
     """Raises ValueError for an impossible number of learned tokens."""
     if self.token_learner is not None:
