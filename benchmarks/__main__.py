@@ -12,6 +12,7 @@ sizes that say nothing.
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import platform
 import shlex
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--out", type=pathlib.Path, help="folder for JSON files")
   parser.add_argument("--quick", action="store_true")
   args = parser.parse_args(argv)
+  # Some suites start processes, which need memory of the same accelerator.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   names = args.suite.split(",")
   for name in names:
     if name not in SUITES:

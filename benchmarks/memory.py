@@ -1,33 +1,46 @@
-"""Peak memory of a training step: donation, remat, TokenLearner.
+"""Peak memory of a training step: donation, remat, scan, TokenLearner.
 
-XLA's analysis of the compiled program, for one device. Nothing runs, so any
-size fits.
+Twice: as XLA's analysis of the compiled program counts it, and measured while
+steps run, in a new process for each option, since a peak never falls. On
+accelerators the allocator tells it; on Linux the resident memory of the
+process does, less what was there before the arrays.
 """
 
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from benchmarks import steps
 from tokenlearner_flexivit import models
 
+_STATUS = pathlib.Path("/proc/self/status")
+_CLEAR = pathlib.Path("/proc/self/clear_refs")
 
-def analyse(
+
+def _process_bytes(name: str) -> int:
+  """Returns VmRSS, the resident memory, or VmHWM, its highest so far."""
+  return 1024 * int(re.search(rf"{name}:\s+(\d+)", _STATUS.read_text())[1])
+
+
+def measure(
   variant: str,
   patch_size: int,
   *,
-  image_size: int = 240,
-  batch_size: int = 8,
-  dtype: str = "float32",
-  donate: bool = True,
-  **arguments: Any,
-) -> float:
-  """Returns the peak memory in GiB of a training step.
-
-  Arguments, results that no argument is reused for, and all that lives in
-  between.
+  image_size: int,
+  batch_size: int,
+  dtype: str,
+  donate: bool,
+  arguments: dict[str, Any],
+) -> dict[str, float | None]:
+  """Returns the peak memory in bytes of a training step, in this process.
 
   Args:
     variant: of the model.
@@ -36,40 +49,67 @@ def analyse(
     batch_size: per device.
     dtype: of the computation.
     donate: whether the state's buffers are reused.
-    **arguments: of the model, such as `remat`.
+    arguments: of the model, such as `remat`.
+
+  Returns:
+    `analysed`: arguments, results that no argument is reused for, and all that
+    lives in between; `measured`, or None where nothing tells it.
   """
   model = models.ViT.from_variant(
     variant, num_classes=steps.NUM_CLASSES, dtype=dtype, **arguments
   )
-  optimizer = optax.adamw(1e-4)
   images = jax.ShapeDtypeStruct(
     (batch_size, image_size, image_size, 3), jnp.float32
   )
   labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-  params = jax.eval_shape(model.init, jax.random.key(0), images)
-  state = (params, jax.eval_shape(optimizer.init, params))
+
+  def init():
+    params = model.init(jax.random.key(0), jnp.zeros(images.shape))
+    return params, steps.OPTIMIZER.init(params)
 
   def apply(params, images):
     return model.apply(params, images, patch_size=patch_size)[0]
 
-  _, step = steps.make_jitted(apply, optimizer, donate=donate)
-  memory = step.lower(state, images, labels).compile().memory_analysis()
-  total = (
+  _, step = steps.make_jitted(apply, steps.OPTIMIZER, donate=donate)
+  step = step.lower(jax.eval_shape(init), images, labels).compile()
+  memory = step.memory_analysis()
+  analysed = (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
     + memory.temp_size_in_bytes
   )
-  return total / 2**30
+  init = jax.jit(init).lower().compile()
+  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu and not os.access(_CLEAR, os.W_OK):
+    return {"analysed": analysed, "measured": None}
+  before = _process_bytes("VmRSS") if on_cpu else 0
+  state = jax.block_until_ready(init())
+  images, labels = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), (images, labels)
+  )
+  if on_cpu:
+    _CLEAR.write_text("5")  # The highest so far is forgotten.
+  for _ in range(3):
+    state = jax.block_until_ready(step(state, images, labels))
+  if on_cpu:
+    measured = _process_bytes("VmHWM") - before
+  else:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    measured = stats.get("peak_bytes_in_use")
+  return {"analysed": analysed, "measured": measured}
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
   """Compares the options of one model, and each with the plain step."""
-  variant, patch_size, batch_size = ("mu", 30, 2) if quick else ("S", 16, 8)
-  dtype = "float32"
-  if not quick and jax.default_backend() != "cpu":
-    variant, batch_size, dtype = "B", 256, "bfloat16"
-  depth = models.ViT.from_variant(variant).depth
+  settings = dict(
+    variant="S", patch_size=16, image_size=240, batch_size=8, dtype="float32"
+  )
+  if jax.default_backend() != "cpu":
+    settings |= dict(variant="B", batch_size=256, dtype="bfloat16")
+  if quick:
+    settings |= dict(variant="mu", patch_size=30, batch_size=2)
+  depth = models.ViT.from_variant(settings["variant"]).depth
   learner = dict(layer=depth // 2, num_tokens=8)
   options = {
     "plain": {},
@@ -79,15 +119,29 @@ def run(quick: bool) -> list[dict[str, Any]]:
     "scan, remat": dict(scan=True, remat=True),
     "8 learned tokens": dict(token_learner=learner),
   }
-  rows = [
-    {
-      "step": name,
-      "gib": analyse(
-        variant, patch_size, dtype=dtype, batch_size=batch_size, **option
-      ),
-    }
-    for name, option in options.items()
-  ]
-  for row in rows:
-    row["over_plain"] = row["gib"] / rows[0]["gib"]
+  rows = []
+  for name, option in options.items():
+    donate = option.pop("donate", True)
+    arguments = json.dumps({**settings, "donate": donate, "arguments": option})
+    output = subprocess.check_output(
+      [sys.executable, "-m", "benchmarks.memory", arguments], text=True
+    )
+    peak = json.loads(output.splitlines()[-1])
+    row = {"step": name}
+    for kind, value in peak.items():
+      row[f"{kind}_gib"] = value and value / 2**30
+      plain = rows[0][f"{kind}_gib"] if rows else row[f"{kind}_gib"]
+      row[f"{kind}_over_plain"] = value and row[f"{kind}_gib"] / plain
+    rows.append(row)
   return rows
+
+
+def main():
+  """Measures one option in this process; prints JSON."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument("arguments", type=json.loads)
+  print(json.dumps(measure(**parser.parse_args().arguments)))
+
+
+if __name__ == "__main__":
+  main()

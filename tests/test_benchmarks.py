@@ -34,9 +34,9 @@ def test_the_page_and_its_files(tmp_path, capsys):
   }
   assert set(rows) == {"steps", "token_learner", "memory"}
   for name, columns in (
-    ("steps", ("forward_speedup", "train_speedup", "train_of_peak")),
+    ("steps", ("forward_speedup", "train_limit_ms", "train_of_peak")),
     ("token_learner", ("promised", "forward_kept", "train_kept")),
-    ("memory", ("gib", "over_plain")),
+    ("memory", ("analysed_gib", "measured_over_plain")),
   ):
     assert f"## {name}" in page
     for row in rows[name]:
