@@ -51,6 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     split=train,
     pp=f"decode|inception_crop({size},area_min=30)|flip_lr|value_range(-1,1)"
     "|keep('image','label')",
+    max_corrupt=0,  # How many damaged images may be left out.
   )
   c.model = dict(
     variant="mu" if runlocal else "Ti",

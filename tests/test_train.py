@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, report, train
+from tokenlearner_flexivit import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -85,9 +86,12 @@ def test_tokens_are_those_of_the_image_wherever_token_learner_is(
 
 
 def test_stop_and_continue_is_one_run(config, tmp_path):
-  """The same parameters to the last bit, and the same log."""
+  """The same parameters to the last bit, and the same log.
+
+  Also of the steps before the stop that had not been logged yet.
+  """
   config.flexi.patch_size.values = (6, 4)
-  config.checkpoint_steps = 2
+  config.checkpoint_steps = 3
   config.optimizer.schedule = dict(name="constant")
   config.ema_decay = 0.5
   config.task.mixup_alpha = 0.3
@@ -100,15 +104,15 @@ def test_stop_and_continue_is_one_run(config, tmp_path):
   class Stopped(Exception):
     pass
 
-  def save_and_stop(self, step, state):
-    saved(self, step, state)
+  def save_and_stop(self, step, state, **options):
+    saved(self, step, state, **options)
     raise Stopped
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoint_lib.Checkpoints, "save", save_and_stop)
     with pytest.raises(Stopped):
       train.train_and_evaluate(config, part)
-  assert checkpoint_lib.newest_step(part) == 2
+  assert checkpoint_lib.newest_step(part) == 3
   continued, again = train.train_and_evaluate(config, part)
   chex.assert_trees_all_equal(whole, continued)
   assert losses(again) == losses(history)
@@ -348,7 +352,7 @@ def test_sum_pooling_under_several_patch_sizes_warns(config):
 
 
 def test_a_workdir_of_another_config_is_refused(config, tmp_path):
-  checkpoint_lib.claim_workdir(tmp_path, experiment_lib.complete(config))
+  workdir_lib.claim_workdir(tmp_path, experiment_lib.complete(config))
   config.optimizer.lr = 0.5
   with pytest.raises(ValueError, match=r"config.optimizer.lr: 0.01 -> 0.5"):
     train.train_and_evaluate(config, tmp_path)

@@ -1,154 +1,310 @@
-"""Saves and restores the train state with orbax.
+"""Saves and restores the train state with orbax, and survives what disks do.
 
 A checkpoint holds the state and the config of the run, preprocessing strings
-included, so that nothing else is needed to use it.
+included, so that nothing else is needed to use it. It appears under its name
+when it is complete, with checksums of its files: one that is damaged later is
+found, and the one before it is used.
 """
 
+import contextlib
+import errno
 import json
 import pathlib
+import re
+import shutil
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.experimental import multihost_utils
 
-from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import checksums, progress
+from tokenlearner_flexivit import workdir as workdir_lib
 
-CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
+CORRUPT = ".corrupt"  # Ends the names of damaged ones, which are kept.
+# Orbax writes these when the checksums are done; nothing is read from them.
+_UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+# What to do, by the system's error.
+_ADVICE = {
+  (errno.ENOSPC, errno.EDQUOT): "The disk is full: free some space.",
+  (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable.",
+  (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): (
+    "Was the folder moved, or its disk unmounted? Put it back."
+  ),
+  (errno.EFBIG,): "No file may be so large here (ulimit -f).",
+}
 
 
-def local_path(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Returns a workdir as a path.
-
-  Raises:
-    ValueError: the workdir is a URL.
-  """
-  if "://" in str(workdir):
-    raise ValueError(
-      f"--workdir={workdir} is no path of a file system. Mount the bucket (for "
-      "Google Cloud Storage: gcsfuse) and give the path there."
-    )
-  return pathlib.Path(workdir)
-
-
-def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Writes `config.json`, or checks that the run there is of this config.
-
-  Raises:
-    ValueError: `workdir` holds a run of another config; names what differs.
-  """
-  if (workdir / CONFIG_FILE).exists():
-    check_same_run(workdir, config)
-  elif jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    partial.rename(workdir / CONFIG_FILE)
-
-
-def check_same_run(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Raises ValueError if the run in `workdir` is not of this config."""
-  differs = configuration.differences(read_config(workdir), config)
-  if differs:
-    shown = "\n  ".join(differs[:8])
-    more = f"\n  and {len(differs) - 8} more" if len(differs) > 8 else ""
-    raise ValueError(
-      f"--workdir={workdir} holds a run of a different config (there -> now):"
-      f"\n  {shown}{more}\nUse another workdir, or the old config to continue."
-    )
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the config of the run in `workdir` as plain dicts and lists."""
-  path = workdir / CONFIG_FILE
-  if not path.exists():
-    raise ValueError(f"--workdir={workdir} holds no run: {path} is missing.")
-  return json.loads(path.read_text())
+class CheckpointError(RuntimeError):
+  """Checkpoints could not be saved; says which and why."""
 
 
 class Checkpoints:
-  """The checkpoints of a workdir, the newest few of them kept."""
+  """The checkpoints of a workdir, the newest few of them kept.
 
-  def __init__(self, workdir: pathlib.Path, keep: int, config: dict[str, Any]):
-    """Opens `workdir/checkpoints`.
+  A save that fails does not stop the training: it is told, what is on disk
+  stays, and the next one tries anew. All hosts call the methods alike;
+  process 0 writes, since every host holds the whole state.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep: int,
+    config: dict[str, Any],
+    max_failures: int = 3,
+  ):
+    """Opens `workdir/checkpoints` and removes what a killed run left half done.
 
     Args:
-      workdir: shared by all hosts.
-      keep: how many to keep, >= 1.
+      workdir: shared by all hosts, and of no other run (`workdir.Lock`).
+      keep: how many to keep, >= 1; with 1 there is none to fall back to.
       config: stored in each of them.
+      max_failures: the run stops when so many saves in a row fail, >= 1.
     """
     if keep < 1:
       raise ValueError(f"config.keep_checkpoints={keep} must be >= 1.")
+    if max_failures < 1:
+      raise ValueError(f"config.max_save_failures={max_failures} must be >= 1.")
     self._config = config
-    self._manager = ocp.CheckpointManager(
-      workdir.absolute() / CHECKPOINTS,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-    )
+    self._keep = keep
+    self._max_failures = max_failures
+    self._directory = (workdir / CHECKPOINTS).absolute()
+    self._writes = jax.process_index() == 0
+    self._manager = None
+    self._saving = None  # The step that is being saved in the background.
+    self._failures = []  # Of the saves since the last good one.
+    if self._writes:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._remove_half_written()
 
   @property
   def newest(self) -> int | None:
-    """The step of the newest checkpoint, or None."""
-    return self._manager.latest_step()
+    """The step of the newest checkpoint, or None; waits for a running save."""
+    self._finish_save()
+    return max(_steps(self._directory), default=None)
 
   def path(self, step: int) -> pathlib.Path:
     """Where the checkpoint of `step` lies."""
-    return pathlib.Path(self._manager.directory) / str(step)
+    return self._directory / str(step)
 
-  def save(self, step: int, state: Any) -> None:
-    """Saves in the background; the copy of `state` is taken at once."""
-    if step in self._manager.all_steps():
-      return
+  # ---- Saving ----------------------------------------------------------------
+
+  def save(
+    self, step: int, state: Any, *, notes: Any = None, must: bool = False
+  ) -> None:
+    """Saves in the background; the copy of `state` is taken at once.
+
+    That the save before this one failed is also told here.
+
+    Args:
+      step: nothing is done if there is a checkpoint of it.
+      state: arrays of which every host holds all.
+      notes: anything of JSON to keep with it, for `notes`.
+      must: waits until it is on disk, and raises if it is not: for the last.
+
+    Raises:
+      CheckpointError: this was the last of `max_failures` in a row, or `must`.
+      RuntimeError: the same, in the processes other than 0.
+    """
+    if self._writes:
+      self._finish_save()
+      if not self.path(step).is_dir():
+        self._start_save(step, state, notes)
+      if must:
+        self._finish_save()
+    error = None
+    lost = must and self._writes and not self.path(step).is_dir()
+    if lost or len(self._failures) >= self._max_failures:
+      error = self._error()
+    workdir_lib.raise_together(error)
+
+  def _start_save(self, step: int, state: Any, notes: Any) -> None:
+    # One copy: of an array on several devices orbax would save slices, one
+    # from each, and let the loop wait for it.
+    state = jax.tree.map(lambda x: x.addressable_data(0), state)
     if jax.process_count() > 1:
-      state = jax.tree.map(_as_global, state)
+      # Orbax takes NumPy arrays, and copies them, where others have the same.
+      state = jax.device_get(state)
+    self._saving = step
+    try:
+      if not self._directory.is_dir():
+        raise FileNotFoundError(
+          errno.ENOENT, "The folder is gone", str(self._directory)
+        )
+      if self._manager is None:
+        self._manager = self._open_manager()
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          config=ocp.args.JsonSave(self._config),
+          notes=ocp.args.JsonSave({"notes": notes}),
+        ),
+        force=True,  # That it is due has been decided.
+      )
+    except Exception as error:  # TensorStore's are of many kinds.
+      self._note_failure(error)
+
+  def _finish_save(self) -> None:
+    """Waits for the save in the background, and notes how it went."""
+    if self._saving is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._note_failure(error)
     else:
-      # One copy: of an array on several devices orbax would save slices, one
-      # from each, and let the loop wait for it.
-      state = jax.tree.map(lambda x: x.addressable_data(0), state)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        config=ocp.args.JsonSave(self._config),
+      self._saving = None
+      self._failures.clear()
+
+  def _open_manager(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=self._keep,
+        create=False,
+        lightweight_initialize=True,
+        async_options=ocp.options.AsyncOptions(
+          post_finalization_callback=self._write_checksums
+        ),
+        # The others wait for nothing, whatever happens to the disk.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=0, active_processes={0}
+        ),
       ),
     )
 
-  def restore(self, step: int, state: Any) -> Any:
-    """Returns the state saved at `step` as NumPy arrays.
+  def _write_checksums(self) -> None:
+    """Called in the background, before orbax gives the folder its name."""
+    folder = self._directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
+    checksums.write(folder, skip=_UNCHECKED)
 
-    Args:
-      step: one that exists.
-      state: a tree of the same structure, shapes and dtypes.
-    """
-    everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), P())
-    template = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-      state,
+  def _note_failure(self, error: Exception) -> None:
+    # Its threads may be anywhere; the next save gets a new one.
+    if self._manager is not None:
+      with contextlib.suppress(Exception):
+        self._manager.close()
+      self._manager = None
+    step, self._saving = self._saving, None
+    if self.path(step).is_dir():
+      self._failures.clear()
+      progress.say(
+        f"WARNING: {self.path(step)} is saved, but older ones could not be "
+        f"removed: {_describe(error)}"
+      )
+      return
+    self._remove_half_written()
+    self._failures.append(f"step {step}: {_describe(error)}")
+    newest = max(_steps(self._directory), default=None)
+    good = "there is none" if newest is None else self.path(newest)
+    progress.say(
+      f"WARNING: NO CHECKPOINT of step {step} in {self._directory} (failure "
+      f"{len(self._failures)} in a row; the run stops after "
+      f"{self._max_failures}): {_describe(error)} Newest checkpoint: {good}"
     )
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+
+  def _remove_half_written(self) -> None:
+    for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+      shutil.rmtree(folder, ignore_errors=True)
+
+  def _error(self) -> CheckpointError:
+    failures = "\n  ".join(self._failures)
+    return CheckpointError(
+      f"No checkpoint could be saved in {self._directory}:\n  {failures}\nWhen "
+      "that is mended, the same command continues from the newest checkpoint."
     )
-    leaves = [
-      np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(restored.state)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits until everything is on disk.
+
+    Raises:
+      CheckpointError: the last save failed; only said if another exception is
+        on its way.
+    """
+    self._finish_save()
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+    if self._failures and sys.exception() is None:
+      raise self._error()
+
+  # ---- Restoring -------------------------------------------------------------
+
+  def restore_newest(self, state: Any) -> tuple[int, Any] | None:
+    """Returns the newest checkpoint that is as it was written.
+
+    Damaged ones that are newer are named in a warning and set aside, as
+    STEP.corrupt, so that their steps can be saved again.
+
+    Args:
+      state: a tree of the same structure, shapes and dtypes.
+
+    Returns:
+      Its step, and its state as NumPy arrays; None if there is no checkpoint.
+
+    Raises:
+      ValueError: all are damaged, or of another structure than `state`.
+      RuntimeError: so it is for another process.
+    """
+    self._finish_save()
+    damaged = {}
+    for step in _of_first_host(sorted(_steps(self._directory), reverse=True)):
+      damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
+      damage = _of_any_host(damage)
+      if damage is None:
+        self._set_aside(damaged, step)
+        restored = error = None
+        try:
+          restored = _restore(self.path(step), state)
+        except Exception as raised:
+          error = raised
+        workdir_lib.raise_together(error)
+        return step, restored
+      damaged[step] = damage
+    if damaged:
+      raise ValueError(
+        f"All checkpoints in {self._directory} are damaged: "
+        + "; ".join(f"{step}: {damage}" for step, damage in damaged.items())
+        + ". Bring one back from a copy, or train from the start in another "
+        "workdir."
+      )
+    return None
+
+  def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+    error = None
+    for step, damage in damaged.items() if self._writes else ():
+      aside, count = self.path(step).with_suffix(CORRUPT), 1
+      while aside.exists():
+        count += 1
+        aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
+      progress.say(
+        f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
+        f"Falling back to {self.path(good)}; the damaged one is kept as "
+        f"{aside.name}."
+      )
+      try:
+        self.path(step).rename(aside)
+      except OSError as raised:
+        error = raised
+    workdir_lib.raise_together(error)
+
+  def notes(self, step: int) -> Any:
+    """Returns the notes that were saved with a checkpoint."""
+    path = self.path(step) / "notes" / "metadata"
+    return json.loads(path.read_bytes())["notes"]
 
 
 def newest_step(workdir: pathlib.Path) -> int:
-  """Returns the step of a workdir's newest checkpoint.
+  """Returns the step of a workdir's newest checkpoint, intact or not.
 
   Raises:
     ValueError: there is none.
   """
-  directory = workdir / CHECKPOINTS
-  steps = ocp.utils.checkpoint_steps(directory) if directory.exists() else []
+  steps = _steps(workdir / CHECKPOINTS)
   if not steps:
     raise ValueError(f"{workdir} holds no checkpoint of a run.")
   return max(steps)
@@ -161,30 +317,88 @@ def read_params(workdir: pathlib.Path) -> Any:
   without knowing the optimizer.
 
   Raises:
-    ValueError: no checkpoint there.
+    ValueError: no checkpoint there, or the newest is damaged.
   """
-  directory = (workdir / CHECKPOINTS).absolute()
-  path = directory / str(newest_step(workdir)) / "state"
+  path = (workdir / CHECKPOINTS / str(newest_step(workdir))).absolute()
+  damage = checksums.find_damage(path, skip=_UNCHECKED)
+  if damage is not None:
+    raise ValueError(
+      f"The checkpoint {path} is damaged: {damage}. The run falls back to the "
+      "one before when it is continued; or rename this folder to use that one."
+    )
   handler = ocp.PyTreeCheckpointHandler()
-  saved = handler.metadata(path).tree
+  saved = handler.metadata(path / "state").tree
+  handler.close()
   name = "params" if saved["ema"] is None else "ema"
-  wanted = {name: saved[name]}
-  # As NumPy arrays: the devices that saved them need not be here.
+  return _read(path, {name: saved[name]}, partial_restore=True)[name]
+
+
+def _read(path: pathlib.Path, wanted: Any, **options: Any) -> Any:
+  """Reads a tree as NumPy arrays: the devices that saved it may not be here."""
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  handler = ocp.PyTreeCheckpointHandler()
   restored = handler.restore(
-    path,
+    path / "state",
     args=ocp.args.PyTreeRestore(
       item=wanted,
       restore_args=jax.tree.map(lambda _: as_numpy, wanted),
-      partial_restore=True,
+      **options,
     ),
   )
   handler.close()
-  return restored[name]
+  return restored
 
 
-def _as_global(x: jax.Array) -> jax.Array:
-  """A global array of one that every host holds in full."""
-  if x.is_fully_addressable:
-    return ocp.utils.fully_replicated_host_local_array_to_global_array(x)
-  return x
+def _restore(path: pathlib.Path, state: Any) -> Any:
+  """Reads a whole state, which must be as `state` in all but values."""
+  restored = _read(path, state)
+
+  def check(key: Any, x: np.ndarray, wanted: Any) -> np.ndarray:
+    if (x.shape, x.dtype) != (wanted.shape, wanted.dtype):
+      raise ValueError(
+        f"{path}: state{jax.tree_util.keystr(key)} is {x.dtype}{x.shape}, but "
+        f"the run has {wanted.dtype}{wanted.shape}."
+      )
+    return x
+
+  return jax.tree_util.tree_map_with_path(check, restored, state)
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  """The steps of the checkpoints that were written to the end."""
+  if not directory.is_dir():
+    return []
+  return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
+
+
+def _of_first_host(steps: list[int]) -> list[int]:
+  """The list of process 0: a file system may show others less."""
+  if jax.process_count() == 1:
+    return steps
+  count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+  if not count:
+    return []
+  steps = np.asarray((steps + [0] * count)[:count], np.int32)
+  return multihost_utils.broadcast_one_to_all(steps).tolist()
+
+
+def _of_any_host(damage: str | None) -> str | None:
+  """What is wrong on this host, or that something is on another."""
+  if jax.process_count() == 1:
+    return damage
+  bad = multihost_utils.process_allgather(np.asarray(damage is not None))
+  if damage is None and bad.any():
+    damage = f"process {int(np.argmax(bad))} cannot read it as it was written"
+  return damage
+
+
+def _describe(error: Exception) -> str:
+  """The error in words, with what to do about it if that is known."""
+  text = f"{type(error).__name__}: {error}".rstrip(".") + "."
+  code = getattr(error, "errno", None)
+  if found := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's.
+    code = int(found[1])
+  for codes, advice in _ADVICE.items():
+    if code in codes:
+      return f"{text} {advice}"
+  return text

@@ -33,6 +33,7 @@ DEFAULTS = {
   "evals": {},
   "parallel": "pmap",  # Or "shard_map"; same result.
   "keep_checkpoints": 3,
+  "max_save_failures": 3,  # In a row; then the run stops.
 }
 DURATIONS = ("total", "log", "eval", "checkpoint")
 

@@ -1,6 +1,9 @@
 """Trains or evaluates: python -m tokenlearner_flexivit.main --config=..."""
 
+import os
 import platform
+import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -20,8 +23,20 @@ _MODE = flags.DEFINE_enum(
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
   False,
-  "Joins the other processes first, as TPU pods, Slurm and Open MPI tell it.",
+  "Joins the other processes first, as TPU pods, Slurm and Open MPI tell it, "
+  "or as the following three flags do.",
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "host:port of process 0, for --multihost."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes there are, for --multihost."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Number of this process from 0 on, for --multihost."
+)
+# A host that says nothing for so long is dead, and the others stop.
+_HEARTBEAT_SECONDS = 60
 flags.mark_flags_as_required(["workdir"])
 
 
@@ -34,9 +49,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
   import jax  # After the flags: --help should be quick.
 
-  if _MULTIHOST.value:
-    jax.distributed.initialize()
-  from tokenlearner_flexivit import train
+  _join_processes()
+  from tokenlearner_flexivit import checkpoint, preemption, progress, train
   from tokenlearner_flexivit.interop import download
 
   if jax.config.jax_compilation_cache_dir is None:
@@ -51,7 +65,46 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(
       "--mode=train needs --config, such as --config=configs/quickstart.py"
     )
-  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  try:
+    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  except preemption.PreemptedError as stopped:
+    progress.say(str(stopped))
+    sys.exit(preemption.EXIT_CODE)
+  except checkpoint.CheckpointError:
+    traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # Threads that could not save may never end.
+
+
+def _join_processes() -> None:
+  """Connects the processes of a run, as the flags say."""
+  given = {
+    "coordinator_address": _COORDINATOR.value,
+    "num_processes": _NUM_PROCESSES.value,
+    "process_id": _PROCESS_ID.value,
+  }
+  missing = [f"--{name}" for name, value in given.items() if value is None]
+  if not _MULTIHOST.value and len(missing) < len(given):
+    raise app.UsageError("--coordinator_address and such need --multihost.")
+  if 0 < len(missing) < len(given):
+    raise app.UsageError(
+      f"{', '.join(missing)} missing: the flags of --multihost come together, "
+      "or none of them where the cluster is known (TPU, Slurm, Open MPI)."
+    )
+  if not _MULTIHOST.value:
+    return
+  import jax
+
+  try:
+    jax.distributed.initialize(
+      **given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+    )
+  except ValueError as error:
+    raise app.UsageError(
+      f"--multihost: {error} Give --coordinator_address=HOST:PORT, "
+      "--num_processes and --process_id."
+    ) from None
 
 
 if __name__ == "__main__":

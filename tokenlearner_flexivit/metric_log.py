@@ -1,25 +1,49 @@
 """Writes metrics to `metrics.jsonl` and to TensorBoard event files."""
 
+import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
 import jax
 from tensorboard.summary import Writer
 
+from tokenlearner_flexivit import progress
+
 METRICS_FILE = "metrics.jsonl"
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """Returns the records of `metrics.jsonl`, [] if there is none."""
-  path = workdir / METRICS_FILE
+  """Returns the records of `metrics.jsonl`, [] if there is none.
+
+  A line that was not written to its end is no record.
+  """
+  return _read(workdir / METRICS_FILE)[0]
+
+
+def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
+  """Returns the records, and how many bytes belong to none."""
   if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+    return [], 0
+  records, broken = [], 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      record = json.loads(line)
+    except ValueError:
+      record = None
+    if isinstance(record, dict) and "step" in record:
+      records.append(record)
+    else:
+      broken += len(line)
+  return records, broken
 
 
 class MetricLog:
   """Appends records of scalars; host 0 writes, the others only remember.
+
+  A disk that takes no more stops no training: what could not be written is
+  kept, and written as soon as it can be.
 
   Attributes:
     history: all records, those of earlier programs included.
@@ -31,17 +55,21 @@ class MetricLog:
     Args:
       workdir: where they lie.
       first_step: what was written for later steps is dropped: those steps are
-        done again.
+        done again. So is what a crash left of a line, with a warning.
     """
-    self.history = [r for r in read(workdir) if r["step"] <= first_step]
+    self._path = workdir / METRICS_FILE
+    records, broken = _read(self._path)
+    self.history = [r for r in records if r["step"] <= first_step]
     self._writes = jax.process_index() == 0
+    self._file = self._events = None
     if not self._writes:
       return
-    path = workdir / METRICS_FILE
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(r) + "\n" for r in self.history))
-    partial.rename(path)
-    self._file = path.open("a", buffering=1)
+    if broken:
+      progress.say(
+        f"WARNING: {self._path} held {broken} bytes of lines that were not "
+        "written to their end; they are dropped."
+      )
+    self._write_all()
     # Not TensorFlow: tensorboard's own writer.
     self._events = Writer(str(workdir / "tensorboard"))
 
@@ -51,9 +79,72 @@ class MetricLog:
     self.history.append(record)
     if not self._writes:
       return
-    self._file.write(json.dumps(record) + "\n")
-    for name, value in scalars.items():
-      self._events.add_scalar(name, value, step)
+    try:
+      if self._file is None:
+        self._write_all()
+      else:
+        self._append(_line(record))
+    except OSError as error:
+      self._give_up_file()
+      progress.say(
+        f"WARNING: the metrics of step {step} are not in {self._path} "
+        f"({error}). They are kept and written with the next ones."
+      )
+    self._write_events(step, scalars)
+
+  def _append(self, line: bytes) -> None:
+    written = self._file.write(line)
+    if written < len(line):
+      raise OSError(f"only {written} of {len(line)} bytes fitted in")
+
+  def _write_all(self) -> None:
+    """Writes the history to a new file, then puts it in the old one's place."""
+    self._give_up_file()
+    partial = self._path.with_suffix(".partial")
+    try:
+      partial.write_bytes(b"".join(map(_line, self.history)))
+      partial.rename(self._path)
+    except OSError:
+      with contextlib.suppress(OSError):
+        partial.unlink()  # A full disk has better use for it.
+      raise
+    # Unbuffered: each record is the system's at once, whatever kills this.
+    self._file = self._path.open("ab", buffering=0)
+
+  def _give_up_file(self) -> None:
+    if self._file is not None:
+      with contextlib.suppress(OSError):
+        self._file.close()
+    self._file = None
+
+  def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
+    try:
+      if self._events is not None:
+        for name, value in scalars.items():
+          self._events.add_scalar(name, value, step)
+    except Exception as error:  # Whatever its thread met.
+      self._events = None
+      progress.say(
+        f"WARNING: no more TensorBoard events of this run ({error}); "
+        f"{self._path.name} has all metrics."
+      )
+
+  def sync(self) -> None:
+    """Waits until the records are on disk, lest a checkpoint outlive them."""
+    if not self._writes:
+      return
+    try:
+      if self._file is None or not self._is_in_place():
+        self._write_all()
+      os.fsync(self._file.fileno())
+    except OSError:
+      self._give_up_file()  # The next record will tell.
+
+  def _is_in_place(self) -> bool:
+    """Whether the file that is open is still the one of that name."""
+    if not self._path.exists():
+      return False
+    return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
 
   def find(self, step: int, prefix: str) -> dict[str, float]:
     """Returns what was logged for `step` under names with `prefix`, cut off."""
@@ -72,6 +163,18 @@ class MetricLog:
 
   def close(self) -> None:
     """Flushes and closes the files."""
-    if self._writes:
+    if not self._writes:
+      return
+    try:
+      if self._file is None:
+        self._write_all()
       self._file.close()
-      self._events.close()
+    except OSError as error:
+      progress.say(f"WARNING: {self._path} lacks the last metrics: {error}")
+    if self._events is not None:
+      with contextlib.suppress(Exception):
+        self._events.close()
+
+
+def _line(record: Mapping[str, float]) -> bytes:
+  return json.dumps(record).encode() + b"\n"

@@ -21,8 +21,10 @@ _ON_TERMINAL = sys.stderr.isatty()
 def say(text: str) -> None:
   """Prints a line on host 0, above the progress bar if there is one."""
   if jax.process_index() == 0:
-    tqdm.tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    # A log file on a full disk is no reason to stop a run.
+    with contextlib.suppress(OSError):
+      tqdm.tqdm.write(text, file=sys.stdout)
+      sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +73,7 @@ class Progress:
     total_steps: int,
     batch_size: int,
     seconds_before: float = 0.0,
+    pending: Sequence[tuple[int, dict[str, float]]] = (),
   ):
     """Notes what is to come.
 
@@ -80,13 +83,15 @@ class Progress:
       total_steps: steps to do in all.
       batch_size: over all hosts.
       seconds_before: what earlier programs spent on the steps done.
+      pending: as an earlier program's `pending` was after `first_step`.
     """
     self._seconds_before = seconds_before
     self._settings = settings
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._first_step = first_step
-    self._pending = []
+    self._pending = [(step, dict(metrics)) for step, metrics in pending]
+    self._steps_before = len(self._pending)
     self._bar = None
 
   def start(self) -> None:
@@ -128,8 +133,21 @@ class Progress:
           return step, self._settings[int(metrics["patch_size"])], name
     return None
 
+  @property
+  def pending(self) -> list[tuple[int, dict[str, float]]]:
+    """The steps since the last line with their metrics, for a checkpoint.
+
+    With them a run that continues writes the same means as without a stop.
+    """
+    self._fetch()
+    return self._pending
+
   def _fetch(self) -> None:
-    self._pending = jax.device_get(self._pending)
+    # As JSON has them, so that those of a checkpoint are no others.
+    self._pending = [
+      (step, {name: float(value) for name, value in metrics.items()})
+      for step, metrics in jax.device_get(self._pending)
+    ]
 
   def log(self, lr: float) -> dict[str, float]:
     """Prints the line of a log step.
@@ -151,7 +169,8 @@ class Progress:
       for name in self._pending[0][1]
       if name != "patch_size"
     }
-    rate = steps * self._batch_size / (now - self._last)
+    here = steps - self._steps_before  # The others took their time elsewhere.
+    rate = here * self._batch_size / (now - self._last)
     record |= {
       "img_per_s": rate,
       "img_per_s_per_core": rate / jax.device_count(),
@@ -172,7 +191,7 @@ class Progress:
       f"{record['update_norm']:.3g} param {record['param_norm']:.3g}  "
       f"patch size:times {sizes}"
     )
-    self._pending = []
+    self._pending, self._steps_before = [], 0
     self._last = now
     return record
 

@@ -18,10 +18,11 @@ import ml_collections
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, parallel, report
+from tokenlearner_flexivit import metric_log, parallel, preemption, report
 from tokenlearner_flexivit import optimizer as optimizer_lib
 from tokenlearner_flexivit import progress as progress_lib
 from tokenlearner_flexivit import train_step as train_step_lib
+from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.models import stacking
 
 say = progress_lib.say
@@ -38,21 +39,24 @@ def train_and_evaluate(
   """Trains what `config` describes, evaluates it and writes a report.
 
   Continues from the newest checkpoint if `workdir` has one; the result is
-  the same as without the interruption.
+  the same as without the interruption. SIGTERM or SIGINT save and stop it.
 
   Args:
     config: see `experiment.DEFAULTS` for its keys.
     workdir: holds config.json, checkpoints, metrics.jsonl, TensorBoard
-      events and the report. Shared by all hosts.
+      events and the report. Shared by all hosts, of this run alone.
 
   Returns:
     The final state, and all records of metrics.jsonl.
 
   Raises:
-    ValueError: anything wrong with the config or the data, before step 0.
+    ValueError: anything wrong with the config, the data or the workdir, before
+      step 0.
+    checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
+    preemption.PreemptedError: a signal stopped it; the same call continues.
   """
-  workdir = checkpoint_lib.local_path(workdir)
+  workdir = workdir_lib.local_path(workdir)
   experiment = experiment_lib.Experiment(config)
   config = experiment.config
   kind, batch_size = config["parallel"], config["batch_size"]
@@ -79,50 +83,55 @@ def train_and_evaluate(
   )
 
   # ---- Workdir, checkpoints, state -------------------------------------------
-  checkpoint_lib.claim_workdir(workdir, config)
-  progress_lib.describe_devices(batch_size)
-  progress_lib.describe_model(params)
-  say(report.cost_table(experiment))
-  checkpoints = checkpoint_lib.Checkpoints(
-    workdir, config["keep_checkpoints"], config
-  )
-  state = jax.jit(
-    functools.partial(
-      train_step_lib.create_state,
-      optimizer=optimizer,
-      ema=config["ema_decay"] is not None,
+  with contextlib.ExitStack() as closing:
+    workdir_lib.check_shared(workdir)
+    closing.enter_context(workdir_lib.Lock(workdir))
+    workdir_lib.claim_workdir(workdir, config)
+    progress_lib.describe_devices(batch_size)
+    progress_lib.describe_model(params)
+    say(report.cost_table(experiment))
+    checkpoints = checkpoint_lib.Checkpoints(
+      workdir, config["keep_checkpoints"], config, config["max_save_failures"]
     )
-  )(stacking.stack(params, runs))
-  # Checkpoints name every block, whether a loop runs them or not.
-  to_saved = jax.jit(stacking.unstack) if runs else lambda state: state
-  first_step = checkpoints.newest or 0
-  if first_step:
-    saved = checkpoints.restore(first_step, jax.eval_shape(to_saved, state))
-    state = stacking.stack(saved, runs)
-    say(f"Continuing from {checkpoints.path(first_step)}")
-  state = parallel.replicate(state, kind)
-  log = metric_log.MetricLog(workdir, first_step)
-  progress = progress_lib.Progress(
-    experiment.patch_sizes.settings,
-    first_step=first_step,
-    total_steps=total_steps,
-    batch_size=batch_size,
-    seconds_before=log.last("train_seconds", 0.0),
-  )
-  closing = contextlib.ExitStack()
-  for resource in (checkpoints, log, progress):
-    closing.callback(resource.close)
+    state = jax.jit(
+      functools.partial(
+        train_step_lib.create_state,
+        optimizer=optimizer,
+        ema=config["ema_decay"] is not None,
+      )
+    )(stacking.stack(params, runs))
+    # Checkpoints name every block, whether a loop runs them or not.
+    to_saved = jax.jit(stacking.unstack) if runs else lambda state: state
+    first_step, pending = 0, []
+    newest = checkpoints.restore_newest(jax.eval_shape(to_saved, state))
+    if newest is not None:
+      first_step, saved = newest
+      state = stacking.stack(saved, runs)
+      pending = checkpoints.notes(first_step)["pending"]
+      say(f"Continuing from {checkpoints.path(first_step)}")
+    state = parallel.replicate(state, kind)
+    log = metric_log.MetricLog(workdir, first_step)
+    progress = progress_lib.Progress(
+      experiment.patch_sizes.settings,
+      first_step=first_step,
+      total_steps=total_steps,
+      batch_size=batch_size,
+      seconds_before=log.last("train_seconds", 0.0),
+      pending=pending,
+    )
+    stop = preemption.Preemption()
+    for resource in (stop, checkpoints, log, progress):
+      closing.callback(resource.close)
 
-  def evaluate_due(step: int) -> dict[str, dict[str, float]]:
-    due = [
-      name
-      for name, every in eval_every.items()
-      if step == total_steps or (step and step % every == 0)
-    ]
-    with progress.paused():
-      return _evaluate(experiment, due, state.eval_params, step, log)
+    def evaluate_due(step: int) -> dict[str, dict[str, float]]:
+      due = [
+        name
+        for name, every in eval_every.items()
+        if step == total_steps or (step and step % every == 0)
+      ]
+      with progress.paused():
+        return _evaluate(experiment, due, state.eval_params, step, log)
 
-  with closing:
     # ---- The step, compiled --------------------------------------------------
     batches = _device_batches(experiment, first_step)
     if first_step < total_steps:
@@ -163,14 +172,25 @@ def train_and_evaluate(
       state, metrics = run_step(state, batch)
       progress.add(step, metrics)
       last = step == total_steps
+      stopping = stop.reached(step) and not last
       must_log = step % log_every == 0 or last
-      must_save = step % checkpoint_every == 0 or last
+      must_save = step % checkpoint_every == 0 or last or stopping
       if must_log or must_save:
         _check_finite(progress, checkpoints)
       if must_log:
         log.write(step, progress.log(learning_rate(step - 1)))
       if must_save:
-        checkpoints.save(step, to_saved(state))
+        log.sync()  # No checkpoint outlives its log.
+        checkpoints.save(
+          step,
+          to_saved(state),
+          notes={"pending": progress.pending},
+          must=last or stopping,
+        )
+      if stopping:
+        raise preemption.PreemptedError(
+          f"Stopped at step {step} of {total_steps}; the same command goes on."
+        )
       results = evaluate_due(step)
 
     # ---- The report ----------------------------------------------------------
@@ -194,13 +214,13 @@ def evaluate(
   Raises:
     ValueError: no run there, none of this model, or anything else wrong.
   """
-  workdir = checkpoint_lib.local_path(workdir)
-  trained = checkpoint_lib.read_config(workdir)
+  workdir = workdir_lib.local_path(workdir)
+  trained = workdir_lib.read_config(workdir)
   if config is None:
     config = trained
   experiment = experiment_lib.Experiment(config)
   same = {key: experiment.config[key] for key in ("model", "task")}
-  checkpoint_lib.check_same_run(workdir, {**trained, **same})
+  workdir_lib.check_same_run(workdir, {**trained, **same})
   params = checkpoint_lib.read_params(workdir)
   step = checkpoint_lib.newest_step(workdir)
   params = parallel.replicate(params, experiment.config["parallel"])

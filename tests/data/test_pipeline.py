@@ -255,6 +255,9 @@ def test_config_dict(digits):
     ({"pp": "decod"}, "'decode'"),
     ({"num_workers": -1}, "num_workers"),
     ({"prefetch": 1.5}, "prefetch"),
+    ({"max_corrupt": -1}, "max_corrupt must be a whole number from 0 on"),
+    ({"max_corrupt": True}, "max_corrupt"),
+    ({"max_corrupt": "1"}, "max_corrupt"),
   ],
 )
 def test_bad_configs(changes, message):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tokenlearner_flexivit import checkpoint, interop, models
+from tokenlearner_flexivit import checkpoint, interop, models, workdir
 from tokenlearner_flexivit.interop import __main__ as cli
 
 LEARNED = dict(layer=1, num_tokens=3, bottleneck_dim=8)
@@ -83,7 +83,7 @@ def test_workdir(tmp_path, make_model, make_params, assert_same):
   section = {"variant": "mu/4", "depth": 2, "dropout": 0.1}
   section["token_learner"] = LEARNED | {"layer": 0}
   config = {"model": section}
-  (tmp_path / checkpoint.CONFIG_FILE).write_text(json.dumps(config))
+  (tmp_path / workdir.CONFIG_FILE).write_text(json.dumps(config))
   described = interop.describe(tmp_path)
   assert not described.guesses
   assert "dropout" not in described.model

@@ -7,8 +7,8 @@ from tokenlearner_flexivit.data import (
   label_ops,
   randaug,
 )
+from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.pipeline import (
-  ExampleError,
   check_entries,
   eval_batches,
   open_source,

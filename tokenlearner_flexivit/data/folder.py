@@ -92,8 +92,8 @@ class FolderSource(sources.Source):
     }
 
   def describe(self, index: int) -> str:
-    """Returns the path of the file."""
-    return str(self._root / self._files[index])
+    """Returns the position and the path of the file."""
+    return f"example {index}, {self._root / self._files[index]}"
 
 
 def _some(names: list[str], limit: int = 10) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
-from tokenlearner_flexivit.data import memory, preprocess
+from tokenlearner_flexivit.data import examples, memory, preprocess
 from tokenlearner_flexivit.data.fake import FakeSource
 from tokenlearner_flexivit.data.folder import FolderSource
 from tokenlearner_flexivit.data.sources import Source
@@ -23,10 +23,6 @@ Batch = dict[str, np.ndarray]
 
 # The draws of random ops in evaluation: fixed for each example.
 _EVAL_SEED = 0
-
-
-class ExampleError(ValueError):
-  """An example could not be read or preprocessed; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +37,8 @@ class _Settings:
     num_workers: processes that make batches; 0 means threads in this one.
     num_threads: threads that make batches, in each process; 0 means none.
     prefetch: batches that are ready or in the making.
+    max_corrupt: how many different corrupt examples training may skip before
+      it stops; see `train_batches`. 0 for evaluation.
   """
 
   name: str
@@ -50,6 +48,7 @@ class _Settings:
   num_workers: int = 0
   num_threads: int = min(8, os.cpu_count() or 1)
   prefetch: int = 8
+  max_corrupt: int = 0
 
   @classmethod
   def from_config(cls, data_config: Mapping[str, Any]) -> "_Settings":
@@ -65,18 +64,21 @@ class _Settings:
     missing = [key for key in ("name", "split") if not given.get(key)]
     if missing:
       raise ValueError(f"The data config {given} lacks {missing[0]!r}.")
-    for key in ("num_workers", "num_threads", "prefetch"):
-      if key in given and not (isinstance(given[key], int) and given[key] >= 0):
+    for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
+      # To Python True is an int.
+      if key in given and not (type(given[key]) is int and given[key] >= 0):
         raise ValueError(
           f"data.{key} must be a whole number from 0 on, not {given[key]!r}."
         )
     return cls(**given)
 
-  def preprocess(self) -> preprocess.Preprocess:
-    """Returns the parsed preprocessing."""
+  def make_example(self, source: Source | None) -> examples.MakeExample:
+    """Returns what makes examples of the source, by default a new one."""
     if not self.pp:
       raise ValueError(f"The data config of {self.name!r} lacks 'pp'.")
-    return preprocess.parse(self.pp)
+    parsed = preprocess.parse(self.pp)
+    source = self.source() if source is None else source
+    return examples.MakeExample(source, parsed, self.max_corrupt)
 
   def source(self) -> Source:
     """Opens the source."""
@@ -121,17 +123,17 @@ def peek(
     source: the opened source, if there is one already.
 
   Returns:
-    The first example. Its arrays have the shapes and dtypes of all.
+    The first example that is not corrupt. Its arrays have the shapes and
+    dtypes of all.
 
   Raises:
     ValueError: the config is wrong, or something in the example cannot be put
       into a batch of numbers.
+    ExampleError: it cannot be read or preprocessed.
   """
   settings = _Settings.from_config(data_config)
-  make_example = _MakeExample(
-    settings.source() if source is None else source, settings.preprocess()
-  )
-  example = make_example(0, np.random.default_rng(_EVAL_SEED))
+  make_example = settings.make_example(source)
+  example, _ = make_example(0, np.random.default_rng(_EVAL_SEED))
   for key, value in example.items():
     if np.asarray(value).dtype.kind not in "biuf":
       raise ValueError(
@@ -167,6 +169,14 @@ def train_batches(
   the ends of epochs. Host h of n gets the rows [h * b, (h + 1) * b) of every
   global batch, b = batch_size / n.
 
+  Up to data.max_corrupt different corrupt examples are skipped, each with a
+  warning that names it. Another example, with the random numbers of this place
+  in the stream, takes the place: always the same, so the batches still depend
+  on nothing but the seed and the position. Each host's process counts those in
+  the batches it has delivered since it started, whichever of its threads or
+  processes found them: n hosts may skip up to n times as many, and a restart
+  begins at 0.
+
   Args:
     data_config: dict or ConfigDict; see `_Settings`.
     batch_size: examples per step on all hosts together.
@@ -182,15 +192,14 @@ def train_batches(
 
   Raises:
     ValueError: the config is wrong or the hosts do not divide the batch size.
-    ExampleError: from the iterator, when an example cannot be read.
+    ExampleError: from the iterator, when an example cannot be read, or when
+      more than data.max_corrupt are corrupt; names them.
   """
   settings = _Settings.from_config(data_config)
   host_batch_size = _host_batch_size(batch_size, process_count)
   if start_step < 0:
     raise ValueError(f"start_step must not be negative, got {start_step}.")
-  make_example = _MakeExample(
-    settings.source() if source is None else source, settings.preprocess()
-  )
+  make_example = settings.make_example(source)
   order_seed, ops_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
   dataset = (
     grain.MapDataset.range(len(make_example.source))
@@ -204,7 +213,7 @@ def train_batches(
   # Host batches are consecutive parts of global ones. Slices of a MapDataset
   # are arithmetic on indices, so starting late costs nothing.
   dataset = dataset[process_index::process_count][start_step:]
-  return iter(_prefetch(dataset, settings))
+  return _Delivery(_prefetch(dataset, settings), settings.max_corrupt)
 
 
 def eval_batches(
@@ -236,11 +245,19 @@ def eval_batches(
   Raises:
     ValueError: the config is wrong, the preprocessing leaves a `mask`, or the
       hosts do not divide the batch size.
-    ExampleError: from the iteration, when an example cannot be read.
+    ExampleError: from the iteration, when an example cannot be read or
+      preprocessed; names it.
   """
   settings = _Settings.from_config(data_config)
+  if settings.max_corrupt:
+    raise ValueError(
+      f"data.max_corrupt={settings.max_corrupt} is for training only: an "
+      f"evaluation, here on {settings.name!r}, counts every example, so a "
+      "corrupt one stops it. Leave max_corrupt out."
+    )
   host_batch_size = _host_batch_size(batch_size, process_count)
-  source = settings.source() if source is None else source
+  make_example = settings.make_example(source)
+  source = make_example.source
   filling = {
     key: np.zeros_like(value)
     for key, value in peek(data_config, source).items()
@@ -250,12 +267,9 @@ def eval_batches(
       f"The preprocessing {settings.pp!r} leaves a 'mask', but that is what "
       "eval batches call theirs."
     )
-  make_example = _MakeMaskedExample(
-    _MakeExample(source, settings.preprocess()), filling
-  )
   num_batches = -(-len(source) // batch_size)
   dataset = grain.MapDataset.range(num_batches * batch_size).random_map(
-    make_example, seed=_EVAL_SEED
+    examples.MakeMaskedExample(make_example, filling), seed=_EVAL_SEED
   )
   dataset = _Batches(dataset, host_batch_size)[process_index::process_count]
   return _EvalBatches(_prefetch(dataset, settings), num_batches)
@@ -272,7 +286,7 @@ class _EvalBatches:
     return self.num_batches
 
   def __iter__(self) -> Iterator[Batch]:
-    iterator = iter(self.dataset)
+    iterator = _Delivery(self.dataset, max_corrupt=0)
     try:
       yield from iterator
     finally:
@@ -280,36 +294,39 @@ class _EvalBatches:
       iterator.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _MakeExample:
-  """Reads and preprocesses the example at a position of the source."""
+class _Delivery(Iterator[Batch]):
+  """Hands out batches, and counts and names the corrupt examples skipped."""
 
-  source: Source
-  preprocess: preprocess.Preprocess
+  def __init__(self, dataset: grain.IterDataset, max_corrupt: int):
+    self._batches = iter(dataset)
+    self._max_corrupt = max_corrupt
+    self._corrupt: dict[int, str] = {}
 
-  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-    try:
-      return self.preprocess(self.source[index], rng)
-    except Exception as error:
-      try:
-        where = self.source.describe(index)
-      except Exception:  # What cannot be read may not be describable either.
-        where = f"example {index}"
-      # One argument, because exceptions come pickled from worker processes.
-      raise ExampleError(f"{where} of {self.source.name}: {error}") from error
+  def __next__(self) -> Batch:
+    # Counted here rather than where they are found, because batches arrive
+    # here in order and from all threads and processes.
+    batch, corrupt = next(self._batches)
+    for index, words in corrupt:
+      if index in self._corrupt:
+        continue
+      self._corrupt[index] = words
+      count = len(self._corrupt)
+      if count > self._max_corrupt:
+        raise examples.ExampleError(
+          examples.too_many(self._corrupt.values(), self._max_corrupt)
+        )
+      logging.warning(
+        "Skipped a corrupt example, the %d. of at most %d (data.max_corrupt): "
+        "%s",
+        count,
+        self._max_corrupt,
+        words,
+      )
+    return batch
 
-
-@dataclasses.dataclass(frozen=True)
-class _MakeMaskedExample:
-  """Makes an example with `mask` 1, or filling with 0 after the last."""
-
-  make_example: _MakeExample
-  filling: dict[str, np.ndarray]
-
-  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-    if index >= len(self.make_example.source):
-      return {**self.filling, "mask": np.float32(0)}
-    return {**self.make_example(index, rng), "mask": np.float32(1)}
+  def close(self) -> None:
+    """Ends the threads and processes."""
+    self._batches.close()
 
 
 class _Batches(grain.MapDataset):
@@ -318,6 +335,7 @@ class _Batches(grain.MapDataset):
   Grain's own `batch` holds all examples of a batch before it stacks them. Here
   each is copied into the batch as soon as it is made, so that the next one uses
   the same memory again: fresh memory costs more than what is written there.
+  With each batch come the corrupt examples that others stand in for.
   """
 
   def __init__(self, examples: grain.MapDataset, batch_size: int):
@@ -328,16 +346,17 @@ class _Batches(grain.MapDataset):
   def __len__(self) -> int:
     return len(self.parents[0]) // self._batch_size
 
-  def __getitem__(self, index: int | slice) -> "Batch | grain.MapDataset":
+  def __getitem__(
+    self, index: int | slice
+  ) -> "tuple[Batch, examples.Corrupt] | grain.MapDataset":
     if isinstance(index, slice):
       return self.slice(index)
     start = index * self._batch_size
-    batch, first = {}, {}
+    batch, first, corrupt = {}, {}, ()
     for row in range(self._batch_size):
-      example = {
-        key: np.asarray(value)
-        for key, value in self.parents[0][start + row].items()
-      }
+      example, skipped = self.parents[0][start + row]
+      corrupt += skipped
+      example = {key: np.asarray(value) for key, value in example.items()}
       spec = {key: (v.shape, v.dtype) for key, v in example.items()}
       if row == 0:
         first = spec
@@ -352,7 +371,7 @@ class _Batches(grain.MapDataset):
         )
       for key, value in example.items():
         batch[key][row] = value
-    return batch
+    return batch, corrupt
 
 
 def _host_batch_size(batch_size: int, process_count: int) -> int:

@@ -124,6 +124,8 @@ class Preprocess:
       args = (rng, *step.args) if step.is_random else step.args
       try:
         example = step.fn(example, *args, **step.kwargs)
+      except MemoryError:
+        raise  # None of the example's.
       except Exception as error:
         raise ValueError(
           f"{step.text} in the preprocessing {self.text!r}: {error}"

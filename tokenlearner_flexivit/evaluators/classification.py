@@ -136,8 +136,7 @@ class Evaluator:
     self.image_shape = example["image"].shape
     for setting in self.settings:
       task.model.check(self.image_shape[:2], *setting)
-    self._batches = functools.partial(
-      data_lib.eval_batches,
+    self._batches = data_lib.eval_batches(
       data,
       batch_size=batch_size,
       process_index=jax.process_index(),
@@ -173,7 +172,7 @@ class Evaluator:
     return parallel.replicate(zeros, self._kind)
 
   def _device_batches(self):
-    batches = ({k: b[k] for k in (*KEYS, "mask")} for b in self._batches())
+    batches = ({k: b[k] for k in (*KEYS, "mask")} for b in self._batches)
     return parallel.prefetch(batches, self._kind)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:

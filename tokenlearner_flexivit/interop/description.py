@@ -8,7 +8,8 @@ from typing import Any
 
 from flax import core
 
-from tokenlearner_flexivit import checkpoint, models
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.interop import containers, download, formats, surgery
 from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.models import variants
@@ -88,7 +89,7 @@ def describe(
       guesses.append("num_heads, from the width")
       width = leaves[surgery.KERNEL].shape[-1]
       _, leaves, _ = formats.to_ours(arrays, str(path), _guess_heads(width))
-    if container == "workdir" and (path / checkpoint.CONFIG_FILE).exists():
+    if container == "workdir" and (path / workdir_lib.CONFIG_FILE).exists():
       model = _model_of_run(leaves, path)
     else:
       model = _model(leaves, guesses, path)
@@ -108,7 +109,7 @@ def describe(
 
 def _model_of_run(leaves: Leaves, path) -> dict[str, Any]:
   """What the run's config says, which weights cannot tell in full."""
-  section = dict(checkpoint.read_config(path)["model"])
+  section = dict(workdir_lib.read_config(path)["model"])
   section["num_classes"] = _size(leaves, "head/bias", None)
   model = models.create(**section)
   # How the run computed is not what its weights are.

@@ -1,0 +1,1 @@
+"""Killed runs and other faults against a run that nothing disturbed."""

@@ -1,0 +1,81 @@
+"""What a run ended with, so that two runs can be compared to the last bit."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tokenlearner_flexivit import checkpoint, metric_log
+
+# Parts of a result; a run that lost nothing agrees in all of them.
+PARTS = (
+  "parameters",
+  "optimizer state",
+  "EMA",
+  "evaluation metrics",
+  "training metrics",
+)
+_SAVED = {"params": PARTS[0], "opt_state": PARTS[1], "ema": PARTS[2]}
+# The clock's business, not the run's.
+_TIMES = {"img_per_s", "img_per_s_per_core", "train_seconds"}
+
+Result = dict[str, dict[str, Any]]
+
+
+def result(workdir: pathlib.Path) -> Result:
+  """Returns what the run in `workdir` ended with.
+
+  Returns:
+    For each of `PARTS` the values by name: of arrays a digest of dtype, shape
+    and bytes; of metrics, named "STEP NAME", all that were logged.
+  """
+  found = {part: {} for part in PARTS}
+  step = checkpoint.newest_step(workdir)
+  found["parameters"]["step"] = step
+  state = _read_state(workdir / checkpoint.CHECKPOINTS / str(step) / "state")
+  for key, part in _SAVED.items():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state[key]):
+      found[part][jax.tree_util.keystr(path)] = _digest(leaf)
+  for record in metric_log.read(workdir):
+    for name in record.keys() - _TIMES - {"step"}:
+      part = "evaluation metrics" if "/" in name else "training metrics"
+      values = found[part].setdefault(f"{record['step']} {name}", [])
+      values.append(record[name])
+  return found
+
+
+def differences(a: Result, b: Result) -> dict[str, list[str]]:
+  """Returns the names of what differs, for each part that does."""
+  differs = {
+    part: sorted(
+      name
+      for name in a[part].keys() | b[part].keys()
+      if a[part].get(name) != b[part].get(name)
+    )
+    for part in PARTS
+  }
+  return {part: names for part, names in differs.items() if names}
+
+
+def _read_state(path: pathlib.Path) -> dict[str, Any]:
+  """Returns a saved state as NumPy arrays, without knowing the optimizer."""
+  handler = ocp.PyTreeCheckpointHandler()
+  saved = handler.metadata(path.absolute()).tree
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  state = handler.restore(
+    path.absolute(),
+    args=ocp.args.PyTreeRestore(
+      item=saved, restore_args=jax.tree.map(lambda _: as_numpy, saved)
+    ),
+  )
+  handler.close()
+  return state
+
+
+def _digest(array: np.ndarray) -> str:
+  array = np.asarray(array)
+  head = f"{array.dtype} {array.shape} "
+  return hashlib.sha256(head.encode() + array.tobytes()).hexdigest()

@@ -1,0 +1,80 @@
+"""Stopping a run so that it can go on: SIGTERM and SIGINT as a request.
+
+Clusters send SIGTERM before they take a machine away, people press Ctrl-C. The
+loop asks `reached(step)` after each step; when it says so, on all hosts after
+the same step, the loop saves and raises `PreemptedError`, which `main` turns
+into the exit code 75. Started again, the same command continues.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+# EX_TEMPFAIL of sysexits.h: it failed for now, try again.
+EXIT_CODE = 75
+
+
+class PreemptedError(RuntimeError):
+  """The run was asked to stop, and saved what it had done."""
+
+
+class Preemption:
+  """Notices requests to stop, from its creation until `close`.
+
+  With several processes JAX's coordination service notices SIGTERM in any of
+  them and agrees with all on the step; SIGINT is passed on to it. A second
+  signal ends a process of its own at once, without saving.
+  """
+
+  def __init__(self):
+    """Takes over the two signals; outside the main thread it cannot."""
+    self._signal: signal.Signals | None = None
+    self._together = jax.process_count() > 1
+    self._previous = {}
+    if threading.current_thread() is not threading.main_thread():
+      return
+    if self._together:
+      self._take_over(signal.SIGINT, self._pass_on)
+    else:
+      self._take_over(signal.SIGINT, self._note)
+      self._take_over(signal.SIGTERM, self._note)
+
+  def _take_over(self, number: signal.Signals, handler) -> None:
+    self._previous[number] = signal.signal(number, handler)
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    self._signal = signal.Signals(number)
+    self.close()
+    # Not print, which a signal may interrupt and which does not run twice.
+    text = (
+      f"\n{self._signal.name}: saving after this step. Again: stop at once."
+    )
+    with contextlib.suppress(OSError):
+      os.write(1, f"{text}\n".encode())
+
+  def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    del number, frame
+    self.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  def reached(self, step: int) -> bool:
+    """Tells whether to save and stop now.
+
+    Args:
+      step: steps done; every host asks after each of them.
+    """
+    if self._together:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._signal is not None
+
+  def close(self) -> None:
+    """Gives the signals back."""
+    while self._previous:
+      number, handler = self._previous.popitem()
+      signal.signal(number, handler)

@@ -1,0 +1,238 @@
+"""The folder of a run: whose it is, and that all hosts see the same one."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import progress
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = "lock"
+# Keys of the data section that change no batch.
+_MAY_CHANGE = ("max_corrupt", "num_workers", "num_threads", "prefetch")
+# A network file system may show a new file late.
+_SHARED_WITHIN_SECONDS = 15
+
+
+def local_path(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Returns a workdir as a path.
+
+  Raises:
+    ValueError: the workdir is a URL.
+  """
+  if "://" in str(workdir):
+    raise ValueError(
+      f"--workdir={workdir} is no path of a file system. Mount the bucket (for "
+      "Google Cloud Storage: gcsfuse) and give the path there."
+    )
+  return pathlib.Path(workdir)
+
+
+def raise_together(error: Exception | None) -> None:
+  """Raises on all hosts if one of them has an error; all must call it.
+
+  So no host waits for one that is gone.
+
+  Args:
+    error: this host's, or None.
+
+  Raises:
+    Exception: `error`.
+    RuntimeError: this host has none, but another; names it.
+  """
+  failed = []
+  if jax.process_count() > 1:
+    verdicts = multihost_utils.process_allgather(np.asarray(error is not None))
+    failed = np.flatnonzero(verdicts).tolist()
+  if error is not None:
+    raise error
+  if failed:
+    raise RuntimeError(
+      f"Stopped because of process {', '.join(map(str, failed))}, whose output "
+      "says why."
+    )
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+  """Creates `workdir` and checks that it is one folder for all hosts.
+
+  Raises:
+    ValueError: another folder than that of process 0.
+    RuntimeError: it is so for another process.
+  """
+  if jax.process_count() == 1:
+    workdir.mkdir(parents=True, exist_ok=True)
+    return
+  error, first = None, jax.process_index() == 0
+  drawn = np.frombuffer(os.urandom(8), np.uint32)
+  drawn = np.asarray(multihost_utils.broadcast_one_to_all(drawn), np.uint32)
+  token = workdir / f".seen-by-all-{drawn.tobytes().hex()}"
+  try:
+    if first:
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        token.touch()
+      except OSError as raised:
+        error = raised
+    raise_together(error)
+    end = time.monotonic() + _SHARED_WITHIN_SECONDS
+    while not token.exists() and time.monotonic() < end:
+      time.sleep(0.1)
+    if not token.exists():
+      error = ValueError(
+        f"--workdir={workdir} is not shared: what process 0 writes there, "
+        f"process {jax.process_index()} on {socket.gethostname()} does not "
+        "see. Give a folder on a file system that all hosts mount, such as NFS "
+        "or a bucket."
+      )
+    raise_together(error)
+  finally:
+    if first:
+      token.unlink(missing_ok=True)
+
+
+class Lock:
+  """Keeps a second run out of a workdir; a context manager.
+
+  The operating system holds the lock (`flock` of `WORKDIR/lock`) for as long
+  as the process lives, so however it dies, nothing is left that stops the
+  next start. The file itself stays, it is never removed. Of several processes
+  the first holds the lock for all.
+
+  On NFS Linux makes of it a lock of the server, which other hosts respect
+  unless it is mounted with `nolock` or `local_lock`; after a host dies the
+  server frees it only when it notices. On buckets (gcsfuse) it keeps out runs
+  of the same host only. Where a file system has no locks, a warning says so.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    """Takes the lock, or raises at once; all hosts must call it.
+
+    Args:
+      workdir: exists (see `check_shared`).
+
+    Raises:
+      ValueError: another run holds it; names its host, process and start.
+      RuntimeError: process 0 could not take it; in the other processes.
+    """
+    self._file, error = None, None
+    if jax.process_index() == 0:
+      try:
+        self._take(workdir)
+      except (OSError, ValueError) as raised:
+        error = raised
+    raise_together(error)
+
+  def _take(self, workdir: pathlib.Path) -> None:
+    file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      holder = os.read(file, 1000).decode(errors="replace")
+      os.close(file)
+      raise ValueError(
+        f"--workdir={workdir} is in use by another run: {holder.strip()}. Stop "
+        "that one, or use another workdir."
+      ) from None
+    except OSError as error:
+      os.close(file)
+      progress.say(
+        f"WARNING: {workdir} cannot be locked ({error}): take care that no "
+        "second run is started there."
+      )
+      return
+    self._file = file
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = f"host {socket.gethostname()}, process {os.getpid()}, since {now}"
+    # Who this is only helps people; a full disk need not stop a restart.
+    with contextlib.suppress(OSError):
+      os.ftruncate(file, 0)
+      os.pwrite(file, f"{holder}\n".encode(), 0)
+
+  def close(self) -> None:
+    """Lets others in; may be called again."""
+    if self._file is not None:
+      os.close(self._file)
+      self._file = None
+
+  def __enter__(self) -> "Lock":
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    self.close()
+
+
+def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes `config.json`, or checks that the run there is of this config.
+
+  All hosts must call it.
+
+  Raises:
+    ValueError: `workdir` holds a run of another config; names what differs.
+    RuntimeError: another host found that.
+  """
+  error = None
+  if jax.process_index() == 0 and not (workdir / CONFIG_FILE).exists():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      partial = workdir / f"{CONFIG_FILE}.partial"
+      partial.write_text(json.dumps(config, indent=2) + "\n")
+      partial.rename(workdir / CONFIG_FILE)
+    except OSError as raised:
+      error = raised
+  raise_together(error)
+  try:
+    check_same_run(workdir, config)
+  except ValueError as raised:
+    error = raised
+  raise_together(error)
+
+
+def _binding(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the config without what a run may continue with changed."""
+  data = config.get("data", {})
+  data = {k: v for k, v in data.items() if k not in _MAY_CHANGE}
+  return {**config, "data": data}
+
+
+def check_same_run(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Raises ValueError if the run in `workdir` is not of this config."""
+  differs = configuration.differences(
+    _binding(read_config(workdir)), _binding(config)
+  )
+  if differs:
+    shown = "\n  ".join(differs[:8])
+    more = f"\n  and {len(differs) - 8} more" if len(differs) > 8 else ""
+    raise ValueError(
+      f"--workdir={workdir} holds a run of a different config (there -> now):"
+      f"\n  {shown}{more}\nUse another workdir, or the old config to continue."
+    )
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the config of the run in `workdir` as plain dicts and lists.
+
+  Raises:
+    ValueError: there is none, or its file is damaged.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    raise ValueError(f"--workdir={workdir} holds no run: {path} is missing.")
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}). Every folder in {workdir}/checkpoints has "
+      "a copy: config/metadata."
+    ) from None
