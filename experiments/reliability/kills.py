@@ -15,8 +15,11 @@ from experiments.reliability import compare, program
 from experiments.reliability.program import Program
 from tokenlearner_flexivit import preemption
 
-# A host that dies must not leave the others waiting for longer, in seconds.
+# A host that dies must not leave the others waiting for longer, in seconds:
+# while they train, and before, when they may wait for it to join them (JAX does
+# so for 300 s).
 OTHERS_STOP_WITHIN = 90
+OTHERS_GIVE_UP_WITHIN = 330
 # Any moment of the run, one while it trains, one while a checkpoint is written.
 MOMENTS = ("anywhere", "training", "saving")
 _KILLS_PER_RUN = (0.75, 0.2, 0.05)  # Chances of one, two and three.
@@ -271,7 +274,9 @@ def _strike(
   run.send(plan.signal, plan.victim)
   second = run.seconds
   training, step = run.training, run.step
-  limit = world.limit if world.processes == 1 else OTHERS_STOP_WITHIN
+  limit = OTHERS_STOP_WITHIN if training else OTHERS_GIVE_UP_WITHIN
+  if world.processes == 1:
+    limit = world.limit
   with contextlib.suppress(TimeoutError):
     run.wait(limit)
   return {

@@ -206,7 +206,8 @@ def claims(rows: list[Row]) -> list[Row]:
       )
     if processes > 1 and killed:
       claim(
-        f"{where}: the others ended within {kills.OTHERS_STOP_WITHIN} s",
+        f"{where}: the others ended within {kills.OTHERS_STOP_WITHIN} s, "
+        f"before the training within {kills.OTHERS_GIVE_UP_WITHIN} s",
         sum(None not in kill["exit_codes"] for kill in struck),
         len(struck),
       )
