@@ -304,7 +304,7 @@ def draw(rows: list[Row], path: pathlib.Path) -> None:
     lines.Line2D([], [], marker=marker, ls="", color="#333333", label=label)
     for label, marker in markers.items()
   ]
-  axes.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
+  axes.legend(handles=handles, frameon=False, fontsize=9, loc="center right")
   axes.set_xlabel("seconds that a run had worked, over all its starts")
   axes.set_ylabel("run")
   equal = sum(not (row["error"] or row["differs"]) for row in killed)
