@@ -121,6 +121,7 @@ def check_same_result(config, run, workdir):
     assert round(21 * records[-1][name], 4) % 1 == 0
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_as_one_run(config, tmp_path):
   """SIGTERM to one of them; in the end one process computes the same."""
   set_up(config)

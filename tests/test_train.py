@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, report, train
+from tokenlearner_flexivit import progress as progress_lib
 from tokenlearner_flexivit import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -185,6 +186,19 @@ def test_blocks_in_a_loop_are_trained_as_blocks_one_by_one(config, tmp_path):
   shutil.rmtree(workdir / "checkpoints" / "4")
   continued, _ = train.train_and_evaluate(config, workdir)
   chex.assert_trees_all_equal(scanned, continued)
+
+
+def test_pending_metrics_are_those_of_now():
+  """A checkpoint is written while the loop adds more steps."""
+  progress = progress_lib.Progress(
+    [], first_step=2, total_steps=4, batch_size=1, pending=[(2, {"loss": 0.5})]
+  )
+  progress.start()
+  progress.add(3, {"loss": np.float32(0.25)})
+  pending = progress.pending
+  progress.add(4, {"loss": np.float32(0.125)})
+  progress.close()
+  assert pending == [(2, {"loss": 0.5}), (3, {"loss": 0.25})]
 
 
 def test_the_newest_checkpoints_are_kept(config, tmp_path):

@@ -140,7 +140,7 @@ class Progress:
     With them a run that continues writes the same means as without a stop.
     """
     self._fetch()
-    return self._pending
+    return list(self._pending)  # It is saved while more steps are added.
 
   def _fetch(self) -> None:
     # As JSON has them, so that those of a checkpoint are no others.
