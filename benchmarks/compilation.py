@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import steps, stock
+from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit import dials, models, parallel, train_step
 from tokenlearner_flexivit.models import stacking, variants
 
-SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 WAYS = ("stock", "host", "switch", "host scan", "switch scan")
 IMAGE = (240, 240, 3)
 OPTIMIZER = optax.adamw(1e-4)
@@ -141,7 +141,7 @@ def measure(
 
 def run(quick: bool) -> list[dict[str, Any]]:
   """Measures every way, cold and warm."""
-  variant, sizes = ("mu", SIZES[:2]) if quick else ("S", SIZES)
+  variant, sizes = ("mu", PATCH_SIZES[:2]) if quick else ("S", PATCH_SIZES)
   rows = []
   for way in WAYS:
     with tempfile.TemporaryDirectory() as cache:
@@ -159,7 +159,7 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--way", choices=WAYS, required=True)
   parser.add_argument("--variant", default="S")
-  parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+  parser.add_argument("--sizes", default=",".join(map(str, PATCH_SIZES)))
   parser.add_argument("--cache")
   args = parser.parse_args()
   if args.cache:

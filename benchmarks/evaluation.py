@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit import data, models, parallel
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.tasks import classification as task_lib
 
-SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 PP = (
   "decode|resize_small(272)|central_crop(240)|value_range(-1,1)"
   "|keep('image','label')"
@@ -128,6 +128,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
   learned = dict(token_learner=dict(layer=0, num_tokens=8))
   if quick:
     sizes = dict(num_images=16, batch_size=8, rounds=1)
-    return [compare("mu", SIZES[:3], **sizes, **learned)]
+    return [compare("mu", PATCH_SIZES[:3], **sizes, **learned)]
   sizes = dict(num_images=256, batch_size=64, rounds=3)
-  return [compare("mu", SIZES, **sizes, **kwargs) for kwargs in ({}, learned)]
+  return [
+    compare("mu", PATCH_SIZES, **sizes, **kwargs) for kwargs in ({}, learned)
+  ]

@@ -14,13 +14,13 @@ import time
 import jax
 import numpy as np
 
+from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit.models import patch_embed
 
-SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 LIMIT_MS = 50
 
 
-def time_matrices(old=32, sizes=SIZES):
+def time_matrices(old=32, sizes=PATCH_SIZES):
   """Returns the milliseconds that building all matrices takes now."""
   start = time.perf_counter()
   for size in sizes:
@@ -38,7 +38,7 @@ def measure_matrices(processes=3):
   return dict(name="matrices, cold", milliseconds=float(np.median(times)))
 
 
-def measure_application(old=32, sizes=SIZES, width=768, repeats=20):
+def measure_application(old=32, sizes=PATCH_SIZES, width=768, repeats=20):
   """Returns the time to resize a kernel to all sizes, compiled and warm."""
   kernel = jax.random.normal(jax.random.key(0), (old, old, 3, width))
   resize = jax.jit(

@@ -13,7 +13,6 @@ import statistics
 import subprocess
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks import steps, timing
 from tokenlearner_flexivit import models, table
@@ -33,8 +32,7 @@ def compare(
     turns: how often one program follows the other.
     rounds: how often a program runs in its turn.
   """
-  images = jax.random.normal(jax.random.key(0), (batch_size, 240, 240, 3))
-  labels = jnp.zeros(batch_size, jnp.int32)
+  images, labels = steps.make_batch(batch_size, 240)
   model = models.ViT.from_variant("S", num_classes=steps.NUM_CLASSES)
   params = jax.jit(model.init)(jax.random.key(0), images[:1])
   programs = steps.make_programs(

@@ -14,12 +14,21 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import products, stock, timing
+from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.models import variants
 
 NUM_CLASSES = 1000
 OPTIMIZER = optax.adamw(1e-4)
+
+
+def make_batch(batch_size: int, image_size: int) -> tuple[jax.Array, jax.Array]:
+  """Returns images [B, H, W, 3] and labels [B] of noise."""
+  key = jax.random.key(0)
+  shape = (batch_size, image_size, image_size, 3)
+  labels = jax.random.randint(key, (batch_size,), 0, NUM_CLASSES)
+  return jax.random.normal(key, shape), labels
 
 
 def make_jitted(
@@ -101,8 +110,7 @@ def compare(
   """
   key = jax.random.key(0)
   shape = (image_size, image_size, 3)
-  images = jax.random.normal(key, (batch_size, *shape))
-  labels = jax.random.randint(key, (batch_size,), 0, NUM_CLASSES)
+  images, labels = make_batch(batch_size, image_size)
   ours = models.ViT.from_variant(variant, num_classes=NUM_CLASSES, dtype=dtype)
   size = variants.decode_variant(variant)
   plain = stock.StockViT(
@@ -158,7 +166,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         peak_size=16384,
       )
       for variant, batch_size in (("B", 256), ("L", 128))
-      for p in (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+      for p in PATCH_SIZES
     ]
   mean = {"variant": "mean", "patch_size": "", "gmacs": ""}
   for name in rows[0]:

@@ -28,8 +28,7 @@ def compare(
   """
   key = jax.random.key(0)
   shape = (image_size, image_size, 3)
-  images = jax.random.normal(key, (batch_size, *shape))
-  labels = jax.random.randint(key, (batch_size,), 0, steps.NUM_CLASSES)
+  images, labels = steps.make_batch(batch_size, image_size)
   plain = models.ViT.from_variant(
     variant, num_classes=steps.NUM_CLASSES, dtype=dtype
   )

@@ -5,6 +5,7 @@ sound, so it is an error here.
 """
 
 import os
+import pathlib
 
 import jax
 import ml_collections
@@ -34,6 +35,21 @@ def _datasets(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
     yield
+
+
+@pytest.fixture
+def write_config(tmp_path):
+  """Returns a function that writes a config for the command line to a file."""
+
+  def write(config: ml_collections.ConfigDict) -> pathlib.Path:
+    path = tmp_path / "config.py"
+    path.write_text(
+      "import ml_collections\ndef get_config():\n"
+      f"  return ml_collections.ConfigDict({config.to_dict()!r})\n"
+    )
+    return path
+
+  return write
 
 
 @pytest.fixture

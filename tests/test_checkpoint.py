@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from experiments.reliability import program
 from tokenlearner_flexivit import checkpoint, checksums
 from tokenlearner_flexivit import workdir as workdir_lib
 
@@ -49,7 +50,9 @@ def opened(workdir, keep=3, **arguments):
 def save(workdir, *steps):
   with opened(workdir) as checkpoints:
     for step in steps:
-      checkpoints.save(step, make_state(step), notes={"of": step})
+      notes = {"of": step}
+      checkpoints.save(step, make_state(step), notes=notes)
+      notes["of"] = None  # The loop goes on while they are written.
 
 
 def restore(workdir):
@@ -347,9 +350,7 @@ print("full:", refused(lambda: checkpoints.save(3, state, must=True)))
 
 def test_two_processes_agree(tmp_path):
   """On what is wrong, and on the checkpoint to use; none waits for ever."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+  port = program.free_port()
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", PROCESS, str(port), str(i), str(tmp_path)],

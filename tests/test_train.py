@@ -225,22 +225,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   chex.assert_tree_all_finite(params)
 
 
-def test_one_device_and_many_give_the_same_model(config, tmp_path):
+def test_one_device_and_many_give_the_same_model(
+  config, write_config, tmp_path
+):
   config.optimizer = dict(name="sgd", lr=0.1, schedule=dict(name="constant"))
   config.task.mixup_alpha = 0.3
   config.flexi.dispatch = "switch"
   config.parallel = "pmap"
   many, _ = train.train_and_evaluate(config, tmp_path / "many")
   config.parallel = "shard_map"
-  (tmp_path / "config.py").write_text(
-    "import ml_collections\ndef get_config():\n"
-    f"  return ml_collections.ConfigDict({config.to_dict()!r})\n"
-  )
   one = tmp_path / "one"
   subprocess.run(
     [
       *(sys.executable, "-m", "tokenlearner_flexivit.main"),
-      f"--config={tmp_path / 'config.py'}",
+      f"--config={write_config(config)}",
       f"--workdir={one}",
     ],
     cwd=ROOT,

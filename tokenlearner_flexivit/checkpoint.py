@@ -7,6 +7,7 @@ found, and the one before it is used.
 """
 
 import contextlib
+import copy
 import errno
 import json
 import pathlib
@@ -96,7 +97,7 @@ class Checkpoints:
   def save(
     self, step: int, state: Any, *, notes: Any = None, must: bool = False
   ) -> None:
-    """Saves in the background; the copy of `state` is taken at once.
+    """Saves in the background; copies of `state` and `notes` are taken at once.
 
     That the save before this one failed is also told here.
 
@@ -142,7 +143,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
           config=ocp.args.JsonSave(self._config),
-          notes=ocp.args.JsonSave({"notes": notes}),
+          notes=ocp.args.JsonSave({"notes": copy.deepcopy(notes)}),
         ),
         force=True,  # That it is due has been decided.
       )
@@ -319,6 +320,24 @@ def read_params(workdir: pathlib.Path) -> Any:
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
   """
+  path, saved = _newest_intact(workdir)
+  name = "params" if saved["ema"] is None else "ema"
+  return _read(path, {name: saved[name]}, partial_restore=True)[name]
+
+
+def read_state(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the whole state of a workdir's newest checkpoint.
+
+  As `read_params` does: `step`, `params`, `opt_state` and `ema`.
+
+  Raises:
+    ValueError: no checkpoint there, or the newest is damaged.
+  """
+  return _read(*_newest_intact(workdir))
+
+
+def _newest_intact(workdir: pathlib.Path) -> tuple[pathlib.Path, Any]:
+  """Where the newest checkpoint lies, and the tree of what its state has."""
   path = (workdir / CHECKPOINTS / str(newest_step(workdir))).absolute()
   damage = checksums.find_damage(path, skip=_UNCHECKED)
   if damage is not None:
@@ -329,8 +348,7 @@ def read_params(workdir: pathlib.Path) -> Any:
   handler = ocp.PyTreeCheckpointHandler()
   saved = handler.metadata(path / "state").tree
   handler.close()
-  name = "params" if saved["ema"] is None else "ema"
-  return _read(path, {name: saved[name]}, partial_restore=True)[name]
+  return path, saved
 
 
 def _read(path: pathlib.Path, wanted: Any, **options: Any) -> Any:

@@ -73,10 +73,11 @@ def train_and_evaluate(
   }
   params = experiment.init_params()
   runs = experiment.task.model.scanned_runs
+  stacked = stacking.stack(params, runs)
   constants = parallel.replicate(experiment.task.constants, kind)
   optimizer, learning_rate = optimizer_lib.create(
     config["optimizer"],
-    stacking.stack(params, runs),
+    stacked,
     total_steps,
     batch_size=batch_size,
     num_examples=len(experiment.source),
@@ -99,7 +100,8 @@ def train_and_evaluate(
         optimizer=optimizer,
         ema=config["ema_decay"] is not None,
       )
-    )(stacking.stack(params, runs))
+    )(stacked)
+    del params, stacked  # They would stay in memory beside the state's.
     # Checkpoints name every block, whether a loop runs them or not.
     to_saved = jax.jit(stacking.unstack) if runs else lambda state: state
     first_step, pending = 0, []

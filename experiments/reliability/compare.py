@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from tokenlearner_flexivit import checkpoint, metric_log
 
@@ -33,9 +32,8 @@ def result(workdir: pathlib.Path) -> Result:
     and bytes; of metrics, named "STEP NAME", all that were logged.
   """
   found = {part: {} for part in PARTS}
-  step = checkpoint.newest_step(workdir)
-  found["parameters"]["step"] = step
-  state = _read_state(workdir / checkpoint.CHECKPOINTS / str(step) / "state")
+  found["parameters"]["step"] = checkpoint.newest_step(workdir)
+  state = checkpoint.read_state(workdir)
   for key, part in _SAVED.items():
     for path, leaf in jax.tree_util.tree_leaves_with_path(state[key]):
       found[part][jax.tree_util.keystr(path)] = _digest(leaf)
@@ -58,21 +56,6 @@ def differences(a: Result, b: Result) -> dict[str, list[str]]:
     for part in PARTS
   }
   return {part: names for part, names in differs.items() if names}
-
-
-def _read_state(path: pathlib.Path) -> dict[str, Any]:
-  """Returns a saved state as NumPy arrays, without knowing the optimizer."""
-  handler = ocp.PyTreeCheckpointHandler()
-  saved = handler.metadata(path.absolute()).tree
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  state = handler.restore(
-    path.absolute(),
-    args=ocp.args.PyTreeRestore(
-      item=saved, restore_args=jax.tree.map(lambda _: as_numpy, saved)
-    ),
-  )
-  handler.close()
-  return state
 
 
 def _digest(array: np.ndarray) -> str:

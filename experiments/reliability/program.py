@@ -15,14 +15,14 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-m", "tokenlearner_flexivit.main")
 CONFIG = pathlib.Path(__file__).parent / "config.py"
 TOTAL_STEPS = 120
-DEVICES = 2  # Of all processes together where there are several.
+MAX_PROCESSES = 2  # Of the experiment.
 _POLL_SECONDS = 0.002
 
 
 class Program:
   """The training program, in one process or in several that work together.
 
-  A context manager: no process outlives it.
+  Several have a device each. A context manager: no process outlives it.
 
   Attributes:
     processes: of `subprocess`, by process id of the run.
@@ -35,6 +35,7 @@ class Program:
     logs: pathlib.Path,
     cache: pathlib.Path,
     *,
+    config_file: pathlib.Path = CONFIG,
     config: str = "",
     flags: Sequence[str] = (),
     environment: Mapping[str, str] = types.MappingProxyType({}),
@@ -45,14 +46,15 @@ class Program:
       workdirs: one for each process; the same, unless that is the fault.
       logs: folder for what the processes print, in files `START.PROCESS.log`.
       cache: folder of compiled programs.
-      config: the config's argument.
+      config_file: where the config is.
+      config: its argument.
       flags: more flags.
       environment: variables that it gets besides those there are.
     """
     logs.mkdir(parents=True, exist_ok=True)
     number = len(list(logs.glob("*.0.log")))
     count = len(workdirs)
-    port = _free_port()
+    port = free_port()
     variables = {
       "JAX_PLATFORMS": "cpu",
       **os.environ,
@@ -62,7 +64,7 @@ class Program:
       **environment,
     }
     if count > 1:
-      variables["JAX_NUM_CPU_DEVICES"] = str(DEVICES // count)
+      variables["JAX_NUM_CPU_DEVICES"] = "1"
     self.started = time.perf_counter()
     self.processes = []
     self._logs, self._writers = [], []
@@ -70,7 +72,7 @@ class Program:
       argument = f":{config}" if config else ""
       command = [
         *COMMAND,
-        f"--config={CONFIG}{argument}",
+        f"--config={config_file}{argument}",
         f"--workdir={workdir}",
         *flags,
       ]
@@ -209,7 +211,8 @@ def _checkpoints(workdir: pathlib.Path) -> list[str]:
     return []
 
 
-def _free_port() -> int:
+def free_port() -> int:
+  """Returns the number of a port that nobody listens on."""
   with socket.socket() as s:
     s.bind(("localhost", 0))
     return s.getsockname()[1]

@@ -32,7 +32,7 @@ _KILLS = flags.DEFINE_integer(
   "kills", 3, "Runs, each killed at least once.", lower_bound=1
 )
 _PROCESSES = flags.DEFINE_integer(
-  "processes", 1, "Processes that work on a run.", 1, program.DEVICES
+  "processes", 1, "Processes that work on a run.", 1, program.MAX_PROCESSES
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", lower_bound=1)
 _FAULTS = flags.DEFINE_bool("faults", True, "Also the faults that kill not.")
