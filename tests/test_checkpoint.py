@@ -20,11 +20,6 @@ from tokenlearner_flexivit import checkpoint, checksums
 from tokenlearner_flexivit import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
-# When one array cannot be written, those that TensorStore is still at find
-# nobody to tell, which Python remarks.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"
-)
 
 
 def make_state(step):
@@ -111,7 +106,7 @@ def test_the_newest_of_those_kept_is_restored(tmp_path):
   assert restore(tmp_path) == 4
   with (
     opened(tmp_path) as checkpoints,
-    pytest.raises(ValueError, match=r"'w'.*float32\(256, 256\).*bfloat16\(9,"),
+    pytest.raises(ValueError, match=r"params/w is float32.* run bfloat16\(9,"),
   ):
     template = make_state(0)
     template["params"]["w"] = jnp.zeros((9,), jnp.bfloat16)
@@ -124,7 +119,7 @@ def test_damage_to_any_file_is_found(tmp_path, damage):
   folder = tmp_path / "checkpoints" / "1"
   unchecked = checkpoint._UNCHECKED
   checked = [p for p in files_of(folder) if p.name not in unchecked]
-  assert len(checked) > 5
+  assert len(checked) > 3
   for path in checked:
     assert checksums.find_damage(folder, unchecked) is None
     content = path.read_bytes()
@@ -182,6 +177,24 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
   assert names(tmp_path) == {"1", "2"}
   with pytest.raises(ValueError, match=r"checkpoints/2 is damaged: .*rename"):
     checkpoint.read_params(tmp_path)
+
+
+def test_the_moving_average_is_read_where_there_is_one(tmp_path):
+  save(tmp_path, 1)
+  wanted = make_state(1)["params"]
+  chex.assert_trees_all_equal(checkpoint.read_params(tmp_path), wanted)
+  with opened(tmp_path) as checkpoints:
+    state = make_state(2)
+    state["ema"] = jax.tree.map(jnp.negative, state["params"])
+    checkpoints.save(2, state)
+  chex.assert_trees_all_equal(checkpoint.read_params(tmp_path), state["ema"])
+
+
+def test_no_array_is_lost_for_its_name(tmp_path):
+  state = {"a/b": jnp.zeros(1), "a": {"b": jnp.ones(1)}}
+  checkpoints = checkpoint.Checkpoints(tmp_path, 3, {})
+  with pytest.raises(checkpoint.CheckpointError, match=r"share paths.*a/b"):
+    checkpoints.save(1, state, must=True)
 
 
 def test_what_a_killed_save_left_is_no_checkpoint(tmp_path):

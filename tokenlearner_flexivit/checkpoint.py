@@ -1,9 +1,9 @@
 """Saves and restores the train state with orbax, and survives what disks do.
 
-A checkpoint holds the state and the config of the run, preprocessing strings
-included, so that nothing else is needed to use it. It appears under its name
-when it is complete, with checksums of its files: one that is damaged later is
-found, and the one before it is used.
+A checkpoint holds the state (`state_file`) and the config of the run, with the
+preprocessing strings, so that nothing else is needed to use it. It appears
+under its name when it is complete, with checksums of its files: one that is
+damaged later is found, and the one before it is used.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from tokenlearner_flexivit import checksums, progress
+from tokenlearner_flexivit import checksums, progress, state_file
 from tokenlearner_flexivit import workdir as workdir_lib
 
 CHECKPOINTS = "checkpoints"
@@ -124,12 +125,7 @@ class Checkpoints:
     workdir_lib.raise_together(error)
 
   def _start_save(self, step: int, state: Any, notes: Any) -> None:
-    # One copy: of an array on several devices orbax would save slices, one
-    # from each, and let the loop wait for it.
     state = jax.tree.map(lambda x: x.addressable_data(0), state)
-    if jax.process_count() > 1:
-      # Orbax takes NumPy arrays, and copies them, where others have the same.
-      state = jax.device_get(state)
     self._saving = step
     try:
       if not self._directory.is_dir():
@@ -141,13 +137,13 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=state_file.State(state),
           config=ocp.args.JsonSave(self._config),
           notes=ocp.args.JsonSave({"notes": copy.deepcopy(notes)}),
         ),
         force=True,  # That it is due has been decided.
       )
-    except Exception as error:  # TensorStore's are of many kinds.
+    except Exception as error:  # Those of libraries are of many kinds.
       self._note_failure(error)
 
   def _finish_save(self) -> None:
@@ -320,24 +316,29 @@ def read_params(workdir: pathlib.Path) -> Any:
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
   """
-  path, saved = _newest_intact(workdir)
-  name = "params" if saved["ema"] is None else "ema"
-  return _read(path, {name: saved[name]}, partial_restore=True)[name]
+  path = _newest_intact(workdir) / "state"
+  for prefix in ("ema/", "params/"):
+    if arrays := state_file.read(path, prefix):
+      break
+  return traverse_util.unflatten_dict(
+    {name.removeprefix(prefix): array for name, array in arrays.items()},
+    sep="/",
+  )
 
 
-def read_state(workdir: pathlib.Path) -> dict[str, Any]:
+def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the whole state of a workdir's newest checkpoint.
 
-  As `read_params` does: `step`, `params`, `opt_state` and `ema`.
+  By name: `step`, and what begins with `params/`, `opt_state/` or `ema/`.
 
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
   """
-  return _read(*_newest_intact(workdir))
+  return state_file.read(_newest_intact(workdir) / "state")
 
 
-def _newest_intact(workdir: pathlib.Path) -> tuple[pathlib.Path, Any]:
-  """Where the newest checkpoint lies, and the tree of what its state has."""
+def _newest_intact(workdir: pathlib.Path) -> pathlib.Path:
+  """Where the newest checkpoint lies, which is as it was written."""
   path = (workdir / CHECKPOINTS / str(newest_step(workdir))).absolute()
   damage = checksums.find_damage(path, skip=_UNCHECKED)
   if damage is not None:
@@ -345,41 +346,22 @@ def _newest_intact(workdir: pathlib.Path) -> tuple[pathlib.Path, Any]:
       f"The checkpoint {path} is damaged: {damage}. The run falls back to the "
       "one before when it is continued; or rename this folder to use that one."
     )
-  handler = ocp.PyTreeCheckpointHandler()
-  saved = handler.metadata(path / "state").tree
-  handler.close()
-  return path, saved
-
-
-def _read(path: pathlib.Path, wanted: Any, **options: Any) -> Any:
-  """Reads a tree as NumPy arrays: the devices that saved it may not be here."""
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  handler = ocp.PyTreeCheckpointHandler()
-  restored = handler.restore(
-    path / "state",
-    args=ocp.args.PyTreeRestore(
-      item=wanted,
-      restore_args=jax.tree.map(lambda _: as_numpy, wanted),
-      **options,
-    ),
-  )
-  handler.close()
-  return restored
+  return path
 
 
 def _restore(path: pathlib.Path, state: Any) -> Any:
   """Reads a whole state, which must be as `state` in all but values."""
-  restored = _read(path, state)
-
-  def check(key: Any, x: np.ndarray, wanted: Any) -> np.ndarray:
-    if (x.shape, x.dtype) != (wanted.shape, wanted.dtype):
-      raise ValueError(
-        f"{path}: state{jax.tree_util.keystr(key)} is {x.dtype}{x.shape}, but "
-        f"the run has {wanted.dtype}{wanted.shape}."
-      )
-    return x
-
-  return jax.tree_util.tree_map_with_path(check, restored, state)
+  found, wanted = state_file.read(path / "state"), state_file.named(state)
+  for name in sorted(found.keys() | wanted.keys()):
+    here, there = (
+      f"{x[name].dtype}{x[name].shape}" if name in x else "not there"
+      for x in (found, wanted)
+    )
+    if here != there:
+      raise ValueError(f"{path}: {name} is {here}, but in the run {there}.")
+  return jax.tree.unflatten(
+    jax.tree.structure(state), [found[name] for name in wanted]
+  )
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -414,7 +396,7 @@ def _describe(error: Exception) -> str:
   """The error in words, with what to do about it if that is known."""
   text = f"{type(error).__name__}: {error}".rstrip(".") + "."
   code = getattr(error, "errno", None)
-  if found := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's.
+  if found := re.search(r"\(os error (\d+)\)", text):  # Those of safetensors.
     code = int(found[1])
   for codes, advice in _ADVICE.items():
     if code in codes:

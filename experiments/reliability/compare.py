@@ -4,7 +4,6 @@ import hashlib
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from tokenlearner_flexivit import checkpoint, metric_log
@@ -33,10 +32,9 @@ def result(workdir: pathlib.Path) -> Result:
   """
   found = {part: {} for part in PARTS}
   found["parameters"]["step"] = checkpoint.newest_step(workdir)
-  state = checkpoint.read_state(workdir)
-  for key, part in _SAVED.items():
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state[key]):
-      found[part][jax.tree_util.keystr(path)] = _digest(leaf)
+  for name, array in checkpoint.read_state(workdir).items():
+    if part := _SAVED.get(name.split("/")[0]):
+      found[part][name] = _digest(array)
   for record in metric_log.read(workdir):
     for name in record.keys() - _TIMES - {"step"}:
       part = "evaluation metrics" if "/" in name else "training metrics"
