@@ -292,6 +292,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"evals.test.patch_sizes": (6, 5)}, r"5.*1, 2, 3, 4, 6, 12"),
     ({"model.token_learner.layer": 2}, "layer=2.*depth"),
     ({"model.token_learner.num_tokens": 0}, "num_tokens"),
+    ({"model.token_learner.num_tokens": 50}, "=50.*12x12 pixels .* most"),
     ({"model.variant": "XL"}, "XL.*mu, Ti, S, M, B, L, H, g, G"),
     ({"model.pool": "mean"}, "mean.*gap, tok, map"),
     ({"task.name": "clustering"}, "Known: classification"),

@@ -1,5 +1,6 @@
 """An experiment: what a config describes, built and checked."""
 
+import math
 import warnings
 from typing import Any
 
@@ -114,6 +115,7 @@ class Experiment:
     for setting in self.patch_sizes.settings:
       model.check(self.image_shape[:2], *setting)
     _warn_of_sum_pooling(model, self.patch_sizes)
+    _check_that_tokens_become_fewer(model, self.image_shape, self.patch_sizes)
     self.evaluators = {
       name: evaluators.create(
         section,
@@ -167,6 +169,24 @@ class Experiment:
     )
     progress.say(f"Starting from {changes}")
     return loaded
+
+
+def _check_that_tokens_become_fewer(
+  model: Any, image_shape: tuple[int, ...], patch_sizes: dials.PatchSizes
+) -> None:
+  """Refuses a TokenLearner that is never given more tokens than it learns."""
+  if model.token_learner is None:
+    return
+  settings = patch_sizes.settings
+  grids = [model.check(image_shape[:2], *setting) for setting in settings]
+  most = max(math.prod(grid) for grid in grids)
+  num_tokens = model.token_learner["num_tokens"]
+  if num_tokens > most:
+    raise ValueError(
+      f"config.model.token_learner.num_tokens={num_tokens}, but images of "
+      f"{image_shape[0]}x{image_shape[1]} pixels give at most {most} tokens. "
+      "Learn fewer, or use a smaller patch size or larger images."
+    )
 
 
 def _warn_of_sum_pooling(model: Any, patch_sizes: dials.PatchSizes) -> None:

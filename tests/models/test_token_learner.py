@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import average_pooling
 from tokenlearner_flexivit.models import token_learner as tl
 
-VERSIONS = pytest.mark.parametrize("version", tl.VERSIONS)
+LEARNED = ("1.1", "1.0")
+VERSIONS = pytest.mark.parametrize("version", LEARNED)
 GRID = (4, 5)
 
 
@@ -56,6 +58,46 @@ def test_v10_sum_is_n_times_mean():
   np.testing.assert_allclose(
     apply_sum(x, GRID)[0], 20 * apply_mean(x, GRID)[0], rtol=1e-5
   )
+
+
+def test_averages_are_those_of_equal_rectangles():
+  module = models.TokenLearner(6, version="average")
+  x = normal(0, 2, 4, 9, 8)
+  assert "params" not in module.init(jax.random.key(0), x)
+  tokens, maps = module.apply({}, x)  # Two rows of three.
+  blocks = x.reshape(2, 2, 2, 3, 3, 8)
+  np.testing.assert_allclose(
+    tokens, blocks.mean((2, 4)).reshape(2, 6, 8), atol=1e-6
+  )
+  np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "number, grid", [(8, (7, 5)), (16, (10, 10)), (7, (2, 7)), (1, (3, 3))]
+)
+def test_averages_share_the_whole_grid_alike(number, grid):
+  maps = average_pooling.average_maps(number, grid)
+  assert maps.shape == (number, grid[0] * grid[1])
+  np.testing.assert_allclose(maps.sum(1), 1)
+  np.testing.assert_allclose(maps.sum(0), number / maps.shape[1])
+  turned = average_pooling.average_maps(number, grid[::-1])
+  turned = turned.reshape(number, *grid[::-1]).transpose(0, 2, 1)
+  rows = {tuple(row) for row in np.round(turned.reshape(number, -1), 9)}
+  if grid[0] != grid[1]:
+    assert rows == {tuple(row) for row in np.round(maps, 9)}
+
+
+def test_average_errors():
+  x = normal(0, 2, 4, 9, 8)
+  module = models.TokenLearner(6, version="average")
+  for number in (3, jnp.int32(6)):
+    with pytest.raises(ValueError, match="all 6 averages"):
+      module.apply({}, x, num_tokens=number)
+  with pytest.raises(ValueError, match=r"average works on the grid.* = 36"):
+    module.apply({}, x.reshape(2, 36, 8))
+  module = models.TokenLearner(25, version="average")
+  with pytest.raises(ValueError, match=r"5 rows and 5 columns.*is 4x9"):
+    module.apply({}, x)
 
 
 def test_v11_pooling_makes_no_difference():
@@ -138,7 +180,9 @@ def test_errors():
   for number in (jnp.ones((2,), "int32"), jnp.float32(1)):
     with pytest.raises(ValueError, match="integer scalar"):
       apply(x, GRID, num_tokens=number)
-  with pytest.raises(ValueError, match=r"version '2'. Known: 1.1, 1.0"):
+  with pytest.raises(
+    ValueError, match=r"version '2'. Known: 1.1, 1.0, average"
+  ):
     setup("2")
   with pytest.raises(ValueError, match=r"pooling 'max'. Known: sum, mean"):
     setup("1.1", "max")

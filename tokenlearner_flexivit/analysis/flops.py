@@ -81,6 +81,8 @@ def _token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:
   """TokenLearner: the maps, and the pooling by them."""
   (h, w), learned = grid, config["num_tokens"]
   n = h * w
+  if config["version"] == "average":
+    return Cost(s * n * d)
   if config["version"] == "1.0":
     # Products of a 3x3 kernel with the zeros around the grid are none. The
     # first three convolutions have all channels, whatever s is.
@@ -267,7 +269,11 @@ def num_params(model: Any, channels: int = 3) -> int:
     s = config["num_tokens"]
     mask = mlp(config["bottleneck_dim"], s)
     convs = 9 * (d * s + 3 * s**2)
-    learn = norm + (convs if config["version"] == "1.0" else mask)
+    learn = {
+      "1.1": norm + mask,
+      "1.0": norm + convs,
+      "average": 0,
+    }[config["version"]]
     if config["fuser"]:
       learn += 3 * norm + dense(s, s) + mask
       learn *= model.depth - config["layer"]

@@ -4,7 +4,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from tokenlearner_flexivit.models.token_learner import TokenFuser, TokenLearner
+from tokenlearner_flexivit.models.token_fuser import TokenFuser
+from tokenlearner_flexivit.models.token_learner import TokenLearner
 from tokenlearner_flexivit.models.vit import ViT
 from tokenlearner_flexivit.models.vivit import ViViT
 

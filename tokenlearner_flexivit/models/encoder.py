@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tokenlearner_flexivit.models import blocks, stacking
+from tokenlearner_flexivit.models import blocks, stacking, token_fuser
 from tokenlearner_flexivit.models import token_learner as tl
 
 
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
       if config.fuser:
         # The cls token attends, and is attended to, together with the learned
         # tokens; the block's own residual updates it, so it needs no fuser.
-        fused = tl.TokenFuser(
+        fused = token_fuser.TokenFuser(
           config.num_tokens,
           bottleneck_dim=config.bottleneck_dim,
           dropout_rate=self.dropout,

@@ -1,10 +1,10 @@
-"""TokenLearner and TokenFuser (TokenLearner, Sections 2 and 3).
+"""TokenLearner (arXiv 2106.11297, Section 2).
 
-Parameters have the names that Scenic gives them. In both modules token s does
-not depend on how many tokens follow it, so a model that learned S tokens can
-be used with the first 1..S of them. `num_tokens` chooses: an int is static,
-and only these tokens are computed; a traced scalar masks the others, so that
-one program serves every number.
+Parameters have the names that Scenic gives them. Learned token s does not
+depend on how many tokens follow it, so a model that learned S tokens can be
+used with the first 1..S of them. `num_tokens` chooses: an int is static, and
+only these tokens are computed; a traced scalar masks the others, so that one
+program serves every number.
 
 Letters: B batch, h w grid, N = h w positions, S learned tokens, D width.
 """
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tokenlearner_flexivit.models import blocks
+from tokenlearner_flexivit.models.average_pooling import average_maps
 
-VERSIONS = ("1.1", "1.0")
+VERSIONS = ("1.1", "1.0", "average")
 POOLINGS = ("sum", "mean")
 
 
@@ -31,7 +32,7 @@ class TokenLearnerConfig:
   Attributes:
     layer: index of the first block that sees learned tokens.
     num_tokens: S, how many are learned.
-    version: "1.1" or "1.0", see `TokenLearner`.
+    version: "1.1", "1.0" or "average", see `TokenLearner`.
     pooling: "sum" or "mean", see `TokenLearner`.
     fuser: whether every block from `layer` on is TokenLearner, block,
       TokenFuser and a residual; otherwise TokenLearner runs once.
@@ -93,19 +94,29 @@ def is_static(num_tokens: Any) -> bool:
   return isinstance(num_tokens, numbers.Integral)
 
 
-def check_num_tokens(num_tokens: int | jax.Array | None, learned: int) -> None:
+def check_num_tokens(
+  num_tokens: int | jax.Array | None, learned: int, version: str = "1.1"
+) -> None:
   """Checks a choice of tokens as far as that is possible before it runs.
 
   Args:
     num_tokens: None, an int, or an integer scalar array.
     learned: S.
+    version: see `TokenLearner`.
 
   Raises:
     ValueError: for an int outside 1..S, or no integer at all. The value of an
-      array is not looked at.
+      array is not looked at. For a choice among averages.
   """
   if num_tokens is None:
     return
+  if version == "average" and not (
+    is_static(num_tokens) and num_tokens == learned
+  ):
+    raise ValueError(
+      f"num_tokens={num_tokens}, but only all {learned} averages together"
+      " cover the image. Only learned tokens have an order."
+    )
   if is_static(num_tokens):
     if not 1 <= num_tokens <= learned:
       raise ValueError(
@@ -160,10 +171,12 @@ class TokenLearner(nn.Module):
     pooling "sum" (the default of the published code) tokens grow with the
     number of positions; the paper's formula is "mean" (Equation 2). Under a
     flexible patch size use "mean", or v1.1.
+  * average: nothing is learned, the maps are S equal rectangles. This is the
+    baseline of the paper, where all S tokens are needed.
 
   Attributes:
     num_tokens: S.
-    version: "1.1" or "1.0".
+    version: "1.1", "1.0" or "average".
     pooling: "sum" or "mean".
     bottleneck_dim: hidden features of the MLP in v1.1.
     dropout_rate: in the MLP of v1.1, after both layers.
@@ -192,7 +205,7 @@ class TokenLearner(nn.Module):
       grid: (h, w), which v1.0 needs if `x` is [B, N, D].
       num_tokens: how many tokens to use: None for all S, an int s for the
         first s, or a traced integer scalar, which zeroes the tokens and maps
-        from there on.
+        from there on. Of averages all are needed.
       train: whether dropout is active.
 
     Returns:
@@ -203,14 +216,23 @@ class TokenLearner(nn.Module):
         that is missing or has not N cells.
     """
     check_choices(self.version, self.pooling)
-    check_num_tokens(num_tokens, self.num_tokens)
+    check_num_tokens(num_tokens, self.num_tokens, self.version)
     if x.ndim == 4:
       grid = x.shape[1:3]
       x = x.reshape(x.shape[0], -1, x.shape[-1])
     b, n, d = x.shape
+    if self.version != "1.1" and (grid is None or grid[0] * grid[1] != n):
+      raise ValueError(
+        f"TokenLearner {self.version} works on the grid: pass grid=(h, w) with"
+        f" h * w = {n}, got {grid}."
+      )
     num_out = num_tokens if is_static(num_tokens) else None
 
     x = x.astype(self.dtype)
+    if self.version == "average":
+      maps = jnp.asarray(average_maps(self.num_tokens, grid), self.dtype)
+      maps = jnp.broadcast_to(maps, (b, *maps.shape))
+      return maps @ x, maps
     y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x)
     if self.version == "1.1":
       y = blocks.MlpBlock(
@@ -223,11 +245,6 @@ class TokenLearner(nn.Module):
       maps = y.transpose(0, 2, 1).astype(jnp.float32)
       maps = nn.softmax(maps, axis=-1).astype(self.dtype)
     else:
-      if grid is None or grid[0] * grid[1] != n:
-        raise ValueError(
-          "TokenLearner v1.0 convolves over the grid: pass grid=(h, w) with"
-          f" h * w = {n}, got {grid}."
-        )
       y = y.reshape(b, *grid, d)
       for i in range(3):
         y = _MapConv(self.num_tokens, self.dtype, name=f"Conv_{i}")(y)
@@ -242,86 +259,3 @@ class TokenLearner(nn.Module):
     if mask is not None:
       maps = jnp.where(mask[None, :, None], maps, 0)
     return maps @ x, maps
-
-
-class TokenFuser(nn.Module):
-  """Brings learned tokens back to the positions they came from (Section 3).
-
-  out[n] = sum_s sigmoid(MLP(LN(original)))[n, s] * LN(mix(LN(tokens)))[s],
-  where mix is a dense layer over the S tokens. Its kernel starts at zero, and
-  so does the output; the caller adds the residual.
-
-  Attributes:
-    num_tokens: S, how many tokens were learned; None if all of them are
-      always there.
-    bottleneck_dim: hidden features of the MLP.
-    use_normalization: whether to normalise the tokens before and after they
-      are mixed.
-    dropout_rate: after both layers of the MLP and on the output.
-    dtype: of the computation; the parameters are float32.
-  """
-
-  num_tokens: int | None = None
-  bottleneck_dim: int = 64
-  use_normalization: bool = True
-  dropout_rate: float = 0.0
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    tokens: jax.Array,
-    original: jax.Array,
-    num_tokens: int | jax.Array | None = None,
-    train: bool = False,
-  ) -> jax.Array:
-    """Fuses tokens.
-
-    Args:
-      tokens: [B, S, D], or [B, s, D] with the first s of them.
-      original: [B, N, D] or [B, h, w, D], what the tokens were learned from.
-      num_tokens: a traced integer scalar if only so many of the tokens count.
-        An int must be the number of tokens given.
-      train: whether dropout is active.
-
-    Returns:
-      an array of the shape of `original`.
-
-    Raises:
-      ValueError: if there are more tokens than were learned, or not as many
-        as `num_tokens` says.
-    """
-    learned = self.num_tokens or tokens.shape[1]
-    given = tokens.shape[1]
-    check_num_tokens(given, learned)
-    check_num_tokens(num_tokens, learned)
-    if is_static(num_tokens) and num_tokens != given:
-      raise ValueError(f"num_tokens={num_tokens}, but {given} tokens given.")
-    shape = original.shape
-    original = original.reshape(shape[0], -1, shape[-1]).astype(self.dtype)
-    y = tokens.astype(self.dtype)
-
-    if self.use_normalization:
-      y = blocks.layer_norm(self.dtype, "fuser_mix_norm1")(y)
-    mask = token_mask(num_tokens, learned)
-    if mask is not None:
-      y = jnp.where(mask[None, :, None], y, 0)
-    y = blocks.Dense(
-      learned, learned, kernel_init=nn.initializers.zeros, dtype=self.dtype
-    )(y.transpose(0, 2, 1), given).transpose(0, 2, 1)
-    if self.use_normalization:
-      y = blocks.layer_norm(self.dtype, "fuser_mix_norm2")(y)
-
-    mix = blocks.layer_norm(self.dtype, "LayerNorm_0")(original)
-    mix = blocks.MlpBlock(
-      self.bottleneck_dim,
-      learned,
-      dropout=self.dropout_rate,
-      dtype=self.dtype,
-      name="token_masking",
-    )(mix, train, given)
-    mix = nn.sigmoid(mix)
-    if mask is not None:
-      mix = jnp.where(mask[None, None, :], mix, 0)
-    out = nn.Dropout(self.dropout_rate)(mix @ y, deterministic=not train)
-    return out.reshape(shape)

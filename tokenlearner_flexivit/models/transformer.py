@@ -121,7 +121,8 @@ class VisionTransformer(nn.Module):
   def _check_num_tokens(self, num_tokens: int | jax.Array | None) -> None:
     """Raises ValueError for an impossible number of learned tokens."""
     if self.token_learner is not None:
-      tl.check_num_tokens(num_tokens, self.token_learner["num_tokens"])
+      config = self._config
+      tl.check_num_tokens(num_tokens, config.num_tokens, config.version)
     elif num_tokens is not None:
       raise ValueError(
         f"num_tokens={num_tokens} given, but the model has no token_learner."
