@@ -28,7 +28,14 @@ setuptools.setup(
   python_requires=">=3.11",
   install_requires=_requirements(),
   extras_require={
-    "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "test": [
+      "pytest>=8.3",
+      "pytest-xdist>=3.6",
+      "ruff>=0.9",
+      "ipykernel>=6.29",  # These three execute the notebooks.
+      "nbclient>=0.10",
+      "nbformat>=5.10",
+    ],
     "cuda": ["jax[cuda]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hub": ["huggingface_hub>=0.30"],

@@ -30,6 +30,13 @@ def losses(history):
 
 def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   config.evals.test.eval_steps = 2
+  config.evals.few = dict(  # Sorted before "test", and yet not the first.
+    type="fewshot",
+    data=dict(name=config.data.name, pp=config.evals.test.data.pp),
+    shots=(1,),
+    num_seeds=2,
+    patch_sizes=(4,),
+  )
   state, history = train.train_and_evaluate(config, tmp_path)
   assert state.step == 4
   assert sorted(losses(history)) == [2, 4]
@@ -42,8 +49,11 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   report = json.loads((tmp_path / "report.json").read_text())
   assert [row["patch_size"] for row in report["settings"]] == [6, 4, 3]
   assert [row["seq_len"] for row in report["settings"]] == [4, 9, 16]
+  few = {"few/1shot", "few/1shot_std", "few/1shot_tuned"}
   for row in report["settings"]:
-    assert set(row) == {
+    found = {key for key in row if key.startswith("few/")}
+    assert found >= few if row["patch_size"] == 4 else not found
+    assert set(row) - found == {
       "patch_size",
       "num_tokens",
       "seq_len",
@@ -61,14 +71,14 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   assert costs == sorted(costs)
   assert report["train"]["steps"] == 4
   assert report["train"]["seconds"] > 0
-  picture = cv2.imread(str(tmp_path / "patch_sizes.png"))
-  assert picture.shape[0] > 300
+  for name in "patch_sizes", "token_maps":
+    assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 300
 
   text = (tmp_path / "report.md").read_text()
   printed = capsys.readouterr().out
   for row in report["settings"]:
     assert f"{100 * row['accuracy']:.2f}" in text
-  assert "test, 21 images" in printed
+  assert "test, 21 images" in printed and "1shot %" in printed
   for word in ("img/s", "/core", "ETA", "grad", "update", "param", "patch"):
     assert word in printed
 

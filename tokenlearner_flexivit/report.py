@@ -1,9 +1,10 @@
 """The report of a run: a table, a JSON file and a picture of every setting."""
 
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, progress, table
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.analysis import flops, token_maps
 
 Row = dict[str, Any]
 
@@ -57,13 +58,15 @@ def one_line(
   step: int,
   seconds: float,
 ) -> str:
-  """One evaluation as a line: the accuracy of each setting in percent."""
+  """One evaluation as a line: the headline of each setting in percent."""
+  evaluator = experiment.evaluators[name]
   shown = "  ".join(
     f"{setting.name.removeprefix('patch')}: "
-    f"{100 * values[f'{setting.name}/accuracy']:.2f}"
-    for setting in experiment.evaluators[name].settings
+    f"{100 * values[f'{setting.name}/{evaluator.headline}']:.2f}"
+    for setting in evaluator.settings
   )
-  return f"step {step}  {name} accuracy in %  {shown}  ({seconds:.1f} s)"
+  title = f"{name} {evaluator.headline} in %"
+  return f"step {step}  {title}  {shown}  ({seconds:.1f} s)"
 
 
 def setting_rows(
@@ -99,17 +102,14 @@ def setting_rows(
 
 
 def markdown(rows: Sequence[Row]) -> str:
-  """The rows as a table, accuracies in percent."""
+  """The rows as a table, accuracies in percent, spreads beside their means."""
   return table.markdown(
     [
       {
         "patch size": row["patch_size"],
         "tokens": row["seq_len"],
         "GMACs": f"{row['gmacs']:.4g}",
-        "accuracy %": f"{100 * row['accuracy']:.2f}",
-        "top-5 %": f"{100 * row['top5']:.2f}",
-        "loss": f"{row['loss']:.4f}",
-        "ECE": f"{row['ece']:.4f}",
+        **dict(_shown_metrics(row)),
         "images/s": f"{row['images_per_s']:.0f}",
       }
       for row in rows
@@ -117,15 +117,31 @@ def markdown(rows: Sequence[Row]) -> str:
   )
 
 
-def draw(rows: Sequence[Row], path: pathlib.Path, title: str) -> None:
-  """Draws accuracy against patch size, cost, tokens and throughput."""
+def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
+  """Yields column and cell of each metric of a row."""
+  titles = {"accuracy": "accuracy", "top5": "top-5"}
+  titles |= {key: key for key in row if key.endswith(("shot", "shot_tuned"))}
+  for key, title in titles.items():
+    if key in row:
+      spread = row.get(f"{key}_std")
+      behind = "" if spread is None else f" ± {100 * spread:.2f}"
+      yield f"{title} %", f"{100 * row[key]:.2f}{behind}"
+  for key, title in (("loss", "loss"), ("ece", "ECE")):
+    if key in row:
+      yield title, f"{row[key]:.4f}"
+
+
+def draw(
+  rows: Sequence[Row], path: pathlib.Path, title: str, headline: str
+) -> None:
+  """Draws a metric against patch size, cost, tokens and throughput."""
   names = [
     str(r["patch_size"])
     if isinstance(r["patch_size"], int)
     else "x".join(map(str, r["patch_size"]))
     for r in rows
   ]
-  accuracy = [100 * r["accuracy"] for r in rows]
+  accuracy = [100 * r[headline] for r in rows]
   macs = [1e3 * r["gmacs"] for r in rows]
   speed = [r["images_per_s"] for r in rows]
   panels = (
@@ -160,9 +176,19 @@ def draw(rows: Sequence[Row], path: pathlib.Path, title: str) -> None:
         ha="center",
       )
   for axes in grid[:, 0]:
-    axes.set_ylabel("accuracy in %")
+    axes.set_ylabel(f"{headline} in %")
   figure.suptitle(title)
   figure.savefig(path, dpi=120)
+
+
+def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
+  """The rows of one evaluator, with metrics of others as `name/metric`."""
+  rows = [dict(row) for row in tables[first]]
+  for name, others in tables.items():
+    for row, other in itertools.product(rows, others if name != first else ()):
+      if all(other[k] == row[k] for k in ("patch_size", "num_tokens")):
+        row |= {f"{name}/{k}": v for k, v in other.items() if k not in row}
+  return rows
 
 
 def write(
@@ -173,7 +199,8 @@ def write(
 ) -> dict[str, Any] | None:
   """Writes report.md, report.json and patch_sizes.png; prints the table.
 
-  The first evaluator of the config is the report's; others get a table each.
+  The first evaluator of accuracy, or just the first, is the report's; others
+  get a table each, and a place in its rows of report.json.
 
   Args:
     experiment: the run.
@@ -193,9 +220,12 @@ def write(
   if jax.process_index() > 0:
     return None
   log = [r for r in metric_log.read(workdir) if "train_seconds" in r]
-  first = next(iter(tables))
+  # A ConfigDict sorts its keys: no name may push the accuracy aside.
+  first = min(
+    tables, key=lambda n: experiment.evaluators[n].headline != "accuracy"
+  )
   report = {
-    "settings": tables[first],
+    "settings": _joined(tables, first),
     "evals": tables,
     "train": {
       "steps": log[-1]["step"] if log else 0,
@@ -209,7 +239,16 @@ def write(
   (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
   data = experiment.config["data"]["name"]
   title = f"{data}: one model, {len(tables[first])} patch sizes"
-  draw(tables[first], workdir / "patch_sizes.png", title)
+  headline = experiment.evaluators[first].headline
+  draw(tables[first], workdir / "patch_sizes.png", title, headline)
+  pictures = "![accuracy against patch size and cost](patch_sizes.png)\n\n"
+  if token_maps.draw_run(
+    workdir / "token_maps.png",
+    experiment.config,
+    experiment.task.model,
+    params,
+  ):
+    pictures += "![where learned tokens look](token_maps.png)\n\n"
   sections = []
   for name, rows in tables.items():
     count = experiment.evaluators[name].num_examples
@@ -219,10 +258,9 @@ def write(
   text = (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
     f"in {progress.duration(train['seconds'])} on {report['hardware']}.\n\n"
-    "![accuracy against patch size and cost](patch_sizes.png)\n\n"
-    "GMACs are multiply-adds per image (in the FlexiViT paper's GFLOPs, twice "
-    "as many); images/s is one batch's evaluation on this hardware, median of "
-    "interleaved runs.\n\n"
+    f"{pictures}GMACs are multiply-adds per image (in the FlexiViT paper's "
+    "GFLOPs, twice as many); images/s is one batch's evaluation on this "
+    "hardware, median of interleaved runs.\n\n"
   )
   (workdir / "report.md").write_text(text + "\n".join(sections))
   progress.say(f"\nReport: {workdir / 'report.md'}")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, tasks
-from tokenlearner_flexivit.evaluators import classification
+from tokenlearner_flexivit.evaluators import classification, fewshot
 
 
 class EvaluatorProtocol(Protocol):
@@ -19,15 +19,27 @@ class EvaluatorProtocol(Protocol):
 
   Attributes:
     settings: the settings that it evaluates.
+    num_examples: the examples that its metrics are of.
+    image_shape: (H, W, C).
+    headline: the metric of a setting that stands for it, in [0, 1].
   """
 
   settings: Sequence[dials.Setting]
+  num_examples: int
+  image_shape: tuple[int, int, int]
+  headline: str
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields (name, value); values of a setting are `{setting.name}/...`."""
 
+  def throughput(self, params: Any) -> dict[dials.Setting, float]:
+    """Measures images per second of each setting."""
 
-EVALUATORS = {"classification": classification.Evaluator}
+
+EVALUATORS = {
+  "classification": classification.Evaluator,
+  "fewshot": fewshot.Evaluator,
+}
 
 
 def create(

@@ -5,8 +5,6 @@ program runs on it.
 """
 
 import functools
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,9 +14,9 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.evaluators import images
 
 NUM_BINS = 15
-KEYS = ("image", "label")  # The entries of an example that are read.
 
 
 def batch_sums(
@@ -86,7 +84,11 @@ class Evaluator:
   Attributes:
     settings: the settings that are evaluated.
     num_examples: examples in the split, each counted once.
+    image_shape: (H, W, C).
+    headline: the metric of a setting that stands for it.
   """
+
+  headline = "accuracy"
 
   def __init__(
     self,
@@ -112,37 +114,27 @@ class Evaluator:
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
-    parallel.check_batch_size(batch_size, f"{where}.batch_size")
-    if patch_sizes is not None:
-      settings = [
-        dials.Setting(dials.as_patch_size(p, f"{where}.patch_sizes"))
-        for p in patch_sizes
-      ]
-    self.settings = tuple(settings)
+    self.settings = images.choose_settings(settings, patch_sizes, where)
     self._task = task
     self._kind = kind
     self._batch_size = batch_size
-    self._source = data_lib.open_source(data)
-    self.num_examples = len(self._source)
-    if not self.num_examples:
-      raise ValueError(f"{where}.data has no examples.")
-    if (self._source.num_classes or 0) > task.num_classes:
+    source = data_lib.open_source(data)
+    if (source.num_classes or 0) > task.num_classes:
       raise ValueError(
-        f"{where}.data has {self._source.num_classes} classes, but the model "
-        f"knows {task.num_classes}."
+        f"{where}.data has {source.num_classes} classes, but the model knows "
+        f"{task.num_classes}."
       )
-    example = data_lib.peek(data, self._source)
-    data_lib.check_entries(example, KEYS, f"{where}.data.pp")
-    self.image_shape = example["image"].shape
-    for setting in self.settings:
-      task.model.check(self.image_shape[:2], *setting)
-    self._batches = data_lib.eval_batches(
+    self._images = images.Images(
       data,
+      source,
+      model=task.model,
+      settings=self.settings,
       batch_size=batch_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      source=self._source,
+      kind=kind,
+      where=where,
     )
+    self.num_examples = self._images.num_examples
+    self.image_shape = self._images.shape
     self._steps = {
       setting: parallel.one_at_a_time(
         parallel.parallelize(functools.partial(self._add, setting), kind)
@@ -171,14 +163,10 @@ class Evaluator:
     zeros = {**scalars, "bin_confidence": bins, "bin_correct": bins}
     return parallel.replicate(zeros, self._kind)
 
-  def _device_batches(self):
-    batches = ({k: b[k] for k in (*KEYS, "mask")} for b in self._batches)
-    return parallel.prefetch(batches, self._kind)
-
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values."""
     sums = {setting: self._zeros() for setting in self.settings}
-    for batch in self._device_batches():
+    for batch in self._images:
       for setting, step in self._steps.items():
         sums[setting] = step((params, sums[setting]), batch)
     for setting in self.settings:
@@ -188,8 +176,6 @@ class Evaluator:
   def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
     """Measures images per second of each setting, evaluation step included.
 
-    The settings take turns, so that a slow moment of the machine hits all.
-
     Args:
       params: as in `run`.
       repeats: the median of so many runs is taken.
@@ -197,15 +183,10 @@ class Evaluator:
     Returns:
       Images per second over all devices, by setting.
     """
-    batch = next(iter(self._device_batches()))
-    zeros = self._zeros()
-    seconds = {setting: [] for setting in self.settings}
-    for repeat in range(repeats + 1):
-      for setting, step in self._steps.items():
-        start = time.perf_counter()
-        jax.block_until_ready(step((params, zeros), batch))
-        if repeat:  # The first run may compile.
-          seconds[setting].append(time.perf_counter() - start)
-    return {
-      s: self._batch_size / statistics.median(t) for s, t in seconds.items()
+    batch = next(iter(self._images))
+    params_and_sums = (params, self._zeros())
+    steps = {
+      setting: functools.partial(step, params_and_sums, batch)
+      for setting, step in self._steps.items()
     }
+    return images.throughput(steps, self._batch_size, repeats)

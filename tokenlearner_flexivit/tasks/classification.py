@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -162,3 +163,31 @@ class Classification:
       {"params": params}, batch["image"], **setting._asdict(), train=False
     )
     return logits
+
+  def representation(
+    self,
+    params: Any,
+    batch: dict[str, jax.Array],
+    setting: dials.Setting,
+    name: str,
+  ) -> jax.Array:
+    """Returns an intermediate of the model in evaluation, float32 [B, D].
+
+    Args:
+      params: of the model.
+      batch: has `image`.
+      setting: of the dials.
+      name: of an entry of the model's `out`, such as "pre_logits" or
+        "encoder/block05/+mlp". If it has axes between the first and the last,
+        such as tokens, it is averaged over them.
+
+    Raises:
+      ValueError: an unknown name; those that are there are listed.
+    """
+    _, out = self.model.apply(
+      {"params": params}, batch["image"], **setting._asdict(), train=False
+    )
+    out = traverse_util.flatten_dict(out, sep="/")
+    value = configuration.choose(name, out, "representation")
+    between = tuple(range(1, value.ndim - 1))
+    return value.mean(axis=between, dtype=jnp.float32)

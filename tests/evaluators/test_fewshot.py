@@ -1,0 +1,318 @@
+"""Few-shot accuracies against scikit-learn on the same representations."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from sklearn import linear_model
+
+from experiments.reliability import program
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import parallel
+from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.evaluators import shots
+
+WHERE = "config.evals.few"
+PP = "decode|value_range(-1,1)|keep('image')"  # It needs no label.
+
+
+class Attributes(data_lib.Source):
+  """Examples of two labels and things that are none."""
+
+  name = "attributes (train)"
+  num_classes = 2
+  class_names = ("ant", "bee")
+
+  def __init__(self, label, shape):
+    self._label, self._shape = label, shape
+
+  def __len__(self):
+    return len(self._label)
+
+  def __getitem__(self, index):
+    return {
+      "image": b"",
+      "label": np.int32(self._label[index]),
+      "shape": np.int64(self._shape[index]),
+      "boxes": np.zeros((2, 4)),
+      "caption": b"a bee",
+      "id": np.int32(index),
+    }
+
+
+SOURCE = Attributes(np.arange(20) % 2, np.arange(20) // 4 - 1)
+
+
+def draw(train=SOURCE, test=SOURCE, key="label", k=3, num_seeds=2):
+  return shots.draw(train, test, key, shots=k, num_seeds=num_seeds, where=WHERE)
+
+
+@pytest.fixture
+def config(config):
+  config.flexi.patch_size.values = (6, 4)
+  config.model.depth = 1
+  config.model.token_learner = None
+  config.evals = dict(
+    few=dict(
+      type="fewshot",
+      data=dict(name="fake:12x12x3:5:61", pp=PP, num_threads=1),
+      test_split="test[:21]",
+      shots=(1, 3),
+      num_seeds=2,
+      log2_l2=4,
+      log2_l2_sweep=(-10, 0, 8),
+    )
+  )
+  return config
+
+
+# What is drawn
+
+
+def test_drawn_are_different_examples_of_each_class():
+  drawn = draw()
+  assert drawn.rows.shape == (2, 2, 3)
+  for rows in drawn.rows:
+    assert len(np.unique(rows)) == 6
+    np.testing.assert_array_equal(drawn.train_labels[rows], [[0] * 3, [1] * 3])
+  assert (drawn.rows[0] != drawn.rows[1]).any()
+  # No more than what some seed draws.
+  assert set(drawn.rows.ravel()) == set(range(len(drawn.train)))
+
+
+def test_fewer_shots_are_the_first_of_more():
+  def examples(drawn):
+    images = [drawn.train[i]["label"] for i in range(len(drawn.train))]
+    assert images == drawn.train_labels.tolist()
+    return np.vectorize(drawn.train.describe)(drawn.rows)
+
+  few, more = examples(draw(k=2)), examples(draw(k=5))
+  np.testing.assert_array_equal(few, more[:, :, :2])
+  np.testing.assert_array_equal(few, examples(draw(k=2)))
+
+
+def test_another_label_whose_negative_values_are_none():
+  drawn = draw(key="shape")  # -1, 0, 1, 2, 3, four times each.
+  assert drawn.rows.shape == (2, 4, 3)
+  expected = np.repeat([-1, 0, 1, 2, 3], 4)
+  np.testing.assert_array_equal(drawn.test_labels, expected)
+
+
+def test_classes_are_numbered_without_gaps():
+  gaps = Attributes([0] * 8, [7, 7, 3, 3, 90, 90, 90, 3])
+  drawn = draw(gaps, gaps, "shape", k=2)
+  np.testing.assert_array_equal(drawn.test_labels, [1, 1, 0, 0, 2, 2, 2, 0])
+
+
+@pytest.mark.parametrize("key", ["colour", "boxes", "caption", "image"])
+def test_unknown_labels_are_refused_with_those_there(key):
+  with pytest.raises(ValueError, match=rf"few.label_key='{key}'.*label, shape"):
+    draw(key=key)
+
+
+def test_more_shots_than_the_smallest_class_has():
+  small = Attributes([0, 0, 0, 0, 1, 1], [5, 5, 5, 8, 8, 8])
+  with pytest.raises(ValueError, match=r"3 examples.*class 'bee' has.*: 2"):
+    draw(small, small)
+  with pytest.raises(ValueError, match=r"few.shots: 4 .*class 5 has.*: 3"):
+    draw(small, small, "shape", k=4)
+  with pytest.raises(ValueError, match=r"class 'ant' has.*: 0"):
+    draw(Attributes([1] * 5, [1] * 5))
+
+
+def test_test_splits_that_cannot_be_classified():
+  other = Attributes([0, 1], [-1, 9])
+  with pytest.raises(ValueError, match="shape=9, which the train_split lacks"):
+    draw(test=other, key="shape")
+  with pytest.raises(ValueError, match=r"no example of .* has a label"):
+    draw(test=Attributes([0], [-1]), key="shape")
+
+
+# Mistakes in the config, found before the first step
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  [
+    ("shots", (5, 1, 5), r"few.shots=\[5, 1, 5\] must be different"),
+    ("shots", (), r"few.shots=\[\] must be"),
+    ("shots", (0, 5), r"from 1 on"),
+    ("shots", (50,), r"few.shots: 50 .* than class \d has"),
+    ("num_seeds", 0, r"few.num_seeds=0"),
+    ("train_split", "train[:0]", "split is empty"),
+    ("label_key", "shape", r"Such are: label\."),
+    ("representation", "stems", r"Known: encoded, .*\+mlp"),
+    ("batch_size", 12, "few.batch_size=12"),
+    ("shot", 5, "Did you mean 'shots'"),
+  ],
+)
+def test_mistakes(config, key, value, message):
+  config.evals.few[key] = value
+  with pytest.raises(ValueError, match=message):
+    experiment_lib.Experiment(config)
+
+
+def test_a_split_in_the_data_section(config):
+  config.evals.few.data.split = "train"
+  with pytest.raises(ValueError, match=r"few.train_split and .*few.test_split"):
+    experiment_lib.Experiment(config)
+
+
+# Accuracies
+
+
+def features_of(experiment, params, source, setting, name):
+  """Representations and labels of a whole split, in one batch."""
+  examples = [source[i] for i in range(len(source))]
+  images = np.stack([e["image"] for e in examples]).astype(np.float32)
+  represent = jax.jit(experiment.task.representation, static_argnums=(2, 3))
+  images = {"image": images / 127.5 - 1}
+  features = np.asarray(represent(params, images, setting, name), np.float64)
+  return features, np.array([e["label"] for e in examples])
+
+
+def answers(x, labels, test, l2):
+  """Returns what scikit-learn's ridge regression says of `test`."""
+  mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-5
+  x, test = ((v - mean) / scale for v in (x, test))
+  x, test = (np.hstack([v, np.full((len(v), 1), 100)]) for v in (x, test))
+  model = linear_model.Ridge(l2, fit_intercept=False)
+  model.fit(x, 2 * np.eye(5)[labels] - 1)
+  return model.predict(test).argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+  "kind, name, patch_sizes",
+  [
+    ("pmap", "pre_logits", (6, 4)),
+    ("shard_map", "encoder/block00/+mlp", (3,)),
+  ],
+)
+def test_accuracies_are_those_of_scikit_learn(
+  config, kind, name, patch_sizes, monkeypatch
+):
+  """Of every setting in one pass: each image that is needed is read once."""
+  config.parallel = kind
+  config.evals.few.representation = name
+  config.evals.few.patch_sizes = patch_sizes  # Those of training or others.
+  experiment = experiment_lib.Experiment(config)
+  evaluator = experiment.evaluators["few"]
+  assert evaluator.num_examples == 21  # In batches of 16: 16 and 5.
+  assert evaluator.image_shape == (12, 12, 3)
+  assert evaluator.headline == "3shot"
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  reads = collections.Counter()
+  original = fake.FakeSource.__getitem__
+
+  def counting(source, index):
+    reads[source.name, index] += 1
+    return original(source, index)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(fake.FakeSource, "__getitem__", counting)
+    results = dict(evaluator.run(parallel.replicate(params, kind)))
+  assert set(reads.values()) == {1}
+
+  data = {"name": "fake:12x12x3:5:61"}
+  train = data_lib.open_source({**data, "split": "train"})
+  test = data_lib.open_source({**data, "split": "test[:21]"})
+  labels = np.array([train[i]["label"] for i in range(61)])
+  drawn = []
+  for seed in range(2):
+    rng = np.random.default_rng(seed)
+    drawn.append(
+      [rng.permutation(np.nonzero(labels == c)[0]) for c in range(5)]
+    )
+  union = {int(i) for classes in drawn for c in classes for i in c[:3]}
+  assert len(reads) == len(union) + 21
+  sweep = (-10, 0, 4, 8)
+  for setting in evaluator.settings:
+    x, _ = features_of(experiment, params, train, setting, name)
+    x_test, y_test = features_of(experiment, params, test, setting, name)
+    for k in (1, 3):
+      right, held_out = np.zeros((2, 4)), np.zeros((2, 4))
+      for seed, classes in enumerate(drawn):
+        chosen = np.concatenate([c[:k] for c in classes])
+        rest = sorted(union - set(chosen.tolist()))
+        for i, log2_l2 in enumerate(sweep):
+          few = (x[chosen], labels[chosen])
+          said = answers(*few, x_test, 2.0**log2_l2)
+          right[seed, i] = np.mean(said == y_test)
+          said = answers(*few, x[rest], 2.0**log2_l2)
+          held_out[seed, i] = np.mean(said == labels[rest])
+      prefix = f"{setting.name}/{k}shot"
+      assert results[prefix] == pytest.approx(right[:, 2].mean())
+      spread = abs(right[0, 2] - right[1, 2]) / np.sqrt(2)
+      assert results[f"{prefix}_std"] == pytest.approx(spread)
+      best = int(np.argmax(held_out.mean(axis=0)))
+      assert results[f"{prefix}_tuned_log2_l2"] == sweep[best]
+      tuned = right[:, best].mean()
+      assert results[f"{prefix}_tuned"] == pytest.approx(tuned)
+  assert len(results) == len(patch_sizes) * 2 * 5
+
+
+def test_one_seed_has_no_spread(config):
+  config.flexi.patch_size.values = (6,)
+  config.evals.few.num_seeds = 1
+  experiment = experiment_lib.Experiment(config)
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = parallel.replicate(params)
+  evaluator = experiment.evaluators["few"]
+  # The two other shots of each class choose the penalty of one shot.
+  expected = ["1shot", "1shot_tuned", "1shot_tuned_log2_l2", "3shot"]
+  names = sorted(dict(evaluator.run(params)))
+  assert names == [f"patch6/{name}" for name in expected]
+  speed = evaluator.throughput(params, repeats=1)
+  assert list(speed) == list(evaluator.settings) and min(speed.values()) > 0
+
+
+PROGRAM = """
+import json, sys
+import jax, ml_collections
+config, port, count, index = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
+jax.config.update("jax_num_cpu_devices", 2)
+if count > 1:
+  jax.distributed.initialize(f"localhost:{port}", count, index)
+from tokenlearner_flexivit import experiment, parallel
+made = experiment.Experiment(ml_collections.ConfigDict(config))
+params = made.task.init(jax.random.key(0), (12, 12, 3))
+params = parallel.replicate(params, config["parallel"])
+results = dict(made.evaluators["few"].run(params))
+print("RESULTS", json.dumps(results))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", parallel.KINDS)
+def test_two_processes_are_one(config, kind):
+  """Each of two devices, which have the examples between them."""
+  config.parallel = kind
+  section = json.dumps(config.to_dict())
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+  def start(count):
+    port = program.free_port()
+    return [
+      subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, section, *map(str, (port, count, i))],
+        cwd=program.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+      )
+      for i in range(count)
+    ]
+
+  results = []
+  for process in [*start(1), *start(2)]:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    results.append(json.loads(output.split("RESULTS")[-1]))
+  assert results[1] == results[2] == pytest.approx(results[0])

@@ -1,0 +1,72 @@
+"""Every notebook runs from top to bottom, at a small size, and is stripped."""
+
+import ast
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+from jupyter_client import kernelspec, manager
+
+NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
+# What takes the place of the cell that is tagged "parameters".
+SMALL = {
+  "token_learner": (
+    "STEPS, PATCH_SIZES, NUM_TOKENS, WIDTH, DEPTH = 4, (24, 12), 2, 32, 2"
+  ),
+}
+
+
+def read(name):
+  return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def assigned(source):
+  nodes = ast.walk(ast.parse(source))
+  return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def test_no_notebook_is_forgotten():
+  assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_is_stripped(name):
+  for cell in read(name).cells:
+    assert set(cell.metadata) <= {"tags"}, cell
+    if cell.cell_type == "code":
+      assert not cell.outputs and cell.execution_count is None, cell.source
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_runs(name, tmp_path, monkeypatch):
+  notebook = read(name)
+  (parameters,) = [
+    cell
+    for cell in notebook.cells
+    if "parameters" in cell.metadata.get("tags", ())
+  ]
+  assert assigned(parameters.source) == assigned(SMALL[name])
+  parameters.source = SMALL[name]
+
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+  monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
+  # Its workdirs go, and nothing of the user's own IPython comes in.
+  for variable in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+    monkeypatch.setenv(variable, str(tmp_path))
+  kernel = manager.AsyncKernelManager(
+    kernel_name="python3",
+    # ipykernel's own, so this environment's Python, whatever is installed.
+    kernel_spec_manager=kernelspec.KernelSpecManager(kernel_dirs=[]),
+  )
+  client = nbclient.NotebookClient(
+    notebook, km=kernel, timeout=300, resources={"metadata": {"path": tmp_path}}
+  )
+  client.execute(cleanup_kc=True)
+
+  outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
+  errors = [out.text for out in outputs if out.get("name") == "stderr"]
+  assert not errors
+  pictures = [out for out in outputs if "image/png" in out.get("data", {})]
+  assert pictures

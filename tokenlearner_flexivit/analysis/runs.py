@@ -1,0 +1,98 @@
+"""Opens what a run left behind: its model, its parameters and test images."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenlearner_flexivit import checkpoint, dials, models
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import workdir as workdir_lib
+
+
+def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns the data section of the first evaluation with a split, if any."""
+  sections = (section["data"] for section in config["evals"].values())
+  return next((data for data in sections if data.get("split")), None)
+
+
+def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
+  """Returns images at even distances in a split, preprocessed as it says.
+
+  Args:
+    data_config: the data section of an evaluation: name, split and pp.
+    number: how many images; fewer if there are not so many.
+
+  Returns:
+    [number, H, W, C].
+
+  Raises:
+    ValueError: the split cannot be read, or no image is wanted.
+  """
+  if number < 1:
+    raise ValueError(f"{number} images wanted; give 1 or more.")
+  source = data_lib.open_source(data_config)
+  number = min(number, len(source))
+  preprocess = data_lib.parse(data_config["pp"])
+  return np.stack(
+    [
+      # Random ops draw the same numbers each time.
+      preprocess(source[i], np.random.default_rng(i))["image"]
+      for i in np.arange(number) * len(source) // number
+    ]
+  )
+
+
+def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
+  """Returns image files, preprocessed by `pp`, as [len(paths), H, W, C].
+
+  Raises:
+    ValueError: a file cannot be read or preprocessed; names it.
+  """
+  preprocess = data_lib.parse(pp)
+  images = []
+  for path in paths:
+    try:
+      encoded = pathlib.Path(path).expanduser().read_bytes()
+      # A preprocessing for training or evaluation may keep the label.
+      example = {"image": encoded, "label": np.int32(0), "id": np.int32(0)}
+      images.append(preprocess(example, np.random.default_rng(0))["image"])
+    except (OSError, ValueError) as error:
+      raise ValueError(f"{path}: {error}") from error
+  sizes = {image.shape for image in images}
+  if len(sizes) > 1:
+    raise ValueError(
+      f"The preprocessing {pp!r} gives images of several sizes: "
+      f"{sorted(sizes)}. Give files of one size."
+    )
+  return np.stack(images)
+
+
+def read_run(
+  workdir: str | pathlib.Path,
+) -> tuple[Any, Any, list[tuple[int, int]], dict[str, Any]]:
+  """Opens what a run left behind; its data need not be there.
+
+  Args:
+    workdir: of a run that has a checkpoint.
+
+  Returns:
+    The model (without its head), the parameters of the newest checkpoint, the
+    patch sizes of the training, and the data section of its evaluation.
+
+  Raises:
+    ValueError: no run there, or one without evaluation.
+  """
+  workdir = workdir_lib.local_path(workdir)
+  config = workdir_lib.read_config(workdir)
+  data = test_data(config)
+  if data is None:
+    raise ValueError(
+      f"The run in {workdir} has no evaluation with data.split in config.evals,"
+      " so how to preprocess test images is not known. Call image_figure with "
+      "preprocessed ones."
+    )
+  model = models.create(**{**config["model"], "num_classes": None})
+  sizes, _ = dials.from_config(config["flexi"], model.patch_size)
+  return model, checkpoint.read_params(workdir), list(sizes.values), data

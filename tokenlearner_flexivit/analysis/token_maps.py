@@ -1,0 +1,286 @@
+r"""Where learned tokens look: the maps of TokenLearner over images and videos.
+
+A learned token is a weighted sum over the positions of an image or a frame
+(TokenLearner, arXiv 2106.11297, Section 2); its weights are a map on the grid
+of patches. For a run, at each of its patch sizes:
+
+  python -m tokenlearner_flexivit.analysis.token_maps --workdir=WORKDIR \
+    --output=maps.png [--images FILE ...] [--patch_sizes=24,12,6]
+
+and in a program or a notebook
+
+  maps = token_maps(model, params, images, patch_size=8)  # [B, S, h, w]
+  figure = image_figure(model, params, images, patch_sizes=(24, 12, 8))
+
+`overlay` draws them and says how they are scaled.
+
+Letters: B batch, T frames, T' frames or tubelets of the model, H W image,
+C channels, h w grid, S learned tokens.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import overlay, runs
+from tokenlearner_flexivit.models import patch_embed, vivit
+
+
+def map_names(model: Any) -> tuple[str, ...]:
+  """Returns the blocks before which a model learns tokens, as in `out`.
+
+  One without TokenFuser; with it, every block from `token_learner.layer` on.
+
+  Raises:
+    ValueError: the model has no TokenLearner.
+  """
+  config = model.token_learner
+  if config is None:
+    raise ValueError(
+      "The model has no token_learner, so there are no maps to show. Give it "
+      "one, as in token_learner=dict(layer=6, num_tokens=8)."
+    )
+  end = model.depth if config["fuser"] else config["layer"] + 1
+  return tuple(f"block{i:02d}" for i in range(config["layer"], end))
+
+
+def token_maps(
+  model: Any,
+  params: Any,
+  images: np.ndarray | jax.Array,
+  *,
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | None = None,
+  name: str | None = None,
+) -> np.ndarray:
+  """Returns the maps of learned tokens on the grid of patches.
+
+  Args:
+    model: a `models.ViT` or `models.ViViT`.
+    params: its parameters.
+    images: [B, H, W, C] float, or videos [B, T, H, W, C].
+    patch_size: None for the model's own.
+    num_tokens: S, the first so many; None for all.
+    name: one of `map_names`; None for the first. Those that follow depend on
+      `num_tokens`.
+
+  Returns:
+    float32 [B, S, h, w], of videos [B, T', S, h, w]: weights as the model uses
+    them. They sum to 1 over the grid in TokenLearner v1.1; in v1.0 each is in
+    (0, 1), or with mean pooling in (0, 1 / (h * w)). Those of averages are
+    the same for all images.
+
+  Raises:
+    ValueError: no TokenLearner, an unknown name, more tokens than were
+      learned, or a patch size that does not divide the images.
+  """
+  names = map_names(model)
+  if name is None:
+    name = names[0]
+  if name not in names:
+    raise ValueError(
+      f"No maps called {name!r}. This model has them in {', '.join(names)}."
+    )
+  if patch_size is not None:
+    patch_size = patch_embed.to_size(patch_size)
+  # Parameters of a run may lie on devices of several hosts.
+  params = jax.tree.map(
+    lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, params
+  )
+  return np.asarray(_maps(model, params, images, patch_size, num_tokens, name))
+
+
+# What follows the maps is not computed: under jit it is not there.
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _maps(model, params, images, patch_size, num_tokens, name):
+  _, out = model.apply(
+    {"params": params}, images, patch_size=patch_size, num_tokens=num_tokens
+  )
+  maps = out["encoder"][name]["token_learner"]["maps"].astype(jnp.float32)
+  return maps.reshape(*maps.shape[:-1], *out["stem"].shape[-3:-1])
+
+
+def image_figure(
+  model: Any,
+  params: Any,
+  images: np.ndarray,
+  *,
+  patch_sizes: Sequence[patch_embed.Size | None] = (None,),
+  num_tokens: int | None = None,
+  name: str | None = None,
+  title: str = "",
+) -> mpl_figure.Figure:
+  """Draws the maps of images: rows are patch sizes, columns are tokens.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, 1 or 3] float; a group of rows for each.
+    patch_sizes: None is the model's own.
+    num_tokens: as in `token_maps`.
+    name: as in `token_maps`.
+    title: of the picture.
+
+  Returns:
+    A figure to be saved, or shown by a notebook.
+
+  Raises:
+    ValueError: as `token_maps`.
+  """
+  sizes = [model.patch_size if p is None else p for p in patch_sizes]
+  choice = dict(num_tokens=num_tokens, name=name)
+  maps = [
+    token_maps(model, params, images, patch_size=size, **choice)
+    for size in sizes
+  ]
+  rows = [
+    overlay.Row(f"patch {_size_name(size)}", image, of_size[i])
+    for i, image in enumerate(np.asarray(images))
+    for size, of_size in zip(sizes, maps, strict=True)
+  ]
+  return overlay.figure(rows, title)
+
+
+def video_figure(
+  model: Any,
+  params: Any,
+  video: np.ndarray,
+  *,
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | None = None,
+  name: str | None = None,
+  title: str = "",
+) -> mpl_figure.Figure:
+  """Draws the maps of a video over time: rows are frames, columns are tokens.
+
+  Args:
+    model: a `models.ViViT`.
+    params: its parameters.
+    video: [T, H, W, 1 or 3] float.
+    patch_size: as in `token_maps`.
+    num_tokens: as in `token_maps`.
+    name: as in `token_maps`.
+    title: of the picture.
+
+  Returns:
+    A figure to be saved, or shown by a notebook. Of a tubelet, which is
+    several frames, the middle one is shown.
+
+  Raises:
+    ValueError: as `token_maps`.
+  """
+  maps = token_maps(
+    model,
+    params,
+    video[None],
+    patch_size=patch_size,
+    num_tokens=num_tokens,
+    name=name,
+  )[0]
+  # The frames that the model takes, by their numbers in the video.
+  numbers = np.arange(len(video))
+  if model.num_frames is not None:
+    numbers = vivit.sample_frames(numbers[None], model.num_frames)[0]
+  tubelet = len(numbers) // len(maps)
+  numbers = numbers[tubelet // 2 :: tubelet]
+  rows = [
+    overlay.Row(f"frame {number}", np.asarray(video[number]), of_frame)
+    for number, of_frame in zip(numbers.tolist(), maps, strict=True)
+  ]
+  return overlay.figure(rows, title)
+
+
+def draw_run(
+  path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
+) -> bool:
+  """Draws the picture of a run's report.
+
+  It shows four test images, the smallest, the largest and the middle one of
+  the patch sizes as the config lists them, and at most eight tokens.
+
+  Args:
+    path: of the picture.
+    config: of the run, complete.
+    model: the run's.
+    params: its parameters.
+
+  Returns:
+    Whether there was something to draw: the model learns tokens, and the
+    config has an evaluation with a split.
+  """
+  learner, data = model.token_learner, runs.test_data(config)
+  if learner is None or learner["version"] == "average" or data is None:
+    return False
+  sizes = dials.from_config(config["flexi"], model.patch_size)[0].values
+  picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
+  drawn = image_figure(
+    model,
+    params,
+    runs.read_examples(data, 4),
+    patch_sizes=[sizes[i] for i in picked],
+    num_tokens=min(8, learner["num_tokens"]),
+  )
+  drawn.savefig(path, dpi=120)
+  return True
+
+
+def _size_name(size: patch_embed.Size) -> str:
+  sizes = patch_embed.to_size(size)
+  return "x".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+
+
+def _whole_numbers(text: str) -> list[int]:
+  return [int(part) for part in text.split(",")]
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Draws the maps of a run; bad input is an error of one line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m tokenlearner_flexivit.analysis.token_maps",
+    description="Draws the maps of learned tokens over images.",
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, help="of a trained run")
+  add("--output", required=True, help="the picture, such as maps.png")
+  add("--images", nargs="+", metavar="FILE", help="images of your own")
+  add("--split", help="of the run's test data, if not the evaluated one")
+  add("--num_images", type=int, default=4, help="how many of the split")
+  add("--patch_sizes", type=_whole_numbers, help="as 24,12,6; else the run's")
+  add("--num_tokens", type=int, help="how many of the tokens to use")
+  add("--name", help="which maps of a model with TokenFuser, as block03")
+  args = parser.parse_args(argv)
+  if args.images and args.split:
+    parser.error("Give --images or --split, not both.")
+  try:
+    model, params, sizes, data = runs.read_run(args.workdir)
+    map_names(model)  # Before anything is read.
+    if args.images:
+      images = runs.read_files(args.images, data["pp"])
+    else:
+      data = {**data, "split": args.split or data["split"]}
+      images = runs.read_examples(data, args.num_images)
+    drawn = image_figure(
+      model,
+      params,
+      images,
+      patch_sizes=args.patch_sizes or sizes,
+      num_tokens=args.num_tokens,
+      name=args.name,
+    )
+    drawn.savefig(args.output, dpi=150)
+  except (ValueError, OSError) as error:
+    sys.exit(f"Error: {error}")
+  print(f"Maps of {len(images)} images: {args.output}")
+
+
+if __name__ == "__main__":
+  main()

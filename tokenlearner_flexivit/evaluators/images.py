@@ -1,0 +1,122 @@
+"""The images that an evaluator sees: checked, batched, sent to the devices."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, parallel
+
+
+def choose_settings(
+  settings: Sequence[dials.Setting],
+  patch_sizes: Sequence[Any] | None,
+  where: str,
+) -> tuple[dials.Setting, ...]:
+  """Returns the settings, or those of the patch sizes if there are some."""
+  if patch_sizes is None:
+    return tuple(settings)
+  where = f"{where}.patch_sizes"
+  return tuple(
+    dials.Setting(dials.as_patch_size(size, where)) for size in patch_sizes
+  )
+
+
+class Images:
+  """The batches of a split. Each iteration is a pass; see `eval_batches`.
+
+  Batches lie on the devices and have `image`, `label` and `mask`.
+
+  Attributes:
+    num_examples: of the split, each counted once.
+    shape: (H, W, C) of an image.
+  """
+
+  def __init__(
+    self,
+    data: dict[str, Any],
+    source: data_lib.Source,
+    *,
+    model: Any,
+    settings: Sequence[dials.Setting],
+    batch_size: int,
+    kind: str,
+    where: str,
+    labels: np.ndarray | None = None,
+  ):
+    """Checks the first example.
+
+    Args:
+      data: the data section of the config.
+      source: what it names, or a part of it.
+      model: that will see the images.
+      settings: under which it will.
+      batch_size: over all hosts.
+      kind: "pmap" or "shard_map".
+      where: name of the evaluator's section for errors.
+      labels: [num_examples, ...], which stand in for those of the examples.
+
+    Raises:
+      ValueError: the batch size does not suit the devices, an entry is not
+        there, or a setting does not fit the images.
+    """
+    parallel.check_batch_size(batch_size, f"{where}.batch_size")
+    self.num_examples = len(source)
+    example = data_lib.peek(data, source)
+    own = ("label",) if labels is None else ()
+    self._keys = ("image", *own, "mask")
+    data_lib.check_entries(example, self._keys[:-1], f"{where}.data.pp")
+    self.shape = example["image"].shape
+    for setting in settings:
+      model.check(self.shape[:2], *setting)
+    self._kind = kind
+    self._labels = labels
+    self._batches = data_lib.eval_batches(
+      data,
+      batch_size=batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      source=source,
+    )
+
+  def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+    return parallel.prefetch(self._host_batches(), self._kind)
+
+  def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    for number, batch in enumerate(self._batches):
+      batch = {key: batch[key] for key in self._keys}
+      if self._labels is not None:
+        size = len(batch["mask"])
+        first = (number * jax.process_count() + jax.process_index()) * size
+        rows = np.arange(first, first + size)
+        # Behind the last example comes filling, masked whatever its label.
+        batch["label"] = self._labels[np.minimum(rows, self.num_examples - 1)]
+      yield batch
+
+
+def throughput(
+  steps: Mapping[dials.Setting, Callable[[], Any]],
+  batch_size: int,
+  repeats: int,
+) -> dict[dials.Setting, float]:
+  """Measures images per second of each setting.
+
+  The settings take turns, so that a slow moment of the machine hits all.
+
+  Args:
+    steps: run one batch each.
+    batch_size: images in it, over all devices.
+    repeats: the median of so many runs is taken.
+  """
+  seconds = {setting: [] for setting in steps}
+  for repeat in range(repeats + 1):
+    for setting, step in steps.items():
+      start = time.perf_counter()
+      jax.block_until_ready(step())
+      if repeat:  # The first run may compile.
+        seconds[setting].append(time.perf_counter() - start)
+  return {s: batch_size / statistics.median(t) for s, t in seconds.items()}
