@@ -81,6 +81,15 @@ def test_a_restart_that_loses_something_is_found(make_world, tmp_path):
   assert "DIFFERS in parameters" in run._outcome(row)
 
 
+def test_a_run_with_no_step_left_is_at_its_end(make_world, tmp_path):
+  world, workdir = make_world(), tmp_path / "whole"
+  with program.Program([workdir], kills.logs_of(workdir), tmp_path) as run:
+    assert run.until(lambda: run.training, 10)
+    plan = kills.Plan(signal.SIGTERM, "training", 0.0, 0.0, 0)
+    kill = kills._strike(run, plan, world, workdir)
+  assert kill["training"] and not kills.in_loop(kill)
+
+
 def test_a_wrong_exit_code_is_found(make_world):
   row = kills.killed_run(make_world(code=1), 1)
   assert "exit codes [1], not 75" in row["error"]

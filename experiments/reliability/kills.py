@@ -274,6 +274,8 @@ def _strike(
   run.send(plan.signal, plan.victim)
   second = run.seconds
   training, step = run.training, run.step
+  if run.continued_from == program.TOTAL_STEPS:
+    step = program.TOTAL_STEPS  # It had none left, and so logged none.
   limit = OTHERS_STOP_WITHIN if training else OTHERS_GIVE_UP_WITHIN
   if world.processes == 1:
     limit = world.limit
@@ -284,7 +286,7 @@ def _strike(
     "moment": plan.moment,
     "victim": plan.victim,
     "second": second,
-    "step": step,  # The newest that was logged.
+    "step": step,  # The newest that was logged, or all that there are.
     "training": training,
     "while_saving": while_saving,
     "exit_codes": run.exit_codes(),  # None: still running.
