@@ -23,6 +23,7 @@ def test_dispatch_reports_ratios(config):
     assert result[f"{what}_switch_over_host"] > 0
 
 
+@pytest.mark.slow
 def test_the_page_and_its_files(tmp_path, capsys):
   main.main(
     ["--suite=steps,token_learner,memory", "--quick", f"--out={tmp_path}"]
