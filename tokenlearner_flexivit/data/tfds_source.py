@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit.data import digits, sources
+from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 
 # Builders that ship with this package and prepare themselves on first use.
-_PREPARE = {"digits": digits.prepare}
+_PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
 
 
 class TfdsSource(sources.Source):
@@ -38,8 +39,11 @@ class TfdsSource(sources.Source):
     self.name = f"{name} ({split})"
     if data_dir is not None:
       data_dir = os.path.expanduser(data_dir)  # TFDS does not.
+    shipped, _, config = name.split(":")[0].partition("/")
     if name in _PREPARE:
       _PREPARE[name](data_dir)
+    elif shipped == "rendered_scenes":
+      scenes.prepare(data_dir, config)
     try:
       builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:

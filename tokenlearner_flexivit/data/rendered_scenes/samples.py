@@ -1,0 +1,67 @@
+"""Draws the sheet of samples in README.md.
+
+python -m tokenlearner_flexivit.data.rendered_scenes.samples
+"""
+
+import argparse
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from tokenlearner_flexivit.data.rendered_scenes import (
+  draw,
+  examples,
+  scene,
+  shapes,
+  textures,
+)
+
+_ROWS, _COLUMNS = 4, 6
+_DEFAULT = pathlib.Path(__file__).parent / "samples.png"
+
+
+def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
+  """Writes the first test images with their labels.
+
+  Args:
+    path: PNG to write.
+    side: of an image in pixels.
+    seed: of the dataset.
+  """
+  figure, axes = plt.subplots(
+    _ROWS, _COLUMNS, figsize=(10.5, 7.9), layout="constrained"
+  )
+  for index, axis in enumerate(axes.flat):
+    rng = scene.generator(seed, "test", index)
+    one = scene.sample(rng)
+    image, _ = draw.draw(one, side, int(rng.integers(2**31)))
+    labels = examples.labels(one)
+    colour = list(scene.COLOURS)[labels["colour"]]
+    axis.imshow(image)
+    axis.set_title(
+      f"{list(textures.SCALES)[labels['scale']]} "
+      f"{textures.NAMES[labels['label']]}\n"
+      f"{scene.SIZES[labels['size']]} {colour} "
+      f"{shapes.NAMES[labels['shape']]},\n"
+      f"{scene.ORIENTATIONS[labels['orientation']]}",
+      fontsize=9,
+    )
+    axis.axis("off")
+  figure.savefig(path, dpi=80)
+  plt.close(figure)
+
+
+def main() -> None:
+  """Reads the command line; see above."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--out", type=pathlib.Path, default=_DEFAULT)
+  parser.add_argument("--size", type=int, default=96, help="pixels")
+  arguments = parser.parse_args()
+  sheet(arguments.out, arguments.size)
+
+
+if __name__ == "__main__":
+  main()
