@@ -1,0 +1,1 @@
+"""TokenLearner's ablations: placement, number of tokens, versions, pooling."""
