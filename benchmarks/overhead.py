@@ -32,7 +32,7 @@ def make_config(quick: bool, saves: int) -> ml_collections.ConfigDict:
   c.optimizer.schedule.warmup_steps = 10
   c.evals = {}
   if quick:
-    c.flexi = dict(patch_size=dict(values=(24,)))
+    c.flexi = dict(patch_size=dict(values=(8,)))
   return c
 
 

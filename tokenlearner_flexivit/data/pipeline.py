@@ -303,9 +303,18 @@ class _Delivery(Iterator[Batch]):
     self._corrupt: dict[int, str] = {}
 
   def __next__(self) -> Batch:
+    try:
+      batch, corrupt = next(self._batches)
+      self._count(corrupt)
+    except Exception:
+      # Else garbage collection would end the threads, and might run in one.
+      self.close()
+      raise
+    return batch
+
+  def _count(self, corrupt: examples.Corrupt) -> None:
     # Counted here rather than where they are found, because batches arrive
     # here in order and from all threads and processes.
-    batch, corrupt = next(self._batches)
     for index, words in corrupt:
       if index in self._corrupt:
         continue
@@ -322,7 +331,6 @@ class _Delivery(Iterator[Batch]):
         self._max_corrupt,
         words,
       )
-    return batch
 
   def close(self) -> None:
     """Ends the threads and processes."""
