@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 
+import chex
+import jax
 import numpy as np
 import pytest
 
-from configs import quickstart, tokenlearner_paper
+from configs import quickstart, tokenlearner_paper, transfer
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models, train
 
@@ -20,6 +22,8 @@ NAMES = sorted(
   for path in (ROOT / "configs").glob("*.py")
   if path.stem != "__init__"
 )
+# Arguments of configs that need some.
+ARGS = {"folder": "path=/data/flowers", "transfer": "runlocal"}
 
 
 # The others train below.
@@ -35,6 +39,7 @@ def test_config_trains_two_steps(name, tmp_path):
   assert (tmp_path / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_pretrained_token_learner_is_fine_tuned(tmp_path):
   """Another resolution, another head, the same TokenLearner."""
   workdir = tmp_path / "pretrained"
@@ -44,6 +49,67 @@ def test_pretrained_token_learner_is_fine_tuned(tmp_path):
   assert config.model.posemb_grid == (12, 12)
   state, _ = train.train_and_evaluate(config, tmp_path / "finetuned")
   assert state.step == 2
+
+
+@pytest.mark.slow
+def test_a_flexible_model_is_fine_tuned_at_one_patch_size(config, tmp_path):
+  """To other classes, with a frozen backbone, and evaluated at others."""
+  config.evals = {}
+  config.total_steps = 2
+  pretrained, _ = train.train_and_evaluate(config, tmp_path / "pretrained")
+  arg = f"runlocal,init={tmp_path / 'pretrained'},data=digits,freeze=backbone"
+  config = transfer.get_config(
+    f"{arg},size=12,patch_size=6,eval_patch_sizes=3+2"
+  )
+  assert config.model.token_learner.num_tokens == 3
+  state, history = train.train_and_evaluate(config, tmp_path / "tuned")
+  before, after = jax.device_get((pretrained.params, state.params))
+  old, new = before.pop("head"), after.pop("head")
+  assert (old["bias"].shape, new["bias"].shape) == ((5,), (10,))
+  assert all(x.any() for x in jax.tree.leaves(new))  # It started at zero.
+  chex.assert_trees_all_equal(after, before)
+  accuracies = [key for key in history[-1] if key.endswith("/accuracy")]
+  assert accuracies == [f"test/patch{p}/accuracy" for p in (6, 3, 2)]
+
+
+def test_transfer_reads_the_splits_that_a_dataset_has(tmp_path, monkeypatch):
+  assert transfer.splits("digits", "", "") == ("train", "test")
+  assert transfer.splits("digits", "a", "b") == ("a", "b")
+  for name in "train", "val":
+    assert transfer.splits(f"folder:{tmp_path}", "", "")[1] == "train[90%:]"
+    (tmp_path / name).mkdir()
+  assert transfer.splits(f"folder:{tmp_path}", "", "") == ("train", "val")
+  with pytest.raises(ValueError, match=r"Its splits are: train .*, test "):
+    transfer.splits("digits", "full", "")
+  with pytest.raises(ValueError, match="such as test="):
+    transfer.splits("folder:nothing", "train", "")
+
+  # Secret labels, as those of ImageNet's test images.
+  secret = [{"label": -1}]
+  monkeypatch.setattr(transfer.data_lib, "open_source", lambda config: secret)
+  with pytest.raises(ValueError, match="splits are train, test"):
+    transfer.splits("digits", "", "")
+
+
+def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
+  config = transfer.get_config("runlocal,eval_patch_sizes=48")
+  assert config.evals.test.patch_sizes == (48, 30)
+  sizes = [48, 40, 30, 24, 20, 16, 15, 12, 10, 8]
+  assert transfer.patch_sizes(240) == sizes
+
+
+@pytest.mark.parametrize(
+  "arg, message",
+  [
+    ("data=digits", "init is missing"),
+    ("init=FlexiViT-B i1k", "data is missing"),
+    ("data=digits,init=FlexiVit-B i1k", "Did you mean 'FlexiViT-B i1k'"),
+    ("runlocal,data=digitz", "Close names: digits"),
+  ],
+)
+def test_transfer_says_what_it_lacks(arg, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    transfer.get_config(arg)
 
 
 @pytest.mark.parametrize("name", tokenlearner_paper.MODELS)
@@ -62,8 +128,7 @@ def test_models_of_the_token_learner_paper_can_be_built(name, init):
 def test_config_is_plain_and_says_how_to_run_it(name):
   module = importlib.import_module(f"configs.{name}")
   assert f"configs/{name}.py" in module.__doc__
-  arg = "path=/data/flowers" if name == "folder" else ""
-  config = module.get_config(arg)
+  config = module.get_config(ARGS.get(name, ""))
   assert "total_steps" in config or "total_epochs" in config
   with pytest.raises((ValueError, TypeError)):
     module.get_config("runlocl")

@@ -11,6 +11,7 @@ from jupyter_client import kernelspec, manager
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 # What takes the place of the cell that is tagged "parameters".
 SMALL = {
+  "pi_resize": "STORED, SIZES, PATCHES = 16, (24, 12, 8), 500",
   "token_learner": (
     "STEPS, PATCH_SIZES, NUM_TOKENS, WIDTH, DEPTH = 4, (24, 12), 2, 32, 2"
   ),

@@ -192,3 +192,30 @@ def test_gradients_have_the_underlying_shapes():
     )[0]
     chex.assert_trees_all_equal_shapes(grads, params)
     chex.assert_shape(grads["embedding"]["kernel"], (4, 4, 3, 32))
+
+
+def test_frozen_parameters_cost_no_gradients():
+  """With a head alone a step is little more than a forward pass."""
+  task = make_task()
+  params = jax.eval_shape(lambda: task.init(jax.random.key(0), (12, 12, 3)))
+  state = jax.eval_shape(
+    lambda: train_step_lib.create_state(
+      jax.tree.map(lambda x: jnp.zeros(x.shape), params), OPTIMIZER, ema=False
+    )
+  )
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make_batches()[0]
+  )
+  frozen = {
+    name: jax.tree.map(lambda _, name=name: name != "head", tree)
+    for name, tree in params.items()
+  }
+
+  def flops(frozen):
+    step = train_step_lib.make_train_step(
+      task, OPTIMIZER, patch_sizes(4), seed=0, index=0, frozen=frozen
+    )
+    step = parallel.parallelize(step, "shard_map", num_constants=1)
+    return step.lower(state, batch, ()).compile().cost_analysis()["flops"]
+
+  assert flops(frozen) < 0.5 * flops(None)

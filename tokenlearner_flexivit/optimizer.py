@@ -8,6 +8,7 @@ import flax
 import optax
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import layer_rates
 
 # As in big_vision: kernels decay; biases, norms and embeddings do not.
 DECAYED = (r".*/kernel",)
@@ -232,20 +233,24 @@ def create(
   *,
   batch_size: int,
   num_examples: int,
+  model: Any = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Builds what `config.optimizer` describes.
 
   Args:
     section: `name` and the keyword arguments of that optimizer here, `lr`;
       `schedule` (see `create_schedule`); `grad_clip_norm`, the largest global
-      norm of the gradient, or None; `decay`, patterns for `decay_mask`.
-    params: the parameters (only names are read).
+      norm of the gradient, or None; `decay`, patterns for `decay_mask`;
+      `layer_decay` and `freeze`, see `layer_rates.factors`.
+    params: the parameters (only names and numbers of axes are read).
     total_steps: length of the training.
     batch_size: for durations in examples.
     num_examples: for durations in epochs.
+    model: of the parameters, for `layer_decay`.
 
   Returns:
-    The optax transformation and the learning rate as a function of the step.
+    The optax transformation, and the learning rate as a function of the step:
+    with `layer_decay` that of the head.
 
   Raises:
     ValueError: an unknown name or key, or a value out of range.
@@ -264,11 +269,18 @@ def create(
   clip = arguments.pop("grad_clip_norm", None)
   if clip is not None and clip <= 0:
     raise ValueError(f"{where}.grad_clip_norm={clip} must be > 0 or None.")
+  factors = layer_rates.factors(
+    params,
+    arguments.pop("layer_decay", None),
+    arguments.pop("freeze", None) or (),
+    model,
+  )
   mask = decay_mask(params, tuple(arguments.pop("decay", None) or DECAYED))
   optimizer = configuration.call(
     function, arguments, where, schedule=schedule, mask=mask
   )
   if clip is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  optimizer = layer_rates.scale(optimizer, factors)
   lr = section["lr"]
   return optimizer, lambda step: lr * schedule(step)

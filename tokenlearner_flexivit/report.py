@@ -101,6 +101,28 @@ def setting_rows(
   return rows
 
 
+def other_rows(
+  experiment: experiment_lib.Experiment, name: str, values: dict[str, float]
+) -> list[Row]:
+  """The metrics of what is no setting, such as a teacher or an ensemble.
+
+  Args:
+    experiment: the run.
+    name: of the evaluator.
+    values: what it yielded.
+
+  Returns:
+    A row for each: its `name`, and its metrics.
+  """
+  settings = {setting.name for setting in experiment.evaluators[name].settings}
+  rows = {}
+  for key, value in values.items():
+    owner, _, metric = key.rpartition("/")
+    if owner not in settings:
+      rows.setdefault(owner, {"name": owner})[metric] = value
+  return list(rows.values())
+
+
 def markdown(rows: Sequence[Row]) -> str:
   """The rows as a table, accuracies in percent, spreads beside their means."""
   return table.markdown(
@@ -117,16 +139,37 @@ def markdown(rows: Sequence[Row]) -> str:
   )
 
 
+def _markdown_of_others(rows: Sequence[Row]) -> str:
+  return table.markdown(
+    [
+      {
+        "": row["name"],
+        **({"GMACs": f"{row['gmacs']:.4g}"} if "gmacs" in row else {}),
+        **dict(_shown_metrics(row)),
+      }
+      for row in rows
+    ]
+  )
+
+
 def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
   """Yields column and cell of each metric of a row."""
-  titles = {"accuracy": "accuracy", "top5": "top-5"}
+  titles = {
+    "accuracy": "accuracy",
+    "single_accuracy": "best single",  # At no more than an ensemble's cost.
+    "top5": "top-5",
+    "agree1": "agree@1",
+    "agree5": "agree@5",
+  }
   titles |= {key: key for key in row if key.endswith(("shot", "shot_tuned"))}
   for key, title in titles.items():
     if key in row:
       spread = row.get(f"{key}_std")
       behind = "" if spread is None else f" ± {100 * spread:.2f}"
       yield f"{title} %", f"{100 * row[key]:.2f}{behind}"
-  for key, title in (("loss", "loss"), ("ece", "ECE")):
+  titles = {"loss": "loss", "ece": "ECE", "kl": "KL", "binary_kl": "binary KL"}
+  titles["logsoftmax_euclidean"] = "log-softmax L2"
+  for key, title in titles.items():
     if key in row:
       yield title, f"{row[key]:.4f}"
 
@@ -219,14 +262,24 @@ def write(
   }
   if jax.process_index() > 0:
     return None
+  others = {
+    name: rows
+    for name, values in results.items()
+    if (rows := other_rows(experiment, name, values))
+  }
   log = [r for r in metric_log.read(workdir) if "train_seconds" in r]
   # A ConfigDict sorts its keys: no name may push the accuracy aside.
   first = min(
-    tables, key=lambda n: experiment.evaluators[n].headline != "accuracy"
+    tables,
+    key=lambda n: (
+      experiment.evaluators[n].headline != "accuracy",
+      n in others,  # Ensembles after plain accuracy.
+    ),
   )
   report = {
     "settings": _joined(tables, first),
     "evals": tables,
+    "others": others,  # Of what is no setting: teachers, ensembles.
     "train": {
       "steps": log[-1]["step"] if log else 0,
       "seconds": log[-1]["train_seconds"] if log else 0.0,
@@ -252,8 +305,11 @@ def write(
   sections = []
   for name, rows in tables.items():
     count = experiment.evaluators[name].num_examples
-    sections.append(f"## {name} ({count} images)\n\n{markdown(rows)}\n")
-    progress.say(f"\n{name}, {count} images:\n{markdown(rows)}")
+    shown = markdown(rows)
+    if name in others:
+      shown += f"\n\n{_markdown_of_others(others[name])}"
+    sections.append(f"## {name} ({count} images)\n\n{shown}\n")
+    progress.say(f"\n{name}, {count} images:\n{shown}")
   train = report["train"]
   text = (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "

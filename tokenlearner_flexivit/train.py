@@ -18,7 +18,13 @@ import ml_collections
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, parallel, preemption, report
+from tokenlearner_flexivit import (
+  layer_rates,
+  metric_log,
+  parallel,
+  preemption,
+  report,
+)
 from tokenlearner_flexivit import optimizer as optimizer_lib
 from tokenlearner_flexivit import progress as progress_lib
 from tokenlearner_flexivit import train_step as train_step_lib
@@ -81,6 +87,12 @@ def train_and_evaluate(
     total_steps,
     batch_size=batch_size,
     num_examples=len(experiment.source),
+    model=experiment.task.model,
+  )
+  frozen = layer_rates.frozen(
+    layer_rates.factors(
+      stacked, freeze=config["optimizer"].get("freeze") or ()
+    )
   )
 
   # ---- Workdir, checkpoints, state -------------------------------------------
@@ -153,6 +165,7 @@ def train_and_evaluate(
         kind=kind,
         accumulate=config["accumulate"],
         ema_decay=config["ema_decay"],
+        frozen=frozen,
       )
       seconds = time.perf_counter() - start
       say(

@@ -79,6 +79,7 @@ def make_train_step(
   index: int | None = None,
   accumulate: int = 1,
   ema_decay: float | None = None,
+  frozen: Any = None,
 ) -> Step:
   """Builds the step of one device, to be given to `parallel.parallelize`.
 
@@ -92,6 +93,8 @@ def make_train_step(
     accumulate: micro-batches that a device computes one after the other; the
       gradient is that of the whole batch, in less memory.
     ema_decay: decay of the moving average, if there is one.
+    frozen: a tree of bools, true for parameters that the optimizer does not
+      change: their gradients are zero and cost nothing. None for none.
 
   Returns:
     `step(state, batch, constants) -> (state, metrics)`, with the constants of
@@ -101,7 +104,15 @@ def make_train_step(
   """
 
   def loss_and_grad(setting, params, batch, key):
-    loss = functools.partial(task.loss, setting=setting)
+    def loss(params, *args):
+      if frozen is not None:
+        params = jax.tree.map(
+          lambda x, stays: jax.lax.stop_gradient(x) if stays else x,
+          params,
+          frozen,
+        )
+      return task.loss(params, *args, setting=setting)
+
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
       params, batch, key
     )

@@ -11,7 +11,12 @@ from typing import Any, Protocol
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, tasks
-from tokenlearner_flexivit.evaluators import classification, fewshot
+from tokenlearner_flexivit.evaluators import (
+  classification,
+  distance,
+  ensemble,
+  fewshot,
+)
 
 
 class EvaluatorProtocol(Protocol):
@@ -30,7 +35,11 @@ class EvaluatorProtocol(Protocol):
   headline: str
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields (name, value); values of a setting are `{setting.name}/...`."""
+    """Yields (name, value).
+
+    Values of a setting are `{setting.name}/...`; what stands for none, such as
+    a teacher, has a name of its own in its place.
+    """
 
   def throughput(self, params: Any) -> dict[dials.Setting, float]:
     """Measures images per second of each setting."""
@@ -38,6 +47,8 @@ class EvaluatorProtocol(Protocol):
 
 EVALUATORS = {
   "classification": classification.Evaluator,
+  "distance": distance.Evaluator,
+  "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,
 }
 

@@ -60,6 +60,13 @@ def batch_sums(
   }
 
 
+def zero_sums() -> dict[str, np.ndarray]:
+  """Returns the sums over no examples."""
+  bins = np.zeros(NUM_BINS, np.float32)
+  scalars = dict.fromkeys(("count", "correct", "top5", "loss"), np.float32(0))
+  return {**scalars, "bin_confidence": bins, "bin_correct": bins}
+
+
 def metrics_of(sums: dict[str, np.ndarray]) -> dict[str, float]:
   """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1].
 
@@ -119,11 +126,7 @@ class Evaluator:
     self._kind = kind
     self._batch_size = batch_size
     source = data_lib.open_source(data)
-    if (source.num_classes or 0) > task.num_classes:
-      raise ValueError(
-        f"{where}.data has {source.num_classes} classes, but the model knows "
-        f"{task.num_classes}."
-      )
+    images.check_classes(source, task, where)
     self._images = images.Images(
       data,
       source,
@@ -158,10 +161,7 @@ class Evaluator:
     return jax.tree.map(jnp.add, sums, new)
 
   def _zeros(self):
-    bins = np.zeros(NUM_BINS, np.float32)
-    scalars = dict.fromkeys(("count", "correct", "top5", "loss"), np.float32(0))
-    zeros = {**scalars, "bin_confidence": bins, "bin_correct": bins}
-    return parallel.replicate(zeros, self._kind)
+    return parallel.replicate(zero_sums(), self._kind)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values."""

@@ -134,6 +134,7 @@ class Evaluator:
       batch_size=batch_size,
       kind=kind,
       where=where,
+      entries=("image",),
     )
     self._train = make_images(
       train_data,

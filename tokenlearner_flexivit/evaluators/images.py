@@ -26,14 +26,24 @@ def choose_settings(
   )
 
 
+def check_classes(source: data_lib.Source, task: Any, where: str) -> None:
+  """Raises ValueError if the data has classes that the model does not know."""
+  if (source.num_classes or 0) > task.num_classes:
+    raise ValueError(
+      f"{where}.data has {source.num_classes} classes, but the model knows "
+      f"{task.num_classes}."
+    )
+
+
 class Images:
   """The batches of a split. Each iteration is a pass; see `eval_batches`.
 
-  Batches lie on the devices and have `image`, `label` and `mask`.
+  Batches lie on the devices and have the entries asked for and `mask`.
 
   Attributes:
     num_examples: of the split, each counted once.
     shape: (H, W, C) of an image.
+    example: the first example, preprocessed.
   """
 
   def __init__(
@@ -46,6 +56,8 @@ class Images:
     batch_size: int,
     kind: str,
     where: str,
+    entries: Sequence[str] = ("image", "label"),
+    optional: Sequence[str] = (),
     labels: np.ndarray | None = None,
   ):
     """Checks the first example.
@@ -58,7 +70,9 @@ class Images:
       batch_size: over all hosts.
       kind: "pmap" or "shard_map".
       where: name of the evaluator's section for errors.
-      labels: [num_examples, ...], which stand in for those of the examples.
+      entries: of an example, without which it does not fit.
+      optional: further ones, taken along if they are there.
+      labels: [num_examples, ...], which batches get as `label`.
 
     Raises:
       ValueError: the batch size does not suit the devices, an entry is not
@@ -66,11 +80,11 @@ class Images:
     """
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
-    example = data_lib.peek(data, source)
-    own = ("label",) if labels is None else ()
-    self._keys = ("image", *own, "mask")
-    data_lib.check_entries(example, self._keys[:-1], f"{where}.data.pp")
-    self.shape = example["image"].shape
+    self.example = data_lib.peek(data, source)
+    data_lib.check_entries(self.example, entries, f"{where}.data.pp")
+    there = [key for key in optional if key in self.example]
+    self._keys = tuple(dict.fromkeys([*entries, *there, "mask"]))
+    self.shape = self.example["image"].shape
     for setting in settings:
       model.check(self.shape[:2], *setting)
     self._kind = kind

@@ -68,7 +68,7 @@ class Teacher:
     image: str = "image",
     dtype: str = "bfloat16",
   ) -> "Teacher":
-    """Reads an entry of `config.task.teachers`.
+    """Reads an entry of `teachers` in the config.
 
     Args:
       num_classes: the student's.
@@ -93,13 +93,11 @@ class Teacher:
       arguments = {"num_classes": num_classes, **model}
     arguments = {**arguments, "dtype": dtype}
     if not arguments["num_classes"]:
-      raise ValueError(
-        f"{where}: {init} has no head, so it has no answers to learn from."
-      )
+      raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
     if arguments["num_classes"] != num_classes:
       raise ValueError(
         f"{where} has {arguments['num_classes']} classes, the student "
-        f"{num_classes}. Distillation needs the same ones."
+        f"{num_classes}. They must have the same ones."
       )
     if patch_size is not None:
       patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
@@ -149,6 +147,33 @@ class Teacher:
     return logits.astype(jnp.float32)
 
 
+def create_teachers(
+  sections: Mapping[str, Mapping[str, Any]], num_classes: int, where: str
+) -> tuple[Teacher, ...]:
+  """Builds the teachers that a section of the config describes.
+
+  Args:
+    sections: by name, see `Teacher.create`.
+    num_classes: the student's.
+    where: name of the section for errors, such as "config.task.teachers".
+
+  Raises:
+    ValueError: no teacher, or one that does not fit.
+  """
+  if not sections:
+    raise ValueError(f"{where} is empty; give at least one.")
+  return tuple(
+    configuration.call(
+      Teacher.create,
+      section,
+      f"{where}.{name}",
+      num_classes=num_classes,
+      where=f"{where}.{name}",
+    )
+    for name, section in sections.items()
+  )
+
+
 class Distillation(classification.Classification):
   """A classification that learns from teachers rather than labels.
 
@@ -160,6 +185,7 @@ class Distillation(classification.Classification):
   Attributes:
     teachers: the teachers.
     constants: their weights.
+    distance: the name of the distance to them, of `DISTANCES`.
   """
 
   def __init__(
@@ -195,8 +221,6 @@ class Distillation(classification.Classification):
     """
     super().__init__(model, num_classes, loss, label_smoothing, mixup_alpha)
     where = "config.task"
-    if not teachers:
-      raise ValueError(f"{where}.teachers is empty; give at least one.")
     if not temperature > 0:
       raise ValueError(f"{where}.temperature={temperature} must be > 0.")
     if label_weight < 0:
@@ -204,18 +228,10 @@ class Distillation(classification.Classification):
     self._distance, self._link = configuration.choose(
       distance, DISTANCES, f"{where}.distance"
     )
+    self.distance = distance
     self._temperature = temperature
     self._label_weight = label_weight
-    self.teachers = tuple(
-      configuration.call(
-        Teacher.create,
-        section,
-        f"{where}.teachers.{name}",
-        num_classes=num_classes,
-        where=f"{where}.teachers.{name}",
-      )
-      for name, section in teachers.items()
-    )
+    self.teachers = create_teachers(teachers, num_classes, f"{where}.teachers")
     keys = ["image", *(teacher.image for teacher in self.teachers)]
     keys += ["label"] if label_weight else []
     self.batch_keys = tuple(dict.fromkeys(keys))

@@ -1,0 +1,205 @@
+"""Fine-tuning of a pretrained model at one patch size, evaluated at others.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/pets \
+      --config="configs/transfer.py:init=FlexiViT-B i1k,data=oxford_iiit_pet"
+
+This is FlexiViT's resource-efficient transfer (arXiv 2212.08013, figure 8):
+train where tokens are few and steps cheap, then use small patches. On
+ImageNet-1k, fine-tuned on a grid of 8x8 patches (30 px, the default here), the
+paper is reported to reach 81.8 % there and 85.3 % on 24x24 (10 px), where a
+plain ViT-B/30 collapses away from its size. `init=FlexiViT-B i21k 300ep` and
+`init=ViT-B/30 i21k`, both with `data=imagenet2012`, are the two. Not yet run
+here.
+
+Arguments:
+  init: a workdir, a file or a released name (see `interop.fetch`). The model,
+    TokenLearner included, is the one found there. With another number of
+    classes the head is new and starts at zero; with as many it is kept.
+  data: a TFDS name (prepared where `TFDS_DATA_DIR` says) or `folder:/path`; it
+    tells the number of classes.
+  train, test: its splits. By default "train", and the first of "test",
+    "validation" and "val" that has labels; of a folder without these the last
+    tenth of "train". To choose hyperparameters by examples that are held out:
+    `train=train[:90%],test=train[90%:]`.
+  size, patch_size: pixels, by default 240 and 30.
+  eval_patch_sizes: such as `30+20+10`; by default all that cut the image into
+    5x5 to 30x30 patches, which at 240 px are the ten of FlexiViT.
+  layer_decay: such as 0.75: each layer learns so many times as fast as the
+    next; by default all alike.
+  freeze: `backbone` trains the head alone; or a regular expression of names,
+    such as "embedding|Transformer/encoderblock_[0-5]".
+  runlocal: a two-step check, on noise without `data` and untrained without
+    `init`.
+
+Optimizer, batch size, crops, and for five datasets learning rate and steps are
+those of big_vision's configs/transfer.py, found for AugReg's ViT-B/32 at 384 px
+(where its crops for CIFAR are others). For all other datasets the learning rate
+is its default and 2,500 steps are ours. Its values are for training every
+layer alike: with `layer_decay` or `freeze` try larger learning rates.
+
+Images come in [-1, 1], as big_vision's models expect them. If a model of yours
+has seen others, change `data.pp` and `evals.test.data.pp`.
+"""
+
+import pathlib
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import interop
+
+# Steps, warmup, learning rate.
+PUBLISHED = {
+  "imagenet2012": (20_000, 500, 0.03),
+  "cifar10": (10_000, 500, 0.003),
+  "cifar100": (10_000, 500, 0.01),
+  "oxford_iiit_pet": (500, 100, 0.003),
+  "oxford_flowers102": (500, 100, 0.003),
+}
+OTHERS = (2_500, 250, 0.01)
+TEST_SPLITS = ("test", "validation", "val")
+ALL_BUT_THE_HEAD = "(?!head/).*"
+# How a head starts; the new one has another task.
+HEAD = ("num_classes", "head_zeroinit", "head_bias_init")
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the arguments."""
+  args = configuration.parse_arg(
+    arg,
+    init="",
+    data="",
+    train="",
+    test="",
+    size=240,
+    patch_size=30,
+    eval_patch_sizes="",
+    layer_decay=1.0,
+    freeze="",
+    runlocal=False,
+  )
+  size, patch_size, runlocal = (
+    args[key] for key in ("size", "patch_size", "runlocal")
+  )
+  for key, example in (
+    ("init", "FlexiViT-B i21k 300ep"),
+    ("data", "oxford_iiit_pet"),
+  ):
+    if not (args[key] or runlocal):
+      raise ValueError(
+        f"The config's {key} is missing; give one, such as {key}={example}."
+      )
+  name = args["data"] or f"fake:{size}x{size}x3:5:16"
+  train, test = splits(name, args["train"], args["test"])
+  steps, warmup, lr = PUBLISHED.get(name, OTHERS)
+
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.batch_size = 8 if runlocal else 512
+  c.total_steps = 2 if runlocal else steps
+  c.log_steps = 1 if runlocal else 50
+  c.checkpoint_steps = 1000
+
+  last = "value_range(-1,1)|keep('image','label')"
+  c.data = dict(
+    name=name,
+    split=train,
+    pp=f"decode|inception_crop({size})|flip_lr|{last}",
+  )
+  c.init = args["init"] or None
+  c.model = dict(variant="mu")
+  if c.init:
+    found = interop.describe(c.init)
+    for guess in found.guesses:
+      logging.warning("%s: guessed %s", c.init, guess)
+    c.model = {k: v for k, v in found.model.items() if k not in HEAD}
+  c.model.dtype = "float32" if runlocal else "bfloat16"
+  c.flexi = dict(patch_size=dict(values=(patch_size,)))
+  c.task = dict(name="classification", loss="softmax_xent")
+  c.optimizer = dict(
+    name="sgd",
+    lr=lr,
+    momentum=0.9,
+    schedule=dict(name="cosine", warmup_steps=1 if runlocal else warmup),
+    grad_clip_norm=1.0,
+  )
+  if args["layer_decay"] != 1:
+    c.optimizer.layer_decay = args["layer_decay"]
+  if args["freeze"]:
+    backbone = args["freeze"] == "backbone"
+    c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
+
+  if args["eval_patch_sizes"]:
+    evaluated = [int(p) for p in args["eval_patch_sizes"].split("+")]
+  else:
+    evaluated = patch_sizes(size)[: 1 if runlocal else None]
+  c.evals = dict(
+    test=dict(
+      type="classification",
+      data=dict(
+        name=name,
+        split=test,
+        pp=f"decode|resize_small({size * 7 // 6})|central_crop({size})|{last}",
+      ),
+      patch_sizes=tuple(sorted({*evaluated, patch_size}, reverse=True)),
+    )
+  )
+  return c
+
+
+def patch_sizes(size: int) -> list[int]:
+  """Returns those that cut images as coarsely to finely as FlexiViT's do."""
+  return [
+    p for p in range(size, 0, -1) if size % p == 0 and 5 <= size // p <= 30
+  ]
+
+
+def splits(name: str, train: str, test: str) -> tuple[str, str]:
+  """Returns the splits to train on and to evaluate on.
+
+  Args:
+    name: of the dataset.
+    train: as given, or "".
+    test: as given, or "".
+
+  Raises:
+    ValueError: no such dataset or split, or none to evaluate on.
+  """
+  if name.startswith("folder:"):
+    root = pathlib.Path(name.removeprefix("folder:")).expanduser()
+    found = [split for split in TEST_SPLITS if (root / split).is_dir()]
+    if found or test:
+      return train or "train", test or found[0]
+    if train:
+      raise ValueError(
+        f"{name} holds no folder {' or '.join(TEST_SPLITS)}. Say what to "
+        f"evaluate beside train={train}, such as test=train[90%:]."
+      )
+    return "train[:90%]", "train[90%:]"
+  train = train or "train"
+  if test:
+    return train, test
+  if name.split(":")[0] == "fake":
+    return train, TEST_SPLITS[0]
+  import tensorflow_datasets as tfds  # It takes a while.
+
+  # Opened for its errors, and because some datasets prepare themselves.
+  data_lib.open_source(dict(name=name, split=train))
+  known = list(tfds.builder(name).info.splits)
+  for split in TEST_SPLITS:
+    # Labels that are kept secret, as those of ImageNet's test images, are -1.
+    if split in known and _has_labels(name, split):
+      return train, split
+  raise ValueError(
+    f"The dataset {name!r} has no split {' or '.join(TEST_SPLITS)} with "
+    f"labels; its splits are {', '.join(known)}. Say which to use, such as "
+    "train=train[:90%],test=train[90%:]."
+  )
+
+
+def _has_labels(name: str, split: str) -> bool:
+  example = data_lib.open_source(dict(name=name, split=split))[0]
+  return not np.any(np.asarray(example.get("label", 0)) == -1)

@@ -1,0 +1,252 @@
+"""How far a student is from its teachers, for every setting in one pass.
+
+Each batch is read, decoded and sent to the devices once, and the teachers
+answer it once, at their own resolution and patch size. The measures are those
+of big_vision's `evaluators/proj/distill/distance.py`, means over the examples:
+
+* `kl`: KL(teacher || student) in nats; `binary_kl`, summed over the classes, if
+  these do not exclude one another.
+* `agree1`, `agree5`: the share of examples for which the class that the teacher
+  holds most likely is the first, or among the first five, of the student.
+* `logsoftmax_euclidean`: the L2 norm of the difference of the logarithms of the
+  softmax. It weighs the unlikely classes as much as the likely.
+
+They are of the models' own answers, whatever the temperature of training. Of
+several teachers, as there, the probabilities are averaged.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.evaluators import classification, images, mixture
+from tokenlearner_flexivit.tasks import distillation
+
+
+def distances(
+  logits: jax.Array, teacher_logits: jax.Array, name: str
+) -> dict[str, jax.Array]:
+  """Returns the measures of each example.
+
+  Args:
+    logits: float32 [B, C], the student's.
+    teacher_logits: float32 [B, C].
+    name: of `distillation.DISTANCES`.
+
+  Returns:
+    float32 [B] each: the distance of that name, `agree1`, `agree5` and
+    `logsoftmax_euclidean`.
+  """
+  divergence, link = distillation.DISTANCES[name]
+  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  agree = best == jnp.argmax(teacher_logits, axis=-1, keepdims=True)
+  difference = jax.nn.log_softmax(logits) - jax.nn.log_softmax(teacher_logits)
+  return {
+    name: divergence(link(teacher_logits), logits),
+    "agree1": agree[:, 0].astype(jnp.float32),
+    "agree5": agree.any(axis=-1).astype(jnp.float32),
+    "logsoftmax_euclidean": jnp.linalg.norm(difference, axis=-1),
+  }
+
+
+def distance_of(task: Any) -> str:
+  """Returns the name of the distance that suits a task.
+
+  A distillation names its own; else it follows from what makes probabilities.
+  """
+  if isinstance(task, distillation.Distillation):
+    return task.distance
+  return next(
+    name
+    for name, (_, link) in distillation.DISTANCES.items()
+    if link is task.probabilities
+  )
+
+
+class Evaluator:
+  """Compares a classification model with one or several others.
+
+  The teachers' weights are on the devices while it runs, and no longer.
+
+  Attributes:
+    settings: the settings that are evaluated.
+    num_examples: examples in the split, each counted once.
+    image_shape: (H, W, C) of what the student sees.
+    headline: the metric of a setting that stands for it.
+  """
+
+  headline = "agree1"
+
+  def __init__(
+    self,
+    task: Any,
+    data: dict[str, Any],
+    settings: Sequence[dials.Setting],
+    batch_size: int,
+    teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    patch_sizes: Sequence[Any] | None = None,
+    kind: str = "pmap",
+    where: str = "config.evals",
+  ):
+    """Opens the data and checks that it fits the student and the teachers.
+
+    Args:
+      task: a classification, such as a distillation.
+      data: the data section of the config. Examples need no label; if they
+        have one, the teachers' accuracy is measured too.
+      settings: the settings of training.
+      batch_size: over all hosts.
+      teachers: as in `config.task.teachers` of a distillation; None for those
+        of the task. Their weights are read here.
+      patch_sizes: evaluates these instead, also sizes never trained on.
+      kind: "pmap" or "shard_map".
+      where: name of the config section for errors.
+
+    Raises:
+      ValueError: no teacher, one that does not fit the student or the data, no
+        examples, or a setting that does not fit the images.
+    """
+    self.settings = images.choose_settings(settings, patch_sizes, where)
+    self._task = task
+    self._kind = kind
+    self._batch_size = batch_size
+    self._distance = distance_of(task)
+    if teachers is not None:
+      self._teachers = distillation.create_teachers(
+        teachers, task.num_classes, f"{where}.teachers"
+      )
+    elif isinstance(task, distillation.Distillation):
+      self._teachers = task.teachers
+    else:
+      raise ValueError(
+        f"{where} needs teachers, in the form of config.task.teachers of a "
+        "distillation: this run trains without."
+      )
+    source = data_lib.open_source(data)
+    self._images = images.Images(
+      data,
+      source,
+      model=task.model,
+      settings=self.settings,
+      batch_size=batch_size,
+      kind=kind,
+      where=where,
+      entries=("image", *(teacher.image for teacher in self._teachers)),
+      optional=("label",),
+    )
+    for teacher in self._teachers:
+      try:
+        teacher.check(self._images.example)
+      except ValueError as error:
+        raise ValueError(f"{where}.data.pp: {error}") from error
+    self._has_labels = "label" in self._images.example
+    if self._has_labels:
+      images.check_classes(source, task, where)
+    self.num_examples = self._images.num_examples
+    self.image_shape = self._images.shape
+    self._own_weights = None
+    if teachers is not None:
+      self._own_weights = tuple(teacher.load() for teacher in self._teachers)
+    self._ask = self._parallelize(self._answers, sharded_output=True)
+    self._count_teacher = self._parallelize(self._add_teacher)
+    self._steps = {
+      setting: self._parallelize(functools.partial(self._add, setting))
+      for setting in self.settings
+    }
+
+  def _parallelize(self, function, **options):
+    return parallel.one_at_a_time(
+      parallel.parallelize(function, self._kind, **options)
+    )
+
+  def _answers(self, weights, batch):
+    """Returns the logits of all teachers [b, N, C]; runs on each device."""
+    answers = [
+      teacher.logits(params, batch[teacher.image])
+      for teacher, params in zip(self._teachers, weights, strict=True)
+    ]
+    return jnp.stack(answers, axis=1)
+
+  def _add(self, setting, params_and_sums, batch):
+    """Adds the distances of one batch; runs on each device."""
+    params, sums = params_and_sums
+    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
+    _, link = distillation.DISTANCES[self._distance]
+    teacher_logits = mixture.mean_logits(batch["answers"], link)
+    mask = batch["mask"]
+    new = distances(logits, teacher_logits, self._distance)
+    new = {k: jnp.where(mask > 0, v, 0).sum() for k, v in new.items()}
+    new = jax.lax.psum(new, parallel.AXIS)
+    return jax.tree.map(jnp.add, sums, new)
+
+  def _add_teacher(self, sums, batch):
+    """Adds the teachers' right answers of one batch; runs on each device."""
+    labels = self._task.one_hot(batch["label"])
+    # The task's own link: a loss on labels may be another than the distance.
+    logits = mixture.mean_logits(batch["answers"], self._task.probabilities)
+    new = classification.batch_sums(
+      logits,
+      self._task.probabilities(logits),
+      labels,
+      self._task.example_loss(logits, labels),
+      batch["mask"],
+    )
+    return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+
+  def _zeros(self):
+    names = (self._distance, "agree1", "agree5", "logsoftmax_euclidean")
+    zeros = dict.fromkeys(names, np.float32(0))
+    return parallel.replicate(zeros, self._kind)
+
+  def _asked(self) -> Iterator[Any]:
+    """Yields the batches, each with the teachers' answers."""
+    weights = self._own_weights
+    weights = self._task.constants if weights is None else weights
+    weights = parallel.replicate(weights, self._kind)
+    for batch in self._images:
+      yield {**batch, "answers": self._ask(weights, batch)}
+
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields the measures of each setting, and how good the teachers are.
+
+    They are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean}` (or
+    `binary_kl`) and, if there are labels, `teacher/{accuracy,top5,loss,ece}`.
+    """
+    sums = {setting: self._zeros() for setting in self.settings}
+    of_teacher = parallel.replicate(classification.zero_sums(), self._kind)
+    for batch in self._asked():
+      if self._has_labels:
+        of_teacher = self._count_teacher(of_teacher, batch)
+      for setting, step in self._steps.items():
+        sums[setting] = step((params, sums[setting]), batch)
+    for setting in self.settings:
+      for name, value in jax.device_get(sums[setting]).items():
+        yield f"{setting.name}/{name}", float(value) / self.num_examples
+    of_teacher = jax.device_get(of_teacher)
+    if of_teacher["count"]:
+      for name, value in classification.metrics_of(of_teacher).items():
+        yield f"teacher/{name}", value
+
+  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
+    """Measures the student's images per second of each setting.
+
+    Args:
+      params: as in `run`.
+      repeats: the median of so many runs is taken.
+
+    Returns:
+      Images per second over all devices, by setting.
+    """
+    batch = next(self._asked())
+    params_and_sums = (params, self._zeros())
+    steps = {
+      setting: functools.partial(step, params_and_sums, batch)
+      for setting, step in self._steps.items()
+    }
+    return images.throughput(steps, self._batch_size, repeats)

@@ -1,0 +1,237 @@
+"""Ensembles of one model's settings, against single settings of equal cost.
+
+One set of weights gives an answer per patch size; the mean of their
+probabilities is an ensemble. FlexiViT (arXiv 2212.08013) finds that it is
+almost always worse than one patch size at the cost of all its members. Here
+that comparison comes of one pass: each batch is read, decoded and sent to the
+devices once, each setting's program runs on it once, and the ensembles are made
+of what they answer.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.evaluators import classification, images, mixture
+
+Group = tuple[dials.Setting, ...]
+
+
+def read_groups(
+  groups: Sequence[Sequence[Any]] | None,
+  settings: Sequence[dials.Setting],
+  where: str,
+) -> tuple[Group, ...]:
+  """Returns the ensembles that a config names.
+
+  Args:
+    groups: the patch sizes of each, such as ((48, 24), (24, 16, 12)). None
+      takes every pair of the settings and all of them together.
+    settings: those evaluated.
+    where: name of `groups` for errors.
+
+  Raises:
+    ValueError: a group of fewer than two, one that is there twice, a member
+      that is there twice, or a patch size that is not evaluated.
+  """
+  if len(settings) < 2:
+    raise ValueError(
+      f"{where}: an ensemble needs at least two patch sizes, evaluated are "
+      f"{', '.join(setting.name for setting in settings)}."
+    )
+  if groups is None:
+    sizes = dict.fromkeys((2, len(settings)))
+    pairs_and_all = (itertools.combinations(settings, n) for n in sizes)
+    return tuple(itertools.chain(*pairs_and_all))
+  known = {setting.patch_size: setting for setting in settings}
+  found = {}
+  for group in groups:
+    sizes = group if isinstance(group, Sequence) else (group,)
+    sizes = [dials.as_patch_size(size, where) for size in sizes]
+    if len(sizes) < 2 or len(set(sizes)) < len(sizes):
+      raise ValueError(
+        f"{where}: {group!r} must be two or more different patch sizes."
+      )
+    for size in sizes:
+      if size not in known:
+        names = ", ".join(setting.name for setting in settings)
+        raise ValueError(
+          f"{where}: the patch size {size} of {group!r} is none of those "
+          f"evaluated: {names}. Name it in patch_sizes."
+        )
+    if frozenset(sizes) in found:
+      raise ValueError(f"{where} has {group!r} twice.")
+    found[frozenset(sizes)] = tuple(known[size] for size in sizes)
+  return tuple(found.values())
+
+
+def group_name(group: Group) -> str:
+  """Names an ensemble in metrics, such as "patch24+patch16"."""
+  return "+".join(setting.name for setting in group)
+
+
+class Evaluator:
+  """Evaluates a classification task alone and in ensembles.
+
+  Attributes:
+    settings: the settings that are evaluated.
+    groups: the ensembles of them.
+    num_examples: examples in the split, each counted once.
+    image_shape: (H, W, C).
+    headline: the metric of a setting that stands for it.
+  """
+
+  headline = "accuracy"
+
+  def __init__(
+    self,
+    task: Any,
+    data: dict[str, Any],
+    settings: Sequence[dials.Setting],
+    batch_size: int,
+    groups: Sequence[Sequence[Any]] | None = None,
+    patch_sizes: Sequence[Any] | None = None,
+    kind: str = "pmap",
+    where: str = "config.evals",
+  ):
+    """Opens the data and checks that every setting fits it.
+
+    Args:
+      task: has `predict`, `one_hot`, `probabilities` and `example_loss`.
+      data: the data section of the config.
+      settings: the settings of training.
+      batch_size: over all hosts.
+      groups: see `read_groups`.
+      patch_sizes: evaluates these instead, also sizes never trained on.
+      kind: "pmap" or "shard_map".
+      where: name of the config section for errors.
+
+    Raises:
+      ValueError: no examples, a setting that does not fit the images, or a
+        group that is none of settings.
+    """
+    self.settings = images.choose_settings(settings, patch_sizes, where)
+    self.groups = read_groups(groups, self.settings, f"{where}.groups")
+    self._task = task
+    self._kind = kind
+    self._batch_size = batch_size
+    source = data_lib.open_source(data)
+    images.check_classes(source, task, where)
+    self._images = images.Images(
+      data,
+      source,
+      model=task.model,
+      settings=self.settings,
+      batch_size=batch_size,
+      kind=kind,
+      where=where,
+    )
+    self.num_examples = self._images.num_examples
+    self.image_shape = self._images.shape
+    # A setting alone is an ensemble of one.
+    self._all = (*((setting,) for setting in self.settings), *self.groups)
+    self._members = np.array(
+      [[setting in group for setting in self.settings] for group in self._all]
+    )
+    self._predict = {
+      setting: self._parallelize(
+        functools.partial(self._logits, setting), sharded_output=True
+      )
+      for setting in self.settings
+    }
+    self._count = self._parallelize(self._add)
+
+  def _parallelize(self, function, **options):
+    return parallel.one_at_a_time(
+      parallel.parallelize(function, self._kind, **options)
+    )
+
+  def _logits(self, setting, params, batch):
+    """Returns the logits of one setting; runs on each device."""
+    logits = self._task.predict(params, batch, setting)
+    return logits.astype(jnp.float32)
+
+  def _add(self, sums, batch):
+    """Adds one batch to the sums [ensembles, ...]; runs on each device."""
+    logits = jnp.stack(batch["logits"], axis=1)
+    labels = self._task.one_hot(batch["label"])
+
+    def of_ensemble(members):
+      link = self._task.probabilities
+      mean = mixture.mean_logits(logits, link, members)
+      losses = self._task.example_loss(mean, labels)
+      return classification.batch_sums(
+        mean, link(mean), labels, losses, batch["mask"]
+      )
+
+    new = jax.lax.map(of_ensemble, jnp.asarray(self._members))
+    return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields the metrics of every setting and of every ensemble.
+
+    They are `{setting.name}/{accuracy,top5,loss,ece}`, the same for ensembles,
+    such as `patch24+patch16/accuracy`, and beside these `gmacs`, of all members
+    together, and `single_accuracy` and `single_gmacs`: of the setting that is
+    best on these examples among those that alone cost no more.
+    """
+    sums = jax.tree.map(
+      lambda x: np.zeros((len(self._all), *x.shape), x.dtype),
+      classification.zero_sums(),
+    )
+    sums = parallel.replicate(sums, self._kind)
+    for batch in self._images:
+      answers = [predict(params, batch) for predict in self._predict.values()]
+      sums = self._count(sums, {**batch, "logits": answers})
+    sums = jax.device_get(sums)
+    metrics = {
+      group: classification.metrics_of({k: v[i] for k, v in sums.items()})
+      for i, group in enumerate(self._all)
+    }
+    for group, values in metrics.items():
+      if len(group) > 1:
+        values |= self._comparison(group, metrics)
+      for name, value in values.items():
+        yield f"{group_name(group)}/{name}", value
+
+  def _comparison(self, group: Group, metrics: Any) -> dict[str, float]:
+    """Returns the cost of a group, and the best that it buys alone."""
+    macs = {
+      setting: flops.macs(self._task.model, self.image_shape, *setting)
+      for setting in self.settings
+    }
+    total = sum(macs[setting] for setting in group)
+    best = max(
+      (setting for setting in self.settings if macs[setting] <= total),
+      key=lambda setting: (metrics[setting,]["accuracy"], -macs[setting]),
+    )
+    return {
+      "gmacs": total / 1e9,
+      "single_accuracy": metrics[best,]["accuracy"],
+      "single_gmacs": macs[best] / 1e9,
+    }
+
+  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
+    """Measures images per second of each setting alone, to the logits.
+
+    Args:
+      params: as in `run`.
+      repeats: the median of so many runs is taken.
+
+    Returns:
+      Images per second over all devices, by setting.
+    """
+    batch = next(iter(self._images))
+    steps = {
+      setting: functools.partial(predict, params, batch)
+      for setting, predict in self._predict.items()
+    }
+    return images.throughput(steps, self._batch_size, repeats)

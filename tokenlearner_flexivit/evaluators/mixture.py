@@ -1,0 +1,35 @@
+"""Several models that answer together, with the mean of their probabilities."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+
+def mean_logits(
+  logits: jax.Array,
+  link: Callable[[jax.Array], jax.Array],
+  members: jax.Array | None = None,
+) -> jax.Array:
+  """Returns the logits of the mean of the probabilities.
+
+  Computed from logarithms: a class whose probability float32 cannot hold still
+  has a finite logit.
+
+  Args:
+    logits: [B, N, C], N > 0 answers to each example.
+    link: what makes probabilities of logits, softmax or sigmoid of `jax.nn`.
+    members: bool [N], those to take the mean of; None takes all.
+
+  Returns:
+    [B, C], such that `link` of it is the mean. Those of softmax are the
+    logarithms of the probabilities.
+  """
+  where = None if members is None else members[None, :, None]
+  log_mean = functools.partial(jax.nn.logmeanexp, axis=1, where=where)
+  if link is jax.nn.softmax:
+    return log_mean(jax.nn.log_softmax(logits))
+  if link is jax.nn.sigmoid:
+    there = log_mean(jax.nn.log_sigmoid(logits))
+    return there - log_mean(jax.nn.log_sigmoid(-logits))
+  raise ValueError(f"The link {link} is neither softmax nor sigmoid.")

@@ -1,0 +1,177 @@
+"""How fast each layer learns: layer-wise decay, and frozen layers.
+
+A factor multiplies the whole update of a parameter, weight decay included, as
+a learning rate of its own would; 0 leaves the parameter as it is. A stack of
+blocks (see `models.stacking`) has a factor for each block.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+
+from tokenlearner_flexivit.models import stacking
+
+_STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
+_BLOCK = re.compile(r".*encoderblock_(\d+)/.*")
+_LEARNED = re.compile(r".*Token(?:Learner|Fuser)_(\d+)/.*")
+_EMBEDDING = re.compile(r"(embedding|pos_embedding|cls)(/.*)?")
+
+
+def factors(
+  params: Any,
+  layer_decay: float | None = None,
+  freeze: str | Sequence[str] = (),
+  model: Any = None,
+) -> Any:
+  """Returns the factor of every parameter.
+
+  With layer-wise decay, as the code of BEiT (arXiv 2106.08254) and MAE (arXiv
+  2111.06377) and timm have it, the head and all else after the blocks has 1,
+  block k of `depth` (from 0 on) layer_decay^(depth - k), and what comes before
+  the blocks layer_decay^(depth + 1). TokenLearner has the factor of the block
+  that it feeds, TokenFuser that of the block which it follows.
+
+  Args:
+    params: the parameters; only names and numbers of axes are read.
+    layer_decay: in (0, 1], or None for 1 everywhere.
+    freeze: regular expressions. A parameter is frozen, and has 0, if one of
+      them matches its "/"-joined name, or the beginning of it up to a "/":
+      "embedding", "Transformer/encoderblock_[0-5]", or "(?!head/).*" for all
+      but the head.
+    model: of the parameters, which tells before which block TokenLearner is;
+      without TokenLearner it may be None.
+
+  Returns:
+    A tree like `params` of float32 arrays [1, 1, ...], for a stack
+    [blocks, 1, ...], with as many axes as the parameters.
+
+  Raises:
+    ValueError: a number out of its range, a pattern that is none or matches
+      nothing, nothing left to train, or a model without blocks.
+  """
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  names = {leaf: _names(leaf) for leaf in flat}
+  every = [name for of_leaf in names.values() for name in of_leaf]
+  found = dict.fromkeys(every, 1.0)
+  if layer_decay is not None:
+    found = _decayed(every, layer_decay, model)
+  found |= dict.fromkeys(_frozen(every, freeze), 0.0)
+
+  def array(leaf: str) -> np.ndarray:
+    values = np.asarray([found[name] for name in names[leaf]], np.float32)
+    axes = flat[leaf].ndim
+    return values.reshape((len(values), *[1] * (axes - 1))[:axes])
+
+  return flax.traverse_util.unflatten_dict(
+    {leaf: array(leaf) for leaf in flat}, sep="/"
+  )
+
+
+def frozen(factors: Any) -> Any:
+  """Returns a tree of bools: which arrays, as a whole, stay as they are."""
+  return jax.tree.map(lambda leaf: not leaf.any(), factors)
+
+
+def scale(
+  optimizer: optax.GradientTransformation, factors: Any
+) -> optax.GradientTransformation:
+  """Multiplies updates by their factors.
+
+  What is frozen has no state (no moments) in the optimizer and no part in what
+  it computes of all gradients, such as their norm. Where only some blocks of a
+  stack are frozen, these see gradients of zero.
+
+  Args:
+    optimizer: of parameters that all learn as fast.
+    factors: see `factors`.
+  """
+  leaves = jax.tree.leaves(factors)
+  before, after = [], []
+  if any(0 in leaf and leaf.any() for leaf in leaves):
+    before = [_multiply(jax.tree.map(np.sign, factors))]
+  if any((leaf != 1).any() for leaf in leaves if leaf.any()):
+    after = [_multiply(factors)]
+  mask = frozen(factors)
+  if any(jax.tree.leaves(mask)):
+    optimizer = optax.selective_transform(optimizer, freeze_mask=mask)
+  parts = [*before, optimizer, *after]
+  # A chain of one would have another state than the optimizer alone.
+  return optax.chain(*parts) if len(parts) > 1 else optimizer
+
+
+def _multiply(factors: Any) -> optax.GradientTransformation:
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(
+      lambda update, factor: update * factor, updates, factors
+    )
+  )
+
+
+def _names(leaf: str) -> list[str]:
+  """The names of the parameters in a leaf: several if it is a stack."""
+  match = _STACK.fullmatch(leaf)
+  if match is None:
+    return [leaf]
+  start, first, last, end = match.groups()
+  blocks = range(int(first), int(last) + 1)
+  return [f"{start}{stacking.block_name(i)}{end}" for i in blocks]
+
+
+def _decayed(
+  names: Sequence[str], layer_decay: float, model: Any
+) -> dict[str, float]:
+  where = f"config.optimizer.layer_decay={layer_decay}"
+  if not 0 < layer_decay <= 1:
+    raise ValueError(
+      f"{where} must be in (0, 1]; 0.65 to 0.95 is usual, None leaves it out."
+    )
+  blocks = [int(m[1]) for name in names if (m := _BLOCK.fullmatch(name))]
+  if not blocks:
+    raise ValueError(f"{where} needs a model with blocks encoderblock_0, ....")
+  depth = max(blocks) + 1
+
+  def layer(name: str) -> int:
+    if _EMBEDDING.fullmatch(name):
+      return 0
+    if match := _BLOCK.fullmatch(name):
+      return int(match[1]) + 1
+    if match := _LEARNED.fullmatch(name):
+      # Only with a fuser are there more than one, at consecutive blocks.
+      return model.token_learner["layer"] + int(match[1]) + 1
+    return depth + 1
+
+  return {name: layer_decay ** (depth + 1 - layer(name)) for name in names}
+
+
+def _frozen(names: Iterable[str], patterns: str | Sequence[str]) -> set[str]:
+  frozen = set()
+  for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    where = f"config.optimizer.freeze: {pattern!r}"
+    try:
+      regex = re.compile(rf"(?:{pattern})(?:/.*)?")
+    except re.error as error:
+      raise ValueError(f"{where} is no regular expression: {error}.") from None
+    found = {name for name in names if regex.fullmatch(name)}
+    if not found:
+      raise ValueError(
+        f"{where} matches no parameter, nor the beginning of a name up to a "
+        f"'/'. Names begin with {', '.join(_beginnings(names))}."
+      )
+    frozen |= found
+  if frozen >= set(names):
+    raise ValueError(
+      f"config.optimizer.freeze={patterns!r} leaves nothing to train. "
+      f"Parameters are {', '.join(_beginnings(names))}."
+    )
+  return frozen
+
+
+def _beginnings(names: Iterable[str]) -> list[str]:
+  """The names at the top, and those in Transformer, of which there are many."""
+  parts = [name.split("/") for name in names]
+  return list(dict.fromkeys("/".join(p[:-1][:2]) or p[0] for p in parts))
