@@ -5,6 +5,8 @@ What they measure is not judged here.
 
 import math
 
+import pytest
+
 from benchmarks import evaluation, overhead, scaling
 
 
@@ -36,6 +38,7 @@ def test_evaluation_compares_one_pass_with_separate_ones():
   check(rows, keys, positive=keys[1:])
 
 
+@pytest.mark.slow
 def test_overhead_compares_steps_and_saves():
   rows = overhead.run(quick=True)
   check(rows, ["what", "ms", "over", "ratio"], positive=("ms", "ratio"))

@@ -16,6 +16,7 @@ def test_patch_embed_reports_times():
     assert result["milliseconds"] > 0
 
 
+@pytest.mark.slow
 def test_dispatch_reports_ratios(config):
   result = dispatch.measure(config, rounds=1, steps=2)
   assert result["backend"] == "cpu"

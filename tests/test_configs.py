@@ -26,9 +26,16 @@ NAMES = sorted(
 ARGS = {"folder": "path=/data/flowers", "transfer": "runlocal"}
 
 
+def _marked(name):
+  """The two distillations are one program; one of them is enough each time."""
+  slow = name == "flexivit_i21k_distill"
+  return pytest.param(name, marks=[pytest.mark.slow] if slow else [])
+
+
 # The others train below.
 @pytest.mark.parametrize(
-  "name", sorted(set(NAMES) - {"quickstart", "tokenlearner_paper"})
+  "name",
+  map(_marked, sorted(set(NAMES) - {"quickstart", "tokenlearner_paper"})),
 )
 def test_config_trains_two_steps(name, tmp_path):
   config = importlib.import_module(f"configs.{name}").get_config("runlocal")
