@@ -141,6 +141,7 @@ def test_config_is_plain_and_says_how_to_run_it(name):
     module.get_config("runlocl")
 
 
+@pytest.mark.slow
 def test_quickstart_learns(tmp_path):
   """The quickstart from end to end, with fewer steps and patch sizes."""
   config = quickstart.get_config("runlocal")

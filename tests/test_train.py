@@ -271,6 +271,7 @@ def write_jpegs(folder, size, count):
       cv2.imwrite(str(path), np.full((size, size, 3), value + i, np.uint8))
 
 
+@pytest.mark.slow
 def test_class_folders_of_tiny_jpegs_train(config, tmp_path):
   write_jpegs(tmp_path / "images" / "train", 7, 8)
   write_jpegs(tmp_path / "images" / "test", 7, 2)
