@@ -6,6 +6,7 @@ that was interrupted continues from its newest checkpoint.
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -18,14 +19,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tokenlearner_flexivit import progress
 
 ROOT = pathlib.Path(__file__).parent.parent
 Report = dict[str, Any]
 Row = dict[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +70,62 @@ def cores_of_jobs(jobs: int) -> list[list[int]]:
   return [cores[i * share : (i + 1) * share] for i in range(jobs)]
 
 
+def do_all(
+  work: Mapping[str, Callable[[], Result]],
+  jobs: int,
+  describe: Callable[[Result], str],
+  stop: Callable[[], None] = lambda: None,
+) -> dict[str, Result]:
+  """Does several things at a time; prints a line with an ETA for each.
+
+  Args:
+    work: what to do, by name, in the order in which it begins.
+    jobs: how many at a time.
+    describe: says in a few words how one went.
+    stop: called if one fails or at Ctrl-C, perhaps several times, so that
+      those under way end; no other is begun then.
+
+  Returns:
+    The results by name.
+  """
+  begin, results = time.perf_counter(), {}
+
+  def timed(do: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.perf_counter()
+    try:
+      return do(), time.perf_counter() - start
+    except BaseException:
+      stop()  # Before this thread begins the next.
+      raise
+
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    pending = {pool.submit(timed, do): name for name, do in work.items()}
+    try:
+      for future in concurrent.futures.as_completed(pending):
+        name, (result, seconds) = pending[future], future.result()
+        results[name] = result
+        done = len(results)
+        eta = (time.perf_counter() - begin) / done * (len(work) - done)
+        print(
+          f"{done}/{len(work)} {name}: {describe(result)} "
+          f"({progress.duration(seconds)})  ETA {progress.duration(eta)}",
+          flush=True,
+        )
+    except BaseException:
+      stop()
+      print("Ending what is under way; the same command continues.", flush=True)
+      pool.shutdown(cancel_futures=True)
+      raise
+  return results
+
+
 def train_all(
   runs: Sequence[Run],
   workdir: pathlib.Path,
   jobs: int,
   describe: Callable[[Report], str],
 ) -> dict[str, Report]:
-  """Trains what has no report yet; prints a line with an ETA for each.
+  """Trains what has no report yet.
 
   Args:
     runs: in the order in which they begin.
@@ -98,35 +149,22 @@ def train_all(
   if len(left) < len(runs):
     print(f"{len(runs) - len(left)} of {len(runs)} runs are there.", flush=True)
   stopping = threading.Event()
-  begin = time.perf_counter()
 
-  def train(run: Run) -> float:
+  def train(run: Run) -> Report:
     cores = slots.get()
-    start = time.perf_counter()
     try:
       if not stopping.is_set():
         _train(run, workdir, cores, stopping)
     finally:
       slots.put(cores)
-    return time.perf_counter() - start
+    return read(workdir, run)
 
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    pending = {pool.submit(train, run): run for run in left}
-    try:
-      for done, future in enumerate(
-        concurrent.futures.as_completed(pending), start=1
-      ):
-        run, seconds = pending[future], future.result()
-        eta = (time.perf_counter() - begin) / done * (len(left) - done)
-        print(
-          f"{done}/{len(left)} {run.name}: {describe(read(workdir, run))} "
-          f"({progress.duration(seconds)})  ETA {progress.duration(eta)}",
-          flush=True,
-        )
-    except BaseException:
-      stopping.set()  # What is under way saves; the same command continues.
-      pool.shutdown(cancel_futures=True)
-      raise
+  do_all(
+    {run.name: functools.partial(train, run) for run in left},
+    jobs,
+    describe,
+    stop=stopping.set,
+  )
   return {run.name: read(workdir, run) for run in runs}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -112,10 +113,12 @@ class Experiment:
     self.patch_sizes, self.dispatch = dials.from_config(
       config["flexi"], model.patch_size
     )
-    for setting in self.patch_sizes.settings:
+    grids = [
       model.check(self.image_shape[:2], *setting)
+      for setting in self.patch_sizes.settings
+    ]
     _warn_of_sum_pooling(model, self.patch_sizes)
-    _check_that_tokens_become_fewer(model, self.image_shape, self.patch_sizes)
+    _check_that_tokens_become_fewer(model, self.image_shape, grids)
     self.evaluators = {
       name: evaluators.create(
         section,
@@ -172,13 +175,13 @@ class Experiment:
 
 
 def _check_that_tokens_become_fewer(
-  model: Any, image_shape: tuple[int, ...], patch_sizes: dials.PatchSizes
+  model: Any,
+  image_shape: tuple[int, ...],
+  grids: Iterable[tuple[int, int]],
 ) -> None:
   """Refuses a TokenLearner that is never given more tokens than it learns."""
   if model.token_learner is None:
     return
-  settings = patch_sizes.settings
-  grids = [model.check(image_shape[:2], *setting) for setting in settings]
   most = max(math.prod(grid) for grid in grids)
   num_tokens = model.token_learner["num_tokens"]
   if num_tokens > most:

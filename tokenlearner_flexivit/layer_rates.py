@@ -25,7 +25,7 @@ _EMBEDDING = re.compile(r"(embedding|pos_embedding|cls)(/.*)?")
 def factors(
   params: Any,
   layer_decay: float | None = None,
-  freeze: str | Sequence[str] = (),
+  freeze: str | Sequence[str] | None = None,
   model: Any = None,
 ) -> Any:
   """Returns the factor of every parameter.
@@ -42,7 +42,7 @@ def factors(
     freeze: regular expressions. A parameter is frozen, and has 0, if one of
       them matches its "/"-joined name, or the beginning of it up to a "/":
       "embedding", "Transformer/encoderblock_[0-5]", or "(?!head/).*" for all
-      but the head.
+      but the head. None freezes nothing.
     model: of the parameters, which tells before which block TokenLearner is;
       without TokenLearner it may be None.
 
@@ -60,7 +60,7 @@ def factors(
   found = dict.fromkeys(every, 1.0)
   if layer_decay is not None:
     found = _decayed(every, layer_decay, model)
-  found |= dict.fromkeys(_frozen(every, freeze), 0.0)
+  found |= dict.fromkeys(_frozen(every, freeze or ()), 0.0)
 
   def array(leaf: str) -> np.ndarray:
     values = np.asarray([found[name] for name in names[leaf]], np.float32)

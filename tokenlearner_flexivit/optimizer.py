@@ -272,7 +272,7 @@ def create(
   factors = layer_rates.factors(
     params,
     arguments.pop("layer_decay", None),
-    arguments.pop("freeze", None) or (),
+    arguments.pop("freeze", None),
     model,
   )
   mask = decay_mask(params, tuple(arguments.pop("decay", None) or DECAYED))

@@ -90,7 +90,7 @@ def train_and_evaluate(
     model=experiment.task.model,
   )
   frozen = layer_rates.frozen(
-    layer_rates.factors(stacked, freeze=config["optimizer"].get("freeze") or ())
+    layer_rates.factors(stacked, freeze=config["optimizer"].get("freeze"))
   )
 
   # ---- Workdir, checkpoints, state -------------------------------------------

@@ -11,10 +11,10 @@ in results.json if they share the workdir.
 """
 
 import concurrent.futures
+import functools
 import json
 import pathlib
 import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +23,9 @@ from absl import app, flags, logging
 from matplotlib import figure as mpl_figure
 from matplotlib import lines
 
+from experiments import study
 from experiments.reliability import compare, faults, kills, program
-from tokenlearner_flexivit import progress, table
+from tokenlearner_flexivit import table
 
 HERE = pathlib.Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per run.")
@@ -132,27 +133,15 @@ def do_all(
     for do in faults.of(processes):
       work[do.__name__] = lambda do=do: faults.row(world, do)
   paths = {name: folder / "rows" / f"{name}.json" for name in work}
-  left = {name: path for name, path in paths.items() if not path.exists()}
-  begin = time.perf_counter()
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    pending = {
-      pool.submit(stored, path, work[name]): name for name, path in left.items()
-    }
-    try:
-      for done, future in enumerate(
-        concurrent.futures.as_completed(pending), start=1
-      ):
-        row = future.result()
-        eta = (time.perf_counter() - begin) / done * (len(left) - done)
-        print(
-          f"{done}/{len(left)} {pending[future]}: {_outcome(row)} "
-          f"({row['seconds']:.0f} s)  ETA {progress.duration(eta)}",
-          flush=True,
-        )
-    except KeyboardInterrupt:
-      print("Ending what is under way; the same command continues.")
-      pool.shutdown(cancel_futures=True)
-      raise
+  study.do_all(
+    {
+      name: functools.partial(stored, path, work[name])
+      for name, path in paths.items()
+      if not path.exists()
+    },
+    jobs,
+    _outcome,
+  )
 
 
 def _outcome(row: Row) -> str:

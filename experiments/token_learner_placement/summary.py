@@ -7,6 +7,7 @@ from benchmarks import timing
 from experiments import study
 from experiments.token_learner_placement import cells, config
 from tokenlearner_flexivit import models, table
+from tokenlearner_flexivit.data.rendered_scenes import textures
 
 
 def throughput(scale: config.Scale, rounds: int = 15) -> dict[str, list[float]]:
@@ -18,7 +19,9 @@ def throughput(scale: config.Scale, rounds: int = 15) -> dict[str, list[float]]:
   images = jnp.zeros((64, scale.crop, scale.crop, 3))
   programs = {}
   for name, cell in cells.CELLS.items():
-    model = models.create(**config.model_of(cell, scale), num_classes=25)
+    model = models.create(
+      **config.model_of(cell, scale), num_classes=len(textures.NAMES)
+    )
     params = model.init(jax.random.key(0), images[:1])["params"]
     apply = jax.jit(lambda p, x, model=model: model.apply({"params": p}, x)[0])
     programs[name] = lambda apply=apply, params=params: apply(params, images)

@@ -123,7 +123,9 @@ def test_the_best_single_setting_costs_no_more(config):
   six, four, two = evaluator.settings
   accuracies = {(six,): 0.5, (four,): 0.4, (two,): 0.9}
   metrics = {group: {"accuracy": v} for group, v in accuracies.items()}
-  cheap = evaluator._comparison((six, four), metrics)
-  dear = evaluator._comparison((six, two), metrics)
+  macs = {six: 1e9, four: 2e9, two: 9e9}
+  cheap = evaluator._comparison((six, four), metrics, macs)
+  dear = evaluator._comparison((six, two), metrics, macs)
   assert (cheap["single_accuracy"], dear["single_accuracy"]) == (0.5, 0.9)
-  assert cheap["single_gmacs"] < cheap["gmacs"] < dear["single_gmacs"]
+  assert (cheap["gmacs"], dear["gmacs"]) == (3, 10)
+  assert (cheap["single_gmacs"], dear["single_gmacs"]) == (1, 9)

@@ -1,17 +1,12 @@
 """Few-shot accuracies against scikit-learn on the same representations."""
 
 import collections
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from sklearn import linear_model
 
-from experiments.reliability import program
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import parallel
@@ -272,47 +267,11 @@ def test_one_seed_has_no_spread(config):
   assert list(speed) == list(evaluator.settings) and min(speed.values()) > 0
 
 
-PROGRAM = """
-import json, sys
-import jax, ml_collections
-config, port, count, index = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
-jax.config.update("jax_num_cpu_devices", 2)
-if count > 1:
-  jax.distributed.initialize(f"localhost:{port}", count, index)
-from tokenlearner_flexivit import experiment, parallel
-made = experiment.Experiment(ml_collections.ConfigDict(config))
-params = made.task.init(jax.random.key(0), (12, 12, 3))
-params = parallel.replicate(params, config["parallel"])
-results = dict(made.evaluators["few"].run(params))
-print("RESULTS", json.dumps(results))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", parallel.KINDS)
-def test_two_processes_are_one(config, kind):
+def test_two_processes_are_one(config, kind, evaluate_by_processes):
   """Each of two devices, which have the examples between them."""
   config.parallel = kind
-  section = json.dumps(config.to_dict())
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-
-  def start(count):
-    port = program.free_port()
-    return [
-      subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, section, *map(str, (port, count, i))],
-        cwd=program.ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-      )
-      for i in range(count)
-    ]
-
-  results = []
-  for process in [*start(1), *start(2)]:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    results.append(json.loads(output.split("RESULTS")[-1]))
-  assert results[1] == results[2] == pytest.approx(results[0])
+  (alone,) = evaluate_by_processes(config, 1)
+  first, second = evaluate_by_processes(config, 2)
+  assert first == second == pytest.approx(alone)

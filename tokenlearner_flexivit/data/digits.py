@@ -1,15 +1,13 @@
 """The `digits` dataset: scikit-learn's handwritten digits as a TFDS builder."""
 
-import contextlib
-import io
 import os
 import pathlib
-import tempfile
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
+
+from tokenlearner_flexivit.data import preparation
 
 _DESCRIPTION = """
 1,797 handwritten digits of 8 x 8 grey pixels, as scikit-learn's `load_digits`
@@ -82,10 +80,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str | os.PathLike | None = None) -> None:
-  """Writes the dataset unless it is there.
-
-  Several processes may do so at a time: each writes a folder of its own, and
-  the first one to move it into place wins.
+  """Writes the dataset unless it is there; see `preparation.prepare`.
 
   Args:
     data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
@@ -94,21 +89,7 @@ def prepare(data_dir: str | os.PathLike | None = None) -> None:
   Raises:
     OSError: the folder cannot be written.
   """
-  target = pathlib.Path(Digits(data_dir=data_dir).data_dir)
-  if target.exists():
-    return
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=".digits-", dir=target.parent) as tmp:
-    builder = Digits(data_dir=tmp, file_format="array_record")
-    # TFDS announces a download and draws four progress bars for one second.
-    with (
-      contextlib.redirect_stdout(io.StringIO()),
-      contextlib.redirect_stderr(io.StringIO()),
-    ):
-      builder.download_and_prepare()
-    try:
-      pathlib.Path(builder.data_dir).rename(target)
-    except OSError:
-      if not target.exists():
-        raise
-  logging.info("Prepared digits in %s.", target)
+  preparation.prepare(
+    pathlib.Path(Digits(data_dir=data_dir).data_dir),
+    lambda folder: Digits(data_dir=folder, file_format="array_record"),
+  )

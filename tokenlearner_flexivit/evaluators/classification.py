@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit.evaluators import images
+from tokenlearner_flexivit.evaluators import base
 
 NUM_BINS = 15
 
@@ -85,7 +85,7 @@ def metrics_of(sums: dict[str, np.ndarray]) -> dict[str, float]:
   }
 
 
-class Evaluator:
+class Evaluator(base.Evaluator):
   """Evaluates a classification task.
 
   Attributes:
@@ -121,27 +121,14 @@ class Evaluator:
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
-    self.settings = images.choose_settings(settings, patch_sizes, where)
-    self._task = task
-    self._kind = kind
-    self._batch_size = batch_size
+    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
     source = data_lib.open_source(data)
-    images.check_classes(source, task, where)
-    self._images = images.Images(
-      data,
-      source,
-      model=task.model,
-      settings=self.settings,
-      batch_size=batch_size,
-      kind=kind,
-      where=where,
-    )
+    self._check_classes(source)
+    self._images = self._open(data, source)
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     self._steps = {
-      setting: parallel.one_at_a_time(
-        parallel.parallelize(functools.partial(self._add, setting), kind)
-      )
+      setting: self._parallelize(functools.partial(self._add, setting))
       for setting in self.settings
     }
 
@@ -173,20 +160,6 @@ class Evaluator:
       for name, value in metrics_of(jax.device_get(sums[setting])).items():
         yield f"{setting.name}/{name}", value
 
-  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
-    """Measures images per second of each setting, evaluation step included.
-
-    Args:
-      params: as in `run`.
-      repeats: the median of so many runs is taken.
-
-    Returns:
-      Images per second over all devices, by setting.
-    """
+  def _timed(self, params):
     batch = next(iter(self._images))
-    params_and_sums = (params, self._zeros())
-    steps = {
-      setting: functools.partial(step, params_and_sums, batch)
-      for setting, step in self._steps.items()
-    }
-    return images.throughput(steps, self._batch_size, repeats)
+    return self._steps, ((params, self._zeros()), batch)

@@ -25,7 +25,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit.evaluators import classification, images, mixture
+from tokenlearner_flexivit.evaluators import base, classification, mixture
 from tokenlearner_flexivit.tasks import distillation
 
 
@@ -69,7 +69,7 @@ def distance_of(task: Any) -> str:
   )
 
 
-class Evaluator:
+class Evaluator(base.Evaluator):
   """Compares a classification model with one or several others.
 
   The teachers' weights are on the devices while it runs, and no longer.
@@ -112,10 +112,7 @@ class Evaluator:
       ValueError: no teacher, one that does not fit the student or the data, no
         examples, or a setting that does not fit the images.
     """
-    self.settings = images.choose_settings(settings, patch_sizes, where)
-    self._task = task
-    self._kind = kind
-    self._batch_size = batch_size
+    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
     self._distance = distance_of(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(
@@ -129,14 +126,9 @@ class Evaluator:
         "distillation: this run trains without."
       )
     source = data_lib.open_source(data)
-    self._images = images.Images(
+    self._images = self._open(
       data,
       source,
-      model=task.model,
-      settings=self.settings,
-      batch_size=batch_size,
-      kind=kind,
-      where=where,
       entries=("image", *(teacher.image for teacher in self._teachers)),
       optional=("label",),
     )
@@ -147,7 +139,7 @@ class Evaluator:
         raise ValueError(f"{where}.data.pp: {error}") from error
     self._has_labels = "label" in self._images.example
     if self._has_labels:
-      images.check_classes(source, task, where)
+      self._check_classes(source)
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     self._own_weights = None
@@ -159,11 +151,6 @@ class Evaluator:
       setting: self._parallelize(functools.partial(self._add, setting))
       for setting in self.settings
     }
-
-  def _parallelize(self, function, **options):
-    return parallel.one_at_a_time(
-      parallel.parallelize(function, self._kind, **options)
-    )
 
   def _answers(self, weights, batch):
     """Returns the logits of all teachers [b, N, C]; runs on each device."""
@@ -233,20 +220,6 @@ class Evaluator:
       for name, value in classification.metrics_of(of_teacher).items():
         yield f"teacher/{name}", value
 
-  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
-    """Measures the student's images per second of each setting.
-
-    Args:
-      params: as in `run`.
-      repeats: the median of so many runs is taken.
-
-    Returns:
-      Images per second over all devices, by setting.
-    """
+  def _timed(self, params):
     batch = next(self._asked())
-    params_and_sums = (params, self._zeros())
-    steps = {
-      setting: functools.partial(step, params_and_sums, batch)
-      for setting, step in self._steps.items()
-    }
-    return images.throughput(steps, self._batch_size, repeats)
+    return self._steps, ((params, self._zeros()), batch)

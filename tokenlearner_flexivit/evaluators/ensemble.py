@@ -20,7 +20,7 @@ import numpy as np
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.analysis import flops
-from tokenlearner_flexivit.evaluators import classification, images, mixture
+from tokenlearner_flexivit.evaluators import base, classification, mixture
 
 Group = tuple[dials.Setting, ...]
 
@@ -78,7 +78,7 @@ def group_name(group: Group) -> str:
   return "+".join(setting.name for setting in group)
 
 
-class Evaluator:
+class Evaluator(base.Evaluator):
   """Evaluates a classification task alone and in ensembles.
 
   Attributes:
@@ -118,22 +118,11 @@ class Evaluator:
       ValueError: no examples, a setting that does not fit the images, or a
         group that is none of settings.
     """
-    self.settings = images.choose_settings(settings, patch_sizes, where)
+    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
-    self._task = task
-    self._kind = kind
-    self._batch_size = batch_size
     source = data_lib.open_source(data)
-    images.check_classes(source, task, where)
-    self._images = images.Images(
-      data,
-      source,
-      model=task.model,
-      settings=self.settings,
-      batch_size=batch_size,
-      kind=kind,
-      where=where,
-    )
+    self._check_classes(source)
+    self._images = self._open(data, source)
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     # A setting alone is an ensemble of one.
@@ -148,11 +137,6 @@ class Evaluator:
       for setting in self.settings
     }
     self._count = self._parallelize(self._add)
-
-  def _parallelize(self, function, **options):
-    return parallel.one_at_a_time(
-      parallel.parallelize(function, self._kind, **options)
-    )
 
   def _logits(self, setting, params, batch):
     """Returns the logits of one setting; runs on each device."""
@@ -196,18 +180,20 @@ class Evaluator:
       group: classification.metrics_of({k: v[i] for k, v in sums.items()})
       for i, group in enumerate(self._all)
     }
-    for group, values in metrics.items():
-      if len(group) > 1:
-        values |= self._comparison(group, metrics)
-      for name, value in values.items():
-        yield f"{group_name(group)}/{name}", value
-
-  def _comparison(self, group: Group, metrics: Any) -> dict[str, float]:
-    """Returns the cost of a group, and the best that it buys alone."""
     macs = {
       setting: flops.macs(self._task.model, self.image_shape, *setting)
       for setting in self.settings
     }
+    for group, values in metrics.items():
+      if len(group) > 1:
+        values |= self._comparison(group, metrics, macs)
+      for name, value in values.items():
+        yield f"{group_name(group)}/{name}", value
+
+  def _comparison(
+    self, group: Group, metrics: Any, macs: dict[dials.Setting, int]
+  ) -> dict[str, float]:
+    """Returns the cost of a group, and the best that it buys alone."""
     total = sum(macs[setting] for setting in group)
     best = max(
       (setting for setting in self.settings if macs[setting] <= total),
@@ -219,19 +205,5 @@ class Evaluator:
       "single_gmacs": macs[best] / 1e9,
     }
 
-  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
-    """Measures images per second of each setting alone, to the logits.
-
-    Args:
-      params: as in `run`.
-      repeats: the median of so many runs is taken.
-
-    Returns:
-      Images per second over all devices, by setting.
-    """
-    batch = next(iter(self._images))
-    steps = {
-      setting: functools.partial(predict, params, batch)
-      for setting, predict in self._predict.items()
-    }
-    return images.throughput(steps, self._batch_size, repeats)
+  def _timed(self, params):
+    return self._predict, (params, next(iter(self._images)))

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit.evaluators import images, ridge
+from tokenlearner_flexivit.evaluators import base, ridge
 from tokenlearner_flexivit.evaluators import shots as shots_lib
 
 # Of examples that choose a penalty: enough to tell powers of two apart.
@@ -37,7 +37,7 @@ _MAX_HELD_OUT = 4096
 _classify = jax.jit(ridge.classify)
 
 
-class Evaluator:
+class Evaluator(base.Evaluator):
   """Few-shot evaluation of a representation.
 
   It reads the labels of both splits when it is made. An evaluation then reads
@@ -104,10 +104,7 @@ class Evaluator:
         f"{where}.train_split and {where}.test_split instead."
       )
     _check_numbers(shots, num_seeds, where)
-    self.settings = images.choose_settings(settings, patch_sizes, where)
-    self._task = task
-    self._kind = kind
-    self._batch_size = batch_size
+    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
     self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"
@@ -127,21 +124,15 @@ class Evaluator:
     )
     test_labels = self._drawn.test_labels
     self.num_examples = int((test_labels >= 0).sum())
-    make_images = functools.partial(
-      images.Images,
-      model=task.model,
-      settings=self.settings,
-      batch_size=batch_size,
-      kind=kind,
-      where=where,
-      entries=("image",),
-    )
-    self._train = make_images(
+    self._train = self._open(
       train_data,
       self._drawn.train,
+      entries=("image",),
       labels=np.arange(len(self._drawn.train), dtype=np.int32),
     )
-    self._test = make_images(test_data, self._drawn.test, labels=test_labels)
+    self._test = self._open(
+      test_data, self._drawn.test, entries=("image",), labels=test_labels
+    )
     self.image_shape = self._test.shape
     self._check_representation(where)
     self._represent = {
@@ -153,11 +144,6 @@ class Evaluator:
     # Small programs, apart from the model, which so is compiled once.
     self._gather = self._parallelize(_gather)
     self._count = self._parallelize(self._add, num_constants=1)
-
-  def _parallelize(self, function, **options):
-    return parallel.one_at_a_time(
-      parallel.parallelize(function, self._kind, **options)
-    )
 
   def _check_representation(self, where: str) -> None:
     """Raises ValueError if the model has none of that name."""
@@ -280,22 +266,8 @@ class Evaluator:
           yield from _mean_and_spread(f"{name}_tuned", of_seeds[:, best])
           yield f"{name}_tuned_log2_l2", self._sweep[best]
 
-  def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
-    """Measures images per second of each setting, to the representation.
-
-    Args:
-      params: as in `run`.
-      repeats: the median of so many runs is taken.
-
-    Returns:
-      Images per second over all devices, by setting.
-    """
-    batch = next(iter(self._train))
-    steps = {
-      setting: functools.partial(represent, params, batch)
-      for setting, represent in self._represent.items()
-    }
-    return images.throughput(steps, self._batch_size, repeats)
+  def _timed(self, params):
+    return self._represent, (params, next(iter(self._train)))
 
 
 def _gather(_, batch):

@@ -1,8 +1,6 @@
 """The images that an evaluator sees: checked, batched, sent to the devices."""
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,29 +8,6 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-
-
-def choose_settings(
-  settings: Sequence[dials.Setting],
-  patch_sizes: Sequence[Any] | None,
-  where: str,
-) -> tuple[dials.Setting, ...]:
-  """Returns the settings, or those of the patch sizes if there are some."""
-  if patch_sizes is None:
-    return tuple(settings)
-  where = f"{where}.patch_sizes"
-  return tuple(
-    dials.Setting(dials.as_patch_size(size, where)) for size in patch_sizes
-  )
-
-
-def check_classes(source: data_lib.Source, task: Any, where: str) -> None:
-  """Raises ValueError if the data has classes that the model does not know."""
-  if (source.num_classes or 0) > task.num_classes:
-    raise ValueError(
-      f"{where}.data has {source.num_classes} classes, but the model knows "
-      f"{task.num_classes}."
-    )
 
 
 class Images:
@@ -75,8 +50,8 @@ class Images:
       labels: [num_examples, ...], which batches get as `label`.
 
     Raises:
-      ValueError: the batch size does not suit the devices, an entry is not
-        there, or a setting does not fit the images.
+      ValueError: the batch size does not suit the devices, there is no example
+        or not one of its entries, or a setting does not fit the images.
     """
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
@@ -110,27 +85,3 @@ class Images:
         # Behind the last example comes filling, masked whatever its label.
         batch["label"] = self._labels[np.minimum(rows, self.num_examples - 1)]
       yield batch
-
-
-def throughput(
-  steps: Mapping[dials.Setting, Callable[[], Any]],
-  batch_size: int,
-  repeats: int,
-) -> dict[dials.Setting, float]:
-  """Measures images per second of each setting.
-
-  The settings take turns, so that a slow moment of the machine hits all.
-
-  Args:
-    steps: run one batch each.
-    batch_size: images in it, over all devices.
-    repeats: the median of so many runs is taken.
-  """
-  seconds = {setting: [] for setting in steps}
-  for repeat in range(repeats + 1):
-    for setting, step in steps.items():
-      start = time.perf_counter()
-      jax.block_until_ready(step())
-      if repeat:  # The first run may compile.
-        seconds[setting].append(time.perf_counter() - start)
-  return {s: batch_size / statistics.median(t) for s, t in seconds.items()}

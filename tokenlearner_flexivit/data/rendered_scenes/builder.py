@@ -1,20 +1,17 @@
 """The TFDS builder, and preparing the dataset."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import pathlib
 import re
 import sys
-import tempfile
 from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from absl import logging
 
+from tokenlearner_flexivit.data import preparation
 from tokenlearner_flexivit.data.rendered_scenes import (
   scene,
   shapes,
@@ -231,7 +228,7 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
         desc=f"{self.name}/{config.name} {split}",
         total=count,
         unit=" examples",
-        # TFDS counts its own bars, which `prepare` hides, as lines above.
+        # TFDS counts its own bars, which `preparation` hides, as lines above.
         position=0,
         file=screen,
         mininterval=0.5 if screen.isatty() else 10,
@@ -244,10 +241,7 @@ def prepare(
   config: str | RenderedScenesConfig = "96",
   num_processes: int | None = None,
 ) -> None:
-  """Writes the dataset unless it is there.
-
-  Several processes may do so at a time: each writes a folder of its own, and
-  the first one to move it into place wins.
+  """Writes the dataset unless it is there; see `preparation.prepare`.
 
   Args:
     data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
@@ -262,29 +256,18 @@ def prepare(
   """
   if isinstance(config, str):
     if RenderedScenes.folder(data_dir, config).exists():
-      return
+      return  # Perhaps one that was made from a config of one's own.
     config = config_named(config)
-  target = RenderedScenes.folder(data_dir, config.name)
-  if target.exists():
-    return
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    prefix=".rendered_scenes-", dir=target.parent
-  ) as tmp:
+  screen = sys.stderr  # Which is hidden while the builder writes.
+
+  def make_builder(folder: str) -> RenderedScenes:
     builder = RenderedScenes(
-      data_dir=tmp, config=config, file_format="array_record"
+      data_dir=folder, config=config, file_format="array_record"
     )
-    builder.screen = sys.stderr  # Which is about to be hidden.
+    builder.screen = screen
     if num_processes:
       builder.num_processes = num_processes
-    with (
-      contextlib.redirect_stdout(io.StringIO()),
-      contextlib.redirect_stderr(io.StringIO()),
-    ):
-      builder.download_and_prepare()
-    try:
-      pathlib.Path(builder.data_dir).rename(target)
-    except OSError:
-      if not target.exists():
-        raise
-  logging.info("Prepared rendered_scenes/%s in %s.", config.name, target)
+    return builder
+
+  target = RenderedScenes.folder(data_dir, config.name)
+  preparation.prepare(target, make_builder)
