@@ -64,7 +64,7 @@ def make_step(
   """
   model = models.ViT.from_variant(num_classes=NUM_CLASSES, **model)
   optimizer = optax.adamw(1e-4)
-  sizes = dials.PatchSizes(((patch_size, patch_size),), (1.0,))
+  sizes = dials.PatchSizes(((patch_size, patch_size),), ((1.0,),))
   images = np.zeros((batch_size, image_size, image_size, 3), np.float32)
   batch = {"image": images, "label": np.zeros(batch_size, np.int32)}
   batch = parallel.put_batch(batch, kind)

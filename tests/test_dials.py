@@ -7,34 +7,62 @@ import pytest
 from tokenlearner_flexivit import dials, train_step
 
 
-def patch_sizes(**kwargs):
-  return dials.from_config({"patch_size": kwargs}, (4, 4))[0]
+def patch_sizes(total_steps=1, **kwargs):
+  return dials.from_config({"patch_size": kwargs}, (4, 4), total_steps)[0]
 
 
 def test_draws_follow_the_weights():
   sizes = patch_sizes(values=(8, 4, 2), weights=(1, 2, 5))
-  np.testing.assert_allclose(sizes.probabilities, [1 / 8, 2 / 8, 5 / 8])
+  np.testing.assert_allclose(sizes.shares, [1 / 8, 2 / 8, 5 / 8])
   keys = jax.random.split(jax.random.key(0), 20_000)
-  drawn = np.bincount(jax.vmap(sizes.draw)(keys), minlength=3) / 20_000
-  np.testing.assert_allclose(drawn, sizes.probabilities, atol=0.01)
+  draws = jax.vmap(sizes.draw)(keys, np.arange(20_000))
+  np.testing.assert_allclose(
+    np.bincount(draws, minlength=3) / 20_000, sizes.shares, atol=0.01
+  )
+
+
+def test_a_curriculum_goes_from_weights_to_weights():
+  sizes = patch_sizes(
+    4_000, values=(8, 4, 2), weights=(7, 2, 1), end_weights=(2, 1, 7)
+  )
+  np.testing.assert_allclose(sizes.stages[0], [0.7, 0.2, 0.1])
+  np.testing.assert_allclose(sizes.stages[-1], [0.2, 0.1, 0.7])
+  np.testing.assert_allclose(sizes.shares, [0.45, 0.15, 0.4])
+  assert len(sizes.stages) * sizes.stage_steps == 4_000
+  draw = jax.jit(jax.vmap(sizes.draw, in_axes=(0, None)))
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  for step, expected in (
+    (0, sizes.stages[0]),
+    (1_000, [0.575, 0.175, 0.25]),
+    (3_999, sizes.stages[-1]),
+    (9_999, sizes.stages[-1]),  # A run may be prolonged.
+  ):
+    drawn = np.bincount(draw(keys, step), minlength=3) / 20_000
+    np.testing.assert_allclose(drawn, expected, atol=0.015)
+
+
+def test_a_curriculum_of_fewer_steps_than_stages():
+  sizes = patch_sizes(2, values=(8, 4), weights=(3, 1), end_weights=(1, 3))
+  assert sizes.stages == ((0.75, 0.25), (0.25, 0.75))
 
 
 def test_uniform_without_weights():
   sizes = patch_sizes(values=(8, (4, 2)))
   assert sizes.values == ((8, 8), (4, 2))
-  assert sizes.probabilities == (0.5, 0.5)
+  assert sizes.stages == ((0.5, 0.5),)
 
 
 def test_one_size_is_always_drawn():
   sizes, _ = dials.from_config(None, (4, 4))
   assert sizes.values == ((4, 4),)
-  assert sizes.draw(jax.random.key(3)) == 0
+  assert sizes.draw(jax.random.key(3), 0) == 0
 
 
-def test_host_draws_what_the_step_draws_from_any_step_on():
-  sizes = patch_sizes(values=(8, 4, 2))
+@pytest.mark.parametrize("end_weights", [None, (1, 1, 9)])
+def test_host_draws_what_the_step_draws_from_any_step_on(end_weights):
+  sizes = patch_sizes(20, values=(8, 4, 2), end_weights=end_weights)
   inside = [
-    int(sizes.draw(train_step.step_keys(5, np.int32(step))[0]))
+    int(sizes.draw(train_step.step_keys(5, np.int32(step))[0], step))
     for step in range(20)
   ]
   assert len(set(inside)) == 3
@@ -64,6 +92,7 @@ def test_setting_names(setting, name):
     (dict(values=(4, (2, 2, 2))), "no patch size"),
     (dict(values=(4, 2), weights=(1,)), "2 positive numbers"),
     (dict(values=(4, 2), weights=(1, 0)), "2 positive numbers"),
+    (dict(values=(4, 2), end_weights=(1,)), "end_weights.*2 positive numbers"),
     (dict(value=(4, 2)), "no key 'value'"),
   ],
 )

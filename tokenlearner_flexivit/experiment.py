@@ -111,7 +111,7 @@ class Experiment:
     self.task.check(example, "config.data.pp")
     self.image_shape = example["image"].shape
     self.patch_sizes, self.dispatch = dials.from_config(
-      config["flexi"], model.patch_size
+      config["flexi"], model.patch_size, self.steps("total")
     )
     grids = [
       model.check(self.image_shape[:2], *setting)

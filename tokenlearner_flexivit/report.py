@@ -38,7 +38,7 @@ def cost_table(experiment: experiment_lib.Experiment) -> str:
   """The cost of every patch size, for the start of a run."""
   sizes = experiment.patch_sizes
   rows = []
-  for setting, share in zip(sizes.settings, sizes.probabilities, strict=True):
+  for setting, share in zip(sizes.settings, sizes.shares, strict=True):
     row = _cost(experiment.task.model, experiment.image_shape, setting)
     rows.append(
       {

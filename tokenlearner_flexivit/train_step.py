@@ -150,7 +150,7 @@ def make_train_step(
     batch = task.prepare(batch, batch_key, constants, axis_name=parallel.AXIS)
     inputs = state.params, batch, jax.random.fold_in(dropout_key, device)
     if index is None:
-      drawn = patch_sizes.draw(dial_key)
+      drawn = patch_sizes.draw(dial_key, state.step)
       grads, metrics = jax.lax.switch(drawn, branches, *inputs)
     else:
       drawn = jnp.asarray(index, jnp.int32)
@@ -185,7 +185,7 @@ def host_indices(
 
   @jax.jit
   def draw(steps):
-    return jax.vmap(lambda s: patch_sizes.draw(step_keys(seed, s)[0]))(steps)
+    return jax.vmap(lambda s: patch_sizes.draw(step_keys(seed, s)[0], s))(steps)
 
   for start in itertools.count(first_step, block):
     yield from np.asarray(draw(start + jnp.arange(block))).tolist()
