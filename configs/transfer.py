@@ -13,8 +13,8 @@ here.
 
 Arguments:
   init: a workdir, a file or a released name (see `interop.fetch`). The model,
-    TokenLearner included, is the one found there. With another number of
-    classes the head is new and starts at zero; with as many it is kept.
+    TokenLearner included, is the one found there. The head is new and starts
+    at zero.
   data: a TFDS name (prepared where `TFDS_DATA_DIR` says) or `folder:/path`; it
     tells the number of classes.
   train, test: its splits. By default "train", and the first of "test",
@@ -116,6 +116,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for guess in found.guesses:
       logging.warning("%s: guessed %s", c.init, guess)
     c.model = {k: v for k, v in found.model.items() if k not in HEAD}
+    c.init_fresh = ("head/",)  # Also where the classes are as many.
   c.model.dtype = "float32" if runlocal else "bfloat16"
   c.flexi = dict(patch_size=dict(values=(patch_size,)))
   c.task = dict(name="classification", loss="softmax_xent")

@@ -163,6 +163,16 @@ def test_init_from_another_run(config, tmp_path):
   chex.assert_trees_all_equal(
     experiment.init_params(), jax.device_get(state.params)
   )
+  config.init_fresh = ("head/kernel",)
+  params = experiment_lib.Experiment(config).init_params()
+  assert not params["head"]["kernel"].any()
+  chex.assert_trees_all_equal(
+    params["embedding"], jax.device_get(state.params["embedding"])
+  )
+  config.init_fresh = ("heads",)
+  with pytest.raises(ValueError, match="'heads' is the beginning of no name"):
+    experiment_lib.Experiment(config).init_params()
+  config.init_fresh = ()
   config.data.name = "fake:12x12x3:4:64"  # Another head starts fresh.
   config.evals = {}
   head = experiment_lib.Experiment(config).init_params()["head"]["kernel"]

@@ -32,6 +32,7 @@ DEFAULTS = {
   "accumulate": 1,  # Micro-batches per step on a device.
   "ema_decay": None,
   "init": None,  # Weights to start from: all that interop.load_params reads.
+  "init_fresh": [],  # Beginnings of names of what is not taken from there.
   "evals": {},
   "parallel": "pmap",  # Or "shard_map"; same result.
   "keep_checkpoints": 3,
@@ -168,7 +169,10 @@ class Experiment:
     if self.config["init"] is None:
       return params
     loaded, changes = interop.load_params_and_report(
-      self.config["init"], self.task.model, params=params
+      self.config["init"],
+      self.task.model,
+      params=params,
+      fresh=self.config["init_fresh"],
     )
     progress.say(f"Starting from {changes}")
     return loaded
