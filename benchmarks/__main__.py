@@ -29,6 +29,7 @@ SUITES = {
   "token_learner": "what TokenLearner saves, and what it promises to",
   "compilation": "until all patch sizes are compiled",
   "memory": "peak memory of a training step",
+  "distillation": "what the teacher adds to a training step",
   "input_pipeline": "decoding and cropping",
   "evaluation": "all patch sizes in one pass, and a pass for each",
   "overhead": "checkpoints and logging",

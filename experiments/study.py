@@ -119,6 +119,15 @@ def do_all(
   return results
 
 
+def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
+  """Returns what a JSON file holds, or computes it and writes it there."""
+  if not path.exists():
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(compute(), indent=2) + "\n")
+    partial.rename(path)
+  return json.loads(path.read_text())
+
+
 def train_all(
   runs: Sequence[Run],
   workdir: pathlib.Path,

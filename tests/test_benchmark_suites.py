@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks import evaluation, overhead, scaling
+from benchmarks import distillation, evaluation, overhead, scaling
 
 
 def check(rows, keys, positive):
@@ -36,6 +36,24 @@ def test_evaluation_compares_one_pass_with_separate_ones():
     "target",
   ]
   check(rows, keys, positive=keys[1:])
+
+
+@pytest.mark.slow
+def test_distillation_compares_steps_with_and_without_a_teacher():
+  rows = distillation.run(quick=True)
+  keys = [
+    "student",
+    "teacher",
+    "patch_size",
+    "supervised_ms",
+    "distilled_ms",
+    "teacher_ms",
+    "teacher_share",
+    "added_over_teacher",
+  ]
+  # What it adds to so short a step may be lost in the noise.
+  check(rows, keys, positive=keys[3:-1])
+  assert [row["patch_size"] for row in rows] == [30, 20, "drawn"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ import functools
 import json
 import pathlib
 import platform
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,15 +39,6 @@ _FAULTS = flags.DEFINE_bool("faults", True, "Also the faults that kill not.")
 flags.mark_flag_as_required("workdir")
 
 Row = dict[str, Any]
-
-
-def stored(path: pathlib.Path, compute: Callable[[], Row]) -> Row:
-  """Returns what a file holds, or computes it and writes it there."""
-  if not path.exists():
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(compute(), indent=2) + "\n")
-    partial.rename(path)
-  return json.loads(path.read_text())
 
 
 def measure_undisturbed(folder: pathlib.Path, processes: int, jobs: int) -> Row:
@@ -103,7 +93,7 @@ def do_all(
     RuntimeError: without faults runs fail or differ.
   """
   (folder / "rows").mkdir(parents=True, exist_ok=True)
-  measured = stored(
+  measured = study.stored(
     folder / "undisturbed.json",
     lambda: measure_undisturbed(folder, processes, jobs),
   )
@@ -135,7 +125,7 @@ def do_all(
   paths = {name: folder / "rows" / f"{name}.json" for name in work}
   study.do_all(
     {
-      name: functools.partial(stored, path, work[name])
+      name: functools.partial(study.stored, path, work[name])
       for name, path in paths.items()
       if not path.exists()
     },

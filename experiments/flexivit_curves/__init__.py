@@ -1,0 +1,1 @@
+"""FlexiViT's image-classification figures on rendered_scenes and digits."""

@@ -1,0 +1,116 @@
+"""The trainings of the study: a cell for each, in the paper's letters.
+
+What the letters mean: (a) fixed ViTs at all sizes, (b) FlexiViT, (c) a fixed
+ViT per size, (d) distillation, (e) resize methods, (f) the distribution of
+sizes, (g) the sizes of the stored buffers, (h) sizes outside of training, (i)
+a plain ViT made flexible. (a), (e) and (h) evaluate what others train.
+"""
+
+import dataclasses
+
+from experiments.flexivit_curves import scales
+
+# Kernel and position embedding as FlexiViT stores them (Figure 17 b, c).
+BUFFERS = (32, 7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A training.
+
+  Attributes:
+    name: in tables and folders.
+    text: what it is, for people.
+    sizes: patch sizes that it trains at.
+    kernel: side of the stored kernel.
+    grid: side of the stored position embedding.
+    weights: of the sizes, at the beginning; None for equal ones.
+    end_weights: at the end; None if they do not change.
+    init: the cell whose weights it starts from.
+    teacher: the cell that it learns from, instead of labels.
+    short: whether it takes `short_steps`.
+    downstream: whether it learns the other label, with a new head.
+  """
+
+  name: str
+  text: str
+  sizes: tuple[int, ...]
+  kernel: int
+  grid: int
+  weights: tuple[float, ...] | None = None
+  end_weights: tuple[float, ...] | None = None
+  init: str | None = None
+  teacher: str | None = None
+  short: bool = False
+  downstream: bool = False
+
+  @property
+  def needs(self) -> list[str]:
+    """The cells that have to be trained before."""
+    return [name for name in dict.fromkeys((self.init, self.teacher)) if name]
+
+
+def fixed(size: int) -> str:
+  """The name of the fixed ViT of a patch size."""
+  return f"fixed{size}"
+
+
+def of(scale: scales.Scale) -> dict[str, Cell]:
+  """Returns the cells of a scale by name; each after those that it needs."""
+  sizes, (kernel, grid) = scale.sizes, BUFFERS
+  smallest = sizes[-1]
+  teacher, own = fixed(smallest), (smallest, scale.side // smallest)
+  rising = tuple(range(1, len(sizes) + 1))
+  cells = [
+    Cell(fixed(p), f"ViT of patch size {p}", (p,), p, scale.side // p)
+    for p in sizes
+  ]
+
+  def flexible(name, text, buffers=BUFFERS, **kwargs):
+    cells.append(Cell(name, text, sizes, *buffers, **kwargs))
+
+  flexible("flexi", "FlexiViT")
+  flexible("favour_small", "more steps at small patches", weights=rising)
+  flexible("favour_large", "more steps at large ones", weights=rising[::-1])
+  flexible(
+    "curriculum",
+    "from large patches to small ones",
+    weights=rising[::-1],
+    end_weights=rising,
+  )
+  flexible("own_buffers", "kernel and grid of the smallest size", buffers=own)
+  flexible("small_kernel", "small kernel", buffers=(scale.middle, grid))
+  flexible("small_grid", "small position embedding", buffers=(kernel, 3))
+  flexible("distilled", "distilled", buffers=own, teacher=teacher)
+  flexible(
+    "distilled_from_teacher",
+    "distilled, starting as the teacher",
+    buffers=own,
+    teacher=teacher,
+    init=teacher,
+  )
+  flexible(
+    "made_flexible",
+    "plain ViT made flexible by a short training",
+    buffers=own,
+    init=teacher,
+    short=True,
+  )
+  if scale.downstream:
+    coarse = sizes[0]
+    for name, backbone in (("flexible", "flexi"), ("fixed", fixed(coarse))):
+      buffers = (
+        BUFFERS if name == "flexible" else (coarse, scale.side // coarse)
+      )
+      cells.append(
+        Cell(
+          f"transfer_{name}",
+          f"{name} backbone, fine-tuned at patch size {coarse}",
+          (coarse,),
+          *buffers,
+          init=backbone,
+          short=True,
+          downstream=True,
+        )
+      )
+  return {cell.name: cell for cell in cells}

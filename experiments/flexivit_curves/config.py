@@ -1,0 +1,131 @@
+"""One training of the study; the study itself is `run.py`.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/cell --config=\
+      experiments/flexivit_curves/config.py:cell=flexi,seed=0,scale=cpu
+
+What starts from another cell or learns from it finds its run in the folder
+`workdir=...` of the study.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from experiments.flexivit_curves import cells, scales
+from tokenlearner_flexivit import config as configuration
+
+
+def run_name(cell: str, seed: int, scale: str) -> str:
+  """The folder of a training in the study's workdir."""
+  return f"{scale}_{cell}_{seed}"
+
+
+def test_data(scale: scales.Scale, downstream: bool = False) -> dict:
+  """Returns the data section of tests."""
+  return dict(
+    name=scale.data,
+    split="test",
+    pp=scale.test_pp + _labels(scale, downstream),
+  )
+
+
+def _labels(scale: scales.Scale, downstream: bool) -> str:
+  copy = f"|copy('{scale.downstream}','label')" if downstream else ""
+  return f"{copy}|keep('image','label')"
+
+
+def model_section(scale: scales.Scale, kernel: int, grid: int) -> dict:
+  """Returns config.model with these buffers."""
+  return dict(
+    width=scale.width,
+    depth=scale.depth,
+    mlp_dim=4 * scale.width,
+    num_heads=scale.width // 32,
+    patch_size=(kernel, kernel),
+    posemb_grid=(grid, grid),
+  )
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the argument."""
+  args = configuration.parse_arg(
+    arg, cell="flexi", seed=0, scale="cpu", workdir="", runlocal=False
+  )
+  scale = configuration.choose(args["scale"], scales.SCALES, "scale")
+  cell = configuration.choose(args["cell"], cells.of(scale), "cell")
+  if args["runlocal"]:
+    scale = dataclasses.replace(
+      scale, width=32, depth=2, batch_size=8, steps=2, short_steps=2
+    )
+  if cell.needs and not args["workdir"]:
+    raise ValueError(
+      f"The cell {cell.name} needs {' and '.join(cell.needs)}. Train with "
+      "experiments.flexivit_curves.run, or give the folder that has them as "
+      "workdir=... ."
+    )
+
+  def other(name: str) -> str:
+    folder = run_name(name, args["seed"], args["scale"])
+    return str(pathlib.Path(args["workdir"]).absolute() / folder)
+
+  c = ml_collections.ConfigDict()
+  c.seed = args["seed"]
+  c.batch_size = scale.batch_size
+  c.total_steps = scale.short_steps if cell.short else scale.steps
+  c.log_steps = min(50, c.total_steps)
+  c.checkpoint_steps = 500
+  c.data = dict(
+    name=scale.data,
+    split="train",
+    pp=scale.train_pp + _labels(scale, cell.downstream),
+    num_threads=2,
+  )
+  c.model = model_section(scale, cell.kernel, cell.grid)
+  c.flexi = dict(
+    patch_size=dict(
+      values=cell.sizes, weights=cell.weights, end_weights=cell.end_weights
+    )
+  )
+  c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
+  if cell.teacher:
+    size = scale.sizes[-1]
+    c.task = dict(
+      name="distillation",
+      teachers=dict(
+        teacher=dict(init=other(cell.teacher), patch_size=size, dtype="float32")
+      ),
+    )
+  # What starts from trained weights learns more slowly, as in the paper's
+  # configs, and what is fine-tuned like what is made flexible.
+  lr = 5e-4 if cell.init else 2e-3
+  if cell.init:
+    c.init = other(cell.init)
+    c.init_fresh = ("head/",) if cell.downstream else ()
+  c.optimizer = dict(
+    name="adamw",
+    lr=lr,
+    b2=0.95,
+    weight_decay=0.05,
+    schedule=dict(name="cosine", warmup_steps=min(100, c.total_steps // 2)),
+    grad_clip_norm=1.0,
+  )
+  c.evals = dict(
+    test=dict(
+      type="classification",
+      data=test_data(scale, cell.downstream),
+      batch_size=scale.batch_size,
+      patch_sizes=evaluated(cell, scale),
+    )
+  )
+  return c
+
+
+def evaluated(cell: cells.Cell, scale: scales.Scale) -> tuple[int, ...]:
+  """Returns the patch sizes that a cell is evaluated at, from the largest on.
+
+  A fixed ViT is tried at other sizes by `resized`, in several ways.
+  """
+  if cell.name == "flexi":
+    return tuple(sorted({*scale.sizes, *scale.outside}, reverse=True))
+  return scale.sizes if cell.downstream else cell.sizes

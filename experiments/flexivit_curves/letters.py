@@ -1,0 +1,164 @@
+"""The items of the study, each with what the paper says and what to draw."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from experiments.flexivit_curves import cells, scales
+from experiments.flexivit_curves.curves import Curve, Curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Letter:
+  """An item.
+
+  Attributes:
+    key: the letter, in names of files.
+    title: of section and picture.
+    published: what the paper says, and where.
+    curves: what is drawn, by label.
+    highlighted: labels of the curves that stand out.
+    dashed: labels of curves to compare with.
+  """
+
+  key: str
+  title: str
+  published: str
+  curves: dict[str, Curve]
+  highlighted: Sequence[str] = ("FlexiViT",)
+  dashed: Sequence[str] = ()
+
+
+def _at(curve: Curve, sizes: Sequence[int]) -> dict[int, Sequence[float]]:
+  return {size: curve[size] for size in sizes}
+
+
+def of(
+  scale: scales.Scale, trained: Curves, tried: Mapping[tuple, Curve]
+) -> list[Letter]:
+  """Returns the items.
+
+  Args:
+    scale: of the study.
+    trained: curves by cell.
+    tried: curves by (patch size of training, method, whether scaled); see
+      `resized`.
+  """
+  sizes, smallest = scale.sizes, scale.sizes[-1]
+  flexi = _at(trained["flexi"], sizes)
+  own = {size: trained[cells.fixed(size)][size] for size in sizes}
+  upper = "a ViT for each size"
+  rough = {
+    f"ViT/{size}, {name}": tried[size, method, False]
+    for size in (sizes[0], scale.middle, smallest)
+    for method, name in (("vanilla", "bilinear"), ("pi", "PI-resize"))
+  }
+  found = [
+    Letter(
+      "a",
+      "Standard ViTs are not flexible",
+      "A ViT evaluated at another patch size than its own quickly gets worse "
+      "(Figure 3).",
+      {"FlexiViT": flexi, **rough},
+      dashed=[label for label in rough if "bilinear" in label],
+    ),
+    Letter(
+      "bc",
+      "One set of weights against a ViT for each size",
+      "FlexiViT matches ViTs of fixed sizes, often a little better at small "
+      "patches and a little worse at large ones (Figures 3 and 5).",
+      {"FlexiViT": flexi, upper: own},
+      dashed=[upper],
+    ),
+    Letter(
+      "d",
+      "Distillation",
+      "Distilled from a teacher of small patches, and starting with its "
+      "weights, FlexiViT is better than supervised (section 4.1).",
+      {
+        "FlexiViT": flexi,
+        "distilled, from the teacher's weights": trained[
+          "distilled_from_teacher"
+        ],
+        "distilled, from random weights": trained["distilled"],
+        "supervised, buffers as the distilled": trained["own_buffers"],
+        f"the teacher, ViT/{smallest}": {smallest: own[smallest]},
+      },
+    ),
+    Letter(
+      "e",
+      "How to resize the patch embedding",
+      "Images resized along with the patches: PI-resize is nearly lossless "
+      "upwards and the most stable downwards; plain bilinear and the norm and "
+      "area heuristics are worse (Figure 4).",
+      {
+        label: tried[smallest, method, True]
+        for method, label in (
+          ("pi", "PI-resize"),
+          ("area", "area heuristic"),
+          ("norm", "norm heuristic"),
+          ("vanilla", "bilinear"),
+        )
+      },
+      highlighted=("PI-resize",),
+    ),
+    Letter(
+      "f",
+      "How often each size is drawn",
+      "The paper draws uniformly; a curriculum from large patches to small "
+      "ones speeds up pre-training (about +1 point at equal cost, as "
+      "reported). Values for other distributions were not found.",
+      {
+        "FlexiViT": flexi,
+        "favouring small": trained["favour_small"],
+        "favouring large": trained["favour_large"],
+        "curriculum, large to small": trained["curriculum"],
+      },
+    ),
+    Letter(
+      "g",
+      "The sizes of the stored buffers",
+      "No effect (Figure 17 b, c).",
+      {
+        "FlexiViT": flexi,
+        **{
+          f"kernel {cell.kernel}, grid {cell.grid}": trained[cell.name]
+          for cell in cells.of(scale).values()
+          if cell.name in ("own_buffers", "small_kernel", "small_grid")
+        },
+      },
+    ),
+    Letter(
+      "h",
+      "Sizes outside of training",
+      "It degrades gradually (appendix Q, Figure 30).",
+      {"FlexiViT": trained["flexi"], upper: own},
+      dashed=[upper],
+    ),
+    Letter(
+      "i",
+      "A plain ViT made flexible by a short training",
+      "Possible; values were not found.",
+      {
+        "FlexiViT": flexi,
+        "made flexible": trained["made_flexible"],
+        f"before, ViT/{smallest} with PI-resize": tried[smallest, "pi", False],
+      },
+      dashed=[f"before, ViT/{smallest} with PI-resize"],
+    ),
+  ]
+  if scale.downstream:
+    found.append(
+      Letter(
+        "transfer",
+        f"Fine-tuned at patch size {sizes[0]}, used at all",
+        "Fine-tuned on ImageNet-1k on a grid of 8x8 patches FlexiViT has "
+        "81.8 %, on 24x24 then 85.3 %; a plain ViT-B/30 collapses away from "
+        "its size (Figure 8).",
+        {
+          "flexible backbone": trained["transfer_flexible"],
+          "fixed backbone": trained["transfer_fixed"],
+        },
+        highlighted=("flexible backbone",),
+      )
+    )
+  return found

@@ -1,0 +1,152 @@
+"""Joins what was trained and tried: results, and the text of the README."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import timing
+from experiments import study
+from experiments.flexivit_curves import (
+  cells,
+  config,
+  curves,
+  pictures,
+  scales,
+)
+from experiments.flexivit_curves.letters import Letter
+from tokenlearner_flexivit import models, table
+from tokenlearner_flexivit.analysis import flops
+
+
+def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
+  """Measures FlexiViT's forward pass at each trained size, by turns.
+
+  Returns:
+    Rows of `size`, `gmacs`, and `images_per_s`, the median.
+  """
+  images = jnp.zeros((64, scale.side, scale.side, 3))
+  section = config.model_section(scale, *cells.BUFFERS)
+  model = models.ViT(**section, num_classes=12)
+  params = model.init(jax.random.key(0), images[:1])["params"]
+  apply = jax.jit(
+    lambda params, images, size: model.apply(
+      {"params": params}, images, patch_size=size
+    )[0],
+    static_argnums=2,
+  )
+  seconds = timing.by_turns(
+    {
+      size: lambda size=size: apply(params, images, size)
+      for size in scale.sizes
+    },
+    rounds,
+  )
+  return [
+    {
+      "size": size,
+      "gmacs": flops.macs(model, images.shape[1:], size) / 1e9,
+      "images_per_s": len(images) / sorted(times)[len(times) // 2],
+    }
+    for size, times in seconds.items()
+  ]
+
+
+def rows(
+  trained: curves.Curves, tried: Sequence[study.Row], fast: Sequence[study.Row]
+) -> list[study.Row]:
+  """All numbers, one row for each model, size and way to resize."""
+  found = [
+    {"cell": name, "patch_size": size, "accuracy": study.spread(values)}
+    for name, curve in trained.items()
+    for size, values in curve.items()
+  ]
+  for row in tried:
+    found.append(
+      {
+        "cell": cells.fixed(row["trained"]),
+        "patch_size": row["size"],
+        "resized_by": row["method"],
+        "image_resized": row["scaled"],
+        "accuracy": study.spread(row["accuracies"]),
+      }
+    )
+  return found + [{"speed": row} for row in fast]
+
+
+def sections(
+  letters: Sequence[Letter],
+  claims: Sequence[study.Row],
+  fast: Sequence[study.Row],
+  figures: pathlib.PurePath,
+) -> str:
+  """The README's results: claims, then a section per item.
+
+  Args:
+    letters: the items.
+    claims: see `claims.claims`.
+    fast: see `speed`.
+    figures: folder of the pictures, relative to the README.
+  """
+  parts = [
+    table.markdown(
+      [
+        {
+          "statement": claim["claim"],
+          "source": claim["source"],
+          "expected": claim["expected"],
+          "here": claim["measured"],
+          "holds": "yes" if claim["holds"] else "no",
+        }
+        for claim in claims
+      ]
+    )
+  ]
+  for letter in letters:
+    parts += [
+      f"### {_heading(letter)}",
+      f"The paper: {letter.published}",
+      f"![{letter.title}]({figures / pictures.file_name(letter)})",
+      _accuracies(letter.curves),
+    ]
+  parts += [
+    "### Accuracy by measured speed",
+    f"![Accuracy by speed]({figures / 'speed.png'})",
+    table.markdown(
+      [
+        {
+          "patch size": row["size"],
+          "10⁶ multiply-adds": f"{1000 * row['gmacs']:.1f}",
+          "images/s": f"{row['images_per_s']:.0f}",
+        }
+        for row in fast
+      ]
+    ),
+  ]
+  return "\n\n".join(parts)
+
+
+def _heading(letter: Letter) -> str:
+  if len(letter.key) > 2:
+    return letter.title
+  return f"({', '.join(letter.key)}) {letter.title}"
+
+
+def _accuracies(series: Mapping[str, curves.Curve]) -> str:
+  sizes = sorted({s for curve in series.values() for s in curve}, reverse=True)
+  return table.markdown(
+    [
+      {
+        "test accuracy in %, mean ± std of seeds": label,
+        **{
+          f"/{size}": f"{curves.points(curve, size):.1f} "
+          f"± {curves.spread(curve, size):.1f}"
+          if size in curve
+          else ""
+          for size in sizes
+        },
+      }
+      for label, curve in series.items()
+    ]
+  )
