@@ -30,6 +30,7 @@ SUITES = {
   "compilation": "until all patch sizes are compiled",
   "memory": "peak memory of a training step",
   "distillation": "what the teacher adds to a training step",
+  "allocator": "keeping freed memory on CPU",
   "input_pipeline": "decoding and cropping",
   "evaluation": "all patch sizes in one pass, and a pass for each",
   "overhead": "checkpoints and logging",

@@ -12,11 +12,8 @@ multiply-adds, by `analysis.flops`.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import compilation, timing
+from benchmarks import compilation, processes, timing
 from tokenlearner_flexivit import dials, models, parallel, train_step
 from tokenlearner_flexivit.analysis import flops
 
@@ -100,13 +97,15 @@ def serve(arguments: dict[str, Any], steps: int) -> None:
   made = {kind: make_step(kind, **arguments) for kind in parallel.KINDS}
   for call, _ in made.values():
     jax.block_until_ready(call())
-  print(json.dumps({kind: ops for kind, (_, ops) in made.items()}), flush=True)
-  for line in sys.stdin:
-    call, _ = made[line.strip()]
+
+  def measure(kind):
+    call, _ = made[kind]
     start = time.perf_counter()
     for _ in range(steps):
       jax.block_until_ready(call())
-    print((time.perf_counter() - start) / steps, flush=True)
+    return (time.perf_counter() - start) / steps
+
+  processes.serve({kind: ops for kind, (_, ops) in made.items()}, measure)
 
 
 def scale_devices(
@@ -125,28 +124,11 @@ def scale_devices(
     optimize: False compiles faster, and what is measured means nothing.
     **arguments: of `make_step`, without `kind`.
   """
-  with contextlib.ExitStack() as stack:
-    workers = {}
-    for count in counts:
-      command = [sys.executable, "-m", "benchmarks.scaling", f"--steps={steps}"]
-      command += [f"--devices={count}", f"--arguments={json.dumps(arguments)}"]
-      command += [] if optimize else ["--no-optimize"]
-      workers[count] = stack.enter_context(
-        subprocess.Popen(
-          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-      )
-      # Its end of input, also where another worker has failed.
-      stack.callback(workers[count].stdin.close)
-
-    def ask(count: int, line: str = "") -> Any:
-      worker = workers[count]
-      print(line, end="\n" if line else "", file=worker.stdin, flush=True)
-      answer = worker.stdout.readline()
-      if not answer:
-        raise RuntimeError(f"The process of {count} devices failed.")
-      return json.loads(answer)
-
+  command = ["-m", "benchmarks.scaling", f"--steps={steps}"]
+  command += [f"--arguments={json.dumps(arguments)}"]
+  command += [] if optimize else ["--no-optimize"]
+  workers = {n: ([*command, f"--devices={n}"], {}) for n in counts}
+  with processes.started(workers) as ask:
     operations = {count: ask(count) for count in counts}
     seconds = {(kind, n): [] for kind in parallel.KINDS for n in counts}
     for _ in range(rounds):

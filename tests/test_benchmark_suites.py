@@ -7,7 +7,13 @@ import math
 
 import pytest
 
-from benchmarks import distillation, evaluation, overhead, scaling
+from benchmarks import (
+  allocator,
+  distillation,
+  evaluation,
+  overhead,
+  scaling,
+)
 
 
 def check(rows, keys, positive):
@@ -36,6 +42,13 @@ def test_evaluation_compares_one_pass_with_separate_ones():
     "target",
   ]
   check(rows, keys, positive=keys[1:])
+
+
+@pytest.mark.slow
+def test_allocator_compares_processes():
+  rows = allocator.run(quick=True)
+  check(rows, ["memory", "ms", "times as fast"], ("ms", "times as fast"))
+  assert len(rows) == 3 and rows[0]["times as fast"] == 1
 
 
 @pytest.mark.slow
