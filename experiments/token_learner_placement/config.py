@@ -100,7 +100,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
   c.optimizer = dict(
     name="adamw",
-    lr=2e-3,
+    lr=1e-3,
     b2=0.95,
     weight_decay=0.05,
     schedule=dict(name="cosine", warmup_steps=min(100, scale.steps // 2)),

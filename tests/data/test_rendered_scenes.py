@@ -180,6 +180,15 @@ def test_labels_are_balanced_and_independent():
       assert chi2 < freedom + 4 * np.sqrt(2 * freedom), (a, b)
 
 
+def test_a_quarter_of_the_objects_are_worn():
+  contrasts = np.array(
+    [1 - o.dark[0] / o.light[0] for one in _scenes(400) for o in one.objects]
+  )
+  worn = contrasts < 0.1
+  assert 0.2 < worn.mean() < 0.3
+  assert contrasts[~worn].min() > 0.49 and contrasts.max() < 0.91
+
+
 def test_textures_differ_in_fine_detail_only():
   u, v = np.meshgrid(np.arange(0, 24, 0.02), np.arange(0, 24, 0.02))
   for texture, name in enumerate(textures.NAMES):

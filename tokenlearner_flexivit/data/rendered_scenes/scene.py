@@ -36,6 +36,11 @@ _OTHER_EXTENT = (0.12, 0.18)
 _MIN_VISIBLE = 0.4
 _TRIES = 20
 _TEXTURE_TILT = np.deg2rad(8)
+# How much darker than the light tone the dark one is. On worn objects the
+# texture all but disappears: no model gets them all, and those that learn to
+# see more get more. They are few enough for learning to begin soon.
+_CONTRAST, _WORN_CONTRAST = (0.5, 0.9), (0.0, 0.1)
+_WORN_SHARE = 0.25
 # Visibility is judged on a raster of its own: the same for all sizes.
 _RASTER = 64
 
@@ -151,6 +156,8 @@ def _object(
   light = np.array(
     _rgb(hue % 1, rng.uniform(0.6, 0.9), rng.uniform(0.75, 0.95))
   )
+  is_worn = rng.random() < _WORN_SHARE
+  contrast = rng.uniform(*(_WORN_CONTRAST if is_worn else _CONTRAST))
   return Object(
     shape=int(rng.integers(len(shapes.NAMES))),
     texture=int(rng.integers(len(textures.NAMES))),
@@ -161,7 +168,7 @@ def _object(
     scale=scale,
     wavelength=rng.uniform(*list(textures.SCALES.values())[scale]),
     light=tuple(light),
-    dark=tuple(light * rng.uniform(0.25, 0.7)),
+    dark=tuple(light * (1 - contrast)),
     texture_angle=rng.uniform(-1, 1) * _TEXTURE_TILT,
   )
 
