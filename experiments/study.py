@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 # For glibc: keeps freed memory, in large pages, rather than give it back to the
 # system and have it cleared for the next step. Steps of small models on CPU are
-# 1.3 times as fast (`python -m benchmarks --suite=allocator`).
+# 1.4 times as fast (`python -m benchmarks --suite=allocator`).
 KEEP_MEMORY = {
   "MALLOC_ARENA_MAX": "1",
   "MALLOC_MMAP_MAX_": "0",
