@@ -3,6 +3,7 @@
 import cv2
 import pytest
 
+from experiments import study
 from experiments.token_learner_placement import (
   cells,
   claims,
@@ -87,3 +88,12 @@ def test_table_and_picture(tmp_path):
   assert "50.00 ± 1.00 %" in text and " yes |" in text and " no |" in text
   pictures.draw(rows, tmp_path / "figure.png")
   assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
+
+
+def test_the_readme_has_a_place_for_every_scale(tmp_path):
+  folder = study.ROOT / "experiments" / "token_learner_placement"
+  readme = tmp_path / "README.md"
+  readme.write_text((folder / "README.md").read_text())
+  for scale in config.SCALES:
+    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
+    assert f"those of {scale}" in readme.read_text()

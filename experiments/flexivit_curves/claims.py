@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from experiments import study
-from experiments.flexivit_curves import cells, curves, scales
+from experiments.flexivit_curves import curves, scales
 from experiments.flexivit_curves.curves import Curve, Curves
+from tokenlearner_flexivit.models import patch_embed
 
 _GOAL = "this project's goal"
 
@@ -19,19 +20,11 @@ def claims(
   """
   sizes, smallest = scale.sizes, scale.sizes[-1]
   flexi, distilled = trained["flexi"], trained["distilled_from_teacher"]
-  own = {size: trained[cells.fixed(size)][size] for size in sizes}
+  own = curves.of_fixed(scale, trained)
   found = []
 
-  def claim(text, source, expected, measured, holds):
-    found.append(
-      {
-        "claim": text,
-        "source": source,
-        "expected": expected,
-        "measured": measured,
-        "holds": bool(holds),
-      }
-    )
+  def claim(*args):
+    found.append(_claim(*args))
 
   over_own = _differences(flexi, own, sizes)
   claim(
@@ -136,8 +129,7 @@ def _of_resizing(
   """Figure 4: the methods, with images that are resized along."""
   smallest = scale.sizes[-1]
   scaled = {
-    method: tried[smallest, method, True]
-    for method in ("pi", "vanilla", "area", "norm")
+    method: tried[smallest, method, True] for method in patch_embed.METHODS
   }
   up = [size for size in scaled["pi"] if size > smallest]
   down = [size for size in scaled["pi"] if size < smallest]
@@ -148,73 +140,77 @@ def _of_resizing(
     for method, curve in scaled.items()
   }
   return [
-    {
-      "claim": "PI-resize is nearly lossless upwards (within 1 point)",
-      "source": "FlexiViT, Figure 4",
-      "expected": "about 0 points",
-      "measured": _listed(lost),
-      "holds": min(lost.values()) >= -1,
-    },
-    {
-      "claim": "PI-resize is the best of the four downwards",
-      "source": "FlexiViT, Figure 4",
-      "expected": "best",
-      "measured": ", ".join(f"{m}: {v:.1f} %" for m, v in means.items())
+    _claim(
+      "PI-resize is nearly lossless upwards (within 1 point)",
+      "FlexiViT, Figure 4",
+      "about 0 points",
+      _listed(lost),
+      min(lost.values()) >= -1,
+    ),
+    _claim(
+      "PI-resize is the best of the four downwards",
+      "FlexiViT, Figure 4",
+      "best",
+      ", ".join(f"{m}: {v:.1f} %" for m, v in means.items())
       + f" (mean over {', '.join(map(str, down))})",
-      "holds": means["pi"] == max(means.values()),
-    },
+      means["pi"] == max(means.values()),
+    ),
   ]
 
 
 def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
   """Sizes beyond the trained ones: no cliff."""
-  next_ones = {
-    "larger": (
-      min(s for s in scale.outside if s > scale.sizes[0]),
-      scale.sizes[0],
-    ),
-    "smaller": (
-      max(s for s in scale.outside if s < scale.sizes[-1]),
-      scale.sizes[-1],
-    ),
-  }
+  large, small = scale.sizes[0], scale.sizes[-1]
+  larger = min(s for s in scale.outside if s > large)
+  smaller = max(s for s in scale.outside if s < small)
   lost = {
-    f"{outside} against {trained}": curves.points(flexi, outside)
+    (outside, trained): curves.points(flexi, outside)
     - curves.points(flexi, trained)
-    for outside, trained in next_ones.values()
+    for outside, trained in ((larger, large), (smaller, small))
   }
-  smaller = list(lost.values())[1]
-  return {
-    "claim": "outside of the trained sizes it degrades gradually: the next "
-    "smaller one loses less than 5 points",
-    "source": "FlexiViT, appendix Q, Figure 30",
-    "expected": "> -5 points",
-    "measured": _listed(lost),
-    "holds": smaller > -5,
-  }
+  return _claim(
+    "outside of the trained sizes it degrades gradually: the next smaller one "
+    "loses less than 5 points",
+    "FlexiViT, appendix Q, Figure 30",
+    "> -5 points",
+    _listed({f"{a} against {b}": value for (a, b), value in lost.items()}),
+    lost[smaller, small] > -5,
+  )
 
 
 def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
   coarse, fine = scale.sizes[0], scale.sizes[-1]
-  rows = []
+  found = []
   for name, published, gains in (
     ("flexible", "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)", True),
     ("fixed", "collapses", False),
   ):
     curve = trained[f"transfer_{name}"]
-    gain, error = curves.difference({0: curve[fine]}, {0: curve[coarse]}, 0)
-    rows.append(
-      {
-        "claim": f"fine-tuned at {coarse} and used at {fine}, the {name} "
-        f"backbone {'gains' if gains else 'loses'}",
-        "source": f"FlexiViT, Figure 8; {_GOAL}",
-        "expected": published,
-        "measured": f"{curves.points(curve, coarse):.1f} % -> "
+    gain, error = study.paired_difference(curve[fine], curve[coarse])
+    found.append(
+      _claim(
+        f"fine-tuned at {coarse} and used at {fine}, the {name} backbone "
+        f"{'gains' if gains else 'loses'}",
+        f"FlexiViT, Figure 8; {_GOAL}",
+        published,
+        f"{curves.points(curve, coarse):.1f} % -> "
         f"{curves.points(curve, fine):.1f} % ({gain:+.1f} ± {error:.1f})",
-        "holds": (gain > 0) == gains,
-      }
+        (gain > 0) == gains,
+      )
     )
-  return rows
+  return found
+
+
+def _claim(
+  text: str, source: str, expected: str, measured: str, holds: bool
+) -> study.Row:
+  return {
+    "claim": text,
+    "source": source,
+    "expected": expected,
+    "measured": measured,
+    "holds": bool(holds),
+  }
 
 
 def _two_sizes_away(scale: scales.Scale) -> list[tuple[int, int]]:

@@ -3,9 +3,11 @@
 A `Curve` is {patch size: accuracies of the seeds, in [0, 1]}.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from experiments import study
+from experiments.flexivit_curves import cells, scales
 
 Curve = Mapping[int, Sequence[float]]
 Curves = Mapping[str, Curve]
@@ -31,15 +33,24 @@ def of_trials(
   }
 
 
+def of_fixed(scale: scales.Scale, trained: Curves) -> Curve:
+  """Returns the curve of the fixed ViTs, each at its own size.
+
+  Args:
+    scale: of the study.
+    trained: curves by cell.
+  """
+  return {size: trained[cells.fixed(size)][size] for size in scale.sizes}
+
+
 def points(curve: Curve, size: int) -> float:
   """The mean accuracy in percent."""
-  return 100 * statistics.fmean(curve[size])
+  return 100 * study.spread(curve[size])["mean"]
 
 
 def spread(curve: Curve, size: int) -> float:
   """The standard deviation of the seeds in points."""
-  values = curve[size]
-  return 100 * statistics.stdev(values) if len(values) > 1 else 0.0
+  return 100 * study.spread(curve[size])["std"]
 
 
 def difference(over: Curve, under: Curve, size: int) -> tuple[float, float]:
@@ -48,7 +59,4 @@ def difference(over: Curve, under: Curve, size: int) -> tuple[float, float]:
   Returns:
     In points: the mean, and its standard error over the seeds.
   """
-  pairs = zip(over[size], under[size], strict=True)
-  values = [100 * (a - b) for a, b in pairs]
-  error = statistics.stdev(values) / len(values) ** 0.5 if values[1:] else 0.0
-  return statistics.fmean(values), error
+  return study.paired_difference(over[size], under[size])

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from experiments.flexivit_curves import cells, scales
+from experiments.flexivit_curves import cells, curves, scales
 from experiments.flexivit_curves.curves import Curve, Curves
 
 
@@ -45,7 +45,7 @@ def of(
   """
   sizes, smallest = scale.sizes, scale.sizes[-1]
   flexi = _at(trained["flexi"], sizes)
-  own = {size: trained[cells.fixed(size)][size] for size in sizes}
+  own = curves.of_fixed(scale, trained)
   upper = "a ViT for each size"
   rough = {
     f"ViT/{size}, {name}": tried[size, method, False]

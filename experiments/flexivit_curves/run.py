@@ -108,7 +108,7 @@ def try_all(
     work[file.stem] = lambda f=file, t=trial, r=runs: study.stored(
       f, lambda: resized.evaluate(t, scale, r)
     )
-  found = study.do_all(work, 1, lambda rows: _methods(rows))
+  found = study.do_all(work, 1, _methods)
   return [row for rows in found.values() for row in rows]
 
 
@@ -170,9 +170,7 @@ def main(argv: list[str]) -> None:
     {
       "FlexiViT": trained["flexi"],
       "distilled FlexiViT": trained["distilled_from_teacher"],
-      "a ViT for each size": {
-        size: trained[cells.fixed(size)][size] for size in scale.sizes
-      },
+      "a ViT for each size": curves.of_fixed(scale, trained),
     },
     HERE / figures / "speed.png",
   )

@@ -1,6 +1,7 @@
 """Joins what was trained and tried: results, and the text of the README."""
 
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -16,7 +17,7 @@ from experiments.flexivit_curves import (
   scales,
 )
 from experiments.flexivit_curves.letters import Letter
-from tokenlearner_flexivit import models, table
+from tokenlearner_flexivit import data, models, table
 from tokenlearner_flexivit.analysis import flops
 
 
@@ -28,7 +29,8 @@ def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
   """
   images = jnp.zeros((64, scale.side, scale.side, 3))
   section = config.model_section(scale, *cells.BUFFERS)
-  model = models.ViT(**section, num_classes=12)
+  num_classes = data.open_source(config.test_data(scale)).num_classes
+  model = models.ViT(**section, num_classes=num_classes)
   params = model.init(jax.random.key(0), images[:1])["params"]
   apply = jax.jit(
     lambda params, images, size: model.apply(
@@ -47,7 +49,7 @@ def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
     {
       "size": size,
       "gmacs": flops.macs(model, images.shape[1:], size) / 1e9,
-      "images_per_s": len(images) / sorted(times)[len(times) // 2],
+      "images_per_s": len(images) / statistics.median(times),
     }
     for size, times in seconds.items()
   ]

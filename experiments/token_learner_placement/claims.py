@@ -1,8 +1,9 @@
 """What the TokenLearner paper says of images, and whether it holds here."""
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
+
+from experiments import study
 
 Row = dict[str, Any]
 
@@ -19,17 +20,10 @@ def difference(rows: Mapping[str, Row], over: str, under: str) -> Row:
     In points of accuracy: `mean`, and `error`, the standard error of the mean
     over the seeds.
   """
-  pairs = zip(
-    rows[over]["accuracy"]["by_seed"],
-    rows[under]["accuracy"]["by_seed"],
-    strict=True,
+  mean, error = study.paired_difference(
+    *(rows[cell]["accuracy"]["by_seed"] for cell in (over, under))
   )
-  points = [100 * (a - b) for a, b in pairs]
-  spread = statistics.stdev(points) if len(points) > 1 else 0.0
-  return {
-    "mean": statistics.fmean(points),
-    "error": spread / len(points) ** 0.5,
-  }
+  return {"mean": mean, "error": error}
 
 
 # Claim, source, what was published, and what must be over what by how many

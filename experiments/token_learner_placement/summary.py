@@ -1,5 +1,7 @@
 """Joins what the study's runs report, with speed measured by turns."""
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 
@@ -53,7 +55,7 @@ def rows(
       "accuracy": study.spread(s["accuracy"] for s in settings),
       "gmacs": settings[0]["gmacs"],
       "gmacs_ratio": settings[0]["gmacs"] / base["gmacs"],
-      "images_per_s": sorted(speed[name])[len(speed[name]) // 2],
+      "images_per_s": statistics.median(speed[name]),
       "speedup": timing.ratio(speed[name], speed["baseline"]),
       "train_seconds": [r["train"]["seconds"] for r in reports[name]],
     }
