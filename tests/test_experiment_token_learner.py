@@ -85,7 +85,7 @@ def test_table_and_picture(tmp_path):
   rows = make_rows(at0=0.5)
   results = {"rows": list(rows.values()), "claims": claims.claims(rows)}
   text = summary.tables(results)
-  assert "50.00 ± 1.00 %" in text and " yes |" in text and " no |" in text
+  assert "50.00 ± 1.00 %" in text and "| yes " in text and "| no " in text
   pictures.draw(rows, tmp_path / "figure.png")
   assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
 

@@ -1,19 +1,27 @@
 """Tables that are Markdown and readable as plain text."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+_NUMBER = re.compile(r"[-+]?\d|$")
+
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-  """Formats rows, dicts of equal keys, which become the columns."""
+  """Formats rows, dicts of equal keys, which become the columns.
+
+  Columns of nothing but numbers, perhaps with units, are right-aligned.
+  """
   columns = list(rows[0])
-  cells = [columns, *([str(row[c]) for c in columns] for row in rows)]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-  lines = [
-    "| "
-    + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))
-    + " |"
-    for line in cells
-  ]
-  rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
-  return "\n".join([lines[0], rule, *lines[1:]])
+  cells = [[str(row[column]) for row in rows] for column in columns]
+  lines = [[] for _ in range(len(rows) + 2)]
+  for column, values in zip(columns, cells, strict=True):
+    width = max(map(len, [column, *values]))
+    if all(map(_NUMBER.match, values)):
+      align, rule = str.rjust, "-" * (width + 1) + ":"
+    else:
+      align, rule = str.ljust, "-" * (width + 2)
+    padded = [f" {align(value, width)} " for value in (column, *values)]
+    for line, cell in zip(lines, [padded[0], rule, *padded[1:]], strict=True):
+      line.append(cell)
+  return "\n".join("|" + "|".join(line) + "|" for line in lines)

@@ -1,0 +1,16 @@
+"""Tests of tables."""
+
+from tokenlearner_flexivit import table
+
+
+def test_numbers_are_aligned_right_and_text_left():
+  rows = [
+    {"model": "ViT", "cost": "100 %", "difference": ""},
+    {"model": "8 tokens", "cost": "9 %", "difference": "-1.0 ± 0.5"},
+  ]
+  assert table.markdown(rows).splitlines() == [
+    "| model    |  cost | difference |",
+    "|----------|------:|-----------:|",
+    "| ViT      | 100 % |            |",
+    "| 8 tokens |   9 % | -1.0 ± 0.5 |",
+  ]
