@@ -49,7 +49,7 @@ class Task:
     return batch
 
   def loss(self, params, batch, key, setting):
-    """Returns the mean loss and no metrics."""
+    """Returns the mean loss, no metrics, and the logits."""
     logits, _ = self.model.apply(
       {"params": params},
       batch["image"],
@@ -60,7 +60,7 @@ class Task:
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch["label"]
     )
-    return losses.mean(), {}
+    return losses.mean(), ({}, logits)
 
 
 def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
@@ -68,7 +68,7 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
   model = models.ViT.from_variant(
     variant, num_classes=steps.NUM_CLASSES, **({"scan": True} if scan else {})
   )
-  patch_sizes, dispatch = dials.from_config(
+  drawn_from, dispatch = dials.from_config(
     {"patch_size": {"values": sizes}, "dispatch": dispatch}, sizes[0]
   )
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *IMAGE)))
@@ -85,7 +85,7 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
   step = train_step.compile_steps(
     Task(model),
     OPTIMIZER,
-    patch_sizes,
+    drawn_from,
     state,
     batch,
     (),

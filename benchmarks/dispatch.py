@@ -39,7 +39,7 @@ def prepare(experiment, dispatch):
   step = train_step.compile_steps(
     experiment.task,
     optimizer,
-    experiment.patch_sizes,
+    experiment.dials,
     state,
     batch,
     parallel.replicate(experiment.task.constants),

@@ -43,8 +43,8 @@ def make_step(
     A function that does the steps and returns the metrics of the last.
   """
   share = 1 / len(sizes)
-  patch_sizes = dials.PatchSizes(
-    tuple((size, size) for size in sizes), ((share,) * len(sizes),)
+  drawn_from = dials.Dials(
+    dials.Dial(tuple((p, p) for p in sizes), ((share,) * len(sizes),))
   )
   state = train_step.create_state(params, OPTIMIZER, ema=False)
   states = [parallel.replicate(jax.tree.map(jnp.copy, state))]
@@ -52,7 +52,7 @@ def make_step(
   step = train_step.compile_steps(
     task,
     OPTIMIZER,
-    patch_sizes,
+    drawn_from,
     states[0],
     batch,
     parallel.replicate(task.constants),

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import timing
 from experiments.cost.published import PATCH_SIZES
-from tokenlearner_flexivit import data, models, parallel
+from tokenlearner_flexivit import data, dials, models, parallel
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.tasks import classification as task_lib
 
@@ -86,7 +86,7 @@ def compare(
 
     def evaluator(*patch_sizes):
       return classification.Evaluator(
-        task, section, (), batch_size, patch_sizes=patch_sizes
+        task, section, [dials.Setting()], batch_size, patch_sizes=patch_sizes
       )
 
     together, apart = evaluator(*sizes), [evaluator(size) for size in sizes]

@@ -61,7 +61,7 @@ def make_step(
   """
   model = models.ViT.from_variant(num_classes=NUM_CLASSES, **model)
   optimizer = optax.adamw(1e-4)
-  sizes = dials.PatchSizes(((patch_size, patch_size),), ((1.0,),))
+  one = dials.Dials(dials.Dial(((patch_size, patch_size),)))
   images = np.zeros((batch_size, image_size, image_size, 3), np.float32)
   batch = {"image": images, "label": np.zeros(batch_size, np.int32)}
   batch = parallel.put_batch(batch, kind)
@@ -73,7 +73,7 @@ def make_step(
   state = zeros_of(create_state, jax.random.key(0))
   states = [parallel.replicate(state, kind)]
   step = train_step.make_train_step(
-    compilation.Task(model), optimizer, sizes, seed=0, index=0
+    compilation.Task(model), optimizer, one, seed=0, branch=0
   )
   step = parallel.parallelize(step, kind, donate=True, num_constants=1)
   compiled = step.lower(states[0], batch, ()).compile()

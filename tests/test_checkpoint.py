@@ -317,11 +317,11 @@ def test_no_lock_outlives_its_process(tmp_path):
 
 def test_a_damaged_config_is_named(tmp_path):
   workdir_lib.check_shared(tmp_path / "new")
-  workdir_lib.claim_workdir(tmp_path / "new", {"a": 1})
+  workdir_lib.claim_workdir(tmp_path / "new", {"a": 1}, {})
   cut(tmp_path / "new" / "config.json")
   cut(tmp_path / "new" / "config.json")
   with pytest.raises(ValueError, match=r"config\.json is damaged"):
-    workdir_lib.claim_workdir(tmp_path / "new", {"a": 1})
+    workdir_lib.claim_workdir(tmp_path / "new", {"a": 1}, {})
 
 
 PROCESS = """
@@ -342,8 +342,9 @@ print("apart:", refused(workdir.check_shared, folder / f"own{i}"))
 workdir.check_shared(folder / "run")
 lock = workdir.Lock(folder / "run")
 print("again:", refused(workdir.Lock, folder / "run"))
-workdir.claim_workdir(folder / "run", {"a": 1})
-print("other:", refused(workdir.claim_workdir, folder / "run", {"a": 1 + i}))
+workdir.claim_workdir(folder / "run", {"a": 1}, {})
+other = folder / "run", {"a": 1 + i}, {}
+print("other:", refused(workdir.claim_workdir, *other))
 
 checkpoints = checkpoint.Checkpoints(folder / "run", 2, {})
 assert checkpoints.restore_newest({}) is None

@@ -7,8 +7,12 @@ import pytest
 from tokenlearner_flexivit import dials, train_step
 
 
+def both(total_steps=1, **section):
+  return dials.from_config(section, (4, 4), total_steps)[0]
+
+
 def patch_sizes(total_steps=1, **kwargs):
-  return dials.from_config({"patch_size": kwargs}, (4, 4), total_steps)[0]
+  return both(total_steps, patch_size=kwargs).patch_size
 
 
 def test_draws_follow_the_weights():
@@ -53,22 +57,70 @@ def test_uniform_without_weights():
 
 
 def test_one_size_is_always_drawn():
-  sizes, _ = dials.from_config(None, (4, 4))
-  assert sizes.values == ((4, 4),)
-  assert sizes.draw(jax.random.key(3), 0) == 0
+  drawn_from, _ = dials.from_config(None, (4, 4))
+  assert drawn_from.settings == (dials.Setting((4, 4)),)
+  assert drawn_from.draw(jax.random.key(3), 0) == 0
 
 
 @pytest.mark.parametrize("end_weights", [None, (1, 1, 9)])
 def test_host_draws_what_the_step_draws_from_any_step_on(end_weights):
-  sizes = patch_sizes(20, values=(8, 4, 2), end_weights=end_weights)
-  inside = [
-    int(sizes.draw(train_step.step_keys(5, np.int32(step))[0], step))
+  drawn_from = both(
+    20,
+    patch_size=dict(values=(8, 4, 2), end_weights=end_weights),
+    num_tokens=dict(values=(4, 2, None)),
+  )
+  drawn = [
+    drawn_from.draw(train_step.step_keys(5, np.int32(step))[0], step)
     for step in range(20)
   ]
-  assert len(set(inside)) == 3
+  inside = [int(drawn_from.branch_of(index)) for index in drawn]
+  assert len(set(inside)) > 3
   for first in (0, 7):
-    host = train_step.host_indices(sizes, 5, first, block=4)
+    host = train_step.host_branches(drawn_from, 5, first, block=4)
     assert [next(host) for _ in range(first, 20)] == inside[first:]
+
+
+def test_the_dials_are_drawn_on_their_own():
+  sizes = dict(values=(8, 4), weights=(1, 3))
+  one = both(patch_size=sizes)
+  two = both(
+    patch_size=sizes, num_tokens=dict(values=(8, 4, None), weights=(1, 1, 2))
+  )
+  np.testing.assert_allclose(
+    two.shares, np.outer([0.25, 0.75], [0.25, 0.25, 0.5]).ravel()
+  )
+  keys, steps = jax.random.split(jax.random.key(0), 20_000), np.arange(20_000)
+  drawn = np.asarray(jax.vmap(two.draw)(keys, steps))
+  found = np.bincount(drawn, minlength=6) / 20_000
+  np.testing.assert_allclose(found, two.shares, atol=0.01)
+  # The second dial leaves the draws of the first as they are.
+  alone = jax.vmap(one.draw)(keys, steps)
+  np.testing.assert_array_equal(drawn // 3, alone)
+
+
+def test_numbers_of_tokens_share_a_program():
+  drawn_from = both(
+    patch_size=dict(values=(8, 4)), num_tokens=dict(values=(8, None, 2))
+  )
+  names = ["patch8_tok8", "patch8_tokall", "patch8_tok2"]
+  assert [s.name for s in drawn_from.settings][:3] == names
+  assert drawn_from.branches == (
+    ((8, 8), None),
+    ((8, 8), "all"),
+    ((4, 4), None),
+    ((4, 4), "all"),
+  )
+  indices = np.arange(6)
+  branches = drawn_from.branch_of(indices).tolist()
+  assert branches == [0, 1, 0, 2, 3, 2]
+  for index, branch in zip(indices, branches, strict=True):
+    setting = drawn_from.in_program(drawn_from.branches[branch], index)
+    assert setting == drawn_from.settings[index]
+
+
+def test_a_single_number_of_tokens_is_a_slice():
+  (branch,) = both(num_tokens=dict(values=(8,))).branches
+  assert branch == ((4, 4), 8)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +151,25 @@ def test_setting_names(setting, name):
 def test_bad_patch_sizes(kwargs, message):
   with pytest.raises(ValueError, match=message):
     patch_sizes(**kwargs)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, "none"])
+def test_bad_numbers_of_tokens(value):
+  message = r"config.flexi.num_tokens: .* positive integer, or None or 'all'"
+  with pytest.raises(ValueError, match=message):
+    both(num_tokens=dict(values=(4, value)))
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    (dict(sandwich=True), "sandwich: there is one setting only"),
+    (dict(inplace_distillation=True), "needs config.flexi.sandwich=True"),
+  ],
+)
+def test_bad_sandwiches(section, message):
+  with pytest.raises(ValueError, match=message):
+    both(**section)
 
 
 def test_unknown_dispatch():

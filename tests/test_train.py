@@ -83,6 +83,30 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
     assert word in printed
 
 
+def test_both_dials_are_drawn_and_evaluated(config, tmp_path, capsys):
+  config.flexi = dict(
+    patch_size=dict(values=(6, 4)), num_tokens=dict(values=(3, 1, None))
+  )
+  _, history = train.train_and_evaluate(config, tmp_path)
+  report = json.loads((tmp_path / "report.json").read_text())
+  settings = [(r["patch_size"], r["num_tokens"]) for r in report["settings"]]
+  assert settings == [(p, n) for p in (6, 4) for n in (3, 1, "all")]
+  of_six = [row["gmacs"] for row in report["settings"][:3]]
+  assert of_six[1] < of_six[0] < of_six[2]
+  assert cv2.imread(str(tmp_path / "plane.png")).shape[0] > 300
+  assert not (tmp_path / "patch_sizes.png").exists()
+  printed = capsys.readouterr().out
+  assert "6_tokall" in printed and "| learned |" in printed.replace("  ", "")
+
+  # With the numbers as masks or not, what is evaluated is the same model.
+  config.flexi = None
+  config.evals.test.patch_sizes = (4,)
+  config.evals.test.num_tokens = (1,)
+  again = train.evaluate(config, tmp_path)["test"]
+  for name, value in again.items():
+    assert value == pytest.approx(history[-1][f"test/{name}"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
   "pool, tokens", [("gap", [4, 9, 16]), ("tok", [5, 10, 17])]
 )
@@ -239,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     train.train_and_evaluate(config, tmp_path)
   message = str(error.value)
   newest = checkpoint_lib.newest_step(tmp_path)
-  assert re.search(rf"The \w+ of step {newest + 1} \(patch size \(", message)
+  assert re.search(rf"The \w+ of step {newest + 1} \(patch\d+\)", message)
   assert str(tmp_path / "checkpoints" / str(newest)) in message
   params = checkpoint_lib.read_params(tmp_path)
   chex.assert_tree_all_finite(params)
@@ -386,7 +410,7 @@ def test_sum_pooling_under_several_patch_sizes_warns(config):
 
 
 def test_a_workdir_of_another_config_is_refused(config, tmp_path):
-  workdir_lib.claim_workdir(tmp_path, experiment_lib.complete(config))
+  workdir_lib.claim_workdir(tmp_path, experiment_lib.complete(config), {})
   config.optimizer.lr = 0.5
   with pytest.raises(ValueError, match=r"config.optimizer.lr: 0.01 -> 0.5"):
     train.train_and_evaluate(config, tmp_path)

@@ -29,8 +29,11 @@ def make_task(**kwargs):
   return tasks.create(kwargs, model=model, num_classes=5)
 
 
-def patch_sizes(*values):
-  return dials.from_config({"patch_size": {"values": values}}, (4, 4))[0]
+def patch_sizes(*values, num_tokens=None, **section):
+  section["patch_size"] = {"values": values}
+  if num_tokens:
+    section["num_tokens"] = {"values": num_tokens}
+  return dials.from_config(section, (4, 4))[0]
 
 
 def make_batches():
@@ -45,10 +48,17 @@ def make_batches():
 
 
 def train(
-  task, sizes=(6, 4, 3), kind="pmap", dispatch="host", ema=None, **kwargs
+  task,
+  sizes=(6, 3),
+  num_tokens=(3, 1, None),
+  kind="pmap",
+  dispatch="host",
+  ema=None,
+  flexi=None,
+  **kwargs,
 ):
   """Returns the state after four steps and the metrics of each."""
-  sizes = patch_sizes(*sizes)
+  sizes = patch_sizes(*sizes, num_tokens=num_tokens, **(flexi or {}))
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, OPTIMIZER, ema=ema is not None)
   state = parallel.replicate(state, kind)
@@ -83,14 +93,14 @@ def reference():
 def test_several_sizes_are_drawn_and_the_metrics_are_there(reference):
   state, history = reference
   assert state.step == STEPS
-  assert len({int(m["patch_size"]) for m in history}) > 1
+  assert len({int(m["setting"]) for m in history}) > 1
   for metrics in history:
     assert set(metrics) == {
       "loss",
       "grad_norm",
       "update_norm",
       "param_norm",
-      "patch_size",
+      "setting",
     }
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -109,7 +119,8 @@ def test_shard_map_is_pmap(reference):
 
 def test_eight_devices_are_one_device(reference):
   """The same step over an axis of one device with the whole batch."""
-  task, sizes = make_task(mixup_alpha=0.4), patch_sizes(6, 4, 3)
+  task = make_task(mixup_alpha=0.4)
+  sizes = patch_sizes(6, 3, num_tokens=(3, 1, None))
   step = jax.jit(
     jax.vmap(
       train_step_lib.make_train_step(task, OPTIMIZER, sizes, seed=3),
@@ -134,7 +145,7 @@ def test_accumulation_is_one_large_batch(reference):
 
 
 @pytest.mark.parametrize("dispatch", ["host", "switch"])
-def test_one_trace_for_each_patch_size(dispatch):
+def test_one_trace_for_each_patch_size_whatever_the_tokens(dispatch):
   class Counting:
     """Counts how often the loss is traced with each setting."""
 
@@ -146,14 +157,106 @@ def test_one_trace_for_each_patch_size(dispatch):
       return getattr(self._task, name)
 
   chex.clear_trace_counter()
-  train(Counting(make_task()), dispatch=dispatch)
+  train(
+    Counting(make_task()),
+    sizes=(6, 4, 3),
+    num_tokens=(3, 2, 1),
+    dispatch=dispatch,
+  )
+
+
+@pytest.mark.parametrize("num_tokens", [3, 1, "all"])
+def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
+  """The gradient of a step that draws it, a mask, is that of a slice."""
+  task = make_task()
+  drawn_from = patch_sizes(4, num_tokens=(3, 1, None))
+  steps = (s for s in range(100) if setting_of(drawn_from, s) == num_tokens)
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
+  state = state.replace(step=jnp.int32(next(steps)))
+  batch = make_batches()[0]
+  moved = []
+  for one in (drawn_from, patch_sizes(4, num_tokens=(num_tokens,))):
+    step = train_step_lib.make_train_step(task, optax.sgd(1.0), one, seed=3)
+    mapped = jax.vmap(
+      step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
+    )
+    after, _ = jax.jit(mapped)(
+      state, jax.tree.map(lambda x: x[None], batch), ()
+    )
+    moved.append(after.params)
+  chex.assert_trees_all_close(*moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_sandwich_is_the_mean_of_three_settings(inplace):
+  task = make_task()
+  drawn_from = patch_sizes(
+    6, 4, 3, num_tokens=(2, None), sandwich=True, inplace_distillation=inplace
+  )
+  assert drawn_from.largest == ((3, 3), "all")
+  assert drawn_from.smallest == ((6, 6), 2)
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
+  batch = make_batches()[0]
+  step = train_step_lib.make_train_step(
+    task, optax.sgd(1.0), drawn_from, seed=3
+  )
+  mapped = jax.vmap(
+    step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
+  )
+  after, metrics = jax.jit(mapped)(
+    state, jax.tree.map(lambda x: x[None], batch), ()
+  )
+  drawn = drawn_from.settings[int(metrics["setting"])]
+  targets = jax.nn.one_hot(batch["label"], 5)
+  answers, _ = task.model.apply(
+    {"params": params}, batch["image"], **drawn_from.largest._asdict()
+  )
+  imitated = jax.nn.softmax(answers) if inplace else targets
+
+  def loss(params):
+    total = 0.0
+    for setting, labels in (
+      (drawn_from.largest, targets),
+      (drawn, imitated),
+      (drawn_from.smallest, imitated),
+    ):
+      logits, _ = task.model.apply(
+        {"params": params}, batch["image"], **setting._asdict()
+      )
+      total += optax.softmax_cross_entropy(logits, labels).mean() / 3
+    return total
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+  expected = jax.tree.map(lambda p, g: p - g, params, grads)
+  chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_sandwich_is_the_same_however_it_is_computed():
+  """By switch or host dispatch, in micro-batches or not."""
+  flexi = dict(sandwich=True, inplace_distillation=True)
+  task = make_task(mixup_alpha=0.4)
+  states = [
+    train(task, flexi=flexi, **kwargs)[0]
+    for kwargs in ({}, {"dispatch": "switch"}, {"accumulate": 2})
+  ]
+  for other in states[1:]:
+    chex.assert_trees_all_close(other, states[0], rtol=1e-5, atol=1e-6)
+
+
+def setting_of(drawn_from, step):
+  key = train_step_lib.step_keys(3, step)[0]
+  return drawn_from.settings[int(drawn_from.draw(key, step))].num_tokens
 
 
 def test_ema_follows_the_parameters():
   task = make_task()
   decay = 0.9
   start = task.init(jax.random.key(0), (12, 12, 3))
-  state, _ = train(task, sizes=(4,), ema=decay)
+  state, _ = train(task, sizes=(4,), num_tokens=None, ema=decay)
   # The momentum of SGD alone makes the parameters of each step, so replay.
   step = jax.jit(
     jax.vmap(
@@ -213,7 +316,7 @@ def test_frozen_parameters_cost_no_gradients():
 
   def flops(frozen):
     step = train_step_lib.make_train_step(
-      task, OPTIMIZER, patch_sizes(4), seed=0, index=0, frozen=frozen
+      task, OPTIMIZER, patch_sizes(4), seed=0, branch=0, frozen=frozen
     )
     step = parallel.parallelize(step, "shard_map", num_constants=1)
     return step.lower(state, batch, ()).compile().cost_analysis()["flops"]

@@ -1,12 +1,14 @@
 """The dials of a model: what may be chosen per call, and how it is drawn.
 
 One setting is drawn per training step for the whole global batch (FlexiViT,
-section 3.3). The draw is a function of (seed, step) alone, so that every
-device and every host takes the same one, also after a restart.
+section 3.3), each dial on its own. The draw is a function of (seed, step)
+alone, so that every device and every host takes the same one, also after a
+restart.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.models.token_learner import ALL
 
 # Of a curriculum: so many that a step from one to the next means nothing.
 _MAX_STAGES = 100
@@ -24,11 +27,12 @@ class Setting(NamedTuple):
 
   Attributes:
     patch_size: (height, width) in pixels.
-    num_tokens: learned tokens that the deeper layers see.
+    num_tokens: learned tokens that the deeper layers see; "all" switches
+      TokenLearner off; a traced scalar while a program of all numbers is built.
   """
 
   patch_size: tuple[int, int] | None = None
-  num_tokens: int | None = None
+  num_tokens: Any = None
 
   @property
   def name(self) -> str:
@@ -54,24 +58,19 @@ def as_patch_size(value: Any, where: str) -> tuple[int, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchSizes:
-  """The patch sizes that training draws from.
+class Dial:
+  """The values of one dial, and how often each is drawn.
 
   Attributes:
-    values: the (height, width) pairs, in the order of the config.
+    values: in the order of the config.
     stages: the probabilities of the values, summing to 1, in each stage of the
       training; one stage if they do not change.
     stage_steps: length of a stage. The last one has no end.
   """
 
-  values: tuple[tuple[int, int], ...]
-  stages: tuple[tuple[float, ...], ...]
+  values: tuple[Any, ...] = (None,)
+  stages: tuple[tuple[float, ...], ...] = ((1.0,),)
   stage_steps: int = 1
-
-  @property
-  def settings(self) -> tuple[Setting, ...]:
-    """The values as settings of the model."""
-    return tuple(Setting(patch_size=value) for value in self.values)
 
   @property
   def shares(self) -> tuple[float, ...]:
@@ -90,53 +89,212 @@ class PatchSizes:
     return jnp.sum(draws, dtype=jnp.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Dials:
+  """What training draws from.
+
+  A patch size needs a program of its own, and so do all tokens to the end.
+  Different numbers of learned tokens share one: it computes all of them and
+  masks those that are not in use.
+
+  Attributes:
+    patch_size: values are (height, width).
+    num_tokens: values are ints, "all", or None alone for the model's own.
+    sandwich: whether each step trains the largest and the smallest setting
+      beside the one drawn (Universally Slimmable Networks, arXiv 1903.05134).
+    inplace_distillation: whether all but the largest then learn from its
+      answers, instead of what it learns from (ibid.).
+  """
+
+  patch_size: Dial
+  num_tokens: Dial = Dial()
+  sandwich: bool = False
+  inplace_distillation: bool = False
+
+  @property
+  def largest(self) -> Setting:
+    """The dearest setting: the smallest patches, the most tokens."""
+    return max(self.settings, key=_cost)
+
+  @property
+  def smallest(self) -> Setting:
+    """The cheapest setting."""
+    return min(self.settings, key=_cost)
+
+  @property
+  def settings(self) -> tuple[Setting, ...]:
+    """Every position, all numbers of tokens of one patch size in a row."""
+    return tuple(
+      map(
+        Setting._make,
+        itertools.product(self.patch_size.values, self.num_tokens.values),
+      )
+    )
+
+  @property
+  def shares(self) -> tuple[float, ...]:
+    """The share of the steps that each setting gets."""
+    return tuple(
+      a * b
+      for a, b in itertools.product(
+        self.patch_size.shares, self.num_tokens.shares
+      )
+    )
+
+  @property
+  def branches(self) -> tuple[Setting, ...]:
+    """What has a program of its own; a number that is a mask stays None."""
+    numbers = dict.fromkeys(map(self._of_program, self.num_tokens.values))
+    return tuple(
+      map(Setting._make, itertools.product(self.patch_size.values, numbers))
+    )
+
+  def _of_program(self, num_tokens: Any) -> Any:
+    return None if num_tokens in self._masked else num_tokens
+
+  @property
+  def _masked(self) -> tuple[int, ...]:
+    """The numbers that share a program; a single one is a cheaper slice."""
+    numbers = tuple(n for n in self.num_tokens.values if n not in (None, ALL))
+    return numbers if len(numbers) > 1 else ()
+
+  def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
+    """Draws an index into `settings`: int32 scalar, traceable."""
+    patch_size = self.patch_size.draw(key, step)
+    # The key itself is the first dial's, as if there were no other.
+    num_tokens = self.num_tokens.draw(jax.random.fold_in(key, 1), step)
+    return patch_size * len(self.num_tokens.values) + num_tokens
+
+  def branch_of(self, setting: Any) -> Any:
+    """The index into `branches` of an index, or of several, into `settings`."""
+    found = [
+      self.branches.index(s._replace(num_tokens=self._of_program(s.num_tokens)))
+      for s in self.settings
+    ]
+    return jnp.asarray(found, jnp.int32)[setting]
+
+  def in_program(self, branch: Setting, setting: jax.Array) -> Setting:
+    """The setting for the program of a branch, its number of tokens a mask.
+
+    Args:
+      branch: of `branches`.
+      setting: an index into `settings` of one that belongs to the branch.
+    """
+    if branch.num_tokens is not None or not self._masked:
+      return branch
+    numbers = [n if n in self._masked else 0 for _, n in self.settings]
+    number = jnp.asarray(numbers, jnp.int32)[setting]
+    return branch._replace(num_tokens=number)
+
+
+def _cost(setting: Setting) -> tuple[float, ...]:
+  """What orders settings along each dial from cheap to dear."""
+  height, width = setting.patch_size
+  number = setting.num_tokens or 0
+  return -height * width, np.inf if number == ALL else number
+
+
 def from_config(
   section: dict[str, Any] | None,
   default: tuple[int, int],
   total_steps: int = 1,
-) -> tuple[PatchSizes, str]:
+) -> tuple[Dials, str]:
   """Reads `config.flexi`.
 
   Args:
-    section: `dict(patch_size=dict(values=, weights=None, end_weights=None),
-      dispatch="auto")`, or None for a model of one patch size. The weights of
-      the draw become, linearly over the training, `end_weights`: a curriculum,
-      such as from large patches to small ones.
+    section: `dict(patch_size=DIAL, num_tokens=DIAL, sandwich=False,
+      inplace_distillation=False, dispatch="auto")`, see `Dials`, where DIAL
+      is `dict(values=, weights=None, end_weights=None)`; None for a model of
+      one setting. The weights of the draw become, linearly over the training,
+      `end_weights`: a curriculum, such as from large patches to small ones.
+      Among the numbers of tokens None, or "all", switches TokenLearner off.
     default: the model's own patch size, used where the section names none.
     total_steps: of the training.
 
   Returns:
-    The patch sizes, and the dispatch mode "switch" or "host".
+    The dials, and the dispatch mode "switch" or "host".
+
+  Raises:
+    ValueError: an unknown key, no value or one twice, an impossible value,
+      weights that are not a positive number for each, a sandwich of one
+      setting, or distillation in place without a sandwich.
   """
   section = section or {}
-  configuration.check_keys(section, ("patch_size", "dispatch"), "config.flexi")
-  patch_size = section.get("patch_size") or {"values": (default,)}
-  where = "config.flexi.patch_size"
+  switches = ("sandwich", "inplace_distillation")
   configuration.check_keys(
-    patch_size, ("values", "weights", "end_weights"), where
+    section, ("patch_size", "num_tokens", *switches, "dispatch"), "config.flexi"
   )
-  values = tuple(as_patch_size(v, where) for v in patch_size["values"])
+  patch_size = _dial(
+    section.get("patch_size") or {"values": (default,)},
+    as_patch_size,
+    "config.flexi.patch_size",
+    total_steps,
+  )
+  num_tokens = Dial()
+  if section.get("num_tokens"):
+    num_tokens = _dial(
+      section["num_tokens"],
+      as_num_tokens,
+      "config.flexi.num_tokens",
+      total_steps,
+    )
+  dispatch = section.get("dispatch", "auto")
+  known = {"switch": "switch", "host": "host", "auto": default_dispatch()}
+  sandwich, inplace = (bool(section.get(name)) for name in switches)
+  dials = Dials(patch_size, num_tokens, sandwich, inplace)
+  if sandwich and len(dials.settings) < 2:
+    raise ValueError(
+      "config.flexi.sandwich: there is one setting only. Give several values "
+      "of patch_size or num_tokens."
+    )
+  if inplace and not sandwich:
+    raise ValueError(
+      "config.flexi.inplace_distillation needs config.flexi.sandwich=True: "
+      "the teacher is the largest setting of the same step."
+    )
+  return (
+    dials,
+    configuration.choose(dispatch, known, "config.flexi.dispatch"),
+  )
+
+
+def _dial(
+  section: dict[str, Any],
+  read: Callable[[Any, str], Any],
+  where: str,
+  total_steps: int,
+) -> Dial:
+  """Reads the section of one dial; `read` makes its values."""
+  configuration.check_keys(section, ("values", "weights", "end_weights"), where)
+  values = tuple(read(value, where) for value in section["values"])
   if not values:
-    raise ValueError(f"{where}.values is empty; give at least one size.")
+    raise ValueError(f"{where}.values is empty; give at least one.")
   if len(set(values)) != len(values):
-    raise ValueError(f"{where}.values={values} names a size twice.")
+    raise ValueError(f"{where}.values={values} names a value twice.")
   start, end = (
-    _probabilities(patch_size.get(key), values, f"{where}.{key}")
+    _probabilities(section.get(key), values, f"{where}.{key}")
     for key in ("weights", "end_weights")
   )
   stages, stage_steps = [start], 1
-  if patch_size.get("end_weights") is not None:
+  if section.get("end_weights") is not None:
     stage_steps = -(-total_steps // _MAX_STAGES)
     shares = np.linspace(0, 1, -(-total_steps // stage_steps))
     stages = [(1 - share) * start + share * end for share in shares]
-  dispatch = section.get("dispatch", "auto")
-  known = {"switch": "switch", "host": "host", "auto": default_dispatch()}
-  return (
-    PatchSizes(
-      values, tuple(tuple(stage.tolist()) for stage in stages), stage_steps
-    ),
-    configuration.choose(dispatch, known, "config.flexi.dispatch"),
+  return Dial(
+    values, tuple(tuple(stage.tolist()) for stage in stages), stage_steps
   )
+
+
+def as_num_tokens(value: Any, where: str) -> int | str:
+  """Reads a number of learned tokens; None and "all" are all patches."""
+  if value is None or value == ALL:
+    return ALL
+  if type(value) is not int or value < 1:
+    raise ValueError(
+      f"{where}: {value!r} is no number of learned tokens. Give a positive "
+      f"integer, or None or {ALL!r} for all patches to the end."
+    )
+  return value
 
 
 def _probabilities(

@@ -71,7 +71,7 @@ class Experiment:
     source: the training data.
     image_shape: (H, W, C) of a preprocessed training image.
     task: what is optimised, with its model.
-    patch_sizes: the sizes to draw from.
+    dials: what training draws from.
     dispatch: "switch" or "host".
     evaluators: by name.
   """
@@ -111,25 +111,34 @@ class Experiment:
     )
     self.task.check(example, "config.data.pp")
     self.image_shape = example["image"].shape
-    self.patch_sizes, self.dispatch = dials.from_config(
+    self.dials, self.dispatch = dials.from_config(
       config["flexi"], model.patch_size, self.steps("total")
     )
     grids = [
       model.check(self.image_shape[:2], *setting)
-      for setting in self.patch_sizes.settings
+      for setting in self.dials.settings
     ]
-    _warn_of_sum_pooling(model, self.patch_sizes)
+    _warn_of_sum_pooling(model, self.dials)
     _check_that_tokens_become_fewer(model, self.image_shape, grids)
     self.evaluators = {
       name: evaluators.create(
         section,
         f"config.evals.{name}",
         task=self.task,
-        settings=self.patch_sizes.settings,
+        settings=self.dials.settings,
         batch_size=batch_size,
         kind=config["parallel"],
       )
       for name, section in config["evals"].items()
+    }
+
+  @property
+  def about_data(self) -> dict[str, Any]:
+    """What users of the trained model need to know of its data, for JSON."""
+    return {
+      "num_classes": self.task.num_classes,
+      "class_names": self.source.class_names,
+      "image_shape": list(self.image_shape),
     }
 
   def steps(
@@ -196,11 +205,11 @@ def _check_that_tokens_become_fewer(
     )
 
 
-def _warn_of_sum_pooling(model: Any, patch_sizes: dials.PatchSizes) -> None:
+def _warn_of_sum_pooling(model: Any, drawn_from: dials.Dials) -> None:
   """Warns of TokenLearner v1.0 as published under several patch sizes."""
   config = model.token_learner or {"version": None}
   sums = config["version"] == "1.0" and config["pooling"] == "sum"
-  if sums and len(patch_sizes.values) > 1:
+  if sums and len(drawn_from.patch_size.values) > 1:
     warnings.warn(
       "TokenLearner v1.0 with sum pooling gives tokens that grow with the "
       "number of patches, so every patch size gives another scale. Under "

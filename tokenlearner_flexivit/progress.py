@@ -78,7 +78,7 @@ class Progress:
     """Notes what is to come.
 
     Args:
-      settings: what the metric "patch_size" is an index into.
+      settings: what the metric "setting" is an index into.
       first_step: steps done before this program was started.
       total_steps: steps to do in all.
       batch_size: over all hosts.
@@ -130,7 +130,7 @@ class Progress:
     for step, metrics in self._pending:
       for name in sorted(metrics, key=lambda name: name != "loss"):
         if not np.isfinite(metrics[name]):
-          return step, self._settings[int(metrics["patch_size"])], name
+          return step, self._settings[int(metrics["setting"])], name
     return None
 
   @property
@@ -163,11 +163,11 @@ class Progress:
     now = time.perf_counter()
     steps = len(self._pending)
     step = self._pending[-1][0]
-    drawn = collections.Counter(int(m["patch_size"]) for _, m in self._pending)
+    drawn = collections.Counter(int(m["setting"]) for _, m in self._pending)
     record = {
       name: float(np.mean([m[name] for _, m in self._pending]))
       for name in self._pending[0][1]
-      if name != "patch_size"
+      if name != "setting"
     }
     here = steps - self._steps_before  # The others took their time elsewhere.
     rate = here * self._batch_size / (now - self._last)
@@ -189,7 +189,7 @@ class Progress:
       f"{rate:.0f} img/s ({record['img_per_s_per_core']:.0f}/core)  ETA {left}"
       f"  norms: grad {record['grad_norm']:.3g} update "
       f"{record['update_norm']:.3g} param {record['param_norm']:.3g}  "
-      f"patch size:times {sizes}"
+      f"setting:times {sizes}"
     )
     self._pending, self._steps_before = [], 0
     self._last = now

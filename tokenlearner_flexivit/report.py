@@ -13,7 +13,7 @@ from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, progress, table
-from tokenlearner_flexivit.analysis import flops, token_maps
+from tokenlearner_flexivit.analysis import flops, plane, token_maps
 
 Row = dict[str, Any]
 
@@ -35,15 +35,16 @@ def _cost(model, image_shape, setting) -> Row:
 
 
 def cost_table(experiment: experiment_lib.Experiment) -> str:
-  """The cost of every patch size, for the start of a run."""
-  sizes = experiment.patch_sizes
+  """The cost of every setting, for the start of a run."""
+  drawn_from = experiment.dials
   rows = []
-  for setting, share in zip(sizes.settings, sizes.shares, strict=True):
+  for setting, share in zip(
+    drawn_from.settings, drawn_from.shares, strict=True
+  ):
     row = _cost(experiment.task.model, experiment.image_shape, setting)
     rows.append(
       {
-        "patch size": row["patch_size"],
-        "tokens": row["seq_len"],
+        **_shown_setting(row),
         "GMACs/image": f"{row['gmacs']:.4g}",
         "share of steps": f"{share:.2f}",
       }
@@ -128,8 +129,7 @@ def markdown(rows: Sequence[Row]) -> str:
   return table.markdown(
     [
       {
-        "patch size": row["patch_size"],
-        "tokens": row["seq_len"],
+        **_shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
         **dict(_shown_metrics(row)),
         "images/s": f"{row['images_per_s']:.0f}",
@@ -137,6 +137,14 @@ def markdown(rows: Sequence[Row]) -> str:
       for row in rows
     ]
   )
+
+
+def _shown_setting(row: Row) -> dict[str, Any]:
+  """The first columns of a row; numbers of tokens only if they are chosen."""
+  shown = {"patch size": row["patch_size"], "tokens": row["seq_len"]}
+  if row["num_tokens"] is not None:
+    shown["learned"] = row["num_tokens"]
+  return shown
 
 
 def _markdown_of_others(rows: Sequence[Row]) -> str:
@@ -240,7 +248,10 @@ def write(
   params: Any,
   results: dict[str, dict[str, float]],
 ) -> dict[str, Any] | None:
-  """Writes report.md, report.json and patch_sizes.png; prints the table.
+  """Writes report.md, report.json and a picture; prints the table.
+
+  The picture is patch_sizes.png, or plane.png where there are several numbers
+  of learned tokens.
 
   The first evaluator of accuracy, or just the first, is the report's; others
   get a table each, and a place in its rows of report.json.
@@ -291,10 +302,17 @@ def write(
   }
   (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
   data = experiment.config["data"]["name"]
-  title = f"{data}: one model, {len(tables[first])} patch sizes"
+  rows = tables[first]
   headline = experiment.evaluators[first].headline
-  draw(tables[first], workdir / "patch_sizes.png", title, headline)
-  pictures = "![accuracy against patch size and cost](patch_sizes.png)\n\n"
+  # Of one number of tokens there is no plane.
+  if len({row["num_tokens"] for row in rows}) > 1:
+    title = f"{data}: one model, {len(rows)} settings"
+    plane.draw(rows, workdir / "plane.png", title, headline)
+    pictures = "![accuracy by patch size and learned tokens](plane.png)\n\n"
+  else:
+    title = f"{data}: one model, {len(rows)} patch sizes"
+    draw(rows, workdir / "patch_sizes.png", title, headline)
+    pictures = "![accuracy against patch size and cost](patch_sizes.png)\n\n"
   if token_maps.draw_run(
     workdir / "token_maps.png",
     experiment.config,

@@ -97,7 +97,7 @@ def train_and_evaluate(
   with contextlib.ExitStack() as closing:
     workdir_lib.check_shared(workdir)
     closing.enter_context(workdir_lib.Lock(workdir))
-    workdir_lib.claim_workdir(workdir, config)
+    workdir_lib.claim_workdir(workdir, config, experiment.about_data)
     progress_lib.describe_devices(batch_size)
     progress_lib.describe_model(params)
     say(report.cost_table(experiment))
@@ -124,7 +124,7 @@ def train_and_evaluate(
     state = parallel.replicate(state, kind)
     log = metric_log.MetricLog(workdir, first_step)
     progress = progress_lib.Progress(
-      experiment.patch_sizes.settings,
+      experiment.dials.settings,
       first_step=first_step,
       total_steps=total_steps,
       batch_size=batch_size,
@@ -153,7 +153,7 @@ def train_and_evaluate(
       run_step = train_step_lib.compile_steps(
         experiment.task,
         optimizer,
-        experiment.patch_sizes,
+        experiment.dials,
         state,
         batch,
         constants,
@@ -167,7 +167,7 @@ def train_and_evaluate(
       )
       seconds = time.perf_counter() - start
       say(
-        f"Compiled {len(experiment.patch_sizes.values)} patch sizes "
+        f"Compiled {len(experiment.dials.branches)} settings "
         f"(dispatch={experiment.dispatch}) in {seconds:.1f} s"
       )
 
@@ -270,9 +270,9 @@ def _check_finite(
   newest = checkpoints.newest
   good = "none was saved" if newest is None else checkpoints.path(newest)
   raise NonFiniteLossError(
-    f"The {name} of step {step} (patch size {setting.patch_size}) is not "
-    f"finite. Last good checkpoint: {good}. A lower optimizer.lr, a longer "
-    "warmup or optimizer.grad_clip_norm may help."
+    f"The {name} of step {step} ({setting.name}) is not finite. Last good "
+    f"checkpoint: {good}. A lower optimizer.lr, a longer warmup or "
+    "optimizer.grad_clip_norm may help."
   )
 
 

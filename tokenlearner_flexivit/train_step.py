@@ -1,11 +1,13 @@
 """The training step: a pure function from (state, batch) to (state, metrics).
 
 It knows nothing of pmap or shard_map but the name of the device axis. The
-patch size is drawn per step. With `dispatch="switch"` that happens inside the
-program and `lax.switch` picks the branch; with `dispatch="host"` the same key
-draws the same index outside and picks one of several programs. In both, only
-the loss and its gradient depend on the patch size: they have the shapes of the
-underlying parameters, and all that follows stands outside the branches.
+setting of the dials is drawn per step. With `dispatch="switch"` `lax.switch`
+picks the branch of its patch size inside the program; with `dispatch="host"`
+the same key draws the same index outside and picks one of several programs. In
+both, only the loss and its gradient depend on the patch size: they have the
+shapes of the underlying parameters, and all that follows stands outside the
+branches. The number of learned tokens is a mask, and needs no branch. With the
+sandwich rule gradient and metrics are the means over three settings.
 """
 
 import concurrent.futures
@@ -73,10 +75,10 @@ def step_keys(seed: int, step: jax.Array) -> jax.Array:
 def make_train_step(
   task: "tasks.Task",
   optimizer: optax.GradientTransformation,
-  patch_sizes: dials.PatchSizes,
+  drawn_from: dials.Dials,
   *,
   seed: int,
-  index: int | None = None,
+  branch: int | None = None,
   accumulate: int = 1,
   ema_decay: float | None = None,
   frozen: Any = None,
@@ -86,10 +88,10 @@ def make_train_step(
   Args:
     task: what is optimised.
     optimizer: gets the gradient averaged over devices and micro-batches.
-    patch_sizes: the sizes to draw from.
+    drawn_from: the dials.
     seed: with the step's number the source of all randomness.
-    index: None draws the patch size inside and switches; an index into
-      `patch_sizes.values` builds the program of that size alone.
+    branch: None switches inside; an index into `drawn_from.branches` builds
+      the program of that branch alone, for steps that draw a setting of it.
     accumulate: micro-batches that a device computes one after the other; the
       gradient is that of the whole batch, in less memory.
     ema_decay: decay of the moving average, if there is one.
@@ -99,8 +101,8 @@ def make_train_step(
   Returns:
     `step(state, batch, constants) -> (state, metrics)`, with the constants of
     the task. Metrics are float32 scalars equal on all devices: loss, the three
-    norms (gradient, update, parameters), the task's own; and `patch_size`, the
-    int32 index drawn.
+    norms (gradient, update, parameters), the task's own; and `setting`, the
+    int32 index into `drawn_from.settings` drawn.
   """
 
   def loss_and_grad(setting, params, batch, key):
@@ -113,12 +115,13 @@ def make_train_step(
         )
       return task.loss(params, *args, setting=setting)
 
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+    (value, (metrics, answer)), grads = jax.value_and_grad(loss, has_aux=True)(
       params, batch, key
     )
-    return grads, {"loss": value, **metrics}
+    return (grads, {"loss": value, **metrics}), answer
 
   def accumulated(setting, params, batch, key):
+    """Returns gradients and metrics of the batch, and the answers to it."""
     if accumulate == 1:
       return loss_and_grad(setting, params, batch, key)
     micro_batches = jax.tree.map(
@@ -126,21 +129,42 @@ def make_train_step(
     )
 
     def add(total, inputs):
-      out = loss_and_grad(setting, params, *inputs)
-      return jax.tree.map(jnp.add, total, out), None
+      out, answer = loss_and_grad(setting, params, *inputs)
+      return jax.tree.map(jnp.add, total, out), answer
 
     keys = jax.random.split(key, accumulate)
     first = jax.tree.map(lambda x: x[0], (micro_batches, keys))
-    shapes = jax.eval_shape(
+    shapes, _ = jax.eval_shape(
       functools.partial(loss_and_grad, setting), params, *first
     )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (micro_batches, keys))
-    return jax.tree.map(lambda x: x / accumulate, total)
+    total, answers = jax.lax.scan(add, zeros, (micro_batches, keys))
+    return (
+      jax.tree.map(lambda x: x / accumulate, total),
+      answers.reshape(-1, *answers.shape[2:]),
+    )
+
+  def of_branch(branch, drawn, *inputs):
+    return accumulated(drawn_from.in_program(branch, drawn), *inputs)[0]
 
   branches = [
-    functools.partial(accumulated, setting) for setting in patch_sizes.settings
+    functools.partial(of_branch, branch) for branch in drawn_from.branches
   ]
+
+  def of_drawn(drawn, *inputs):
+    if branch is not None:
+      return branches[branch](drawn, *inputs)
+    picked = drawn_from.branch_of(drawn)
+    return jax.lax.switch(picked, branches, drawn, *inputs)
+
+  def of_sandwich(drawn, params, batch, key):
+    first, answer = accumulated(drawn_from.largest, params, batch, key)
+    if drawn_from.inplace_distillation:
+      batch = task.imitate(batch, jax.lax.stop_gradient(answer))
+    inputs = params, batch, key
+    last, _ = accumulated(drawn_from.smallest, *inputs)
+    layers = first, of_drawn(drawn, *inputs), last
+    return jax.tree.map(lambda *x: sum(x) / len(x), *layers)
 
   def step(
     state: TrainState, batch: Batch, constants: Any
@@ -148,14 +172,12 @@ def make_train_step(
     dial_key, batch_key, dropout_key = step_keys(seed, state.step)
     device = jax.lax.axis_index(parallel.AXIS)
     batch = task.prepare(batch, batch_key, constants, axis_name=parallel.AXIS)
-    inputs = state.params, batch, jax.random.fold_in(dropout_key, device)
-    if index is None:
-      drawn = patch_sizes.draw(dial_key, state.step)
-      grads, metrics = jax.lax.switch(drawn, branches, *inputs)
-    else:
-      drawn = jnp.asarray(index, jnp.int32)
-      grads, metrics = branches[index](*inputs)
-    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    drawn = drawn_from.draw(dial_key, state.step)
+    key = jax.random.fold_in(dropout_key, device)
+    trained = of_sandwich if drawn_from.sandwich else of_drawn
+    grads, metrics = jax.lax.pmean(
+      trained(drawn, state.params, batch, key), parallel.AXIS
+    )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -163,7 +185,7 @@ def make_train_step(
       "grad_norm": optax.tree.norm(grads),
       "update_norm": optax.tree.norm(updates),
       "param_norm": optax.tree.norm(params),
-      "patch_size": drawn,
+      "setting": drawn,
     }
     ema = state.ema
     if ema_decay is not None:
@@ -174,10 +196,10 @@ def make_train_step(
   return step
 
 
-def host_indices(
-  patch_sizes: dials.PatchSizes, seed: int, first_step: int, block: int = 1024
+def host_branches(
+  drawn_from: dials.Dials, seed: int, first_step: int, block: int = 1024
 ) -> Iterator[int]:
-  """Yields the indices that the steps from `first_step` on draw.
+  """Yields the branches of what the steps from `first_step` on draw.
 
   They are computed `block` at a time, so that the host does not wait for a
   device at every step.
@@ -185,7 +207,8 @@ def host_indices(
 
   @jax.jit
   def draw(steps):
-    return jax.vmap(lambda s: patch_sizes.draw(step_keys(seed, s)[0], s))(steps)
+    drawn = jax.vmap(lambda s: drawn_from.draw(step_keys(seed, s)[0], s))(steps)
+    return drawn_from.branch_of(drawn)
 
   for start in itertools.count(first_step, block):
     yield from np.asarray(draw(start + jnp.arange(block))).tolist()
@@ -194,7 +217,7 @@ def host_indices(
 def compile_steps(
   task: "tasks.Task",
   optimizer: optax.GradientTransformation,
-  patch_sizes: dials.PatchSizes,
+  drawn_from: dials.Dials,
   state: TrainState,
   batch: Batch,
   constants: Any,
@@ -210,7 +233,7 @@ def compile_steps(
   Args:
     task: as in `make_train_step`, like the following.
     optimizer: see there.
-    patch_sizes: see there.
+    drawn_from: see there.
     state: replicated.
     batch: on the devices; only shapes and placement matter.
     constants: the task's, replicated; given to every step.
@@ -225,9 +248,9 @@ def compile_steps(
     takes the state's buffers over.
   """
 
-  def compiled(index: int | None) -> Step:
+  def compiled(branch: int | None) -> Step:
     step = make_train_step(
-      task, optimizer, patch_sizes, seed=seed, index=index, **options
+      task, optimizer, drawn_from, seed=seed, branch=branch, **options
     )
     step = parallel.parallelize(step, kind, donate=True, num_constants=1)
     if kind == "shard_map" or jax.process_count() == 1:
@@ -240,6 +263,6 @@ def compile_steps(
     program = compiled(None)
     return lambda state, batch: program(state, batch, constants)
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    programs = list(pool.map(compiled, range(len(patch_sizes.values))))
-  indices = host_indices(patch_sizes, seed, first_step)
-  return lambda state, batch: programs[next(indices)](state, batch, constants)
+    programs = list(pool.map(compiled, range(len(drawn_from.branches))))
+  branches = host_branches(drawn_from, seed, first_step)
+  return lambda state, batch: programs[next(branches)](state, batch, constants)

@@ -18,6 +18,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import progress
 
 CONFIG_FILE = "config.json"
+ABOUT_DATA_FILE = "about_data.json"
 LOCK_FILE = "lock"
 # Keys of the data section that change no batch.
 _MAY_CHANGE = ("max_corrupt", "num_workers", "num_threads", "prefetch")
@@ -173,10 +174,17 @@ class Lock:
     self.close()
 
 
-def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+def claim_workdir(
+  workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
+) -> None:
   """Writes `config.json`, or checks that the run there is of this config.
 
   All hosts must call it.
+
+  Args:
+    workdir: becomes this run's.
+    config: of the run, complete.
+    about_data: see `Experiment.about_data`; written beside the config.
 
   Raises:
     ValueError: `workdir` holds a run of another config; names what differs.
@@ -186,9 +194,9 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if jax.process_index() == 0 and not (workdir / CONFIG_FILE).exists():
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      partial = workdir / f"{CONFIG_FILE}.partial"
-      partial.write_text(json.dumps(config, indent=2) + "\n")
-      partial.rename(workdir / CONFIG_FILE)
+      # The config last: with it the workdir is this run's.
+      _write(workdir / ABOUT_DATA_FILE, about_data)
+      _write(workdir / CONFIG_FILE, config)
     except OSError as raised:
       error = raised
   raise_together(error)
@@ -197,6 +205,13 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   except ValueError as raised:
     error = raised
   raise_together(error)
+
+
+def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
+  """Writes a JSON file, whole or not at all."""
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(json.dumps(values, indent=2) + "\n")
+  partial.rename(path)
 
 
 def _binding(config: dict[str, Any]) -> dict[str, Any]:
@@ -235,4 +250,20 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     raise ValueError(
       f"{path} is damaged ({error}). Every folder in {workdir}/checkpoints has "
       "a copy: config/metadata."
+    ) from None
+
+
+def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns what the run in `workdir` noted of its data.
+
+  Raises:
+    ValueError: the file is not there, or damaged.
+  """
+  path = workdir / ABOUT_DATA_FILE
+  try:
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"{path}, which holds the classes and the image size of the run's data, "
+      f"cannot be read: {error}."
     ) from None

@@ -55,6 +55,17 @@ def test_operations_of_a_narrow_model(learner, pool):
   assert_xla_counts_the_same(model, (48, 48, 3), (4, 8), 2 if some else None)
 
 
+def test_all_tokens_cost_what_a_model_without_token_learner_costs():
+  shape, size = (48, 48, 3), (4, 8)
+  plain = models.create(num_classes=10, **SMALL)
+  for learner in LEARNERS[1:]:
+    model = plain.clone(token_learner=learner)
+    assert flops.macs(model, shape, size, "all") == flops.macs(
+      plain, shape, size
+    )
+  assert_xla_counts_the_same(model, shape, size, "all")
+
+
 @pytest.mark.parametrize(
   "variant, size, patch_size, num_tokens, kwargs",
   [

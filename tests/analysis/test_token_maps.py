@@ -167,7 +167,7 @@ def test_bad_input_is_told():
 def run(config, tmp_path):
   """The workdir of a run that has not trained: its first parameters."""
   parts = experiment.Experiment(config)
-  workdir.claim_workdir(tmp_path, parts.config)
+  workdir.claim_workdir(tmp_path, parts.config, parts.about_data)
   checkpoints = checkpoint.Checkpoints(tmp_path, 1, parts.config)
   params = parts.init_params()
   checkpoints.save(0, {"params": params, "ema": None}, must=True)

@@ -115,3 +115,14 @@ def test_other_patch_sizes_than_those_of_training(config):
   config.evals.test.patch_sizes = (12, 2)
   evaluator = experiment_lib.Experiment(config).evaluators["test"]
   assert [s.name for s in evaluator.settings] == ["patch12", "patch2"]
+  config.evals.test.num_tokens = (2, None)
+  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  assert [s.name for s in evaluator.settings] == [
+    "patch12_tok2",
+    "patch12_tokall",
+    "patch2_tok2",
+    "patch2_tokall",
+  ]
+  config.evals.test.num_tokens = (4,)  # It learns three.
+  with pytest.raises(ValueError, match="num_tokens=4 is out of range"):
+    experiment_lib.Experiment(config)

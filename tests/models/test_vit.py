@@ -78,6 +78,26 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
     )
 
 
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+  "pool,fuser", itertools.product(transformer.POOLS, (False, True))
+)
+def test_all_tokens_are_those_of_a_model_without_token_learner(
+  pool, fuser, scan
+):
+  model = build(
+    pool=pool,
+    scan=scan,
+    token_learner=dict(layer=1, num_tokens=4, fuser=fuser),
+  )
+  params = init(model)
+  logits, out = apply(model, params, num_tokens="all")
+  plain = build(pool=pool)
+  np.testing.assert_allclose(logits, apply(plain, params)[0], atol=2e-5)
+  assert "token_learner" not in out
+  assert model.seq_lens(24, 4, "all") == plain.seq_lens(24, 4)
+
+
 def test_num_tokens_changes_the_logits():
   model = build(token_learner=dict(layer=1, num_tokens=4))
   params = init(model)

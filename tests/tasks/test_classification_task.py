@@ -42,7 +42,7 @@ def test_the_loss_of_a_task_is_the_mean_over_its_examples(loss):
   batch = {"image": jnp.asarray(images, jnp.float32), "label": labels}
   setting = dials.Setting((4, 4))
   key = jax.random.key(1)
-  value, metrics = jax.jit(task.loss, static_argnums=3)(
+  value, (metrics, answer) = jax.jit(task.loss, static_argnums=3)(
     params, task.prepare(batch, key), key, setting
   )
   logits = jax.jit(task.predict, static_argnums=2)(params, batch, setting)
@@ -50,6 +50,7 @@ def test_the_loss_of_a_task_is_the_mean_over_its_examples(loss):
   expected = classification.LOSSES[loss](logits, one_hot).mean()
   np.testing.assert_allclose(value, expected, rtol=1e-6)
   assert metrics == {}
+  np.testing.assert_allclose(answer, logits, rtol=1e-6)
 
 
 def test_label_smoothing():

@@ -71,9 +71,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
   params = task.constants[0]
   batch = jax.jit(task.prepare)(make_batch("image"), KEY, task.constants)
   loss = functools.partial(task.loss, setting=SETTING)
-  (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-    params, batch, KEY
-  )
+  (value, (metrics, _)), grads = jax.jit(
+    jax.value_and_grad(loss, has_aux=True)
+  )(params, batch, KEY)
   np.testing.assert_allclose(value, 0, atol=1e-6)
   assert metrics["agreement"] == 1
   assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-5
@@ -94,7 +94,7 @@ def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
   np.testing.assert_allclose(prepared["target"], target, rtol=1e-5)
 
   params = task.init(jax.random.key(5), (12, 12, 3))
-  value, metrics = jax.jit(functools.partial(task.loss, setting=SETTING))(
+  value, (metrics, _) = jax.jit(functools.partial(task.loss, setting=SETTING))(
     params, prepared, KEY
   )
   logits = np.asarray(task.predict(params, batch, SETTING))
@@ -103,6 +103,16 @@ def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
   np.testing.assert_allclose(metrics["distance"], kl, rtol=1e-4)
   np.testing.assert_allclose(metrics["label_loss"], label, rtol=1e-5)
   np.testing.assert_allclose(value, 4 * kl + 0.5 * label, rtol=1e-4)
+
+
+def test_a_model_in_place_of_its_teacher():
+  """The targets of the others are the answers of its largest setting."""
+  task = make_task(temperature=2.0, label_weight=0.5)
+  answer = jnp.asarray([[2.0, 0.0, 0.0, 1.0, 0.0]] * 4)
+  prepared = {"image": jnp.zeros((4, 12, 12, 3)), "target": 0, "label": 0}
+  batch = task.imitate(prepared, answer)
+  np.testing.assert_allclose(batch["target"], softmax(answer / 2), rtol=1e-6)
+  np.testing.assert_allclose(batch["label"], softmax(answer), rtol=1e-6)
 
 
 def test_teacher_sees_the_same_mixup_at_its_own_resolution(monkeypatch):
@@ -141,7 +151,7 @@ def test_teacher_is_computed_once_outside_the_branches(config):
   params = run.init_params()
   batch = {"image": jnp.zeros((2, 12, 12, 3))}
   step = train.train_step_lib.make_train_step(
-    run.task, train.optimizer_lib.optax.sgd(0.1), run.patch_sizes, seed=0
+    run.task, train.optimizer_lib.optax.sgd(0.1), run.dials, seed=0
   )
   state = train.train_step_lib.create_state(
     params, train.optimizer_lib.optax.sgd(0.1), ema=False

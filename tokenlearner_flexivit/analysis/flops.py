@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models.token_learner import ALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _forward(
   model: Any,
   image_shape: tuple[int, int, int],
   patch_size: patch_embed.Size | None,
-  num_tokens: int | None,
+  num_tokens: int | str | None,
 ) -> Cost:
   """One image's forward pass, without `_resize_macs`."""
   *size, channels = image_shape
@@ -127,7 +128,7 @@ def _forward(
 
   out_tokens = seq_lens[-1]
   config = model.token_learner
-  if config is not None:
+  if config is not None and num_tokens != ALL:
     s = num_tokens or config["num_tokens"]
     learn = _token_learner((h, w), s, d, config)
     if config["fuser"]:
@@ -170,7 +171,7 @@ def macs(
   model: Any,
   image_shape: tuple[int, int, int],
   patch_size: patch_embed.Size | None = None,
-  num_tokens: int | None = None,
+  num_tokens: int | str | None = None,
 ) -> int:
   """Multiply-adds of one image's forward pass, in matrix products alone.
 
@@ -178,7 +179,7 @@ def macs(
     model: a `models.ViT`.
     image_shape: (H, W, C).
     patch_size: None for the model's own.
-    num_tokens: None for all learned tokens.
+    num_tokens: None for all learned tokens, "all" for all patches to the end.
 
   Returns:
     The number of multiply-adds.
@@ -194,7 +195,7 @@ def operations(
   model: Any,
   image_shape: tuple[int, int, int],
   patch_size: patch_embed.Size | None = None,
-  num_tokens: int | None = None,
+  num_tokens: int | str | None = None,
 ) -> dict[str, int]:
   """Operations of a forward pass in float32, as XLA counts them.
 
@@ -219,7 +220,7 @@ def xla_operations(
   model: Any,
   image_shape: tuple[int, int, int],
   patch_size: patch_embed.Size | None = None,
-  num_tokens: int | None = None,
+  num_tokens: int | str | None = None,
   batch_size: int = 1,
 ) -> float:
   """XLA's own count for a whole batch, to check `operations` with.

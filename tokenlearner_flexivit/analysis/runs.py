@@ -94,5 +94,6 @@ def read_run(
       "preprocessed ones."
     )
   model = models.create(**{**config["model"], "num_classes": None})
-  sizes, _ = dials.from_config(config["flexi"], model.patch_size)
-  return model, checkpoint.read_params(workdir), list(sizes.values), data
+  trained, _ = dials.from_config(config["flexi"], model.patch_size)
+  sizes = list(trained.patch_size.values)
+  return model, checkpoint.read_params(workdir), sizes, data

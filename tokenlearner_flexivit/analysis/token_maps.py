@@ -220,7 +220,8 @@ def draw_run(
   learner, data = model.token_learner, runs.test_data(config)
   if learner is None or learner["version"] == "average" or data is None:
     return False
-  sizes = dials.from_config(config["flexi"], model.patch_size)[0].values
+  trained, _ = dials.from_config(config["flexi"], model.patch_size)
+  sizes = trained.patch_size.values
   picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
   drawn = image_figure(
     model,

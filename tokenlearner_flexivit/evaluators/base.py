@@ -1,6 +1,7 @@
 """What the evaluators of a model's settings share."""
 
 import abc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,26 +28,37 @@ class Evaluator(abc.ABC):
     task: Any,
     settings: Sequence[dials.Setting],
     patch_sizes: Sequence[Any] | None,
+    num_tokens: Sequence[Any] | None,
     batch_size: int,
     kind: str,
     where: str,
   ):
-    """Chooses the settings: those of training, or those of `patch_sizes`.
+    """Chooses the settings: those of training, or others for either dial.
 
     Args:
       task: predicts.
       settings: the settings of training.
       patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
       batch_size: over all hosts.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
     """
+    sizes = dict.fromkeys(setting.patch_size for setting in settings)
+    numbers = dict.fromkeys(setting.num_tokens for setting in settings)
     if patch_sizes is not None:
-      settings = [
-        dials.Setting(dials.as_patch_size(size, f"{where}.patch_sizes"))
+      sizes = [
+        dials.as_patch_size(size, f"{where}.patch_sizes")
         for size in patch_sizes
       ]
-    self.settings = tuple(settings)
+    if num_tokens is not None:
+      numbers = [
+        dials.as_num_tokens(number, f"{where}.num_tokens")
+        for number in num_tokens
+      ]
+    self.settings = tuple(
+      map(dials.Setting._make, itertools.product(sizes, numbers))
+    )
     self._task = task
     self._batch_size = batch_size
     self._kind = kind

@@ -104,6 +104,7 @@ class Evaluator(base.Evaluator):
     settings: Sequence[dials.Setting],
     batch_size: int,
     patch_sizes: Sequence[Any] | None = None,
+    num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
   ):
@@ -115,13 +116,16 @@ class Evaluator(base.Evaluator):
       settings: the settings of training.
       batch_size: over all hosts.
       patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
 
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
-    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
+    super().__init__(
+      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+    )
     source = data_lib.open_source(data)
     self._check_classes(source)
     self._images = self._open(data, source)

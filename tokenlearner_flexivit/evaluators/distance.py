@@ -91,6 +91,7 @@ class Evaluator(base.Evaluator):
     batch_size: int,
     teachers: Mapping[str, Mapping[str, Any]] | None = None,
     patch_sizes: Sequence[Any] | None = None,
+    num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
   ):
@@ -105,6 +106,7 @@ class Evaluator(base.Evaluator):
       teachers: as in `config.task.teachers` of a distillation; None for those
         of the task. Their weights are read here.
       patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
 
@@ -112,7 +114,9 @@ class Evaluator(base.Evaluator):
       ValueError: no teacher, one that does not fit the student or the data, no
         examples, or a setting that does not fit the images.
     """
-    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
+    super().__init__(
+      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+    )
     self._distance = distance_of(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(

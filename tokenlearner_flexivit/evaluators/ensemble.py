@@ -40,12 +40,18 @@ def read_groups(
 
   Raises:
     ValueError: a group of fewer than two, one that is there twice, a member
-      that is there twice, or a patch size that is not evaluated.
+      that is there twice, a patch size that is not evaluated, or several
+      numbers of learned tokens.
   """
   if len(settings) < 2:
     raise ValueError(
       f"{where}: an ensemble needs at least two patch sizes, evaluated are "
       f"{', '.join(setting.name for setting in settings)}."
+    )
+  if len({setting.num_tokens for setting in settings}) > 1:
+    raise ValueError(
+      f"{where}: ensembles are of patch sizes. Evaluate one number of learned "
+      "tokens, such as num_tokens=(8,)."
     )
   if groups is None:
     sizes = dict.fromkeys((2, len(settings)))
@@ -99,6 +105,7 @@ class Evaluator(base.Evaluator):
     batch_size: int,
     groups: Sequence[Sequence[Any]] | None = None,
     patch_sizes: Sequence[Any] | None = None,
+    num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
   ):
@@ -111,6 +118,7 @@ class Evaluator(base.Evaluator):
       batch_size: over all hosts.
       groups: see `read_groups`.
       patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
 
@@ -118,7 +126,9 @@ class Evaluator(base.Evaluator):
       ValueError: no examples, a setting that does not fit the images, or a
         group that is none of settings.
     """
-    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
+    super().__init__(
+      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+    )
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
     source = data_lib.open_source(data)
     self._check_classes(source)

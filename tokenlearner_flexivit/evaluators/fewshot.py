@@ -68,6 +68,7 @@ class Evaluator(base.Evaluator):
     log2_l2: float = 10,
     log2_l2_sweep: Sequence[float] = tuple(range(-10, 20)),
     patch_sizes: Sequence[Any] | None = None,
+    num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
   ):
@@ -90,6 +91,7 @@ class Evaluator(base.Evaluator):
       log2_l2_sweep: of the penalties that `tuned` chooses from; the fixed one
         is always among them.
       patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
 
@@ -104,7 +106,9 @@ class Evaluator(base.Evaluator):
         f"{where}.train_split and {where}.test_split instead."
       )
     _check_numbers(shots, num_seeds, where)
-    super().__init__(task, settings, patch_sizes, batch_size, kind, where)
+    super().__init__(
+      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+    )
     self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"

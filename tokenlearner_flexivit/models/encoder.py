@@ -60,7 +60,7 @@ class Encoder(nn.Module):
     x: jax.Array,
     grid: Sequence[int],
     num_cls: int = 0,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: int | str | jax.Array | None = None,
     train: bool = False,
   ) -> tuple[jax.Array, jax.Array | None, dict[str, Any]]:
     """Encodes tokens.
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
       x: [B, num_cls + N, D], of a video [B, num_cls + T * N, D].
       grid: (h, w) with h * w = N, of a video (T, h, w).
       num_cls: how many leading tokens pass beside TokenLearner.
-      num_tokens: see `TokenLearner`.
+      num_tokens: see `TokenLearner`; "all" leaves it out, and the fuser.
       train: whether dropout and stochastic depth are active.
 
     Returns:
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
     mask = None
     out = {}
     for run in block_runs(self.depth, config):
-      if config is None or run[0] < config.layer:
+      if config is None or run[0] < config.layer or tl.is_all(num_tokens):
         x, run_out = self._blocks(run, x, mask, train)
         out |= run_out
         continue

@@ -21,6 +21,7 @@ from flax import linen as nn
 from tokenlearner_flexivit.models import blocks
 from tokenlearner_flexivit.models.average_pooling import average_maps
 
+ALL = "all"  # As `num_tokens` of a model: TokenLearner is switched off.
 VERSIONS = ("1.1", "1.0", "average")
 POOLINGS = ("sum", "mean")
 
@@ -94,13 +95,18 @@ def is_static(num_tokens: Any) -> bool:
   return isinstance(num_tokens, numbers.Integral)
 
 
+def is_all(num_tokens: Any) -> bool:
+  """Whether it is "all", which an array must not be compared with."""
+  return isinstance(num_tokens, str) and num_tokens == ALL
+
+
 def check_num_tokens(
-  num_tokens: int | jax.Array | None, learned: int, version: str = "1.1"
+  num_tokens: int | str | jax.Array | None, learned: int, version: str = "1.1"
 ) -> None:
   """Checks a choice of tokens as far as that is possible before it runs.
 
   Args:
-    num_tokens: None, an int, or an integer scalar array.
+    num_tokens: None, "all", an int, or an integer scalar array.
     learned: S.
     version: see `TokenLearner`.
 
@@ -108,7 +114,7 @@ def check_num_tokens(
     ValueError: for an int outside 1..S, or no integer at all. The value of an
       array is not looked at. For a choice among averages.
   """
-  if num_tokens is None:
+  if num_tokens is None or is_all(num_tokens):
     return
   if version == "average" and not (
     is_static(num_tokens) and num_tokens == learned
@@ -127,7 +133,7 @@ def check_num_tokens(
     jnp.result_type(num_tokens), jnp.integer
   ):
     raise ValueError(
-      f"num_tokens must be an integer scalar, got {num_tokens!r}."
+      f"num_tokens must be an integer scalar or {ALL!r}, got {num_tokens!r}."
     )
 
 

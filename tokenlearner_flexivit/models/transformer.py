@@ -118,7 +118,7 @@ class VisionTransformer(nn.Module):
     runs = encoder.block_runs(self.depth, self._config) if self.scan else ()
     return tuple(run for run in runs if len(run) > 1)
 
-  def _check_num_tokens(self, num_tokens: int | jax.Array | None) -> None:
+  def _check_num_tokens(self, num_tokens: int | str | jax.Array | None) -> None:
     """Raises ValueError for an impossible number of learned tokens."""
     if self.token_learner is not None:
       config = self._config
@@ -129,11 +129,11 @@ class VisionTransformer(nn.Module):
       )
 
   def _seq_lens(
-    self, grid: Sequence[int], num_tokens: int | None
+    self, grid: Sequence[int], num_tokens: int | str | None
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, for (h, w) or (T, h, w)."""
     num_cls = int(self.pool == "tok")
-    config = self._config
+    config = None if tl.is_all(num_tokens) else self._config
     first = config.layer if config else self.depth
     before = (math.prod(grid) + num_cls,) * first
     if not config:
@@ -157,7 +157,7 @@ class VisionTransformer(nn.Module):
   def _apply_to_stem(
     self,
     stem: jax.Array,
-    num_tokens: int | jax.Array | None,
+    num_tokens: int | str | jax.Array | None,
     train: bool,
   ) -> Outputs:
     """Goes from embedded patches to logits, as part of a compact `__call__`.
@@ -205,7 +205,7 @@ class VisionTransformer(nn.Module):
       name="Transformer",
     )(x, grid, num_cls, num_tokens, train)
     out["encoded"] = x
-    if self.token_learner is not None:
+    if self.token_learner is not None and not tl.is_all(num_tokens):
       first = out["encoder"][f"block{self.token_learner['layer']:02d}"]
       out["token_learner"] = first["token_learner"]
 

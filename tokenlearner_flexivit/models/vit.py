@@ -54,14 +54,15 @@ class ViT(transformer.VisionTransformer):
     self,
     image_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: int | str | jax.Array | None = None,
   ) -> tuple[int, int]:
     """Checks a call without tracing it.
 
     Args:
       image_size: int or (height, width) in pixels.
       patch_size: None (the stored size), int or (int, int).
-      num_tokens: None (all that are learned), an int or a scalar array.
+      num_tokens: None (all that are learned), "all", an int or a scalar
+        array.
 
     Returns:
       the grid (h, w) of patches.
@@ -80,7 +81,7 @@ class ViT(transformer.VisionTransformer):
     self,
     image_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | None = None,
+    num_tokens: int | str | None = None,
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
 
@@ -96,7 +97,7 @@ class ViT(transformer.VisionTransformer):
     images: jax.Array,
     *,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: int | str | jax.Array | None = None,
     train: bool = False,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Classifies or represents images.
@@ -106,7 +107,8 @@ class ViT(transformer.VisionTransformer):
       patch_size: int or (int, int), static; None means the stored size.
       num_tokens: how many learned tokens to use: None for all, an int for a
         slice of the first ones, a traced integer scalar for a mask over them.
-        The results are the same.
+        The results are the same. "all" switches TokenLearner off: all blocks
+        see all patches.
       train: whether dropout and stochastic depth are active. They draw from
         the "dropout" random stream.
 
@@ -117,8 +119,8 @@ class ViT(transformer.VisionTransformer):
       * stem [B, h, w, D], with_posemb [B, N, D];
       * encoder: per block ("block00", ...) sa, +sa, mlp, +mlp, each [B, tokens
         of that block, D], and token_learner where a block has one;
-      * token_learner, if any, that of the first such block: maps [B, S, N] and
-        tokens [B, S, D];
+      * token_learner, if it is there and on, that of the first such block:
+        maps [B, S, N] and tokens [B, S, D];
       * encoded [B, tokens, D], of which, if `num_tokens` is traced, the rows
         of unused tokens mean nothing;
       * pre_logits [B, D or rep_size] float32 and, with classes, logits.

@@ -71,7 +71,7 @@ class ViViT(transformer.VisionTransformer):
     self,
     video_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: int | str | jax.Array | None = None,
   ) -> tuple[int, int, int]:
     """Checks a call without tracing it.
 
@@ -79,7 +79,8 @@ class ViViT(transformer.VisionTransformer):
       video_size: (frames, height, width), before frames are sampled.
       patch_size: None (the stored size), int or (int, int) for height and
         width; for tubelets also three ints, with the frames first.
-      num_tokens: None (all that are learned), an int or a scalar array.
+      num_tokens: None (all that are learned), "all", an int or a scalar
+        array.
 
     Returns:
       the grid (T', h, w) of patches or tubelets.
@@ -100,7 +101,7 @@ class ViViT(transformer.VisionTransformer):
     self,
     video_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | None = None,
+    num_tokens: int | str | None = None,
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
 
@@ -128,7 +129,7 @@ class ViViT(transformer.VisionTransformer):
     videos: jax.Array,
     *,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: int | str | jax.Array | None = None,
     train: bool = False,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Classifies or represents videos.

@@ -52,8 +52,16 @@ class Task(Protocol):
 
   def loss(
     self, params: Any, batch: Batch, key: jax.Array, setting: dials.Setting
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the mean loss of a prepared batch, and metrics (scalars)."""
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+    """Returns the mean loss of a prepared batch, and more.
+
+    Returns:
+      The loss; its metrics (scalars) and the model's answer [B, ...], such as
+      logits.
+    """
+
+  def imitate(self, batch: Batch, answer: jax.Array) -> Batch:
+    """Returns a prepared batch whose targets are a model's answer to it."""
 
   def predict(
     self, params: Any, batch: Batch, setting: dials.Setting

@@ -129,10 +129,23 @@ class Classification:
     batch: dict[str, jax.Array],
     key: jax.Array,
     setting: dials.Setting,
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the mean loss of a prepared batch; `key` drives dropout."""
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+    """Returns the mean loss of a prepared batch, no metrics, and the logits.
+
+    Args:
+      params: of the model.
+      batch: see `prepare`.
+      key: drives dropout.
+      setting: of the dials.
+    """
     logits = self.train_logits(params, batch["image"], key, setting)
-    return self.example_loss(logits, batch["label"]).mean(), {}
+    return self.example_loss(logits, batch["label"]).mean(), ({}, logits)
+
+  def imitate(
+    self, batch: dict[str, jax.Array], answer: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Returns the batch with the probabilities of logits as its labels."""
+    return {**batch, "label": self.probabilities(answer)}
 
   def train_logits(
     self,

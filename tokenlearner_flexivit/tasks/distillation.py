@@ -276,11 +276,11 @@ class Distillation(classification.Classification):
     batch: dict[str, jax.Array],
     key: jax.Array,
     setting: dials.Setting,
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss of a prepared batch, its parts, and the agreement.
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+    """Returns the loss of a prepared batch, its metrics, and the logits.
 
-    `agreement` is the share of examples for which student and teachers hold
-    the same class most likely.
+    Metrics are the parts of the loss and `agreement`, the share of examples
+    for which student and teachers hold the same class most likely.
     """
     logits = self.train_logits(params, batch["image"], key, setting)
     targets = batch["target"]
@@ -292,4 +292,11 @@ class Distillation(classification.Classification):
       label_loss = self.example_loss(logits, batch["label"]).mean()
       metrics["label_loss"] = label_loss
       loss += self._label_weight * label_loss
-    return loss, metrics
+    return loss, (metrics, logits)
+
+  def imitate(
+    self, batch: dict[str, jax.Array], answer: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Returns the batch with the model in place of the teachers and labels."""
+    batch = {**batch, "target": self._link(answer / self._temperature)}
+    return super().imitate(batch, answer) if self._label_weight else batch
