@@ -10,64 +10,13 @@ would make it 3. The last row draws its patch sizes inside of the program
 import contextlib
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
-from benchmarks import steps, timing
-from tokenlearner_flexivit import dials, models, parallel, tasks, train_step
-
-OPTIMIZER = optax.adamw(1e-4)
-
-
-def make_step(
-  task: tasks.Task,
-  params: Any,
-  batch: dict[str, jax.Array],
-  sizes: Sequence[int],
-  repeats: int,
-) -> Callable[[], Any]:
-  """Compiles the training step, the patch size drawn inside.
-
-  Args:
-    task: what is optimised.
-    params: of its model.
-    batch: of all devices.
-    sizes: patch sizes to draw from.
-    repeats: steps in a call.
-
-  Returns:
-    A function that does the steps and returns the metrics of the last.
-  """
-  share = 1 / len(sizes)
-  drawn_from = dials.Dials(
-    dials.Dial(tuple((p, p) for p in sizes), ((share,) * len(sizes),))
-  )
-  state = train_step.create_state(params, OPTIMIZER, ema=False)
-  states = [parallel.replicate(jax.tree.map(jnp.copy, state))]
-  batch = parallel.put_batch(batch)
-  step = train_step.compile_steps(
-    task,
-    OPTIMIZER,
-    drawn_from,
-    states[0],
-    batch,
-    parallel.replicate(task.constants),
-    first_step=0,
-    seed=0,
-    dispatch="switch",
-    kind="pmap",
-  )
-
-  def call():
-    for _ in range(repeats):
-      states[0], metrics = step(states[0], batch)
-    return metrics
-
-  return call
+from benchmarks import drawn_step, steps, timing
+from tokenlearner_flexivit import dials, models, parallel, tasks
 
 
 def compare(
@@ -124,9 +73,14 @@ def compare(
   drawn = 2 * len(patch_sizes)
   for sizes in (*((size,) for size in patch_sizes), tuple(patch_sizes)):
     repeats = 1 if len(sizes) == 1 else drawn
+    share = 1 / len(sizes)
+    drawn_from = dials.Dials(
+      dials.Dial(tuple((p, p) for p in sizes), ((share,) * len(sizes),))
+    )
     for name, task in (("supervised", supervised), ("distilled", distilled)):
-      step = make_step(task, params, batch, sizes, repeats)
-      programs[name, sizes, repeats] = step
+      programs[name, sizes, repeats], _ = drawn_step.make(
+        task, params, batch, drawn_from, repeats
+      )
   seconds = timing.by_turns(programs, rounds)
   teacher_s = seconds.pop("teacher")
   rows = []

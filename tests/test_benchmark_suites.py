@@ -13,6 +13,7 @@ from benchmarks import (
   evaluation,
   overhead,
   scaling,
+  token_dial,
 )
 
 
@@ -49,6 +50,14 @@ def test_allocator_compares_processes():
   rows = allocator.run(quick=True)
   check(rows, ["memory", "ms", "times as fast"], ("ms", "times as fast"))
   assert len(rows) == 3 and rows[0]["times as fast"] == 1
+
+
+@pytest.mark.slow
+def test_the_token_dial_needs_no_further_program():
+  rows = token_dial.run(quick=True)
+  times = ("compile_s", "step_ms", "over_flexivit", "over_fixed")
+  check(rows, ["model", "programs", *times], ("programs", *times))
+  assert [row["programs"] for row in rows] == [2, 2, 2]
 
 
 @pytest.mark.slow

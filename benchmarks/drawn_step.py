@@ -1,0 +1,59 @@
+"""The real training step at drawn settings, for suites that time it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tokenlearner_flexivit import dials, parallel, tasks, train_step
+
+OPTIMIZER = optax.adamw(1e-4)
+
+
+def make(
+  task: tasks.Task,
+  params: Any,
+  batch: dict[str, jax.Array],
+  drawn_from: dials.Dials,
+  repeats: int,
+) -> tuple[Callable[[], Any], float]:
+  """Compiles the training step, the setting drawn inside (`switch`).
+
+  Args:
+    task: what is optimised.
+    params: of its model.
+    batch: of all devices.
+    drawn_from: the dials.
+    repeats: steps in a call.
+
+  Returns:
+    A function that does the steps and returns the metrics of the last, and the
+    seconds that the compilation took.
+  """
+  state = train_step.create_state(params, OPTIMIZER, ema=False)
+  states = [parallel.replicate(jax.tree.map(jnp.copy, state))]
+  batch = parallel.put_batch(batch)
+  start = time.perf_counter()
+  step = train_step.compile_steps(
+    task,
+    OPTIMIZER,
+    drawn_from,
+    states[0],
+    batch,
+    parallel.replicate(task.constants),
+    first_step=0,
+    seed=0,
+    dispatch="switch",
+    kind="pmap",
+  )
+  seconds = time.perf_counter() - start
+
+  def call():
+    for _ in range(repeats):
+      states[0], metrics = step(states[0], batch)
+    return metrics
+
+  return call, seconds
