@@ -8,7 +8,9 @@ from experiments.token_learner_placement import (
   cells,
   claims,
   config,
+  longer,
   pictures,
+  runs,
   summary,
 )
 from tokenlearner_flexivit import models
@@ -90,10 +92,41 @@ def test_table_and_picture(tmp_path):
   assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
 
 
+def test_longer_trainings_are_compared_with_as_long_ones():
+  accuracies = {
+    ("baseline", 600): [0.7, 0.8],
+    ("baseline", 1200): [0.8, 0.9],
+    ("at1_2", 600): [0.68, 0.79],
+    ("at1_2", 1200): [0.79, 0.9],
+  }
+  found = longer.rows(accuracies)
+  points = [row["over_baseline"]["mean"] for row in found]
+  assert points == pytest.approx([0, 0, -1.5, -0.5])
+  (claim,) = longer.claims(found)
+  assert claim["holds"] and "after 1200 steps" in claim["claim"]
+  accuracies["at1_2", 1200] = [0.78, 0.89]
+  (claim,) = longer.claims(longer.rows(accuracies))
+  assert not claim["holds"] and claim["measured"] == "-1.50 ± 0.50"
+  assert "| at1/2    |  1200 |" in longer.markdown(found)
+
+
+def test_a_longer_training_is_a_run_of_its_own():
+  steps = config.SCALES["cpu"].steps
+  short, longer_one = (
+    runs.of("at1_2", 1, "cpu", number) for number in (steps, 2 * steps)
+  )
+  assert short == runs.of("at1_2", 1, "cpu") != longer_one
+  argument = longer_one.config.split(":")[1]
+  assert config.get_config(argument).total_steps == 2 * steps
+
+
 def test_the_readme_has_a_place_for_every_scale(tmp_path):
   folder = study.ROOT / "experiments" / "token_learner_placement"
   readme = tmp_path / "README.md"
   readme.write_text((folder / "README.md").read_text())
-  for scale in config.SCALES:
-    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
-    assert f"those of {scale}" in readme.read_text()
+  for mark in (
+    *(f"tables of {scale}" for scale in config.SCALES),
+    "table of longer trainings",
+  ):
+    study.fill_in(readme, mark, f"here: {mark}")
+    assert f"here: {mark}" in readme.read_text()

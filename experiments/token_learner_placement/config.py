@@ -2,6 +2,8 @@
 
 python -m tokenlearner_flexivit.main --workdir=/tmp/cell --config=\
       experiments/token_learner_placement/config.py:cell=at1_2,seed=0,scale=cpu
+
+`steps=1200` trains for so many steps, instead of the scale's.
 """
 
 import dataclasses
@@ -72,11 +74,13 @@ def _deeper(section: dict) -> dict:
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
   args = configuration.parse_arg(
-    arg, cell="baseline", seed=0, scale="cpu", runlocal=False
+    arg, cell="baseline", seed=0, scale="cpu", steps=0, runlocal=False
   )
   cell = configuration.choose(args["cell"], cells.CELLS, "cell")
   scale = configuration.choose(args["scale"], SCALES, "scale")
   runlocal = args["runlocal"]
+  if args["steps"]:
+    scale = dataclasses.replace(scale, steps=args["steps"])
   if runlocal:
     scale = dataclasses.replace(scale, width=32, batch_size=8, steps=2)
 

@@ -18,10 +18,10 @@ from experiments.token_learner_placement import (
   claims,
   config,
   pictures,
+  runs,
   summary,
 )
 
-HERE = pathlib.Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per run.")
 _SCALE = flags.DEFINE_enum("scale", "cpu", list(config.SCALES), "How large.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each cell.")
@@ -34,14 +34,6 @@ _JOBS = flags.DEFINE_integer(
 flags.mark_flag_as_required("workdir")
 
 
-def run_of(cell: str, seed: int, scale: str) -> study.Run:
-  """The training run of a cell with a seed."""
-  file = (HERE / "config.py").relative_to(study.ROOT)
-  return study.Run(
-    f"{scale}_{cell}_{seed}", f"{file}:cell={cell},seed={seed},scale={scale}"
-  )
-
-
 def main(argv: list[str]) -> None:
   """Trains what is missing; writes results, pictures and tables."""
   del argv
@@ -50,20 +42,21 @@ def main(argv: list[str]) -> None:
   seeds = [int(seed) for seed in _SEEDS.value]
   names = _CELLS.value or list(cells.CELLS)
   # Seed by seed: what is there early is one of everything.
-  runs = {
-    (name, seed): run_of(name, seed, scale)
+  trainings = {
+    (name, seed): runs.of(name, seed, scale)
     for seed, name in itertools.product(seeds, names)
   }
   reports = study.train_all(
-    list(runs.values()),
+    list(trainings.values()),
     workdir,
     _JOBS.value,
-    lambda r: f"{100 * r['settings'][0]['accuracy']:.2f} %",
+    runs.in_words,
   )
   if _CELLS.value:
     return
   by_cell = {
-    name: [reports[runs[name, seed].name] for seed in seeds] for name in names
+    name: [reports[trainings[name, seed].name] for seed in seeds]
+    for name in names
   }
   rows = summary.rows(by_cell, summary.throughput(config.SCALES[scale]))
   results = {
@@ -76,12 +69,12 @@ def main(argv: list[str]) -> None:
     "claims": claims.claims(rows),
   }
   suffix = "" if scale == "cpu" else f"_{scale}"
-  (HERE / f"results{suffix}.json").write_text(
+  (runs.HERE / f"results{suffix}.json").write_text(
     json.dumps(results, indent=2) + "\n"
   )
-  pictures.draw(rows, HERE / f"figure{suffix}.png")
+  pictures.draw(rows, runs.HERE / f"figure{suffix}.png")
   tables = summary.tables(results)
-  study.fill_in(HERE / "README.md", f"tables of {scale}", tables)
+  study.fill_in(runs.HERE / "README.md", f"tables of {scale}", tables)
   print(tables)
 
 

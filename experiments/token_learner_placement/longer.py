@@ -1,0 +1,132 @@
+r"""Whether a longer training changes what TokenLearner loses or gains.
+
+python -m experiments.token_learner_placement.longer --workdir=/tmp/placement
+
+Trains some cells of the `cpu` scale for more steps, in the workdir of the
+study, whose runs are the short ones. The same command goes on where it stopped.
+"""
+
+import itertools
+import json
+import pathlib
+
+from absl import app, flags, logging
+
+from experiments import study
+from experiments.token_learner_placement import config, runs
+from tokenlearner_flexivit import table
+
+SEEDS = (0, 1, 2)
+_WORKDIR = flags.DEFINE_string("workdir", None, "That of the study.")
+flags.mark_flag_as_required("workdir")
+_CELLS = flags.DEFINE_list("cells", ["at1_2"], "What to compare with baseline.")
+_STEPS = flags.DEFINE_list("steps", ["1200"], "Of the longer trainings.")
+_JOBS = flags.DEFINE_integer(
+  "jobs", 1, "Runs at a time, each with its share of the cores.", lower_bound=1
+)
+
+
+def rows(
+  accuracies: dict[tuple[str, int], list[float]],
+) -> list[study.Row]:
+  """A row for each cell and training length.
+
+  Args:
+    accuracies: by cell and number of steps, of the seeds.
+  """
+  found = []
+  for (cell, steps), values in accuracies.items():
+    mean, error = study.paired_difference(values, accuracies["baseline", steps])
+    found.append(
+      {
+        "cell": cell,
+        "steps": steps,
+        "accuracy": study.spread(values),
+        "over_baseline": {"mean": mean, "error": error},
+      }
+    )
+  return found
+
+
+def claims(found: list[study.Row]) -> list[study.Row]:
+  """Judges the longest training of each model but the baseline."""
+  longest = max(row["steps"] for row in found)
+  return [
+    {
+      "claim": f"{row['cell'].replace('_', '/')} is within 1 point of the "
+      f"baseline after {longest} steps",
+      "source": "this project's goal",
+      "expected": "above -1 points",
+      "measured": _points(row),
+      "holds": row["over_baseline"]["mean"] > -1,
+    }
+    for row in found
+    if row["steps"] == longest and row["cell"] != "baseline"
+  ]
+
+
+def _points(row: study.Row) -> str:
+  over = row["over_baseline"]
+  return f"{over['mean']:+.2f} ± {over['error']:.2f}"
+
+
+def markdown(found: list[study.Row]) -> str:
+  """The table of the README."""
+  return table.markdown(
+    [
+      {
+        "model": row["cell"].replace("_", "/"),
+        "steps": row["steps"],
+        "test accuracy, mean ± std of seeds": (
+          f"{100 * row['accuracy']['mean']:.2f} "
+          f"± {100 * row['accuracy']['std']:.2f} %"
+        ),
+        "points over the baseline": _points(row),
+      }
+      for row in found
+    ]
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Trains what is missing; writes longer.json and the table."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  steps = [config.SCALES["cpu"].steps, *map(int, _STEPS.value)]
+  names = ["baseline", *_CELLS.value]
+  trainings = {
+    (name, number, seed): runs.of(name, seed, "cpu", number)
+    for number, seed, name in itertools.product(steps, SEEDS, names)
+  }
+  reports = study.train_all(
+    list(trainings.values()),
+    pathlib.Path(_WORKDIR.value),
+    _JOBS.value,
+    runs.in_words,
+  )
+  accuracies = {
+    (name, number): [
+      runs.accuracy(reports[trainings[name, number, seed].name])
+      for seed in SEEDS
+    ]
+    for name, number in itertools.product(names, steps)
+  }
+  results = {
+    "command": "python -m experiments.token_learner_placement.longer "
+    f"--workdir=WORKDIR --cells={','.join(_CELLS.value)} "
+    f"--steps={','.join(_STEPS.value)} --jobs={_JOBS.value}",
+    "seeds": list(SEEDS),
+    "hardware": study.hardware(reports.values()),
+    "seconds": sum(r["train"]["seconds"] for r in reports.values()),
+    "rows": rows(accuracies),
+  }
+  results["claims"] = claims(results["rows"])
+  text = json.dumps(results, indent=2) + "\n"
+  (runs.HERE / "longer.json").write_text(text)
+  text = markdown(results["rows"])
+  study.fill_in(runs.HERE / "README.md", "table of longer trainings", text)
+  print(text)
+
+
+if __name__ == "__main__":
+  app.run(main)
