@@ -8,7 +8,7 @@ from experiments.token_learner_placement import (
   cells,
   claims,
   config,
-  longer,
+  lengths,
   pictures,
   runs,
   summary,
@@ -99,15 +99,15 @@ def test_longer_trainings_are_compared_with_as_long_ones():
     ("at1_2", 600): [0.68, 0.79],
     ("at1_2", 1200): [0.79, 0.9],
   }
-  found = longer.rows(accuracies)
+  found = lengths.rows(accuracies)
   points = [row["over_baseline"]["mean"] for row in found]
   assert points == pytest.approx([0, 0, -1.5, -0.5])
-  (claim,) = longer.claims(found)
+  (claim,) = lengths.claims(found)
   assert claim["holds"] and "after 1200 steps" in claim["claim"]
   accuracies["at1_2", 1200] = [0.78, 0.89]
-  (claim,) = longer.claims(longer.rows(accuracies))
+  (claim,) = lengths.claims(lengths.rows(accuracies))
   assert not claim["holds"] and claim["measured"] == "-1.50 ± 0.50"
-  assert "| at1/2    |  1200 |" in longer.markdown(found)
+  assert "| at1/2    |  1200 |" in lengths.markdown(found)
 
 
 def test_a_longer_training_is_a_run_of_its_own():

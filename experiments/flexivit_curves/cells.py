@@ -10,8 +10,10 @@ import dataclasses
 
 from experiments.flexivit_curves import scales
 
-# Kernel and position embedding as FlexiViT stores them (Figure 17 b, c).
-BUFFERS = (32, 7)
+# Kernel and position embedding as the paper stores them (Figure 17 b, c).
+PUBLISHED_BUFFERS = (32, 7)
+# The cells that have other ones than FlexiViT here.
+OTHER_BUFFERS = ("published_buffers", "middle_kernel", "small_grid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,17 @@ class Cell:
     return [name for name in dict.fromkeys((self.init, self.teacher)) if name]
 
 
+def own_buffers(scale: scales.Scale) -> tuple[int, int]:
+  """Kernel and grid of the smallest patch size.
+
+  Not those of the paper: from a kernel of 32, PI-resize to a small patch takes
+  few of its values, others for each size. Of all sizes together each then
+  learns alone, and within so few steps nothing.
+  """
+  smallest = scale.sizes[-1]
+  return smallest, scale.side // smallest
+
+
 def fixed(size: int) -> str:
   """The name of the fixed ViT of a patch size."""
   return f"fixed{size}"
@@ -57,16 +70,15 @@ def fixed(size: int) -> str:
 
 def of(scale: scales.Scale) -> dict[str, Cell]:
   """Returns the cells of a scale by name; each after those that it needs."""
-  sizes, (kernel, grid) = scale.sizes, BUFFERS
-  smallest = sizes[-1]
-  teacher, own = fixed(smallest), (smallest, scale.side // smallest)
+  sizes, own = scale.sizes, own_buffers(scale)
+  teacher = fixed(sizes[-1])
   rising = tuple(range(1, len(sizes) + 1))
   cells = [
     Cell(fixed(p), f"ViT of patch size {p}", (p,), p, scale.side // p)
     for p in sizes
   ]
 
-  def flexible(name, text, buffers=BUFFERS, **kwargs):
+  def flexible(name, text, buffers=own, **kwargs):
     cells.append(Cell(name, text, sizes, *buffers, **kwargs))
 
   flexible("flexi", "FlexiViT")
@@ -78,30 +90,28 @@ def of(scale: scales.Scale) -> dict[str, Cell]:
     weights=rising[::-1],
     end_weights=rising,
   )
-  flexible("own_buffers", "kernel and grid of the smallest size", buffers=own)
-  flexible("small_kernel", "small kernel", buffers=(scale.middle, grid))
-  flexible("small_grid", "small position embedding", buffers=(kernel, 3))
-  flexible("distilled", "distilled", buffers=own, teacher=teacher)
+  flexible(
+    "published_buffers", "the paper's buffers", buffers=PUBLISHED_BUFFERS
+  )
+  flexible("middle_kernel", "larger kernel", buffers=(scale.middle, own[1]))
+  flexible("small_grid", "small position embedding", buffers=(own[0], 3))
+  flexible("distilled", "distilled", teacher=teacher)
   flexible(
     "distilled_from_teacher",
     "distilled, starting as the teacher",
-    buffers=own,
     teacher=teacher,
     init=teacher,
   )
   flexible(
     "made_flexible",
     "plain ViT made flexible by a short training",
-    buffers=own,
     init=teacher,
     short=True,
   )
   if scale.downstream:
     coarse = sizes[0]
     for name, backbone in (("flexible", "flexi"), ("fixed", fixed(coarse))):
-      buffers = (
-        BUFFERS if name == "flexible" else (coarse, scale.side // coarse)
-      )
+      buffers = own if name == "flexible" else (coarse, scale.side // coarse)
       cells.append(
         Cell(
           f"transfer_{name}",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from experiments import study
-from experiments.flexivit_curves import curves, scales
+from experiments.flexivit_curves import cells, curves, scales
 from experiments.flexivit_curves.curves import Curve, Curves
 from tokenlearner_flexivit.models import patch_embed
 
@@ -88,7 +88,7 @@ def claims(
   found += _of_resizing(scale, own, tried)
   buffers = {
     name: _differences(trained[name], flexi, sizes)
-    for name in ("own_buffers", "small_kernel", "small_grid")
+    for name in cells.OTHER_BUFFERS
   }
   claim(
     "the sizes of the stored buffers have no effect (within 1 point on "

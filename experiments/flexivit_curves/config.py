@@ -98,7 +98,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   # What starts from trained weights learns more slowly, as in the paper's
   # configs, and what is fine-tuned like what is made flexible.
-  lr = 5e-4 if cell.init else 2e-3
+  lr = 2.5e-4 if cell.init else 1e-3
   if cell.init:
     c.init = other(cell.init)
     c.init_fresh = ("head/",) if cell.downstream else ()

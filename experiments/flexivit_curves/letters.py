@@ -80,7 +80,6 @@ def of(
           "distilled_from_teacher"
         ],
         "distilled, from random weights": trained["distilled"],
-        "supervised, buffers as the distilled": trained["own_buffers"],
         f"the teacher, ViT/{smallest}": {smallest: own[smallest]},
       },
     ),
@@ -123,7 +122,7 @@ def of(
         **{
           f"kernel {cell.kernel}, grid {cell.grid}": trained[cell.name]
           for cell in cells.of(scale).values()
-          if cell.name in ("own_buffers", "small_kernel", "small_grid")
+          if cell.name in cells.OTHER_BUFFERS
         },
       },
     ),

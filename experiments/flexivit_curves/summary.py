@@ -28,7 +28,7 @@ def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
     Rows of `size`, `gmacs`, and `images_per_s`, the median.
   """
   images = jnp.zeros((64, scale.side, scale.side, 3))
-  section = config.model_section(scale, *cells.BUFFERS)
+  section = config.model_section(scale, *cells.own_buffers(scale))
   num_classes = data.open_source(config.test_data(scale)).num_classes
   model = models.ViT(**section, num_classes=num_classes)
   params = model.init(jax.random.key(0), images[:1])["params"]

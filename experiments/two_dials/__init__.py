@@ -1,0 +1,1 @@
+"""Both dials in one model, against each alone and against fixed models."""

@@ -1,0 +1,84 @@
+"""The trainings of the study, and how large everything is."""
+
+import dataclasses
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models.token_learner import ALL
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """A size of the study.
+
+  Attributes:
+    data: configuration of rendered_scenes.
+    crop: side of the images in pixels, cut out of those of the data.
+    sizes: patch sizes, from large to small.
+    numbers: of learned tokens, from many to few; "all" is not among them.
+    width: of the models; MLPs are four times as wide, heads are of 32.
+    depth: in blocks; TokenLearner stands after half of them.
+    batch_size: images per step.
+    steps: of each training.
+  """
+
+  data: str
+  crop: int
+  sizes: tuple[int, ...]
+  numbers: tuple[int, ...]
+  width: int
+  depth: int
+  batch_size: int
+  steps: int
+
+  @property
+  def settings(self) -> tuple[dials.Setting, ...]:
+    """Every position of both dials."""
+    return tuple(
+      dials.Setting((size, size), number)
+      for size in self.sizes
+      for number in (ALL, *self.numbers)
+    )
+
+
+SCALES = {
+  # About 80 minutes on two CPU cores.
+  "cpu": Scale("64", 60, (20, 12, 10, 6), (8, 4), 96, 4, 64, 1200),
+  # A ViT-S; about 20 minutes on one modern GPU. Not yet run.
+  "gpu": Scale("120", 120, (30, 20, 15, 10), (16, 8), 384, 12, 256, 3000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A training.
+
+  Attributes:
+    name: in tables and folders.
+    text: what it is, for people.
+    sizes: patch sizes that it trains at.
+    numbers: of learned tokens that it trains with; without "all" its
+      TokenLearner is always on, with "all" alone it has none.
+  """
+
+  name: str
+  text: str
+  sizes: tuple[int, ...]
+  numbers: tuple[int | str, ...]
+
+
+def fixed(setting: dials.Setting) -> str:
+  """The name of the model that is trained at a setting alone."""
+  return f"fixed{setting.patch_size[0]}_{setting.num_tokens}"
+
+
+def of(scale: Scale) -> dict[str, Cell]:
+  """Returns the cells of a scale by name."""
+  cells = [
+    Cell("two_dials", "both dials", scale.sizes, (ALL, *scale.numbers)),
+    Cell("patch_size", "FlexiViT alone", scale.sizes, (ALL,)),
+  ]
+  for setting in scale.settings:
+    size, number = setting.patch_size[0], setting.num_tokens
+    text = f"ViT of patch size {size}, {number} tokens"
+    cells.append(Cell(fixed(setting), text, (size,), (number,)))
+  return {cell.name: cell for cell in cells}

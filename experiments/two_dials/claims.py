@@ -1,0 +1,70 @@
+"""What both dials in one model are to reach, and whether they do."""
+
+from collections.abc import Mapping
+
+from experiments import study
+from experiments.two_dials import cells, hull, planes
+from tokenlearner_flexivit import dials
+
+
+def claims(
+  scale: cells.Scale,
+  trained: Mapping[str, planes.Plane],
+  images_per_s: Mapping[dials.Setting, float],
+) -> list[study.Row]:
+  """Returns `claim`, `source`, `expected`, `measured`, `holds` of each.
+
+  Args:
+    scale: of the study.
+    trained: planes by cell.
+    images_per_s: of the model with both dials, measured.
+  """
+  both, fixed = trained["two_dials"], planes.of_fixed(scale, trained)
+  lost = {
+    s: study.paired_difference(both[s], fixed[s])[0] for s in scale.settings
+  }
+  near = [s for s, points in lost.items() if points >= -1.5]
+  worst = min(lost, key=lost.get)
+  cost = planes.costs(scale)
+  alone = [trained["patch_size"], planes.token_learners(scale, fixed)]
+  one_dial = [point for plane in alone for point in planes.points(plane, cost)]
+  where, gap = hull.largest_gap(one_dial, planes.points(both, cost))
+  fastest = max(images_per_s, key=images_per_s.get)
+  slowest = min(images_per_s, key=images_per_s.get)
+  ratio = images_per_s[fastest] / images_per_s[slowest]
+  return [
+    _claim(
+      "one model is within 1.5 points of the model trained for the setting "
+      "alone, at 80 % of the settings or more",
+      ">= 80 %",
+      f"{len(near)} of {len(lost)} settings; worst {lost[worst]:+.1f} points "
+      f"at {planes.name_of(worst)}",
+      len(near) >= 0.8 * len(lost),
+    ),
+    _claim(
+      "its front is nowhere more than 1 point below the upper hull of FlexiViT "
+      "alone and TokenLearner alone",
+      "<= 1 point",
+      f"at most {gap:.1f} points below, at {1000 * where:.1f} million "
+      "multiply-adds",
+      gap <= 1,
+    ),
+    _claim(
+      "its cheapest setting is 8 times as fast as its dearest, from the same "
+      "file",
+      ">= 8x",
+      f"{ratio:.1f}x ({planes.name_of(fastest)} against "
+      f"{planes.name_of(slowest)})",
+      ratio >= 8,
+    ),
+  ]
+
+
+def _claim(text: str, expected: str, measured: str, holds: bool) -> study.Row:
+  return {
+    "claim": text,
+    "source": "this project's goal",
+    "expected": expected,
+    "measured": measured,
+    "holds": bool(holds),
+  }

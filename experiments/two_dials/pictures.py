@@ -1,0 +1,113 @@
+"""The study's figure: the plane, what it loses, and the fronts."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker
+
+from experiments import study
+from experiments.two_dials import cells, hull, planes
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models.token_learner import ALL
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
+
+
+def draw(
+  scale: cells.Scale,
+  trained: Mapping[str, planes.Plane],
+  images_per_s: Mapping[dials.Setting, float],
+  path: pathlib.Path,
+) -> None:
+  """Draws the figure.
+
+  Args:
+    scale: of the study.
+    trained: planes by cell.
+    images_per_s: of the model with both dials; others are as fast.
+    path: the PNG to write.
+  """
+  both, fixed = trained["two_dials"], planes.of_fixed(scale, trained)
+  figure = mpl_figure.Figure(figsize=(10, 8.5), layout="constrained")
+  grid = figure.subplots(2, 2)
+  means = {s: 100 * study.spread(v)["mean"] for s, v in both.items()}
+  lost = {s: study.paired_difference(both[s], fixed[s])[0] for s in both}
+  largest = max(2.0, *map(abs, lost.values()))  # Small ones stay pale.
+  _heat_map(grid[0, 0], scale, means, "{:.1f}", cmap="viridis")
+  grid[0, 0].set_title("one model, both dials: test accuracy in %")
+  _heat_map(
+    grid[0, 1], scale, lost, "{:+.1f}", cmap="RdBu", vmin=-largest, vmax=largest
+  )
+  grid[0, 1].set_title("points over a model trained for the setting alone")
+  series = {
+    "a model per setting": (fixed, _GREY, "s"),
+    "FlexiViT alone": (trained["patch_size"], _GREEN, "^"),
+    "TokenLearner alone": (planes.token_learners(scale, fixed), _ORANGE, "v"),
+    "both dials, one model": (both, _BLUE, "o"),
+  }
+  for axes, cost, label in (
+    (
+      grid[1, 0],
+      {s: 1000 * macs for s, macs in planes.costs(scale).items()},
+      "multiply-adds per image in 10⁶",
+    ),
+    (
+      grid[1, 1],
+      {s: 1000 / speed for s, speed in images_per_s.items()},
+      "milliseconds per image, measured in batches",
+    ),
+  ):
+    _fronts(axes, series, cost)
+    axes.set_xlabel(label)
+  figure.savefig(path, dpi=120)
+
+
+def _heat_map(
+  axes: Any,
+  scale: cells.Scale,
+  values: Mapping[dials.Setting, float],
+  form: str,
+  **colours: Any,
+) -> None:
+  numbers = (ALL, *scale.numbers)
+  cells_of = np.array(
+    [[values[dials.Setting((p, p), n)] for p in scale.sizes] for n in numbers]
+  )
+  image = axes.imshow(cells_of, aspect="auto", **colours)
+  for (y, x), value in np.ndenumerate(cells_of):
+    red, green, blue, _ = image.cmap(image.norm(value))
+    dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+    axes.text(
+      x,
+      y,
+      form.format(value),
+      ha="center",
+      va="center",
+      color="white" if dark else "black",
+    )
+  axes.set_xticks(range(len(scale.sizes)), scale.sizes)
+  axes.set_yticks(range(len(numbers)), numbers)
+  axes.set_xlabel("patch size in pixels: cheap to accurate")
+  axes.set_ylabel("learned tokens")
+
+
+def _fronts(
+  axes: Any,
+  series: Mapping[str, tuple[planes.Plane, str, str]],
+  cost: Mapping[dials.Setting, float],
+) -> None:
+  for label, (plane, color, marker) in series.items():
+    points = planes.points(plane, cost)
+    axes.plot(*zip(*points, strict=True), marker, color=color, label=label)
+    axes.plot(*zip(*hull.upper(points), strict=True), "-", color=color, lw=1)
+  axes.set_xscale("log")
+  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.set_ylabel("test accuracy in %")
+  axes.grid(alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False, fontsize=9)

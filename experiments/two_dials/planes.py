@@ -1,0 +1,68 @@
+"""Accuracies by setting: what claims and pictures are made of.
+
+A `Plane` is {setting: accuracies of the seeds, in [0, 1]}.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import study
+from experiments.two_dials import cells, config, hull
+from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.models.token_learner import ALL
+
+Plane = Mapping[dials.Setting, Sequence[float]]
+
+
+def of_reports(
+  cell: cells.Cell, reports: Sequence[Mapping[str, Any]]
+) -> dict[dials.Setting, list[float]]:
+  """Returns the plane of a cell from the reports of its seeds."""
+  plane = {}
+  for report in reports:
+    for row in report["settings"]:
+      size, number = row["patch_size"], row["num_tokens"]
+      # A model of one number does not name it.
+      setting = dials.Setting((size, size), number or cell.numbers[0])
+      plane.setdefault(setting, []).append(row["accuracy"])
+  return plane
+
+
+def of_fixed(scale: cells.Scale, planes: Mapping[str, Plane]) -> Plane:
+  """Returns the plane of the fixed models, each at its own setting.
+
+  Args:
+    scale: of the study.
+    planes: by cell.
+  """
+  return {s: planes[cells.fixed(s)][s] for s in scale.settings}
+
+
+def token_learners(scale: cells.Scale, fixed: Plane) -> Plane:
+  """Returns TokenLearner alone: the fixed models of the smallest patches."""
+  return {s: v for s, v in fixed.items() if s.patch_size[0] == scale.sizes[-1]}
+
+
+def costs(scale: cells.Scale) -> dict[dials.Setting, float]:
+  """Multiply-adds per image in 10⁹ of the model with both dials."""
+  cell = cells.of(scale)["two_dials"]
+  model = models.create(**config.model_section(cell, scale), num_classes=12)
+  shape = (scale.crop, scale.crop, 3)
+  return {s: flops.macs(model, shape, *s) / 1e9 for s in scale.settings}
+
+
+def points(
+  plane: Plane, cost: Mapping[dials.Setting, float]
+) -> list[hull.Point]:
+  """Returns (cost, mean accuracy in percent) of each setting."""
+  return [
+    (cost[setting], 100 * study.spread(values)["mean"])
+    for setting, values in plane.items()
+  ]
+
+
+def name_of(setting: dials.Setting) -> str:
+  """A setting for people."""
+  number = "all" if setting.num_tokens == ALL else setting.num_tokens
+  return f"/{setting.patch_size[0]}, {number}"

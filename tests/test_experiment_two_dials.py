@@ -1,0 +1,113 @@
+"""The study of both dials compares what it says, and judges by numbers."""
+
+import cv2
+import pytest
+
+from experiments import study
+from experiments.two_dials import (
+  cells,
+  claims,
+  config,
+  hull,
+  pictures,
+  planes,
+  summary,
+)
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models.token_learner import ALL
+
+SCALE = cells.SCALES["cpu"]
+
+
+def test_cells_differ_in_model_and_dials_alone():
+  base = config.get_config("cell=two_dials,seed=1").to_dict()
+  assert base["flexi"]["num_tokens"]["values"] == (ALL, *SCALE.numbers)
+  for name, cell in cells.of(SCALE).items():
+    other = config.get_config(f"cell={name},seed=1").to_dict()
+    learner = other["model"].pop("token_learner", None)
+    assert (learner is None) == (cell.numbers == (ALL,))
+    if learner is not None and name != "two_dials":
+      assert (learner["num_tokens"],) == cell.numbers
+    assert other["flexi"]["patch_size"]["values"] == cell.sizes
+    shared = set(base) - {"model", "flexi"}
+    assert {k: other[k] for k in shared} == {k: base[k] for k in shared}
+
+
+@pytest.mark.parametrize("scale", cells.SCALES.values(), ids=cells.SCALES)
+def test_the_dials_span_what_the_study_needs(scale):
+  cost = planes.costs(scale)
+  assert max(cost.values()) > 8 * min(cost.values())
+  assert all(scale.crop % size == 0 for size in scale.sizes)
+
+
+def test_hulls():
+  points = [(1, 50), (2, 80), (3, 70), (4, 85), (8, 90), (3, 82)]
+  # (3, 82) is below the line from (2, 80) to (4, 85).
+  assert hull.upper(points) == [(1, 50), (2, 80), (4, 85), (8, 90)]
+  assert hull.largest_gap(points, points)[1] == 0
+  lower = [(x, y - 2) for x, y in points]
+  assert hull.largest_gap(points, lower)[1] == pytest.approx(2)
+  assert hull.largest_gap(lower, points)[1] == pytest.approx(-2)
+  # Without the corner at 2 the line from 1 to 4 is 80 - (50 + 35 / 3) below.
+  cost, gap = hull.largest_gap(points, [(1, 50), (4, 85), (8, 90)])
+  assert (cost, gap) == (2, pytest.approx(30 - 35 / 3))
+  # Nothing is said of costs at which one has no model yet.
+  assert hull.largest_gap([(1, 50), (4, 60)], [(4, 60)]) == (4, 0)
+
+
+def make_planes(lost=0.0):
+  """Planes of three seeds; both dials are `lost` below the fixed models."""
+  seeds = (0.0, 0.01, 0.02)
+  fixed = {
+    s: [0.9 - s.patch_size[0] / 100 + (s.num_tokens == ALL) / 50 + seed
+        for seed in seeds]
+    for s in SCALE.settings
+  }  # fmt: skip
+  trained = {cells.fixed(s): {s: values} for s, values in fixed.items()}
+  trained["two_dials"] = {s: [v - lost for v in fixed[s]] for s in fixed}
+  trained["patch_size"] = {s: fixed[s] for s in fixed if s.num_tokens == ALL}
+  return trained
+
+
+def speeds(ratio):
+  values = [1000.0] * (len(SCALE.settings) - 1) + [1000.0 / ratio]
+  return dict(zip(SCALE.settings, values, strict=True))
+
+
+def test_claims_follow_the_numbers():
+  held = [c["holds"] for c in claims.claims(SCALE, make_planes(), speeds(9))]
+  assert held == [True, True, True]
+  found = claims.claims(SCALE, make_planes(0.014), speeds(7))
+  assert [c["holds"] for c in found] == [True, False, False]
+  assert "1.4 points below" in found[1]["measured"]
+  assert "7.0x" in found[2]["measured"]
+  found = claims.claims(SCALE, make_planes(0.016), speeds(9))
+  assert not found[0]["holds"]
+  assert found[0]["measured"].startswith("0 of 12 settings; worst -1.6 points")
+
+
+def test_planes_name_what_a_model_of_one_number_does_not():
+  known = cells.of(SCALE)
+  report = {"settings": [{"patch_size": 6, "num_tokens": None, "accuracy": 1}]}
+  for name, number in (("fixed6_all", ALL), ("fixed6_8", 8)):
+    plane = planes.of_reports(known[name], [report, report])
+    assert plane == {dials.Setting((6, 6), number): [1, 1]}
+
+
+def test_table_and_picture(tmp_path):
+  trained = make_planes(0.01)
+  rows = summary.rows(SCALE, trained, speeds(9))
+  text = summary.tables(rows, claims.claims(SCALE, trained, speeds(9)))
+  assert text.count("| all ") == len(SCALE.sizes)
+  assert "87.0 ± 1.0" in text  # 92 - 6 + 1 of /6, all.
+  pictures.draw(SCALE, trained, speeds(9), tmp_path / "figure.png")
+  assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
+
+
+def test_the_readme_has_a_place_for_every_scale(tmp_path):
+  readme = tmp_path / "README.md"
+  folder = study.ROOT / "experiments" / "two_dials"
+  readme.write_text((folder / "README.md").read_text())
+  for scale in cells.SCALES:
+    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
+    assert f"those of {scale}" in readme.read_text()
