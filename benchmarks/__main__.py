@@ -31,6 +31,7 @@ SUITES = {
   "memory": "peak memory of a training step",
   "token_dial": "what drawing a number of tokens adds to a training step",
   "distillation": "what the teacher adds to a training step",
+  "latency_budget": "whether a latency budget is kept; reach of the dials",
   "allocator": "keeping freed memory on CPU",
   "input_pipeline": "decoding and cropping",
   "evaluation": "all patch sizes in one pass, and a pass for each",

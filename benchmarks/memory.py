@@ -4,6 +4,9 @@ Twice: as XLA's analysis of the compiled program counts it, and measured while
 steps run, in a new process for each option, since a peak never falls. On
 accelerators the allocator tells it; on Linux the resident memory of the
 process does, less what was there before the arrays.
+
+And for ViViT-L/16 at the input size of the TokenLearner paper, as it is
+analysed alone: no step is run, nor an array made.
 """
 
 import argparse
@@ -17,9 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from benchmarks import steps
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import stacking
 
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
@@ -28,6 +33,46 @@ _CLEAR = pathlib.Path("/proc/self/clear_refs")
 def _process_bytes(name: str) -> int:
   """Returns VmRSS, the resident memory, or VmHWM, its highest so far."""
   return 1024 * int(re.search(rf"{name}:\s+(\d+)", _STATUS.read_text())[1])
+
+
+def _analysed_bytes(step: jax.stages.Compiled) -> int:
+  memory = step.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+
+
+def analyse_video(
+  variant: str, video_shape: tuple[int, ...], **arguments: Any
+) -> int:
+  """Returns the peak memory in bytes of a training step, as XLA analyses it.
+
+  Momentum is the optimizer's one moment, as in ViViT's recipe.
+
+  Args:
+    variant: of a `models.ViViT`.
+    video_shape: [B, T, H, W, C], of one device.
+    **arguments: of the model.
+  """
+  model = models.ViViT.from_variant(variant, num_classes=400, **arguments)
+  optimizer = optax.sgd(0.1, momentum=0.9)
+
+  def init():
+    params = model.init(jax.random.key(0), jnp.zeros(video_shape))["params"]
+    params = stacking.stack(params, model.scanned_runs)  # As in a training.
+    return params, optimizer.init(params)
+
+  _, step = steps.make_jitted(
+    lambda params, videos: model.apply({"params": params}, videos)[0], optimizer
+  )
+  videos = jax.ShapeDtypeStruct(video_shape, jnp.float32)
+  labels = jax.ShapeDtypeStruct(video_shape[:1], jnp.int32)
+  return _analysed_bytes(
+    step.lower(jax.eval_shape(init), videos, labels).compile()
+  )
 
 
 def measure(
@@ -72,13 +117,7 @@ def measure(
 
   _, step = steps.make_jitted(apply, steps.OPTIMIZER, donate=donate)
   step = step.lower(jax.eval_shape(init), images, labels).compile()
-  memory = step.memory_analysis()
-  analysed = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-  )
+  analysed = _analysed_bytes(step)
   init = jax.jit(init).lower().compile()
   on_cpu = jax.default_backend() == "cpu"
   if on_cpu and not os.access(_CLEAR, os.W_OK):
@@ -135,6 +174,37 @@ def run(quick: bool) -> list[dict[str, Any]]:
       plain = rows[0][f"{kind}_gib"] if rows else row[f"{kind}_gib"]
       row[f"{kind}_over_plain"] = value and row[f"{kind}_gib"] / plain
     rows.append(row)
+  return rows if quick else rows + video_rows()
+
+
+def video_rows() -> list[dict[str, Any]]:
+  """Compares ViViT-L/16 with 16 tokens after half of its blocks and with all.
+
+  A clip per device, of 32 frames of 224 pixels, in tubelets of two frames.
+  """
+  rows = []
+  for name, option in (
+    ("scan", dict(scan=True)),
+    ("scan, remat", dict(scan=True, remat=True)),
+  ):
+    plain = None
+    for tokens, learner in (
+      ("all tokens", None),
+      ("16 tokens", dict(layer=12, num_tokens=16)),
+    ):
+      analysed = analyse_video(
+        "L/16x2", (1, 32, 224, 224, 3), token_learner=learner, **option
+      )
+      plain = plain or analysed
+      rows.append(
+        {
+          "step": f"video L/16x2, {name}, {tokens}",
+          "analysed_gib": analysed / 2**30,
+          "analysed_over_plain": analysed / plain,
+          "measured_gib": None,
+          "measured_over_plain": None,
+        }
+      )
   return rows
 
 

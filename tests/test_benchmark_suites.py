@@ -11,6 +11,7 @@ from benchmarks import (
   allocator,
   distillation,
   evaluation,
+  latency_budget,
   overhead,
   scaling,
   token_dial,
@@ -50,6 +51,14 @@ def test_allocator_compares_processes():
   rows = allocator.run(quick=True)
   check(rows, ["memory", "ms", "times as fast"], ("ms", "times as fast"))
   assert len(rows) == 3 and rows[0]["times as fast"] == 1
+
+
+@pytest.mark.slow
+def test_budgets_are_those_of_settings():
+  rows = latency_budget.run(quick=True)
+  times = ("budget_ms", "median_ms", "of_budget", "reach")
+  check(rows, ["images", "budget_ms", "setting", *times[1:]], times)
+  assert len({row["setting"] for row in rows}) == 3
 
 
 @pytest.mark.slow

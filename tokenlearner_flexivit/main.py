@@ -1,7 +1,6 @@
 """Trains or evaluates: python -m tokenlearner_flexivit.main --config=..."""
 
 import os
-import platform
 import sys
 import traceback
 
@@ -47,17 +46,17 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     # Orbax and TFDS tell a lot that is not news; --verbosity=0 shows it.
     logging.set_verbosity(logging.WARNING)
-  import jax  # After the flags: --help should be quick.
-
+  # Imports after the flags: --help should be quick.
   _join_processes()
-  from tokenlearner_flexivit import checkpoint, preemption, progress, train
-  from tokenlearner_flexivit.interop import download
+  from tokenlearner_flexivit import (
+    checkpoint,
+    preemption,
+    program_cache,
+    progress,
+    train,
+  )
 
-  if jax.config.jax_compilation_cache_dir is None:
-    # The next start finds what this one compiles. A program is for the
-    # processor that compiled it, so machines with one home keep their own.
-    folder = download.cache_dir() / "compiled" / platform.node()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+  program_cache.use()
   if _MODE.value == "eval":
     train.evaluate(_CONFIG.value, _WORKDIR.value)
     return

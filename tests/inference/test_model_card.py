@@ -1,0 +1,209 @@
+"""The folder for a model hub: what is in it, and that it can be used again."""
+
+import dataclasses
+import json
+import re
+
+import chex
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from tests.inference.test_export import RECORDED, SETTINGS, build
+from tokenlearner_flexivit import checkpoint
+from tokenlearner_flexivit.inference import export, model_card, profile
+from tokenlearner_flexivit.inference import trained as trained_lib
+
+TRAINING = {
+  "data": "rendered_scenes/96",
+  "split": "train",
+  "evaluation": "rendered_scenes/96, test",
+  "steps": 1500,
+  "seconds": 904.7,
+  "hardware": "1 x cpu",
+  "date": "2026-11-21",
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+  return dataclasses.replace(build(), training=TRAINING)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+  path = tmp_path_factory.mktemp("hub") / "model"
+  assert model_card.write(trained, path) == path / "README.md"
+  return path
+
+
+def parts(card):
+  """What a hub reads of a card, and the text below."""
+  _, front, text = card.read_text().split("---\n", 2)
+  return yaml.safe_load(front), text
+
+
+def rows(text):
+  """The cells of the first table."""
+  lines = [line for line in text.split("\n") if line.startswith("|")]
+  cells = [[x.strip() for x in line.strip("|").split("|")] for line in lines]
+  end = next(i for i, line in enumerate(cells) if line[0] == "step")
+  return [dict(zip(cells[0], line, strict=True)) for line in cells[2:end]]
+
+
+def test_the_folder_is_the_model_again(trained, folder):
+  again = trained_lib.load(folder)
+  chex.assert_trees_all_equal(again.params, trained.params)
+  for field in dataclasses.fields(trained):
+    if field.name != "params":
+      assert getattr(again, field.name) == getattr(trained, field.name)
+
+
+def test_the_card_shows_the_plane(folder):
+  front, text = parts(folder / "README.md")
+  assert front["library_name"] == "tokenlearner_flexivit"
+  assert front["pipeline_tag"] == "image-classification"
+  assert front["datasets"] == ["rendered_scenes"]
+  assert "license" not in front
+  shown = rows(text)
+  assert [row["patch size"] for row in shown] == ["6", "6", "4", "4"]
+  assert [row["learned tokens"] for row in shown] == ["2", "all", "2", "all"]
+  assert [row["accuracy %"] for row in shown] == [
+    "40.00",
+    "50.00",
+    "75.00",
+    "87.50",
+  ]
+  assert [row["best"] for row in shown] == ["", "*", "*", "*"]
+  assert "ms" not in shown[0]
+  for words in (
+    "measured on rendered_scenes/96, test",
+    "evaluation batches on 1 x cpu",
+    "1,500 steps in 15.1 minutes",
+    "ant, bee, cat",
+    'Predictor.load("model")',
+    "budget_ms=",
+    "hf upload OWNER/NAME model\n",
+  ):
+    assert words in text
+  assert "(plane.png)" in text
+  height, width, _ = cv2.imread(folder / "plane.png").shape
+  assert width > 2 * height > 500
+
+
+def test_others_can_read_the_config(trained, folder):
+  config = json.loads((folder / "config.json").read_text())
+  assert config["model"] == trained.model_section
+  assert config["input"]["preprocessing"] == trained.pp
+  assert config["labels"] == ["ant", "bee", "cat"]
+  assert config["training"] == TRAINING
+  settings = [(r["patch_size"], r["num_tokens"]) for r in config["settings"]]
+  assert settings == [(list(size), number) for size, number in SETTINGS]
+
+
+def test_a_profile_gives_the_times(trained, tmp_path):
+  measured = {
+    "patch_size": 4,
+    "num_tokens": 2,
+    "batch_size": 8,
+    "latency_ms": 1.25,
+    "images_per_s": 6400.0,
+    "memory_bytes": 2_500_000,
+  }
+  _, text = parts(model_card.write(trained, tmp_path, [measured]))
+  shown = rows(text)
+  assert [row["ms"] for row in shown] == ["", "", "1.25", ""]
+  assert shown[2]["images"] == "8"
+  assert shown[2]["MB"] == "2.5"
+  assert f"measured on {profile.hardware()} with JAX" in text
+
+
+@pytest.mark.slow
+def test_what_the_card_shows_runs(folder, tmp_path, monkeypatch):
+  code = re.search(r"```python\n(.*?)```", parts(folder / "README.md")[1], re.S)
+  code = code[1].replace("budget_ms=20", "budget_ms=1e6")
+  assert code.count(".predict(") == 2
+  (tmp_path / "model").symlink_to(folder)
+  photo = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+  cv2.imwrite(tmp_path / "image.jpg", photo)
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})
+
+
+def test_what_is_missing_is_said(trained, tmp_path):
+  unknown = dataclasses.replace(
+    trained, recorded=(), training={}, class_names=None
+  )
+  front, text = parts(model_card.write(unknown, tmp_path))
+  assert "datasets" not in front
+  assert "No accuracies are recorded" in text
+  assert "have no names" in text
+  assert "Nothing is recorded" in text
+  assert "budget_ms" not in text
+  assert not (tmp_path / "plane.png").exists()
+  assert "plane.png" not in text
+  assert len(rows(text)) == len(SETTINGS)
+
+
+def test_one_dial_has_a_table_and_a_picture_of_its_own(trained, tmp_path):
+  one = dataclasses.replace(
+    trained,
+    settings=tuple(s._replace(num_tokens=None) for s in SETTINGS[::2]),
+    recorded=tuple({**row, "num_tokens": None} for row in RECORDED[::2]),
+  )
+  _, text = parts(model_card.write(one, tmp_path))
+  assert "learned tokens" not in rows(text)[0]
+  assert "num_tokens" not in text
+  assert (tmp_path / "plane.png").exists()
+
+
+def test_nothing_is_overwritten(trained, folder):
+  before = {path: path.read_bytes() for path in folder.iterdir()}
+  with pytest.raises(ValueError, match=r"not empty: it holds README\.md"):
+    model_card.write(trained, folder)
+  with pytest.raises(ValueError, match="not empty"):
+    export.write(trained, folder)
+  assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_tells_of_its_training_but_not_its_paths(
+  trained, tmp_path, monkeypatch
+):
+  data = {"name": "folder:/home/ann/flowers", "split": "train"}
+  config = {
+    "model": {
+      k: v for k, v in trained.model_section.items() if k != "num_classes"
+    },
+    "flexi": {"patch_size": {"values": [6, 4]}},
+    "task": {"name": "classification"},
+    "data": data,
+    "evals": {"test": {"data": {**data, "split": "test", "pp": trained.pp}}},
+  }
+  about = {"num_classes": 3, "class_names": None, "image_shape": [12, 12, 3]}
+  report = {
+    "settings": list(RECORDED),
+    "train": {"steps": 10, "seconds": 2.5},
+    "hardware": "1 x cpu",
+  }
+  for name, content in (
+    ("config", config),
+    ("about_data", about),
+    ("report", report),
+  ):
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+  monkeypatch.setattr(checkpoint, "read_params", lambda _: trained.params)
+  told = trained_lib.load(tmp_path)
+  assert told.training == {
+    "data": "folder:flowers",
+    "split": "train",
+    "evaluation": "folder:flowers, test",
+    "steps": 10,
+    "seconds": 2.5,
+    "hardware": "1 x cpu",
+  }
+  front, text = parts(model_card.write(told, tmp_path / "hub"))
+  assert "datasets" not in front
+  assert "on folder:flowers (split train)" in text
+  for path in (tmp_path / "hub").iterdir():
+    assert b"/home/ann" not in path.read_bytes()

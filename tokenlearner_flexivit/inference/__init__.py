@@ -1,0 +1,11 @@
+"""Trained models in use: predictions, latency budgets, exports."""
+
+from tokenlearner_flexivit.inference.answers import (
+  Embeddings,
+  Label,
+  Prediction,
+)
+from tokenlearner_flexivit.inference.predictor import Predictor
+from tokenlearner_flexivit.inference.trained import Trained
+
+__all__ = ["Embeddings", "Label", "Prediction", "Predictor", "Trained"]

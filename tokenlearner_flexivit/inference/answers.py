@@ -1,0 +1,74 @@
+"""What predictors answer."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tokenlearner_flexivit import dials
+
+
+class Label(NamedTuple):
+  """A class that an image may belong to.
+
+  Attributes:
+    index: of the class.
+    name: None where the data has no names.
+    probability: in [0, 1]; of a model with a sigmoid loss each class has its
+      own, independent of the others.
+  """
+
+  index: int
+  name: str | None
+  probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """The answer to one image.
+
+  Attributes:
+    setting: of the dials, at which it was given.
+    labels: the most probable classes, the best first; none if there is an
+      error.
+    error: why the image could not be read, or None.
+  """
+
+  setting: dials.Setting
+  labels: tuple[Label, ...] = ()
+  error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+  """The representations of images.
+
+  Attributes:
+    setting: of the dials, at which they were made.
+    vectors: float32 [n, D], `pre_logits` of the model. NaN for an image that
+      could not be read.
+    errors: why not, by the number of the image.
+  """
+
+  setting: dials.Setting
+  vectors: np.ndarray
+  errors: dict[int, str]
+
+
+def best_labels(
+  probabilities: np.ndarray, names: Sequence[str] | None, number: int
+) -> tuple[Label, ...]:
+  """Returns the most probable classes, the best first.
+
+  Args:
+    probabilities: [C].
+    names: of the classes from the first on, or None.
+    number: how many to return, at most.
+  """
+  best = np.argsort(-probabilities, kind="stable")[:number].tolist()
+  names = names or ()
+  return tuple(
+    Label(i, names[i] if i < len(names) else None, float(probabilities[i]))
+    for i in best
+  )

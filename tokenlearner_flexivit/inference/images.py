@@ -1,0 +1,246 @@
+"""Images of users, made into what a model was trained on.
+
+Pillow reads them. Of plain files (JPEG, PNG, WebP, BMP) it gives the very
+pixels that the evaluation's decoder gives.
+"""
+
+import io
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit.data import image_ops
+
+# Others, such as EPS, would start programs on what may be hostile.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ENCODED = (bytes, bytearray, memoryview)
+_PATHS = (str, os.PathLike)
+
+
+def listed(images: Any) -> list[Any]:
+  """Returns images as a list, whether one was given, several, or a batch.
+
+  Args:
+    images: one that `read` takes, several of them in any iterable, or a batch
+      as an array [B, H, W, C].
+
+  Raises:
+    ValueError: there is none.
+  """
+  is_batch = isinstance(images, np.ndarray) and images.ndim == 4
+  one = (*_ENCODED, *_PATHS, Image.Image, np.ndarray)
+  if isinstance(images, one) and not is_batch:
+    return [images]
+  if not isinstance(images, Iterable):
+    raise ValueError(f"{_no_image(images)} A list of such is fine, too.")
+  images = list(images)
+  if not images:
+    raise ValueError("There is no image in what was given; give at least one.")
+  return images
+
+
+def read(image: Any) -> np.ndarray:
+  """Reads one image.
+
+  An EXIF orientation is applied. Transparency is dropped and 16 bits become 8
+  by their upper half, as in training; CMYK and palettes become RGB. Of an
+  animation the first frame is taken.
+
+  Args:
+    image: an array, uint8 [H, W] or [H, W, C] with C of 1 (grey), 3 (RGB) or 4
+      (RGBA); a Pillow image; a path; or a file's content as bytes.
+
+  Returns:
+    uint8 [H, W, 1 or 3].
+
+  Raises:
+    Exception: it cannot be read. Pillow raises of many kinds, and an image of
+      more pixels than its `Image.MAX_IMAGE_PIXELS` is among them.
+  """
+  if isinstance(image, np.ndarray):
+    return _of_array(image)
+  if isinstance(image, Image.Image):
+    return _of_pillow(image)
+  if isinstance(image, _ENCODED):
+    image = io.BytesIO(image)
+  elif isinstance(image, _PATHS):
+    image = os.path.expanduser(image)
+  else:
+    raise ValueError(_no_image(image))
+  try:
+    with Image.open(image, formats=FORMATS) as opened:
+      _check_size(*opened.size)
+      return _of_pillow(opened)
+  except UnidentifiedImageError:
+    raise ValueError(
+      f"this is no image of the formats {', '.join(FORMATS)}, or its header is "
+      "damaged"
+    ) from None
+
+
+def _check_size(width: int, height: int) -> None:
+  """Refuses what may be a small file that unfolds to more than the memory."""
+  # Pillow itself warns from here on, and refuses from twice as much.
+  limit = Image.MAX_IMAGE_PIXELS
+  if limit is not None and width * height > limit:
+    raise ValueError(
+      f"the image has {width} x {height} pixels, more than Pillow's limit of "
+      f"{limit}. If it is no attack, raise PIL.Image.MAX_IMAGE_PIXELS"
+    )
+
+
+def _no_image(value: Any) -> str:
+  return (
+    f"{type(value).__name__} is no image. Give a uint8 array [H, W, C], a "
+    "Pillow image, a path, or a file's content as bytes."
+  )
+
+
+def _of_array(array: np.ndarray) -> np.ndarray:
+  if array.dtype != np.uint8:
+    raise ValueError(
+      f"the array is {array.dtype}, not uint8. Give pixels from 0 to 255, such "
+      "as np.uint8(np.round(255 * x)) of an x in [0, 1]"
+    )
+  if array.ndim == 2:
+    array = array[..., None]
+  if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
+    raise ValueError(
+      f"an array of shape {list(array.shape)} is no image. Give [H, W], or "
+      "[H, W, C] with C of 1, 3 or 4; a batch is [B, H, W, C]"
+    )
+  return np.ascontiguousarray(array[..., :3])
+
+
+def _of_pillow(image: Image.Image) -> np.ndarray:
+  if 0 in image.size:
+    raise ValueError(f"the image has {image.width} x {image.height} pixels")
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith("I;16"):
+    return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+  if image.mode in ("I", "F"):
+    raise ValueError(
+      f"pixels of Pillow's mode {image.mode!r} (32 bits) have no known range. "
+      "Convert the image to 8 bits"
+    )
+  if image.mode in ("1", "L", "LA"):
+    return np.asarray(image.convert("L"))[..., None]
+  if image.mode in ("P", "PA"):
+    image = image.convert("RGBA")  # Straight to RGB, Pillow warns.
+  return np.asarray(image.convert("RGB"))
+
+
+def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
+  """Returns the shape that a preprocessing gives to images of any size.
+
+  Args:
+    pp: the preprocessing string.
+    channels: of the images.
+
+  Returns:
+    (H, W, C); None if it depends on the image, or if none is large enough.
+  """
+  preprocess = data_lib.parse(pp)
+  stand_ins = _stand_ins(preprocess)
+  shapes = set()
+  for size in ((1531, 2047), (2049, 1537)):  # Of nothing in common.
+    example = {**stand_ins, "image": np.zeros((*size, channels), np.uint8)}
+    try:
+      example = preprocess(example, np.random.default_rng(0))
+    except ValueError:
+      return None
+    shapes.add(example["image"].shape)
+  return shapes.pop() if len(shapes) == 1 else None
+
+
+def _stand_ins(preprocess: Any) -> dict[str, Any]:
+  """What a preprocessing keeps or converts beside the image, as a label."""
+  names = ["label", "id"]
+  for step in preprocess.steps:
+    names += [arg for arg in step.args if isinstance(arg, str)]
+    names += [arg for arg in step.kwargs.values() if isinstance(arg, str)]
+  return dict.fromkeys(names, np.int32(0))
+
+
+class Preparation:
+  """Makes model inputs of images, by the preprocessing of an evaluation.
+
+  Where that gives images of their own size, because those of its data have all
+  the same, or cuts more than there is, an image is first brought to the model's
+  size: resized until it just covers it, then cut around its centre.
+  """
+
+  def __init__(self, pp: str, image_shape: tuple[int, int, int]):
+    """Parses the preprocessing.
+
+    Args:
+      pp: the preprocessing string.
+      image_shape: (H, W, C) that the model was trained with.
+
+    Raises:
+      ValueError: an impossible preprocessing.
+    """
+    self._preprocess = data_lib.parse(pp)
+    self._shape = tuple(image_shape)
+    self._stand_ins = _stand_ins(self._preprocess)
+
+  def __call__(self, image: Any) -> np.ndarray:
+    """Returns one image as float32 [H, W, C].
+
+    Args:
+      image: see `read`.
+
+    Raises:
+      Exception: as `read`; or ValueError for one that cannot be preprocessed.
+    """
+    *size, channels = self._shape
+    # The decoder's own conversions between grey and RGB.
+    pixels = image_ops.decode({"image": read(image)}, channels)["image"]
+    _check_aspect(pixels, size)
+    try:
+      prepared = self._apply(pixels)
+    except ValueError:
+      prepared = None
+    if prepared is None or prepared.shape != self._shape:
+      prepared = self._apply(_fit(pixels, *size))
+    if prepared.shape != self._shape:
+      raise ValueError(
+        f"the preprocessing {self._preprocess.text!r} gives "
+        f"{list(prepared.shape)} where the model takes {list(self._shape)}"
+      )
+    return prepared.astype(np.float32)
+
+  def _apply(self, pixels: np.ndarray) -> np.ndarray:
+    example = {**self._stand_ins, "image": pixels}
+    # Random ops draw the same for each image.
+    return self._preprocess(example, np.random.default_rng(0))["image"]
+
+
+def _check_aspect(pixels: np.ndarray, size: list[int]) -> None:
+  """Refuses a strip that would be huge once its shorter side is enlarged."""
+  height, width, _ = pixels.shape
+  ratio = max(height, width) / min(height, width)
+  limit = Image.MAX_IMAGE_PIXELS
+  if limit is not None and ratio * size[0] * size[1] > limit:
+    raise ValueError(
+      f"an image of {height} x {width} pixels is too narrow: as large as the "
+      f"model needs it, it would have more than {limit} pixels"
+    )
+
+
+def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes an image until it covers a size, and cuts the size out."""
+  old_height, old_width, _ = pixels.shape
+  ratio = max(height / old_height, width / old_width)
+  resized = image_ops.resize_image(
+    pixels,
+    max(height, round(old_height * ratio)),
+    max(width, round(old_width * ratio)),
+    "area" if ratio < 1 else "bilinear",
+  )
+  cut = image_ops.central_crop({"image": resized}, (height, width))
+  return cut["image"]

@@ -1,0 +1,276 @@
+"""A folder ready for a model hub: weights, their description and a card."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+import tokenlearner_flexivit
+from tokenlearner_flexivit import report, table
+from tokenlearner_flexivit.analysis import plane
+from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.inference import profile as profile_lib
+from tokenlearner_flexivit.inference import trained as trained_lib
+
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+PICTURE_FILE = "plane.png"
+_MAX_LABELS = 30  # More are a list that nobody reads; config.json has them.
+
+Row = dict[str, Any]
+Profile = Sequence[Mapping[str, Any]]
+
+
+def write(
+  trained: trained_lib.Trained,
+  folder: str | os.PathLike,
+  profile: Profile | None = None,
+) -> pathlib.Path:
+  """Writes model.safetensors, config.json, README.md and plane.png.
+
+  The weights are what `trained.load(folder)` reads, with all that belongs to
+  them. The picture is left out where no accuracy is recorded.
+
+  Args:
+    trained: the model.
+    folder: becomes or is an empty folder.
+    profile: rows of `Predictor.profile`, measured on this machine, whose times
+      go into table and picture; None for those of the run's report.
+
+  Returns:
+    The path of the card, README.md.
+
+  Raises:
+    ValueError: there is something in the folder.
+  """
+  rows = _rows(trained, profile or ())
+  path = export.new_folder(folder)
+  trained.save(path / trained_lib.MODEL_FILE)
+  config = {
+    "library": "tokenlearner_flexivit",
+    "version": tokenlearner_flexivit.__version__,
+    "weights": trained_lib.MODEL_FILE,
+    "model": trained.model_section,
+    **export.about_input_and_output(trained),
+    "settings": [row["about"] for row in rows],
+    "training": trained.training,
+  }
+  (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+  drawn = [
+    row for row in rows if None not in (row["accuracy"], row["images_per_s"])
+  ]
+  if drawn:
+    _draw(trained, drawn, path / PICTURE_FILE)
+  sections = [
+    _front_matter(trained),
+    _introduction(trained, rows),
+    _accuracy(trained, rows, profile, bool(drawn)),
+    _use(rows),
+    _input(trained),
+    _training(trained),
+    _notes_for_the_author(path),
+  ]
+  card = path / CARD_FILE
+  card.write_text("\n".join(sections))
+  return card
+
+
+def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
+  """A row for each setting of the training, with all that is known of it."""
+  profiled = {profile_lib.setting_of(row): row for row in profile}
+  best = export.best_settings(trained)
+  rows = []
+  for setting in trained.settings:
+    about = export.about_setting(trained, setting)
+    recorded = trained.row(setting) or {}
+    row = {
+      **profile_lib.named(setting),
+      "about": about,
+      "seq_len": about["seq_len"],
+      "gmacs": about["multiply_adds"] / 1e9,
+      "accuracy": about["accuracy"],
+      # Times of two machines do not go into one picture.
+      "images_per_s": None if profile else recorded.get("images_per_s"),
+      "best": about["accuracy"] is not None and setting in best,
+    }
+    measured = profiled.get(setting, {})
+    names = ("batch_size", "latency_ms", "images_per_s", "memory_bytes")
+    rows.append(row | {name: measured[name] for name in names if measured})
+  return rows
+
+
+def _draw(
+  trained: trained_lib.Trained, rows: Sequence[Row], path: pathlib.Path
+) -> None:
+  data = trained.training.get("data")
+  title = f"{data}: one model" if data else "One model"
+  # Of one number of tokens there is no plane.
+  has_plane = len({row["num_tokens"] for row in rows}) > 1
+  draw = plane.draw if has_plane else report.draw
+  draw(rows, path, f"{title}, {len(rows)} settings", "accuracy")
+
+
+def _front_matter(trained: trained_lib.Trained) -> str:
+  """What a hub reads: YAML, which JSON values are."""
+  values = {
+    "library_name": "tokenlearner_flexivit",
+    "pipeline_tag": "image-classification",
+    "tags": ["vision", "jax", "flax", "vit", "flexivit", "tokenlearner"],
+    "metrics": ["accuracy"],
+  }
+  data = trained.training.get("data", ":")
+  # "folder:flowers" and the like are no names that others know.
+  if ":" not in data:
+    values["datasets"] = [data.partition("/")[0]]
+  lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
+  return "\n".join(["---", *lines, "---\n"])
+
+
+def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
+  number = sum(array.size for array in jax.tree.leaves(trained.params))
+  height, width, _ = trained.image_shape
+  dials = "The patch size ([FlexiViT](https://arxiv.org/abs/2212.08013)) is"
+  if any(row["num_tokens"] is not None for row in rows):
+    dials = (
+      "Patch size ([FlexiViT](https://arxiv.org/abs/2212.08013)) and number of "
+      "learned tokens ([TokenLearner](https://arxiv.org/abs/2106.11297)) are"
+    )
+  return f"""\
+# An image classifier with {len(rows)} settings
+
+One set of weights, {number:,} parameters, for images of {height}x{width} pixels
+and {trained.model_section["num_classes"]} classes. {dials} chosen per call, and
+with that what a call costs.
+"""
+
+
+def _accuracy(
+  trained: trained_lib.Trained,
+  rows: Sequence[Row],
+  profile: Profile | None,
+  has_picture: bool,
+) -> str:
+  notes = ["Multiply-adds are those of one image."]
+  if any(row["accuracy"] is not None for row in rows):
+    on = trained.training.get("evaluation")
+    notes.append(f"Accuracy is measured on {on}." if on else "")
+    notes.append("A star: no setting that costs less is as accurate.")
+  else:
+    notes.append("No accuracies are recorded for these weights.")
+  if profile:
+    notes.append(
+      "Time, speed and memory are those of a call with so many images, "
+      f"measured on {profile_lib.hardware()} with JAX {jax.__version__}."
+    )
+  elif has_picture:
+    on = trained.training.get("hardware", "the machine of the training")
+    notes.append(f"Times in the picture are of evaluation batches on {on}.")
+  picture = (
+    f"![accuracy against patch size, learned tokens and cost]({PICTURE_FILE})"
+    "\n\n"
+  )
+  return (
+    f"## Accuracy and cost\n\n{picture if has_picture else ''}"
+    f"{table.markdown([_shown(row, rows) for row in rows])}\n\n"
+    f"{' '.join(filter(None, notes))}\n"
+  )
+
+
+def _shown(row: Row, rows: Sequence[Row]) -> Row:
+  """A row of the table; columns of nothing are left out in all of them."""
+
+  def known(name):
+    return any(other.get(name) is not None for other in rows)
+
+  height, width = row["about"]["patch_size"]
+  shown = {"patch size": height if height == width else f"{height}x{width}"}
+  if known("num_tokens"):
+    shown["learned tokens"] = row["num_tokens"] or "the model's own"
+  shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
+  columns = {
+    "accuracy": ("accuracy %", lambda x: f"{100 * x:.2f}"),
+    "batch_size": ("images", str),
+    "latency_ms": ("ms", "{:.2f}".format),
+    "memory_bytes": ("MB", lambda x: f"{x / 1e6:.1f}"),
+  }
+  for name, (title, text) in columns.items():
+    if known(name):
+      value = row.get(name)
+      shown[title] = "" if value is None else text(value)
+  if known("accuracy"):
+    shown["best"] = "*" if row["best"] else ""
+  return shown
+
+
+def _use(rows: Sequence[Row]) -> str:
+  setting = rows[0]
+  by_budget = """\
+# The most accurate setting that keeps to a budget, measured on your machine:
+predictor.predict("image.jpg", budget_ms=20)
+"""
+  if all(row["accuracy"] is None for row in rows):
+    by_budget = ""  # Which is the most accurate is not known.
+  chosen = f"patch_size={setting['patch_size']!r}"
+  if setting["num_tokens"] is not None:
+    chosen += f", num_tokens={setting['num_tokens']!r}"
+  return f"""\
+## Use
+
+With the Python package tokenlearner_flexivit, and this folder as `model`:
+
+```python
+from tokenlearner_flexivit.inference import Predictor
+
+predictor = Predictor.load("model")
+predictor.predict("image.jpg", {chosen})
+{by_budget}```
+"""
+
+
+def _input(trained: trained_lib.Trained) -> str:
+  labels = trained.class_names
+  if labels is None:
+    text = "The classes have no names."
+  elif len(labels) > _MAX_LABELS:
+    text = f"The names of all {len(labels)} classes are in `{CONFIG_FILE}`."
+  else:
+    text = f"Classes: {', '.join(labels)}."
+  return f"""\
+## Input and output
+
+Images become float32 arrays {list(trained.image_shape)} by these steps, which
+the library takes by itself:
+
+{export.preprocessing_table(trained)}
+
+A {export.link_name(trained)} makes probabilities of the logits. {text}
+"""
+
+
+def _training(trained: trained_lib.Trained) -> str:
+  about = trained.training
+  parts = []
+  if "data" in about:
+    parts.append(f"on {about['data']} (split {about['split']})")
+  if "steps" in about:
+    minutes = f"{about['seconds'] / 60:.3g} minutes"
+    parts.append(f"for {about['steps']:,} steps in {minutes}")
+  if "hardware" in about:
+    parts.append(f"on {about['hardware']}")
+  told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"
+  settings = len(trained.settings)
+  drawn = f" Each step drew one of {settings} settings." if settings > 1 else ""
+  return f"## Training\n\n{told}.{drawn} `{CONFIG_FILE}` has the model.\n"
+
+
+def _notes_for_the_author(path: pathlib.Path) -> str:
+  """A comment, which hubs do not show."""
+  return f"""\
+<!--
+Before you publish this: add `license:` above, and what the model is meant for
+and where it fails. Then: hf upload OWNER/NAME {path.name}
+-->
+"""

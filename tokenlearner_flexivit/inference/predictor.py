@@ -1,0 +1,350 @@
+"""Predictions of a trained model, at any setting or within a budget."""
+
+import collections
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.inference import answers, budget
+from tokenlearner_flexivit.inference import images as images_lib
+from tokenlearner_flexivit.inference import profile as profile_lib
+from tokenlearner_flexivit.inference import programs as programs_lib
+from tokenlearner_flexivit.inference import settings as settings_lib
+from tokenlearner_flexivit.inference import trained as trained_lib
+
+
+class Predictor:
+  """A trained model, ready for images of any kind and number.
+
+  Every setting has a program for each number of images out of 1, 2, 4, ...,
+  `max_batch`. Other numbers are filled up to the next of these, and what is
+  more than `max_batch` is cut, so that few programs are ever compiled. One
+  device is used.
+
+  Images that cannot be read cost the others nothing: they get an error instead
+  of an answer.
+
+  Attributes:
+    trained: the model and what is known of it.
+  """
+
+  def __init__(self, trained: trained_lib.Trained, max_batch: int = 64):
+    """Puts the parameters on the device.
+
+    Args:
+      trained: see `inference.trained`.
+      max_batch: see the class.
+
+    Raises:
+      ValueError: `max_batch` is not positive.
+    """
+    self.trained = trained
+    self._known = settings_lib.Settings(trained)
+    self._programs = programs_lib.Programs(trained, max_batch)
+    self._prepare = images_lib.Preparation(trained.pp, trained.image_shape)
+    # What was measured: the rows by number of images and setting.
+    self._measured: dict[int, dict[dials.Setting, profile_lib.Row]] = (
+      collections.defaultdict(dict)
+    )
+
+  @classmethod
+  def load(cls, source: str | os.PathLike, max_batch: int = 64) -> "Predictor":
+    """Opens the workdir of a run, or a file; see `trained.load`.
+
+    Args:
+      source: a workdir, a file of `Trained.save`, or a folder with one.
+      max_batch: see the class.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ValueError: nothing there that can be used; says what is missing.
+    """
+    return cls(trained_lib.load(source), max_batch)
+
+  # ---- Settings --------------------------------------------------------------
+
+  def setting(
+    self, patch_size: Any = None, num_tokens: int | str | None = None
+  ) -> dials.Setting:
+    """Returns the setting that a call means.
+
+    Args:
+      patch_size: int or (int, int) in pixels.
+      num_tokens: how many learned tokens; "all" switches TokenLearner off. Of
+        a dial that is not given, the value is taken that was most accurate in
+        the run's report; without one, the dearest.
+
+    Raises:
+      ValueError: it does not fit the model or its images.
+    """
+    return self._known.resolve(patch_size, num_tokens)
+
+  def choose(
+    self,
+    budget_ms: float | None = None,
+    gflops: float | None = None,
+    min_accuracy: float | None = None,
+    num_images: int = 1,
+  ) -> dials.Setting:
+    """Returns the best setting of the training that keeps what is demanded.
+
+    It is on the Pareto front of recorded accuracy against cost: with a budget
+    the most accurate that keeps it, with `min_accuracy` alone the quickest
+    that reaches it. Several demands are all kept.
+
+    The time is that of a `predict` call whose images are uint8 arrays of the
+    model's size, from call to answer, on this machine; reading files and
+    resizing images come on top. A setting keeps a budget if nine of ten
+    measured calls did (`profile`). What was not yet measured is measured now,
+    which takes seconds to minutes.
+
+    Args:
+      budget_ms: the most a call may take, in milliseconds.
+      gflops: the most that an image may need, in 10⁹ operations, counting
+        multiplications and additions as the FlexiViT paper does. That is twice
+        the `gmacs` of reports.
+      min_accuracy: the least accuracy, in [0, 1].
+      num_images: of the call.
+
+    Raises:
+      ValueError: nothing demanded, nothing that meets it (says what the
+        cheapest costs, or the best reaches), or no accuracy is recorded.
+    """
+    demands = dict(
+      budget_ms=budget_ms, gflops=gflops, min_accuracy=min_accuracy
+    )
+    budget.check(**demands)
+    if num_images < 1:
+      raise ValueError(f"num_images={num_images} must be at least 1.")
+    accuracies = self._known.accuracies
+    if not accuracies:
+      raise ValueError(
+        "The run has no report with accuracies, so the best setting is not "
+        "known. Let it end, or evaluate it: python -m tokenlearner_flexivit."
+        "main --mode=eval --workdir=..."
+      )
+    latencies = {}
+    if budget_ms is not None or gflops is None:
+      latencies = self._latencies(num_images)
+    candidates = [
+      budget.Candidate(s, accuracy, 2 * self._known.gmacs(s), latencies.get(s))
+      for s, accuracy in accuracies.items()
+    ]
+    return budget.choose(candidates, **demands).setting
+
+  def _latencies(self, num_images: int) -> dict[dials.Setting, float]:
+    """What nine of ten calls stay below, by setting, in milliseconds."""
+    whole, rest = divmod(num_images, self._programs.max_batch)
+    sizes = collections.Counter({self._programs.max_batch: whole})
+    if rest:
+      sizes[self._programs.bucket(rest)] += 1
+    total = dict.fromkeys(self.trained.settings, 0.0)
+    for size, number in (+sizes).items():
+      if not self._measured[size].keys() >= total.keys():
+        self.profile(batch_size=size)
+      for setting in total:
+        row = self._measured[size][setting]
+        total[setting] += number * row["latency_ms_p90"]
+    return total
+
+  def profile(
+    self,
+    settings: Sequence[dials.Setting] | None = None,
+    batch_size: int = 1,
+    repeats: int = 20,
+  ) -> list[profile_lib.Row]:
+    """Measures what settings cost on this machine.
+
+    They take turns, so that a slow moment hits all alike. `choose` uses what
+    was measured.
+
+    Args:
+      settings: None for those of the training.
+      batch_size: images of a call; filled up as for `predict`.
+      repeats: how often each is timed.
+
+    Returns:
+      A row for each setting:
+
+      * patch_size, num_tokens, accuracy (recorded) and gmacs as in reports;
+      * batch_size, the images of a call;
+      * latency_ms, latency_ms_p10, latency_ms_p90: median and percentiles of
+        the time of a `predict` call with arrays of the model's size;
+      * forward_ms: median time from prepared images to logits, all on the
+        host, which is what the setting decides;
+      * images_per_s, by latency_ms;
+      * memory_bytes of parameters, images, results and what lies between
+        them, as the compiler says; None where it does not.
+
+    Raises:
+      ValueError: a setting that does not fit, or an impossible number.
+    """
+    most = self._programs.max_batch
+    if not 1 <= batch_size <= most:
+      raise ValueError(
+        f"batch_size={batch_size} must be 1 to max_batch={most}."
+      )
+    if repeats < 1:
+      raise ValueError(f"repeats={repeats} must be at least 1.")
+    settings = self.trained.settings if settings is None else settings
+    size = self._programs.bucket(batch_size)
+    times = profile_lib.measure(self, settings, size, repeats)
+    rows = [
+      {
+        **profile_lib.named(setting),
+        "batch_size": size,
+        "accuracy": self._known.accuracies.get(setting),
+        "gmacs": self._known.gmacs(setting),
+        **measured,
+        "images_per_s": 1e3 * size / measured["latency_ms"],
+        "memory_bytes": self._programs.memory_bytes(setting, size),
+      }
+      for setting, measured in zip(settings, times, strict=True)
+    ]
+    self.remember(rows)
+    return rows
+
+  def remember(self, rows: Sequence[profile_lib.Row]) -> None:
+    """Lets `choose` use rows of an earlier `profile`, see `profile.read`.
+
+    Raises:
+      ValueError: they are of another model.
+    """
+    for row in rows:
+      setting = profile_lib.setting_of(row)
+      if not np.isclose(row["gmacs"], self._known.gmacs(setting)):
+        raise ValueError("The profile is of another model. Measure this one.")
+      self._measured[row["batch_size"]][setting] = row
+
+  # ---- Answers ---------------------------------------------------------------
+
+  def predict(
+    self,
+    images: Any,
+    patch_size: Any = None,
+    num_tokens: int | str | None = None,
+    budget_ms: float | None = None,
+    top_k: int = 5,
+  ) -> list[answers.Prediction]:
+    """Classifies images.
+
+    Args:
+      images: one or several, of any size: uint8 arrays [H, W] or [H, W, C],
+        Pillow images, paths, files as bytes, or a batch [B, H, W, C]. They are
+        preprocessed as in the run's evaluation; `inference.images` has the
+        details.
+      patch_size: see `setting`.
+      num_tokens: see `setting`.
+      budget_ms: chooses the setting, see `choose`, for so many images.
+      top_k: how many classes to return, at most.
+
+    Returns:
+      A prediction for each image, in order.
+
+    Raises:
+      ValueError: no image, a setting that does not fit, both a setting and a
+        budget, or a budget that no setting keeps.
+    """
+    images = images_lib.listed(images)
+    if budget_ms is None:
+      setting = self.setting(patch_size, num_tokens)
+    elif patch_size is None and num_tokens is None:
+      setting = self.choose(budget_ms, num_images=len(images))
+    else:
+      raise ValueError("Give a setting or budget_ms, not both.")
+    return self.answer(images, setting, top_k)
+
+  def answer(
+    self, images: Any, setting: dials.Setting, top_k: int = 5
+  ) -> list[answers.Prediction]:
+    """Does what `predict` does, at a setting of `setting` or `choose`."""
+    if top_k < 1:
+      raise ValueError(f"top_k={top_k} must be at least 1.")
+    outputs, errors = self._of_images(images, setting)
+    return [
+      answers.Prediction(setting, error=errors[i])
+      if i in errors
+      else answers.Prediction(
+        setting, answers.best_labels(row, self.trained.class_names, top_k)
+      )
+      for i, row in enumerate(outputs.probabilities)
+    ]
+
+  def embed(
+    self,
+    images: Any,
+    patch_size: Any = None,
+    num_tokens: int | str | None = None,
+  ) -> answers.Embeddings:
+    """Represents images by vectors; arguments and errors as of `predict`."""
+    setting = self.setting(patch_size, num_tokens)
+    outputs, errors = self._of_images(images, setting)
+    vectors = outputs.pre_logits.copy()
+    vectors[list(errors)] = np.nan
+    return answers.Embeddings(setting, vectors, errors)
+
+  def preprocess(self, images: Any) -> tuple[np.ndarray, dict[int, str]]:
+    """Makes model inputs of images.
+
+    Args:
+      images: see `predict`.
+
+    Returns:
+      float32 [n, H, W, C], and by its number what is wrong with each image
+      that could not be read, in whose place there are zeros.
+
+    Raises:
+      ValueError: no image.
+    """
+    images = images_lib.listed(images)
+    prepared = np.zeros((len(images), *self.trained.image_shape), np.float32)
+    errors = {}
+    for i, image in enumerate(images):
+      try:
+        prepared[i] = self._prepare(image)
+      except Exception as error:  # Damaged files raise of every kind.
+        known = isinstance(error, (ValueError, OSError))
+        kind = "" if known else f"{type(error).__name__}: "
+        errors[i] = f"{kind}{error}"
+    return prepared, errors
+
+  def forward(
+    self, prepared: np.ndarray, setting: dials.Setting
+  ) -> programs_lib.Outputs:
+    """Runs the model.
+
+    Args:
+      prepared: float32 [n, H, W, C], see `preprocess`.
+      setting: of the dials.
+
+    Returns:
+      NumPy arrays.
+    """
+    size = self._programs.max_batch
+    starts = range(0, len(prepared), size)
+    return self._programs.run((prepared[i : i + size] for i in starts), setting)
+
+  def apply(
+    self, setting: dials.Setting
+  ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the model at a setting, jitted; see `Programs.apply`."""
+    return self._programs.apply(setting)
+
+  def _of_images(
+    self, images: Any, setting: dials.Setting
+  ) -> tuple[programs_lib.Outputs, dict[int, str]]:
+    images = images_lib.listed(images)
+    errors = {}
+
+    def prepared() -> Iterator[np.ndarray]:
+      for start in range(0, len(images), self._programs.max_batch):
+        part = images[start : start + self._programs.max_batch]
+        array, found = self.preprocess(part)
+        errors.update({start + i: why for i, why in found.items()})
+        yield array
+
+    return self._programs.run(prepared(), setting), errors

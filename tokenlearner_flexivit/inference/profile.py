@@ -1,0 +1,149 @@
+"""What each setting of a model costs on this machine, beside its accuracy."""
+
+import functools
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokenlearner_flexivit import dials, table
+from tokenlearner_flexivit.analysis import plane
+
+Row = dict[str, Any]
+
+
+def measure(
+  predictor: Any,
+  settings: Sequence[dials.Setting],
+  batch_size: int,
+  repeats: int,
+) -> list[dict[str, float]]:
+  """Times settings in turns, so that a slow moment of the machine hits all.
+
+  Args:
+    predictor: a `Predictor`.
+    settings: of it.
+    batch_size: images of a call.
+    repeats: how often each is timed, after a first call that compiles.
+
+  Returns:
+    For each setting latency_ms, latency_ms_p10, latency_ms_p90 and forward_ms;
+    see `Predictor.profile`.
+  """
+  shape = batch_size, *predictor.trained.image_shape
+  pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  prepared, errors = predictor.preprocess(pixels)
+  if errors:
+    raise ValueError(f"Nothing can be measured: {errors[0]}")
+  calls = [
+    call
+    for setting in settings
+    for call in (
+      functools.partial(predictor.answer, pixels, setting),
+      functools.partial(predictor.forward, prepared, setting),
+    )
+  ]
+  # The first round compiles.
+  rounds = [list(map(_milliseconds, calls)) for _ in range(repeats + 1)][1:]
+  ms = np.array(rounds).reshape(repeats, len(settings), 2)
+  p10, median, p90 = np.percentile(ms, (10, 50, 90), axis=0)
+  return [
+    {
+      "latency_ms": float(median[i, 0]),
+      "latency_ms_p10": float(p10[i, 0]),
+      "latency_ms_p90": float(p90[i, 0]),
+      "forward_ms": float(median[i, 1]),
+    }
+    for i in range(len(settings))
+  ]
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+  start = time.perf_counter()
+  call()
+  return 1e3 * (time.perf_counter() - start)
+
+
+def named(setting: dials.Setting) -> Row:
+  """Names a setting as reports do: `patch_size` and `num_tokens`."""
+  height, width = setting.patch_size
+  size = height if height == width else [height, width]
+  return {"patch_size": size, "num_tokens": setting.num_tokens}
+
+
+def setting_of(row: Row) -> dials.Setting:
+  """Returns the setting of a row."""
+  size = dials.as_patch_size(row["patch_size"], "patch_size")
+  return dials.Setting(size, row["num_tokens"])
+
+
+def markdown(rows: Sequence[Row]) -> str:
+  """The rows as a table; a star is on the front of accuracy against time."""
+  known = [row for row in rows if row["accuracy"] is not None]
+  best = plane.front(
+    [row["latency_ms_p90"] for row in known],
+    [row["accuracy"] for row in known],
+  )
+  best = [id(known[i]) for i in best]
+  return table.markdown([_shown(row, id(row) in best) for row in rows])
+
+
+def _shown(row: Row, on_front: bool) -> Row:
+  accuracy, memory = row["accuracy"], row["memory_bytes"]
+  return {
+    "patch size": row["patch_size"],
+    "learned": "" if row["num_tokens"] is None else row["num_tokens"],
+    "images": row["batch_size"],
+    "accuracy %": "" if accuracy is None else f"{100 * accuracy:.2f}",
+    "GMACs": f"{row['gmacs']:.4g}",
+    "ms": f"{row['latency_ms']:.2f}",
+    "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
+    "model ms": f"{row['forward_ms']:.2f}",
+    "images/s": f"{row['images_per_s']:.0f}",
+    "MB": "" if memory is None else f"{memory / 1e6:.1f}",
+    "front": "*" if on_front else "",
+  }
+
+
+def hardware() -> str:
+  """Names the device that predictors use."""
+  kind = jax.devices()[0].device_kind
+  if kind == "cpu":
+    kind = f"{os.cpu_count()} cores of an {platform.machine()} CPU"
+  return kind
+
+
+def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
+  """Writes rows as JSON, with the hardware they hold for."""
+  content = {
+    "hardware": hardware(),
+    "jax": jax.__version__,
+    "date": time.strftime("%Y-%m-%d"),
+    "rows": list(rows),
+  }
+  pathlib.Path(path).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read(path: str | os.PathLike) -> list[Row]:
+  """Reads what `write` wrote on such hardware.
+
+  Raises:
+    OSError: no such file.
+    ValueError: it is damaged, or of other hardware.
+  """
+  try:
+    content = json.loads(pathlib.Path(path).read_bytes())
+    where, rows = content["hardware"], content["rows"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{path} is no profile: {error!r}.") from None
+  if where != hardware():
+    raise ValueError(
+      f"{path} was measured on {where!r}, this is {hardware()!r}. Measure anew."
+    )
+  return rows

@@ -1,0 +1,152 @@
+"""The compiled programs of a model: one per setting and number of images."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.tasks import classification
+
+
+class Outputs(NamedTuple):
+  """What the model gives for n images: float32 NumPy arrays.
+
+  Attributes:
+    logits: [n, C].
+    probabilities: [n, C].
+    pre_logits: [n, D].
+  """
+
+  logits: np.ndarray
+  probabilities: np.ndarray
+  pre_logits: np.ndarray
+
+
+class Programs:
+  """Runs a model on one device, for any number of images.
+
+  There are programs for 1, 2, 4, ..., `max_batch` images, compiled when they
+  are first needed. Other numbers are filled up to the next of these, and what
+  is more than `max_batch` is cut.
+
+  Attributes:
+    max_batch: the most images that run at once.
+  """
+
+  def __init__(self, trained: trained_lib.Trained, max_batch: int):
+    """Puts the parameters on the device.
+
+    Args:
+      trained: the model.
+      max_batch: see the class.
+
+    Raises:
+      ValueError: `max_batch` is not positive.
+    """
+    if max_batch < 1:
+      raise ValueError(f"max_batch={max_batch} must be at least 1.")
+    self.max_batch = max_batch
+    self._model = trained.model
+    self._image_shape = trained.image_shape
+    self._link = classification.LINKS[trained.loss]
+    self._params = jax.device_put(trained.params, jax.devices()[0])
+    self._applied: dict[dials.Setting, Any] = {}
+    self._compiled: dict[tuple[dials.Setting, int], Any] = {}
+
+  def apply(
+    self, setting: dials.Setting
+  ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the model at a setting, jitted.
+
+    It takes parameters and images float32 [B, H, W, C] of the model's size,
+    and gives logits [B, C] and pre_logits [B, D], both float32.
+    """
+    if setting not in self._applied:
+
+      def apply(params, images):
+        logits, out = self._model.apply(
+          {"params": params}, images, **setting._asdict(), train=False
+        )
+        logits, pre_logits = (
+          x.astype(jnp.float32) for x in (logits, out["pre_logits"])
+        )
+        return logits, pre_logits
+
+      self._applied[setting] = jax.jit(apply)
+    return self._applied[setting]
+
+  def run(
+    self, batches: Iterable[np.ndarray], setting: dials.Setting
+  ) -> Outputs:
+    """Runs the model on batches.
+
+    Args:
+      batches: float32 [n, H, W, C], each of at most `max_batch` images.
+      setting: of the dials.
+
+    Raises:
+      ValueError: there is no image.
+    """
+    done, running = [], None
+    for batch in batches:
+      # It runs while the next is preprocessed.
+      started = len(batch), self._start(batch, setting)
+      if running:
+        done.append(_fetch(*running))
+      running = started
+    if not running:
+      raise ValueError("There is no image.")
+    done.append(_fetch(*running))
+    return Outputs(*map(np.concatenate, zip(*done, strict=True)))
+
+  def bucket(self, number: int) -> int:
+    """The number of images of the program that takes so many."""
+    return min(1 << max(0, number - 1).bit_length(), self.max_batch)
+
+  def memory_bytes(self, setting: dials.Setting, batch_size: int) -> int | None:
+    """What a program takes, in bytes; None if the compiler does not say.
+
+    Args:
+      setting: of the dials.
+      batch_size: images of the program, see `bucket`.
+    """
+    found = self._program(setting, batch_size).memory_analysis()
+    if found is None:
+      return None
+    return (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      + found.temp_size_in_bytes
+    )
+
+  def _start(self, batch: np.ndarray, setting: dials.Setting) -> Any:
+    size = self.bucket(len(batch))
+    if size > len(batch):
+      filled = np.zeros((size, *batch.shape[1:]), np.float32)
+      filled[: len(batch)] = batch
+      batch = filled
+    return self._program(setting, size)(self._params, batch)
+
+  def _program(self, setting: dials.Setting, batch_size: int) -> Any:
+    """The compiled program of a setting and number of images."""
+    key = setting, batch_size
+    if key not in self._compiled:
+
+      def outputs(params, images):
+        logits, pre_logits = self.apply(setting)(params, images)
+        return logits, self._link(logits), pre_logits
+
+      shape = batch_size, *self._image_shape
+      images = jax.ShapeDtypeStruct(shape, jnp.float32)
+      lowered = jax.jit(outputs).lower(self._params, images)
+      self._compiled[key] = lowered.compile()
+    return self._compiled[key]
+
+
+def _fetch(number: int, outputs: Any) -> Outputs:
+  """Waits for a program; leaves out what its batch was filled with."""
+  return Outputs(*(x[:number] for x in jax.device_get(outputs)))

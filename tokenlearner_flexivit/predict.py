@@ -1,0 +1,189 @@
+"""Predictions from the command line.
+
+  python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
+  python -m tokenlearner_flexivit.predict profile --workdir=W
+  python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
+
+W is the workdir of a run, or a model.safetensors that `export` wrote. Each has
+`--help`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tokenlearner_flexivit import program_cache
+from tokenlearner_flexivit.inference import (
+  Prediction,
+  Predictor,
+  export,
+  model_card,
+)
+from tokenlearner_flexivit.inference import profile as profile_lib
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  commands = {"profile": _profile, "export": _export}
+  command = commands.get(argv[0]) if argv else None
+  program_cache.use()
+  try:
+    failed = command(argv[1:]) if command else _predict(argv)
+  except (ImportError, OSError, ValueError) as error:
+    sys.exit(f"Error: {error}")
+  sys.exit(int(bool(failed)))
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog=f"python -m tokenlearner_flexivit.predict{command}",
+    description=description,
+    epilog=None
+    if command
+    else "With the word profile or export instead of images: what settings "
+    "cost here, and files for use elsewhere (each with its own --help).",
+  )
+  parser.add_argument(
+    "--workdir", required=True, help="of a trained run, or an exported model"
+  )
+  return parser
+
+
+def _add_setting(add: Any) -> None:
+  add("--patch_size", type=_patch_size, help="in pixels, as 8 or 8,16")
+  add("--num_tokens", type=_num_tokens, help="learned tokens, or all")
+
+
+def _whole_numbers(text: str) -> list[int]:
+  return [int(part) for part in text.split(",")]
+
+
+def _patch_size(text: str) -> int | list[int]:
+  size = _whole_numbers(text)
+  return size[0] if len(size) == 1 else size
+
+
+def _num_tokens(text: str) -> int | str:
+  return int(text) if text.isdecimal() else text
+
+
+def _predict(argv: Sequence[str]) -> bool:
+  """Classifies images; returns whether any failed."""
+  parser = _parser("", "Says what is on images.")
+  add = parser.add_argument
+  add("images", nargs="+", metavar="IMAGE", help="a file")
+  _add_setting(add)
+  add("--budget_ms", type=float, help="the most that a call may take")
+  add("--profile", metavar="FILE", help="what `profile` wrote, for the budget")
+  add("--top_k", type=int, default=5, help="classes to tell, by default 5")
+  add("--json", action="store_true", help="print JSON")
+  args = parser.parse_args(argv)
+  if args.profile and args.budget_ms is None:
+    parser.error("--profile is for --budget_ms.")
+  predictor = Predictor.load(args.workdir)
+  if args.profile:
+    predictor.remember(profile_lib.read(args.profile))
+  elif args.budget_ms is not None:
+    print(
+      "Measuring every setting first; a file of `profile` spares that.",
+      file=sys.stderr,
+    )
+  predictions = predictor.predict(
+    args.images,
+    patch_size=args.patch_size,
+    num_tokens=args.num_tokens,
+    budget_ms=args.budget_ms,
+    top_k=args.top_k,
+  )
+  show = _as_json if args.json else _as_text
+  print(show(args.images, predictions))
+  failed = 0
+  for image, prediction in zip(args.images, predictions, strict=True):
+    if prediction.error is not None:
+      failed += 1
+      print(f"Error: {image}: {prediction.error}", file=sys.stderr)
+  return failed > 0
+
+
+def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
+  found = []
+  for image, prediction in zip(images, predictions, strict=True):
+    if prediction.error is None:
+      labels = [label._asdict() for label in prediction.labels]
+      found.append({"image": image, "labels": labels})
+    else:
+      found.append({"image": image, "error": prediction.error})
+  setting = profile_lib.named(predictions[0].setting)
+  return json.dumps({**setting, "predictions": found}, indent=2)
+
+
+def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
+  lines = [f"Setting {predictions[0].setting.name}."]
+  for image, prediction in zip(images, predictions, strict=True):
+    if prediction.error is None:
+      shown = ", ".join(
+        f"{i if name is None else name} {100 * probability:.1f} %"
+        for i, name, probability in prediction.labels
+      )
+      lines.append(f"{image}: {shown}")
+  return "\n".join(lines)
+
+
+def _profile(argv: Sequence[str]) -> None:
+  """Prints, and perhaps writes, what every setting costs."""
+  parser = _parser(" profile", "Measures what every setting costs here.")
+  add = parser.add_argument
+  add(
+    "--batch_sizes",
+    type=_whole_numbers,
+    default=[1],
+    help="images of a call, as 1,8; by default 1",
+  )
+  add("--repeats", type=int, default=20, help="calls measured, by default 20")
+  add("--output", metavar="FILE", help="JSON, for --profile of predictions")
+  args = parser.parse_args(argv)
+  predictor = Predictor.load(args.workdir)
+  rows = []
+  for batch_size in args.batch_sizes:
+    found = predictor.profile(batch_size=batch_size, repeats=args.repeats)
+    print(f"{profile_lib.markdown(found)}\n", flush=True)
+    rows += found
+  if args.output:
+    profile_lib.write(rows, args.output)
+    print(f"Saved {args.output}.")
+
+
+def _export(argv: Sequence[str]) -> None:
+  """Writes files that work without the training parts."""
+  parser = _parser(" export", "Writes a model for use elsewhere.")
+  add = parser.add_argument
+  add("--output", metavar="FOLDER", help="gets programs and a manifest")
+  add("--hub_dir", metavar="FOLDER", help="gets what a model hub takes")
+  add("--profile", metavar="FILE", help="times to tell there, of `profile`")
+  _add_setting(add)
+  args = parser.parse_args(argv)
+  chosen = args.patch_size is not None or args.num_tokens is not None
+  if not args.output and not args.hub_dir:
+    parser.error("Give --output, --hub_dir, or both.")
+  if args.profile and not args.hub_dir:
+    parser.error("--profile is for --hub_dir.")
+  if chosen and not args.output:
+    parser.error("--patch_size and --num_tokens choose what --output gets.")
+  predictor = Predictor.load(args.workdir)
+  if args.output:
+    settings = None
+    if chosen:
+      settings = [predictor.setting(args.patch_size, args.num_tokens)]
+    export.write(predictor.trained, args.output, settings)
+    print(f"Saved {args.output}.")
+  if args.hub_dir:
+    rows = profile_lib.read(args.profile) if args.profile else None
+    model_card.write(predictor.trained, args.hub_dir, rows)
+    print(f"Saved {args.hub_dir}.")
+
+
+if __name__ == "__main__":
+  main()
