@@ -1,0 +1,209 @@
+r"""How alike representations are: minibatch CKA.
+
+Centred kernel alignment compares what two layers make of the same examples,
+whatever the rotation and the scale of either. Here it is the minibatch
+estimator of Nguyen, Raghu and Kornblith (arXiv 2010.15327, Section 3.1): the
+unbiased HSIC_1 of each batch, summed over the batches, so that memory does not
+grow with their number:
+
+  CKA(X, Y) = sum_b HSIC_1(X_b X_b', Y_b Y_b') /
+    sqrt(sum_b HSIC_1(X_b X_b', X_b X_b') * sum_b HSIC_1(Y_b Y_b', Y_b Y_b'))
+
+Representations may have different features, so they may be of different layers,
+patch sizes or models.
+
+Letters: n examples of a batch, F features, R representations.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from tokenlearner_flexivit import dials
+
+# HSIC_1 divides by n - 3.
+MIN_EXAMPLES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """A model at a setting, and what is looked at in it.
+
+  Attributes:
+    model: a `models.ViT`.
+    params: its parameters.
+    setting: of the dials.
+    names: entries of its `out`, such as "encoder/block05/+mlp".
+    tokens: "all" compares the tokens at every position, "mean" their mean,
+      "cls" the cls token. Entries without tokens are taken as they are.
+  """
+
+  model: Any
+  params: Any
+  setting: dials.Setting
+  names: Sequence[str]
+  tokens: str = "all"
+
+  def features(self, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Returns float32 [n, F] of each name; traceable.
+
+    Args:
+      params: of the model, so that they need not be constants of a program.
+      images: [n, H, W, C].
+
+    Raises:
+      ValueError: a name that the model has not (lists those it has), unknown
+        `tokens`, or a cls token of a model without one.
+    """
+    ways = {"all": _all_tokens, "mean": _mean_token, "cls": _cls_token}
+    if self.tokens not in ways:
+      raise ValueError(f"tokens={self.tokens!r} must be one of {list(ways)}.")
+    if self.tokens == "cls" and self.model.pool != "tok":
+      raise ValueError(
+        "tokens='cls', but this model has no cls token: its pool is "
+        f"{self.model.pool!r}."
+      )
+    _, out = self.model.apply(
+      {"params": params}, images, **self.setting._asdict()
+    )
+    out = traverse_util.flatten_dict(out, sep="/")
+    unknown = [name for name in self.names if name not in out]
+    if unknown:
+      raise ValueError(
+        f"The model's out has no {', '.join(map(repr, unknown))}. It has "
+        f"{', '.join(out)}."
+      )
+    return {
+      name: ways[self.tokens](out[name].astype(jnp.float32))
+      for name in self.names
+    }
+
+
+def _all_tokens(x: jax.Array) -> jax.Array:
+  return x.reshape(len(x), -1)
+
+
+def _mean_token(x: jax.Array) -> jax.Array:
+  return x.mean(axis=range(1, x.ndim - 1)) if x.ndim > 2 else x
+
+
+def _cls_token(x: jax.Array) -> jax.Array:
+  return x[:, 0] if x.ndim == 3 else x.reshape(len(x), -1)
+
+
+def hsic(kernels: jax.Array) -> jax.Array:
+  """The unbiased HSIC_1 of every pair of kernels (Song et al. 2012, eq. 5).
+
+  Args:
+    kernels: [R, n, n], symmetric.
+
+  Returns:
+    [R, R].
+
+  Raises:
+    ValueError: fewer than four examples.
+  """
+  n = kernels.shape[-1]
+  if n < MIN_EXAMPLES:
+    raise ValueError(
+      f"CKA needs batches of at least {MIN_EXAMPLES} examples, this one has "
+      f"{n}."
+    )
+  kernels = kernels * (1 - jnp.eye(n, dtype=kernels.dtype)[None])
+  flat = kernels.reshape(len(kernels), -1)
+  rows = kernels.sum(axis=-1)
+  sums = rows.sum(axis=-1)
+  precise = functools.partial(jnp.matmul, precision="highest")
+  return (
+    precise(flat, flat.T)
+    + jnp.outer(sums, sums) / ((n - 1) * (n - 2))
+    - 2 / (n - 2) * precise(rows, rows.T)
+  ) / (n * (n - 3))
+
+
+def kernel(features: jax.Array) -> jax.Array:
+  """The linear kernel of examples [n, F], [n, n].
+
+  Of centred features, which changes nothing of HSIC_1 but what is lost to
+  rounding.
+  """
+  features = features - features.mean(axis=0, keepdims=True)
+  return jnp.matmul(features, features.T, precision="highest")
+
+
+def cka(
+  batches: Iterable[np.ndarray | jax.Array],
+  sides: Mapping[str, Side],
+  progress: Callable[[int], None] = lambda number: None,
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+  """Compares all representations of all sides with one another.
+
+  Each batch goes once through every side, on the device; nothing but kernels
+  comes back.
+
+  Args:
+    batches: of images [n, H, W, C], of examples alone, without any that fill
+      up a batch. One of less than four examples, as a last one may be, is left
+      out.
+    sides: by name.
+    progress: called after each batch with the number of images so far.
+
+  Returns:
+    CKA, float64 [R, R], and the R pairs (name of the side, name in `out`).
+
+  Raises:
+    ValueError: no batch of four examples, or see `Side.features`.
+  """
+
+  @functools.cache
+  def kernels_of(name):
+    def compute(params, images):
+      found = sides[name].features(params, images)
+      return jnp.stack([kernel(x) for x in found.values()])
+
+    return jax.jit(compute)
+
+  params = {name: jax.device_put(side.params) for name, side in sides.items()}
+  hsic_of = jax.jit(hsic)
+  total, number = 0.0, 0
+  for images in batches:
+    if len(images) < MIN_EXAMPLES:
+      continue
+    images = jnp.asarray(images)
+    kernels = [kernels_of(name)(params[name], images) for name in sides]
+    total = total + np.asarray(hsic_of(jnp.concatenate(kernels)), np.float64)
+    number += len(images)
+    progress(number)
+  if not number:
+    raise ValueError(
+      f"CKA needs batches of at least {MIN_EXAMPLES} examples, and got none."
+    )
+  labels = [
+    (name, entry) for name, side in sides.items() for entry in side.names
+  ]
+  return normalised(total), labels
+
+
+def normalised(hsic_sums: np.ndarray) -> np.ndarray:
+  """Returns CKA [R, R] of summed HSIC_1 [R, R].
+
+  What does not vary over the examples has no CKA: NaN.
+  """
+  own = np.sqrt(np.maximum(np.diag(hsic_sums), 0))
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return hsic_sums / np.outer(own, own)
+
+
+def arc_cosine_distance(values: np.ndarray) -> np.ndarray:
+  """Returns arccos of CKA, in [0, pi / 2].
+
+  Unlike 1 - CKA it keeps the triangle inequality (Williams et al., arXiv
+  2110.14739). Estimates outside of [0, 1] count as its ends.
+  """
+  return np.arccos(np.clip(values, 0, 1))
