@@ -32,6 +32,7 @@ setuptools.setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.9",
+      "av>=15.0",
       "ipykernel>=6.29",  # These three execute the notebooks.
       "nbclient>=0.10",
       "nbformat>=5.10",
@@ -39,5 +40,6 @@ setuptools.setup(
     "cuda": ["jax[cuda]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hub": ["huggingface_hub>=0.30"],
+    "video": ["av>=15.0"],  # To read video files.
   },
 )

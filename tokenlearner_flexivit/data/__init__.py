@@ -6,6 +6,8 @@ from tokenlearner_flexivit.data import (
   image_ops,
   label_ops,
   randaug,
+  video_augment_ops,
+  video_ops,
 )
 from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.pipeline import (
@@ -32,4 +34,6 @@ __all__ = [
   "randaug",
   "register_op",
   "train_batches",
+  "video_augment_ops",
+  "video_ops",
 ]

@@ -1,6 +1,7 @@
 """Random geometric preprocessing ops: crops, shifts, warps and mirrors.
 
-Images are as in `image_ops`. Each op draws all its random numbers from `rng`.
+Images are as in `image_ops`. Crops and `flip_lr` take videos too, and do the
+same to all frames. Each op draws all its random numbers from `rng`.
 """
 
 import math
@@ -9,8 +10,10 @@ import cv2
 import numpy as np
 
 from tokenlearner_flexivit.data.image_ops import (
+  cut,
   decode,
   decode_when_cut,
+  get_frames,
   get_image,
   height_width,
   resize_image,
@@ -58,12 +61,12 @@ def inception_crop(
     The example with the image [height, width, C], of the same dtype; without a
     size it is a view.
   """
-  image = get_image(example, key)
+  image = get_frames(example, key)
   if not 0 < area_min <= area_max <= 100:
     raise ValueError(
       f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
     )
-  full_height, full_width, _ = image.shape
+  full_height, full_width = image.shape[-3:-1]
   max_log_ratio = math.log(4 / 3)
   for _ in range(10):
     area = full_height * full_width * rng.uniform(area_min, area_max) / 100
@@ -77,7 +80,7 @@ def inception_crop(
     height = max(1, min(full_height, round(full_width * 4 / 3)))
     width = max(1, min(full_width, round(full_height * 4 / 3)))
     top, left = (full_height - height) // 2, (full_width - width) // 2
-  crop = image[top : top + height, left : left + width]
+  crop = cut(image, top, left, height, width)
   if size is not None:
     crop = resize_image(crop, *height_width(size), method)
   return {**example, key: crop}
@@ -107,17 +110,18 @@ def random_crop(
   Raises:
     ValueError: the image is smaller than that.
   """
-  image = get_image(example, key)
+  image = get_frames(example, key)
   height, width = height_width(size)
-  down, right = image.shape[0] - height, image.shape[1] - width
+  full_height, full_width = image.shape[-3:-1]
+  down, right = full_height - height, full_width - width
   if min(down, right) < 0:
     raise ValueError(
-      f"the image has only {image.shape[0]} x {image.shape[1]} pixels: put "
+      f"the image has only {full_height} x {full_width} pixels: put "
       "resize_small before this op"
     )
   top = int(rng.integers(down, endpoint=True))
   left = int(rng.integers(right, endpoint=True))
-  return {**example, key: image[top : top + height, left : left + width]}
+  return {**example, key: cut(image, top, left, height, width)}
 
 
 register_stand_in(decode, decode_when_cut, before=inception_crop)
@@ -228,8 +232,15 @@ def flip_lr(
   example: Example, rng: np.random.Generator, *, key: str = "image"
 ) -> Example:
   """Mirrors left and right with a probability of one half."""
-  image = get_image(example, key)
+  image = get_frames(example, key)
   if rng.random() < 0.5:
-    # Many times faster than a copy of image[:, ::-1].
-    image = cv2.flip(image, 1).reshape(image.shape)
+    image = _mirror(image)
   return {**example, key: image}
+
+
+def _mirror(image: np.ndarray) -> np.ndarray:
+  """Returns the image, or all frames of a video, mirrored left and right."""
+  if image.ndim > 3:
+    return np.stack([_mirror(frame) for frame in image])
+  # Many times faster than a copy of image[:, ::-1].
+  return cv2.flip(image, 1).reshape(image.shape)

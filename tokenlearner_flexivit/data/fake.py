@@ -8,7 +8,7 @@ import numpy as np
 from tokenlearner_flexivit.data import sources
 
 _NAME = re.compile(
-  r"fake:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
+  r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
   r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?"
 )
 
@@ -18,7 +18,9 @@ class FakeSource(sources.Source):
 
   Names are "fake:HEIGHTxWIDTHxCHANNELS:CLASSES" and, with the number of
   examples in a split, "fake:HEIGHTxWIDTHxCHANNELS:CLASSES:EXAMPLES". Plain
-  "fake" is "fake:224x224x3:1000:1024". Every split exists.
+  "fake" is "fake:224x224x3:1000:1024". With one number more in front, as in
+  "fake:16x64x64x3:10", the examples are videos of so many frames. Every split
+  exists.
   """
 
   def __init__(self, name: str, split: str):
@@ -34,13 +36,18 @@ class FakeSource(sources.Source):
     if name == "fake":
       name = "fake:224x224x3:1000"
     match = _NAME.fullmatch(name)
-    if not match or "0" in match.group("height", "width", "num_classes"):
+    if not match or "0" in match.group(
+      "frames", "height", "width", "num_classes"
+    ):
       raise ValueError(
         f"Cannot read the dataset {name!r}: expected 'fake', or "
         "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
-        "'fake:240x240x3:1000', with 1 or 3 channels."
+        "'fake:240x240x3:1000', with 1 or 3 channels, or for videos "
+        "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'."
       )
-    self._shape = tuple(map(int, match.group("height", "width", "channels")))
+    sides = match.group("frames", "height", "width", "channels")
+    self._shape = tuple(int(side) for side in sides if side)
+    self._key = "video" if match["frames"] else "image"
     self.num_classes = int(match["num_classes"])
     split_name, self._positions = sources.parse_split(
       split, int(match["num_examples"] or 1024)
@@ -54,7 +61,7 @@ class FakeSource(sources.Source):
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((self._seed, self._positions[index]))
     return {
-      "image": rng.integers(0, 256, self._shape, np.uint8),
+      self._key: rng.integers(0, 256, self._shape, np.uint8),
       "label": np.int32(rng.integers(self.num_classes)),
       "id": np.int32(index),
     }

@@ -1,7 +1,8 @@
 """Preprocessing ops on images without chance, by OpenCV.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
-float32 after `value_range` or `standardize`.
+float32 after `value_range` or `standardize`. All ops but `decode` take a video
+[..., H, W, C] as well, and do the same to all its frames.
 """
 
 import cv2
@@ -40,6 +41,31 @@ def get_image(example: Example, key: str) -> np.ndarray:
   return image
 
 
+def get_frames(example: Example, key: str) -> np.ndarray:
+  """Returns the image [H, W, C] or video [..., H, W, C] under `key`.
+
+  Raises:
+    ValueError: there is none, or none that is decoded.
+  """
+  frames = example.get(key)
+  if np.ndim(frames) < 4:
+    return get_image(example, key)
+  return frames
+
+
+def cut(
+  frames: np.ndarray, top: int, left: int, height: int, width: int
+) -> np.ndarray:
+  """Returns a rectangle of an image [H, W, C] or of all frames of a video.
+
+  An image may also be one that is decoded when it is cut.
+  """
+  rectangle = slice(top, top + height), slice(left, left + width)
+  return frames[
+    rectangle if frames.ndim == 3 else (..., *rectangle, slice(None))
+  ]
+
+
 def height_width(size: int | tuple | list) -> tuple[int, int]:
   """Returns (height, width) of a size given as one number or as both."""
   sides = [size, size] if isinstance(size, int) else [*size]
@@ -51,11 +77,13 @@ def height_width(size: int | tuple | list) -> tuple[int, int]:
 
 
 def resize_image(image: np.ndarray, height: int, width: int, method: str):
-  """Returns the image resized to [height, width, C], of the same dtype."""
+  """Returns the image or video resized to height x width, of the same dtype."""
   if method not in _INTERPOLATIONS:
     raise ValueError(
       f"unknown method {method!r}; the methods are {list(_INTERPOLATIONS)}"
     )
+  if image.ndim > 3:
+    return np.stack([resize_image(i, height, width, method) for i in image])
   resized = cv2.resize(
     image, (width, height), interpolation=_INTERPOLATIONS[method]
   )
@@ -171,7 +199,7 @@ def resize(
   Returns:
     The example with the image [height, width, C], of the same dtype.
   """
-  image = get_image(example, key)
+  image = get_frames(example, key)
   return {**example, key: resize_image(image, *height_width(size), method)}
 
 
@@ -190,8 +218,8 @@ def resize_small(
   Returns:
     The example with the image, of the same dtype.
   """
-  image = get_image(example, key)
-  height, width, _ = image.shape
+  image = get_frames(example, key)
+  height, width = image.shape[-3:-1]
   small, _ = height_width(size)
   ratio = small / min(height, width)
   height, width = round(height * ratio), round(width * ratio)
@@ -215,15 +243,16 @@ def central_crop(
   Raises:
     ValueError: the image is smaller than that.
   """
-  image = get_image(example, key)
+  image = get_frames(example, key)
   height, width = height_width(size)
-  top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+  full_height, full_width = image.shape[-3:-1]
+  top, left = (full_height - height) // 2, (full_width - width) // 2
   if min(top, left) < 0:
     raise ValueError(
-      f"the image has only {image.shape[0]} x {image.shape[1]} pixels: put "
+      f"the image has only {full_height} x {full_width} pixels: put "
       "resize_small before this op"
     )
-  return {**example, key: image[top : top + height, left : left + width]}
+  return {**example, key: cut(image, top, left, height, width)}
 
 
 register_stand_in(decode, decode_when_cut, before=central_crop)
@@ -252,7 +281,7 @@ def value_range(
   Returns:
     The example with the image in float32. Nothing is clipped.
   """
-  image = get_image(example, key)
+  image = get_frames(example, key)
   scale = (vmax - vmin) / (in_max - in_min)
   mapped = image.astype(np.float32)
   mapped *= np.float32(scale)
@@ -282,7 +311,7 @@ def standardize(
   Returns:
     The example with the image in float32.
   """
-  image = get_image(example, key).astype(np.float32)
+  image = get_frames(example, key).astype(np.float32)
   for name, value in (("mean", mean), ("std", std)):
     if np.size(value) not in (1, image.shape[-1]):
       raise ValueError(

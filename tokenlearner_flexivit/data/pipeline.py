@@ -30,10 +30,11 @@ class _Settings:
   """The data part of a config.
 
   Attributes:
-    name: dataset: "digits", a TFDS name, "folder:/path" or "fake:...".
+    name: dataset: "digits", a TFDS name, "folder:/path", "video_folder:/path"
+      or "fake:...".
     split: split of it, perhaps a slice.
     pp: preprocessing string; only opening the source works without.
-    data_dir: folder of TFDS datasets.
+    data_dir: folder of TFDS datasets, and of videos made ready for reading.
     num_workers: processes that make batches; 0 means threads in this one.
     num_threads: threads that make batches, in each process; 0 means none.
     prefetch: batches that are ready or in the making.
@@ -86,6 +87,10 @@ class _Settings:
       source = FolderSource(self.name.removeprefix("folder:"), self.split)
     elif self.name.split(":")[0] == "fake":
       source = FakeSource(self.name, self.split)
+    elif self.name.startswith("video_folder:"):
+      from tokenlearner_flexivit.data.video_folder import VideoFolderSource
+
+      source = VideoFolderSource(self.name, self.split, self.data_dir)
     else:
       # TFDS is not needed by the others, and takes a while to import.
       from tokenlearner_flexivit.data.tfds_source import TfdsSource

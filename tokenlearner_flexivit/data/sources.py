@@ -8,13 +8,17 @@ from typing import Any
 class Source(abc.ABC):
   """A split of a dataset with random access.
 
-  An example is a dict with `image` (encoded bytes, or uint8 [H, W, C]), `label`
-  (np.int32), `id` (np.int32, the position in the source) and whatever else the
-  dataset has. Sources are pickled to worker processes.
+  An example is a dict with `image` (encoded bytes, or uint8 [H, W, C]) or
+  `video` (a vector of encoded frames, or uint8 [T, H, W, C]), `label`
+  (np.int32, or where an example may have several classes, float32
+  [num_classes] with 1 at each of its own), `id` (np.int32, the position in the
+  source) and whatever else the dataset has. Sources are pickled to worker
+  processes.
 
   Attributes:
     name: what errors call it.
-    num_classes: number of values of `label`, or None where it is not a class.
+    num_classes: number of classes, or None where `label` is not a class, nor
+      several.
     class_names: their names in order, or None where there are none.
   """
 

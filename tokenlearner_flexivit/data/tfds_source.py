@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit.data import digits, sources
+from tokenlearner_flexivit.data import digits, encoded_features, sources
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 
 # Builders that ship with this package and prepare themselves on first use.
@@ -17,8 +17,10 @@ _PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
 class TfdsSource(sources.Source):
   """A split of a dataset that TFDS has prepared as ArrayRecord.
 
-  Examples have all features of the dataset; images stay encoded, for the op
-  `decode`. A feature named `id` gives way to the position.
+  Examples have all features of the dataset; images and the frames of videos
+  stay encoded, for the ops `decode` and `decode_video`. Where `label` holds
+  several classes it becomes a vector of zeros and ones. A feature named `id`
+  gives way to the position.
   """
 
   def __init__(
@@ -48,6 +50,12 @@ class TfdsSource(sources.Source):
       builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
       raise ValueError(_unknown_name(name)) from None
+    except ImportError as error:
+      raise ValueError(
+        f"The code of the dataset {name!r} needs what is not installed: "
+        f"{error}. Once it is prepared it can be read without, if the version "
+        "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
+      ) from error
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
@@ -57,12 +65,11 @@ class TfdsSource(sources.Source):
     features = dict(builder.info.features.items())
     # Set here and not above: given there, they would make TFDS's own
     # `mock_data` encode its noise with TensorFlow.
-    self._source.decoders = {
-      key: tfds.decode.SkipDecoding()
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.Image)
-    }
+    self._source.decoders = encoded_features.decoders(features)
     label = features.get("label")
+    self._has_several = isinstance(label, tfds.features.Sequence)
+    if self._has_several:
+      label = label.feature
     self._has_classes = isinstance(label, tfds.features.ClassLabel)
     if self._has_classes:
       self.num_classes = label.num_classes
@@ -74,7 +81,11 @@ class TfdsSource(sources.Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     example = dict(self._source[index])
     example["id"] = np.int32(index)
-    if self._has_classes:
+    if self._has_classes and self._has_several:
+      vector = np.zeros(self.num_classes, np.float32)
+      vector[np.asarray(example["label"], np.int64)] = 1  # Perhaps none.
+      example["label"] = vector
+    elif self._has_classes:
       example["label"] = np.int32(example["label"])
     return example
 
@@ -93,9 +104,11 @@ def _unknown_name(name: str) -> str:
   return (
     f"Unknown dataset {name!r}.{hint} A dataset is one of "
     f"{', '.join(sorted(_PREPARE))} (nothing to download), "
-    "'folder:/path' (images in class folders), "
+    "'folder:/path' (images in class folders), 'video_folder:/path' (videos), "
     "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
-    "(https://www.tensorflow.org/datasets/catalog/overview)."
+    "(https://www.tensorflow.org/datasets/catalog/overview), of which some, "
+    "such as ucf101, are known only once they are prepared, unless there is "
+    "TensorFlow."
   )
 
 

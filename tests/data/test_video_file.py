@@ -1,0 +1,166 @@
+"""Frames of video files, by their times; and files that are none."""
+
+import fractions
+import sys
+import wave
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit.data import video_file
+
+STEP = 10
+
+
+def write_video(path, count, fps=25, side=(32, 32), times=None, gop=12):
+  """Writes a video in which frame i has the grey value STEP * i.
+
+  Args:
+    path: of the file; its suffix is the format.
+    count: number of frames.
+    fps: frames per second.
+    side: height and width.
+    times: seconds at which the frames come, if that is not at a constant rate.
+    gop: a frame that can be decoded by itself comes every so many.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  height, width = side
+  base = fractions.Fraction(1, 1000 if times else fps)
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("mpeg4", rate=1 / base)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.codec_context.time_base = base
+    stream.codec_context.gop_size = gop
+    stream.codec_context.bit_rate = 2_000_000
+    for i in range(count):
+      pixels = np.full((height, width, 3), STEP * i, np.uint8)
+      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      frame.pts = round(times[i] / base) if times else i
+      frame.time_base = base
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_of_changing_size(path, sides):
+  """Writes a video of one JPEG per (height, width)."""
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("mjpeg", rate=25)
+    stream.height, stream.width = sides[0]
+    stream.pix_fmt = "yuvj420p"
+    for i, side in enumerate(sides):
+      pixels = np.full((*side, 3), STEP * i, np.uint8)
+      packet = av.Packet(cv2.imencode(".jpg", pixels)[1].tobytes())
+      packet.stream, packet.time_base = stream, fractions.Fraction(1, 25)
+      packet.pts = packet.dts = i
+      packet.is_keyframe = True
+      container.mux(packet)
+
+
+def frame_numbers(jpegs):
+  """Returns which frames of the file the JPEGs are."""
+  decoded = [cv2.imdecode(np.frombuffer(j, np.uint8), 1) for j in jpegs]
+  return [round(float(pixels.mean()) / STEP) for pixels in decoded]
+
+
+def read(path, fps=25, size=256, **times):
+  return frame_numbers(video_file.read_jpegs(path, fps, size, **times))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_every_frame_once_at_the_rate_of_the_file(tmp_path, suffix):
+  path = tmp_path / f"video{suffix}"
+  write_video(path, 20, fps=30)  # Matroska rounds to milliseconds.
+  everything = list(range(20))
+  assert read(path, fps=30) == everything
+  assert read(path, fps=15) == everything[::2]
+  assert read(path, fps=10) == everything[::3]
+  assert read(path, fps=60) == [i for i in everything for _ in range(2)]
+
+
+def test_other_rates_keep_the_pace(tmp_path):
+  path = tmp_path / "video.mp4"
+  write_video(path, 24, fps=30)
+  got = read(path, fps=25)
+  assert got == [int(i * 30 / 25 + 0.06) for i in range(20)]
+
+
+@pytest.mark.parametrize("gop", [1, 4, 100])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_start_and_end(tmp_path, suffix, gop):
+  path = tmp_path / f"video{suffix}"
+  write_video(path, 25, gop=gop)
+  assert read(path, start=0.4, end=0.6) == [10, 11, 12, 13, 14]
+  assert read(path, start=0.8, end=99) == [20, 21, 22, 23, 24]
+  assert read(path, end=0.12) == [0, 1, 2]
+  assert read(path, fps=5, start=0.2) == [5, 10, 15, 20]
+  with pytest.raises(ValueError, match=r"no frames from 5 s to its end"):
+    read(path, start=5)
+
+
+def test_variable_frame_rate_goes_by_the_times(tmp_path):
+  path = tmp_path / "video.mkv"
+  write_video(path, 5, times=[0, 0.05, 0.5, 0.51, 0.85])
+  assert read(path, fps=10)[:9] == [0, 1, 1, 1, 1, 2, 3, 3, 3]
+  assert read(path, fps=20, start=0.4, end=0.6) == [1, 1, 2, 3]
+
+
+def test_frames_are_reduced_and_never_enlarged(tmp_path):
+  path = tmp_path / "video.mp4"
+  write_video(path, 2, side=(48, 64))
+  for size, expected in ((24, (24, 32)), (47, (47, 63)), (256, (48, 64))):
+    for jpeg in video_file.read_jpegs(path, 25, size):
+      frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
+      assert frame.shape[:2] == expected
+
+
+def test_frames_of_changing_size_get_that_of_the_first(tmp_path):
+  path = tmp_path / "video.mkv"
+  write_of_changing_size(path, [(32, 48), (32, 48), (64, 96), (16, 16)])
+  jpegs = video_file.read_jpegs(path, 25, 256)
+  assert frame_numbers(jpegs) == [0, 1, 2, 3]
+  shapes = {cv2.imdecode(np.frombuffer(j, np.uint8), 1).shape for j in jpegs}
+  assert shapes == {(32, 48, 3)}
+
+
+def test_files_that_cannot_be_read(tmp_path, capfd):
+  path = tmp_path / "video.mp4"
+  path.write_bytes(b"")
+  with pytest.raises(ValueError, match="the file is empty"):
+    read(path)
+  path.write_bytes(b"no video" * 100)
+  with pytest.raises(
+    ValueError, match="cannot be decoded, it is damaged or no"
+  ):
+    read(path)
+  write_video(path, 20)
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match="no video, or it is cut off"):
+    read(path)
+  with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+    sound.setparams((1, 2, 8000, 0, "NONE", None))
+    sound.writeframes(bytes(8000))
+  with pytest.raises(ValueError, match="the file has no video"):
+    read(tmp_path / "sound.wav")
+  with pytest.raises(FileNotFoundError):
+    read(tmp_path / "nothing.mp4")
+  assert capfd.readouterr().err == ""
+
+
+def test_a_video_without_frames(tmp_path):
+  path = tmp_path / "video.avi"
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("mjpeg", rate=25)
+    stream.height = stream.width = 32
+    stream.pix_fmt = "yuvj420p"
+    container.start_encoding()
+  with pytest.raises(ValueError, match="no frames from 0 s to its end"):
+    read(path)
+
+
+def test_without_the_library(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "av", None)
+  with pytest.raises(ImportError, match=r"tokenlearner_flexivit\[video\]"):
+    read(tmp_path / "video.mp4")

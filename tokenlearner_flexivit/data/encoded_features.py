@@ -1,0 +1,65 @@
+"""TFDS features that are read as they are stored: encoded images and frames."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+_TFDS_VIDEO = tfds.features.Video
+
+
+class StoredVideo(tfds.features.Sequence):
+  """What TFDS's `Video` is on disk, a sequence of encoded images.
+
+  TFDS's own class needs TensorFlow to say what uint8 is. This one takes its
+  place when a dataset is loaded from its files.
+  """
+
+  ALIASES: ClassVar = [f"{_TFDS_VIDEO.__module__}.{_TFDS_VIDEO.__name__}"]
+
+  @classmethod
+  def from_json_content(cls, value: Any) -> "StoredVideo":
+    """Returns the feature that a dataset's features.json describes.
+
+    Args:
+      value: message with the shape [T, H, W, C], -1 where it varies, and the
+        format of the frames; or, written by an old TFDS, a dict of that.
+    """
+    if isinstance(value, dict):
+      shape, encoding = value["shape"], value["encoding_format"]
+    else:
+      shape, encoding = value.shape.dimensions, value.encoding_format
+    length, *frame = [
+      None if side is None or side < 0 else side for side in shape
+    ] or (None, None, None, 3)
+    image = tfds.features.Image(
+      shape=tuple(frame), encoding_format=encoding or None
+    )
+    return cls(image, length=length)
+
+
+class _AsStored(tfds.decode.SkipDecoding):
+  """Leaves frames encoded; TFDS's decoder does so for single images only."""
+
+  def decode_batch_example_np(self, serialized_example: np.ndarray):
+    return serialized_example
+
+
+def decoders(features: Mapping[str, Any]) -> dict[str, tfds.decode.Decoder]:
+  """Returns the decoders that leave images and videos encoded.
+
+  Args:
+    features: a dataset's features by name.
+  """
+  return {
+    key: _AsStored()
+    for key, feature in features.items()
+    if isinstance(_inner(feature), tfds.features.Image)
+  }
+
+
+def _inner(feature: Any) -> Any:
+  """Returns what a sequence consists of, and other features as they are."""
+  is_sequence = isinstance(feature, tfds.features.Sequence)
+  return feature.feature if is_sequence else feature
