@@ -188,7 +188,9 @@ def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
   chex.assert_trees_all_close(*moved, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+  "inplace", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   task = make_task()
   drawn_from = patch_sizes(

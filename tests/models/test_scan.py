@@ -35,7 +35,10 @@ def make_params():
   "kwargs",
   [
     dict(pool="tok", remat=True, token_learner=dict(layer=1, num_tokens=3)),
-    dict(token_learner=dict(layer=3, num_tokens=3, fuser=True)),
+    pytest.param(
+      dict(token_learner=dict(layer=3, num_tokens=3, fuser=True)),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_scan_is_no_other_model(make_params, kwargs):
