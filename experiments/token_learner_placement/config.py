@@ -40,7 +40,7 @@ class Scale:
 
 
 SCALES = {
-  # 39 runs in about 90 minutes on two CPU cores.
+  # 39 runs in 65 minutes on two CPU cores.
   "cpu": Scale("64", 60, 6, 96, 4, 64, 600),
   # A ViT-S, 144 tokens; 20 minutes on one modern GPU. Not yet run.
   "gpu": Scale("96", 96, 8, 384, 12, 256, 3000),
