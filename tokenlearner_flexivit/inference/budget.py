@@ -29,6 +29,7 @@ def choose(
   budget_ms: float | None = None,
   gflops: float | None = None,
   min_accuracy: float | None = None,
+  num_images: int = 1,
 ) -> Candidate:
   """Chooses a setting on the Pareto front of accuracy against cost.
 
@@ -40,6 +41,7 @@ def choose(
     budget_ms: the most a call may take, in milliseconds.
     gflops: the most an image may need.
     min_accuracy: the least that it must reach, in [0, 1].
+    num_images: of a call, for the error.
 
   Raises:
     ValueError: no demand or a senseless one, or none of the candidates meets
@@ -47,8 +49,8 @@ def choose(
   """
   check(budget_ms=budget_ms, gflops=gflops, min_accuracy=min_accuracy)
   limits = {
-    "latency_ms": (budget_ms, "budget_ms", "ms a call"),
-    "gflops": (gflops, "gflops", "GFLOPs an image"),
+    "latency_ms": (budget_ms, "budget_ms", f"ms for {num_images} at once"),
+    "gflops": (gflops, "gflops", "GFLOPs for an image"),
   }
   kept = list(candidates)
   for field, (limit, name, unit) in limits.items():

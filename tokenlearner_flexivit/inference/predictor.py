@@ -134,7 +134,8 @@ class Predictor:
       budget.Candidate(s, accuracy, 2 * self._known.gmacs(s), latencies.get(s))
       for s, accuracy in accuracies.items()
     ]
-    return budget.choose(candidates, **demands).setting
+    chosen = budget.choose(candidates, **demands, num_images=num_images)
+    return chosen.setting
 
   def _latencies(self, num_images: int) -> dict[dials.Setting, float]:
     """What nine of ten calls stay below, by setting, in milliseconds."""
