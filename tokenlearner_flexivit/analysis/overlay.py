@@ -31,12 +31,12 @@ class Row(NamedTuple):
   Attributes:
     label: stands before the row.
     image: [H, W, C] float in any range.
-    maps: [S, h, w], not negative; h and w divide H and W.
+    maps: S of [h, w], not negative; h and w divide H and W.
   """
 
   label: str
   image: np.ndarray
-  maps: np.ndarray
+  maps: np.ndarray | Sequence[np.ndarray]
 
 
 def peak(weights: np.ndarray) -> float:
@@ -89,12 +89,15 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   return (1 - _ALPHA) * grey + _ALPHA * colors
 
 
-def figure(rows: Sequence[Row], title: str = "") -> mpl_figure.Figure:
+def figure(
+  rows: Sequence[Row], title: str = "", names: Sequence[str] | None = None
+) -> mpl_figure.Figure:
   """Draws rows of an image and its maps.
 
   Args:
     rows: of images of one size, with the same number of maps.
     title: of the picture.
+    names: of the maps; None numbers them as tokens.
 
   Returns:
     A figure to be saved, or shown by a notebook.
@@ -132,7 +135,8 @@ def figure(rows: Sequence[Row], title: str = "") -> mpl_figure.Figure:
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
   axes.xaxis.tick_top()
-  names = ["image", *(f"token {s}" for s in range(1, num_maps + 1))]
+  names = names or [f"token {s}" for s in range(1, num_maps + 1)]
+  names = ["image", *names]
   axes.set_xticks([j * across + width / 2 for j in range(len(names))], names)
   axes.set_yticks(
     [i * down + height / 2 for i in range(len(rows))],

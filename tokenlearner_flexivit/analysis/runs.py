@@ -78,8 +78,8 @@ def read_run(
     workdir: of a run that has a checkpoint.
 
   Returns:
-    The model (without its head), the parameters of the newest checkpoint, the
-    patch sizes of the training, and the data section of its evaluation.
+    The model, the parameters of the newest checkpoint, the patch sizes of the
+    training, and the data section of its evaluation.
 
   Raises:
     ValueError: no run there, or one without evaluation.
@@ -93,7 +93,9 @@ def read_run(
       " so how to preprocess test images is not known. Call image_figure with "
       "preprocessed ones."
     )
-  model = models.create(**{**config["model"], "num_classes": None})
+  params = checkpoint.read_params(workdir)
+  # The config need not name what the data tells.
+  num_classes = len(params["head"]["bias"]) if "head" in params else None
+  model = models.create(**{**config["model"], "num_classes": num_classes})
   trained, _ = dials.from_config(config["flexi"], model.patch_size)
-  sizes = list(trained.patch_size.values)
-  return model, checkpoint.read_params(workdir), sizes, data
+  return model, params, list(trained.patch_size.values), data

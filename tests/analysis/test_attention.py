@@ -1,0 +1,150 @@
+"""Rollout and relevance: by hand for a layer, and what they sum to."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.analysis import attention
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(3, 12, 12, 3)).astype(np.float32)
+SIX = dials.Setting((6, 6))
+LEARNER = dict(layer=1, num_tokens=3)
+
+
+def make(**kwargs):
+  model = models.ViT(
+    **{
+      **dict(
+        num_classes=5,
+        width=16,
+        depth=2,
+        mlp_dim=32,
+        num_heads=2,
+        patch_size=6,
+        posemb_grid=2,
+        head_zeroinit=False,
+      ),
+      **kwargs,
+    }
+  )
+  params = jax.jit(model.init)(jax.random.key(0), IMAGES[:1])["params"]
+  # Larger than at the start, so that attention is not even.
+  return model, jax.tree.map(lambda x: 2.5 * x, params)
+
+
+POOLS = pytest.mark.parametrize("pool", ["gap", "tok", "map"])
+
+
+@POOLS
+def test_what_is_watched_is_what_the_model_does(pool):
+  model, params = make(pool=pool, token_learner=LEARNER, scan=True, remat=True)
+  logits, out, found = attention._watched(model, params, IMAGES, SIX)
+  expected = model.apply({"params": params}, IMAGES, **SIX._asdict())
+  chex.assert_trees_all_close((logits, out), expected, rtol=1e-4, atol=1e-4)
+  cls = int(pool == "tok")
+  shapes = {"encoderblock_0": (4 + cls,) * 2, "encoderblock_1": (3 + cls,) * 2}
+  shapes |= {"MAPHead_0": (1, 3)} if pool == "map" else {}
+  assert {name: x.shape[2:] for name, x in found.items()} == shapes
+  for x in found.values():
+    np.testing.assert_allclose(x.sum(axis=-1), 1, rtol=1e-5)
+    assert float(x.std()) > 0.01
+
+
+@POOLS
+def test_rollout_of_a_layer_by_hand(pool):
+  model, params = make(pool=pool, depth=1)
+  found = attention.weights(model, params, IMAGES, SIX)
+  mean = np.asarray(found["encoderblock_0"]).mean(axis=1)
+  tokens = (np.eye(mean.shape[-1]) + mean) / 2
+  if pool == "tok":
+    expected = tokens[:, 0, 1:]
+  elif pool == "gap":
+    expected = tokens.mean(axis=1)
+  else:
+    head = np.asarray(found["MAPHead_0"]).mean(axis=1)
+    expected = (head @ tokens)[:, 0]
+  maps = attention.rollout(model, params, IMAGES, SIX)
+  np.testing.assert_allclose(maps.reshape(3, 4), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "pool, learner",
+  [
+    ("gap", LEARNER | dict(version="1.0", pooling="mean")),
+    ("tok", LEARNER),
+    ("map", None),
+  ],
+)
+def test_rollout_sums_to_one(pool, learner):
+  model, params = make(pool=pool, token_learner=learner)
+  maps = attention.rollout(model, params, IMAGES, dials.Setting((4, 4)))
+  assert maps.shape == (3, 3, 3) and maps.min() >= 0
+  total = maps.sum(axis=(1, 2))
+  if pool == "tok":  # The rest is the cls token's own.
+    assert ((total > 0.3) & (total < 1)).all()
+  else:
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_relevance_of_a_layer_by_hand():
+  """For cls: the heads' mean of what weight times its gradient is above 0."""
+  model, params = make(pool="tok", depth=1)
+  classes = np.array([4, 0, 2])
+  found = attention.weights(model, params, IMAGES, SIX)["encoderblock_0"]
+
+  def logit(shift):
+    shifts = {"encoderblock_0": shift}
+    logits = attention._watched(model, params, IMAGES, SIX, shifts)[0]
+    return logits[jnp.arange(3), classes].sum()
+
+  zeros = jnp.zeros(found.shape)
+  gradient = jax.grad(logit)(zeros)
+  # The gradient is that of the weights as they are used.
+  one = zeros.at[1, 0, 0, 2].set(1e-2)
+  slope = (logit(one) - logit(-one)) / 2e-2
+  assert slope == pytest.approx(float(gradient[1, 0, 0, 2]), rel=2e-2)
+  weighted = np.maximum(np.asarray(gradient * found), 0).mean(axis=1)
+  maps = attention.relevance(model, params, IMAGES, SIX, classes)
+  np.testing.assert_allclose(
+    maps.reshape(3, 4), weighted[:, 0, 1:], rtol=1e-4, atol=1e-7
+  )
+
+
+def test_relevance_is_of_a_class():
+  model, params = make(pool="gap", token_learner=LEARNER)
+  logits, _ = model.apply({"params": params}, IMAGES)
+  likely = np.asarray(logits.argmax(axis=-1))
+  found = attention.relevance(model, params, IMAGES, SIX)
+  chosen = attention.relevance(model, params, IMAGES, SIX, likely)
+  np.testing.assert_allclose(found, chosen)
+  other = attention.relevance(model, params, IMAGES, SIX, (likely + 1) % 5)
+  assert np.abs(found - other).max() > 1e-3 * found.max()
+
+
+def test_all_tokens_pass_token_learner_by():
+  model, params = make(token_learner=LEARNER)
+  plain = model.clone(token_learner=None)
+  setting = SIX._replace(num_tokens="all")
+  np.testing.assert_allclose(
+    attention.rollout(model, params, IMAGES, setting),
+    attention.rollout(plain, params, IMAGES, SIX),
+    rtol=1e-5,
+  )
+
+
+def test_bad_input_is_told():
+  model, params = make(token_learner=LEARNER | dict(fuser=True))
+  with pytest.raises(ValueError, match=r"TokenFuser.*num_tokens='all'"):
+    attention.rollout(model, params, IMAGES, SIX)
+  plain, params = make()
+  with pytest.raises(ValueError, match="no head"):
+    attention.relevance(plain.clone(num_classes=None), params, IMAGES, SIX)
+  for classes in ([5, 0, 0], [0]):
+    with pytest.raises(ValueError, match="0 to 4 for each of 3"):
+      attention.relevance(plain, params, IMAGES, SIX, classes)
+  with pytest.raises(ValueError, match=r"method='gradcam'.*'rollout'"):
+    attention.figure(plain, params, IMAGES, [SIX], "gradcam")

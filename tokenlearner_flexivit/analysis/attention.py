@@ -1,0 +1,339 @@
+r"""Which patches an answer rests on: attention rollout and relevance.
+
+Both multiply the attention of all blocks, and the maps of TokenLearner between
+them, into one weight per patch:
+
+* `rollout` (Abnar and Zuidema, arXiv 2005.00928): the mean of the heads, half
+  of each token its own by the residual connection. It sums to 1, cls token
+  included, and knows of no class.
+* `relevance` (Chefer, Gur and Wolf, arXiv 2103.15679, equations 5 and 6): the
+  heads weighted by the gradient of a class's logit, what speaks against the
+  class left out. It sums to nothing in particular.
+
+A learned token is a weighted sum of patches, so its weight goes back to them by
+its map; where that does not sum to 1 (v1.0) it is scaled to. For a run, images
+beside their maps at several patch sizes:
+
+  python -m tokenlearner_flexivit.analysis.attention --workdir=WORKDIR \
+    --output=attention.png [--images FILE ...] [--patch_sizes=24,12,6]
+
+Letters: B batch, H W image, C channels, h w grid, N tokens, S learned tokens,
+D width, d width of a head.
+"""
+
+import argparse
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import overlay, runs
+from tokenlearner_flexivit.models import blocks, stacking
+from tokenlearner_flexivit.models.token_learner import ALL
+
+Weights = dict[str, jax.Array]
+_POOL = "MAPHead_0"
+METHODS = ("rollout", "relevance")
+
+
+def weights(
+  model: Any, params: Any, images: jax.Array, setting: dials.Setting
+) -> Weights:
+  """Returns the attention of every block; traceable.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, C].
+    setting: of the dials.
+
+  Returns:
+    float32 [B, heads, N, N] by the name of the block's parameters, such as
+    "encoderblock_0"; with pool="map" [B, heads, 1, N] as "MAPHead_0". Each row
+    sums to 1.
+  """
+  return _watched(model, params, images, setting)[2]
+
+
+def _watched(
+  model: Any,
+  params: Any,
+  images: jax.Array,
+  setting: dials.Setting,
+  shifts: Mapping[str, jax.Array] | None = None,
+) -> tuple[jax.Array, dict[str, Any], Weights]:
+  """Returns logits, out and attention, to which `shifts` are added in use."""
+  found = {}
+
+  def watch(
+    run: Callable[..., Any], args: Any, kwargs: Any, context: Any
+  ) -> Any:
+    module = context.module
+    if not isinstance(module, blocks.MultiHeadDotProductAttention):
+      return run(*args, **kwargs)
+    given = inspect.signature(run).bind(*args, **kwargs).arguments
+    name = module.path[-2]
+    found[name], value = _weights_and_values(
+      module.variables["params"], given["x"], given.get("context"),
+      given.get("mask"),
+    )  # fmt: skip
+    used = found[name] + (shifts[name] if shifts else 0)
+    out = module.variables["params"]["out"]
+    y = jnp.einsum("bhmn,bhnd->bmhd", used, value)
+    y = jnp.einsum("bmhd,hdk->bmk", y, out["kernel"]) + out["bias"][None, None]
+    return y.astype(module.dtype)
+
+  # In loops and recomputed blocks what is watched could not leave.
+  plain = model.clone(scan=False, remat=False)
+  with nn.intercept_methods(watch):
+    logits, out = plain.apply({"params": params}, images, **setting._asdict())
+  return logits, out, found
+
+
+def _weights_and_values(
+  params: Mapping[str, Any],
+  x: jax.Array,
+  context: jax.Array | None,
+  mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """The softmax [B, heads, M, N] and the values [B, heads, N, d]."""
+  context = x if context is None else context
+
+  def project(name: str, x: jax.Array) -> jax.Array:
+    kernel, bias = params[name]["kernel"], params[name]["bias"]
+    y = jnp.einsum("bnk,khd->bhnd", x.astype(jnp.float32), kernel)
+    return y + bias[None, :, None]
+
+  query, key = project("query", x), project("key", context)
+  logits = jnp.einsum("bhmd,bhnd->bhmn", query, key) * key.shape[-1] ** -0.5
+  if mask is not None:
+    logits = jnp.where(mask[None, None, None], logits, -jnp.inf)
+  return jax.nn.softmax(logits, axis=-1), project("value", context)
+
+
+def rollout(
+  model: Any, params: Any, images: np.ndarray, setting: dials.Setting
+) -> np.ndarray:
+  """Returns the attention rollout to the pooled representation.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, C].
+    setting: of the dials.
+
+  Returns:
+    float32 [B, h, w], not negative; with the share of the cls token, where
+    there is one, it sums to 1 over the grid.
+
+  Raises:
+    ValueError: TokenFuser, for which the methods say nothing.
+  """
+  _check(model, setting)
+  return np.asarray(_rollout(model, params, jnp.asarray(images), setting))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _rollout(model, params, images, setting):
+  _, out, found = _watched(model, params, images, setting)
+  mean = {name: x.mean(axis=1) for name, x in found.items()}
+
+  def through(attention, tokens):
+    return (tokens + attention @ tokens) / 2
+
+  return _to_grid(model, out, mean, setting, through)
+
+
+def relevance(
+  model: Any,
+  params: Any,
+  images: np.ndarray,
+  setting: dials.Setting,
+  classes: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns how much each patch speaks for a class.
+
+  Args:
+    model: a `models.ViT` with a head.
+    params: its parameters.
+    images: [B, H, W, C].
+    setting: of the dials.
+    classes: int [B]; None for the most likely class of each image.
+
+  Returns:
+    float32 [B, h, w], not negative.
+
+  Raises:
+    ValueError: no head, TokenFuser, or an unknown class.
+  """
+  _check(model, setting)
+  if model.num_classes is None:
+    raise ValueError(
+      "The model has no head, so there is no class to explain. Use rollout."
+    )
+  if classes is None:
+    classes = np.full(len(images), -1)
+  classes = np.asarray(classes)
+  if classes.shape != (len(images),) or classes.max() >= model.num_classes:
+    raise ValueError(
+      f"classes={classes.tolist()}: give one of 0 to {model.num_classes - 1} "
+      f"for each of {len(images)} images."
+    )
+  images, classes = jnp.asarray(images), jnp.asarray(classes, jnp.int32)
+  return np.asarray(_relevance(model, params, images, setting, classes))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _relevance(model, params, images, setting, classes):
+  def score(shifts):
+    logits, out, found = _watched(model, params, images, setting, shifts)
+    picked = jnp.where(classes < 0, jnp.argmax(logits, axis=-1), classes)
+    # Of each image its own class: no image changes another's logits.
+    total = jnp.take_along_axis(logits, picked[:, None], axis=-1).sum()
+    return total, (found, out)
+
+  shapes = jax.eval_shape(lambda: _watched(model, params, images, setting)[2])
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  gradients, (found, out) = jax.grad(score, has_aux=True)(zeros)
+  weighted = {
+    name: jax.nn.relu(gradients[name] * found[name]).mean(axis=1)
+    for name in found
+  }
+
+  def through(attention, tokens):
+    return tokens + attention @ tokens
+
+  return _to_grid(model, out, weighted, setting, through)
+
+
+def _to_grid(
+  model: Any,
+  out: Mapping[str, Any],
+  attention: Mapping[str, jax.Array],
+  setting: dials.Setting,
+  through: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+  """Multiplies the blocks from the first to the last, then the pooling.
+
+  Args:
+    model: a `models.ViT`.
+    out: of its call.
+    attention: [B, N, N] of each block, [B, 1, N] of the head.
+    setting: of the dials.
+    through: gives the tokens after a block, as weights of the patches
+      [B, N, N'], from its attention and those before it.
+
+  Returns:
+    [B, h, w].
+  """
+  b, h, w = out["stem"].shape[:3]
+  num_cls = int(model.pool == "tok")
+  tokens = jnp.broadcast_to(
+    jnp.eye(num_cls + h * w)[None], (b, num_cls + h * w, num_cls + h * w)
+  )
+  learner = None if setting.num_tokens == ALL else model.token_learner
+  for i in range(model.depth):
+    if learner is not None and i == learner["layer"]:
+      maps = out["token_learner"]["maps"].reshape(b, -1, h * w)
+      maps = maps / maps.sum(axis=-1, keepdims=True)
+      learned = maps.astype(jnp.float32) @ tokens[:, num_cls:]
+      tokens = jnp.concatenate([tokens[:, :num_cls], learned], axis=1)
+    tokens = through(attention[stacking.block_name(i)], tokens)
+  if model.pool == "tok":
+    pooled = tokens[:, 0]
+  elif model.pool == "map":
+    pooled = (attention[_POOL] @ tokens)[:, 0]
+  else:
+    pooled = tokens.mean(axis=1)
+  return pooled[:, num_cls:].reshape(b, h, w)
+
+
+def _check(model: Any, setting: dials.Setting) -> None:
+  learner = None if setting.num_tokens == ALL else model.token_learner
+  if learner is not None and learner["fuser"]:
+    raise ValueError(
+      "The model has a TokenFuser, through which neither rollout nor relevance "
+      "is defined. Use num_tokens='all', or the maps of analysis.token_maps."
+    )
+
+
+def figure(
+  model: Any,
+  params: Any,
+  images: np.ndarray,
+  settings: Sequence[dials.Setting],
+  method: str = "rollout",
+) -> mpl_figure.Figure:
+  """Draws images beside their maps, a column for each setting.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, 1 or 3].
+    settings: of the dials.
+    method: "rollout", or "relevance" for the most likely class.
+
+  Raises:
+    ValueError: an unknown method, or see these.
+  """
+  ways = {"rollout": rollout, "relevance": relevance}
+  if method not in ways:
+    raise ValueError(f"method={method!r} must be one of {list(ways)}.")
+  found = [ways[method](model, params, images, s) for s in settings]
+  rows = [
+    overlay.Row(str(i + 1), image, [maps[i] for maps in found])
+    for i, image in enumerate(np.asarray(images))
+  ]
+  return overlay.figure(rows, method, [s.name for s in settings])
+
+
+def _whole_numbers(text: str) -> list[int]:
+  return [int(part) for part in text.split(",")]
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Draws the maps of a run; bad input is an error of one line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m tokenlearner_flexivit.analysis.attention",
+    description="Draws which patches an answer rests on, at several settings.",
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, help="of a trained run")
+  add("--output", required=True, help="the picture, such as attention.png")
+  add("--images", nargs="+", metavar="FILE", help="images of your own")
+  add("--num_images", type=int, default=4, help="how many of the test images")
+  add("--patch_sizes", type=_whole_numbers, help="as 24,12,6; else the run's")
+  add("--num_tokens", help="learned tokens, or all; else the model's own")
+  add("--method", default="relevance", help=" or ".join(METHODS))
+  args = parser.parse_args(argv)
+  try:
+    model, params, sizes, data = runs.read_run(args.workdir)
+    number = args.num_tokens
+    number = int(number) if number and number.isdecimal() else number
+    settings = [
+      dials.Setting(dials.as_patch_size(size, "--patch_sizes"), number)
+      for size in args.patch_sizes or sizes
+    ]
+    if args.images:
+      images = runs.read_files(args.images, data["pp"])
+    else:
+      images = runs.read_examples(data, args.num_images)
+    for setting in settings:
+      model.check(images.shape[1:3], *setting)
+    drawn = figure(model, params, images, settings, args.method)
+    drawn.savefig(args.output, dpi=150)
+  except (ValueError, OSError) as error:
+    sys.exit(f"Error: {error}")
+  print(f"Maps of {len(images)} images: {args.output}")
+
+
+if __name__ == "__main__":
+  main()
