@@ -58,7 +58,9 @@ def test_budgets_are_those_of_settings():
   rows = latency_budget.run(quick=True)
   times = ("budget_ms", "median_ms", "of_budget", "reach")
   check(rows, ["images", "budget_ms", "setting", *times[1:]], times)
-  assert len({row["setting"] for row in rows}) == 3
+  budgets = [row["budget_ms"] for row in rows]
+  assert len(rows) == 3 and budgets == sorted(budgets)
+  assert {row["setting"][:7] for row in rows} <= {"patch30", "patch20"}
 
 
 @pytest.mark.slow
