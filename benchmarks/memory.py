@@ -184,6 +184,7 @@ def video_rows() -> list[dict[str, Any]]:
   """
   rows = []
   for name, option in (
+    ("plain", {}),
     ("scan", dict(scan=True)),
     ("scan, remat", dict(scan=True, remat=True)),
   ):

@@ -28,7 +28,7 @@ def test_rows_and_claims_are_those_of_the_code():
 def test_what_does_not_hold_is_known():
   assert [c["claim"] for c in RESULTS["claims"] if not c["holds"]] == [
     "matrix products alone are XLA's count of a batch of one, largest deviation"
-    " of 60 rows",
+    " of 72 rows",
     "L/16, 16 tokens after 12 of 24 blocks at 512 px: multiply-adds in 10^9",
     "L/8 (24+11), grid of 512 px at 512 px: parameters in 10^6",
   ]

@@ -1,4 +1,4 @@
-"""Models whose cost somebody published, and FlexiViT's at its ten sizes."""
+"""Models whose cost somebody published, and more of their families."""
 
 import dataclasses
 from typing import Any
@@ -13,6 +13,7 @@ MODEL_CARD = "model card of FlexiViT-B i21k"
 TABLE_1, TABLE_2, TABLE_3 = (
   f"TokenLearner, Table {i}, as reported by others" for i in (1, 2, 3)
 )
+VIDEO = "TokenLearner, results on Kinetics-400, as reported by others"
 FLEXIVIT = "FlexiViT, as reported by others: {} GFLOPs, two per multiply-add"
 
 
@@ -21,29 +22,37 @@ class Setting:
   """A model at an image size, and what is published of it.
 
   Attributes:
-    table: "variants", "flexivit", "papers" or "params".
+    table: "variants", "flexivit", "papers", "params" or "videos".
     name: of the model.
     model: the model.
-    image_size: in pixels.
+    image_size: in pixels, of a frame if it is a video.
     patch_size: in pixels; None for that of the model.
     params_m: published parameters in 10^6, or None.
     gmacs: published multiply-adds in 10^9, or None.
     source: of these, or None.
+    num_frames: of a video; None for an image.
   """
 
   table: str
   name: str
-  model: models.ViT
+  model: models.ViT | models.ViViT
   image_size: int
   patch_size: int | None = None
   params_m: float | None = None
   gmacs: float | None = None
   source: str | None = None
+  num_frames: int | None = None
 
   @property
-  def call(self) -> tuple[tuple[int, int, int], int | None]:
+  def size(self) -> tuple[int, ...]:
+    """(H, W), or (T, H, W) of a video."""
+    frames = () if self.num_frames is None else (self.num_frames,)
+    return (*frames, self.image_size, self.image_size)
+
+  @property
+  def call(self) -> tuple[tuple[int, ...], int | None]:
     """Image shape and patch size, as the functions of `flops` take them."""
-    return (self.image_size, self.image_size, 3), self.patch_size
+    return (*self.size, 3), self.patch_size
 
 
 def _vit(variant: str, **kwargs: Any) -> models.ViT:
@@ -168,6 +177,54 @@ def _params() -> list[Setting]:
   ]
 
 
+def _videos() -> list[Setting]:
+  """Clips of 32 frames: joint attention, TokenLearner, factorised encoders.
+
+  Which configs/vivit.py trains, and ViViT's encoders of as many layers in time
+  as in space.
+  """
+  settings = []
+  for name, size, gmacs, kwargs in (
+    ("L/16x2", 224, 1446, {}),
+    ("L/16x2", 224, 766, dict(token_learner=_learner(12, 16))),
+    ("L/16x2", 224, None, dict(token_learner=_learner(18, 8))),
+    ("L/16x2", 224, None, dict(token_learner=_learner(18, 16))),
+    ("L/14x2", 224, None, {}),
+    ("L/14x2", 224, None, dict(token_learner=_learner(18, 16))),
+    ("L/10x2", 220, None, {}),
+    ("L/10x2", 220, None, dict(depth=35, token_learner=_learner(18, 16))),
+    ("B/16x2", 224, None, {}),
+    ("B/16x2", 224, None, dict(temporal_depth=12)),
+    ("L/16x2", 224, None, dict(temporal_depth=24)),
+    (
+      "L/16x2",
+      224,
+      None,
+      dict(temporal_depth=24, token_learner=_learner(12, 16)),
+    ),
+  ):
+    kind = "vivit_factorised" if "temporal_depth" in kwargs else "vivit"
+    model = models.create(kind, name, num_classes=400, **kwargs)
+    if kind == "vivit_factorised":
+      name += f", factorised {model.depth} + {model.temporal_depth}"
+    learner = model.token_learner
+    if learner is not None:
+      where = f"{learner['layer']} of {model.depth}"
+      name += f", {learner['num_tokens']} tokens after {where} blocks"
+    settings.append(
+      Setting(
+        "videos",
+        name,
+        model,
+        size,
+        gmacs=gmacs,
+        source=VIDEO if gmacs else None,
+        num_frames=32,
+      )
+    )
+  return settings
+
+
 def settings() -> list[Setting]:
   """All rows of all tables."""
-  return _variants() + _flexivit() + _papers() + _params()
+  return _variants() + _flexivit() + _papers() + _params() + _videos()

@@ -28,13 +28,13 @@ WITHIN = 0.02  # How far our figure may be from another.
 def closed_form(setting: published.Setting) -> dict[str, Any]:
   """A row as far as arithmetic goes; deviations are relative."""
   model = setting.model
-  seq_lens = model.seq_lens(setting.image_size, setting.patch_size)
+  seq_lens = model.seq_lens(setting.size, setting.patch_size)
   count = flops.operations(model, *setting.call)
   row = {
     "table": setting.table,
     "model": setting.name,
     "image_size": setting.image_size,
-    "patch_size": setting.patch_size or model.patch_size[0],
+    "patch_size": setting.patch_size or model.patch_size[-1],
     "tokens": seq_lens[0],
     "params": flops.num_params(model),
     "gmacs": flops.macs(model, *setting.call) / 1e9,
@@ -43,6 +43,8 @@ def closed_form(setting: published.Setting) -> dict[str, Any]:
     "published_gmacs": setting.gmacs,
     "source": setting.source,
   }
+  if setting.num_frames:
+    row["num_frames"] = setting.num_frames
   if setting.params_m:
     row["params_deviation"] = row["params"] / setting.params_m / 1e6 - 1
   if setting.gmacs:
@@ -189,7 +191,21 @@ def tables(rows: list[dict[str, Any]]) -> str:
     }
     for row in by_table["params"]
   ]
-  parts = (variants, list(flexi.values()), papers, params)
+  videos = [
+    {
+      "model": row["model"],
+      "pixels": row["image_size"],
+      "tokens": row["tokens"],
+      "10⁶ parameters": f"{row['params'] / 1e6:.1f}",
+      "reported": _plain(row["published_gmacs"]),
+      "ours": f"{row['gmacs']:.1f}",
+      "deviation": _percent(row.get("gmacs_deviation")),
+      "10⁹ operations": f"{sum(row['operations'].values()) / 1e9:.1f}",
+      "XLA's": f"{row['xla_operations'] / 1e9:.1f}",
+    }
+    for row in by_table["videos"]
+  ]
+  parts = (variants, list(flexi.values()), papers, params, videos)
   return "\n\n".join(map(table.markdown, parts))
 
 

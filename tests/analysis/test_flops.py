@@ -109,6 +109,63 @@ def test_every_variant(variant, size, patch_size, pool, depth, learner):
   assert_xla_counts_the_same(model, (size, size, 3), patch_size)
 
 
+VIDEO = SMALL | dict(
+  num_classes=10, patch_size=(2, 6, 4), posemb_grid=(3, 3, 4)
+)
+VIDEO_LEARNER = dict(layer=1, num_tokens=6, bottleneck_dim=7)
+
+
+@pytest.mark.parametrize("pool", ["gap", "tok", "map"])
+@pytest.mark.parametrize("name", ["vivit", "vivit_factorised"])
+def test_parameters_of_a_model_for_videos(name, pool):
+  videos = jax.ShapeDtypeStruct((1, 8, 48, 48, 3), np.float32)
+  for learner in (None, VIDEO_LEARNER | dict(version="1.0", fuser=True)):
+    model = models.create(name, pool=pool, token_learner=learner, **VIDEO)
+    params = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
+    leaves = jax.tree.leaves(params)
+    assert flops.num_params(model) == sum(x.size for x in leaves)
+
+
+@pytest.mark.parametrize("name", ["vivit", "vivit_factorised"])
+@pytest.mark.parametrize(
+  "pool, fuser, patch_size, call",
+  [
+    # As it is stored, resized in space, and in time too; frame by frame.
+    ("tok", False, (2, 6, 4), (None, 2)),
+    ("map", True, (2, 6, 4), ((4, 8), None)),
+    ("gap", False, (2, 6, 4), ((4, 4, 8), "all")),
+    ("gap", True, (6, 4), ((4, 8), 3)),
+  ],
+)
+def test_operations_of_a_video(name, pool, fuser, patch_size, call):
+  model = models.create(
+    name,
+    **(VIDEO | dict(pool=pool, patch_size=patch_size)),
+    token_learner=VIDEO_LEARNER | dict(fuser=fuser),
+    num_frames=8,
+  )
+  assert_xla_counts_the_same(model, (12, 48, 48, 3), *call)
+
+
+def test_a_frame_of_a_video_costs_what_an_image_costs():
+  video = models.create("vivit", **(VIDEO | dict(patch_size=(6, 4))))
+  image = models.create(**(VIDEO | dict(patch_size=(6, 4), posemb_grid=(3, 4))))
+  assert flops.macs(video, (1, 48, 48, 3)) == flops.macs(image, (48, 48, 3))
+
+
+@pytest.mark.parametrize(
+  "learner, gmacs",
+  # As reported for the paper; TokenLearner 1.0 is said to be the paper's.
+  [(None, 1446), (dict(layer=12, num_tokens=16, version="1.0"), 766)],
+)
+def test_token_learner_for_videos(learner, gmacs):
+  model = models.create(
+    "vivit", "L/16x2", num_classes=400, token_learner=learner
+  )
+  ours = flops.macs(model, (32, 224, 224, 3)) / 1e9
+  assert ours == pytest.approx(gmacs, rel=0.01)
+
+
 def test_kernels_are_resized_once_per_batch():
   model = models.ViT.from_variant("Ti", num_classes=10)
   call = ((96, 96, 3), 48)
@@ -187,6 +244,14 @@ def test_command_line(capsys):
   assert f"{gmacs:.4g} G, without TokenLearner {plain:.4g} G\n" in out
 
 
+def test_command_line_of_a_video(capsys):
+  flops.main(["--variant=B/16x2", "--num_frames=32"])
+  model = models.ViViT.from_variant("B/16x2", num_classes=1000)
+  out = capsys.readouterr().out
+  assert f"parameters     {flops.num_params(model):,}\n" in out
+  assert "3136 in 12 blocks\n" in out
+
+
 @pytest.mark.parametrize(
   "options, message",
   [
@@ -196,6 +261,8 @@ def test_command_line(capsys):
     ("--variant=B/16 --num_tokens=8", "needs --token_learner_layer and"),
     ("--variant=B/16 --fuser", "needs --token_learner_layer and"),
     ("--variant=B/16 --depth=0", "--depth must be at least 1"),
+    ("--variant=B/16x2", "Unknown variant 'B/16x2'"),
+    ("--variant=B/16 --num_frames=3", "video size 3x224x224"),
     (
       "--variant=B/16 --token_learner_layer=12 --num_tokens=8",
       "layers are 0 to 11",

@@ -239,6 +239,55 @@ def test_parameters_depend_on_no_size(patch_size):
   assert names == set(traverse_util.flatten_dict(images["params"], sep="/"))
 
 
+def test_the_number_of_frames_is_a_dial():
+  """A call on more frames than it asks for is one on the sampled ones."""
+  model = build(token_learner=LEARNED, depth=2, num_frames=3)
+  params = init(model)
+  two, out = apply(model, params, VIDEOS, num_frames=2)
+  assert out["token_learner"]["tokens"].shape == (2, 1, 4, 16)
+  expected, _ = apply(model, params, vivit.sample_frames(VIDEOS, 2))
+  np.testing.assert_allclose(two, expected, atol=1e-6)
+  # There are no more than four; a call beats the constructor.
+  nine, _ = apply(model, params, VIDEOS, num_frames=9)
+  every, _ = apply(model.clone(num_frames=None), params, VIDEOS)
+  np.testing.assert_array_equal(nine, every)
+  assert not np.allclose(two, every, atol=1e-3)
+  assert model.seq_lens((4, 16, 24), num_frames=2) == (6, 4)
+  with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+    model.check((4, 16, 24), num_frames=0)
+
+
+@pytest.mark.parametrize("fuser", [False, True])
+def test_all_tokens_are_a_model_without_token_learner(fuser):
+  model = build(token_learner=LEARNED | dict(fuser=fuser), pool="tok")
+  params = init(model)
+  off, out = apply(model, params, VIDEOS, num_tokens="all")
+  assert "token_learner" not in out
+  kept = {
+    name: value
+    for name, value in params["Transformer"].items()
+    if not name.startswith("Token")
+  }
+  plain, _ = apply(build(pool="tok"), params | {"Transformer": kept}, VIDEOS)
+  np.testing.assert_allclose(off, plain, atol=1e-5)
+  assert model.seq_lens((4, 16, 24), num_tokens="all") == (13, 13, 13)
+
+
+def test_longer_tubelets_of_a_slower_video_are_the_same():
+  """PI-resize is exact upward in time as it is in space."""
+  params = init(build())
+  # One alone, since a resize of several mixes them where they meet.
+  tubelet = VIDEOS[:, :2, :8, :8]
+  slow = jax.image.resize(tubelet, (2, 4, 16, 16, 3), "linear", antialias=False)
+  (_, fast_out), (_, slow_out) = (
+    apply(build(), params, videos, patch_size=size)
+    for videos, size in ((tubelet, None), (slow, (4, 16, 16)))
+  )
+  np.testing.assert_allclose(
+    slow_out["stem"], fast_out["stem"], rtol=1e-4, atol=1e-4
+  )
+
+
 def test_bfloat16():
   model = build(dtype="bfloat16", token_learner=LEARNED)
   params = init(model)

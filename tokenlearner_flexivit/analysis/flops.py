@@ -1,4 +1,6 @@
-r"""Parameters and operations of a forward pass, in closed form.
+r"""Parameters and operations of a forward pass, of images and of videos.
+
+All of it is in closed form.
 
 `macs` counts the multiply-adds of matrix products, which is what TokenLearner
 and timm print as GFLOPS or GMACs; FlexiViT's GFLOPs count multiplication and
@@ -11,14 +13,23 @@ one model:
 
   python -m tokenlearner_flexivit.analysis.flops --variant=B/16 \
     --image_size=384 --token_learner_layer=6 --num_tokens=8
+  python -m tokenlearner_flexivit.analysis.flops --variant=L/16x2 \
+    --num_frames=32 --token_learner_layer=12 --num_tokens=16
 
-Letters: n tokens, d width, h w grid of patches, s learned tokens.
+Of a model for videos everything is per clip, or view: `image_shape` is (T, H,
+W, C), learned tokens are those of each frame. For `BottleneckViViT`, most of
+which is convolutions, there is no closed form: XLA counts for it.
+
+Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
 
 import argparse
 import dataclasses
+import functools
 import itertools
+import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -109,39 +120,77 @@ def _head(model: Any) -> list[tuple[int, int]]:
   return list(itertools.pairwise(sizes))
 
 
-def _forward(
+def _cut(
   model: Any,
-  image_shape: tuple[int, int, int],
+  image_shape: Sequence[int],
   patch_size: patch_embed.Size | None,
-  num_tokens: int | str | None,
-) -> Cost:
-  """One image's forward pass, without `_resize_macs`."""
-  *size, channels = image_shape
-  h, w = model.check(size, patch_size, num_tokens)
-  d, mlp_dim, heads = model.width, model.mlp_dim, model.num_heads
-  seq_lens = model.seq_lens(size, patch_size, num_tokens)
-  pixels = (size[0] // h) * (size[1] // w)
-  posemb = Cost(0, h * w * d)
-  total = _dense(h * w, pixels * channels, d) + posemb
-  for n in seq_lens:
-    total += _block(n, d, mlp_dim, heads)
+  num_tokens: int | str | None = None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the grid and the size of a patch, both with frames for a video."""
+  *size, _ = image_shape
+  grid = model.check(size, patch_size, num_tokens)
+  if isinstance(model, models.ViViT):
+    size = model.sampled_size(size)
+  return grid, tuple(s // g for s, g in zip(size, grid, strict=True))
 
+
+def _encoder(
+  model: Any,
+  seq_lens: Sequence[int],
+  grid: tuple[int, ...],
+  num_tokens: int | str | None,
+) -> tuple[Cost, int]:
+  """The blocks, what learns their tokens, the last norm; tokens that leave."""
+  d, config = model.width, model.token_learner
+  *frames, h, w = grid
+  frames = math.prod(frames)
+  total = sum(
+    (_block(n, d, model.mlp_dim, model.num_heads) for n in seq_lens), Cost()
+  )
   out_tokens = seq_lens[-1]
-  config = model.token_learner
   if config is not None and num_tokens != ALL:
     s = num_tokens or config["num_tokens"]
     learn = _token_learner((h, w), s, d, config)
     if config["fuser"]:
       learn += _token_fuser(h * w, s, d, config)
       learn *= model.depth - config["layer"]
-      out_tokens += h * w - s
-    total += learn
-  total += _norm(out_tokens, d)
+      out_tokens += frames * (h * w - s)
+    total += learn * frames
+  return total + _norm(out_tokens, d), out_tokens
 
+
+def _pool(model: Any, n: int) -> Cost:
+  d = model.width
   if model.pool == "map":
-    total += _attention(1, out_tokens, d, heads) + _mlp(1, d, mlp_dim, d)
-  elif model.pool == "gap":
-    total += Cost(0, out_tokens * d)
+    attention = _attention(1, n, d, model.num_heads)
+    return attention + _mlp(1, d, model.mlp_dim, d)
+  return Cost(0, n * d if model.pool == "gap" else 0)
+
+
+def _forward(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None,
+  num_tokens: int | str | None,
+) -> Cost:
+  """One image's or video's forward pass, without `_resize_macs`."""
+  *size, channels = image_shape
+  grid, patch = _cut(model, image_shape, patch_size, num_tokens)
+  d, n = model.width, math.prod(grid)
+  seq_lens = model.seq_lens(size, patch_size, num_tokens)
+  posemb = Cost(0, n * d)
+  total = _dense(n, math.prod(patch) * channels, d) + posemb
+  if isinstance(model, models.ViViTFactorised):
+    frames, *frame = grid
+    cost, out_tokens = _encoder(
+      model, seq_lens[: model.depth], frame, num_tokens
+    )
+    total += (cost + _pool(model, out_tokens)) * frames + Cost(0, frames * d)
+    in_time = seq_lens[model.depth :]
+    cost, out_tokens = _encoder(model, in_time, (1, frames), ALL)
+  else:
+    cost, out_tokens = _encoder(model, seq_lens, grid, num_tokens)
+  total += cost + _pool(model, out_tokens)
   for features, out in _head(model):
     total += _dense(1, features, out)
   return total
@@ -149,35 +198,50 @@ def _forward(
 
 def _resize_macs(
   model: Any,
-  image_shape: tuple[int, int, int],
+  image_shape: Sequence[int],
   patch_size: patch_embed.Size | None,
 ) -> int:
   """Kernel and position embedding brought to size, once per call."""
-  *size, channels = image_shape
-  h, w = model.check(size, patch_size)
-  # Rows, then columns; an axis that has its size already costs nothing.
-  resizes = [((size[0] // h, size[1] // w), model.patch_size, channels)]
-  if model.posemb == "learn":
-    resizes.append(((h, w), model.posemb_grid, 1))
+  channels = image_shape[-1]
+  grid, patch = _cut(model, image_shape, patch_size)
+  # Without frames in the kernel there is nothing of them to resize.
+  axes = len(model.patch_size)
+  resizes = [(patch[-axes:], model.patch_size, channels)]
+  if isinstance(model, models.ViViTFactorised):
+    resizes.append((grid[:1], model.posemb_grid[:1], 1))
+    resizes.append((grid[1:], model.posemb_grid[1:], 1))
+  elif model.posemb == "learn":
+    resizes.append((grid, model.posemb_grid, 1))
+  return model.width * sum(
+    _resize(new, old) * features for new, old, features in resizes
+  )
+
+
+def _resize(new: tuple[int, ...], old: tuple[int, ...]) -> int:
+  """Products of one feature, axis by axis from the first on.
+
+  An axis that has its size already costs nothing.
+  """
   total = 0
-  for new, old, features in resizes:
-    rows = new[0] * old[0] * old[1] if new[0] != old[0] else 0
-    columns = new[0] * old[1] * new[1] if new[1] != old[1] else 0
-    total += (rows + columns) * features * model.width
+  for axis, (n, o) in enumerate(zip(new, old, strict=True)):
+    if n != o:
+      total += math.prod(new[: axis + 1]) * math.prod(old[axis:])
   return total
 
 
 def macs(
   model: Any,
-  image_shape: tuple[int, int, int],
+  image_shape: Sequence[int],
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> int:
   """Multiply-adds of one image's forward pass, in matrix products alone.
 
   Args:
-    model: a `models.ViT`.
-    image_shape: (H, W, C).
+    model: one of `models`. For a `models.BottleneckViViT` what is no matrix
+      product is counted with them.
+    image_shape: (H, W, C), or (T, H, W, C) of a video, which is then what is
+      counted for.
     patch_size: None for the model's own.
     num_tokens: None for all learned tokens, "all" for all patches to the end.
 
@@ -188,12 +252,14 @@ def macs(
     ValueError: for a patch size that does not divide the image, or an
       impossible number of tokens.
   """
+  if isinstance(model, models.BottleneckViViT):
+    return _counted(model, tuple(image_shape), patch_size, num_tokens) // 2
   return _forward(model, image_shape, patch_size, num_tokens).macs
 
 
 def operations(
   model: Any,
-  image_shape: tuple[int, int, int],
+  image_shape: Sequence[int],
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> dict[str, int]:
@@ -208,6 +274,9 @@ def operations(
     dict of matmul and elementwise, which are per image, and resize, which is
     per call. Their sum is XLA's count for a batch of one.
   """
+  if isinstance(model, models.BottleneckViViT):
+    counted = _counted(model, tuple(image_shape), patch_size, num_tokens)
+    return {"matmul": counted, "elementwise": 0, "resize": 0}
   cost = _forward(model, image_shape, patch_size, num_tokens)
   return {
     "matmul": 2 * cost.macs,
@@ -218,7 +287,7 @@ def operations(
 
 def xla_operations(
   model: Any,
-  image_shape: tuple[int, int, int],
+  image_shape: Sequence[int],
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | str | None = None,
   batch_size: int = 1,
@@ -241,13 +310,26 @@ def xla_operations(
   return jax.jit(apply).lower(params, images).cost_analysis()["flops"]
 
 
+@functools.cache
+def _counted(*call: Any) -> int:
+  """XLA's operations; a whole multiply-add each, so an even number."""
+  return 2 * round(xla_operations(*call) / 2)
+
+
 def num_params(model: Any, channels: int = 3) -> int:
   """Number of parameters.
 
   Args:
-    model: a `models.ViT`.
+    model: see `macs`.
     channels: of the images.
   """
+  if isinstance(model, models.BottleneckViViT):
+    grid = model.posemb_grid
+    patch = (1, *model.patch_size)
+    size = [g * p for g, p in zip(grid, patch, strict=True)]
+    videos = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), videos)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
   def dense(n_in, n_out):
     return (n_in + 1) * n_out
@@ -258,12 +340,15 @@ def num_params(model: Any, channels: int = 3) -> int:
   d = model.width
   norm, attention = 2 * d, 4 * dense(d, d)
   layers = attention + mlp(model.mlp_dim, d)
-  p, q = model.patch_size
-  total = dense(p * q * channels, d)
-  total += model.depth * (2 * norm + layers) + norm
-  if model.posemb == "learn":
-    total += model.posemb_grid[0] * model.posemb_grid[1] * d
-  total += {"gap": 0, "tok": d, "map": d + norm + layers}[model.pool]
+  total = dense(math.prod(model.patch_size) * channels, d)
+  pool = {"gap": 0, "tok": d, "map": d + norm + layers}[model.pool]
+  total += model.depth * (2 * norm + layers) + norm + pool
+  if isinstance(model, models.ViViTFactorised):
+    frames, h, w = model.posemb_grid
+    total += (frames + h * w) * d
+    total += model.temporal_depth * (2 * norm + layers) + norm + pool
+  elif model.posemb == "learn":
+    total += math.prod(model.posemb_grid) * d
 
   config = model.token_learner
   if config is not None:
@@ -287,11 +372,12 @@ def main(argv: list[str] | None = None) -> None:
   """Prints what a model costs; bad input is an error of one line."""
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.analysis.flops",
-    description="Parameters of a model, and operations for one image.",
+    description="Parameters of a model, and operations for one image or clip.",
   )
   add = parser.add_argument
   add("--variant", required=True, help='as in "B/16", or "B" for FlexiViT')
   add("--image_size", type=int, default=224, help="in pixels")
+  add("--num_frames", type=int, help="of a clip, for a model for videos")
   add("--patch_size", type=int, help="in pixels, if not the variant's")
   add("--depth", type=int, help="number of blocks, if not the variant's")
   add("--token_learner_layer", type=int, help="first block of learned tokens")
@@ -303,7 +389,7 @@ def main(argv: list[str] | None = None) -> None:
   learned = (args.token_learner_layer, args.num_tokens)
   if None in learned and (learned != (None, None) or args.fuser):
     parser.error("TokenLearner needs --token_learner_layer and --num_tokens.")
-  for name, least in (("depth", 1), ("num_classes", 0)):
+  for name, least in (("depth", 1), ("num_classes", 0), ("num_frames", 1)):
     value = getattr(args, name)
     if value is not None and value < least:
       parser.error(f"--{name} must be at least {least}, got {value}.")
@@ -317,7 +403,8 @@ def _describe(args: argparse.Namespace) -> str:
   given = dict(num_classes=args.num_classes or None, pool=args.pool)
   if args.depth is not None:
     given["depth"] = args.depth
-  model = plain = models.ViT.from_variant(args.variant, **given)
+  cls = models.ViViT if args.num_frames else models.ViT
+  model = plain = cls.from_variant(args.variant, **given)
   if args.num_tokens is not None:
     model = plain.clone(
       token_learner=dict(
@@ -326,8 +413,11 @@ def _describe(args: argparse.Namespace) -> str:
         fuser=args.fuser,
       )
     )
-  call = ((args.image_size, args.image_size, 3), args.patch_size)
-  lens = model.seq_lens(args.image_size, args.patch_size)
+  size = (args.image_size, args.image_size)
+  if args.num_frames:
+    size = (args.num_frames, *size)
+  call = ((*size, 3), args.patch_size)
+  lens = model.seq_lens(size, args.patch_size)
   tokens = [f"{n} in {lens.count(n)} blocks" for n in dict.fromkeys(lens)]
   count = operations(model, *call)
   gmacs = f"{macs(model, *call) / 1e9:.4g} G"

@@ -4,14 +4,30 @@ from typing import Any
 
 from flax import linen as nn
 
+from tokenlearner_flexivit.models.bottleneck import BottleneckViViT
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
 from tokenlearner_flexivit.models.token_learner import TokenLearner
 from tokenlearner_flexivit.models.vit import ViT
 from tokenlearner_flexivit.models.vivit import ViViT
+from tokenlearner_flexivit.models.vivit_factorised import ViViTFactorised
 
-MODELS = {"vit": ViT, "vivit": ViViT}
+MODELS = {
+  "vit": ViT,
+  "vivit": ViViT,
+  "vivit_factorised": ViViTFactorised,
+  "vivit_bottleneck": BottleneckViViT,
+}
 
-__all__ = ["MODELS", "TokenFuser", "TokenLearner", "ViT", "ViViT", "create"]
+__all__ = [
+  "MODELS",
+  "BottleneckViViT",
+  "TokenFuser",
+  "TokenLearner",
+  "ViT",
+  "ViViT",
+  "ViViTFactorised",
+  "create",
+]
 
 
 def create(

@@ -42,6 +42,9 @@ class Encoder(nn.Module):
     scan: whether blocks in a row are one `lax.scan`, which compiles once for
       all of them. Parameters and results are the same; those of the blocks
       may come stacked (see `stacking`).
+    block_cls: the class of the blocks, with the attributes and the call of
+      `Encoder1DBlock`.
+    learner_cls: likewise, of `TokenLearner`.
   """
 
   depth: int
@@ -53,6 +56,8 @@ class Encoder(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
   scan: bool = False
+  block_cls: type[nn.Module] = blocks.Encoder1DBlock
+  learner_cls: type[nn.Module] = tl.TokenLearner
 
   @nn.compact
   def __call__(
@@ -91,7 +96,7 @@ class Encoder(nn.Module):
 
       cls, patches = x[:, :num_cls], x[:, num_cls:]
       patches = patches.reshape(b * num_frames, -1, d)
-      tokens, maps = tl.TokenLearner(
+      tokens, maps = self.learner_cls(
         config.num_tokens,
         version=config.version,
         pooling=config.pooling,
@@ -141,9 +146,9 @@ class Encoder(nn.Module):
     return x, out
 
   @nn.nowrap
-  def _block(self, index: int) -> blocks.Encoder1DBlock:
+  def _block(self, index: int) -> nn.Module:
     """Makes a block, as part of a compact `__call__`."""
-    block_cls = blocks.Encoder1DBlock
+    block_cls = self.block_cls
     if self.remat:
       block_cls = nn.remat(block_cls, static_argnums=(3,))
     return block_cls(
@@ -173,7 +178,7 @@ class Encoder(nn.Module):
 
     def body(x, inputs):
       params, rate, key = inputs
-      block = blocks.Encoder1DBlock(
+      block = self.block_cls(
         self.num_heads,
         self.mlp_dim,
         dropout=self.dropout,

@@ -172,30 +172,61 @@ class VisionTransformer(nn.Module):
     """
     out = dict(stem=stem)
     b, *grid, d = stem.shape
+    x = stem.reshape(b, -1, d)
+    x = out["with_posemb"] = x + self._position(grid, self.posemb_grid)
+    x, mask, out["encoder"] = self._encode(x, grid, num_tokens, train)
+    out["encoded"] = x
+    self._add_token_learner(out, num_tokens)
+    return self._classify(self._pooled(x, mask), out)
+
+  # What follows are steps of a compact `__call__`, in the order of their use.
+
+  @nn.nowrap
+  def _position(
+    self,
+    grid: Sequence[int],
+    stored_grid: Sequence[int],
+    name: str = "pos_embedding",
+  ) -> jax.Array:
+    """Returns the position embedding [1, N, D] of the N cells of a grid."""
     if self.posemb == "learn":
       posemb = self.param(
-        "pos_embedding",
+        name,
         nn.initializers.normal(self.width**-0.5),
-        (1, math.prod(self.posemb_grid), d),
+        (1, math.prod(stored_grid), self.width),
       )
-      posemb = posembs.resize_posemb(posemb, self.posemb_grid, grid)
+      posemb = posembs.resize_posemb(posemb, stored_grid, grid)
     else:
-      posemb = posembs.sincos2d(grid, d)
-    posemb = posemb.astype(self.dtype)
-    x = out["with_posemb"] = stem.reshape(b, -1, d) + posemb
+      posemb = posembs.sincos2d(grid, self.width)
+    return posemb.astype(self.dtype)
 
+  @nn.nowrap
+  def _encode(
+    self,
+    x: jax.Array,
+    grid: Sequence[int],
+    num_tokens: int | str | jax.Array | None,
+    train: bool,
+    *,
+    cls_name: str = "cls",
+    **overrides: Any,
+  ) -> tuple[jax.Array, jax.Array | None, dict[str, Any]]:
+    """Encodes tokens [B, N, D], a cls token in front of them if there is one.
+
+    Returns what an `Encoder` does, of which `overrides` are attributes.
+    """
     num_cls = int(self.pool == "tok")
     if num_cls:
       # It has no position, so that it is the same on every grid.
-      cls = self.param("cls", nn.initializers.zeros, (1, 1, d))
-      cls = jnp.broadcast_to(cls.astype(self.dtype), (b, 1, d))
+      cls = self.param(cls_name, nn.initializers.zeros, (1, 1, self.width))
+      cls = cls.astype(self.dtype)
+      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
       x = jnp.concatenate([cls, x], axis=1)
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
-
-    x, mask, out["encoder"] = encoder.Encoder(
-      self.depth,
-      self.num_heads,
-      self.mlp_dim,
+    attributes = dict(
+      depth=self.depth,
+      num_heads=self.num_heads,
+      mlp_dim=self.mlp_dim,
       token_learner=self._config,
       dropout=self.dropout,
       stochastic_depth=self.stochastic_depth,
@@ -203,23 +234,36 @@ class VisionTransformer(nn.Module):
       remat=self.remat,
       scan=self.scan,
       name="Transformer",
-    )(x, grid, num_cls, num_tokens, train)
-    out["encoded"] = x
+    )
+    return encoder.Encoder(**(attributes | overrides))(
+      x, grid, num_cls, num_tokens, train
+    )
+
+  @nn.nowrap
+  def _add_token_learner(
+    self, out: dict[str, Any], num_tokens: int | str | jax.Array | None
+  ) -> None:
+    """Names what the first TokenLearner gave, if there is one that is on."""
     if self.token_learner is not None and not tl.is_all(num_tokens):
       first = out["encoder"][f"block{self.token_learner['layer']:02d}"]
       out["token_learner"] = first["token_learner"]
 
+  @nn.nowrap
+  def _pooled(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Pools encoded tokens [B, N, D] to float32 [B, D]."""
     if self.pool == "map":
       x = blocks.MAPHead(self.num_heads, self.mlp_dim, dtype=self.dtype)(
         x, mask
       )
-      x = x.astype(jnp.float32)
-    elif self.pool == "tok":
-      x = x[:, 0].astype(jnp.float32)
-    else:
-      where = None if mask is None else mask[None, :, None]
-      x = jnp.mean(x, axis=1, dtype=jnp.float32, where=where)
+      return x.astype(jnp.float32)
+    if self.pool == "tok":
+      return x[:, 0].astype(jnp.float32)
+    where = None if mask is None else mask[None, :, None]
+    return jnp.mean(x, axis=1, dtype=jnp.float32, where=where)
 
+  @nn.nowrap
+  def _classify(self, x: jax.Array, out: dict[str, Any]) -> Outputs:
+    """Goes from [B, D] to the results of `__call__`."""
     if self.rep_size:
       size = self.width if self.rep_size is True else self.rep_size
       x = nn.tanh(nn.Dense(size, name="pre_logits")(x))

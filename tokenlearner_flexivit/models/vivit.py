@@ -50,7 +50,7 @@ class ViViT(transformer.VisionTransformer):
     posemb_grid: (T', h, w), size of the stored position embedding.
     posemb: "learn".
     num_frames: how many frames to sample (`sample_frames`) before the video is
-      cut; None takes all.
+      cut, unless a call says otherwise; None takes all.
   """
 
   patch_size: Any = (2, 32, 32)
@@ -63,8 +63,7 @@ class ViViT(transformer.VisionTransformer):
   def __post_init__(self):
     self.patch_size = patch_embed.to_size(self.patch_size)
     self.posemb_grid = _to_triple(self.posemb_grid, "posemb_grid")
-    if self.num_frames is not None and self.num_frames < 1:
-      raise ValueError(f"num_frames must be at least 1, got {self.num_frames}.")
+    _check_num_frames(self.num_frames)
     super().__post_init__()
 
   def check(
@@ -72,6 +71,7 @@ class ViViT(transformer.VisionTransformer):
     video_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
     num_tokens: int | str | jax.Array | None = None,
+    num_frames: int | None = None,
   ) -> tuple[int, int, int]:
     """Checks a call without tracing it.
 
@@ -81,17 +81,19 @@ class ViViT(transformer.VisionTransformer):
         width; for tubelets also three ints, with the frames first.
       num_tokens: None (all that are learned), "all", an int or a scalar
         array.
+      num_frames: how many frames to sample; None means the model's number. Of
+        a video that has no more than that, all are taken.
 
     Returns:
       the grid (T', h, w) of patches or tubelets.
 
     Raises:
       ValueError: for a patch size that does not divide the frames, tubelets
-        that do not divide the video, or an impossible number of tokens.
+        that do not divide the video, or an impossible number of tokens or
+        frames.
     """
     self._check_num_tokens(num_tokens)
-    frames, *size = _to_triple(video_size, "The size of a video")
-    frames = min(frames, self.num_frames or frames)
+    frames, *size = self.sampled_size(video_size, num_frames)
     patch_size = self._whole(patch_size)
     if len(patch_size) == 2:
       return (frames, *patch_embed.check_patch_size(size, patch_size))
@@ -102,14 +104,26 @@ class ViViT(transformer.VisionTransformer):
     video_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
     num_tokens: int | str | None = None,
+    num_frames: int | None = None,
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
 
-    Arguments and errors are those of `check`, but for `num_tokens`, which has
-    to be None or an int.
+    Arguments and errors are those of `check`, but for `num_tokens`, which must
+    be no array.
     """
-    grid = self.check(video_size, patch_size, num_tokens)
+    grid = self.check(video_size, patch_size, num_tokens, num_frames)
     return self._seq_lens(grid, num_tokens)
+
+  def sampled_size(
+    self, video_size: patch_embed.Size, num_frames: int | None = None
+  ) -> tuple[int, int, int]:
+    """Returns the size of what is cut: a video's, its frames sampled.
+
+    Arguments and errors are those of `check`.
+    """
+    frames, *size = _to_triple(video_size, "The size of a video")
+    _check_num_frames(num_frames)
+    return min(frames, num_frames or self.num_frames or frames), *size
 
   def _whole(self, patch_size: patch_embed.Size | None) -> tuple[int, ...]:
     """Returns a patch size with as many axes as the stored one."""
@@ -130,6 +144,7 @@ class ViViT(transformer.VisionTransformer):
     *,
     patch_size: patch_embed.Size | None = None,
     num_tokens: int | str | jax.Array | None = None,
+    num_frames: int | None = None,
     train: bool = False,
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Classifies or represents videos.
@@ -139,7 +154,9 @@ class ViViT(transformer.VisionTransformer):
       patch_size: see `check`; static.
       num_tokens: how many learned tokens of each frame to use: None for all,
         an int for a slice of the first ones, a traced integer scalar for a mask
-        over them. The results are the same.
+        over them. The results are the same. "all" switches TokenLearner off.
+      num_frames: see `check`; static. The position embedding is resized in
+        time to what comes out, as it is in space.
       train: whether dropout and stochastic depth are active. They draw from
         the "dropout" random stream.
 
@@ -160,19 +177,28 @@ class ViViT(transformer.VisionTransformer):
         "Expected float videos [B, T, H, W, channels] in [-1, 1], got"
         f" {videos.dtype}{list(videos.shape)}."
       )
-    if self.num_frames is not None:
-      videos = sample_frames(videos, self.num_frames)
-    b, *size, c = videos.shape
+    num_frames, *_ = self.sampled_size(videos.shape[1:4], num_frames)
+    videos = sample_frames(videos, num_frames)
+    b, *size, _ = videos.shape
     cut = size[-len(self.patch_size) :]
     patch_size = self._whole(self._patch_size_of(cut, patch_size))
-    grid = self.check(size, patch_size, num_tokens)
-    if len(cut) == 2:
-      videos = videos.reshape(b * size[0], *cut, c)
-    stem = patch_embed.PatchEmbed(
+    grid = self.check(size, patch_size, num_tokens, num_frames)
+    stem = self._embed(videos, patch_size).reshape(b, *grid, self.width)
+    return self._apply_to_stem(stem, num_tokens, train)
+
+  @nn.nowrap
+  def _embed(self, videos: jax.Array, patch_size: tuple[int, ...]) -> jax.Array:
+    """Maps videos to tokens, whose axis of time may be part of the batch."""
+    if len(patch_size) == 2:
+      videos = videos.reshape(-1, *videos.shape[2:])
+    return patch_embed.PatchEmbed(
       self.width, self.patch_size, dtype=self.dtype, name="embedding"
     )(videos, patch_size)
-    stem = stem.reshape(b, *grid, self.width)
-    return self._apply_to_stem(stem, num_tokens, train)
+
+
+def _check_num_frames(num_frames: int | None) -> None:
+  if num_frames is not None and num_frames < 1:
+    raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
 
 
 def _to_triple(size: patch_embed.Size, name: str) -> tuple[int, int, int]:

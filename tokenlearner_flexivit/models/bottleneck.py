@@ -1,0 +1,162 @@
+"""TokenLearner between convolutions and a transformer, for videos.
+
+Letters: B batch, T frames, h w grid of a frame, N = h w positions, S learned
+tokens, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tokenlearner_flexivit.models import (
+  blocks,
+  patch_embed,
+  vector_attention,
+  vivit,
+  x2plus1d,
+)
+from tokenlearner_flexivit.models import token_learner as tl
+
+# Stages of X3D-M and X3D-L: (channels, blocks).
+_STAGES = {
+  "M": ((24, 3), (48, 5), (96, 11), (192, 7)),
+  "L": ((24, 5), (48, 10), (96, 25), (192, 15)),
+}
+
+
+def decode_bottleneck_variant(variant: str) -> dict[str, Any]:
+  """Turns "M" or "L" into constructor arguments of `BottleneckViViT`.
+
+  Raises:
+    ValueError: for another name.
+  """
+  if variant not in _STAGES:
+    raise ValueError(
+      f"Unknown variant {variant!r}. Known: {', '.join(_STAGES)}."
+    )
+  return dict(
+    stages=_STAGES[variant], width=432, depth=3, mlp_dim=1728, num_heads=54
+  )
+
+
+class ConvTokenLearner(tl.TokenLearner):
+  """TokenLearner with a single convolution where version 1.0 has four.
+
+  The other versions are what they are elsewhere.
+  """
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    grid: Sequence[int] | None = None,
+    num_tokens: int | jax.Array | None = None,
+    train: bool = False,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Learns tokens; arguments and results are those of `TokenLearner`."""
+    if self.version != "1.0":
+      return super().__call__(x, grid, num_tokens, train)
+    tl.check_num_tokens(num_tokens, self.num_tokens)
+    b, n, d = x.shape
+    y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x.reshape(b, *grid, d))
+    y = nn.Conv(
+      self.num_tokens, (3, 3), use_bias=False, dtype=self.dtype, name="Conv_0"
+    )(y)
+    maps = nn.sigmoid(y).reshape(b, n, -1).transpose(0, 2, 1)
+    if self.pooling == "mean":
+      maps /= n
+    if tl.is_static(num_tokens):
+      maps = maps[:, :num_tokens]
+    mask = tl.token_mask(num_tokens, self.num_tokens)
+    if mask is not None:
+      maps = jnp.where(mask[None, :, None], maps, 0)
+    return maps @ x.astype(self.dtype), maps
+
+
+class BottleneckViViT(vivit.ViViT):
+  """The TokenLearner paper's model for Charades and AViD, as far as known.
+
+  A stem of convolutions, X(2+1)D, keeps every frame and shrinks it by 32;
+  TokenLearner makes 8 tokens of each frame, and a transformer with vector
+  attention sees those of all frames together: 512 for 64 frames, instead of the
+  4,096 positions of frames of 256 pixels. This much is reported of the model,
+  and that the maps come of a single convolution. What had to be decided:
+
+  * The stem has the stages of X3D-M ("L": X3D-L), without squeeze and
+    excitation, and group normalisation where X3D has that of batches, which
+    would be a state beside the parameters.
+  * Vector attention is that of Zhao et al. (see `vector_attention`), in 3
+    blocks, as many as the bottleneck transformer (arXiv 2101.11605) has.
+  * TokenLearner runs once, with the mean over space of the paper's formula,
+    since frames are larger in evaluation than in training. `fuser` of
+    `token_learner` is the paper's way back to positions.
+  * Positions are learned, and added to what the stem makes.
+
+  The patch size is the stem's stride and no dial. Number of tokens and frames
+  are, as in `ViViT`, whose other attributes and results these are.
+
+  Attributes:
+    stages: (channels, blocks) of each stage of the stem; each halves the frame,
+      and so does the convolution in front of them.
+    patch_size: the stride of the stem, which follows from `stages`.
+    posemb_grid: (T, h, w), size of the stored position embedding.
+    token_learner: see `TokenLearnerConfig`. Version "1.0" has one convolution
+      here.
+  """
+
+  patch_size: Any = None
+  posemb_grid: Any = (64, 7, 7)
+  token_learner: Any = (
+    ("layer", 0),
+    ("num_tokens", 8),
+    ("version", "1.0"),
+    ("pooling", "mean"),
+  )
+  stages: Any = _STAGES["M"]
+
+  _decode_variant = staticmethod(decode_bottleneck_variant)
+
+  def __post_init__(self):
+    self.stages = tuple(tuple(stage) for stage in self.stages)
+    x2plus1d.check_stages(self.stages, self.width)
+    stride = patch_embed.to_size(2 ** (len(self.stages) + 1))
+    given = stride if self.patch_size is None else self.patch_size
+    if patch_embed.to_size(given) != stride:
+      raise ValueError(
+        f"patch_size={self.patch_size}, but the stem's stride is {stride}:"
+        " leave it out."
+      )
+    self.patch_size = stride
+    super().__post_init__()
+
+  def _whole(self, patch_size: patch_embed.Size | None) -> tuple[int, ...]:
+    if patch_size is not None and (
+      patch_embed.to_size(patch_size) != self.patch_size
+    ):
+      raise ValueError(
+        f"patch_size={patch_size}, but this model has convolutions of stride"
+        f" {self.patch_size}, which the frames must be divisible by, and no"
+        " other patch size: leave it out."
+      )
+    return self.patch_size
+
+  @nn.nowrap
+  def _embed(self, videos: jax.Array, patch_size: tuple[int, ...]) -> jax.Array:
+    del patch_size
+    return x2plus1d.X2Plus1D(
+      self.stages,
+      self.width,
+      remat=self.remat,
+      dtype=self.dtype,
+      name="embedding",
+    )(videos)
+
+  @nn.nowrap
+  def _encode(self, *args: Any, **overrides: Any) -> Any:
+    classes = dict(
+      block_cls=vector_attention.VectorBlock, learner_cls=ConvTokenLearner
+    )
+    return super()._encode(*args, **classes, **overrides)
