@@ -26,10 +26,12 @@ NAMES = sorted(
 ARGS = {"folder": "path=/data/flowers", "transfer": "runlocal"}
 
 
+# Those that are nearly the program of another one.
+SLOW = ("flexivit_i21k_distill", "flexivit_i21k_sup", "flexivit_s_i1k")
+
+
 def _marked(name):
-  """The two distillations are one program; one of them is enough each time."""
-  slow = name == "flexivit_i21k_distill"
-  return pytest.param(name, marks=[pytest.mark.slow] if slow else [])
+  return pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
 # The others train below.

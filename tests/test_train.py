@@ -319,6 +319,7 @@ def test_class_folders_of_tiny_jpegs_train(config, tmp_path):
   assert state.params["head"]["kernel"].shape == (32, 2)
 
 
+@pytest.mark.slow
 def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
   pp = "decode|inception_crop(12)|value_range(-1,1)|keep('image','label')"
   config.data = dict(name="imagenet2012", split="train[:99%]", pp=pp)

@@ -138,13 +138,16 @@ def test_eight_devices_are_one_device(reference):
   )
 
 
+@pytest.mark.slow
 def test_accumulation_is_one_large_batch(reference):
   state, history = train(make_task(mixup_alpha=0.4), accumulate=2)
   chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("dispatch", ["host", "switch"])
+@pytest.mark.parametrize(
+  "dispatch", ["host", pytest.param("switch", marks=pytest.mark.slow)]
+)
 def test_one_trace_for_each_patch_size_whatever_the_tokens(dispatch):
   class Counting:
     """Counts how often the loss is traced with each setting."""

@@ -36,7 +36,9 @@ def make(**kwargs):
   return model, jax.tree.map(lambda x: 2.5 * x, params)
 
 
-POOLS = pytest.mark.parametrize("pool", ["gap", "tok", "map"])
+POOLS = pytest.mark.parametrize(
+  "pool", ["gap", "tok", pytest.param("map", marks=pytest.mark.slow)]
+)
 
 
 @POOLS

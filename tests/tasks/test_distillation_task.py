@@ -171,6 +171,7 @@ def test_teacher_is_computed_once_outside_the_branches(config):
   assert len(products) == 1, products
 
 
+@pytest.mark.slow
 def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
   """Teacher: a workdir. Student: the same weights by `init`, fewer tokens."""
   config.evals = {}
@@ -193,6 +194,7 @@ def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
   chex.assert_trees_all_close(loaded, jax.device_get(state.params))
 
 
+@pytest.mark.slow
 def test_devices_share_teachers(config, tmp_path):
   """shard_map is pmap, constants included."""
   config.task = dict(
