@@ -99,6 +99,7 @@ def test_overhead_compares_steps_and_saves():
   assert {row["over"] for row in rows} <= set(whats)
 
 
+@pytest.mark.slow
 def test_scaling_has_devices_of_both_kinds_and_three_growths():
   rows = scaling.run(quick=True)
   keys = ["what", "from", "to", "ms", "law", "measured", "expected"]

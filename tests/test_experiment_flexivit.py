@@ -119,6 +119,7 @@ def test_a_section_with_a_picture_for_each_letter(tmp_path):
   assert cv2.imread(str(tmp_path / "s.png")).std() > 10
 
 
+@pytest.mark.slow
 def test_resized_models_are_those_of_the_forward_pass(tmp_path, monkeypatch):
   """By PI-resize; at their own size by every method."""
   scale = scales.dataclasses.replace(

@@ -209,6 +209,7 @@ def test_init_from_another_run(config, tmp_path):
     experiment_lib.Experiment(config).init_params()
 
 
+@pytest.mark.slow
 def test_blocks_in_a_loop_are_trained_as_blocks_one_by_one(config, tmp_path):
   """The same parameters under the same names, also after a restart."""
   config.model.depth = 2
