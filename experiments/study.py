@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tokenlearner_flexivit import progress
+from tokenlearner_flexivit import progress, table
 
 ROOT = pathlib.Path(__file__).parent.parent
 Report = dict[str, Any]
@@ -267,6 +267,43 @@ def paired_difference(
   points = [100 * (a - b) for a, b in zip(over, under, strict=True)]
   deviation = statistics.stdev(points) if len(points) > 1 else 0.0
   return statistics.fmean(points), deviation / len(points) ** 0.5
+
+
+def claim(
+  text: str, source: str, expected: str, measured: str, holds: bool
+) -> Row:
+  """Returns a row of results.json's claims: what is said, and what was found.
+
+  Args:
+    text: the statement.
+    source: who says so.
+    expected: what they found, or what would satisfy it.
+    measured: what was found here.
+    holds: whether the statement does.
+  """
+  return {
+    "claim": text,
+    "source": source,
+    "expected": expected,
+    "measured": measured,
+    "holds": bool(holds),
+  }
+
+
+def table_of_claims(claims: Iterable[Row]) -> str:
+  """Claims as a table in Markdown."""
+  return table.markdown(
+    [
+      {
+        "statement": claim["claim"],
+        "source": claim["source"],
+        "expected": claim["expected"],
+        "here": claim["measured"],
+        "holds": "yes" if claim["holds"] else "no",
+      }
+      for claim in claims
+    ]
+  )
 
 
 def hardware(reports: Iterable[Report]) -> str:

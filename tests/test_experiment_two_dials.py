@@ -1,5 +1,7 @@
 """The study of both dials compares what it says, and judges by numbers."""
 
+import dataclasses
+
 import cv2
 import pytest
 
@@ -26,10 +28,12 @@ def test_cells_differ_in_model_and_dials_alone():
     other = config.get_config(f"cell={name},seed=1").to_dict()
     learner = other["model"].pop("token_learner", None)
     assert (learner is None) == (cell.numbers == (ALL,))
-    if learner is not None and name != "two_dials":
+    if len(cell.numbers) == 1 and learner is not None:
       assert (learner["num_tokens"],) == cell.numbers
     assert other["flexi"]["patch_size"]["values"] == cell.sizes
-    shared = set(base) - {"model", "flexi"}
+    steps = SCALE.long_steps if cell.long else SCALE.steps
+    assert other["total_steps"] == steps
+    shared = set(base) - {"model", "flexi", "total_steps"}
     assert {k: other[k] for k in shared} == {k: base[k] for k in shared}
 
 
@@ -65,6 +69,7 @@ def make_planes(lost=0.0):
   }  # fmt: skip
   trained = {cells.fixed(s): {s: values} for s, values in fixed.items()}
   trained["two_dials"] = {s: [v - lost for v in fixed[s]] for s in fixed}
+  trained["same_steps"] = trained["two_dials"]
   trained["patch_size"] = {s: fixed[s] for s in fixed if s.num_tokens == ALL}
   return trained
 
@@ -76,14 +81,14 @@ def speeds(ratio):
 
 def test_claims_follow_the_numbers():
   held = [c["holds"] for c in claims.claims(SCALE, make_planes(), speeds(9))]
-  assert held == [True, True, True]
+  assert held == [True, True, True, True]
   found = claims.claims(SCALE, make_planes(0.014), speeds(7))
-  assert [c["holds"] for c in found] == [True, False, False]
-  assert "1.4 points below" in found[1]["measured"]
-  assert "7.0x" in found[2]["measured"]
+  assert [c["holds"] for c in found] == [True, True, False, False]
+  assert "1.4 points below" in found[2]["measured"]
+  assert "7.0x" in found[3]["measured"]
   found = claims.claims(SCALE, make_planes(0.016), speeds(9))
   assert not found[0]["holds"]
-  assert found[0]["measured"].startswith("0 of 12 settings; worst -1.6 points")
+  assert found[0]["measured"].startswith("0 of 9 settings; worst -1.6 points")
 
 
 def test_planes_name_what_a_model_of_one_number_does_not():
@@ -92,6 +97,15 @@ def test_planes_name_what_a_model_of_one_number_does_not():
   for name, number in (("fixed6_all", ALL), ("fixed6_8", 8)):
     plane = planes.of_reports(known[name], [report, report])
     assert plane == {dials.Setting((6, 6), number): [1, 1]}
+
+
+def test_speed_is_measured_at_every_setting():
+  scale = dataclasses.replace(
+    SCALE, crop=30, sizes=(15,), numbers=(4,), width=32, depth=2
+  )
+  speed = summary.speed(scale, rounds=1)
+  assert set(speed) == set(scale.settings)
+  assert min(speed.values()) > 0
 
 
 def test_table_and_picture(tmp_path):

@@ -24,7 +24,7 @@ def claims(
   found = []
 
   def claim(*args):
-    found.append(_claim(*args))
+    found.append(study.claim(*args))
 
   over_own = _differences(flexi, own, sizes)
   claim(
@@ -140,14 +140,14 @@ def _of_resizing(
     for method, curve in scaled.items()
   }
   return [
-    _claim(
+    study.claim(
       "PI-resize is nearly lossless upwards (within 1 point)",
       "FlexiViT, Figure 4",
       "about 0 points",
       _listed(lost),
       min(lost.values()) >= -1,
     ),
-    _claim(
+    study.claim(
       "PI-resize is the best of the four downwards",
       "FlexiViT, Figure 4",
       "best",
@@ -168,7 +168,7 @@ def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
     - curves.points(flexi, trained)
     for outside, trained in ((larger, large), (smaller, small))
   }
-  return _claim(
+  return study.claim(
     "outside of the trained sizes it degrades gradually: the next smaller one "
     "loses less than 5 points",
     "FlexiViT, appendix Q, Figure 30",
@@ -188,7 +188,7 @@ def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
     curve = trained[f"transfer_{name}"]
     gain, error = study.paired_difference(curve[fine], curve[coarse])
     found.append(
-      _claim(
+      study.claim(
         f"fine-tuned at {coarse} and used at {fine}, the {name} backbone "
         f"{'gains' if gains else 'loses'}",
         f"FlexiViT, Figure 8; {_GOAL}",
@@ -199,18 +199,6 @@ def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
       )
     )
   return found
-
-
-def _claim(
-  text: str, source: str, expected: str, measured: str, holds: bool
-) -> study.Row:
-  return {
-    "claim": text,
-    "source": source,
-    "expected": expected,
-    "measured": measured,
-    "holds": bool(holds),
-  }
 
 
 def _two_sizes_away(scale: scales.Scale) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import pathlib
 
 import ml_collections
 
+from experiments import recipe
 from experiments.flexivit_curves import cells, scales
 from tokenlearner_flexivit import config as configuration
 
@@ -69,12 +70,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     folder = run_name(name, args["seed"], args["scale"])
     return str(pathlib.Path(args["workdir"]).absolute() / folder)
 
-  c = ml_collections.ConfigDict()
-  c.seed = args["seed"]
-  c.batch_size = scale.batch_size
-  c.total_steps = scale.short_steps if cell.short else scale.steps
-  c.log_steps = min(50, c.total_steps)
-  c.checkpoint_steps = 500
+  c = recipe.config(
+    seed=args["seed"],
+    batch_size=scale.batch_size,
+    steps=scale.short_steps if cell.short else scale.steps,
+    # What starts from trained weights learns more slowly, as in the paper's
+    # configs, and what is fine-tuned like what is made flexible.
+    lr=2.5e-4 if cell.init else 1e-3,
+  )
   c.data = dict(
     name=scale.data,
     split="train",
@@ -87,7 +90,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       values=cell.sizes, weights=cell.weights, end_weights=cell.end_weights
     )
   )
-  c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
   if cell.teacher:
     size = scale.sizes[-1]
     c.task = dict(
@@ -96,20 +98,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         teacher=dict(init=other(cell.teacher), patch_size=size, dtype="float32")
       ),
     )
-  # What starts from trained weights learns more slowly, as in the paper's
-  # configs, and what is fine-tuned like what is made flexible.
-  lr = 2.5e-4 if cell.init else 1e-3
   if cell.init:
     c.init = other(cell.init)
     c.init_fresh = ("head/",) if cell.downstream else ()
-  c.optimizer = dict(
-    name="adamw",
-    lr=lr,
-    b2=0.95,
-    weight_decay=0.05,
-    schedule=dict(name="cosine", warmup_steps=min(100, c.total_steps // 2)),
-    grad_clip_norm=1.0,
-  )
   c.evals = dict(
     test=dict(
       type="classification",

@@ -4,11 +4,7 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
-
-from benchmarks import timing
-from experiments import study
+from experiments import study, throughput
 from experiments.flexivit_curves import (
   cells,
   config,
@@ -17,7 +13,7 @@ from experiments.flexivit_curves import (
   scales,
 )
 from experiments.flexivit_curves.letters import Letter
-from tokenlearner_flexivit import data, models, table
+from tokenlearner_flexivit import data, dials, models, table
 from tokenlearner_flexivit.analysis import flops
 
 
@@ -27,31 +23,21 @@ def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
   Returns:
     Rows of `size`, `gmacs`, and `images_per_s`, the median.
   """
-  images = jnp.zeros((64, scale.side, scale.side, 3))
   section = config.model_section(scale, *cells.own_buffers(scale))
   num_classes = data.open_source(config.test_data(scale)).num_classes
   model = models.ViT(**section, num_classes=num_classes)
-  params = model.init(jax.random.key(0), images[:1])["params"]
-  apply = jax.jit(
-    lambda params, images, size: model.apply(
-      {"params": params}, images, patch_size=size
-    )[0],
-    static_argnums=2,
-  )
-  seconds = timing.by_turns(
-    {
-      size: lambda size=size: apply(params, images, size)
-      for size in scale.sizes
-    },
+  found = throughput.measure(
+    {size: (model, dials.Setting((size, size))) for size in scale.sizes},
+    scale.side,
     rounds,
   )
   return [
     {
       "size": size,
-      "gmacs": flops.macs(model, images.shape[1:], size) / 1e9,
-      "images_per_s": len(images) / statistics.median(times),
+      "gmacs": flops.macs(model, (scale.side, scale.side, 3), size) / 1e9,
+      "images_per_s": statistics.median(speeds),
     }
-    for size, times in seconds.items()
+    for size, speeds in found.items()
   ]
 
 
@@ -91,20 +77,7 @@ def sections(
     fast: see `speed`.
     figures: folder of the pictures, relative to the README.
   """
-  parts = [
-    table.markdown(
-      [
-        {
-          "statement": claim["claim"],
-          "source": claim["source"],
-          "expected": claim["expected"],
-          "here": claim["measured"],
-          "holds": "yes" if claim["holds"] else "no",
-        }
-        for claim in claims
-      ]
-    )
-  ]
+  parts = [study.table_of_claims(claims)]
   for letter in letters:
     parts += [
       f"### {_heading(letter)}",

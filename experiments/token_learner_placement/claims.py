@@ -107,14 +107,9 @@ def claims(rows: Mapping[str, Row]) -> list[Row]:
     )
     if share is not None:
       measured += f" at {100 * cost:.0f} % of the multiply-adds"
-    found.append(
-      {
-        "claim": claim,
-        "source": f"TokenLearner, {source}",
-        "expected": published,
-        "measured": measured,
-        "points": points,
-        "holds": points["mean"] > least and (share is None or cost <= share),
-      }
+    holds = points["mean"] > least and (share is None or cost <= share)
+    judged = study.claim(
+      claim, f"TokenLearner, {source}", published, measured, holds
     )
+    found.append(judged | {"points": points})
   return found

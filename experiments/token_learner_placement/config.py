@@ -10,6 +10,7 @@ import dataclasses
 
 import ml_collections
 
+from experiments import recipe
 from experiments.token_learner_placement import cells
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models
@@ -49,15 +50,8 @@ SCALES = {
 
 def model_of(cell: cells.Cell, scale: Scale) -> dict:
   """Returns config.model."""
-  grid = scale.crop // scale.patch_size
-  section = dict(
-    width=scale.width,
-    mlp_dim=4 * scale.width,
-    num_heads=scale.width // 32,
-    patch_size=(scale.patch_size, scale.patch_size),
-    posemb_grid=(grid, grid),
-    **cell.model(scale.depth),
-  )
+  section = recipe.model_section(scale.width, scale.patch_size, scale.crop)
+  section |= cell.model(scale.depth)
   if cell.deeper:
     shape = (scale.crop, scale.crop, 3)
     plain = {k: v for k, v in section.items() if k != "token_learner"}
@@ -84,39 +78,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if runlocal:
     scale = dataclasses.replace(scale, width=32, batch_size=8, steps=2)
 
-  c = ml_collections.ConfigDict()
-  c.seed = args["seed"]
-  c.batch_size = scale.batch_size
-  c.total_steps = scale.steps
-  c.log_steps = min(50, scale.steps)
-  c.checkpoint_steps = 500
+  c = recipe.config(
+    seed=args["seed"], batch_size=scale.batch_size, steps=scale.steps
+  )
+  recipe.add_textures(c, scale.data, scale.crop)
   c.eval_steps = scale.steps
-
-  last = "value_range(-1,1)|keep('image','label')"
-  name = f"rendered_scenes/{scale.data}"
-  c.data = dict(
-    name=name,
-    split="train",
-    pp=f"decode|random_crop({scale.crop})|{last}",
-    num_threads=2,
-  )
   c.model = model_of(cell, scale)
-  c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
-  c.optimizer = dict(
-    name="adamw",
-    lr=1e-3,
-    b2=0.95,
-    weight_decay=0.05,
-    schedule=dict(name="cosine", warmup_steps=min(100, scale.steps // 2)),
-    grad_clip_norm=1.0,
-  )
-  c.evals = dict(
-    test=dict(
-      type="classification",
-      data=dict(
-        name=name, split="test", pp=f"decode|central_crop({scale.crop})|{last}"
-      ),
-      batch_size=100,
-    )
-  )
   return c

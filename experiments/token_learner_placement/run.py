@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     name: [reports[trainings[name, seed].name] for seed in seeds]
     for name in names
   }
-  rows = summary.rows(by_cell, summary.throughput(config.SCALES[scale]))
+  rows = summary.rows(by_cell, summary.speed(config.SCALES[scale]))
   results = {
     "command": "python -m experiments.token_learner_placement.run "
     f"--workdir=WORKDIR --scale={scale} --jobs={_JOBS.value}",

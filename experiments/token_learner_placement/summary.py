@@ -2,35 +2,30 @@
 
 import statistics
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks import timing
-from experiments import study
+from experiments import study, throughput
 from experiments.token_learner_placement import cells, config
-from tokenlearner_flexivit import models, table
+from tokenlearner_flexivit import dials, models, table
 from tokenlearner_flexivit.data.rendered_scenes import textures
 
 
-def throughput(scale: config.Scale, rounds: int = 15) -> dict[str, list[float]]:
+def speed(scale: config.Scale, rounds: int = 15) -> dict[str, list[float]]:
   """Measures the forward pass of every cell, by turns.
 
   Returns:
     Images per second in each round, by cell.
   """
-  images = jnp.zeros((64, scale.crop, scale.crop, 3))
-  programs = {}
-  for name, cell in cells.CELLS.items():
-    model = models.create(
+  compared = {
+    name: models.create(
       **config.model_of(cell, scale), num_classes=len(textures.NAMES)
     )
-    params = model.init(jax.random.key(0), images[:1])["params"]
-    apply = jax.jit(lambda p, x, model=model: model.apply({"params": p}, x)[0])
-    programs[name] = lambda apply=apply, params=params: apply(params, images)
-  seconds = timing.by_turns(programs, rounds)
-  return {
-    name: [len(images) / s for s in times] for name, times in seconds.items()
+    for name, cell in cells.CELLS.items()
   }
+  return throughput.measure(
+    {name: (model, dials.Setting()) for name, model in compared.items()},
+    scale.crop,
+    rounds,
+  )
 
 
 def rows(

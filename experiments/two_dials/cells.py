@@ -18,7 +18,8 @@ class Scale:
     width: of the models; MLPs are four times as wide, heads are of 32.
     depth: in blocks; TokenLearner stands after half of them.
     batch_size: images per step.
-    steps: of each training.
+    steps: of each training of a model for one setting.
+    long_steps: of those that are for many.
   """
 
   data: str
@@ -29,6 +30,7 @@ class Scale:
   depth: int
   batch_size: int
   steps: int
+  long_steps: int
 
   @property
   def settings(self) -> tuple[dials.Setting, ...]:
@@ -41,10 +43,10 @@ class Scale:
 
 
 SCALES = {
-  # About 80 minutes on two CPU cores.
-  "cpu": Scale("64", 60, (20, 12, 10, 6), (8, 4), 96, 4, 64, 1200),
-  # A ViT-S; about 20 minutes on one modern GPU. Not yet run.
-  "gpu": Scale("120", 120, (30, 20, 15, 10), (16, 8), 384, 12, 256, 3000),
+  # About 60 minutes on two CPU cores.
+  "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 1200, 4800),
+  # A ViT-S; about 30 minutes on one modern GPU. Not yet run.
+  "gpu": Scale("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
 }
 
 
@@ -58,12 +60,14 @@ class Cell:
     sizes: patch sizes that it trains at.
     numbers: of learned tokens that it trains with; without "all" its
       TokenLearner is always on, with "all" alone it has none.
+    long: whether it takes `long_steps`.
   """
 
   name: str
   text: str
   sizes: tuple[int, ...]
   numbers: tuple[int | str, ...]
+  long: bool = False
 
 
 def fixed(setting: dials.Setting) -> str:
@@ -73,9 +77,11 @@ def fixed(setting: dials.Setting) -> str:
 
 def of(scale: Scale) -> dict[str, Cell]:
   """Returns the cells of a scale by name."""
+  both = scale.sizes, (ALL, *scale.numbers)
   cells = [
-    Cell("two_dials", "both dials", scale.sizes, (ALL, *scale.numbers)),
-    Cell("patch_size", "FlexiViT alone", scale.sizes, (ALL,)),
+    Cell("two_dials", "both dials", *both, long=True),
+    Cell("same_steps", "both dials, as few steps as for one setting", *both),
+    Cell("patch_size", "FlexiViT alone", scale.sizes, (ALL,), long=True),
   ]
   for setting in scale.settings:
     size, number = setting.patch_size[0], setting.num_tokens

@@ -6,10 +6,13 @@ A `Plane` is {setting: accuracies of the seeds, in [0, 1]}.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import linen as nn
+
 from experiments import study
 from experiments.two_dials import cells, config, hull
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.data.rendered_scenes import textures
 from tokenlearner_flexivit.models.token_learner import ALL
 
 Plane = Mapping[dials.Setting, Sequence[float]]
@@ -44,11 +47,15 @@ def token_learners(scale: cells.Scale, fixed: Plane) -> Plane:
   return {s: v for s, v in fixed.items() if s.patch_size[0] == scale.sizes[-1]}
 
 
+def model_of(scale: cells.Scale) -> nn.Module:
+  """Returns the model with both dials."""
+  section = config.model_section(cells.of(scale)["two_dials"], scale)
+  return models.create(**section, num_classes=len(textures.NAMES))
+
+
 def costs(scale: cells.Scale) -> dict[dials.Setting, float]:
   """Multiply-adds per image in 10⁹ of the model with both dials."""
-  cell = cells.of(scale)["two_dials"]
-  model = models.create(**config.model_section(cell, scale), num_classes=12)
-  shape = (scale.crop, scale.crop, 3)
+  model, shape = model_of(scale), (scale.crop, scale.crop, 3)
   return {s: flops.macs(model, shape, *s) / 1e9 for s in scale.settings}
 
 

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     )
     for name in names
   }
-  speed = summary.throughput(scale)
+  speed = summary.speed(scale)
   results = {
     "command": "python -m experiments.two_dials.run --workdir=WORKDIR "
     f"--scale={_SCALE.value} --jobs={_JOBS.value}",
