@@ -230,9 +230,7 @@ class Encoder1DBlock(nn.Module):
 
     out = {}
     y = layer_norm(self.dtype, "LayerNorm_0")(x)
-    y = MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(
-      y, mask=mask
-    )
+    y = self._attend(y, mask)
     y = out["sa"] = nn.Dropout(self.dropout)(y, deterministic=not train)
     x = out["+sa"] = x + drop_path(y)
 
@@ -242,6 +240,12 @@ class Encoder1DBlock(nn.Module):
     )(y, train)
     x = out["+mlp"] = x + drop_path(y)
     return x, out
+
+  @nn.nowrap
+  def _attend(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(
+      x, mask=mask
+    )
 
 
 class MAPHead(nn.Module):

@@ -4,15 +4,12 @@ Letters: B batch, T frames, h w grid of a frame, N = h w positions, S learned
 tokens, D width.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from tokenlearner_flexivit.models import (
-  blocks,
   patch_embed,
   vector_attention,
   vivit,
@@ -48,32 +45,9 @@ class ConvTokenLearner(tl.TokenLearner):
   The other versions are what they are elsewhere.
   """
 
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    grid: Sequence[int] | None = None,
-    num_tokens: int | jax.Array | None = None,
-    train: bool = False,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Learns tokens; arguments and results are those of `TokenLearner`."""
-    if self.version != "1.0":
-      return super().__call__(x, grid, num_tokens, train)
-    tl.check_num_tokens(num_tokens, self.num_tokens)
-    b, n, d = x.shape
-    y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x.reshape(b, *grid, d))
-    y = nn.Conv(
-      self.num_tokens, (3, 3), use_bias=False, dtype=self.dtype, name="Conv_0"
-    )(y)
-    maps = nn.sigmoid(y).reshape(b, n, -1).transpose(0, 2, 1)
-    if self.pooling == "mean":
-      maps /= n
-    if tl.is_static(num_tokens):
-      maps = maps[:, :num_tokens]
-    mask = tl.token_mask(num_tokens, self.num_tokens)
-    if mask is not None:
-      maps = jnp.where(mask[None, :, None], maps, 0)
-    return maps @ x.astype(self.dtype), maps
+  @nn.nowrap
+  def _convolve(self, y: jax.Array, num_out: int | None) -> jax.Array:
+    return tl.MapConv(self.num_tokens, self.dtype, name="Conv_0")(y, num_out)
 
 
 class BottleneckViViT(vivit.ViViT):

@@ -146,14 +146,20 @@ def token_mask(
   return jnp.arange(learned) < num_tokens
 
 
-class _MapConv(nn.Module):
-  """A 3x3 SAME convolution without bias, of which some outputs can be left."""
+class MapConv(nn.Module):
+  """A 3x3 SAME convolution without bias, of which some outputs can be left.
+
+  Attributes:
+    features: outputs of the stored kernel.
+    dtype: of the computation; the kernel is float32.
+  """
 
   features: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: jax.Array, num_out: int | None = None) -> jax.Array:
+    """Maps [B, h, w, D] to the first `num_out` outputs [B, h, w, num_out]."""
     shape = (3, 3, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     return jax.lax.conv_general_dilated(
@@ -251,12 +257,7 @@ class TokenLearner(nn.Module):
       maps = y.transpose(0, 2, 1).astype(jnp.float32)
       maps = nn.softmax(maps, axis=-1).astype(self.dtype)
     else:
-      y = y.reshape(b, *grid, d)
-      for i in range(3):
-        y = _MapConv(self.num_tokens, self.dtype, name=f"Conv_{i}")(y)
-        y = nn.gelu(y)
-      # Up to here every map depends on all S channels.
-      y = _MapConv(self.num_tokens, self.dtype, name="Conv_3")(y, num_out)
+      y = self._convolve(y.reshape(b, *grid, d), num_out)
       maps = nn.sigmoid(y).reshape(b, n, -1).transpose(0, 2, 1)
       if self.pooling == "mean":
         maps /= n
@@ -265,3 +266,12 @@ class TokenLearner(nn.Module):
     if mask is not None:
       maps = jnp.where(mask[None, :, None], maps, 0)
     return maps @ x, maps
+
+  @nn.nowrap
+  def _convolve(self, y: jax.Array, num_out: int | None) -> jax.Array:
+    """Maps [B, h, w, D] to the first `num_out` of S channels, for v1.0."""
+    for i in range(3):
+      y = MapConv(self.num_tokens, self.dtype, name=f"Conv_{i}")(y)
+      y = nn.gelu(y)
+    # Up to here every map depends on all S channels.
+    return MapConv(self.num_tokens, self.dtype, name="Conv_3")(y, num_out)

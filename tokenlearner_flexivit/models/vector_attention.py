@@ -56,46 +56,12 @@ class VectorAttention(nn.Module):
     return blocks.Dense(d, dtype=self.dtype, name="out")(y)
 
 
-class VectorBlock(nn.Module):
-  """A transformer block as `blocks.Encoder1DBlock`, with vector attention.
+class VectorBlock(blocks.Encoder1DBlock):
+  """A transformer block as its base class, with vector attention.
 
-  Attributes:
-    num_heads: groups of channels that share a weight.
-    mlp_dim: hidden features of the MLP.
-    dropout: rate, on both branches and inside the MLP.
-    drop_path: probability that an example skips a branch; may be traced.
-    dtype: of the computation.
+  `num_heads` is the number of groups of channels that share a weight.
   """
 
-  num_heads: int
-  mlp_dim: int
-  dropout: float = 0.0
-  drop_path: float | jax.Array = 0.0
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Applies the block; arguments and results are those of Encoder1DBlock."""
-
-    def drop_path(y):
-      never = isinstance(self.drop_path, float) and self.drop_path == 0
-      if never or not train:
-        return y
-      keep = 1.0 - self.drop_path
-      shape = (y.shape[0], 1, 1)
-      kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-      return jnp.where(kept, y / jnp.asarray(keep, y.dtype), 0)
-
-    out = {}
-    y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x)
-    y = VectorAttention(self.num_heads, dtype=self.dtype)(y, mask)
-    y = out["sa"] = nn.Dropout(self.dropout)(y, deterministic=not train)
-    x = out["+sa"] = x + drop_path(y)
-    y = blocks.layer_norm(self.dtype, "LayerNorm_1")(x)
-    y = out["mlp"] = blocks.MlpBlock(
-      self.mlp_dim, dropout=self.dropout, dtype=self.dtype
-    )(y, train)
-    x = out["+mlp"] = x + drop_path(y)
-    return x, out
+  @nn.nowrap
+  def _attend(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return VectorAttention(self.num_heads, dtype=self.dtype)(x, mask)
