@@ -73,9 +73,8 @@ def compare(
   drawn = 2 * len(patch_sizes)
   for sizes in (*((size,) for size in patch_sizes), tuple(patch_sizes)):
     repeats = 1 if len(sizes) == 1 else drawn
-    share = 1 / len(sizes)
-    drawn_from = dials.Dials(
-      dials.Dial(tuple((p, p) for p in sizes), ((share,) * len(sizes),))
+    drawn_from, _ = dials.from_config(
+      {"patch_size": {"values": sizes}}, sizes[0]
     )
     for name, task in (("supervised", supervised), ("distilled", distilled)):
       programs[name, sizes, repeats], _ = drawn_step.make(

@@ -43,12 +43,10 @@ def compare(
   """
   images, labels = steps.make_batch(batch_size, image_size)
   batch = {"image": images, "label": labels}
-  share = 1 / len(patch_sizes)
-  sizes = dials.Dial(
-    tuple((p, p) for p in patch_sizes), ((share,) * len(patch_sizes),)
-  )
-  share = 1 / len(numbers)
-  drawn = dials.Dial(tuple(numbers), ((share,) * len(numbers),))
+  section = {"patch_size": {"values": patch_sizes}}
+  sizes, _ = dials.from_config(section, patch_sizes[0])
+  section["num_tokens"] = {"values": numbers}
+  both, _ = dials.from_config(section, patch_sizes[0])
   plain = models.create(
     variant=variant, num_classes=steps.NUM_CLASSES, dtype=dtype
   )
@@ -61,9 +59,9 @@ def compare(
   )
   fixed = f"{max(numbers)} tokens"
   compared = {
-    "FlexiViT alone": (plain, dials.Dials(sizes)),
-    fixed: (learning, dials.Dials(sizes)),
-    " or ".join(map(str, numbers)): (learning, dials.Dials(sizes, drawn)),
+    "FlexiViT alone": (plain, sizes),
+    fixed: (learning, sizes),
+    " or ".join(map(str, numbers)): (learning, both),
   }
   repeats = 2 * len(patch_sizes)
   programs, compile_s = {}, {}

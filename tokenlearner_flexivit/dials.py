@@ -8,7 +8,7 @@ restart.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,19 @@ class Setting(NamedTuple):
     if self.num_tokens is not None:
       parts.append(f"tok{self.num_tokens}")
     return "_".join(parts) or "default"
+
+  @property
+  def row(self) -> dict[str, Any]:
+    """Names it in reports: `patch_size`, an int or [h, w], and `num_tokens`."""
+    height, width = self.patch_size
+    size = height if height == width else [height, width]
+    return {"patch_size": size, "num_tokens": self.num_tokens}
+
+  @classmethod
+  def of_row(cls, row: Mapping[str, Any]) -> "Setting":
+    """Returns the setting that a row of a report names."""
+    size = as_patch_size(row["patch_size"], "patch_size")
+    return cls(size, row["num_tokens"])
 
 
 def as_patch_size(value: Any, where: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tokenlearner_flexivit import program_cache
+from tokenlearner_flexivit import arguments, program_cache
 from tokenlearner_flexivit.inference import (
   Prediction,
   Predictor,
@@ -53,21 +53,12 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def _add_setting(add: Any) -> None:
-  add("--patch_size", type=_patch_size, help="in pixels, as 8 or 8,16")
-  add("--num_tokens", type=_num_tokens, help="learned tokens, or all")
-
-
-def _whole_numbers(text: str) -> list[int]:
-  return [int(part) for part in text.split(",")]
-
-
-def _patch_size(text: str) -> int | list[int]:
-  size = _whole_numbers(text)
-  return size[0] if len(size) == 1 else size
-
-
-def _num_tokens(text: str) -> int | str:
-  return int(text) if text.isdecimal() else text
+  add("--patch_size", type=arguments.patch_size, help="in pixels, as 8 or 8,16")
+  add(
+    "--num_tokens",
+    type=arguments.num_tokens,
+    help="learned tokens, or all",
+  )
 
 
 def _predict(argv: Sequence[str]) -> bool:
@@ -116,7 +107,7 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
       found.append({"image": image, "labels": labels})
     else:
       found.append({"image": image, "error": prediction.error})
-  setting = profile_lib.named(predictions[0].setting)
+  setting = predictions[0].setting.row
   return json.dumps({**setting, "predictions": found}, indent=2)
 
 
@@ -138,7 +129,7 @@ def _profile(argv: Sequence[str]) -> None:
   add = parser.add_argument
   add(
     "--batch_sizes",
-    type=_whole_numbers,
+    type=arguments.whole_numbers,
     default=[1],
     help="images of a call, as 1,8; by default 1",
   )

@@ -155,7 +155,7 @@ def test_the_number_of_all_learned_tokens_is_the_models_own(predictor):
 
 def test_a_profile_has_all_settings_and_lets_choose(predictor, tmp_path):
   rows = predictor.profile(repeats=2)
-  assert [profile.setting_of(row) for row in rows] == list(
+  assert [dials.Setting.of_row(row) for row in rows] == list(
     predictor.trained.settings
   )
   for row, recorded in zip(rows, predictor.trained.recorded, strict=True):
@@ -184,7 +184,7 @@ def _rows(predictor, size, latencies):
   """A profile of calls of `size` images, made up."""
   return [
     {
-      **profile.named(setting),
+      **setting.row,
       "batch_size": size,
       "gmacs": row["gmacs"],
       "latency_ms_p90": latency,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import tokenlearner_flexivit
-from tokenlearner_flexivit import report, table
+from tokenlearner_flexivit import dials, report, table
 from tokenlearner_flexivit.analysis import plane
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
@@ -80,14 +80,14 @@ def write(
 
 def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
   """A row for each setting of the training, with all that is known of it."""
-  profiled = {profile_lib.setting_of(row): row for row in profile}
+  profiled = {dials.Setting.of_row(row): row for row in profile}
   best = export.best_settings(trained)
   rows = []
   for setting in trained.settings:
     about = export.about_setting(trained, setting)
     recorded = trained.row(setting) or {}
     row = {
-      **profile_lib.named(setting),
+      **setting.row,
       "about": about,
       "seq_len": about["seq_len"],
       "gmacs": about["multiply_adds"] / 1e9,

@@ -196,7 +196,7 @@ class Predictor:
     times = profile_lib.measure(self, settings, size, repeats)
     rows = [
       {
-        **profile_lib.named(setting),
+        **setting.row,
         "batch_size": size,
         "accuracy": self._known.accuracies.get(setting),
         "gmacs": self._known.gmacs(setting),
@@ -216,7 +216,7 @@ class Predictor:
       ValueError: they are of another model.
     """
     for row in rows:
-      setting = profile_lib.setting_of(row)
+      setting = dials.Setting.of_row(row)
       if not np.isclose(row["gmacs"], self._known.gmacs(setting)):
         raise ValueError("The profile is of another model. Measure this one.")
       self._measured[row["batch_size"]][setting] = row

@@ -70,19 +70,6 @@ def _milliseconds(call: Callable[[], Any]) -> float:
   return 1e3 * (time.perf_counter() - start)
 
 
-def named(setting: dials.Setting) -> Row:
-  """Names a setting as reports do: `patch_size` and `num_tokens`."""
-  height, width = setting.patch_size
-  size = height if height == width else [height, width]
-  return {"patch_size": size, "num_tokens": setting.num_tokens}
-
-
-def setting_of(row: Row) -> dials.Setting:
-  """Returns the setting of a row."""
-  size = dials.as_patch_size(row["patch_size"], "patch_size")
-  return dials.Setting(size, row["num_tokens"])
-
-
 def markdown(rows: Sequence[Row]) -> str:
   """The rows as a table; a star is on the front of accuracy against time."""
   known = [row for row in rows if row["accuracy"] is not None]

@@ -63,15 +63,8 @@ class Trained:
 
   def row(self, setting: dials.Setting) -> Mapping[str, Any] | None:
     """What the report says of a setting, None if nothing."""
-    height, width = setting.patch_size
-    name = height if height == width else [height, width]
     return next(
-      (
-        row
-        for row in self.recorded
-        if (row["patch_size"], row["num_tokens"]) == (name, setting.num_tokens)
-      ),
-      None,
+      (row for row in self.recorded if setting.row.items() <= row.items()), None
     )
 
   def describe(self) -> dict[str, Any]:
