@@ -47,7 +47,9 @@ def test_supervised_cells_differ_in_sizes_and_buffers_alone():
   for name, cell in cells.of(SCALE).items():
     other = config.get_config(f"cell={name},seed=1,workdir=runs").to_dict()
     if not cell.needs:
-      for part in ("flexi", "evals"):
+      few = len(SIZES) if cell.few else 1
+      assert other["total_steps"] == SCALE.steps // few
+      for part in ("flexi", "evals", "total_steps"):
         other[part] = base[part]
       for key in ("patch_size", "posemb_grid"):
         other["model"][key] = base["model"][key]
@@ -68,6 +70,8 @@ def make_curves():
   """Curves for which every claim holds."""
   trained = {name: curve(0.7, 0.75, 0.78, 0.8) for name in cells.of(SCALE)}
   trained["flexi"] |= {size: [0.78] * 3 for size in SCALE.outside}
+  for size in SIZES:
+    trained[cells.few(size)] = curve(0.6, 0.7, 0.7, 0.7)
   for name in ("distilled_from_teacher", "made_flexible", "curriculum"):
     trained[name] = curve(0.71, 0.76, 0.8, 0.81)
   trained["transfer_fixed"] = curve(0.7, 0.3, 0.3, 0.3)

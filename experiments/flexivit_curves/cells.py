@@ -31,6 +31,7 @@ class Cell:
     init: the cell whose weights it starts from.
     teacher: the cell that it learns from, instead of labels.
     short: whether it takes `short_steps`.
+    few: whether it takes no more steps than FlexiViT does at one size.
     downstream: whether it learns the other label, with a new head.
   """
 
@@ -44,6 +45,7 @@ class Cell:
   init: str | None = None
   teacher: str | None = None
   short: bool = False
+  few: bool = False
   downstream: bool = False
 
   @property
@@ -68,6 +70,11 @@ def fixed(size: int) -> str:
   return f"fixed{size}"
 
 
+def few(size: int) -> str:
+  """The name of the same with as few steps as FlexiViT takes at that size."""
+  return f"few{size}"
+
+
 def of(scale: scales.Scale) -> dict[str, Cell]:
   """Returns the cells of a scale by name; each after those that it needs."""
   sizes, own = scale.sizes, own_buffers(scale)
@@ -75,6 +82,13 @@ def of(scale: scales.Scale) -> dict[str, Cell]:
   rising = tuple(range(1, len(sizes) + 1))
   cells = [
     Cell(fixed(p), f"ViT of patch size {p}", (p,), p, scale.side // p)
+    for p in sizes
+  ]
+
+  cells += [
+    Cell(
+      few(p), f"the same, few steps, {p}", (p,), p, scale.side // p, few=True
+    )
     for p in sizes
   ]
 

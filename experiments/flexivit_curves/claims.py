@@ -34,6 +34,15 @@ def claims(
     _listed(over_own),
     min(over_own.values()) >= -1.5,
   )
+  over_few = _differences(flexi, curves.of_few(scale, trained), sizes)
+  claim(
+    "FlexiViT is better than fixed ViTs with as many steps of their size: what "
+    "it learns at one helps at others",
+    "this project's question",
+    "> 0 points at every size",
+    _listed(over_few),
+    min(over_few.values()) > 0,
+  )
   far = _two_sizes_away(scale)
   lost = {
     (size, other): curves.points(own, size)

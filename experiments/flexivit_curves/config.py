@@ -57,7 +57,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   cell = configuration.choose(args["cell"], cells.of(scale), "cell")
   if args["runlocal"]:
     scale = dataclasses.replace(
-      scale, width=32, depth=2, batch_size=8, steps=2, short_steps=2
+      scale,
+      width=32,
+      depth=2,
+      batch_size=8,
+      steps=2 * len(scale.sizes) if cell.few else 2,
+      short_steps=2,
     )
   if cell.needs and not args["workdir"]:
     raise ValueError(
@@ -70,10 +75,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     folder = run_name(name, args["seed"], args["scale"])
     return str(pathlib.Path(args["workdir"]).absolute() / folder)
 
+  steps = scale.short_steps if cell.short else scale.steps
   c = recipe.config(
     seed=args["seed"],
     batch_size=scale.batch_size,
-    steps=scale.short_steps if cell.short else scale.steps,
+    steps=steps // len(scale.sizes) if cell.few else steps,
     # What starts from trained weights learns more slowly, as in the paper's
     # configs, and what is fine-tuned like what is made flexible.
     lr=2.5e-4 if cell.init else 1e-3,

@@ -43,6 +43,11 @@ def of_fixed(scale: scales.Scale, trained: Curves) -> Curve:
   return {size: trained[cells.fixed(size)][size] for size in scale.sizes}
 
 
+def of_few(scale: scales.Scale, trained: Curves) -> Curve:
+  """As `of_fixed`, with as few steps as FlexiViT takes at each size."""
+  return {size: trained[cells.few(size)][size] for size in scale.sizes}
+
+
 def points(curve: Curve, size: int) -> float:
   """The mean accuracy in percent."""
   return 100 * study.spread(curve[size])["mean"]

@@ -46,7 +46,7 @@ def of(
   sizes, smallest = scale.sizes, scale.sizes[-1]
   flexi = _at(trained["flexi"], sizes)
   own = curves.of_fixed(scale, trained)
-  upper = "a ViT for each size"
+  upper, lower = "a ViT for each size", "the same, with FlexiViT's steps there"
   rough = {
     f"ViT/{size}, {name}": tried[size, method, False]
     for size in (sizes[0], scale.middle, smallest)
@@ -66,8 +66,8 @@ def of(
       "One set of weights against a ViT for each size",
       "FlexiViT matches ViTs of fixed sizes, often a little better at small "
       "patches and a little worse at large ones (Figures 3 and 5).",
-      {"FlexiViT": flexi, upper: own},
-      dashed=[upper],
+      {"FlexiViT": flexi, upper: own, lower: curves.of_few(scale, trained)},
+      dashed=[upper, lower],
     ),
     Letter(
       "d",
