@@ -80,9 +80,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     seed=args["seed"],
     batch_size=scale.batch_size,
     steps=steps // len(scale.sizes) if cell.few else steps,
-    # What starts from trained weights learns more slowly, as in the paper's
-    # configs, and what is fine-tuned like what is made flexible.
-    lr=2.5e-4 if cell.init else 1e-3,
+    # A short training that begins with trained weights learns more slowly, as
+    # fine-tuning does in the paper.
+    lr=2.5e-4 if cell.short else 1e-3,
   )
   c.data = dict(
     name=scale.data,

@@ -58,7 +58,7 @@ SCALES = {
     batch_size=64,
     steps=2400,
     short_steps=600,
-    downstream="scale",
+    downstream="shape",
   ),
   # The quick version.
   "digits": Scale(
@@ -89,6 +89,6 @@ SCALES = {
     batch_size=256,
     steps=3000,
     short_steps=600,
-    downstream="scale",
+    downstream="shape",
   ),
 }
