@@ -59,6 +59,18 @@ def test_supervised_cells_differ_in_sizes_and_buffers_alone():
         config.get_config(f"cell={name}")
 
 
+def test_transfer_learns_from_images_that_the_backbone_has_not_seen():
+  trained = config.get_config("cell=flexi").data
+  tuned = config.get_config("cell=transfer_flexible,workdir=runs").data
+  assert (tuned.name, tuned.pp) == (trained.name, trained.pp)
+  assert (trained.split, tuned.split) == ("train", "validation")
+  shapes = config.get_config("cell=transfer_fixed,workdir=runs,label=shape")
+  for data in (shapes.data, shapes.evals.test.data):
+    assert "copy('shape','label')|keep" in data.pp
+  with pytest.raises(ValueError, match="label=shape is for transfer"):
+    config.get_config("cell=flexi,label=shape")
+
+
 def curve(*values):
   return {
     size: [value - 0.01, value, value + 0.01]

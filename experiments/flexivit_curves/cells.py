@@ -32,7 +32,7 @@ class Cell:
     teacher: the cell that it learns from, instead of labels.
     short: whether it takes `short_steps`.
     few: whether it takes no more steps than FlexiViT does at one size.
-    downstream: whether it learns the other label, with a new head.
+    downstream: whether it learns from other images, with a new head.
   """
 
   name: str

@@ -4,7 +4,8 @@
       experiments/flexivit_curves/config.py:cell=flexi,seed=0,scale=cpu
 
 What starts from another cell or learns from it finds its run in the folder
-`workdir=...` of the study.
+`workdir=...` of the study. `label=shape` lets transfer learn another label of
+the images, instead of the texture.
 """
 
 import dataclasses
@@ -22,17 +23,17 @@ def run_name(cell: str, seed: int, scale: str) -> str:
   return f"{scale}_{cell}_{seed}"
 
 
-def test_data(scale: scales.Scale, downstream: bool = False) -> dict:
+def test_data(scale: scales.Scale, label: str = "label") -> dict:
   """Returns the data section of tests."""
   return dict(
     name=scale.data,
     split="test",
-    pp=scale.test_pp + _labels(scale, downstream),
+    pp=scale.test_pp + _labels(label),
   )
 
 
-def _labels(scale: scales.Scale, downstream: bool) -> str:
-  copy = f"|copy('{scale.downstream}','label')" if downstream else ""
+def _labels(label: str) -> str:
+  copy = "" if label == "label" else f"|copy('{label}','label')"
   return f"{copy}|keep('image','label')"
 
 
@@ -51,7 +52,13 @@ def model_section(scale: scales.Scale, kernel: int, grid: int) -> dict:
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
   args = configuration.parse_arg(
-    arg, cell="flexi", seed=0, scale="cpu", workdir="", runlocal=False
+    arg,
+    cell="flexi",
+    seed=0,
+    scale="cpu",
+    workdir="",
+    label="label",
+    runlocal=False,
   )
   scale = configuration.choose(args["scale"], scales.SCALES, "scale")
   cell = configuration.choose(args["cell"], cells.of(scale), "cell")
@@ -63,6 +70,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       batch_size=8,
       steps=2 * len(scale.sizes) if cell.few else 2,
       short_steps=2,
+    )
+  if args["label"] != "label" and not cell.downstream:
+    raise ValueError(
+      f"label={args['label']} is for transfer; the cell {cell.name} learns the "
+      "texture."
     )
   if cell.needs and not args["workdir"]:
     raise ValueError(
@@ -86,8 +98,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   c.data = dict(
     name=scale.data,
-    split="train",
-    pp=scale.train_pp + _labels(scale, cell.downstream),
+    split=scale.downstream if cell.downstream else "train",
+    pp=scale.train_pp + _labels(args["label"]),
     num_threads=2,
   )
   c.model = model_section(scale, cell.kernel, cell.grid)
@@ -110,7 +122,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.evals = dict(
     test=dict(
       type="classification",
-      data=test_data(scale, cell.downstream),
+      data=test_data(scale, args["label"]),
       batch_size=scale.batch_size,
       patch_sizes=evaluated(cell, scale),
     )

@@ -152,7 +152,8 @@ def of(
         f"Fine-tuned at patch size {sizes[0]}, used at all",
         "Fine-tuned on ImageNet-1k on a grid of 8x8 patches FlexiViT has "
         "81.8 %, on 24x24 then 85.3 %; a plain ViT-B/30 collapses away from "
-        "its size (Figure 8).",
+        "its size (Figure 8). Here a new head is learned on 2,000 images that "
+        "the backbone has not seen.",
         {
           "flexible backbone": trained["transfer_flexible"],
           "fixed backbone": trained["transfer_fixed"],

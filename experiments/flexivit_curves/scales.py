@@ -20,8 +20,8 @@ class Scale:
     batch_size: images per step.
     steps: of each training.
     short_steps: of what starts from a trained model and is to be cheap.
-    downstream: the entry of an example that transfer learns; None for a
-      dataset that has no other labels, where there is no transfer.
+    downstream: the split of other images that transfer learns from; None for
+      a dataset that has none, where there is no transfer.
   """
 
   data: str
@@ -58,7 +58,7 @@ SCALES = {
     batch_size=64,
     steps=2400,
     short_steps=600,
-    downstream="shape",
+    downstream="validation",
   ),
   # The quick version.
   "digits": Scale(
@@ -89,6 +89,6 @@ SCALES = {
     batch_size=256,
     steps=3000,
     short_steps=600,
-    downstream="shape",
+    downstream="validation",
   ),
 }
