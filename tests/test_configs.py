@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart, tokenlearner_paper, transfer
+from configs import quickstart, tokenlearner_paper, transfer, vivit
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models, train
 
@@ -23,11 +23,25 @@ NAMES = sorted(
   if path.stem != "__init__"
 )
 # Arguments of configs that need some.
-ARGS = {"folder": "path=/data/flowers", "transfer": "runlocal"}
+ARGS = {
+  "folder": "path=/data/flowers",
+  "transfer": "runlocal",
+  "video_folder": "path=/data/clips",
+  "vivit": "path=/data/k400",
+  "vivit_bottleneck": "path=/data/charades",
+}
 
 
 # Those that are nearly the program of another one.
-SLOW = ("flexivit_i21k_distill", "flexivit_i21k_sup", "flexivit_s_i1k")
+SLOW = (
+  "flexivit_i21k_distill",
+  "flexivit_i21k_sup",
+  "flexivit_s_i1k",
+  "tokenlearner_i1k",
+  "video_folder",
+  "vivit",
+  "vivit_bottleneck",
+)
 
 
 def _marked(name):
@@ -131,6 +145,19 @@ def test_models_of_the_token_learner_paper_can_be_built(name, init):
   assert grid == model.posemb_grid
   assert model.seq_lens(size)[-1] == model.token_learner["num_tokens"]
   assert f"    {name} " in tokenlearner_paper.__doc__
+
+
+@pytest.mark.parametrize("name", vivit.MODELS)
+def test_models_for_videos_of_the_paper_can_be_built(name):
+  config = vivit.get_config(f"model={name},path=/data/k400")
+  frames = int(re.search(r"temporal_crop\((\d+),", config.data.pp)[1])
+  size = int(re.search(r"random_crop\((\d+),", config.data.pp)[1])
+  model = models.create(**configuration.plain(config.model), num_classes=400)
+  assert model.check((frames, size, size)) == model.posemb_grid
+  if model.token_learner is not None:
+    learned = model.token_learner["num_tokens"] * model.posemb_grid[0]
+    assert model.seq_lens((frames, size, size))[-1] == learned + 1
+  assert f"    {name} " in vivit.__doc__
 
 
 @pytest.mark.parametrize("name", NAMES)

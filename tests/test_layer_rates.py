@@ -93,6 +93,36 @@ def test_factors_decay_from_the_head_to_the_embedding(fuser):
   assert seen == set(distances)
 
 
+@pytest.mark.parametrize("pool", ["tok", "map"])
+def test_blocks_in_time_come_after_those_in_space(pool):
+  settings = dict(width=4, depth=2, mlp_dim=4, num_heads=1, num_classes=3)
+  settings |= dict(patch_size=2, posemb_grid=(2, 2, 2), temporal_depth=2)
+  model = models.ViViTFactorised(**settings, pool=pool)
+  videos = jnp.zeros((1, 2, 4, 4, 3))
+  params = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
+  distances = {
+    "embedding": 5,
+    "pos_embedding": 5,
+    "cls": 5,
+    "Transformer/encoderblock_0": 4,
+    "Transformer/encoderblock_1": 3,
+    "Transformer/encoder_norm": 2,
+    "MAPHead_0": 2,
+    "pos_embedding_TemporalTransformer": 2,
+    "cls_TemporalTransformer": 2,
+    "TemporalTransformer/encoderblock_0": 2,
+    "TemporalTransformer/encoderblock_1": 1,
+    "TemporalTransformer/encoder_norm": 0,
+    "MAPHead_1": 0,
+    "head": 0,
+  }
+  factors = layer_rates.factors(params, layer_decay=0.5, model=model)
+  for name, factor in flatten(factors).items():
+    parts = name.split("/")
+    key = "/".join(parts[: 2 if parts[0].endswith("Transformer") else 1])
+    assert factor.item() == 0.5 ** distances[key], name
+
+
 def test_factors_multiply_the_whole_update_also_of_stacked_blocks():
   """Updates are decay^(distance from the head) (lr g + decay of weights).
 

@@ -33,6 +33,7 @@ DEFAULTS = {
   "ema_decay": None,
   "init": None,  # Weights to start from: all that interop.load_params reads.
   "init_fresh": [],  # Beginnings of names of what is not taken from there.
+  "init_inflate": "central_frame",  # Or "average": of images, for videos.
   "evals": {},
   "parallel": "pmap",  # Or "shard_map"; same result.
   "keep_checkpoints": 3,
@@ -69,7 +70,7 @@ class Experiment:
   Attributes:
     config: plain and complete.
     source: the training data.
-    image_shape: (H, W, C) of a preprocessed training image.
+    image_shape: (H, W, C) of a preprocessed training image, or (T, H, W, C).
     task: what is optimised, with its model.
     dials: what training draws from.
     dispatch: "switch" or "host".
@@ -110,12 +111,13 @@ class Experiment:
       config["task"], model=model, num_classes=num_classes
     )
     self.task.check(example, "config.data.pp")
-    self.image_shape = example["image"].shape
+    self.image_shape = example[model.input].shape
+    # A patch of a tubelet is a dial, its frames are none.
     self.dials, self.dispatch = dials.from_config(
-      config["flexi"], model.patch_size, self.steps("total")
+      config["flexi"], model.patch_size[-2:], self.steps("total")
     )
     grids = [
-      model.check(self.image_shape[:2], *setting)
+      model.check(self.image_shape[:-1], *setting)
       for setting in self.dials.settings
     ]
     _warn_of_sum_pooling(model, self.dials)
@@ -182,6 +184,7 @@ class Experiment:
       self.task.model,
       params=params,
       fresh=self.config["init_fresh"],
+      inflate=self.config["init_inflate"],
     )
     progress.say(f"Starting from {changes}")
     return loaded
@@ -190,18 +193,20 @@ class Experiment:
 def _check_that_tokens_become_fewer(
   model: Any,
   image_shape: tuple[int, ...],
-  grids: Iterable[tuple[int, int]],
+  grids: Iterable[tuple[int, ...]],
 ) -> None:
   """Refuses a TokenLearner that is never given more tokens than it learns."""
   if model.token_learner is None:
     return
-  most = max(math.prod(grid) for grid in grids)
+  most = max(math.prod(grid[-2:]) for grid in grids)  # Of a frame.
   num_tokens = model.token_learner["num_tokens"]
   if num_tokens > most:
+    height, width, _ = image_shape[-3:]
+    seen = {"image": "images", "video": "frames"}[model.input]
     raise ValueError(
-      f"config.model.token_learner.num_tokens={num_tokens}, but images of "
-      f"{image_shape[0]}x{image_shape[1]} pixels give at most {most} tokens. "
-      "Learn fewer, or use a smaller patch size or larger images."
+      f"config.model.token_learner.num_tokens={num_tokens}, but {seen} of "
+      f"{height}x{width} pixels give at most {most} tokens. Learn fewer, or "
+      f"use a smaller patch size or larger {seen}."
     )
 
 

@@ -17,9 +17,15 @@ import optax
 from tokenlearner_flexivit.models import stacking
 
 _STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
-_BLOCK = re.compile(r".*encoderblock_(\d+)/.*")
+_BLOCK = re.compile(r"(.*)encoderblock_(\d+)/.*")
 _LEARNED = re.compile(r".*Token(?:Learner|Fuser)_(\d+)/.*")
 _EMBEDDING = re.compile(r"(embedding|pos_embedding|cls)(/.*)?")
+# The second encoder of a factorised model for videos, and what is before it.
+_TEMPORAL = "TemporalTransformer/"
+_BETWEEN = re.compile(
+  r"(Transformer/encoder_norm|MAPHead_0)/.*"
+  r"|(pos_embedding|cls)_TemporalTransformer"
+)
 
 
 def factors(
@@ -34,7 +40,9 @@ def factors(
   2111.06377) and timm have it, the head and all else after the blocks has 1,
   block k of `depth` (from 0 on) layer_decay^(depth - k), and what comes before
   the blocks layer_decay^(depth + 1). TokenLearner has the factor of the block
-  that it feeds, TokenFuser that of the block which it follows.
+  that it feeds, TokenFuser that of the block which it follows. In a factorised
+  model for videos the blocks in time come after those in space, and what is
+  between the two encoders has the factor of the first block in time.
 
   Args:
     params: the parameters; only names and numbers of axes are read.
@@ -130,16 +138,20 @@ def _decayed(
     raise ValueError(
       f"{where} must be in (0, 1]; 0.65 to 0.95 is usual, None leaves it out."
     )
-  blocks = [int(m[1]) for name in names if (m := _BLOCK.fullmatch(name))]
+  blocks = {m.groups() for name in names if (m := _BLOCK.fullmatch(name))}
   if not blocks:
     raise ValueError(f"{where} needs a model with blocks encoderblock_0, ....")
-  depth = max(blocks) + 1
+  depth = len(blocks)
+  in_space = sum(encoder != _TEMPORAL for encoder, _ in blocks)
 
   def layer(name: str) -> int:
     if _EMBEDDING.fullmatch(name):
       return 0
     if match := _BLOCK.fullmatch(name):
-      return int(match[1]) + 1
+      before = in_space if match[1] == _TEMPORAL else 0
+      return before + int(match[2]) + 1
+    if in_space < depth and _BETWEEN.fullmatch(name):
+      return in_space + 1
     if match := _LEARNED.fullmatch(name):
       # Only with a fuser are there more than one, at consecutive blocks.
       return model.token_learner["layer"] + int(match[1]) + 1

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -13,39 +14,36 @@ from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, progress, table
-from tokenlearner_flexivit.analysis import flops, plane, token_maps
+from tokenlearner_flexivit.analysis import flops, plane, token_maps, video_maps
 
 Row = dict[str, Any]
-
-
-def _patch_size(setting: Any, model: Any) -> int | list[int]:
-  height, width = setting.patch_size or model.patch_size
-  return height if height == width else [height, width]
+# What costs are of. A video may be seen in several views, an image is one.
+_VIEW = {"image": "image", "video": "view"}
 
 
 def _cost(model, image_shape, setting) -> Row:
-  height, width = model.check(image_shape[:2], *setting)
+  grid = model.check(image_shape[:-1], *setting)
+  patch_size = (setting.patch_size or model.patch_size)[-2:]
   return {
-    "patch_size": _patch_size(setting, model),
-    "num_tokens": setting.num_tokens,
-    # Of the image, before TokenLearner, and a cls token.
-    "seq_len": height * width + int(model.pool == "tok"),
+    **setting._replace(patch_size=patch_size).row,
+    # Of the image, or view, before TokenLearner, and a cls token.
+    "seq_len": math.prod(grid) + int(model.pool == "tok"),
     "gmacs": flops.macs(model, image_shape, *setting) / 1e9,
   }
 
 
 def cost_table(experiment: experiment_lib.Experiment) -> str:
   """The cost of every setting, for the start of a run."""
-  drawn_from = experiment.dials
+  drawn_from, model = experiment.dials, experiment.task.model
   rows = []
   for setting, share in zip(
     drawn_from.settings, drawn_from.shares, strict=True
   ):
-    row = _cost(experiment.task.model, experiment.image_shape, setting)
+    row = _cost(model, experiment.image_shape, setting)
     rows.append(
       {
         **_shown_setting(row),
-        "GMACs/image": f"{row['gmacs']:.4g}",
+        f"GMACs/{_VIEW[model.input]}": f"{row['gmacs']:.4g}",
         "share of steps": f"{share:.2f}",
       }
     )
@@ -85,7 +83,8 @@ def setting_rows(
     values: what it yielded.
 
   Returns:
-    A row per setting, as in report.json.
+    A row per setting, as in report.json. Of a model for videos `seq_len` and
+    `gmacs` are of one view, and `images_per_s` counts videos with all views.
   """
   evaluator = experiment.evaluators[name]
   throughput = evaluator.throughput(params)
@@ -118,21 +117,27 @@ def other_rows(
   settings = {setting.name for setting in experiment.evaluators[name].settings}
   rows = {}
   for key, value in values.items():
-    owner, _, metric = key.rpartition("/")
+    owner, _, metric = key.partition("/")
     if owner not in settings:
       rows.setdefault(owner, {"name": owner})[metric] = value
   return list(rows.values())
 
 
-def markdown(rows: Sequence[Row]) -> str:
-  """The rows as a table, accuracies in percent, spreads beside their means."""
+def markdown(rows: Sequence[Row], kind: str = "image") -> str:
+  """The rows as a table, accuracies in percent, spreads beside their means.
+
+  Args:
+    rows: see `setting_rows`.
+    kind: what the model sees, "image" or "video".
+  """
   return table.markdown(
     [
       {
         **_shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
         **dict(_shown_metrics(row)),
-        "images/s": f"{row['images_per_s']:.0f}",
+        # Videos with all their views may be few.
+        f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
       }
       for row in rows
     ]
@@ -166,6 +171,7 @@ def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
     "accuracy": "accuracy",
     "single_accuracy": "best single",  # At no more than an ensemble's cost.
     "top5": "top-5",
+    "mAP": "mAP",
     "agree1": "agree@1",
     "agree5": "agree@5",
   }
@@ -183,9 +189,21 @@ def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def draw(
-  rows: Sequence[Row], path: pathlib.Path, title: str, headline: str
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  title: str,
+  headline: str,
+  kind: str = "image",
 ) -> None:
-  """Draws a metric against patch size, cost, tokens and throughput."""
+  """Draws a metric against patch size, cost, tokens and throughput.
+
+  Args:
+    rows: see `setting_rows`.
+    path: of the picture.
+    title: of the picture.
+    headline: the metric.
+    kind: what the model sees, "image" or "video".
+  """
   names = [
     str(r["patch_size"])
     if isinstance(r["patch_size"], int)
@@ -197,9 +215,9 @@ def draw(
   speed = [r["images_per_s"] for r in rows]
   panels = (
     ("patch size in pixels", range(len(rows)), "#0072b2"),
-    ("multiply-adds per image in 10⁶", macs, "#d55e00"),
-    ("tokens per image", [r["seq_len"] for r in rows], "#009e73"),
-    ("images per second, measured", speed, "#cc79a7"),
+    (f"multiply-adds per {_VIEW[kind]} in 10⁶", macs, "#d55e00"),
+    (f"tokens per {_VIEW[kind]}", [r["seq_len"] for r in rows], "#009e73"),
+    (f"{kind}s per second, measured", speed, "#cc79a7"),
   )
   # Without pyplot: a notebook keeps its backend, and no window is needed.
   figure = mpl_figure.Figure(figsize=(9, 6.5), layout="constrained")
@@ -304,6 +322,7 @@ def write(
   data = experiment.config["data"]["name"]
   rows = tables[first]
   headline = experiment.evaluators[first].headline
+  kind = experiment.task.model.input
   # Of one number of tokens there is no plane.
   if len({row["num_tokens"] for row in rows}) > 1:
     title = f"{data}: one model, {len(rows)} settings"
@@ -311,30 +330,33 @@ def write(
     pictures = "![accuracy by patch size and learned tokens](plane.png)\n\n"
   else:
     title = f"{data}: one model, {len(rows)} patch sizes"
-    draw(rows, workdir / "patch_sizes.png", title, headline)
+    draw(rows, workdir / "patch_sizes.png", title, headline, kind)
     pictures = "![accuracy against patch size and cost](patch_sizes.png)\n\n"
-  if token_maps.draw_run(
+  maps = {"image": token_maps, "video": video_maps}[kind]
+  if maps.draw_run(
     workdir / "token_maps.png",
     experiment.config,
     experiment.task.model,
     params,
   ):
     pictures += "![where learned tokens look](token_maps.png)\n\n"
+    if kind == "video":
+      pictures += "![the same in time](token_maps.gif)\n\n"
   sections = []
   for name, rows in tables.items():
     count = experiment.evaluators[name].num_examples
-    shown = markdown(rows)
+    shown = markdown(rows, kind)
     if name in others:
       shown += f"\n\n{_markdown_of_others(others[name])}"
-    sections.append(f"## {name} ({count} images)\n\n{shown}\n")
-    progress.say(f"\n{name}, {count} images:\n{shown}")
+    sections.append(f"## {name} ({count} {kind}s)\n\n{shown}\n")
+    progress.say(f"\n{name}, {count} {kind}s:\n{shown}")
   train = report["train"]
   text = (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
     f"in {progress.duration(train['seconds'])} on {report['hardware']}.\n\n"
-    f"{pictures}GMACs are multiply-adds per image (in the FlexiViT paper's "
-    "GFLOPs, twice as many); images/s is one batch's evaluation on this "
-    "hardware, median of interleaved runs.\n\n"
+    f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
+    f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
+    "this hardware, median of interleaved runs.\n\n"
   )
   (workdir / "report.md").write_text(text + "\n".join(sections))
   progress.say(f"\nReport: {workdir / 'report.md'}")

@@ -1,7 +1,7 @@
 """Opens what a run left behind: its model, its parameters and test images."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from tokenlearner_flexivit import checkpoint, dials, models
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
+
+_KEPT = ("image", "label")
 
 
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -30,18 +32,66 @@ def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
   Raises:
     ValueError: the split cannot be read, or no image is wanted.
   """
-  if number < 1:
-    raise ValueError(f"{number} images wanted; give 1 or more.")
+  (batch,) = read_batches(data_config, number, max(1, number))
+  return batch["image"]
+
+
+def read_batches(
+  data_config: Mapping[str, Any],
+  number: int,
+  batch_size: int,
+  attributes: Sequence[str] = (),
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the examples of `read_examples`, few at a time.
+
+  Args:
+    data_config: as there.
+    number: as there.
+    batch_size: the last batch may have fewer, but nothing to fill it up.
+    attributes: numbers that the dataset has of each example, such as "scale"
+      of rendered_scenes, whatever the preprocessing keeps.
+
+  Yields:
+    Arrays [n, ...]: `image`, `label` where the preprocessing leaves one, and
+    the attributes.
+
+  Raises:
+    ValueError: the split cannot be read, no image is wanted, or it has no such
+      attribute (lists those it has).
+  """
+  for name, value in (("images", number), ("images in a batch", batch_size)):
+    if value < 1:
+      raise ValueError(f"{value} {name} wanted; give 1 or more.")
   source = data_lib.open_source(data_config)
   number = min(number, len(source))
   preprocess = data_lib.parse(data_config["pp"])
-  return np.stack(
-    [
+  if attributes:
+    _check_attributes(source, attributes)
+  positions = np.arange(number) * len(source) // number
+  for start in range(0, number, batch_size):
+    rows = []
+    for i in positions[start : start + batch_size].tolist():
+      raw = source[i]
+      known = {name: np.asarray(raw[name]) for name in attributes}
       # Random ops draw the same numbers each time.
-      preprocess(source[i], np.random.default_rng(i))["image"]
-      for i in np.arange(number) * len(source) // number
-    ]
-  )
+      example = preprocess(raw, np.random.default_rng(i))
+      kept = {key: example[key] for key in _KEPT if key in example}
+      rows.append({**kept, **known})
+    yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _check_attributes(source: data_lib.Source, names: Sequence[str]) -> None:
+  there = [
+    key
+    for key, value in source[0].items()
+    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+  ]
+  for name in names:
+    if name not in there:
+      raise ValueError(
+        f"The examples of {source.name} have no number {name!r}. They have "
+        f"{', '.join(there)}."
+      )
 
 
 def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
@@ -92,6 +142,11 @@ def read_run(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
       " so how to preprocess test images is not known. Call image_figure with "
       "preprocessed ones."
+    )
+  if models.MODELS[config["model"].get("name", "vit")].input == "video":
+    raise ValueError(
+      f"The run in {workdir} is of videos. Look at it with `python -m "
+      "tokenlearner_flexivit.analysis.video_maps`."
     )
   params = checkpoint.read_params(workdir)
   # The config need not name what the data tells.

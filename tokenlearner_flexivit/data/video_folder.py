@@ -16,6 +16,9 @@ from tokenlearner_flexivit.data import (
   video_listing,
 )
 
+# Where a name does not say, see `VideoFolderSource`.
+FPS, SIZE = 25, 256
+
 _DESCRIPTION = """
 Videos of a folder, as JPEGs of frames that are evenly spaced in time.
 """
@@ -111,18 +114,18 @@ class VideoFolderSource(tfds_source.TfdsSource):
         the message says which and why.
       OSError: TFDS's folder cannot be written.
     """
-    path, fps, size = _parse(name)
+    path, fps, size = parse_name(name)
     config = prepare(path, data_dir, fps, size)
     super().__init__(f"video_folder/{config}", split, data_dir)
     self.name = f"{name} ({split})"
 
 
-def _parse(name: str) -> tuple[str, float, int]:
+def parse_name(name: str) -> tuple[str, float, int]:
   """Returns the path, the frames per second and the size in a dataset name."""
   path, _, query = name.removeprefix("video_folder:").partition("?")
   try:
     given = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
-    fps, size = float(given.pop("fps", 25)), int(given.pop("size", 256))
+    fps, size = float(given.pop("fps", FPS)), int(given.pop("size", SIZE))
     if not path or given or not 0 < fps < math.inf or size < 1:
       raise ValueError
   except ValueError:
@@ -137,8 +140,8 @@ def _parse(name: str) -> tuple[str, float, int]:
 def prepare(
   path: str | os.PathLike,
   data_dir: str | os.PathLike | None = None,
-  fps: float = 25,
-  size: int = 256,
+  fps: float = FPS,
+  size: int = SIZE,
   num_threads: int | None = None,
 ) -> str:
   """Stores the videos of a folder unless they are; see `VideoFolderSource`.

@@ -16,6 +16,7 @@ from tokenlearner_flexivit.evaluators import (
   distance,
   ensemble,
   fewshot,
+  multilabel,
 )
 
 
@@ -25,24 +26,24 @@ class EvaluatorProtocol(Protocol):
   Attributes:
     settings: the settings that it evaluates.
     num_examples: the examples that its metrics are of.
-    image_shape: (H, W, C).
+    image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it, in [0, 1].
   """
 
   settings: Sequence[dials.Setting]
   num_examples: int
-  image_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
   headline: str
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields (name, value).
 
     Values of a setting are `{setting.name}/...`; what stands for none, such as
-    a teacher, has a name of its own in its place.
+    a teacher, has a name of its own in its place. Neither has a "/" in it.
     """
 
   def throughput(self, params: Any) -> dict[dials.Setting, float]:
-    """Measures images per second of each setting."""
+    """Measures images, or videos, per second of each setting."""
 
 
 EVALUATORS = {
@@ -50,6 +51,7 @@ EVALUATORS = {
   "distance": distance.Evaluator,
   "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,
+  "multilabel": multilabel.Evaluator,
 }
 
 

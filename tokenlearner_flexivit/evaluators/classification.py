@@ -91,7 +91,7 @@ class Evaluator(base.Evaluator):
   Attributes:
     settings: the settings that are evaluated.
     num_examples: examples in the split, each counted once.
-    image_shape: (H, W, C).
+    image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
 

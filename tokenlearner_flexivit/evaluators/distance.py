@@ -77,7 +77,7 @@ class Evaluator(base.Evaluator):
   Attributes:
     settings: the settings that are evaluated.
     num_examples: examples in the split, each counted once.
-    image_shape: (H, W, C) of what the student sees.
+    image_shape: (H, W, C) or (T, H, W, C) of what the student sees.
     headline: the metric of a setting that stands for it.
   """
 
@@ -133,7 +133,7 @@ class Evaluator(base.Evaluator):
     self._images = self._open(
       data,
       source,
-      entries=("image", *(teacher.image for teacher in self._teachers)),
+      entries=[teacher.image for teacher in self._teachers],
       optional=("label",),
     )
     for teacher in self._teachers:

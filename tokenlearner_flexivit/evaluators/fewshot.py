@@ -49,7 +49,7 @@ class Evaluator(base.Evaluator):
   Attributes:
     settings: the settings that are evaluated.
     num_examples: examples of the test split that have a label.
-    image_shape: (H, W, C).
+    image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it: most shots.
   """
 
@@ -131,11 +131,11 @@ class Evaluator(base.Evaluator):
     self._train = self._open(
       train_data,
       self._drawn.train,
-      entries=("image",),
+      entries=(),
       labels=np.arange(len(self._drawn.train), dtype=np.int32),
     )
     self._test = self._open(
-      test_data, self._drawn.test, entries=("image",), labels=test_labels
+      test_data, self._drawn.test, entries=(), labels=test_labels
     )
     self.image_shape = self._test.shape
     self._check_representation(where)
@@ -153,7 +153,8 @@ class Evaluator(base.Evaluator):
     """Raises ValueError if the model has none of that name."""
     key, shape = jax.random.key(0), self.image_shape
     params = jax.eval_shape(lambda: self._task.init(key, shape))
-    batch = {"image": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
+    inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    batch = {self._task.model.input: inputs}
     represent = functools.partial(
       self._task.representation,
       setting=self.settings[0],

@@ -8,6 +8,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.tasks import views
 
 
 class Images:
@@ -17,7 +18,7 @@ class Images:
 
   Attributes:
     num_examples: of the split, each counted once.
-    shape: (H, W, C) of an image.
+    shape: (H, W, C) of an image, (T, H, W, C) of a video or one view of it.
     example: the first example, preprocessed.
   """
 
@@ -31,7 +32,7 @@ class Images:
     batch_size: int,
     kind: str,
     where: str,
-    entries: Sequence[str] = ("image", "label"),
+    entries: Sequence[str] = ("label",),
     optional: Sequence[str] = (),
     labels: np.ndarray | None = None,
   ):
@@ -45,7 +46,8 @@ class Images:
       batch_size: over all hosts.
       kind: "pmap" or "shard_map".
       where: name of the evaluator's section for errors.
-      entries: of an example, without which it does not fit.
+      entries: of an example, without which it does not fit, as without the
+        model's input.
       optional: further ones, taken along if they are there.
       labels: [num_examples, ...], which batches get as `label`.
 
@@ -56,12 +58,13 @@ class Images:
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
     self.example = data_lib.peek(data, source)
+    entries = (model.input, *entries)
     data_lib.check_entries(self.example, entries, f"{where}.data.pp")
     there = [key for key in optional if key in self.example]
     self._keys = tuple(dict.fromkeys([*entries, *there, "mask"]))
-    self.shape = self.example["image"].shape
+    self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
-      model.check(self.shape[:2], *setting)
+      model.check(self.shape[:-1], *setting)
     self._kind = kind
     self._labels = labels
     self._batches = data_lib.eval_batches(

@@ -116,15 +116,20 @@ def _of_run(workdir: pathlib.Path) -> Trained:
       " so how to preprocess images is not known."
     )
   task = {"loss": "softmax_xent", **config["task"]}
-  params = checkpoint.read_params(workdir)
   about = workdir_lib.read_about_data(workdir)
+  section = {**config["model"], "num_classes": about["num_classes"]}
+  model = models.create(**section)
+  if model.input == "video":
+    raise ValueError(
+      f"The run in {workdir} is of videos, predictions are of images. Evaluate "
+      "it with --mode=eval; look at it with analysis.video_maps."
+    )
+  params = checkpoint.read_params(workdir)
   # The evaluation may be at another resolution than the training.
   shape = about["image_shape"]
   shape = images.common_shape(data["pp"], shape[-1]) or shape
   path = workdir / "report.json"
   report = json.loads(path.read_text()) if path.exists() else {}
-  section = {**config["model"], "num_classes": about["num_classes"]}
-  model = models.create(**section)
   trained, _ = dials.from_config(config["flexi"], model.patch_size)
   return _build(
     params,

@@ -30,6 +30,14 @@ _OLD = (
 )
 _SCENIC = (
   (r"^output_projection/", "head/"),
+  # ViViT's factorised encoder.
+  (r"^SpatialTransformer/posembed_input/pos_embedding$", "pos_embedding"),
+  (r"^SpatialTransformer/", "Transformer/"),
+  (r"^cls_SpatialTransformer$", "cls"),
+  (
+    r"^TemporalTransformer/posembed_input/pos_embedding$",
+    "pos_embedding_TemporalTransformer",
+  ),
   (
     r"^Transformer/TokenLearnerModule(V11)?_(\d+)/",
     r"Transformer/TokenLearner_\2/",
@@ -85,9 +93,21 @@ def from_big_vision(leaves: Leaves) -> Leaves:
 
 
 def from_scenic(leaves: Leaves) -> Leaves:
-  """As `from_big_vision`, for Scenic's ViT and TokenLearner."""
+  """As `from_big_vision`, for Scenic's ViT, TokenLearner and ViViT."""
   leaves = from_big_vision(leaves)
-  return {_rename(name, _SCENIC): leaf for name, leaf in leaves.items()}
+  ours = {_rename(name, _SCENIC): leaf for name, leaf in leaves.items()}
+  cls = ours.get("cls_TemporalTransformer")
+  posemb = ours.get("pos_embedding_TemporalTransformer")
+  if cls and posemb and len(posemb.shape) == 3:
+    # There the cls token has a position, the first; here none has.
+    _, n, width = posemb.shape
+    ours["cls_TemporalTransformer"] = cls.map(
+      lambda token: token + posemb.read()[:, :1]
+    )
+    ours["pos_embedding_TemporalTransformer"] = posemb.map(
+      lambda positions: positions[:, 1:], (1, n - 1, width)
+    )
+  return ours
 
 
 def to_big_vision(leaves: Leaves) -> Leaves:
@@ -96,7 +116,8 @@ def to_big_vision(leaves: Leaves) -> Leaves:
   Raises:
     ValueError: parameters that big_vision has not.
   """
-  refuse(leaves, "big_vision", "TokenLearner_", "TokenFuser_")
+  video = ("TemporalTransformer", "pos_embedding_")
+  refuse(leaves, "big_vision", "TokenLearner_", "TokenFuser_", *video)
   return {f"params/{name}": leaf for name, leaf in leaves.items()}
 
 
@@ -106,7 +127,8 @@ def to_scenic(leaves: Leaves) -> Leaves:
   Raises:
     ValueError: parameters that it has not.
   """
-  refuse(leaves, "Scenic's TokenLearnerViT", "cls", "MAPHead_0")
+  other = ("cls", "MAPHead_0", "TemporalTransformer", "pos_embedding_")
+  refuse(leaves, "Scenic's TokenLearnerViT", *other)
   theirs = {}
   for name, leaf in leaves.items():
     name = re.sub(r"^head/", "output_projection/", name)

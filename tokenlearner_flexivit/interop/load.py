@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from tokenlearner_flexivit import models
 from tokenlearner_flexivit.interop import (
   containers,
   download,
@@ -184,15 +185,14 @@ def load_params_and_report(
 def _grid_of(model: nn.Module) -> tuple[int, ...] | None:
   if getattr(model, "posemb", None) != "learn":
     return None
-  return tuple(model.posemb_grid)
+  grid = tuple(model.posemb_grid)
+  # The factorised encoder has positions in a frame, and others in time.
+  return grid[1:] if isinstance(model, models.ViViTFactorised) else grid
 
 
 def _example(model, channels) -> jax.ShapeDtypeStruct:
-  grid = model.posemb_grid
-  # A model for videos may cut them frame by frame.
-  patch_size = (1, *model.patch_size)[-len(grid) :]
-  size = [p * g for p, g in zip(patch_size, grid, strict=True)]
-  return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
+  shape = models.input_shape(model, channels)
+  return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 def _flat_init(model, example):

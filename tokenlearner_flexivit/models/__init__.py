@@ -1,5 +1,6 @@
 """Models, by name."""
 
+import operator
 from typing import Any
 
 from flax import linen as nn
@@ -27,6 +28,7 @@ __all__ = [
   "ViViT",
   "ViViTFactorised",
   "create",
+  "input_shape",
 ]
 
 
@@ -51,3 +53,19 @@ def create(
       f"Unknown model {name!r}. Known: {', '.join(sorted(MODELS))}."
     )
   return MODELS[name].from_variant(variant, **kwargs)
+
+
+def input_shape(model: nn.Module, channels: int = 3) -> tuple[int, ...]:
+  """Returns the shape of an input that suits the stored buffers of a model.
+
+  Args:
+    model: of `MODELS`.
+    channels: of its images.
+
+  Returns:
+    (H, W, channels), for a model for videos (T, H, W, channels).
+  """
+  grid = model.posemb_grid
+  # A model for videos may cut them frame by frame.
+  patch_size = (1, *model.patch_size)[-len(grid) :]
+  return (*map(operator.mul, patch_size, grid), channels)

@@ -45,6 +45,8 @@ class ViT(transformer.VisionTransformer):
     scan: whether equal blocks in a row are one loop, to compile sooner.
   """
 
+  input = "image"  # What an example calls what the model sees.
+
   def __post_init__(self):
     self.patch_size = patch_embed.to_pair(self.patch_size)
     self.posemb_grid = patch_embed.to_pair(self.posemb_grid)

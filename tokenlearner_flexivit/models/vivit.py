@@ -53,6 +53,8 @@ class ViViT(transformer.VisionTransformer):
       cut, unless a call says otherwise; None takes all.
   """
 
+  input = "video"
+
   patch_size: Any = (2, 32, 32)
   posemb_grid: Any = (16, 7, 7)
   num_frames: int | None = None

@@ -34,8 +34,8 @@ class Task(Protocol):
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if a preprocessed training example does not fit."""
 
-  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-    """Returns fresh parameters for images [H, W, C]."""
+  def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+    """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""
 
   def prepare(
     self,

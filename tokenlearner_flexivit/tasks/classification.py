@@ -11,6 +11,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.tasks import mixup as mixup_lib
+from tokenlearner_flexivit.tasks import views
 
 
 def softmax_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -30,6 +31,9 @@ LINKS = {"softmax_xent": jax.nn.softmax, "sigmoid_xent": jax.nn.sigmoid}
 class Classification:
   """Classifies `batch["image"]` [B, H, W, C] by `batch["label"]`.
 
+  A model for videos reads `batch["video"]` [B, T, H, W, C] instead. Evaluation
+  may give several views of each, [B, views, ...], see `views.average`.
+
   Labels are class indices [B], or weights of the classes [B, C] (one-hot,
   multi-hot, soft).
 
@@ -41,7 +45,6 @@ class Classification:
     constants: none.
   """
 
-  batch_keys = ("image", "label")
   constants = ()
 
   def __init__(
@@ -72,14 +75,15 @@ class Classification:
     if mixup_alpha < 0:
       raise ValueError(f"config.task.mixup_alpha={mixup_alpha} must be >= 0.")
     self.model = model
+    self.batch_keys = (model.input, "label")
     self.num_classes = num_classes
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
     self._label_smoothing = label_smoothing
     self._mixup_alpha = mixup_alpha
 
-  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-    """Returns fresh parameters for images of shape [H, W, C]."""
+  def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+    """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return jax.jit(self.model.init)(key, images)["params"]
 
@@ -90,8 +94,9 @@ class Classification:
     return labels.astype(jnp.float32)
 
   def check(self, example: dict[str, Any], where: str) -> None:
-    """Raises ValueError if an example, made by `where`, lacks an entry."""
+    """Raises ValueError if an example, made by `where`, does not fit."""
     data_lib.check_entries(example, self.batch_keys, where)
+    views.check_single(example, self.model, where)
 
   def prepare(
     self,
@@ -138,7 +143,7 @@ class Classification:
       key: drives dropout.
       setting: of the dials.
     """
-    logits = self.train_logits(params, batch["image"], key, setting)
+    logits = self.train_logits(params, batch[self.model.input], key, setting)
     return self.example_loss(logits, batch["label"]).mean(), ({}, logits)
 
   def imitate(
@@ -171,11 +176,12 @@ class Classification:
   def predict(
     self, params: Any, batch: dict[str, jax.Array], setting: dials.Setting
   ) -> jax.Array:
-    """Returns the logits [B, C] of a batch's images."""
-    logits, _ = self.model.apply(
-      {"params": params}, batch["image"], **setting._asdict(), train=False
-    )
-    return logits
+    """Returns the logits [B, C] of a batch, means over views if it has any."""
+
+    def logits(inputs: jax.Array) -> jax.Array:
+      return self._evaluated(params, inputs, setting)[0]
+
+    return views.average(logits, batch[self.model.input], self.model)
 
   def representation(
     self,
@@ -188,7 +194,7 @@ class Classification:
 
     Args:
       params: of the model.
-      batch: has `image`.
+      batch: has the model's input.
       setting: of the dials.
       name: of an entry of the model's `out`, such as "pre_logits" or
         "encoder/block05/+mlp". If it has axes between the first and the last,
@@ -197,10 +203,20 @@ class Classification:
     Raises:
       ValueError: an unknown name; those that are there are listed.
     """
-    _, out = self.model.apply(
-      {"params": params}, batch["image"], **setting._asdict(), train=False
+
+    def averaged(inputs: jax.Array) -> jax.Array:
+      _, out = self._evaluated(params, inputs, setting)
+      out = traverse_util.flatten_dict(out, sep="/")
+      value = configuration.choose(name, out, "representation")
+      between = tuple(range(1, value.ndim - 1))
+      return value.mean(axis=between, dtype=jnp.float32)
+
+    return views.average(averaged, batch[self.model.input], self.model)
+
+  def _evaluated(
+    self, params: Any, inputs: jax.Array, setting: dials.Setting
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns what the model gives in evaluation."""
+    return self.model.apply(
+      {"params": params}, inputs, **setting._asdict(), train=False
     )
-    out = traverse_util.flatten_dict(out, sep="/")
-    value = configuration.choose(name, out, "representation")
-    between = tuple(range(1, value.ndim - 1))
-    return value.mean(axis=between, dtype=jnp.float32)

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, interop, models, progress
-from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import classification, views
 
 
 def kl(targets: jax.Array, logits: jax.Array) -> jax.Array:
@@ -65,7 +64,7 @@ class Teacher:
     model: Mapping[str, Any] | None = None,
     patch_size: Any = None,
     num_tokens: int | None = None,
-    image: str = "image",
+    image: str | None = None,
     dtype: str = "bfloat16",
   ) -> "Teacher":
     """Reads an entry of `teachers` in the config.
@@ -78,7 +77,8 @@ class Teacher:
       model: as `config.model`; None takes what the weights tell.
       patch_size: the teacher's; None for that of its kernel.
       num_tokens: its learned tokens; None for all it has.
-      image: the entry of an example that has the teacher's resolution.
+      image: the entry of an example that has the teacher's resolution; None
+        for "image", for a model for videos "video".
       dtype: of its computation.
 
     Raises:
@@ -102,13 +102,14 @@ class Teacher:
     if patch_size is not None:
       patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
     setting = dials.Setting(patch_size, num_tokens)
-    return cls(init, models.create(**arguments), setting, image, where)
+    built = models.create(**arguments)
+    return cls(init, built, setting, image or built.input, where)
 
   def check(self, example: Mapping[str, Any]) -> None:
     """Raises ValueError if an example's image does not fit the teacher."""
-    shape = example[self.image].shape
+    shape = views.shape_of_one(example[self.image].shape, self.model)
     try:
-      self.model.check(shape[:2], *self.setting)
+      self.model.check(shape[:-1], *self.setting)
     except ValueError as error:
       raise ValueError(
         f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
@@ -122,13 +123,7 @@ class Teacher:
     """
     if self.source is None:
       progress.say(f"{self.where} has no init: its weights are random!")
-      size = [
-        p * g
-        for p, g in zip(
-          self.model.patch_size, self.model.posemb_grid, strict=True
-        )
-      ]
-      images = jnp.zeros((1, *size, 3), jnp.float32)
+      images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
       return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
     params, report = interop.load_params_and_report(self.source, self.model)
     if missing := report.names("fresh"):
@@ -140,11 +135,15 @@ class Teacher:
     return params
 
   def logits(self, params: Any, images: jax.Array) -> jax.Array:
-    """Returns the answers, float32 [B, C]."""
-    logits, _ = self.model.apply(
-      {"params": params}, images, **self.setting._asdict(), train=False
-    )
-    return logits.astype(jnp.float32)
+    """Returns the answers, float32 [B, C]; to several views their mean."""
+
+    def answer(images: jax.Array) -> jax.Array:
+      logits, _ = self.model.apply(
+        {"params": params}, images, **self.setting._asdict(), train=False
+      )
+      return logits.astype(jnp.float32)
+
+    return views.average(answer, images, self.model)
 
 
 def create_teachers(
@@ -232,7 +231,7 @@ class Distillation(classification.Classification):
     self._temperature = temperature
     self._label_weight = label_weight
     self.teachers = create_teachers(teachers, num_classes, f"{where}.teachers")
-    keys = ["image", *(teacher.image for teacher in self.teachers)]
+    keys = [model.input, *(teacher.image for teacher in self.teachers)]
     keys += ["label"] if label_weight else []
     self.batch_keys = tuple(dict.fromkeys(keys))
 
@@ -243,7 +242,7 @@ class Distillation(classification.Classification):
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""
-    data_lib.check_entries(example, self.batch_keys, where)
+    super().check(example, where)
     for teacher in self.teachers:
       teacher.check(example)
 
@@ -258,7 +257,8 @@ class Distillation(classification.Classification):
     """Mixes the batch and asks the teachers; see `Classification.prepare`.
 
     Returns:
-      image, target (probabilities [b, C]) and, if they count, labels [b, C].
+      The model's input, target (probabilities [b, C]) and, if they count,
+      labels [b, C].
     """
     batch = super().prepare(batch, key, axis_name=axis_name)
     answers = [
@@ -267,7 +267,8 @@ class Distillation(classification.Classification):
       )
       for teacher, params in zip(self.teachers, constants, strict=True)
     ]
-    prepared = {"image": batch["image"], "target": sum(answers) / len(answers)}
+    name = self.model.input
+    prepared = {name: batch[name], "target": sum(answers) / len(answers)}
     return prepared | ({"label": batch["label"]} if self._label_weight else {})
 
   def loss(
@@ -282,7 +283,7 @@ class Distillation(classification.Classification):
     Metrics are the parts of the loss and `agreement`, the share of examples
     for which student and teachers hold the same class most likely.
     """
-    logits = self.train_logits(params, batch["image"], key, setting)
+    logits = self.train_logits(params, batch[self.model.input], key, setting)
     targets = batch["target"]
     distance = self._distance(targets, logits / self._temperature).mean()
     loss = distance * self._temperature**2

@@ -1,0 +1,115 @@
+"""Your own videos in class folders: a small ViViT with TokenLearner.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/mine \
+      --config=configs/video_folder.py:path=/data/clips
+
+`/data/clips/jump/1.mp4` is a video of class "jump". With `train` and
+`validation` below the path, as folders or CSV files, these are the splits;
+without, a tenth of the videos, fixed by their names, is held out (see
+`data.video_listing`). Other arguments:
+
+  frames, stride: of a clip; 16 and 2.
+  size: of its frames in pixels, a multiple of 112, which all the patch sizes
+    divide.
+  tokens: how many are learned of each layer of tubelets; 8.
+  several: for videos that may have several classes, joined by ";" in the CSV.
+  init: weights to start from, of a model for images or videos, such as
+    init=howto-i21k-Ti/16; without it, from scratch, which takes many videos.
+  epochs: 50.
+  runlocal: a two-step check.
+"""
+
+import pathlib
+
+import ml_collections
+
+from tokenlearner_flexivit import config as configuration
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the arguments."""
+  args = configuration.parse_arg(
+    arg,
+    path="",
+    frames=16,
+    stride=2,
+    size=112,
+    tokens=8,
+    several=False,
+    init="",
+    epochs=50,
+    runlocal=False,
+  )
+  runlocal, size, several = args["runlocal"], args["size"], args["several"]
+  frames, stride = (4, 1) if runlocal else (args["frames"], args["stride"])
+  if not (args["path"] or runlocal):
+    raise ValueError(
+      "Say where the videos are:"
+      " --config=configs/video_folder.py:path=/data/clips"
+    )
+  name = f"video_folder:{args['path']}"
+  if runlocal and not args["path"]:
+    name = f"fake:8x{size}x{size}x3:5:16"
+  root = pathlib.Path(args["path"])
+  if any((root / split).exists() for split in ("validation", "validation.csv")):
+    train, test = "train", "validation"
+  else:
+    train, test = "train[:90%]", "train[90%:]"
+
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.batch_size = 8 if runlocal else 32
+  if runlocal:
+    c.total_steps = 2
+  else:
+    c.total_epochs = args["epochs"]
+  c.log_steps = 1 if runlocal else 50
+  c.checkpoint_epochs = 5
+  c.eval_epochs = 5
+
+  # No flips: left and right may be what tells the classes apart.
+  last = "value_range(-1,1,key='video')|keep('video','label')"
+  c.data = dict(
+    name=name,
+    split=train,
+    pp=f"decode_video|temporal_crop({frames},{stride})"
+    f"|resize_small({size * 8 // 7},key='video')|video_scale_jitter(0.9,1.33)"
+    f"|random_crop({size},key='video')|video_colour_jitter(0.8,0.1)|{last}",
+  )
+  c.model = dict(
+    name="vivit",
+    variant="mu/16x2" if runlocal else "Ti/16x2",
+    posemb_grid=(frames // 2, size // 16, size // 16),
+    pool="tok",
+    token_learner=dict(layer=0 if runlocal else 6, num_tokens=args["tokens"]),
+  )
+  c.flexi = dict(patch_size=dict(values=(28, 16) if runlocal else (28, 16, 14)))
+  c.init = args["init"] or None
+  c.init_inflate = "central_frame"  # Or "average": a kernel for images.
+  c.task = dict(
+    name="classification",
+    loss="sigmoid_xent" if several else "softmax_xent",
+    label_smoothing=0.0 if several else 0.1,
+  )
+  c.optimizer = dict(
+    name="adamw",
+    lr=1e-4 if args["init"] else 1e-3,
+    weight_decay=0.05,
+    schedule=dict(name="cosine", warmup_steps=1 if runlocal else 200),
+    grad_clip_norm=1.0,
+  )
+  c.evals = dict(
+    test=dict(
+      type="multilabel" if several else "classification",
+      data=dict(
+        name=name,
+        split=test,
+        pp=f"decode_video|temporal_views({frames},{stride},4)"
+        f"|resize_small({size * 8 // 7},key='video')|spatial_views({size},1)"
+        f"|{last}",
+        prefetch=2,
+      ),
+      batch_size=8 if runlocal else 16,
+    )
+  )
+  return c

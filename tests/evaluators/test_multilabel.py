@@ -1,0 +1,106 @@
+"""Average precision against scikit-learn, whatever the batches."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import parallel
+from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.evaluators import multilabel
+
+
+def test_average_precision_by_hand():
+  scores = np.asarray([0.9, 0.8, 0.7, 0.6])
+  positive = np.asarray([True, False, True, False])
+  # The first of one, and two of three.
+  expected = (1 + 2 / 3) / 2
+  assert multilabel.average_precision(scores, positive) == expected
+  assert np.isnan(multilabel.average_precision(scores, np.zeros(4, bool)))
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_average_precision_is_that_of_scikit_learn(levels):
+  """With many equal scores and with none."""
+  rng = np.random.default_rng(levels)
+  scores = rng.integers(levels, size=(50, 20)).astype(np.float32)
+  labels = rng.random((50, 20)) < 0.2
+  for i in range(20):
+    np.testing.assert_allclose(
+      multilabel.average_precision(scores[:, i], labels[:, i]),
+      metrics.average_precision_score(labels[:, i], scores[:, i]),
+      rtol=1e-12,
+    )
+
+
+class Several(data_lib.Source):
+  """Noise with several labels, none, and a class that nobody has."""
+
+  name = "several"
+  num_classes = 4
+  class_names = ("ant", "bee/wasp", "cat", "dodo")
+
+  def __init__(self, num_examples=21):
+    self._images = fake.FakeSource(f"fake:12x12x3:4:{num_examples}", "test")
+    self.labels = np.random.default_rng(0).random((num_examples, 4)) < 0.4
+    self.labels[:, 3] = False
+    self.labels[0] = False
+
+  def __len__(self):
+    return len(self.labels)
+
+  def __getitem__(self, index):
+    label = self.labels[index].astype(np.float32)
+    return {**self._images[index], "label": label}
+
+
+@pytest.fixture
+def config(config):
+  config.model.token_learner = None
+  config.model.depth = 1
+  config.model.head_zeroinit = False
+  config.flexi.patch_size.values = (6,)
+  config.task.loss = "sigmoid_xent"
+  config.evals.test.type = "multilabel"
+  return config
+
+
+def test_every_example_counts_once(config, monkeypatch):
+  """In batches of 16 and 5, of 8 devices; the same as all at once."""
+  source = Several()
+  monkeypatch.setattr(data_lib, "open_source", lambda config: source)
+  experiment = experiment_lib.Experiment(config)
+  evaluator = experiment.evaluators["test"]
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  found = dict(evaluator.run(parallel.replicate(params)))
+
+  preprocess = data_lib.parse(config.evals.test.data.pp)
+  images = np.stack([preprocess(example)["image"] for example in source])
+  logits = jax.jit(experiment.task.predict, static_argnums=2)(
+    params, {"image": images}, evaluator.settings[0]
+  )
+  expected = {
+    name: metrics.average_precision_score(source.labels[:, i], logits[:, i])
+    for i, name in enumerate(source.class_names[:3])
+  }
+  for name, value in expected.items():
+    assert found.pop(f"patch6/AP/{name}") == pytest.approx(value)
+  mean = np.mean(list(expected.values()))
+  assert found.pop("patch6/mAP") == pytest.approx(mean)
+  losses = experiment.task.example_loss(logits, source.labels)
+  assert found.pop("patch6/loss") == pytest.approx(
+    float(losses.mean()), rel=1e-5
+  )
+  assert not found  # Nothing of the class that nobody has.
+
+  source.labels[:] = False
+  with pytest.raises(ValueError, match="has any of the classes"):
+    dict(evaluator.run(parallel.replicate(params)))
+
+
+def test_classes_that_exclude_one_another_are_refused(config):
+  config.task.loss = "softmax_xent"
+  with pytest.raises(ValueError, match=r"config.task.loss='sigmoid_xent'"):
+    experiment_lib.Experiment(config)

@@ -1,0 +1,146 @@
+"""A run on videos from end to end: training, views, report, pictures, init."""
+
+import json
+
+import cv2
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.test_video_file import write_video
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import interop, models, train
+from tokenlearner_flexivit.analysis import flops, runs, video_maps
+from tokenlearner_flexivit.inference import trained
+
+LAST = "value_range(-1,1,key='video')|keep('video','label')"
+
+
+def make_config() -> ml_collections.ConfigDict:
+  """Two steps on noise: clips of 4 frames of 12 px, two views of each."""
+  c = ml_collections.ConfigDict()
+  c.batch_size = 8
+  c.total_steps = 2
+  c.data = dict(
+    name="fake:6x12x12x3:5:16",
+    split="train",
+    pp=f"decode_video|temporal_crop(4)|{LAST}",
+    num_threads=1,
+  )
+  c.model = dict(
+    name="vivit",
+    variant="mu",
+    patch_size=(2, 4, 4),
+    posemb_grid=(2, 3, 3),
+    token_learner=dict(layer=0, num_tokens=2),
+  )
+  c.optimizer = dict(name="adamw", lr=1e-3, schedule=dict(warmup_steps=1))
+  data = dict(
+    name="fake:6x12x12x3:5:9",
+    split="test",
+    pp=f"decode_video|temporal_views(4,1,2)|resize(12,key='video')|{LAST}",
+    num_threads=1,
+  )
+  c.evals = dict(test=dict(data=data))
+  return c
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """The workdir of a finished run."""
+  workdir = tmp_path_factory.mktemp("run")
+  train.train_and_evaluate(make_config(), workdir)
+  return workdir
+
+
+def test_the_report_is_complete(workdir):
+  report = json.loads((workdir / "report.json").read_text())
+  (row,) = report["settings"]
+  assert row["patch_size"] == 4
+  assert row["seq_len"] == 2 * 9  # Of a view.
+  model = models.create(**make_config().model.to_dict(), num_classes=5)
+  assert row["gmacs"] == flops.macs(model, (4, 12, 12, 3)) / 1e9
+  assert 0 <= row["accuracy"] <= row["top5"] == 1
+  assert row["images_per_s"] > 0
+  text = (workdir / "report.md").read_text()
+  for part in ("(9 videos)", "videos/s", "multiply-adds per view", ".gif)"):
+    assert part in text
+  about = json.loads((workdir / "about_data.json").read_text())
+  assert about["image_shape"] == [4, 12, 12, 3]
+
+
+def test_what_is_for_images_says_so(workdir):
+  with pytest.raises(ValueError, match="of videos, predictions are of images"):
+    trained.load(workdir)
+  with pytest.raises(ValueError, match=r"of videos.*video_maps"):
+    runs.read_run(workdir)
+
+
+def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):
+  scale, gap = 9, 4  # 108 pixels a cell, the nearest to 112.
+  sides = [n * (12 * scale + gap) - gap for n in (1 + 2, 3)]
+  with Image.open(workdir / "token_maps.gif") as moving:
+    assert (moving.n_frames, [*moving.size]) == (4, sides)
+  assert cv2.imread(str(workdir / "token_maps.png")).shape[0] > 100
+
+  mine, output = tmp_path / "mine.mp4", tmp_path / "maps.png"
+  write_video(mine, 3)  # Shorter than a clip, which begins anew then.
+  arguments = ["--workdir", str(workdir), "--output", str(output)]
+  video_maps.main([*arguments, "--videos", str(mine), "--num_tokens=1"])
+  assert "Maps of 1 videos" in capsys.readouterr().out
+  with Image.open(output.with_suffix(".gif")) as moving:
+    assert moving.size == (220, 108)
+  mine.write_bytes(b"no video")
+  with pytest.raises(SystemExit, match=r"mine\.mp4: "):
+    video_maps.main([*arguments, "--videos", str(mine)])
+
+
+def test_an_animation_shows_each_tubelet_as_long_as_it_lasts():
+  rng = np.random.default_rng(0)
+  video, maps = rng.random((4, 8, 16, 3)), rng.random((2, 3, 2, 4))
+  pictures = [np.asarray(p) for p in video_maps.animation([video], [maps])]
+  assert len(pictures) == 4 and pictures[0].shape == (56, 4 * 112 + 3 * 4, 3)
+  maps[0] = maps[1]
+  same = [np.asarray(p) for p in video_maps.animation([video], [maps])]
+  equal = [np.array_equal(*two) for two in zip(pictures, same, strict=True)]
+  assert equal == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+  "inflate",
+  ["central_frame", pytest.param("average", marks=pytest.mark.slow)],
+)
+def test_init_from_a_model_for_images(inflate, tmp_path):
+  sizes = dict(patch_size=(4, 4), posemb_grid=(3, 3))
+  image_model = models.create(variant="mu", num_classes=7, **sizes)
+  shapes = jax.eval_shape(
+    image_model.init, jax.random.key(0), np.zeros((1, 12, 12, 3), "f4")
+  )["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("f4"), shapes)
+  interop.save_params(params, tmp_path / "image.npz")
+  config = make_config()
+  config.evals = {}
+  config.init = str(tmp_path / "image.npz")
+  config.init_inflate = inflate
+  loaded = experiment_lib.Experiment(config).init_params()
+  kernel = params["embedding"]["kernel"]
+  still = [kernel / 2] * 2
+  expected = still if inflate == "average" else [0 * kernel, kernel]
+  np.testing.assert_allclose(loaded["embedding"]["kernel"], np.stack(expected))
+  positions = np.tile(params["pos_embedding"], (1, 2, 1))
+  np.testing.assert_array_equal(loaded["pos_embedding"], positions)
+  assert loaded["head"]["bias"].shape == (5,)
+
+
+def test_bad_values_are_found_before_the_first_step():
+  config = make_config()
+  config.data.pp = config.evals.test.data.pp
+  with pytest.raises(ValueError, match="Several views are for evaluation"):
+    experiment_lib.Experiment(config)
+  config = make_config()
+  config.model.token_learner.num_tokens = 10
+  with pytest.raises(ValueError, match=r"frames of 12x12 .* most 9"):
+    experiment_lib.Experiment(config)

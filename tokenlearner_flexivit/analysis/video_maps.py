@@ -1,0 +1,267 @@
+r"""Where learned tokens look in a video, over time: a picture and an animation.
+
+TokenLearner makes the same number of tokens of each frame, or tubelet of a few
+frames, by a map on the grid of patches (see `token_maps`). For a run, or for
+videos of one's own, which are cut as the run's evaluation does:
+
+  python -m tokenlearner_flexivit.analysis.video_maps --workdir=WORKDIR \
+    --output=maps.png [--videos FILE ...] [--num_tokens=4]
+
+writes maps.png, a row per frame of the first video and a column per token, and
+maps.gif, all videos moving with their maps beside them.
+
+Letters: V videos, T frames, T' tubelets, H W frame, C channels, h w grid, S
+learned tokens.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tokenlearner_flexivit import checkpoint, dials, models
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.analysis import overlay, runs, token_maps
+from tokenlearner_flexivit.data import video_file, video_folder
+from tokenlearner_flexivit.models import patch_embed, vivit
+
+_MAX_TOKENS = 8
+# Frames of small clips are shown larger, so that patches can be told apart.
+_CELL_PIXELS = 112
+_GAP = 4
+_MILLISECONDS = 200
+
+
+def animation(
+  videos: Sequence[np.ndarray], maps: Sequence[np.ndarray]
+) -> list[Image.Image]:
+  """Returns the frames of an animation, videos below one another.
+
+  Args:
+    videos: V of [T, H, W, C].
+    maps: V of [T', S, h, w]; T' divides T.
+
+  Returns:
+    T pictures: per video a frame and the maps of its tubelet side by side.
+  """
+  rows = [_cells(*one) for one in zip(videos, maps, strict=True)]
+  height, width = rows[0][0][0].shape[:2]
+  scale = max(1, round(_CELL_PIXELS / max(height, width)))
+  down, across = (scale * side + _GAP for side in (height, width))
+  pictures = []
+  for moment in zip(*rows, strict=True):
+    columns = len(moment[0])
+    shape = (len(moment) * down - _GAP, columns * across - _GAP, 3)
+    canvas = np.ones(shape)
+    for i, row in enumerate(moment):
+      for j, cell in enumerate(row):
+        large = cell.repeat(scale, axis=0).repeat(scale, axis=1)
+        top, left = i * down, j * across
+        canvas[top : top + large.shape[0], left : left + large.shape[1]] = large
+    pictures.append(Image.fromarray((255 * canvas).round().astype(np.uint8)))
+  return pictures
+
+
+def _cells(video: np.ndarray, maps: np.ndarray) -> list[list[np.ndarray]]:
+  """Returns for each frame itself and its maps over it, [H, W, 3] in [0, 1]."""
+  maps = np.repeat(maps, len(video) // len(maps), axis=0)
+  return [
+    [overlay.displayable(frame), *(overlay.overlay(frame, one) for one in each)]
+    for frame, each in zip(video, maps, strict=True)
+  ]
+
+
+def draw(
+  path: str | pathlib.Path,
+  model: Any,
+  params: Any,
+  videos: np.ndarray,
+  *,
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | None = None,
+) -> None:
+  """Draws a picture of the first video, and the animation of all beside it.
+
+  Args:
+    path: of the picture; the animation has the ending .gif instead.
+    model: a `models.ViViT` with TokenLearner.
+    params: its parameters.
+    videos: [V, T, H, W, 1 or 3] float.
+    patch_size: None for the model's own.
+    num_tokens: S, the first so many; None for eight, or all if there are less.
+
+  Raises:
+    ValueError: no TokenLearner, or what a call cannot be made with.
+  """
+  path = pathlib.Path(path)
+  token_maps.map_names(model)
+  if num_tokens is None:
+    num_tokens = min(_MAX_TOKENS, model.token_learner["num_tokens"])
+  choice = dict(patch_size=patch_size, num_tokens=num_tokens)
+  token_maps.video_figure(model, params, videos[0], **choice).savefig(
+    path, dpi=120
+  )
+  frames = [_taken(model, video) for video in np.asarray(videos)]
+  # One video at a time: all of its frames make one long sequence.
+  maps = [
+    token_maps.token_maps(model, params, video[None], **choice)[0]
+    for video in videos
+  ]
+  first, *others = animation(frames, maps)
+  first.save(
+    path.with_suffix(".gif"),
+    save_all=True,
+    append_images=others,
+    duration=_MILLISECONDS,
+    loop=0,
+  )
+
+
+def _taken(model: Any, video: np.ndarray) -> np.ndarray:
+  """Returns the frames of a video [T, ...] that the model takes."""
+  if model.num_frames is None:
+    return video
+  return vivit.sample_frames(video[None], model.num_frames)[0]
+
+
+def _patch_size(config: Mapping[str, Any], model: Any) -> tuple[int, int]:
+  """The smallest of a run, whose maps are the finest."""
+  trained, _ = dials.from_config(config["flexi"], model.patch_size[-2:])
+  return min(trained.patch_size.values)
+
+
+def draw_run(
+  path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
+) -> bool:
+  """Draws the pictures of a run's report: three test videos, see `draw`.
+
+  Args:
+    path: of the picture.
+    config: of the run, complete.
+    model: the run's.
+    params: its parameters.
+
+  Returns:
+    Whether there was something to draw: the model learns tokens, and the
+    config has an evaluation with a split.
+  """
+  learner, data = model.token_learner, runs.test_data(config)
+  if learner is None or learner["version"] == "average" or data is None:
+    return False
+  videos = read_examples(data, 3)
+  draw(path, model, params, videos, patch_size=_patch_size(config, model))
+  return True
+
+
+def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
+  """Returns videos at even distances in a split, preprocessed as it says.
+
+  Args:
+    data_config: the data section of an evaluation: name, split and pp.
+    number: how many videos; fewer if there are not so many.
+
+  Returns:
+    [number, T, H, W, C]; of several views the middle one.
+
+  Raises:
+    ValueError: the split cannot be read, or no video is wanted.
+  """
+  if number < 1:
+    raise ValueError(f"{number} videos wanted; give 1 or more.")
+  source = data_lib.open_source(data_config)
+  number = min(number, len(source))
+  wanted = np.arange(number) * len(source) // number
+  return _prepared([source[int(i)] for i in wanted], data_config["pp"])
+
+
+def read_files(
+  paths: Sequence[str | pathlib.Path], data_config: Mapping[str, Any]
+) -> np.ndarray:
+  """Returns video files, preprocessed as a run's; see `read_examples`.
+
+  Raises:
+    ValueError: a file cannot be read or preprocessed; names it.
+  """
+  name = data_config["name"]
+  fps, size = video_folder.FPS, video_folder.SIZE
+  if name.startswith("video_folder:"):
+    _, fps, size = video_folder.parse_name(name)
+  videos = []
+  for path in paths:
+    path = pathlib.Path(path).expanduser()
+    try:
+      frames = video_file.read_jpegs(path, fps, size)
+      # The preprocessing may keep the label.
+      example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
+      videos.append(_prepared([example], data_config["pp"])[0])
+    except (OSError, ValueError) as error:
+      raise ValueError(f"{path}: {error}") from error
+  return np.stack(videos)
+
+
+def _prepared(examples: Sequence[Mapping[str, Any]], pp: str) -> np.ndarray:
+  preprocess = data_lib.parse(pp)
+  # Random ops draw the same numbers each time.
+  videos = [
+    preprocess(dict(example), np.random.default_rng(i))["video"]
+    for i, example in enumerate(examples)
+  ]
+  return np.stack([v[len(v) // 2] if v.ndim == 5 else v for v in videos])
+
+
+def _read_run(workdir: str) -> tuple[Any, Any, tuple[int, int], Any]:
+  """Returns model, parameters, patch size and test data of a run."""
+  path = workdir_lib.local_path(workdir)
+  config = workdir_lib.read_config(path)
+  params = checkpoint.read_params(path)
+  num_classes = len(params["head"]["bias"])
+  model = models.create(**{**config["model"], "num_classes": num_classes})
+  if model.input != "video":
+    raise ValueError(
+      f"The model of {workdir} sees images; for these there is python -m "
+      "tokenlearner_flexivit.analysis.token_maps."
+    )
+  token_maps.map_names(model)  # Before anything is read.
+  data = runs.test_data(config)
+  if data is None:
+    raise ValueError(
+      f"The run in {workdir} has no evaluation with data.split in config.evals,"
+      " so how to preprocess videos is not known."
+    )
+  return model, params, _patch_size(config, model), data
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Draws the maps of a run; bad input is an error of one line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m tokenlearner_flexivit.analysis.video_maps",
+    description="Draws the maps of learned tokens over videos.",
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, help="of a trained run")
+  add("--output", required=True, help="the picture, such as maps.png")
+  add("--videos", nargs="+", metavar="FILE", help="videos of your own")
+  add("--num_videos", type=int, default=3, help="how many of the test split")
+  add("--num_tokens", type=int, help="how many of the tokens to show")
+  args = parser.parse_args(argv)
+  try:
+    model, params, patch_size, data = _read_run(args.workdir)
+    if args.videos:
+      videos = read_files(args.videos, data)
+    else:
+      videos = read_examples(data, args.num_videos)
+    choice = dict(patch_size=patch_size, num_tokens=args.num_tokens)
+    draw(args.output, model, params, videos, **choice)
+  except (ValueError, OSError) as error:
+    sys.exit(f"Error: {error}")
+  moving = pathlib.Path(args.output).with_suffix(".gif")
+  print(f"Maps of {len(videos)} videos: {args.output} and {moving}")
+
+
+if __name__ == "__main__":
+  main()

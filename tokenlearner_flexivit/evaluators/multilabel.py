@@ -1,0 +1,148 @@
+"""Mean average precision where an example may have several classes.
+
+As Charades measures it (`Charades_v1_classify.m` of the dataset): the examples
+are ranked by the score of a class; its average precision (AP) is the mean, over
+the examples that have the class, of the precision down to each of them; mAP is
+the mean over the classes. Examples without any class count, as wrong for all.
+What that program leaves open:
+
+* Examples of equal score are one step of the ranking, so that their order does
+  not matter; so it is in scikit-learn's `average_precision_score`.
+* A class that no example has is left out of the mean. There it would make the
+  mAP NaN; Charades has none.
+
+Each batch is read, decoded and sent to the devices once; then every setting's
+program runs on it. All scores are kept, 8 bytes per example and class with the
+labels, so that the result does not depend on batches, devices or hosts.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.evaluators import base
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Returns the average precision of one class, NaN if no example has it.
+
+  Args:
+    scores: [N], higher for what is more likely of the class.
+    positive: bool [N], which examples are.
+  """
+  order = np.argsort(-scores)
+  last = np.append(np.diff(scores[order]) != 0, True)  # Of equal scores.
+  found = np.cumsum(positive[order])[last]
+  if not found[-1]:
+    return float("nan")
+  precision = found / (np.flatnonzero(last) + 1)
+  return float(precision @ np.diff(found, prepend=0) / found[-1])
+
+
+class Evaluator(base.Evaluator):
+  """Evaluates a classification task with a sigmoid loss.
+
+  Attributes:
+    settings: the settings that are evaluated.
+    num_examples: examples in the split, each counted once.
+    image_shape: (H, W, C), of videos (T, H, W, C).
+    headline: the metric of a setting that stands for it.
+  """
+
+  headline = "mAP"
+
+  def __init__(
+    self,
+    task: Any,
+    data: dict[str, Any],
+    settings: Sequence[dials.Setting],
+    batch_size: int,
+    patch_sizes: Sequence[Any] | None = None,
+    num_tokens: Sequence[Any] | None = None,
+    kind: str = "pmap",
+    where: str = "config.evals",
+  ):
+    """Opens the data and checks that every setting fits it.
+
+    Args:
+      task: has `predict`, `one_hot`, `probabilities` and `example_loss`.
+      data: the data section of the config.
+      settings: the settings of training.
+      batch_size: over all hosts.
+      patch_sizes: evaluates these instead, also sizes never trained on.
+      num_tokens: likewise, numbers of learned tokens; None is all patches.
+      kind: "pmap" or "shard_map".
+      where: name of the config section for errors.
+
+    Raises:
+      ValueError: the task is of classes that exclude one another, there are no
+        examples, or a setting does not fit the images.
+    """
+    super().__init__(
+      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+    )
+    if task.probabilities is not jax.nn.sigmoid:
+      raise ValueError(
+        f"{where}: average precision is of classes that do not exclude one "
+        "another. Set config.task.loss='sigmoid_xent', or "
+        f"{where}.type='classification'."
+      )
+    source = data_lib.open_source(data)
+    self._check_classes(source)
+    self._names = source.class_names or range(task.num_classes)
+    self._images = self._open(data, source)
+    self.num_examples = self._images.num_examples
+    self.image_shape = self._images.shape
+    self._answer = {
+      setting: self._parallelize(functools.partial(self._answers, setting))
+      for setting in self.settings
+    }
+
+  def _answers(self, setting, params, batch):
+    """Returns what is kept of a batch, of all devices; runs on each."""
+    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
+    labels = self._task.one_hot(batch["label"])
+    kept = {
+      "scores": logits,  # In the order of the probabilities, but none equal 1.
+      "labels": labels > 0,
+      "losses": self._task.example_loss(logits, labels),
+      "is_real": batch["mask"] > 0,
+    }
+    return jax.lax.all_gather(kept, parallel.AXIS, tiled=True)
+
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields `{setting.name}/mAP`, `/loss` and, per class, `/AP/{class}`.
+
+    Raises:
+      ValueError: not one example has a class.
+    """
+    kept = {setting: [] for setting in self.settings}
+    for batch in self._images:
+      for setting, answer in self._answer.items():
+        answers = jax.device_get(answer(params, batch))
+        is_real = answers.pop("is_real")
+        kept[setting].append({k: v[is_real] for k, v in answers.items()})
+    for setting, batches in kept.items():
+      rows = jax.tree.map(lambda *x: np.concatenate(x), *batches)
+      found = {
+        name: average_precision(rows["scores"][:, i], rows["labels"][:, i])
+        for i, name in enumerate(self._names)
+      }
+      found = {name: value for name, value in found.items() if value >= 0}
+      if not found:
+        raise ValueError(
+          f"No example of {self._where}.data has any of the classes."
+        )
+      yield f"{setting.name}/mAP", float(np.mean(list(found.values())))
+      yield f"{setting.name}/loss", float(rows["losses"].mean())
+      for name, value in found.items():
+        yield f"{setting.name}/AP/{name}", value
+
+  def _timed(self, params):
+    return self._answer, (params, next(iter(self._images)))
