@@ -1,0 +1,1 @@
+"""TokenLearner on videos: 8 or 16 tokens of each frame against all of them."""

@@ -1,0 +1,84 @@
+"""One training of the study; the study itself is `run.py`.
+
+python -m tokenlearner_flexivit.main --workdir=/tmp/cell --config=\
+      experiments/video_token_learner/config.py:cell=learned8,seed=0,scale=cpu
+"""
+
+import dataclasses
+
+import ml_collections
+
+from experiments.video_token_learner import cells
+from tokenlearner_flexivit import config as configuration
+
+
+def model_section(cell: cells.Cell, scale: cells.Scale) -> dict:
+  """Returns config.model."""
+  section = dict(
+    name="vivit",
+    width=scale.width,
+    depth=scale.depth,
+    mlp_dim=4 * scale.width,
+    num_heads=scale.width // 32,
+    patch_size=(2, scale.patch_size, scale.patch_size),
+    posemb_grid=scale.grid,
+    dtype=scale.dtype,
+  )
+  learner = cell.token_learner(scale.depth)
+  return section | ({} if learner is None else dict(token_learner=learner))
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the argument."""
+  args = configuration.parse_arg(
+    arg, cell=cells.BASELINE, seed=0, scale="cpu", runlocal=False
+  )
+  cell = configuration.choose(args["cell"], cells.CELLS, "cell")
+  scale = configuration.choose(args["scale"], cells.SCALES, "scale")
+  if args["runlocal"]:
+    small = dict(width=32, depth=2, batch_size=8, steps=2)
+    # 16 positions of a frame, as many as the most tokens.
+    small |= dict(frames=4, side=16, patch_size=4)
+    scale = dataclasses.replace(scale, **small)
+
+  c = ml_collections.ConfigDict()
+  c.seed = args["seed"]
+  c.batch_size = scale.batch_size
+  c.total_steps = scale.steps
+  c.log_steps = min(50, scale.steps)
+  c.checkpoint_steps = 200
+
+  # No flips: they would make one action another.
+  last = "value_range(-1,1,key='video')|keep('video','label')"
+  clip = f"{scale.frames},{scale.stride}"
+  name = f"rendered_scenes/{scale.data}"
+  if args["runlocal"]:
+    name = f"fake:16x{scale.side}x{scale.side}x3:10:16"
+  c.data = dict(
+    name=name,
+    split="train",
+    pp=f"decode_video|temporal_crop({clip})|{last}",
+    num_threads=scale.num_threads,
+  )
+  c.model = model_section(cell, scale)
+  c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
+  c.optimizer = dict(
+    name="adamw",
+    lr=1e-3,
+    b2=0.95,
+    weight_decay=0.05,
+    schedule=dict(name="cosine", warmup_steps=min(100, scale.steps // 2)),
+    grad_clip_norm=1.0,
+  )
+  c.evals = dict(
+    test=dict(
+      type="classification",
+      data=dict(
+        name=name,
+        split="test",
+        pp=f"decode_video|temporal_central_crop({clip})|{last}",
+      ),
+      batch_size=8 if args["runlocal"] else 40,
+    )
+  )
+  return c

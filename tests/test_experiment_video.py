@@ -1,0 +1,96 @@
+"""The study of videos compares what it says, and judges by numbers."""
+
+import cv2
+import pytest
+
+from experiments import study
+from experiments.video_token_learner import (
+  cells,
+  claims,
+  config,
+  pictures,
+  summary,
+)
+from tokenlearner_flexivit import models, train
+from tokenlearner_flexivit.analysis import flops
+
+
+def test_cells_differ_in_token_learner_alone():
+  base = config.get_config("cell=all,seed=1").to_dict()
+  for name, cell in cells.CELLS.items():
+    other = config.get_config(f"cell={name},seed=1").to_dict()
+    learner = other["model"].pop("token_learner", None)
+    assert (learner or {}).get("num_tokens") == cell.num_tokens
+    assert other == base
+
+
+@pytest.mark.parametrize("scale", cells.SCALES.values(), ids=cells.SCALES)
+def test_the_study_can_reach_its_goal(scale):
+  """Cost at most 60 %, and as many test videos as fill whole batches."""
+  cost = {}
+  for name, cell in cells.CELLS.items():
+    section = config.model_section(cell, scale)
+    model = models.create(**section, num_classes=10)
+    shape = (scale.frames, scale.side, scale.side)
+    assert model.check(shape) == scale.grid
+    cost[name] = flops.macs(model, (*shape, 3))
+  assert cost["learned8"] <= 0.6 * cost["all"]
+  assert cost["frame"] < cost["fixed8"] < cost["learned8"] < cost["learned16"]
+  # A clip fits in a video.
+  assert (scale.frames - 1) * scale.stride < 16
+
+
+def make_reports(**accuracies):
+  """Reports of three seeds, of which each has its own level."""
+  costs = dict(all=0.1, learned16=0.06, learned8=0.055, fixed8=0.05, frame=0.05)
+  return {
+    name: [
+      {
+        "settings": [
+          {"accuracy": accuracies[name] + seed / 100, "gmacs": costs[name]}
+        ],
+        "num_params": 7,
+        "train": {"seconds": 1.0},
+      }
+      for seed in range(3)
+    ]
+    for name in cells.CELLS
+  }
+
+
+def test_claims_follow_the_numbers(tmp_path):
+  accuracies = dict.fromkeys(cells.CELLS, 0.8)
+  accuracies |= dict(learned8=0.795, fixed8=0.7, frame=0.6)
+  rows = summary.rows(make_reports(**accuracies))
+  found = claims.claims(rows)
+  assert [c["holds"] for c in found] == [True, True, True]
+  assert found[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
+  text = summary.tables({"rows": list(rows.values()), "claims": found})
+  assert "81.00 ± 1.00 %" in text and "+19.50 ± 0.00 points" in text
+  pictures.draw(rows, tmp_path / "figure.png")
+  assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 300
+
+  accuracies |= dict(learned8=0.78, frame=0.79)
+  found = claims.claims(summary.rows(make_reports(**accuracies)))
+  assert [c["holds"] for c in found] == [False, False, True]
+
+
+def test_the_readme_has_a_place_for_every_scale(tmp_path):
+  readme = tmp_path / "README.md"
+  folder = study.ROOT / "experiments" / "video_token_learner"
+  readme.write_text((folder / "README.md").read_text())
+  for scale in cells.SCALES:
+    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
+    assert f"those of {scale}" in readme.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_a_cell_trains_and_shows_its_maps(cell, tmp_path):
+  arg = f"cell={cell},runlocal"
+  train.train_and_evaluate(config.get_config(arg), tmp_path / "run")
+  report = study.read(tmp_path, study.Run("run", ""))
+  assert 0 <= report["settings"][0]["accuracy"] <= 1
+  if cell.startswith("learned"):
+    pictures.draw_maps(tmp_path / "run", tmp_path / "maps.png")
+    assert (tmp_path / "maps.gif").exists()
