@@ -35,6 +35,7 @@ SUITES = {
   "allocator": "keeping freed memory on CPU",
   "input_pipeline": "decoding and cropping",
   "evaluation": "all patch sizes in one pass, and a pass for each",
+  "cka": "comparing all layers at all settings, per image",
   "overhead": "checkpoints and logging",
   "scaling": "over virtual devices, image sizes, tokens, batches",
 }

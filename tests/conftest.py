@@ -8,7 +8,9 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
@@ -52,8 +54,7 @@ def write_config(tmp_path):
   return write
 
 
-@pytest.fixture
-def config() -> ml_collections.ConfigDict:
+def make_config() -> ml_collections.ConfigDict:
   """A run of four steps on noise: 12 px, patch sizes 6, 4 and 3."""
   pp = "decode|value_range(-1,1)|keep('image','label')"
   c = ml_collections.ConfigDict()
@@ -76,3 +77,44 @@ def config() -> ml_collections.ConfigDict:
     test=dict(data=dict(name="fake:12x12x3:5:21", split="test", pp=pp))
   )
   return c
+
+
+@pytest.fixture
+def config() -> ml_collections.ConfigDict:
+  """See `make_config`."""
+  return make_config()
+
+
+def write_untrained(parts, path: pathlib.Path, **about) -> pathlib.Path:
+  """Leaves in a folder what a run does, with random parameters.
+
+  Args:
+    parts: an `experiment.Experiment`.
+    path: of the folder.
+    **about: what is known of the data, other than it tells.
+  """
+  # Most tests need none of it.
+  from tokenlearner_flexivit import checkpoint, workdir
+
+  workdir.claim_workdir(path, parts.config, {**parts.about_data, **about})
+  checkpoints = checkpoint.Checkpoints(path, 1, parts.config)
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(
+    lambda: parts.task.init(jax.random.key(0), parts.image_shape)
+  )
+  # Zeros, as the head starts with, would hide what depends on what.
+  params = jax.tree.map(
+    lambda x: jnp.float32(0.3 * rng.normal(size=x.shape)), shapes
+  )
+  checkpoints.save(0, {"params": params, "ema": None}, must=True)
+  checkpoints.close()
+  return path
+
+
+@pytest.fixture(scope="session")
+def untrained_run(tmp_path_factory) -> pathlib.Path:
+  """The workdir of a run of `make_config`, which no test may change."""
+  from tokenlearner_flexivit import experiment
+
+  parts = experiment.Experiment(make_config())
+  return write_untrained(parts, tmp_path_factory.mktemp("untrained"))

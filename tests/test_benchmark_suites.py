@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import (
   allocator,
+  cka,
   distillation,
   evaluation,
   latency_budget,
@@ -51,6 +52,18 @@ def test_allocator_compares_processes():
   rows = allocator.run(quick=True)
   check(rows, ["memory", "ms", "times as fast"], ("ms", "times as fast"))
   assert len(rows) == 3 and rows[0]["times as fast"] == 1
+
+
+@pytest.mark.slow
+def test_cka_of_few_batches_and_of_more():
+  rows = cka.run(quick=True)
+  numbers = ("settings", "representations", "images")
+  times = ("compile_s", "ms_per_image", "peak_gib")
+  goal = ("of_goal_s", "of_limit", "peak_over_few")
+  keys = ["model", *numbers, *times, *goal]
+  check(rows, keys, positive=keys[1:])
+  assert [row["images"] for row in rows] == [8, 32]
+  assert {(row["settings"], row["representations"]) for row in rows} == {(4, 4)}
 
 
 @pytest.mark.slow

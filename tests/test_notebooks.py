@@ -11,6 +11,9 @@ from jupyter_client import kernelspec, manager
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 # What takes the place of the cell that is tagged "parameters".
 SMALL = {
+  "inside": (
+    "WORKDIR, IMAGE, NUM_IMAGES = '', '', 8\nSTEPS, WIDTH, DEPTH = 2, 32, 2"
+  ),
   "pi_resize": "STORED, SIZES, PATCHES = 16, (24, 12, 8), 500",
   "token_learner": (
     "STEPS, PATCH_SIZES, NUM_TOKENS, WIDTH, DEPTH = 4, (24, 12), 2, 32, 2"
@@ -39,7 +42,13 @@ def test_is_stripped(name):
       assert not cell.outputs and cell.execution_count is None, cell.source
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param("inside", marks=pytest.mark.slow),
+    *sorted({*SMALL} - {"inside"}),
+  ],
+)
 def test_runs(name, tmp_path, monkeypatch):
   notebook = read(name)
   (parameters,) = [

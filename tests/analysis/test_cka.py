@@ -112,6 +112,17 @@ def test_a_model_at_two_settings_in_batches(side):
   np.testing.assert_allclose(values, values.T, rtol=1e-5)
 
 
+def test_what_fills_up_a_batch_is_not_counted(side):
+  filled = np.concatenate([IMAGES[:10], np.zeros((6, 12, 12, 3), "f4")])
+  batch = {"image": filled, "mask": np.arange(16) < 10}
+  found, _ = cka.cka([batch], {"x": side})
+  expected, _ = cka.cka([IMAGES[:10]], {"x": side})
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  # Of one example and filling there is nothing to compare.
+  with pytest.raises(ValueError, match="got none"):
+    cka.cka([{"image": filled, "mask": np.arange(16) < 1}], {"x": side})
+
+
 def test_what_of_the_tokens(side):
   replace = cka.dataclasses.replace
   names = ("encoder/block01/+mlp", "pre_logits")
@@ -135,8 +146,11 @@ def test_bad_input_is_told(side):
     of(tokens="first")
   with pytest.raises(ValueError, match=r"no cls token.*'gap'"):
     of(model=side.model.clone(pool="gap"), tokens="cls")
-  with pytest.raises(ValueError, match="at least 4 examples"):
+  with pytest.raises(ValueError, match="at least 4 examples, and got none"):
     cka.cka([IMAGES[:1]], {"x": side})
+  names = ("encoder/block00/+sa", "with_posemb")
+  with pytest.raises(ValueError, match="'with_posemb' has no cls token"):
+    of(names=names, tokens="cls")
   with pytest.raises(ValueError, match="has 3"):
     cka.hsic(jnp.ones((1, 3, 3)))
 

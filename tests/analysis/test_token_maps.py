@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import checkpoint, experiment, models, workdir
+from tokenlearner_flexivit import models, workdir
 from tokenlearner_flexivit.analysis import overlay, runs, token_maps
 
 SMALL = dict(width=16, depth=2, mlp_dim=16, num_heads=1, num_classes=3)
@@ -163,51 +163,40 @@ def test_bad_input_is_told():
     overlay.figure([])
 
 
-@pytest.fixture
-def run(config, tmp_path):
-  """The workdir of a run that has not trained: its first parameters."""
-  parts = experiment.Experiment(config)
-  workdir.claim_workdir(tmp_path, parts.config, parts.about_data)
-  checkpoints = checkpoint.Checkpoints(tmp_path, 1, parts.config)
-  params = parts.init_params()
-  checkpoints.save(0, {"params": params, "ema": None}, must=True)
-  checkpoints.close()
-  return tmp_path
-
-
-def test_the_command_draws_a_run(run, capsys):
-  command = functools.partial(_command, run)
+def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
+  command = functools.partial(_command, untrained_run, tmp_path / "maps.png")
   command("--num_images=3")
   assert "Maps of 3 images" in capsys.readouterr().out
-  of_split = cv2.imread(run / "maps.png")
+  of_split = cv2.imread(tmp_path / "maps.png")
   photo = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
-  cv2.imwrite(run / "photo.png", photo)
-  command("--images", str(run / "photo.png"), "--patch_sizes=4")
+  cv2.imwrite(tmp_path / "photo.png", photo)
+  command("--images", str(tmp_path / "photo.png"), "--patch_sizes=4")
   # A row per image and patch size.
-  assert of_split.shape[0] > 4 * cv2.imread(run / "maps.png").shape[0]
+  assert of_split.shape[0] > 4 * cv2.imread(tmp_path / "maps.png").shape[0]
 
   for arguments, words in (
     (["--patch_sizes=5"], "5"),
     (["--num_tokens=4"], "1 to 3"),
     (["--name=block00"], "block01"),
     (["--num_images=0"], "1 or more"),
-    (["--images", str(run / "config.json")], "config.json: .*not an image"),
-    (["--images", str(run / "none.png")], "none.png"),
+    (
+      ["--images", str(untrained_run / "config.json")],
+      "config.json: .*not an image",
+    ),
+    (["--images", str(tmp_path / "none.png")], "none.png"),
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)
 
 
-def _command(run, *arguments):
-  token_maps.main(
-    [f"--workdir={run}", f"--output={run / 'maps.png'}", *arguments]
-  )
+def _command(run, picture, *arguments):
+  token_maps.main([f"--workdir={run}", f"--output={picture}", *arguments])
 
 
-def test_the_picture_of_a_report(run, tmp_path):
-  model, params, sizes, _ = runs.read_run(run)
+def test_the_picture_of_a_report(untrained_run, tmp_path):
+  model, params, sizes, _ = runs.read_run(untrained_run)
   assert sizes == [(6, 6), (4, 4), (3, 3)]
-  config = workdir.read_config(run)
+  config = workdir.read_config(untrained_run)
   path = tmp_path / "token_maps.png"
   assert token_maps.draw_run(path, config, model, params)
   # Four images at three sizes, of which three tokens.
@@ -230,10 +219,13 @@ def test_the_picture_of_a_report(run, tmp_path):
     (("evals", "test", {"data": {}}), "no evaluation with data.split"),
   ],
 )
-def test_a_run_that_has_no_maps_or_images_is_refused(run, change, words):
+def test_a_run_that_has_no_maps_or_images_is_refused(
+  untrained_run, tmp_path, change, words
+):
   section, key, value = change
-  config = workdir.read_config(run)
+  config = workdir.read_config(untrained_run)
   config[section][key] = value
-  (run / workdir.CONFIG_FILE).write_text(json.dumps(config))
+  (tmp_path / workdir.CONFIG_FILE).write_text(json.dumps(config))
+  (tmp_path / "checkpoints").symlink_to(untrained_run / "checkpoints")
   with pytest.raises(SystemExit, match=words):
-    _command(run)
+    _command(tmp_path, tmp_path / "maps.png")

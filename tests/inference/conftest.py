@@ -3,14 +3,11 @@
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import pytest
 
-from tokenlearner_flexivit import checkpoint, experiment
-from tokenlearner_flexivit import workdir as workdir_lib
+from tests.conftest import write_untrained
+from tokenlearner_flexivit import experiment
 from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.inference import Predictor
 
@@ -49,27 +46,15 @@ def parts() -> experiment.Experiment:
 @pytest.fixture(scope="session")
 def run(parts, tmp_path_factory) -> pathlib.Path:
   """The workdir of a run that has ended, but for the training itself."""
-  path = tmp_path_factory.mktemp("run")
-  about = {**parts.about_data, "class_names": NAMES}
-  workdir_lib.claim_workdir(path, parts.config, about)
-  checkpoints = checkpoint.Checkpoints(path, 1, parts.config)
-  rng = np.random.default_rng(0)
-  shape = parts.image_shape
-  shapes = jax.eval_shape(
-    parts.task.model.init, jax.random.key(0), jnp.zeros((1, *shape))
+  path = write_untrained(
+    parts, tmp_path_factory.mktemp("run"), class_names=NAMES
   )
-  # Zeros, as the head starts with, would hide what depends on what.
-  params = jax.tree.map(
-    lambda x: jnp.float32(0.3 * rng.normal(size=x.shape)), shapes["params"]
-  )
-  checkpoints.save(0, {"params": params, "ema": None}, must=True)
-  checkpoints.close()
   rows = [
     {
       "patch_size": setting.patch_size[0],
       "num_tokens": setting.num_tokens,
       "accuracy": accuracy,
-      "gmacs": flops.macs(parts.task.model, shape, *setting) / 1e9,
+      "gmacs": flops.macs(parts.task.model, parts.image_shape, *setting) / 1e9,
       "images_per_s": 100.0,
     }
     for setting, accuracy in zip(parts.dials.settings, ACCURACIES, strict=True)

@@ -21,10 +21,8 @@ Letters: B batch, H W image, C channels, h w grid, N tokens, S learned tokens,
 D width, d width of a head.
 """
 
-import argparse
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +33,7 @@ from flax import linen as nn
 from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import overlay, runs
+from tokenlearner_flexivit.analysis import command, overlay
 from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
 
@@ -295,43 +293,24 @@ def figure(
   return overlay.figure(rows, method, [s.name for s in settings])
 
 
-def _whole_numbers(text: str) -> list[int]:
-  return [int(part) for part in text.split(",")]
-
-
 def main(argv: list[str] | None = None) -> None:
   """Draws the maps of a run; bad input is an error of one line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m tokenlearner_flexivit.analysis.attention",
-    description="Draws which patches an answer rests on, at several settings.",
+  parser = command.parser(
+    "attention", "Draws which patches an answer rests on, at several settings."
   )
-  add = parser.add_argument
-  add("--workdir", required=True, help="of a trained run")
-  add("--output", required=True, help="the picture, such as attention.png")
-  add("--images", nargs="+", metavar="FILE", help="images of your own")
-  add("--num_images", type=int, default=4, help="how many of the test images")
-  add("--patch_sizes", type=_whole_numbers, help="as 24,12,6; else the run's")
-  add("--num_tokens", help="learned tokens, or all; else the model's own")
-  add("--method", default="relevance", help=" or ".join(METHODS))
+  command.add_num_tokens(parser.add_argument)
+  command.add_images(parser.add_argument, 4)
+  parser.add_argument(
+    "--method", default="relevance", help=" or ".join(METHODS)
+  )
   args = parser.parse_args(argv)
-  try:
-    model, params, sizes, data = runs.read_run(args.workdir)
-    number = args.num_tokens
-    number = int(number) if number and number.isdecimal() else number
-    settings = [
-      dials.Setting(dials.as_patch_size(size, "--patch_sizes"), number)
-      for size in args.patch_sizes or sizes
-    ]
-    if args.images:
-      images = runs.read_files(args.images, data["pp"])
-    else:
-      images = runs.read_examples(data, args.num_images)
-    for setting in settings:
-      model.check(images.shape[1:3], *setting)
-    drawn = figure(model, params, images, settings, args.method)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+    images = command.read_images(args, opened)
+    drawn = figure(
+      opened.model, opened.params, images, opened.settings, args.method
+    )
     drawn.savefig(args.output, dpi=150)
-  except (ValueError, OSError) as error:
-    sys.exit(f"Error: {error}")
   print(f"Maps of {len(images)} images: {args.output}")
 
 

@@ -10,7 +10,8 @@ grow with their number:
     sqrt(sum_b HSIC_1(X_b X_b', X_b X_b') * sum_b HSIC_1(Y_b Y_b', Y_b Y_b'))
 
 Representations may have different features, so they may be of different layers,
-patch sizes or models.
+patch sizes or models. `cka` runs models that take the same images; for what was
+computed elsewhere there is `cka_streams`.
 
 Letters: n examples of a batch, F features, R representations.
 """
@@ -30,6 +31,10 @@ from tokenlearner_flexivit import dials
 # HSIC_1 divides by n - 3.
 MIN_EXAMPLES = 4
 
+Labels = list[tuple[str, str]]
+# What has the cls token in front of the others.
+_WITH_CLS = ("sa", "+sa", "mlp", "+mlp", "encoded")
+
 
 @dataclasses.dataclass(frozen=True)
 class Side:
@@ -41,7 +46,8 @@ class Side:
     setting: of the dials.
     names: entries of its `out`, such as "encoder/block05/+mlp".
     tokens: "all" compares the tokens at every position, "mean" their mean,
-      "cls" the cls token. Entries without tokens are taken as they are.
+      "cls" the cls token, of entries that have it. Entries without tokens are
+      taken as they are.
   """
 
   model: Any
@@ -59,9 +65,9 @@ class Side:
 
     Raises:
       ValueError: a name that the model has not (lists those it has), unknown
-        `tokens`, or a cls token of a model without one.
+        `tokens`, or a cls token of a model or an entry without one.
     """
-    ways = {"all": _all_tokens, "mean": _mean_token, "cls": _cls_token}
+    ways = {"all": all_tokens, "mean": _mean_token, "cls": _cls_token}
     if self.tokens not in ways:
       raise ValueError(f"tokens={self.tokens!r} must be one of {list(ways)}.")
     if self.tokens == "cls" and self.model.pool != "tok":
@@ -79,13 +85,21 @@ class Side:
         f"The model's out has no {', '.join(map(repr, unknown))}. It has "
         f"{', '.join(out)}."
       )
+    if self.tokens == "cls":
+      for name in self.names:
+        if out[name].ndim > 2 and name.split("/")[-1] not in _WITH_CLS:
+          raise ValueError(
+            f"tokens='cls', but {name!r} has no cls token: it comes after the "
+            "position embedding. Take entries of blocks, or 'encoded'."
+          )
     return {
       name: ways[self.tokens](out[name].astype(jnp.float32))
       for name in self.names
     }
 
 
-def _all_tokens(x: jax.Array) -> jax.Array:
+def all_tokens(x: jax.Array) -> jax.Array:
+  """Returns [n, ...] as [n, F]."""
   return x.reshape(len(x), -1)
 
 
@@ -137,20 +151,47 @@ def kernel(features: jax.Array) -> jax.Array:
   return jnp.matmul(features, features.T, precision="highest")
 
 
+class Sums:
+  """HSIC_1 of all pairs of representations, summed over the batches."""
+
+  def __init__(self, progress: Callable[[int], None]):
+    """Begins with none; `progress` is as in `cka`."""
+    self._hsic = jax.jit(hsic)
+    self._progress = progress
+    self._total: Any = 0.0
+    self._number = 0
+
+  def add(self, kernels: Sequence[jax.Array]) -> None:
+    """Adds the kernels of a batch, each [some of R, n, n]."""
+    values = self._hsic(jnp.concatenate(kernels))
+    self._total = self._total + np.asarray(values, np.float64)
+    self._number += kernels[0].shape[-1]
+    self._progress(self._number)
+
+  def cka(self) -> np.ndarray:
+    """Returns CKA [R, R]; raises ValueError if no batch was added."""
+    if not self._number:
+      raise ValueError(
+        "CKA is of how examples differ from one another: it needs batches of "
+        f"at least {MIN_EXAMPLES} examples, and got none."
+      )
+    return normalised(self._total)
+
+
 def cka(
-  batches: Iterable[np.ndarray | jax.Array],
+  batches: Iterable[np.ndarray | jax.Array | Mapping[str, Any]],
   sides: Mapping[str, Side],
   progress: Callable[[int], None] = lambda number: None,
-) -> tuple[np.ndarray, list[tuple[str, str]]]:
+) -> tuple[np.ndarray, Labels]:
   """Compares all representations of all sides with one another.
 
   Each batch goes once through every side, on the device; nothing but kernels
-  comes back.
+  comes back. So the order of the examples is the same for all.
 
   Args:
-    batches: of images [n, H, W, C], of examples alone, without any that fill
-      up a batch. One of less than four examples, as a last one may be, is left
-      out.
+    batches: of images [n, H, W, C], or as `data.eval_batches` gives them, with
+      `image` and `mask`: what fills up a batch is not counted. A batch of less
+      than four examples, as a last one may be, is left out.
     sides: by name.
     progress: called after each batch with the number of images so far.
 
@@ -170,24 +211,24 @@ def cka(
     return jax.jit(compute)
 
   params = {name: jax.device_put(side.params) for name, side in sides.items()}
-  hsic_of = jax.jit(hsic)
-  total, number = 0.0, 0
-  for images in batches:
+  sums = Sums(progress)
+  for batch in batches:
+    images = _images_of(batch)
     if len(images) < MIN_EXAMPLES:
       continue
     images = jnp.asarray(images)
-    kernels = [kernels_of(name)(params[name], images) for name in sides]
-    total = total + np.asarray(hsic_of(jnp.concatenate(kernels)), np.float64)
-    number += len(images)
-    progress(number)
-  if not number:
-    raise ValueError(
-      f"CKA needs batches of at least {MIN_EXAMPLES} examples, and got none."
-    )
+    sums.add([kernels_of(name)(params[name], images) for name in sides])
   labels = [
     (name, entry) for name, side in sides.items() for entry in side.names
   ]
-  return normalised(total), labels
+  return sums.cka(), labels
+
+
+def _images_of(batch: Any) -> Any:
+  if not isinstance(batch, Mapping):
+    return batch
+  images, mask = batch["image"], batch.get("mask")
+  return images if mask is None else images[np.asarray(mask) > 0]
 
 
 def normalised(hsic_sums: np.ndarray) -> np.ndarray:

@@ -10,9 +10,7 @@ several patch sizes. For the newest checkpoint of a run, at its own settings:
 with every other, and the layers as points, near where their CKA is high.
 """
 
-import argparse
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +19,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from sklearn import manifold
 
-from tokenlearner_flexivit import dials, progress
-from tokenlearner_flexivit.analysis import cka, runs
+from tokenlearner_flexivit import arguments, dials, progress
+from tokenlearner_flexivit.analysis import cka, command, runs
 
 Label = tuple[str, str]
 _MARKERS = "osD^vP*X<>"
@@ -78,7 +76,7 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
     values: CKA [R, R].
     labels: of `cka.cka`: sides, each with its layers in order.
   """
-  drawn = mpl_figure.Figure(figsize=(12, 5.4), layout="constrained")
+  drawn = mpl_figure.Figure(figsize=(10, 4.7), layout="constrained")
   left, right = drawn.subplots(1, 2, width_ratios=(1.1, 1))
   sides = list(dict.fromkeys(side for side, _ in labels))
   starts = [
@@ -91,10 +89,10 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
     left.axvline(edge - 0.5, color="white", lw=1)
   ends = [*starts[1:], len(labels)]
   middles = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
-  left.set_xticks(middles, sides)
+  left.set_xticks(middles, sides, rotation=30, ha="right")
   left.set_yticks(middles, sides)
   left.set_xlabel("setting; within each from the first layer to the last")
-  left.set_title("CKA of every layer with every other")
+  left.set_title("CKA of every layer with every other", fontsize=11)
   drawn.colorbar(image, ax=left, label="CKA")
 
   points = embedding(values)
@@ -116,8 +114,9 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
   right.set_aspect("equal", adjustable="datalim")
   right.set_xticks([])
   right.set_yticks([])
-  right.set_title("t-SNE of arc-cosine distances; dark is first, bright last")
-  right.legend(frameon=False, fontsize=8)
+  right.set_title("t-SNE of arc-cosine distances", fontsize=11)
+  right.set_xlabel("dark: the first layer; bright: the last")
+  right.legend(frameon=False, fontsize=9)
   right.spines[["top", "right"]].set_visible(False)
   return drawn
 
@@ -130,57 +129,46 @@ def of_settings(
   tokens: str = "all",
 ) -> Mapping[str, cka.Side]:
   """Returns the sides of one model at several settings, by their names."""
-  names = layers(model) if names is None else names
+  if names is None:
+    # The cls token is not there before the first block.
+    names = layers(model)[1:] if tokens == "cls" else layers(model)
   return {
     setting.name: cka.Side(model, params, setting, names, tokens)
     for setting in settings
   }
 
 
-def _whole_numbers(text: str) -> list[int]:
-  return [int(part) for part in text.split(",")]
-
-
 def main(argv: list[str] | None = None) -> None:
   """Compares the settings of a run; bad input is an error of one line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m tokenlearner_flexivit.analysis.similarity",
-    description="Draws how alike the layers are at several settings.",
+  parser = command.parser(
+    "similarity", "Draws how alike the layers are at several settings."
   )
   add = parser.add_argument
-  add("--workdir", required=True, help="of a trained run")
-  add("--output", required=True, help="the picture, such as similarity.png")
-  add("--patch_sizes", type=_whole_numbers, help="as 24,12,6; else the run's")
-  add("--num_tokens", help="learned tokens, or all; else the model's own")
-  add("--names", type=lambda t: t.split(","), help="entries of the model's out")
+  command.add_num_tokens(add)
+  command.add_split(add, 2000)
+  add("--names", type=arguments.names, help="entries of the model's out")
   add("--tokens", default="all", help="all, mean or cls")
-  add("--split", help="of the run's test data, if not the evaluated one")
-  add("--num_images", type=int, default=2000, help="by default 2000")
   add("--batch_size", type=int, default=100, help="by default 100")
   args = parser.parse_args(argv)
-  try:
-    model, params, sizes, data = runs.read_run(args.workdir)
-    number = args.num_tokens
-    number = int(number) if number and number.isdecimal() else number
-    settings = [
-      dials.Setting(dials.as_patch_size(size, "--patch_sizes"), number)
-      for size in args.patch_sizes or sizes
-    ]
-    data = {**data, "split": args.split or data["split"]}
-    images = runs.read_examples(data, args.num_images)
-    for setting in settings:
-      model.check(images.shape[1:3], *setting)
-    starts = range(0, len(images), args.batch_size)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+    sides = of_settings(
+      opened.model, opened.params, opened.settings, args.names, args.tokens
+    )
+
+    def batches():
+      for batch in runs.read_batches(
+        opened.data, args.num_images, args.batch_size
+      ):
+        opened.check(batch["image"])
+        yield batch
+
     values, labels = cka.cka(
-      (images[i : i + args.batch_size] for i in starts),
-      of_settings(model, params, settings, args.names, args.tokens),
-      lambda number: progress.say(f"{number} of {len(images)} images"),
+      batches(), sides, lambda number: progress.say(f"{number} images")
     )
     figure(values, labels).savefig(args.output, dpi=150)
     numbers = pathlib.Path(args.output).with_suffix(".npz")
     np.savez(numbers, cka=values, labels=labels)
-  except (ValueError, OSError) as error:
-    sys.exit(f"Error: {error}")
   print(f"CKA of {len(labels)} layers: {args.output}, {numbers}")
 
 

@@ -18,10 +18,8 @@ Letters: B batch, T frames, T' frames or tubelets of the model, H W image,
 C channels, h w grid, S learned tokens.
 """
 
-import argparse
 import functools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +29,7 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import overlay, runs
+from tokenlearner_flexivit.analysis import command, overlay, runs
 from tokenlearner_flexivit.models import patch_embed, vivit
 
 
@@ -239,47 +237,29 @@ def _size_name(size: patch_embed.Size) -> str:
   return "x".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
 
 
-def _whole_numbers(text: str) -> list[int]:
-  return [int(part) for part in text.split(",")]
-
-
 def main(argv: list[str] | None = None) -> None:
   """Draws the maps of a run; bad input is an error of one line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m tokenlearner_flexivit.analysis.token_maps",
-    description="Draws the maps of learned tokens over images.",
+  parser = command.parser(
+    "token_maps", "Draws the maps of learned tokens over images."
   )
   add = parser.add_argument
-  add("--workdir", required=True, help="of a trained run")
-  add("--output", required=True, help="the picture, such as maps.png")
-  add("--images", nargs="+", metavar="FILE", help="images of your own")
-  add("--split", help="of the run's test data, if not the evaluated one")
-  add("--num_images", type=int, default=4, help="how many of the split")
-  add("--patch_sizes", type=_whole_numbers, help="as 24,12,6; else the run's")
+  command.add_images(add, 4)
   add("--num_tokens", type=int, help="how many of the tokens to use")
   add("--name", help="which maps of a model with TokenFuser, as block03")
   args = parser.parse_args(argv)
-  if args.images and args.split:
-    parser.error("Give --images or --split, not both.")
-  try:
-    model, params, sizes, data = runs.read_run(args.workdir)
-    map_names(model)  # Before anything is read.
-    if args.images:
-      images = runs.read_files(args.images, data["pp"])
-    else:
-      data = {**data, "split": args.split or data["split"]}
-      images = runs.read_examples(data, args.num_images)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+    map_names(opened.model)  # Before anything is read.
+    images = command.read_images(args, opened)
     drawn = image_figure(
-      model,
-      params,
+      opened.model,
+      opened.params,
       images,
-      patch_sizes=args.patch_sizes or sizes,
+      patch_sizes=[setting.patch_size for setting in opened.settings],
       num_tokens=args.num_tokens,
       name=args.name,
     )
     drawn.savefig(args.output, dpi=150)
-  except (ValueError, OSError) as error:
-    sys.exit(f"Error: {error}")
   print(f"Maps of {len(images)} images: {args.output}")
 
 

@@ -1,0 +1,1 @@
+"""What is inside of trained models: FlexiViT's statements, at a small depth."""

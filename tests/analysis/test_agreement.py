@@ -1,0 +1,154 @@
+"""Agreement: counts as they should be, and ensembles of equal cost."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import agreement, runs
+
+COARSE, MIDDLE, FINE = (dials.Setting((p, p)) for p in (6, 4, 3))
+
+
+def made(right, macs=(1, 2, 4), together=None, **attributes):
+  """Answers of which it is said which are right; wrong ones are all alike."""
+  right = np.array(right, bool)
+  settings = (COARSE, MIDDLE, FINE)[: right.shape[1]]
+  groups = ((COARSE, MIDDLE), settings) if right.shape[1] == 3 else (settings,)
+  together = right[:, : len(groups)] if together is None else together
+  return agreement.Answers(
+    settings,
+    groups,
+    np.array(macs[: len(settings)]) * 10**9,
+    right.astype(int),
+    np.array(together).astype(int),
+    np.ones(len(right), int),
+    {k: np.array(v) for k, v in attributes.items()},
+  )
+
+
+def test_ensembles_are_compared_at_no_more_cost():
+  # Right of four: 2, 3 and 4; together 4 and 0.
+  answers = made(
+    [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]],
+    together=[[1, 0], [1, 0], [1, 0], [1, 0]],
+  )
+  pair, every = agreement.ensembles(answers)
+  assert pair == {
+    "name": "patch6+patch4",
+    "accuracy": 1.0,
+    "gmacs": 3.0,
+    "single": "patch4",  # The finest costs 4.
+    "single_accuracy": 0.75,
+    "single_gmacs": 2.0,
+  }
+  assert every["gmacs"] == 7 and every["single"] == "patch3"
+  assert (every["accuracy"], every["single_accuracy"]) == (0, 1)
+  same = agreement.same_answers(answers)
+  np.testing.assert_allclose(same[0], [1, 0.75, 0.5])
+  np.testing.assert_allclose(same, same.T)
+
+
+def test_every_example_is_of_one_kind():
+  right = np.array(
+    [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]], bool
+  )
+  found = agreement.kinds(right)
+  assert {k: np.flatnonzero(v).tolist() for k, v in found.items()} == {
+    "all": [0],
+    "none": [1],
+    "only fine": [2],
+    "only coarse": [3],
+    "others": [4],
+  }
+  # Of three settings the middle one counts for neither side.
+  found = agreement.kinds(np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0]], bool))
+  assert found["only fine"].tolist() == [True, True, False]
+  assert found["only coarse"].tolist() == [False, False, True]
+  np.testing.assert_array_equal(sum(x.astype(int) for x in found.values()), 1)
+
+
+def test_an_attribute_tells_who_is_right():
+  right = [[0, 1]] * 6 + [[1, 1]] * 6
+  answers = made(right, size=[0] * 5 + [1] + [1] * 5 + [0])
+  found = agreement.by_attribute(answers, "size")
+  assert found["parts"]["0"] == {
+    "examples": 6,
+    "only_fine": pytest.approx(5 / 6),
+    "accuracy": [pytest.approx(1 / 6), 1.0],
+  }
+  assert found["kinds"]["only fine"]["mean"] == pytest.approx(1 / 6)
+  assert found["kinds"]["only fine"]["error"] == pytest.approx(1 / 6)
+  assert found["kinds"]["none"] == {"examples": 0, "mean": None, "error": None}
+  assert found["correlation"] == pytest.approx(-2 / 3)
+  # What does not vary has no correlation.
+  assert (
+    agreement.by_attribute(made(right, size=[1] * 12), "size")["correlation"]
+    is None
+  )
+  parts = agreement.parts_of(np.arange(100) / 7)
+  assert [there.sum() for there in parts.values()] == [25] * 4
+
+
+def test_answers_are_those_of_the_model(untrained_run):
+  model, params, _, data = runs.read_run(untrained_run)
+  images, given = runs.read_examples(data, 14), [COARSE, FINE]
+  # Noise is all of one class, unless what all have in common is taken away.
+  head, common = params["head"], logits_of(model, params, images, given)
+  bias = head["bias"] - common.mean(axis=(0, 1))
+  params = {**params, "head": {**head, "bias": bias}}
+  found = agreement.answer(
+    model,
+    params,
+    runs.read_batches(data, 14, 7, ["id"]),
+    given[::-1],
+  )
+  assert found.settings == (COARSE, FINE)  # From the cheapest on.
+  assert found.macs[0] < found.macs[1]
+  expected = jax.nn.softmax(logits_of(model, params, images, given))
+  np.testing.assert_array_equal(found.single, expected.argmax(-1))
+  np.testing.assert_array_equal(
+    found.together[:, 0], expected.mean(axis=1).argmax(-1)
+  )
+  assert len(np.unique(found.single)) > 1
+  assert found.attributes["id"].tolist() == (np.arange(14) * 21 // 14).tolist()
+  assert len(found.labels) == 14
+
+
+def logits_of(model, params, images, settings):
+  @functools.partial(jax.jit, static_argnums=2)
+  def apply(params, images, setting):
+    return model.apply({"params": params}, images, **setting._asdict())[0]
+
+  return np.stack([apply(params, images, s) for s in settings], axis=1)
+
+
+@pytest.mark.slow
+def test_the_command_draws_a_run(untrained_run, tmp_path):
+  picture = tmp_path / "agreement.png"
+
+  def command(*arguments):
+    agreement.main(
+      [f"--workdir={untrained_run}", f"--output={picture}", *arguments]
+    )
+
+  command("--attribute=id", "--num_images=21", "--batch_size=7")
+  assert picture.stat().st_size > 10_000
+  found = json.loads(picture.with_suffix(".json").read_text())
+  assert [row["name"] for row in found["settings"]] == [
+    "patch6",
+    "patch4",
+    "patch3",
+  ]
+  assert len(found["ensembles"]) == 4  # Three pairs, and all.
+  assert sum(found["kinds"].values()) == found["examples"] == 21
+  for arguments, words in (
+    (["--attribute=scale"], "no number 'scale'.* have label, id"),
+    (["--patch_sizes=6"], "at least two"),
+    (["--batch_size=0"], "1 or more"),
+  ):
+    with pytest.raises(SystemExit, match=words):
+      command(*arguments)

@@ -1,0 +1,80 @@
+"""Shape or texture: what is known beforehand is measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit.analysis import shape_or_texture
+
+RNG = np.random.default_rng(0)
+SHAPE, TEXTURE = RNG.integers(5, size=2000), RNG.integers(12, size=2000)
+
+
+def test_information_of_answers():
+  information = shape_or_texture.information
+  assert information(TEXTURE, TEXTURE) == pytest.approx(1)
+  # Whatever the classes are called.
+  assert information(7 * TEXTURE + 3, TEXTURE) == pytest.approx(1)
+  # Independent labels: an answer by one tells nothing of the other.
+  assert abs(information(TEXTURE, SHAPE)) < 0.01
+  assert information(np.zeros(2000, int), SHAPE) == pytest.approx(0)
+  # Six groups of two of the twelve: 1 - log 2 / log 12 of the entropy.
+  expected = 1 - np.log(2) / np.log(12)
+  assert information(TEXTURE // 2, TEXTURE) == pytest.approx(expected, abs=0.01)
+  with pytest.raises(ValueError, match="same label"):
+    information(TEXTURE, np.zeros(2000, int))
+
+
+def test_information_of_few_answers_is_not_too_much():
+  few = [
+    shape_or_texture.information(RNG.integers(12, size=40), SHAPE[i : i + 40])
+    for i in range(0, 2000, 40)
+  ]
+  assert abs(np.mean(few)) < 0.03
+
+
+def test_a_probe_finds_what_is_there():
+  features = np.eye(12)[TEXTURE] + 0.3 * RNG.normal(size=(2000, 12))
+  found = {
+    name: shape_or_texture.probe(
+      (features[:1000], labels[:1000]), (features[1000:], labels[1000:])
+    )
+    for name, labels in (("texture", TEXTURE), ("shape", SHAPE))
+  }
+  assert found["texture"]["accuracy"] > 0.8
+  assert found["texture"]["above_chance"] > 0.8
+  assert abs(found["shape"]["above_chance"]) < 0.06
+  assert found["shape"]["chance"] == pytest.approx(0.2, abs=0.05)
+  with pytest.raises(ValueError, match="7 training examples"):
+    shape_or_texture.probe((features[:7], SHAPE[:7]), (features, SHAPE))
+
+
+@pytest.mark.slow
+def test_the_command_draws_a_run(untrained_run, tmp_path):
+  picture = tmp_path / "shape_or_texture.png"
+
+  def command(*arguments):
+    shape_or_texture.main(
+      [
+        f"--workdir={untrained_run}",
+        f"--output={picture}",
+        "--num_images=20",
+        "--num_train=20",
+        *arguments,
+      ]
+    )
+
+  command("--labels=label,id", "--patch_sizes=6,4")
+  assert picture.stat().st_size > 10_000
+  rows = json.loads(picture.with_suffix(".json").read_text())
+  assert [row["name"] for row in rows] == ["patch6", "patch4"]
+  assert list(rows[0]["labels"]) == ["label", "id"]
+  # Each example has an id of its own, of which none was seen in training.
+  assert rows[0]["labels"]["label"]["chance"] > 0
+  for arguments, words in (
+    ([], "no number 'shape'.* have label, id"),
+    (["--labels=label", "--name=block9"], "name='block9'.*pre_logits"),
+  ):
+    with pytest.raises(SystemExit, match=words):
+      command(*arguments)

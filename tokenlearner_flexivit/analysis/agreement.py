@@ -1,0 +1,340 @@
+r"""What settings of one model agree on, and whether they are better together.
+
+For a run and a split of its data: accuracy of each setting; how often two give
+the same answer; ensembles of settings (mean probabilities) against the best
+single setting that costs no more (FlexiViT, arXiv 2212.08013, finds that they
+are almost always worse); and the examples that only fine settings get right,
+with what an attribute of the examples says of them:
+
+  python -m tokenlearner_flexivit.analysis.agreement --workdir=WORKDIR \
+    --output=agreement.png [--attribute=scale]
+
+`only fine` are the examples that every setting of the dearer half gets right
+and none of the cheaper half; of an odd number the middle one counts for
+neither. The attribute is any number that the dataset has of each example, such
+as `scale` of rendered_scenes, the size of the textures, 0 for the finest.
+
+`evaluators.ensemble` is the same of accuracies alone, within a training and on
+many devices.
+
+Letters: N examples, B batch, K settings, G ensembles, C classes.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit import dials, progress, workdir
+from tokenlearner_flexivit.analysis import (
+  agreement_figure,
+  command,
+  flops,
+  runs,
+)
+from tokenlearner_flexivit.evaluators import ensemble, mixture
+from tokenlearner_flexivit.tasks import classification
+
+_MAX_VALUES = 8
+
+
+class Answers(NamedTuple):
+  """The answers to a split.
+
+  Attributes:
+    settings: K, from the cheapest to the dearest.
+    groups: G ensembles of them.
+    macs: [K], multiply-adds of an image.
+    single: int [N, K], the class that each setting answers.
+    together: int [N, G], that of each ensemble.
+    labels: int [N].
+    attributes: [N] of each name.
+  """
+
+  settings: tuple[dials.Setting, ...]
+  groups: tuple[ensemble.Group, ...]
+  macs: np.ndarray
+  single: np.ndarray
+  together: np.ndarray
+  labels: np.ndarray
+  attributes: dict[str, np.ndarray]
+
+  @property
+  def right(self) -> np.ndarray:
+    """Whether each setting's answer is right, bool [N, K]."""
+    return self.single == self.labels[:, None]
+
+
+def answer(
+  model: Any,
+  params: Any,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  settings: Sequence[dials.Setting],
+  link: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+) -> Answers:
+  """Answers every example at every setting, and by ensembles of them.
+
+  Each batch goes once through every setting; of its answers only the classes
+  are kept.
+
+  Args:
+    model: a `models.ViT` with a head.
+    params: its parameters.
+    batches: with `image` [B, H, W, C], `label` [B] and attributes [B].
+    settings: two or more patch sizes, with one number of learned tokens.
+    link: from logits to probabilities.
+
+  Returns:
+    The answers, with the ensembles of every pair and of all settings.
+
+  Raises:
+    ValueError: too few settings, several numbers of learned tokens, no head,
+      or no examples with whole numbers as labels.
+  """
+  if model.num_classes is None:
+    raise ValueError("The model has no head, so it does not answer.")
+  groups = ensemble.read_groups(None, settings, "settings")
+  found, macs = [], None
+  for batch in batches:
+    batch = dict(batch)
+    images, labels = batch.pop("image"), batch.get("label")
+    if labels is None or labels.ndim > 1 or labels.dtype.kind not in "iu":
+      raise ValueError(
+        "The examples have no label that is a class; the preprocessing has to "
+        "leave one, as in keep('image','label')."
+      )
+    if macs is None:
+      macs = {s: flops.macs(model, images.shape[1:], *s) for s in settings}
+      settings = tuple(sorted(settings, key=macs.get))
+      # In each group too, so that its members are in the order of logits.
+      groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
+      compute = _program(model, settings, groups, link)
+    single, together = jax.device_get(compute(params, images))
+    found.append({**batch, "single": single, "together": together})
+  if not found:
+    raise ValueError("No examples, so no answers.")
+  joined = {key: np.concatenate([b[key] for b in found]) for key in found[0]}
+  return Answers(
+    settings,
+    groups,
+    np.array([macs[s] for s in settings]),
+    joined.pop("single"),
+    joined.pop("together"),
+    joined.pop("label"),
+    joined,
+  )
+
+
+def _program(model, settings, groups, link):
+  """Returns what answers images: classes [B, K] and [B, G]."""
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def logits_of(params, images, setting):
+    logits, _ = model.apply({"params": params}, images, **setting._asdict())
+    return logits.astype(jnp.float32)
+
+  @jax.jit
+  def classes(logits):
+    logits = jnp.stack(logits, axis=1)
+    together = [
+      mixture.mean_logits(logits, link, jnp.array([s in g for s in settings]))
+      for g in groups
+    ]
+    return logits.argmax(-1), jnp.stack(together, axis=1).argmax(-1)
+
+  return lambda params, images: classes(
+    [logits_of(params, images, setting) for setting in settings]
+  )
+
+
+def same_answers(answers: Answers) -> np.ndarray:
+  """Returns the share of examples with the same answer, [K, K] in [0, 1]."""
+  single = answers.single
+  return (single[:, :, None] == single[:, None]).mean(axis=0)
+
+
+def ensembles(answers: Answers) -> list[dict[str, Any]]:
+  """Compares each ensemble with single settings of no more cost.
+
+  Returns:
+    For each its name, `accuracy`, `gmacs` of all members together, and of the
+    single setting that is most accurate on these examples among those that
+    cost no more `single`, `single_accuracy` and `single_gmacs`.
+  """
+  accuracies = answers.right.mean(axis=0)
+  rows = []
+  for group, classes in zip(answers.groups, answers.together.T, strict=True):
+    cost = sum(answers.macs[answers.settings.index(s)] for s in group)
+    best = max(
+      np.flatnonzero(answers.macs <= cost), key=lambda i: accuracies[i]
+    )
+    rows.append(
+      {
+        "name": ensemble.group_name(group),
+        "accuracy": float((classes == answers.labels).mean()),
+        "gmacs": cost / 1e9,
+        "single": answers.settings[best].name,
+        "single_accuracy": float(accuracies[best]),
+        "single_gmacs": answers.macs[best] / 1e9,
+      }
+    )
+  return rows
+
+
+def kinds(right: np.ndarray) -> dict[str, np.ndarray]:
+  """Divides examples by who gets them right.
+
+  Args:
+    right: bool [N, K], settings from the cheapest to the dearest.
+
+  Returns:
+    bool [N] each; every example is in one: "all" settings, "none", "only fine"
+    and "only coarse" (see above), and "others".
+  """
+  half = right.shape[1] // 2
+  coarse, fine = right[:, :half], right[:, -half:]
+  found = {
+    "all": right.all(axis=1),
+    "none": ~right.any(axis=1),
+    "only fine": fine.all(axis=1) & ~coarse.any(axis=1),
+    "only coarse": coarse.all(axis=1) & ~fine.any(axis=1),
+  }
+  # With an odd number the one in the middle does not matter to the last two.
+  return {**found, "others": ~np.any(list(found.values()), axis=0)}
+
+
+def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
+  """Divides examples by an attribute [N].
+
+  Returns:
+    bool [N] by name: one for each value, or if there are more than eight, one
+    for each quarter of the examples in the order of the values.
+  """
+  distinct = np.unique(values)
+  if len(distinct) <= _MAX_VALUES:
+    return {f"{value:g}": values == value for value in distinct.tolist()}
+  edges = np.quantile(values, (0.25, 0.5, 0.75))
+  quarter = np.searchsorted(edges, values, side="left")
+  bounds = [distinct[0], *edges, distinct[-1]]
+  return {
+    f"{bounds[i]:.3g} to {bounds[i + 1]:.3g}": quarter == i
+    for i in range(4)
+    if (quarter == i).any()
+  }
+
+
+def by_attribute(answers: Answers, name: str) -> dict[str, Any]:
+  """Tells whether the examples that only fine settings get right are special.
+
+  Args:
+    answers: to a split.
+    name: of the attribute.
+
+  Returns:
+    `parts`: for each value, or quarter of the values, the number of examples,
+    the share of `only fine` ones and the accuracy of each setting; `kinds`: for
+    each of `kinds` the number of examples, and the mean of the attribute with
+    its standard error (None for less than two examples); `correlation` of the
+    attribute with being an `only fine` example (Pearson's; None where either
+    does not vary).
+  """
+  values = answers.attributes[name].astype(np.float64)
+  groups = kinds(answers.right)
+  fine = groups["only fine"]
+  vary = np.ptp(values) > 0 and 0 < fine.sum() < len(fine)
+  return {
+    "attribute": name,
+    "correlation": float(np.corrcoef(values, fine)[0, 1]) if vary else None,
+    "parts": {
+      part: {
+        "examples": int(there.sum()),
+        "only_fine": float(fine[there].mean()),
+        "accuracy": answers.right[there].mean(axis=0).tolist(),
+      }
+      for part, there in parts_of(values).items()
+    },
+    "kinds": {
+      kind: {"examples": int(there.sum()), **_mean(values[there])}
+      for kind, there in groups.items()
+    },
+  }
+
+
+def _mean(values: np.ndarray) -> dict[str, float | None]:
+  if len(values) < 2:
+    return {"mean": None, "error": None}
+  error = values.std(ddof=1) / len(values) ** 0.5
+  return {"mean": float(values.mean()), "error": float(error)}
+
+
+def summary(answers: Answers) -> dict[str, Any]:
+  """Returns all of it, as JSON takes it."""
+  accuracies = answers.right.mean(axis=0)
+  return {
+    "examples": len(answers.labels),
+    "settings": [
+      {"name": s.name, "accuracy": float(a), "gmacs": float(m) / 1e9}
+      for s, a, m in zip(
+        answers.settings, accuracies, answers.macs, strict=True
+      )
+    ],
+    "same_answer": same_answers(answers).tolist(),
+    "ensembles": ensembles(answers),
+    "kinds": {k: int(v.sum()) for k, v in kinds(answers.right).items()},
+    "attributes": [by_attribute(answers, name) for name in answers.attributes],
+  }
+
+
+def link_of(path: str | pathlib.Path) -> Callable[[jax.Array], jax.Array]:
+  """Returns what makes probabilities of a run's logits."""
+  task = workdir.read_config(workdir.local_path(path))["task"]
+  return classification.LINKS[task.get("loss", "softmax_xent")]
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Compares the settings of a run; bad input is an error of one line."""
+  parser = command.parser(
+    "agreement", "Compares the answers of settings, alone and together."
+  )
+  add = parser.add_argument
+  command.add_num_tokens(add)
+  command.add_split(add, 2000)
+  add("--attribute", help="a number of each example, such as scale")
+  add("--batch_size", type=int, default=100, help="by default 100")
+  args = parser.parse_args(argv)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+    attributes = [args.attribute] if args.attribute else []
+
+    def batches():
+      number = 0
+      for batch in runs.read_batches(
+        opened.data, args.num_images, args.batch_size, attributes
+      ):
+        opened.check(batch["image"])
+        yield batch
+        number += len(batch["image"])
+        progress.say(f"{number} images")
+
+    found = summary(
+      answer(
+        opened.model,
+        opened.params,
+        batches(),
+        opened.settings,
+        link_of(args.workdir),
+      )
+    )
+    agreement_figure.draw(found).savefig(args.output, dpi=150)
+    numbers = pathlib.Path(args.output).with_suffix(".json")
+    numbers.write_text(json.dumps(found, indent=2) + "\n")
+  print(f"Answers to {found['examples']} images: {args.output}, {numbers}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,320 @@
+r"""Which token at one patch size corresponds to which at another.
+
+FlexiViT (arXiv 2212.08013, Figure 13) takes a token at one patch size and
+compares it, by cosine similarity, with all tokens at others: it is most like
+those at its own place. Here is that picture for a chosen place, and for every
+pair of settings how often the most similar token is the one at the same place:
+
+  python -m tokenlearner_flexivit.analysis.correspondence --workdir=WORKDIR \
+    --output=correspondence.png [--position=0.5,0.5] [--images FILE ...]
+
+**The same place**: of the other grid, the token whose patch contains the centre
+of this token's patch. Where the centre lies on a border between patches, those
+at either side are at the same place, so that there may be two or four. From a
+coarse grid to a fine one this asks for one of many; `chance` is what tokens
+picked at random would reach.
+
+Letters: B batch, H W image, h w grid, h' w' grid of the other setting, D width,
+K settings.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import command, correspondence_figure
+from tokenlearner_flexivit.models.token_learner import ALL
+
+
+class Matches(NamedTuple):
+  """How often the most similar token is at the same place.
+
+  Attributes:
+    rates: [K, K] in [0, 1], from the setting of the row to that of the column,
+      over all tokens of all images. Of several tokens that are equally similar
+      the first counts.
+    chance: [K, K], what tokens picked at random reach.
+  """
+
+  rates: np.ndarray
+  chance: np.ndarray
+
+
+def last_name(model: Any, settings: Sequence[dials.Setting]) -> str:
+  """Returns the last entry of `out` before the head with a token per patch.
+
+  That is after the last block, or after the one before TokenLearner where a
+  setting uses it.
+  """
+  learns = model.token_learner and any(s.num_tokens != ALL for s in settings)
+  blocks = model.token_learner["layer"] if learns else model.depth
+  return f"encoder/block{blocks - 1:02d}/+mlp" if blocks else "with_posemb"
+
+
+def tokens(
+  model: Any, params: Any, images: jax.Array, setting: dials.Setting, name: str
+) -> jax.Array:
+  """Returns the tokens of patches in an entry of `out`; traceable.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, C].
+    setting: of the dials.
+    name: of the entry, such as "encoder/block05/+mlp".
+
+  Returns:
+    float32 [B, h, w, D].
+
+  Raises:
+    ValueError: an entry that is not there (lists those that are), or one
+      without a token for each patch, such as learned tokens.
+  """
+  _, out = model.apply({"params": params}, images, **setting._asdict())
+  (h, w), out = out["stem"].shape[1:3], traverse_util.flatten_dict(out, sep="/")
+  x = configuration.choose(name, out, "name").astype(jnp.float32)
+  if x.ndim == 4 and x.shape[1:3] == (h, w):
+    return x
+  learned = _is_learned(model, setting, name)
+  num_cls = x.shape[1] - h * w if x.ndim == 3 else -1
+  if learned or num_cls not in (0, int(model.pool == "tok")):
+    raise ValueError(
+      f"{name!r} has no token for each of the {h} x {w} patches at "
+      f"{setting.name}, but shape {x.shape[1:]}"
+      + (": these are learned tokens" if learned else "")
+      + f". Take an entry like {last_name(model, [setting])!r}"
+      + (", or num_tokens='all'." if learned else ".")
+    )
+  return x[:, num_cls:].reshape(len(x), h, w, -1)
+
+
+def _is_learned(model: Any, setting: dials.Setting, name: str) -> bool:
+  """Whether an entry is behind TokenLearner, however many tokens it has."""
+  learner = None if setting.num_tokens == ALL else model.token_learner
+  if learner is None:
+    return False
+  block = re.match(r"encoder/block(\d+)/", name)
+  if block:
+    return int(block[1]) >= learner["layer"]
+  return name == "encoded" and not learner["fuser"]
+
+
+def similarity(tokens: jax.Array, others: jax.Array) -> jax.Array:
+  """Cosine similarity of each token of an image with each other one.
+
+  Args:
+    tokens: [B, h, w, D].
+    others: [B, h', w', D].
+
+  Returns:
+    [B, h, w, h', w'] in [-1, 1].
+  """
+
+  def unit(x):
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+  return jnp.einsum(
+    "bhwd,bijd->bhwij", unit(tokens), unit(others), precision="highest"
+  )
+
+
+def same_place(grid: tuple[int, int], other: tuple[int, int]) -> np.ndarray:
+  """Returns which tokens of another grid are at the place of each token.
+
+  See above for what that means.
+
+  Args:
+    grid: (h, w).
+    other: (h', w').
+
+  Returns:
+    bool [h, w, h', w'].
+  """
+  rows, columns = map(_same_part, grid, other)
+  return rows[:, None, :, None] & columns[None, :, None, :]
+
+
+def _same_part(n: int, m: int) -> np.ndarray:
+  """Along one axis: bool [n, m]; exact, in whole numbers of 1 / (2 n m)."""
+  centres = (2 * np.arange(n) + 1)[:, None] * m
+  starts = 2 * n * np.arange(m)[None]
+  return (starts <= centres) & (centres <= starts + 2 * n)
+
+
+def matches(
+  model: Any,
+  params: Any,
+  batches: Iterable[np.ndarray],
+  settings: Sequence[dials.Setting],
+  name: str | None = None,
+) -> Matches:
+  """Counts how often the most similar token is at the same place.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    batches: of images [B, H, W, C].
+    settings: of the dials, K.
+    name: of the entry of `out`; None for `last_name`.
+
+  Raises:
+    ValueError: see `tokens`; no images.
+  """
+  settings = tuple(settings)
+  name = last_name(model, settings) if name is None else name
+
+  @jax.jit
+  def count(params, images):
+    found = [tokens(model, params, images, s, name) for s in settings]
+    rows = []
+    for here in found:
+      row = []
+      for there in found:
+        grids = here.shape[1:3], there.shape[1:3]
+        same = same_place(*grids).reshape(*grids[0], -1)
+        best = similarity(here, there).reshape(*here.shape[:3], -1)
+        best = jnp.argmax(best, axis=-1)[..., None]
+        right = jnp.take_along_axis(jnp.asarray(same)[None], best, axis=-1)
+        row.append(right.mean(axis=(1, 2, 3)).sum())
+      rows.append(jnp.stack(row))
+    return jnp.stack(rows)
+
+  total, number = 0.0, 0
+  for images in batches:
+    total = total + np.asarray(count(params, images), np.float64)
+    size, number = images.shape[1:3], number + len(images)
+  if not number:
+    raise ValueError("No images, so no tokens to compare.")
+  grids = [model.check(size, *setting) for setting in settings]
+  chance = [[same_place(a, b).mean() for b in grids] for a in grids]
+  return Matches(total / number, np.array(chance))
+
+
+def figure(
+  model: Any,
+  params: Any,
+  images: np.ndarray,
+  settings: Sequence[dials.Setting],
+  found: Matches,
+  *,
+  source: dials.Setting,
+  position: tuple[float, float] = (0.5, 0.5),
+  name: str | None = None,
+) -> mpl_figure.Figure:
+  """Draws how similar all tokens are to a chosen one, and the rates.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    images: [B, H, W, 1 or 3], a row for each.
+    settings: of the dials, a column for each.
+    found: of `matches` at these settings.
+    source: the setting of the chosen token.
+    position: the chosen place from the top and from the left, in [0, 1); the
+      token whose patch contains it is taken.
+    name: as in `matches`.
+
+  Raises:
+    ValueError: a position outside of the image, or see `tokens`.
+  """
+  if not all(0 <= x < 1 for x in position):
+    raise ValueError(
+      f"position={position} must be two numbers in [0, 1): from the top and "
+      "from the left, in shares of the image."
+    )
+  name = last_name(model, [*settings, source]) if name is None else name
+
+  @jax.jit
+  def compute(params, images):
+    here = tokens(model, params, images, source, name)
+    y, x = (int(p * n) for p, n in zip(position, here.shape[1:3], strict=True))
+    chosen = here[:, y : y + 1, x : x + 1]
+    others = (tokens(model, params, images, s, name) for s in settings)
+    return [similarity(chosen, other)[:, 0, 0] for other in others]
+
+  maps = [np.asarray(x) for x in compute(params, images)]
+  return correspondence_figure.draw(
+    np.asarray(images),
+    {s.name: x for s, x in zip(settings, maps, strict=True)},
+    found,
+    source=source.name,
+    grid=model.check(images.shape[1:3], *source),
+    position=position,
+  )
+
+
+def _position(text: str) -> tuple[float, float]:
+  y, x = map(float, text.split(","))
+  return y, x
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Draws and counts for a run; bad input is an error of one line."""
+  parser = command.parser(
+    "correspondence", "Compares tokens at one patch size with those at others."
+  )
+  add = parser.add_argument
+  command.add_num_tokens(add)
+  command.add_images(add, 200)
+  add("--position", type=_position, default=(0.5, 0.5), help="as 0.5,0.5")
+  add("--source", type=int, help="patch size of the chosen token")
+  add("--name", help="entry of the model's out; by default the last block's")
+  add("--num_shown", type=int, default=3, help="images drawn, by default 3")
+  args = parser.parse_args(argv)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+    images = command.read_images(args, opened)
+    # In the middle of those listed, as the paper's 16 of 48 to 8.
+    source = opened.settings[(len(opened.settings) - 1) // 2]
+    if args.source is not None:
+      size = dials.as_patch_size(args.source, "--source")
+      source = source._replace(patch_size=size)
+      opened.model.check(images.shape[1:3], *source)
+    batches = (images[i : i + 20] for i in range(0, len(images), 20))
+    model, params, settings = opened.model, opened.params, opened.settings
+    found = matches(model, params, batches, settings, args.name)
+    drawn = figure(
+      model,
+      params,
+      images[: args.num_shown],
+      settings,
+      found,
+      source=source,
+      position=args.position,
+      name=args.name,
+    )
+    drawn.savefig(args.output, dpi=150)
+    numbers = pathlib.Path(args.output).with_suffix(".json")
+    numbers.write_text(json.dumps(as_json(found, settings), indent=2) + "\n")
+  print(f"Tokens of {len(images)} images: {args.output}, {numbers}")
+
+
+def as_json(
+  found: Matches, settings: Sequence[dials.Setting]
+) -> list[dict[str, Any]]:
+  """Returns a row for each pair of settings: from, to, rate and chance."""
+  return [
+    {
+      "from": here.name,
+      "to": there.name,
+      "rate": float(found.rates[i, j]),
+      "chance": float(found.chance[i, j]),
+    }
+    for i, here in enumerate(settings)
+    for j, there in enumerate(settings)
+    if i != j
+  ]
+
+
+if __name__ == "__main__":
+  main()

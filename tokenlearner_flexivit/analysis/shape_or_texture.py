@@ -1,0 +1,318 @@
+r"""Whether a model goes by shape or by texture, at each patch size.
+
+FlexiViT (arXiv 2212.08013, Figure 25) shows images whose shape and texture are
+of different classes and asks which one the answer is. The images of
+rendered_scenes have both labels, drawn independently, but a model learns the
+classes of one alone and cannot answer with the other. So two things are
+measured, each the same for both labels, and neither decided by the number of
+their classes:
+
+* What the **answer** follows: the share of a label's entropy that the predicted
+  class tells, I(answer; label) / H(label), in [0, 1]. As the labels are
+  independent, an answer by texture alone tells nothing of the shape, whatever
+  its classes are called. Of few examples the information comes out too large;
+  what it is on average for labels in random order counts as nothing.
+* What the **representation** holds, whether the answer uses it or not: accuracy
+  of a linear map (ridge regression on frozen features, fitted on training
+  images) from chance, always answering the most frequent class, to perfection,
+  (accuracy - chance) / (1 - chance).
+
+  python -m tokenlearner_flexivit.analysis.shape_or_texture \
+    --workdir=WORKDIR --output=shape_or_texture.png [--labels=shape,texture]
+
+For a run on any dataset whose examples have two such labels.
+
+Letters: N examples, B batch, K settings, D features, C classes.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit import arguments, dials, progress
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.analysis import command, runs
+from tokenlearner_flexivit.evaluators import ridge
+
+# Penalties tried, as powers of two; a quarter of the training examples decides.
+_LOG2_L2 = np.arange(-4, 18, 2)
+_SHUFFLES = 20
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_MARKERS = "osD^"
+
+
+def information(answers: np.ndarray, labels: np.ndarray) -> float:
+  """Returns the share of the labels' entropy that the answers tell.
+
+  Args:
+    answers: int [N].
+    labels: int [N], of two classes or more.
+
+  Returns:
+    At most 1, on average 0 for answers that tell nothing, which on few examples
+    may come out below 0.
+
+  Raises:
+    ValueError: all labels are the same.
+  """
+  labels = np.unique(labels, return_inverse=True)[1]
+  answers = np.unique(answers, return_inverse=True)[1]
+  entropy = _entropy(np.bincount(labels))
+  if not entropy:
+    raise ValueError(
+      "All examples have the same label: there is nothing to tell."
+    )
+  rng = np.random.default_rng(0)
+  by_chance = np.mean(
+    [_mutual(answers, rng.permutation(labels)) for _ in range(_SHUFFLES)]
+  )
+  found = _mutual(answers, labels)
+  return float((found - by_chance) / (entropy - by_chance))
+
+
+def _entropy(counts: np.ndarray) -> float:
+  shares = counts[counts > 0] / counts.sum()
+  return float(-(shares * np.log(shares)).sum())
+
+
+def _mutual(a: np.ndarray, b: np.ndarray) -> float:
+  """Mutual information of int [N] and [N] in nats."""
+  both = np.zeros((a.max() + 1, b.max() + 1))
+  np.add.at(both, (a, b), 1)
+  sums = both.sum(axis=1), both.sum(axis=0)
+  return sum(map(_entropy, sums)) - _entropy(both.ravel())
+
+
+def probe(
+  train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+  """Returns how well a linear map finds labels in features.
+
+  Args:
+    train: features [N, D] and labels int [N]; the last quarter chooses the
+      penalty, then all are fitted.
+    test: likewise.
+
+  Returns:
+    `accuracy`, `chance`, the share of the most frequent class of `test`, and
+    `above_chance`, from 0 (chance) to 1 (perfect).
+
+  Raises:
+    ValueError: less than 8 training examples, or a single class.
+  """
+  (x, y), (test_x, test_y) = train, test
+  if len(x) < 8 or len(np.unique(y)) < 2 or len(np.unique(test_y)) < 2:
+    raise ValueError(
+      f"{len(x)} training examples of {len(np.unique(y))} classes and "
+      f"{len(test_y)} others of {len(np.unique(test_y))}: give 8 or more to "
+      "train with, and two classes or more in each."
+    )
+  targets = 2 * np.eye(max(y.max(), test_y.max()) + 1)[y] - 1
+  kept = 3 * len(x) // 4
+  l2 = np.exp2(_LOG2_L2).astype(np.float32)
+  held_out = _accuracies(x[:kept], targets[:kept], x[kept:], y[kept:], l2)
+  best = l2[[np.argmax(held_out)]]
+  accuracy = float(_accuracies(x, targets, test_x, test_y, best)[0])
+  chance = float(np.bincount(test_y).max() / len(test_y))
+  return {
+    "accuracy": accuracy,
+    "chance": chance,
+    "above_chance": (accuracy - chance) / (1 - chance),
+  }
+
+
+def _accuracies(x, targets, test_x, test_y, l2):
+  solution = jax.tree.map(jnp.float32, ridge.solve(x, targets))
+  answers = ridge.classify(solution, jnp.float32(test_x), jnp.float32(l2))
+  return (np.asarray(answers) == test_y[None]).mean(axis=1)
+
+
+def represent(
+  model: Any,
+  params: Any,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  settings: Sequence[dials.Setting],
+  name: str = "pre_logits",
+) -> tuple[dict[dials.Setting, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+  """Runs a model at every setting.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    batches: with `image` [B, H, W, C] and labels [B].
+    settings: of the dials.
+    name: of the entry of `out` that is the representation; tokens of it are
+      averaged.
+
+  Returns:
+    By setting `features` [N, D] and, of a model with a head, `answers` int [N];
+    and the labels [N] by name.
+
+  Raises:
+    ValueError: an unknown name (lists those that are there), or no examples.
+  """
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def compute(params, images, setting):
+    logits, out = model.apply({"params": params}, images, **setting._asdict())
+    out = traverse_util.flatten_dict(out, sep="/")
+    x = configuration.choose(name, out, "name").astype(jnp.float32)
+    found = {"features": x.mean(axis=range(1, x.ndim - 1))}
+    if model.num_classes:
+      found["answers"] = logits.argmax(axis=-1)
+    return found
+
+  of_settings, labels = {setting: [] for setting in settings}, []
+  for batch in batches:
+    images = batch["image"]
+    labels.append({k: v for k, v in batch.items() if k != "image"})
+    for setting in settings:
+      found = compute(params, images, setting)
+      of_settings[setting].append(jax.device_get(found))
+  if not labels:
+    raise ValueError("No examples.")
+  return {s: _join(x) for s, x in of_settings.items()}, _join(labels)
+
+
+def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+
+
+def compare(
+  model: Any,
+  params: Any,
+  train: Iterable[Mapping[str, np.ndarray]],
+  test: Iterable[Mapping[str, np.ndarray]],
+  settings: Sequence[dials.Setting],
+  labels: Sequence[str],
+  name: str = "pre_logits",
+) -> list[dict[str, Any]]:
+  """Measures what answers follow and representations hold of labels.
+
+  Args:
+    model: a `models.ViT`; of one without a head there are no answers.
+    params: its parameters.
+    train: batches for the linear map, with `image` and the labels.
+    test: batches for all that is measured.
+    settings: of the dials.
+    labels: names of labels, independent of one another.
+    name: see `represent`.
+
+  Returns:
+    For each setting `name` and `labels`, by name `answer` (see `information`;
+    None without a head) and what `probe` gives.
+
+  Raises:
+    ValueError: see `represent`, `information` and `probe`.
+  """
+  train_x, train_y = represent(model, params, train, settings, name)
+  test_x, test_y = represent(model, params, test, settings, name)
+  rows = []
+  for setting in settings:
+    fitted, tested = train_x[setting], test_x[setting]
+    row = {}
+    for label in labels:
+      found = probe(
+        (fitted["features"], train_y[label]),
+        (tested["features"], test_y[label]),
+      )
+      answer = None
+      if "answers" in tested:
+        answer = information(tested["answers"], test_y[label])
+      row[label] = {"answer": answer, **found}
+    rows.append({"name": setting.name, "labels": row})
+  return rows
+
+
+def figure(rows: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
+  """Draws both measures by setting, a line for each label.
+
+  Args:
+    rows: of `compare`.
+  """
+  drawn = mpl_figure.Figure(figsize=(9, 3.8), layout="constrained")
+  panels = (
+    ("answer", "what the answer follows", "% of the label's entropy"),
+    (
+      "above_chance",
+      "what the representation holds",
+      "linear probe: % of the way\nfrom chance to perfect",
+    ),
+  )
+  axes = drawn.subplots(1, 2)
+  x = range(len(rows))
+  for axis, (key, title, unit) in zip(axes, panels, strict=True):
+    for i, label in enumerate(rows[0]["labels"]):
+      values = [row["labels"][label][key] for row in rows]
+      if None not in values:
+        axis.plot(
+          x,
+          [100 * value for value in values],
+          f"{_MARKERS[i % len(_MARKERS)]}-",
+          color=_COLORS[i % len(_COLORS)],
+          label=label,
+        )
+    axis.set_xticks(x, [row["name"] for row in rows])
+    axis.set_xlabel("setting")
+    axis.set_ylabel(unit)
+    axis.set_title(title)
+    axis.set_ylim(-5, 105)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+  return drawn
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Compares labels for a run; bad input is an error of one line."""
+  parser = command.parser(
+    "shape_or_texture", "Tells which label answers and representations follow."
+  )
+  add = parser.add_argument
+  command.add_num_tokens(add)
+  command.add_split(add, 2000)
+  add(
+    "--labels",
+    type=arguments.names,
+    default=["shape", "texture"],
+    help="numbers of each example, by default shape,texture",
+  )
+  add("--train_split", default="train", help="for the linear maps")
+  add("--num_train", type=int, default=2000, help="of that, by default 2000")
+  add("--name", default="pre_logits", help="entry of the model's out")
+  args = parser.parse_args(argv)
+  with command.errors_in_a_line():
+    opened = command.open_run(args)
+
+    def batches(split, number):
+      data = {**opened.data, "split": split}
+      for batch in runs.read_batches(data, number, 100, args.labels):
+        opened.check(batch["image"])
+        yield batch
+      progress.say(f"The images of {split!r} are done.")
+
+    rows = compare(
+      opened.model,
+      opened.params,
+      batches(args.train_split, args.num_train),
+      batches(opened.data["split"], args.num_images),
+      opened.settings,
+      args.labels,
+      args.name,
+    )
+    figure(rows).savefig(args.output, dpi=150)
+    numbers = pathlib.Path(args.output).with_suffix(".json")
+    numbers.write_text(json.dumps(rows, indent=2) + "\n")
+  print(f"{len(rows)} settings: {args.output}, {numbers}")
+
+
+if __name__ == "__main__":
+  main()
