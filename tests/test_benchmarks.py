@@ -51,7 +51,9 @@ def test_an_unknown_suite(capsys):
   assert "there are steps, token_learner" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", ["host", "switch scan"])
+@pytest.mark.parametrize(
+  "way", [pytest.param("host", marks=pytest.mark.slow), "switch scan"]
+)
 def test_compilation_reports_seconds(way):
   dispatch, _, scan = way.partition(" ")
   assert compilation.time_ours("mu", (48, 40), dispatch, bool(scan)) > 0

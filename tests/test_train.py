@@ -249,6 +249,7 @@ def test_pending_metrics_are_those_of_now():
 def test_the_newest_checkpoints_are_kept(config, tmp_path):
   config.checkpoint_steps = 1
   config.keep_checkpoints = 2
+  config.evals = {}
   train.train_and_evaluate(config, tmp_path)
   kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
   assert kept == {"3", "4"}
@@ -260,6 +261,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   )
   config.total_steps = 12
   config.checkpoint_steps = 1
+  config.evals = {}
   with pytest.raises(train.NonFiniteLossError) as error:
     train.train_and_evaluate(config, tmp_path)
   message = str(error.value)

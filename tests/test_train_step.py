@@ -168,7 +168,9 @@ def test_one_trace_for_each_patch_size_whatever_the_tokens(dispatch):
   )
 
 
-@pytest.mark.parametrize("num_tokens", [3, 1, "all"])
+@pytest.mark.parametrize(
+  "num_tokens", [3, pytest.param(1, marks=pytest.mark.slow), "all"]
+)
 def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
   """The gradient of a step that draws it, a mask, is that of a slice."""
   task = make_task()
