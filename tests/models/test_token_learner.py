@@ -87,6 +87,20 @@ def test_averages_share_the_whole_grid_alike(number, grid):
     assert rows == {tuple(row) for row in np.round(maps, 9)}
 
 
+def test_averages_need_no_grid_for_a_model_to_be_initialised():
+  """The stored patch size, 32, does not divide 48 pixels."""
+  model = models.ViT.from_variant(
+    "mu",
+    num_classes=3,
+    token_learner=dict(layer=0, num_tokens=4, version="average"),
+  )
+  images = jnp.ones((1, 48, 48, 3))
+  params = model.init(jax.random.key(0), images)
+  logits, out = model.apply(params, images, patch_size=12)
+  assert logits.shape == (1, 3)
+  assert out["token_learner"]["maps"].shape == (1, 4, 16)
+
+
 def test_average_errors():
   x = normal(0, 2, 4, 9, 8)
   module = models.TokenLearner(6, version="average")

@@ -242,7 +242,12 @@ class TokenLearner(nn.Module):
 
     x = x.astype(self.dtype)
     if self.version == "average":
-      maps = jnp.asarray(average_maps(self.num_tokens, grid), self.dtype)
+      if self.is_initializing() and n == 1:
+        # The whole image as one patch, which is for parameters alone. Here are
+        # none, so it matters not that averages of one patch are no averages.
+        maps = jnp.ones((self.num_tokens, n), self.dtype)
+      else:
+        maps = jnp.asarray(average_maps(self.num_tokens, grid), self.dtype)
       maps = jnp.broadcast_to(maps, (b, *maps.shape))
       return maps @ x, maps
     y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x)
