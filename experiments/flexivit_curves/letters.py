@@ -17,6 +17,7 @@ class Letter:
     published: what the paper says, and where.
     curves: what is drawn, by label.
     highlighted: labels of the curves that stand out.
+    axis: what the sizes are.
     dashed: labels of curves to compare with.
   """
 
@@ -25,6 +26,7 @@ class Letter:
   published: str
   curves: dict[str, Curve]
   highlighted: Sequence[str] = ("FlexiViT",)
+  axis: str = "patch size in pixels: cheap to accurate"
   dashed: Sequence[str] = ()
 
 
@@ -99,6 +101,7 @@ def of(
         )
       },
       highlighted=("PI-resize",),
+      axis="patch size in pixels, of images resized along",
     ),
     Letter(
       "f",

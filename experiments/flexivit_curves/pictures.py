@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 
 from experiments.flexivit_curves import curves
 from experiments.flexivit_curves.letters import Letter
@@ -20,7 +21,7 @@ def file_name(letter: Letter) -> str:
 
 def draw(letter: Letter, path: pathlib.Path) -> None:
   """Draws the curves of an item; bars are standard deviations of the seeds."""
-  figure = mpl_figure.Figure(figsize=(7, 4.5), layout="constrained")
+  figure = mpl_figure.Figure(figsize=(8.5, 4.2), layout="constrained")
   axes = figure.subplots()
   sizes = sorted({s for c in letter.curves.values() for s in c}, reverse=True)
   colours = _colours(letter)
@@ -37,9 +38,10 @@ def draw(letter: Letter, path: pathlib.Path) -> None:
       label=label,
     )
   axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
-  axes.set_xlabel("patch size in pixels: cheap to accurate")
+  axes.set_xlabel(letter.axis)
   _finish(axes, letter.title)
-  axes.legend(frameon=False, fontsize=9)
+  # Beside the curves, of which some letters have seven.
+  figure.legend(frameon=False, fontsize=9, loc="outside right center")
   figure.savefig(path, dpi=110)
 
 
@@ -96,6 +98,9 @@ def draw_speed(
       fontsize=9,
     )
   axes.set_xscale("log")
+  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
+  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
   axes.set_xlabel("images per second, measured (log scale)")
   _finish(axes, "Accuracy by speed: the patch size is a dial")
   axes.margins(y=0.12)

@@ -149,7 +149,7 @@ def main(argv: list[str]) -> None:
   everything = [report for of_cell in reports.values() for report in of_cell]
   results = {
     "command": "python -m experiments.flexivit_curves.run --workdir=WORKDIR "
-    f"--scale={name} --jobs={_JOBS.value}",
+    f"--scale={name} --seeds={','.join(_SEEDS.value)} --jobs={_JOBS.value}",
     "seeds": seeds,
     "hardware": study.hardware(everything),
     "seconds": sum(report["train"]["seconds"] for report in everything),

@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
   speed = summary.speed(scale)
   results = {
     "command": "python -m experiments.two_dials.run --workdir=WORKDIR "
-    f"--scale={_SCALE.value} --jobs={_JOBS.value}",
+    f"--scale={_SCALE.value} --seeds={','.join(_SEEDS.value)} "
+    f"--jobs={_JOBS.value}",
     "seeds": seeds,
     "hardware": study.hardware(reports.values()),
     "seconds": sum(r["train"]["seconds"] for r in reports.values()),
