@@ -41,7 +41,10 @@ POOLS = pytest.mark.parametrize(
 )
 
 
-@POOLS
+@pytest.mark.parametrize(
+  "pool",
+  ["tok", *(pytest.param(p, marks=pytest.mark.slow) for p in ("gap", "map"))],
+)
 def test_what_is_watched_is_what_the_model_does(pool):
   model, params = make(pool=pool, token_learner=LEARNER, scan=True, remat=True)
   logits, out, found = attention._watched(model, params, IMAGES, SIX)
