@@ -75,7 +75,7 @@ def test_what_is_for_images_says_so(workdir):
   with pytest.raises(ValueError, match="of videos, predictions are of images"):
     trained.load(workdir)
   with pytest.raises(ValueError, match=r"of videos.*video_maps"):
-    runs.read_run(workdir)
+    runs.open_run(workdir, "image")
 
 
 def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):

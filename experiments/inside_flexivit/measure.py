@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenlearner_flexivit import dials, workdir
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import (
   agreement,
   cka,
@@ -83,11 +83,9 @@ def read(path: pathlib.Path) -> Model:
   Raises:
     ValueError: no run there.
   """
-  model, params, _, data = runs.read_run(path)
-  config = workdir.read_config(path)
-  trained, _ = dials.from_config(config["flexi"], model.patch_size)
-  link = agreement.link_of(path)
-  return Model(model, params, trained.settings, data, link)
+  run = runs.open_run(path, "image")
+  link = agreement.link_of(run.config)
+  return Model(run.model, run.params, run.dials.settings, run.data, link)
 
 
 def alike(

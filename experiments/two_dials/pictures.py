@@ -11,6 +11,7 @@ from matplotlib import ticker
 from experiments import study
 from experiments.two_dials import cells, hull, planes
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import heat_map
 from tokenlearner_flexivit.models.token_learner import ALL
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
@@ -36,11 +37,10 @@ def draw(
   means = {s: 100 * study.spread(v)["mean"] for s, v in both.items()}
   lost = {s: study.paired_difference(both[s], fixed[s])[0] for s in both}
   largest = max(2.0, *map(abs, lost.values()))  # Small ones stay pale.
-  _heat_map(grid[0, 0], scale, means, "{:.1f}", cmap="viridis")
+  _heat_map(grid[0, 0], scale, means, "{:.1f}")
   grid[0, 0].set_title("one model, both dials: test accuracy in %")
-  _heat_map(
-    grid[0, 1], scale, lost, "{:+.1f}", cmap="RdBu", vmin=-largest, vmax=largest
-  )
+  around = dict(limits=(-largest, largest), cmap="RdBu")
+  _heat_map(grid[0, 1], scale, lost, "{:+.1f}", **around)
   grid[0, 1].set_title("points over a model trained for the setting alone")
   series = {
     "a model per setting": (fixed, _GREY, "s"),
@@ -76,20 +76,7 @@ def _heat_map(
   cells_of = np.array(
     [[values[dials.Setting((p, p), n)] for p in scale.sizes] for n in numbers]
   )
-  image = axes.imshow(cells_of, aspect="auto", **colours)
-  for (y, x), value in np.ndenumerate(cells_of):
-    red, green, blue, _ = image.cmap(image.norm(value))
-    dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-    axes.text(
-      x,
-      y,
-      form.format(value),
-      ha="center",
-      va="center",
-      color="white" if dark else "black",
-    )
-  axes.set_xticks(range(len(scale.sizes)), scale.sizes)
-  axes.set_yticks(range(len(numbers)), numbers)
+  heat_map.draw(axes, cells_of, numbers, scale.sizes, form, **colours)
   axes.set_xlabel("patch size in pixels: cheap to accurate")
   axes.set_ylabel("learned tokens")
 

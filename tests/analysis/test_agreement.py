@@ -94,7 +94,8 @@ def test_an_attribute_tells_who_is_right():
 
 
 def test_answers_are_those_of_the_model(untrained_run):
-  model, params, _, data = runs.read_run(untrained_run)
+  run = runs.open_run(untrained_run, "image")
+  model, params, data = run.model, run.params, run.data
   images, given = runs.read_examples(data, 14), [COARSE, FINE]
   # Noise is all of one class, unless what all have in common is taken away.
   head, common = params["head"], logits_of(model, params, images, given)

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import models, workdir
-from tokenlearner_flexivit.analysis import overlay, runs, token_maps
+from tokenlearner_flexivit.analysis import (
+  overlay,
+  runs,
+  token_maps,
+  video_maps,
+)
 
 SMALL = dict(width=16, depth=2, mlp_dim=16, num_heads=1, num_classes=3)
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 24, 3)).astype("f4")
@@ -193,10 +198,15 @@ def _command(run, picture, *arguments):
   token_maps.main([f"--workdir={run}", f"--output={picture}", *arguments])
 
 
+def test_a_run_on_images_has_no_maps_of_videos(untrained_run, tmp_path):
+  picture = tmp_path / "maps.png"
+  with pytest.raises(SystemExit, match=r"sees images; .*token_maps\.$"):
+    video_maps.main([f"--workdir={untrained_run}", f"--output={picture}"])
+
+
 def test_the_picture_of_a_report(untrained_run, tmp_path):
-  model, params, sizes, _ = runs.read_run(untrained_run)
-  assert sizes == [(6, 6), (4, 4), (3, 3)]
-  config = workdir.read_config(untrained_run)
+  config, model, params, trained, _ = runs.open_run(untrained_run, "image")
+  assert trained.patch_size.values == ((6, 6), (4, 4), (3, 3))
   path = tmp_path / "token_maps.png"
   assert token_maps.draw_run(path, config, model, params)
   # Four images at three sizes, of which three tokens.

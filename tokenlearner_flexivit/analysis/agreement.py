@@ -21,8 +21,6 @@ Letters: N examples, B batch, K settings, G ensembles, C classes.
 """
 
 import functools
-import json
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import dials, progress, workdir
+from tokenlearner_flexivit import dials, progress
 from tokenlearner_flexivit.analysis import (
   agreement_figure,
   command,
@@ -290,10 +288,9 @@ def summary(answers: Answers) -> dict[str, Any]:
   }
 
 
-def link_of(path: str | pathlib.Path) -> Callable[[jax.Array], jax.Array]:
-  """Returns what makes probabilities of a run's logits."""
-  task = workdir.read_config(workdir.local_path(path))["task"]
-  return classification.LINKS[task.get("loss", "softmax_xent")]
+def link_of(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
+  """Returns what makes probabilities of the logits of a run with a config."""
+  return classification.LINKS[config["task"].get("loss", "softmax_xent")]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -327,12 +324,11 @@ def main(argv: list[str] | None = None) -> None:
         opened.params,
         batches(),
         opened.settings,
-        link_of(args.workdir),
+        link_of(opened.config),
       )
     )
     agreement_figure.draw(found).savefig(args.output, dpi=150)
-    numbers = pathlib.Path(args.output).with_suffix(".json")
-    numbers.write_text(json.dumps(found, indent=2) + "\n")
+    numbers = command.write_numbers(args.output, found)
   print(f"Answers to {found['examples']} images: {args.output}, {numbers}")
 
 

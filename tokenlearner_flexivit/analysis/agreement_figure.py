@@ -20,7 +20,8 @@ def draw(found: Mapping[str, Any]) -> mpl_figure.Figure:
   axes = drawn.subplots(1, panels)
   _costs(axes[0], found)
   names = [row["name"] for row in found["settings"]]
-  heat_map.draw(axes[1], 100 * np.array(found["same_answer"]), names, names)
+  same = 100 * np.array(found["same_answer"])
+  heat_map.draw(axes[1], same, names, names, slanted=True)
   axes[1].set_title("same answer, in % of the images", fontsize=10)
   if found["attributes"]:
     _attribute(axes[2], found["attributes"][0], names)

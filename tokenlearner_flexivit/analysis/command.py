@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import json
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,12 +22,14 @@ class Opened(NamedTuple):
     params: of its newest checkpoint.
     settings: those asked for.
     data: the data section of its evaluation, with the split asked for.
+    config: of the run.
   """
 
   model: Any
   params: Any
   settings: list[dials.Setting]
   data: dict[str, Any]
+  config: dict[str, Any]
 
   def check(self, images: np.ndarray) -> None:
     """Raises ValueError for a setting that does not fit [B, H, W, C]."""
@@ -85,16 +89,15 @@ def open_run(args: argparse.Namespace) -> Opened:
   """Opens the run that the flags name, at the settings that they name.
 
   Raises:
-    ValueError: see `runs.read_run`, or no patch size.
+    ValueError: see `runs.open_run`, or no patch size.
   """
-  model, params, sizes, data = runs.read_run(args.workdir)
+  run = runs.open_run(args.workdir, "image")
   settings = [
     dials.Setting(dials.as_patch_size(size, "--patch_sizes"), args.num_tokens)
-    for size in args.patch_sizes or sizes
+    for size in args.patch_sizes or run.dials.patch_size.values
   ]
-  return Opened(
-    model, params, settings, {**data, "split": args.split or data["split"]}
-  )
+  data = {**run.data, "split": args.split or run.data["split"]}
+  return Opened(run.model, run.params, settings, data, run.config)
 
 
 def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
@@ -112,6 +115,13 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
     images = runs.read_examples(opened.data, args.num_images)
   opened.check(images)
   return images
+
+
+def write_numbers(picture: str, found: Any) -> pathlib.Path:
+  """Writes as JSON what a picture shows; returns the file, beside it."""
+  path = pathlib.Path(picture).with_suffix(".json")
+  path.write_text(json.dumps(found, indent=2) + "\n")
+  return path
 
 
 @contextlib.contextmanager

@@ -18,8 +18,6 @@ Letters: B batch, H W image, h w grid, h' w' grid of the other setting, D width,
 K settings.
 """
 
-import json
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -294,8 +292,7 @@ def main(argv: list[str] | None = None) -> None:
       name=args.name,
     )
     drawn.savefig(args.output, dpi=150)
-    numbers = pathlib.Path(args.output).with_suffix(".json")
-    numbers.write_text(json.dumps(as_json(found, settings), indent=2) + "\n")
+    numbers = command.write_numbers(args.output, as_json(found, settings))
   print(f"Tokens of {len(images)} images: {args.output}, {numbers}")
 
 

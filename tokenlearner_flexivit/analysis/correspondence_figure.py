@@ -85,7 +85,7 @@ def _rates(axes: Any, found: Any, names: list[str]) -> None:
     [f"{rates[i, j]:.0f}\n({chance[i, j]:.0f})" for j in range(len(names))]
     for i in range(len(names))
   ]
-  heat_map.draw(axes, rates, names, names, texts, limits=(0, 100))
+  heat_map.draw(axes, rates, names, names, texts, limits=(0, 100), slanted=True)
   axes.set_xlabel("most similar token, of")
   axes.set_ylabel("token of")
   axes.set_title("at the same place, in %\n(by chance)", fontsize=10)

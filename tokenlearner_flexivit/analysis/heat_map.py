@@ -12,11 +12,14 @@ COLORS = "viridis"
 def draw(
   axes: Any,
   values: np.ndarray,
-  rows: Sequence[str],
-  columns: Sequence[str],
-  texts: Sequence[Sequence[str]] | None = None,
-  limits: tuple[float, float] | None = None,
-) -> None:
+  rows: Sequence[Any],
+  columns: Sequence[Any],
+  texts: str | Sequence[Sequence[str]] = "{:.0f}",
+  *,
+  limits: tuple[float | None, float | None] = (None, None),
+  cmap: str = COLORS,
+  slanted: bool = False,
+) -> Any:
   """Draws a matrix.
 
   Args:
@@ -24,20 +27,33 @@ def draw(
     values: [rows, columns].
     rows: their names.
     columns: their names.
-    texts: what stands in the cells, by default the values as whole numbers.
+    texts: a format of the values, or what stands in each cell.
     limits: of the colours, by default the smallest and the largest value.
+    cmap: the colours, as Matplotlib calls them.
+    slanted: whether the names of the columns are, as long ones have to be.
+
+  Returns:
+    The image, for a colour bar.
   """
-  low, high = limits or (np.nanmin(values), np.nanmax(values))
-  axes.imshow(values, vmin=low, vmax=high, cmap=COLORS, aspect="auto")
+  low, high = limits
+  image = axes.imshow(values, vmin=low, vmax=high, cmap=cmap, aspect="auto")
   for (y, x), value in np.ndenumerate(values):
     axes.text(
       x,
       y,
-      f"{value:.0f}" if texts is None else texts[y][x],
+      texts.format(value) if isinstance(texts, str) else texts[y][x],
       ha="center",
       va="center",
       fontsize=9,
-      color="black" if value > (low + high) / 2 else "white",
+      color=_readable_on(image.cmap(image.norm(value))),
     )
-  axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+  slant = dict(rotation=40, ha="right") if slanted else {}
+  axes.set_xticks(range(len(columns)), columns, **slant)
   axes.set_yticks(range(len(rows)), rows)
+  return image
+
+
+def _readable_on(color: tuple[float, ...]) -> str:
+  """White or black, whichever has the higher contrast (WCAG 2.1, 1.4.3)."""
+  luminance = np.power(color[:3], 2.2) @ (0.2126, 0.7152, 0.0722)
+  return "white" if 1.05 / (luminance + 0.05) > 21**0.5 else "black"

@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
+from tokenlearner_flexivit.analysis import heat_map
+
 Row = Mapping[str, Any]
 
 
@@ -88,13 +90,7 @@ def _heat_map(
   for row in rows:
     place = tokens.index(tokens_of(row)), sizes.index(_size_of(row))
     values[place] = 100 * row[headline]
-  image = axes.imshow(values, cmap="viridis", aspect="auto")
-  middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
-  for (y, x), value in np.ndenumerate(values):
-    color = "black" if value > middle else "white"
-    axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=color)
-  axes.set_xticks(range(len(sizes)), sizes)
-  axes.set_yticks(range(len(tokens)), tokens)
+  image = heat_map.draw(axes, values, tokens, sizes, "{:.1f}")
   axes.set_xlabel("patch size in pixels")
   axes.set_ylabel("learned tokens")
   figure.colorbar(image, ax=axes, label=f"{headline} in %")

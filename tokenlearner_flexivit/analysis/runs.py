@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,20 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
 
 _KEPT = ("image", "label")
+# By what a model has to see: what to say of a run of the other kind, and of one
+# without test data.
+_REFUSED = {
+  "image": (
+    "The run in {} is of videos. Look at it with `python -m "
+    "tokenlearner_flexivit.analysis.video_maps`.",
+    "test images is not known. Call image_figure with preprocessed ones.",
+  ),
+  "video": (
+    "The model of {} sees images; for these there is python -m "
+    "tokenlearner_flexivit.analysis.token_maps.",
+    "videos is not known.",
+  ),
+}
 
 
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -119,38 +133,53 @@ def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
   return np.stack(images)
 
 
-def read_run(
-  workdir: str | pathlib.Path,
-) -> tuple[Any, Any, list[tuple[int, int]], dict[str, Any]]:
+class Run(NamedTuple):
+  """What a run left behind.
+
+  Attributes:
+    config: of the run, complete.
+    model: a `models.ViT` or `models.ViViT`.
+    params: of its newest checkpoint.
+    dials: what its training drew from.
+    data: the data section of its evaluation, which need not be there.
+  """
+
+  config: dict[str, Any]
+  model: Any
+  params: Any
+  dials: dials.Dials
+  data: dict[str, Any]
+
+
+def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   """Opens what a run left behind; its data need not be there.
 
   Args:
     workdir: of a run that has a checkpoint.
-
-  Returns:
-    The model, the parameters of the newest checkpoint, the patch sizes of the
-    training, and the data section of its evaluation.
+    kind: what its model has to see, "image" or "video".
 
   Raises:
-    ValueError: no run there, or one without evaluation.
+    ValueError: no run there, one of the other kind, or one without evaluation.
   """
   workdir = workdir_lib.local_path(workdir)
   config = workdir_lib.read_config(workdir)
+  other, unknown = _REFUSED[kind]
+  if models.MODELS[config["model"].get("name", "vit")].input != kind:
+    raise ValueError(other.format(workdir))
   data = test_data(config)
   if data is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
-      " so how to preprocess test images is not known. Call image_figure with "
-      "preprocessed ones."
-    )
-  if models.MODELS[config["model"].get("name", "vit")].input == "video":
-    raise ValueError(
-      f"The run in {workdir} is of videos. Look at it with `python -m "
-      "tokenlearner_flexivit.analysis.video_maps`."
+      f" so how to preprocess {unknown}"
     )
   params = checkpoint.read_params(workdir)
   # The config need not name what the data tells.
   num_classes = len(params["head"]["bias"]) if "head" in params else None
   model = models.create(**{**config["model"], "num_classes": num_classes})
-  trained, _ = dials.from_config(config["flexi"], model.patch_size)
-  return model, params, list(trained.patch_size.values), data
+  return Run(config, model, params, trained_dials(config, model), data)
+
+
+def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:
+  """Returns what the training of a config drew from."""
+  # A tubelet of a video has a number of frames in front.
+  return dials.from_config(config["flexi"], model.patch_size[-2:])[0]

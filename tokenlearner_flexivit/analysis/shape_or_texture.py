@@ -26,8 +26,6 @@ Letters: N examples, B batch, K settings, D features, C classes.
 """
 
 import functools
-import json
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -309,8 +307,7 @@ def main(argv: list[str] | None = None) -> None:
       args.name,
     )
     figure(rows).savefig(args.output, dpi=150)
-    numbers = pathlib.Path(args.output).with_suffix(".json")
-    numbers.write_text(json.dumps(rows, indent=2) + "\n")
+    numbers = command.write_numbers(args.output, rows)
   print(f"{len(rows)} settings: {args.output}, {numbers}")
 
 

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import command, overlay, runs
 from tokenlearner_flexivit.models import patch_embed, vivit
 
@@ -197,6 +196,20 @@ def video_figure(
   return overlay.figure(rows, title)
 
 
+def data_to_draw(
+  config: Mapping[str, Any], model: Any
+) -> dict[str, Any] | None:
+  """Returns the data section whose examples a run's report shows with maps.
+
+  None if there is nothing to draw: the model learns no tokens, or the config
+  has no evaluation with a split.
+  """
+  learner = model.token_learner
+  if learner is None or learner["version"] == "average":
+    return None
+  return runs.test_data(config)
+
+
 def draw_run(
   path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
 ) -> bool:
@@ -212,21 +225,19 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw: the model learns tokens, and the
-    config has an evaluation with a split.
+    Whether there was something to draw, see `data_to_draw`.
   """
-  learner, data = model.token_learner, runs.test_data(config)
-  if learner is None or learner["version"] == "average" or data is None:
+  data = data_to_draw(config, model)
+  if data is None:
     return False
-  trained, _ = dials.from_config(config["flexi"], model.patch_size)
-  sizes = trained.patch_size.values
+  sizes = runs.trained_dials(config, model).patch_size.values
   picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
   drawn = image_figure(
     model,
     params,
     runs.read_examples(data, 4),
     patch_sizes=[sizes[i] for i in picked],
-    num_tokens=min(8, learner["num_tokens"]),
+    num_tokens=min(8, model.token_learner["num_tokens"]),
   )
   drawn.savefig(path, dpi=120)
   return True

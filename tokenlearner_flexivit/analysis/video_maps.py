@@ -16,17 +16,14 @@ learned tokens.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tokenlearner_flexivit import checkpoint, dials, models
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import overlay, runs, token_maps
+from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
 from tokenlearner_flexivit.data import video_file, video_folder
 from tokenlearner_flexivit.models import patch_embed, vivit
 
@@ -129,12 +126,6 @@ def _taken(model: Any, video: np.ndarray) -> np.ndarray:
   return vivit.sample_frames(video[None], model.num_frames)[0]
 
 
-def _patch_size(config: Mapping[str, Any], model: Any) -> tuple[int, int]:
-  """The smallest of a run, whose maps are the finest."""
-  trained, _ = dials.from_config(config["flexi"], model.patch_size[-2:])
-  return min(trained.patch_size.values)
-
-
 def draw_run(
   path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
 ) -> bool:
@@ -147,14 +138,14 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw: the model learns tokens, and the
-    config has an evaluation with a split.
+    Whether there was something to draw, see `token_maps.data_to_draw`.
   """
-  learner, data = model.token_learner, runs.test_data(config)
-  if learner is None or learner["version"] == "average" or data is None:
+  data = token_maps.data_to_draw(config, model)
+  if data is None:
     return False
-  videos = read_examples(data, 3)
-  draw(path, model, params, videos, patch_size=_patch_size(config, model))
+  sizes = runs.trained_dials(config, model).patch_size.values
+  # The maps of the smallest are the finest.
+  draw(path, model, params, read_examples(data, 3), patch_size=min(sizes))
   return True
 
 
@@ -214,28 +205,6 @@ def _prepared(examples: Sequence[Mapping[str, Any]], pp: str) -> np.ndarray:
   return np.stack([v[len(v) // 2] if v.ndim == 5 else v for v in videos])
 
 
-def _read_run(workdir: str) -> tuple[Any, Any, tuple[int, int], Any]:
-  """Returns model, parameters, patch size and test data of a run."""
-  path = workdir_lib.local_path(workdir)
-  config = workdir_lib.read_config(path)
-  params = checkpoint.read_params(path)
-  num_classes = len(params["head"]["bias"])
-  model = models.create(**{**config["model"], "num_classes": num_classes})
-  if model.input != "video":
-    raise ValueError(
-      f"The model of {workdir} sees images; for these there is python -m "
-      "tokenlearner_flexivit.analysis.token_maps."
-    )
-  token_maps.map_names(model)  # Before anything is read.
-  data = runs.test_data(config)
-  if data is None:
-    raise ValueError(
-      f"The run in {workdir} has no evaluation with data.split in config.evals,"
-      " so how to preprocess videos is not known."
-    )
-  return model, params, _patch_size(config, model), data
-
-
 def main(argv: list[str] | None = None) -> None:
   """Draws the maps of a run; bad input is an error of one line."""
   parser = argparse.ArgumentParser(
@@ -249,16 +218,17 @@ def main(argv: list[str] | None = None) -> None:
   add("--num_videos", type=int, default=3, help="how many of the test split")
   add("--num_tokens", type=int, help="how many of the tokens to show")
   args = parser.parse_args(argv)
-  try:
-    model, params, patch_size, data = _read_run(args.workdir)
+  with command.errors_in_a_line():
+    run = runs.open_run(args.workdir, "video")
+    token_maps.map_names(run.model)  # Before anything is read.
     if args.videos:
-      videos = read_files(args.videos, data)
+      videos = read_files(args.videos, run.data)
     else:
-      videos = read_examples(data, args.num_videos)
-    choice = dict(patch_size=patch_size, num_tokens=args.num_tokens)
-    draw(args.output, model, params, videos, **choice)
-  except (ValueError, OSError) as error:
-    sys.exit(f"Error: {error}")
+      videos = read_examples(run.data, args.num_videos)
+    choice = dict(
+      patch_size=min(run.dials.patch_size.values), num_tokens=args.num_tokens
+    )
+    draw(args.output, run.model, run.params, videos, **choice)
   moving = pathlib.Path(args.output).with_suffix(".gif")
   print(f"Maps of {len(videos)} videos: {args.output} and {moving}")
 
