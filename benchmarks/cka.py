@@ -12,7 +12,6 @@ import itertools
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import processes
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.analysis import cka, similarity
 
@@ -114,10 +114,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
   # A peak never falls, so each number of batches has a process of its own.
   for batches in (few, 4 * few):
     arguments = dict(settings, batch_size=size, batches=batches)
-    output = subprocess.check_output(
-      [sys.executable, "-m", "benchmarks.cka", json.dumps(arguments)], text=True
-    )
-    found = json.loads(output.splitlines()[-1])
+    found = processes.result_of(["-m", "benchmarks.cka", json.dumps(arguments)])
     seconds = found["compile_s"] + IMAGES * found["ms_per_image"] / 1e3
     first = rows[0]["peak_gib"] if rows else found["peak_gib"]
     rows.append(

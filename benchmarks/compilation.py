@@ -14,8 +14,6 @@ Importing and initialising do not count: they are the same for all.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -24,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import steps, stock
+from benchmarks import processes, steps, stock
 from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit import dials, models, parallel, train_step
 from tokenlearner_flexivit.models import stacking, variants
@@ -130,13 +128,11 @@ def measure(
     sizes: patch sizes.
     cache: folder of the persistent cache; None for none.
   """
-  command = [sys.executable, "-m", "benchmarks.compilation", f"--way={way}"]
-  command += [f"--variant={variant}", f"--sizes={','.join(map(str, sizes))}"]
+  arguments = ["-m", "benchmarks.compilation", f"--way={way}"]
+  arguments += [f"--variant={variant}", f"--sizes={','.join(map(str, sizes))}"]
   if cache is not None:
-    command.append(f"--cache={cache}")
-  return json.loads(
-    subprocess.check_output(command, text=True).splitlines()[-1]
-  )
+    arguments.append(f"--cache={cache}")
+  return processes.result_of(arguments)
 
 
 def run(quick: bool) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from benchmarks import processes
 from tokenlearner_flexivit import interop, models
 
 MAX_MEMORY, MAX_SECONDS = 2.2, 15
@@ -85,15 +86,14 @@ def main():
     print(json.dumps(measure(args.path, args.patch_size)))
     return
   failed = False
-  this = [sys.executable, "-m", "benchmarks.interop"]
+  this = ["-m", "benchmarks.interop"]
   with tempfile.TemporaryDirectory() as folder:
     # Not in this process: on Linux a new one inherits the peak of its parent.
-    subprocess.check_call([*this, "--make", folder])
+    subprocess.check_call([sys.executable, *this, "--make", folder])
     for format, name in FILES.items():
       for patch_size in (16, 32):
         options = ["--path", f"{folder}/{name}", f"--patch_size={patch_size}"]
-        output = subprocess.check_output([*this, *options], text=True)
-        result = json.loads(output)
+        result = processes.result_of([*this, *options])
         print(json.dumps(dict(name=f"{format}, to /{patch_size}") | result))
         failed |= result["memory_over_size"] >= MAX_MEMORY
         failed |= result["seconds"] >= MAX_SECONDS

@@ -14,15 +14,13 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import steps
+from benchmarks import processes, steps
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import stacking
 
@@ -164,10 +162,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
   for name, option in options.items():
     donate = option.pop("donate", True)
     arguments = json.dumps({**settings, "donate": donate, "arguments": option})
-    output = subprocess.check_output(
-      [sys.executable, "-m", "benchmarks.memory", arguments], text=True
-    )
-    peak = json.loads(output.splitlines()[-1])
+    peak = processes.result_of(["-m", "benchmarks.memory", arguments])
     row = {"step": name}
     for kind, value in peak.items():
       row[f"{kind}_gib"] = value and value / 2**30

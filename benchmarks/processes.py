@@ -1,4 +1,4 @@
-"""Processes that take turns: one line in, one JSON value out."""
+"""Processes that answer in JSON: once, or by turns, line by line."""
 
 import contextlib
 import json
@@ -9,6 +9,24 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 Ask = Callable[[Hashable, str], Any]
+
+
+def result_of(arguments: Sequence[str], python: str = sys.executable) -> Any:
+  """Runs a program in a process of its own.
+
+  Args:
+    arguments: of Python, such as ("-m", "benchmarks.cka").
+    python: the interpreter.
+
+  Returns:
+    The JSON value on the last line that it prints.
+
+  Raises:
+    subprocess.CalledProcessError: the program failed.
+  """
+  return json.loads(
+    subprocess.check_output([python, *arguments]).splitlines()[-1]
+  )
 
 
 @contextlib.contextmanager

@@ -7,14 +7,12 @@ one patch size and its own kernel; ours resizes a 32x32 kernel in the step.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
-import subprocess
 
 import jax
 
-from benchmarks import steps, timing
+from benchmarks import processes, steps, timing
 from tokenlearner_flexivit import models, table
 
 PATCH_SIZES = (48, 30, 16)
@@ -41,14 +39,14 @@ def compare(
     images,
     labels,
   )
-  command = [python, str(pathlib.Path(__file__).with_name("pytorch_timm.py"))]
-  command += [f"--{name}={value}" for name, value in (
+  arguments = [str(pathlib.Path(__file__).with_name("pytorch_timm.py"))]
+  arguments += [f"--{name}={value}" for name, value in (
     ("patch_size", patch_size), ("batch_size", batch_size), ("rounds", rounds)
   )]  # fmt: skip
   ours = {what: [] for what in programs}
   theirs = {what: [] for what in programs}
   for _ in range(turns):
-    times = json.loads(subprocess.check_output(command).splitlines()[-1])
+    times = processes.result_of(arguments, python)
     for what, program in programs.items():
       theirs[what].append(statistics.median(times[what]))
       alone = timing.by_turns({what: program}, rounds)[what]

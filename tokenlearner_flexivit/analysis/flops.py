@@ -324,10 +324,8 @@ def num_params(model: Any, channels: int = 3) -> int:
     channels: of the images.
   """
   if isinstance(model, models.BottleneckViViT):
-    grid = model.posemb_grid
-    patch = (1, *model.patch_size)
-    size = [g * p for g, p in zip(grid, patch, strict=True)]
-    videos = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
+    shape = (1, *models.input_shape(model, channels))
+    videos = jax.ShapeDtypeStruct(shape, jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), videos)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 

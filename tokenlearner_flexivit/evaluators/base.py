@@ -87,6 +87,22 @@ class Evaluator(abc.ABC):
         f"knows {self._task.num_classes}."
       )
 
+  def _open_labelled(self, data: dict[str, Any]) -> data_lib.Source:
+    """Opens a split: `_images`, `num_examples` and `image_shape`.
+
+    Returns:
+      its source.
+
+    Raises:
+      ValueError: it has classes that the model does not know; or see `Images`.
+    """
+    source = data_lib.open_source(data)
+    self._check_classes(source)
+    self._images = self._open(data, source)
+    self.num_examples = self._images.num_examples
+    self.image_shape = self._images.shape
+    return source
+
   def _parallelize(self, function: Callable[..., Any], **options: Any) -> Any:
     return parallel.one_at_a_time(
       parallel.parallelize(function, self._kind, **options)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
 
@@ -126,11 +125,7 @@ class Evaluator(base.Evaluator):
     super().__init__(
       task, settings, patch_sizes, num_tokens, batch_size, kind, where
     )
-    source = data_lib.open_source(data)
-    self._check_classes(source)
-    self._images = self._open(data, source)
-    self.num_examples = self._images.num_examples
-    self.image_shape = self._images.shape
+    self._open_labelled(data)
     self._steps = {
       setting: self._parallelize(functools.partial(self._add, setting))
       for setting in self.settings

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.evaluators import base, classification, mixture
@@ -130,11 +129,7 @@ class Evaluator(base.Evaluator):
       task, settings, patch_sizes, num_tokens, batch_size, kind, where
     )
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
-    source = data_lib.open_source(data)
-    self._check_classes(source)
-    self._images = self._open(data, source)
-    self.num_examples = self._images.num_examples
-    self.image_shape = self._images.shape
+    self._open_labelled(data)
     # A setting alone is an ensemble of one.
     self._all = (*((setting,) for setting in self.settings), *self.groups)
     self._members = np.array(

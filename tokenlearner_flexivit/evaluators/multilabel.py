@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
 
@@ -93,12 +92,8 @@ class Evaluator(base.Evaluator):
         "another. Set config.task.loss='sigmoid_xent', or "
         f"{where}.type='classification'."
       )
-    source = data_lib.open_source(data)
-    self._check_classes(source)
+    source = self._open_labelled(data)
     self._names = source.class_names or range(task.num_classes)
-    self._images = self._open(data, source)
-    self.num_examples = self._images.num_examples
-    self.image_shape = self._images.shape
     self._answer = {
       setting: self._parallelize(functools.partial(self._answers, setting))
       for setting in self.settings
