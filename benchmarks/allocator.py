@@ -2,7 +2,7 @@
 
 XLA's CPU backend allocates what a program needs at every call. glibc gives
 memory of that size back to the system at once, which then has to clear it page
-by page for the next call. `experiments.study.KEEP_MEMORY` are the variables
+by page for the next call. `experiments.training.KEEP_MEMORY` are the variables
 that make it keep the memory, in large pages. They count when a process starts.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from benchmarks import processes, steps, timing
-from experiments import study
+from experiments import training
 from tokenlearner_flexivit import models
 
 
@@ -71,8 +71,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
   pages = "GLIBC_TUNABLES"
   environments = {
     "as it is": {},
-    "large pages": {pages: study.KEEP_MEMORY[pages]},
-    "kept, in large pages": study.KEEP_MEMORY,
+    "large pages": {pages: training.KEEP_MEMORY[pages]},
+    "kept, in large pages": training.KEEP_MEMORY,
   }
   workers = {name: (command, env) for name, env in environments.items()}
   seconds = {name: [] for name in workers}

@@ -1,4 +1,4 @@
-"""What the studies on textures train with: the same for all of their models."""
+"""What the studies train with: the same for all models of one."""
 
 import ml_collections
 

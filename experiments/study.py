@@ -1,23 +1,12 @@
-"""Trains many configs, each in a process of its own, and goes on where it was.
-
-What the studies share. A run whose report is there is not trained again; one
-that was interrupted continues from its newest checkpoint.
-"""
+"""What the studies share: several things at a time, claims, and results."""
 
 import concurrent.futures
-import dataclasses
-import functools
 import json
 import os
 import pathlib
 import platform
-import queue
 import re
-import signal
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -28,57 +17,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 Report = dict[str, Any]
 Row = dict[str, Any]
 Result = TypeVar("Result")
-
-# For glibc: keeps freed memory, in large pages, rather than give it back to the
-# system and have it cleared for the next step. Steps of small models on CPU are
-# 1.4 times as fast (`python -m benchmarks --suite=allocator`).
-KEEP_MEMORY = {
-  "MALLOC_ARENA_MAX": "1",
-  "MALLOC_MMAP_MAX_": "0",
-  "MALLOC_TRIM_THRESHOLD_": str(2**34),
-  "MALLOC_TOP_PAD_": str(2**28),
-  "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One training run.
-
-  Attributes:
-    name: its folder in the workdir.
-    config: what --config gets, FILE or FILE:ARGUMENT, relative to the
-      repository.
-  """
-
-  name: str
-  config: str
-
-  def command(self, workdir: pathlib.Path) -> list[str]:
-    """How to train it, alone."""
-    return [
-      sys.executable,
-      "-m",
-      "tokenlearner_flexivit.main",
-      f"--config={self.config}",
-      f"--workdir={workdir / self.name}",
-    ]
-
-
-def cores_of_jobs(jobs: int) -> list[list[int]]:
-  """Divides the cores of this process among jobs that run at a time.
-
-  Raises:
-    ValueError: there are fewer cores than jobs.
-  """
-  if hasattr(os, "sched_getaffinity"):  # Linux.
-    cores = sorted(os.sched_getaffinity(0))
-  else:
-    cores = list(range(os.cpu_count() or 1))
-  if jobs > len(cores):
-    raise ValueError(f"--jobs={jobs}, but there are {len(cores)} cores.")
-  share = len(cores) // jobs
-  return [cores[i * share : (i + 1) * share] for i in range(jobs)]
 
 
 def do_all(
@@ -137,95 +75,6 @@ def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
     partial.write_text(json.dumps(compute(), indent=2) + "\n")
     partial.rename(path)
   return json.loads(path.read_text())
-
-
-def train_all(
-  runs: Sequence[Run],
-  workdir: pathlib.Path,
-  jobs: int,
-  describe: Callable[[Report], str],
-) -> dict[str, Report]:
-  """Trains what has no report yet.
-
-  Args:
-    runs: in the order in which they begin.
-    workdir: gets a folder and a log per run.
-    jobs: how many at a time, each with as many cores of its own: small models
-      use one core better than several.
-    describe: says in a few words how a run went.
-
-  Returns:
-    The reports by name of run.
-
-  Raises:
-    ValueError: more jobs than cores.
-    RuntimeError: a run failed; says where its output is.
-  """
-  slots = queue.SimpleQueue()
-  for cores in cores_of_jobs(jobs):
-    slots.put(cores)
-  workdir.mkdir(parents=True, exist_ok=True)
-  left = [r for r in runs if not report_path(workdir, r).exists()]
-  if len(left) < len(runs):
-    print(f"{len(runs) - len(left)} of {len(runs)} runs are there.", flush=True)
-  stopping = threading.Event()
-
-  def train(run: Run) -> Report:
-    cores = slots.get()
-    try:
-      if not stopping.is_set():
-        _train(run, workdir, cores, stopping)
-    finally:
-      slots.put(cores)
-    return read(workdir, run)
-
-  do_all(
-    {run.name: functools.partial(train, run) for run in left},
-    jobs,
-    describe,
-    stop=stopping.set,
-  )
-  return {run.name: read(workdir, run) for run in runs}
-
-
-def _train(
-  run: Run,
-  workdir: pathlib.Path,
-  cores: Sequence[int],
-  stopping: threading.Event,
-) -> None:
-  log = workdir / f"{run.name}.log"
-  with log.open("a") as output:
-    process = subprocess.Popen(
-      run.command(workdir.absolute()),
-      cwd=ROOT,
-      env={**os.environ, **KEEP_MEMORY},
-      stdin=subprocess.DEVNULL,
-      stdout=output,
-      stderr=subprocess.STDOUT,
-      start_new_session=True,  # Ctrl-C is told below, once.
-    )
-    if hasattr(os, "sched_setaffinity"):
-      os.sched_setaffinity(process.pid, cores)
-    while process.poll() is None:
-      if stopping.wait(0.2):
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        return
-  if process.returncode or not report_path(workdir, run).exists():
-    raise RuntimeError(
-      f"{run.name} ended with exit code {process.returncode}; see {log}."
-    )
-
-
-def report_path(workdir: pathlib.Path, run: Run) -> pathlib.Path:
-  """Where a run's report will be."""
-  return workdir / run.name / "report.json"
-
-
-def read(workdir: pathlib.Path, run: Run) -> Report:
-  """Returns the report of a run that is done."""
-  return json.loads(report_path(workdir, run).read_text())
 
 
 def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:

@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import study
 from experiments.flexivit_curves import (
   cells,
   claims,
@@ -155,12 +154,3 @@ def test_resized_models_are_those_of_the_forward_pass(tmp_path, monkeypatch):
   rows = resized.evaluate(resized.Trial(6, 6, True), scale, [tmp_path])
   assert [row["method"] for row in rows] == list(patch_embed.METHODS)
   assert len({row["accuracies"][0] for row in rows}) == 1
-
-
-def test_the_readme_has_a_place_for_every_scale(tmp_path):
-  text = (study.ROOT / "experiments/flexivit_curves/README.md").read_text()
-  readme = tmp_path / "README.md"
-  readme.write_text(text)
-  for scale in scales.SCALES:
-    study.fill_in(readme, f"results of {scale}", f"those of {scale}")
-    assert f"those of {scale}" in readme.read_text()

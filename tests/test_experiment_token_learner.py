@@ -3,7 +3,6 @@
 import cv2
 import pytest
 
-from experiments import study
 from experiments.token_learner_placement import (
   cells,
   claims,
@@ -118,15 +117,3 @@ def test_a_longer_training_is_a_run_of_its_own():
   assert short == runs.of("at1_2", 1, "cpu") != longer_one
   argument = longer_one.config.split(":")[1]
   assert config.get_config(argument).total_steps == 2 * steps
-
-
-def test_the_readme_has_a_place_for_every_scale(tmp_path):
-  folder = study.ROOT / "experiments" / "token_learner_placement"
-  readme = tmp_path / "README.md"
-  readme.write_text((folder / "README.md").read_text())
-  for mark in (
-    *(f"tables of {scale}" for scale in config.SCALES),
-    "table of longer trainings",
-  ):
-    study.fill_in(readme, mark, f"here: {mark}")
-    assert f"here: {mark}" in readme.read_text()

@@ -5,7 +5,6 @@ import dataclasses
 import cv2
 import pytest
 
-from experiments import study
 from experiments.two_dials import (
   cells,
   claims,
@@ -116,12 +115,3 @@ def test_table_and_picture(tmp_path):
   assert "87.0 ± 1.0" in text  # 92 - 6 + 1 of /6, all.
   pictures.draw(SCALE, trained, speeds(9), tmp_path / "figure.png")
   assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
-
-
-def test_the_readme_has_a_place_for_every_scale(tmp_path):
-  readme = tmp_path / "README.md"
-  folder = study.ROOT / "experiments" / "two_dials"
-  readme.write_text((folder / "README.md").read_text())
-  for scale in cells.SCALES:
-    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
-    assert f"those of {scale}" in readme.read_text()

@@ -3,7 +3,7 @@
 import cv2
 import pytest
 
-from experiments import study
+from experiments import training
 from experiments.video_token_learner import (
   cells,
   claims,
@@ -75,21 +75,12 @@ def test_claims_follow_the_numbers(tmp_path):
   assert [c["holds"] for c in found] == [False, False, True]
 
 
-def test_the_readme_has_a_place_for_every_scale(tmp_path):
-  readme = tmp_path / "README.md"
-  folder = study.ROOT / "experiments" / "video_token_learner"
-  readme.write_text((folder / "README.md").read_text())
-  for scale in cells.SCALES:
-    study.fill_in(readme, f"tables of {scale}", f"those of {scale}")
-    assert f"those of {scale}" in readme.read_text()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", cells.CELLS)
 def test_a_cell_trains_and_shows_its_maps(cell, tmp_path):
   arg = f"cell={cell},runlocal"
   train.train_and_evaluate(config.get_config(arg), tmp_path / "run")
-  report = study.read(tmp_path, study.Run("run", ""))
+  report = training.read(tmp_path, training.Run("run", ""))
   assert 0 <= report["settings"][0]["accuracy"] <= 1
   if cell.startswith("learned"):
     pictures.draw_maps(tmp_path / "run", tmp_path / "maps.png")

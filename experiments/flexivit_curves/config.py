@@ -13,14 +13,9 @@ import pathlib
 
 import ml_collections
 
-from experiments import recipe
+from experiments import recipe, training
 from experiments.flexivit_curves import cells, scales
 from tokenlearner_flexivit import config as configuration
-
-
-def run_name(cell: str, seed: int, scale: str) -> str:
-  """The folder of a training in the study's workdir."""
-  return f"{scale}_{cell}_{seed}"
 
 
 def test_data(scale: scales.Scale, label: str = "label") -> dict:
@@ -84,7 +79,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
 
   def other(name: str) -> str:
-    folder = run_name(name, args["seed"], args["scale"])
+    folder = training.run_name(name, args["seed"], args["scale"])
     return str(pathlib.Path(args["workdir"]).absolute() / folder)
 
   steps = scale.short_steps if cell.short else scale.steps

@@ -7,18 +7,15 @@ is not trained again. --cells and --seeds train some of them (and what these
 need), without results.
 """
 
-import itertools
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from absl import app, flags, logging
+from absl import app, logging
 
-from experiments import study
+from experiments import options, study, training
 from experiments.flexivit_curves import (
   cells,
   claims,
-  config,
   curves,
   letters,
   pictures,
@@ -28,25 +25,7 @@ from experiments.flexivit_curves import (
 )
 
 HERE = pathlib.Path(__file__).parent
-_WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per run.")
-_SCALE = flags.DEFINE_enum("scale", "cpu", list(scales.SCALES), "How large.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each cell.")
-_CELLS = flags.DEFINE_list("cells", [], "Only these, joined by commas.")
-_JOBS = flags.DEFINE_integer(
-  "jobs", 1, "Runs at a time, each with its share of the cores.", lower_bound=1
-)
-flags.mark_flag_as_required("workdir")
-
-
-def run_of(
-  cell: str, seed: int, scale: str, workdir: pathlib.Path
-) -> study.Run:
-  """The training run of a cell with a seed."""
-  file = (HERE / "config.py").relative_to(study.ROOT)
-  return study.Run(
-    config.run_name(cell, seed, scale),
-    f"{file}:cell={cell},seed={seed},scale={scale},workdir={workdir.absolute()}",
-  )
+_asked = options.define(scales.SCALES)
 
 
 def rounds_of(
@@ -65,22 +44,18 @@ def rounds_of(
   return rounds
 
 
-def train(
-  names: Iterable[str], seeds: Iterable[int], scale: str, workdir: pathlib.Path
-) -> dict[str, list[study.Report]]:
-  """Trains cells with all seeds; returns the reports of the seeds by cell."""
-  seeds, reports = list(seeds), {}
-  for ready in rounds_of(names, cells.of(scales.SCALES[scale])):
-    # Seed by seed: what is there early is one of everything.
-    runs = {
-      (name, seed): run_of(name, seed, scale, workdir)
-      for seed, name in itertools.product(seeds, ready)
-    }
-    trained = study.train_all(
-      list(runs.values()), workdir, _JOBS.value, _accuracies
+def train(asked: options.Options) -> dict[str, list[study.Report]]:
+  """Trains what is missing; returns the reports of the seeds by cell."""
+
+  def run_of(cell: str, seed: int) -> training.Run:
+    workdir = asked.workdir.absolute()
+    return training.run_of(HERE, cell, seed, asked.scale, workdir=workdir)
+
+  known, reports = cells.of(scales.SCALES[asked.scale]), {}
+  for ready in rounds_of(asked.choose(known), known):
+    reports |= training.train_seeds(
+      run_of, ready, asked.seeds, asked.workdir, asked.jobs, _accuracies
     )
-    for name in ready:
-      reports[name] = [trained[runs[name, seed].name] for seed in seeds]
   return reports
 
 
@@ -92,18 +67,18 @@ def _accuracies(report: study.Report) -> str:
   return f"{shown} %"
 
 
-def try_all(
-  seeds: Iterable[int], name: str, workdir: pathlib.Path
-) -> list[study.Row]:
+def try_all(asked: options.Options) -> list[study.Row]:
   """Evaluates fixed models at other sizes, or reads what was found before."""
-  scale = scales.SCALES[name]
+  scale = scales.SCALES[asked.scale]
+  seeds = "_".join(map(str, asked.seeds))
   work = {}
   for trial in resized.trials(scale):
     along = "_along" if trial.scaled else ""
-    file = workdir / f"{name}_{trial.trained}_at_{trial.size}{along}.json"
+    name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{seeds}.json"
+    file, cell = asked.workdir / name, cells.fixed(trial.trained)
     runs = [
-      workdir / config.run_name(cells.fixed(trial.trained), seed, name)
-      for seed in seeds
+      asked.workdir / training.run_name(cell, seed, asked.scale)
+      for seed in asked.seeds
     ]
     work[file.stem] = lambda f=file, t=trial, r=runs: study.stored(
       f, lambda: resized.evaluate(t, scale, r)
@@ -124,19 +99,13 @@ def main(argv: list[str]) -> None:
   """Trains what is missing; writes results, pictures and sections."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  workdir, name = pathlib.Path(_WORKDIR.value), _SCALE.value
-  scale = scales.SCALES[name]
-  seeds = [int(seed) for seed in _SEEDS.value]
-  known = cells.of(scale)
-  if unknown := set(_CELLS.value) - set(known):
-    raise app.UsageError(
-      f"--cells={','.join(sorted(unknown))}: known are {', '.join(known)}."
-    )
-  reports = train(_CELLS.value or known, seeds, name, workdir)
-  if _CELLS.value:
+  asked = _asked()
+  scale = scales.SCALES[asked.scale]
+  reports = train(asked)
+  if asked.cells:
     return
   trained = {cell: curves.of_reports(r) for cell, r in reports.items()}
-  rows = try_all(seeds, name, workdir)
+  rows = try_all(asked)
   keys = {(r["trained"], r["method"], r["scaled"]) for r in rows}
   tried = {
     (size, method, scaled): curves.of_trials(
@@ -146,21 +115,8 @@ def main(argv: list[str]) -> None:
   }
   found = claims.claims(scale, trained, tried)
   fast = summary.speed(scale)
-  everything = [report for of_cell in reports.values() for report in of_cell]
-  results = {
-    "command": "python -m experiments.flexivit_curves.run --workdir=WORKDIR "
-    f"--scale={name} --seeds={','.join(_SEEDS.value)} --jobs={_JOBS.value}",
-    "seeds": seeds,
-    "hardware": study.hardware(everything),
-    "seconds": sum(report["train"]["seconds"] for report in everything),
-    "rows": summary.rows(trained, rows, fast),
-    "claims": found,
-  }
-  suffix = "" if name == "cpu" else f"_{name}"
-  (HERE / f"results{suffix}.json").write_text(
-    json.dumps(results, indent=2) + "\n"
-  )
-  figures = pathlib.PurePath(f"figures{suffix}")
+  asked.write_results(HERE, reports, summary.rows(trained, rows, fast), found)
+  figures = pathlib.PurePath(f"figures{asked.suffix}")
   (HERE / figures).mkdir(exist_ok=True)
   items = letters.of(scale, trained, tried)
   for letter in items:
@@ -175,7 +131,7 @@ def main(argv: list[str]) -> None:
     HERE / figures / "speed.png",
   )
   text = summary.sections(items, found, fast, figures)
-  study.fill_in(HERE / "README.md", f"results of {name}", text)
+  study.fill_in(HERE / "README.md", f"results of {asked.scale}", text)
   print(text)
 
 

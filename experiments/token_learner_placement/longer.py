@@ -12,7 +12,7 @@ import pathlib
 
 from absl import app, flags, logging
 
-from experiments import study
+from experiments import study, training
 from experiments.token_learner_placement import config, lengths, runs
 
 SEEDS = (0, 1, 2)
@@ -31,30 +31,26 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   steps = [config.SCALES["cpu"].steps, *map(int, _STEPS.value)]
   names = ["baseline", *_CELLS.value]
-  trainings = {
-    (name, number, seed): runs.of(name, seed, "cpu", number)
-    for number, seed, name in itertools.product(steps, SEEDS, names)
-  }
-  reports = study.train_all(
-    list(trainings.values()),
+  reports = training.train_seeds(
+    lambda cell, seed: runs.of(cell[0], seed, "cpu", cell[1]),
+    list(itertools.product(names, steps)),
+    SEEDS,
     pathlib.Path(_WORKDIR.value),
     _JOBS.value,
     runs.in_words,
   )
   accuracies = {
-    (name, number): [
-      runs.accuracy(reports[trainings[name, number, seed].name])
-      for seed in SEEDS
-    ]
-    for name, number in itertools.product(names, steps)
+    cell: [runs.accuracy(report) for report in of_cell]
+    for cell, of_cell in reports.items()
   }
+  everything = [report for of_cell in reports.values() for report in of_cell]
   results = {
     "command": "python -m experiments.token_learner_placement.longer "
     f"--workdir=WORKDIR --cells={','.join(_CELLS.value)} "
     f"--steps={','.join(_STEPS.value)} --jobs={_JOBS.value}",
     "seeds": list(SEEDS),
-    "hardware": study.hardware(reports.values()),
-    "seconds": sum(r["train"]["seconds"] for r in reports.values()),
+    "hardware": study.hardware(everything),
+    "seconds": sum(r["train"]["seconds"] for r in everything),
     "rows": lengths.rows(accuracies),
   }
   results["claims"] = lengths.claims(results["rows"])

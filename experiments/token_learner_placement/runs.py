@@ -1,14 +1,17 @@
 """The trainings of the study."""
 
+import dataclasses
 import pathlib
 
-from experiments import study
+from experiments import study, training
 from experiments.token_learner_placement import config
 
 HERE = pathlib.Path(__file__).parent
 
 
-def of(cell: str, seed: int, scale: str, steps: int | None = None) -> study.Run:
+def of(
+  cell: str, seed: int, scale: str, steps: int | None = None
+) -> training.Run:
   """Returns the training of a cell.
 
   Args:
@@ -17,13 +20,10 @@ def of(cell: str, seed: int, scale: str, steps: int | None = None) -> study.Run:
     scale: its name.
     steps: how long; None for the scale's.
   """
-  file = (HERE / "config.py").relative_to(study.ROOT)
-  name = f"{scale}_{cell}_{seed}"
-  argument = f"cell={cell},seed={seed},scale={scale}"
-  if steps not in (None, config.SCALES[scale].steps):
-    name += f"_{steps}"
-    argument += f",steps={steps}"
-  return study.Run(name, f"{file}:{argument}")
+  if steps in (None, config.SCALES[scale].steps):
+    return training.run_of(HERE, cell, seed, scale)
+  run = training.run_of(HERE, cell, seed, scale, steps=steps)
+  return dataclasses.replace(run, name=f"{run.name}_{steps}")
 
 
 def accuracy(report: study.Report) -> float:

@@ -8,18 +8,17 @@ import dataclasses
 
 import ml_collections
 
+from experiments import recipe
 from experiments.video_token_learner import cells
 from tokenlearner_flexivit import config as configuration
 
 
 def model_section(cell: cells.Cell, scale: cells.Scale) -> dict:
   """Returns config.model."""
-  section = dict(
+  section = recipe.model_section(scale.width, scale.patch_size, scale.side)
+  section |= dict(
     name="vivit",
-    width=scale.width,
     depth=scale.depth,
-    mlp_dim=4 * scale.width,
-    num_heads=scale.width // 32,
     patch_size=(2, scale.patch_size, scale.patch_size),
     posemb_grid=scale.grid,
     dtype=scale.dtype,
@@ -41,11 +40,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     small |= dict(frames=4, side=16, patch_size=4)
     scale = dataclasses.replace(scale, **small)
 
-  c = ml_collections.ConfigDict()
-  c.seed = args["seed"]
-  c.batch_size = scale.batch_size
-  c.total_steps = scale.steps
-  c.log_steps = min(50, scale.steps)
+  c = recipe.config(
+    seed=args["seed"], batch_size=scale.batch_size, steps=scale.steps
+  )
   c.checkpoint_steps = 200
 
   # No flips: they would make one action another.
@@ -61,15 +58,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     num_threads=scale.num_threads,
   )
   c.model = model_section(cell, scale)
-  c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
-  c.optimizer = dict(
-    name="adamw",
-    lr=1e-3,
-    b2=0.95,
-    weight_decay=0.05,
-    schedule=dict(name="cosine", warmup_steps=min(100, scale.steps // 2)),
-    grad_clip_norm=1.0,
-  )
   c.evals = dict(
     test=dict(
       type="classification",

@@ -1,0 +1,122 @@
+"""The command line that the studies share, and the results it leads to."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from absl import app, flags
+
+from experiments import study
+
+# The flags belong to the study that defines them: its --help shows them.
+flags.disclaim_key_flags()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a study was asked for.
+
+  Attributes:
+    workdir: gets a folder per run.
+    scale: its name.
+    seeds: of each cell.
+    cells: only these; none for all.
+    jobs: runs at a time.
+  """
+
+  workdir: pathlib.Path
+  scale: str
+  seeds: list[int]
+  cells: list[str]
+  jobs: int
+
+  @property
+  def suffix(self) -> str:
+    """Ends the names of the scale's files, before the dot."""
+    return "" if self.scale == "cpu" else f"_{self.scale}"
+
+  def choose(self, known: Iterable[str]) -> list[str]:
+    """Returns the names of the cells to train, out of all that there are.
+
+    Raises:
+      app.UsageError: one that was asked for is not among them.
+    """
+    known = list(known)
+    if unknown := set(self.cells) - set(known):
+      raise app.UsageError(
+        f"--cells={','.join(sorted(unknown))}: known are {', '.join(known)}."
+      )
+    return self.cells or known
+
+  def write_results(
+    self,
+    folder: pathlib.Path,
+    reports: Mapping[str, Sequence[study.Report]],
+    rows: Iterable[study.Row],
+    claims: Sequence[study.Row],
+  ) -> study.Row:
+    """Writes results.json of a study that is complete.
+
+    Args:
+      folder: of the study.
+      reports: of the seeds, by cell.
+      rows: what was found.
+      claims: what it says, from `study.claim`.
+
+    Returns:
+      What the file holds.
+    """
+    everything = [report for of_cell in reports.values() for report in of_cell]
+    results = {
+      "command": f"python -m experiments.{folder.name}.run --workdir=WORKDIR "
+      f"--scale={self.scale} --seeds={','.join(map(str, self.seeds))} "
+      f"--jobs={self.jobs}",
+      "seeds": self.seeds,
+      "hardware": study.hardware(everything),
+      "seconds": sum(report["train"]["seconds"] for report in everything),
+      "rows": list(rows),
+      "claims": claims,
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    (folder / f"results{self.suffix}.json").write_text(text)
+    return results
+
+
+def define(
+  scales: Iterable[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> Callable[[], Options]:
+  """Defines the flags of a study.
+
+  Args:
+    scales: names of how large it can be.
+    flag_values: where to define them.
+
+  Returns:
+    What gives their values once the command line has been parsed.
+  """
+  there = dict(flag_values=flag_values)
+  workdir = flags.DEFINE_string(
+    "workdir", None, "Gets a folder per run.", required=True, **there
+  )
+  scale = flags.DEFINE_enum("scale", "cpu", list(scales), "How large.", **there)
+  seeds = flags.DEFINE_list(
+    "seeds", ["0", "1", "2"], "Seeds of each cell.", **there
+  )
+  cells = flags.DEFINE_list(
+    "cells", [], "Only these, joined by commas.", **there
+  )
+  jobs = flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Runs at a time, each with its share of the cores.",
+    lower_bound=1,
+    **there,
+  )
+  return lambda: Options(
+    pathlib.Path(workdir.value),
+    scale.value,
+    [int(seed) for seed in seeds.value],
+    cells.value,
+    jobs.value,
+  )

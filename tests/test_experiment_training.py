@@ -1,0 +1,109 @@
+"""Studies train what is missing, each run once, and stop when one fails."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+from experiments import study, training
+
+# Stands in for training: counts its starts, takes as many to write a report.
+STAND_IN = """
+import json, os, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+with (folder / "starts").open("a") as file:
+  file.write("x")
+print("cores", len(os.sched_getaffinity(0)))
+if len((folder / "starts").read_text()) < int(sys.argv[2]):
+  sys.exit("it failed")
+(folder / "report.json").write_text(json.dumps({"name": folder.name}))
+"""
+
+
+@pytest.fixture
+def make_runs(monkeypatch):
+  """Makes runs of the stand-in that need so many starts."""
+
+  def command(run, workdir):
+    return [sys.executable, "-c", STAND_IN, str(workdir / run.name), run.config]
+
+  def make(**starts):
+    return [training.Run(name, str(number)) for name, number in starts.items()]
+
+  monkeypatch.setattr(training.Run, "command", command)
+  return make
+
+
+def test_each_run_is_trained_once(make_runs, tmp_path, capsys):
+  first, both = make_runs(a=1), make_runs(a=1, b=1)
+  for runs in (first, both, both):
+    reports = training.train_all(
+      runs, tmp_path, 1, lambda report: report["name"]
+    )
+    assert reports == {run.name: {"name": run.name} for run in runs}
+  assert (tmp_path / "a" / "starts").read_text() == "x"
+  assert (tmp_path / "b" / "starts").read_text() == "x"
+  printed = capsys.readouterr().out
+  assert "1/1 b: b (" in printed and "ETA 0:00" in printed
+  assert "2 of 2 runs are there." in printed
+
+
+def test_a_run_that_fails_stops_the_study_and_can_go_on(make_runs, tmp_path):
+  runs = make_runs(a=2, b=1)
+  with pytest.raises(RuntimeError, match=r"a ended with exit code 1.*a\.log"):
+    training.train_all(runs, tmp_path, 1, str)
+  assert "it failed" in (tmp_path / "a.log").read_text()
+  assert not (tmp_path / "b").exists()
+  assert len(training.train_all(runs, tmp_path, 1, str)) == 2
+
+
+def test_jobs_share_the_cores(make_runs, tmp_path):
+  shares = training.cores_of_jobs(1)
+  assert len(shares) == 1
+  count = len(shares[0])
+  parts = training.cores_of_jobs(count)
+  assert sorted(core for part in parts for core in part) == shares[0]
+  with pytest.raises(ValueError, match=f"--jobs={count + 1}.* {count} cores"):
+    training.cores_of_jobs(count + 1)
+  training.train_all(make_runs(a=1, b=1), tmp_path, count, str)
+  assert "cores 1\n" in (tmp_path / "a.log").read_text()
+
+
+def test_the_command_trains_one_run_alone(tmp_path):
+  run = training.Run("a", "configs/quickstart.py:runlocal")
+  assert run.command(tmp_path)[1:] == [
+    "-m",
+    "tokenlearner_flexivit.main",
+    "--config=configs/quickstart.py:runlocal",
+    f"--workdir={tmp_path / 'a'}",
+  ]
+
+
+def test_reports_are_read_where_runs_leave_them(tmp_path):
+  run = training.Run("a", "")
+  path = training.report_path(tmp_path, run)
+  assert path == pathlib.Path(tmp_path, "a", "report.json")
+  path.parent.mkdir()
+  path.write_text(json.dumps({"accuracy": 0.5}))
+  assert training.read(tmp_path, run) == {"accuracy": 0.5}
+
+
+def test_cells_are_trained_with_every_seed(make_runs, tmp_path):
+  def run_of(cell, seed):
+    return make_runs(**{f"{cell}{seed}": 1})[0]
+
+  reports = training.train_seeds(run_of, ["a", "b"], [1, 0], tmp_path, 1, str)
+  assert reports == {
+    "a": [{"name": "a1"}, {"name": "a0"}],
+    "b": [{"name": "b1"}, {"name": "b0"}],
+  }
+
+
+def test_the_run_of_a_cell():
+  folder = study.ROOT / "experiments" / "two_dials"
+  run = training.run_of(folder, "fixed6_4", 2, "gpu", steps=7)
+  assert run.name == training.run_name("fixed6_4", 2, "gpu")
+  argument = "cell=fixed6_4,seed=2,scale=gpu,steps=7"
+  assert run.config == f"experiments/two_dials/config.py:{argument}"
