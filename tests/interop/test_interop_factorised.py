@@ -85,6 +85,17 @@ def test_a_model_for_images_is_the_encoder_of_frames(tmp_path):
     interop.load_params_and_report(path, model, params=like)
 
 
+def test_joint_attention_is_no_encoder_of_frames(tmp_path):
+  model, params = make("gap")
+  joint = {k: v for k, v in params.items() if "TemporalTransformer" not in k}
+  joint["pos_embedding"] = np.ones((1, 16, 16))  # 4x2x2, no 4x4.
+  path = tmp_path / "joint.npz"
+  interop.save_params(traverse_util.unflatten_dict(joint, sep="/"), path)
+  fresh = ["TemporalTransformer", "pos_embedding_TemporalTransformer"]
+  with pytest.raises(ValueError, match=r"joint\.npz .* at once"):
+    interop.load_params_and_report(path, model, fresh=fresh)
+
+
 @pytest.mark.parametrize("name", ["scenic", "big_vision"])
 def test_other_formats_have_no_second_encoder(name, tmp_path):
   _, params = make("gap")

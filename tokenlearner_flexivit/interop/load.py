@@ -152,6 +152,8 @@ def load_params_and_report(
       mean, std = input_mean or (0.5,), input_std or (0.5,)
       leaves = surgery.absorb_statistics(leaves, mean, std)
       notes.append(f"The patch embedding absorbed mean={mean}, std={std}.")
+    if isinstance(model, models.ViViTFactorised):
+      _check_not_joint(leaves, path)
     template = _shapes_of(model, params, leaves)
     plan = surgery.Plan(
       leaves,
@@ -188,6 +190,19 @@ def _grid_of(model: nn.Module) -> tuple[int, ...] | None:
   grid = tuple(model.posemb_grid)
   # The factorised encoder has positions in a frame, and others in time.
   return grid[1:] if isinstance(model, models.ViViTFactorised) else grid
+
+
+def _check_not_joint(leaves, path) -> None:
+  """Raises ValueError for weights of joint attention over space and time."""
+  kernel = leaves.get(surgery.KERNEL)
+  of_video = kernel and len(kernel.shape) == 5
+  if of_video and not any("TemporalTransformer" in name for name in leaves):
+    raise ValueError(
+      f"{path} is of a model for videos that attends over space and time at"
+      " once: its position embedding is of both, that of the factorised"
+      " encoder's first part of space alone. Load it into models.ViViT, or give"
+      " weights of a model for images."
+    )
 
 
 def _example(model, channels) -> jax.ShapeDtypeStruct:
