@@ -118,13 +118,14 @@ def test_a_picture_has_a_row_for_each_image_and_patch_size():
   # The second row, last column: the second token at patch size 4.
   maps = token_maps.token_maps(model, params, IMAGES, patch_size=4)
   drawn = axes.images[0].get_array()[13:25, -24:]
-  expected = overlay.overlay(IMAGES[0], maps[0, 1])
+  shown = overlay.displayable(IMAGES[0])
+  expected = overlay.overlay(shown, maps[0, 1])
   chex.assert_trees_all_close(np.asarray(drawn), expected)
 
 
 def test_the_heaviest_patch_has_the_last_colour():
   weights = np.array([[0.0, 0.2], [0.1, 0.4]])
-  black = np.zeros((4, 6, 1))
+  black = np.zeros((4, 6, 3))
   drawn = overlay.overlay(black, weights)
   colors = matplotlib.colormaps[overlay.COLORS]
   chex.assert_shape(drawn, (4, 6, 3))
@@ -136,11 +137,22 @@ def test_the_heaviest_patch_has_the_last_colour():
   }.items():
     color = np.array(colors(share)[:3])
     chex.assert_trees_all_close(drawn[y, x], overlay._ALPHA * color)
-  # Neither the scale of the maps nor that of the image shows.
+  # The scale of the maps does not show.
+  chex.assert_trees_all_close(overlay.overlay(black, 9 * weights), drawn)
+
+
+def test_images_of_any_range_are_shown():
   image = np.random.default_rng(0).normal(size=(4, 6, 3))
-  chex.assert_trees_all_close(
-    overlay.overlay(image, weights), overlay.overlay(5 * image + 3, 9 * weights)
-  )
+  shown = overlay.displayable(image)
+  assert (shown.min(), shown.max()) == (0, 1)
+  chex.assert_trees_all_close(overlay.displayable(5 * image + 3), shown)
+  grey = overlay.displayable(image[..., :1])
+  chex.assert_trees_all_close(grey[..., 0], grey[..., 2])
+  # A frame that is darker than another one stays so.
+  video = np.stack([image, 0.5 * (image - image.min()) + image.min()])
+  bright, dark = overlay.displayable(video)
+  chex.assert_trees_all_close(bright, shown)
+  chex.assert_trees_all_close(dark, 0.5 * shown)
 
 
 def test_the_peak_tells_narrow_maps_from_even_ones():

@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
   Attributes:
     label: stands before the row.
-    image: [H, W, C] float in any range.
+    image: [H, W, 3] in [0, 1], see `displayable`.
     maps: S of [h, w], not negative; h and w divide H and W.
   """
 
@@ -49,21 +49,22 @@ def displayable(image: np.ndarray) -> np.ndarray:
   """Returns an image [H, W, C] of any range as [H, W, 3] in [0, 1].
 
   Preprocessing may have standardised it, so its own darkest value becomes 0
-  and its brightest 1. What has not three channels is shown in grey.
+  and its brightest 1. What has not three channels is shown in grey. Frames of a
+  video are given together, [T, H, W, C], so that they keep their brightness.
   """
   image = np.asarray(image, np.float64)
   if image.shape[-1] != 3:
     image = image.mean(axis=-1, keepdims=True)
   image = image - image.min()
   image = image / (image.max() or 1.0)
-  return np.broadcast_to(image, (*image.shape[:2], 3))
+  return np.broadcast_to(image, (*image.shape[:-1], 3))
 
 
 def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """Lays a map over an image.
 
   Args:
-    image: [H, W, C] float in any range.
+    image: [H, W, 3] in [0, 1], see `displayable`.
     weights: [h, w], not negative; h and w divide H and W.
 
   Returns:
@@ -85,7 +86,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   # Each patch keeps its borders: no interpolation between weights.
   shares = np.kron(shares, np.ones((height // h, width // w)))
   colors = matplotlib.colormaps[COLORS](shares)[..., :3]
-  grey = displayable(image).mean(axis=-1, keepdims=True)
+  grey = image.mean(axis=-1, keepdims=True)
   return (1 - _ALPHA) * grey + _ALPHA * colors
 
 
@@ -116,7 +117,7 @@ def figure(
   # One canvas: hundreds of axes would take many seconds to lay out.
   canvas = np.ones((len(rows) * down, (1 + num_maps) * across, 3))
   for i, row in enumerate(rows):
-    cells = [displayable(row.image)]
+    cells = [row.image]
     cells += [overlay(row.image, weights) for weights in row.maps]
     for j, cell in enumerate(cells):
       top, left = i * down, j * across

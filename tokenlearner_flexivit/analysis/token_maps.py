@@ -140,8 +140,10 @@ def image_figure(
     for size in sizes
   ]
   rows = [
-    overlay.Row(f"patch {_size_name(size)}", image, of_size[i])
-    for i, image in enumerate(np.asarray(images))
+    overlay.Row(
+      f"patch {_size_name(size)}", overlay.displayable(image), of_size[i]
+    )
+    for i, image in enumerate(images)
     for size, of_size in zip(sizes, maps, strict=True)
   ]
   return overlay.figure(rows, title)
@@ -189,8 +191,9 @@ def video_figure(
     numbers = vivit.sample_frames(numbers[None], model.num_frames)[0]
   tubelet = len(numbers) // len(maps)
   numbers = numbers[tubelet // 2 :: tubelet]
+  shown = overlay.displayable(video)
   rows = [
-    overlay.Row(f"frame {number}", np.asarray(video[number]), of_frame)
+    overlay.Row(f"frame {number}", shown[number], of_frame)
     for number, of_frame in zip(numbers.tolist(), maps, strict=True)
   ]
   return overlay.figure(rows, title)

@@ -68,8 +68,8 @@ def _cells(video: np.ndarray, maps: np.ndarray) -> list[list[np.ndarray]]:
   """Returns for each frame itself and its maps over it, [H, W, 3] in [0, 1]."""
   maps = np.repeat(maps, len(video) // len(maps), axis=0)
   return [
-    [overlay.displayable(frame), *(overlay.overlay(frame, one) for one in each)]
-    for frame, each in zip(video, maps, strict=True)
+    [frame, *(overlay.overlay(frame, one) for one in each)]
+    for frame, each in zip(overlay.displayable(video), maps, strict=True)
   ]
 
 
