@@ -124,12 +124,17 @@ def of(scale: scales.Scale) -> dict[str, Cell]:
   )
   if scale.downstream:
     coarse = sizes[0]
-    for name, backbone in (("flexible", "flexi"), ("fixed", fixed(coarse))):
-      buffers = own if name == "flexible" else (coarse, scale.side // coarse)
+    of_coarse = coarse, scale.side // coarse
+    # The paper's FlexiViT is distilled.
+    for name, text, backbone, buffers in (
+      ("flexible", "flexible", "flexi", own),
+      ("distilled", "distilled flexible", "distilled_from_teacher", own),
+      ("fixed", "fixed", fixed(coarse), of_coarse),
+    ):
       cells.append(
         Cell(
           f"transfer_{name}",
-          f"{name} backbone, fine-tuned at patch size {coarse}",
+          f"{text} backbone, fine-tuned at patch size {coarse}",
           (coarse,),
           *buffers,
           init=backbone,

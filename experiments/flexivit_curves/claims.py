@@ -190,21 +190,24 @@ def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
 def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   found = []
-  for name, published, gains in (
-    ("flexible", "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)", True),
-    ("fixed", "collapses", False),
+  published = "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)"
+  for name, text, expected, gains in (
+    ("distilled", "distilled flexible", published, True),
+    ("flexible", "supervised flexible", "as this", True),
+    ("fixed", "fixed", "collapses", False),
   ):
     curve = trained[f"transfer_{name}"]
     gain, error = study.paired_difference(curve[fine], curve[coarse])
     found.append(
       study.claim(
-        f"fine-tuned at {coarse} and used at {fine}, the {name} backbone "
+        f"fine-tuned at {coarse} and used at {fine}, the {text} backbone "
         f"{'gains' if gains else 'loses'}",
         f"FlexiViT, Figure 8; {_GOAL}",
-        published,
+        expected,
         f"{curves.points(curve, coarse):.1f} % -> "
         f"{curves.points(curve, fine):.1f} % ({gain:+.1f} ± {error:.1f})",
-        (gain > 0) == gains,
+        # By more than what differs from seed to seed.
+        gain > error if gains else gain < -error,
       )
     )
   return found

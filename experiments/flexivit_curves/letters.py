@@ -158,10 +158,11 @@ def of(
         "its size (Figure 8). Here a new head is learned on 2,000 images that "
         "the backbone has not seen.",
         {
+          "flexible backbone, distilled": trained["transfer_distilled"],
           "flexible backbone": trained["transfer_flexible"],
           "fixed backbone": trained["transfer_fixed"],
         },
-        highlighted=("flexible backbone",),
+        highlighted=("flexible backbone, distilled",),
       )
     )
   return found
