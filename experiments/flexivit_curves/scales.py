@@ -45,7 +45,7 @@ class Scale:
 
 _DIGITS = "value_range(0,1)|standardize(0.305,0.376)"
 SCALES = {
-  # About 90 minutes on two CPU cores.
+  # A seed takes about 75 minutes on two CPU cores.
   "cpu": Scale(
     data="rendered_scenes/64",
     train_pp="decode|random_crop(60)|value_range(-1,1)",
