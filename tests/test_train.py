@@ -180,19 +180,15 @@ def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
     train.evaluate(config, tmp_path)
 
 
-def test_init_from_another_run(config, tmp_path):
-  state, _ = train.train_and_evaluate(config, tmp_path / "first")
-  config.init = str(tmp_path / "first")
+def test_init_from_another_run(config, untrained_run, tmp_path):
+  saved = checkpoint_lib.read_params(untrained_run)
+  config.init = str(untrained_run)
   experiment = experiment_lib.Experiment(config)
-  chex.assert_trees_all_equal(
-    experiment.init_params(), jax.device_get(state.params)
-  )
+  chex.assert_trees_all_equal(experiment.init_params(), saved)
   config.init_fresh = ("head/kernel",)
   params = experiment_lib.Experiment(config).init_params()
   assert not params["head"]["kernel"].any()
-  chex.assert_trees_all_equal(
-    params["embedding"], jax.device_get(state.params["embedding"])
-  )
+  chex.assert_trees_all_equal(params["embedding"], saved["embedding"])
   config.init_fresh = ("heads",)
   with pytest.raises(ValueError, match="'heads' is the beginning of no name"):
     experiment_lib.Experiment(config).init_params()
@@ -249,6 +245,8 @@ def test_pending_metrics_are_those_of_now():
 def test_the_newest_checkpoints_are_kept(config, tmp_path):
   config.checkpoint_steps = 1
   config.keep_checkpoints = 2
+  config.model.token_learner = None
+  config.flexi.patch_size.values = (4,)
   config.evals = {}
   train.train_and_evaluate(config, tmp_path)
   kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
@@ -261,6 +259,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   )
   config.total_steps = 12
   config.checkpoint_steps = 1
+  config.flexi.patch_size.values = (6, 4)
   config.evals = {}
   with pytest.raises(train.NonFiniteLossError) as error:
     train.train_and_evaluate(config, tmp_path)

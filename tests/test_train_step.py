@@ -199,7 +199,7 @@ def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
 def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   task = make_task()
   drawn_from = patch_sizes(
-    6, 4, 3, num_tokens=(2, None), sandwich=True, inplace_distillation=inplace
+    6, 3, num_tokens=(2, None), sandwich=True, inplace_distillation=inplace
   )
   assert drawn_from.largest == ((3, 3), "all")
   assert drawn_from.smallest == ((6, 6), 2)
