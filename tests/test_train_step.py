@@ -50,7 +50,7 @@ def make_batches():
 def train(
   task,
   sizes=(6, 3),
-  num_tokens=(3, 1, None),
+  num_tokens=(3, 1),
   kind="pmap",
   dispatch="host",
   ema=None,
@@ -120,7 +120,7 @@ def test_shard_map_is_pmap(reference):
 def test_eight_devices_are_one_device(reference):
   """The same step over an axis of one device with the whole batch."""
   task = make_task(mixup_alpha=0.4)
-  sizes = patch_sizes(6, 3, num_tokens=(3, 1, None))
+  sizes = patch_sizes(6, 3, num_tokens=(3, 1))
   step = jax.jit(
     jax.vmap(
       train_step_lib.make_train_step(task, OPTIMIZER, sizes, seed=3),
@@ -247,7 +247,7 @@ def test_a_sandwich_is_the_same_however_it_is_computed():
   flexi = dict(sandwich=True, inplace_distillation=True)
   task = make_task(mixup_alpha=0.4)
   states = [
-    train(task, flexi=flexi, **kwargs)[0]
+    train(task, num_tokens=(3, None), flexi=flexi, **kwargs)[0]
     for kwargs in ({}, {"dispatch": "switch"}, {"accumulate": 2})
   ]
   for other in states[1:]:
