@@ -56,4 +56,5 @@ def draw(
 def _readable_on(color: tuple[float, ...]) -> str:
   """White or black, whichever has the higher contrast (WCAG 2.1, 1.4.3)."""
   luminance = np.power(color[:3], 2.2) @ (0.2126, 0.7152, 0.0722)
-  return "white" if 1.05 / (luminance + 0.05) > 21**0.5 else "black"
+  over_black, under_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
+  return "white" if under_white > over_black else "black"

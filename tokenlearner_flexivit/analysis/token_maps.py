@@ -140,10 +140,8 @@ def image_figure(
     for size in sizes
   ]
   rows = [
-    overlay.Row(
-      f"patch {_size_name(size)}", overlay.displayable(image), of_size[i]
-    )
-    for i, image in enumerate(images)
+    overlay.Row(f"patch {_size_name(size)}", image, of_size[i])
+    for i, image in enumerate(map(overlay.displayable, images))
     for size, of_size in zip(sizes, maps, strict=True)
   ]
   return overlay.figure(rows, title)
