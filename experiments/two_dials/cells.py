@@ -43,8 +43,7 @@ class Scale:
 
 
 SCALES = {
-  # About two hours on two CPU cores, by its first trainings.
-  "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 1200, 4800),
+  "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 800, 3200),
   # A ViT-S; about 30 minutes on one modern GPU. Not yet run.
   "gpu": Scale("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
 }

@@ -47,5 +47,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model = model_section(cell, scale)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   if len(cell.numbers) > 1:
-    c.flexi.num_tokens = dict(values=cell.numbers)
+    # TokenLearner is off in half of the steps, as many as train it.
+    learned = len(cell.numbers) - 1
+    c.flexi.num_tokens = dict(
+      values=cell.numbers, weights=(learned, *[1] * learned)
+    )
   return c

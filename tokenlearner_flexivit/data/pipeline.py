@@ -7,7 +7,7 @@ many hosts it runs, and how many threads or processes read, changes nothing.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -35,6 +35,8 @@ class _Settings:
     split: split of it, perhaps a slice.
     pp: preprocessing string; only opening the source works without.
     data_dir: folder of TFDS datasets, and of videos made ready for reading.
+    features: names of the features of a TFDS dataset that are read, None for
+      all; the fewer, the faster.
     num_workers: processes that make batches; 0 means threads in this one.
     num_threads: threads that make batches, in each process; 0 means none.
     prefetch: batches that are ready or in the making.
@@ -46,6 +48,7 @@ class _Settings:
   split: str
   pp: str | None = None
   data_dir: str | None = None
+  features: Sequence[str] | None = None
   num_workers: int = 0
   num_threads: int = min(8, os.cpu_count() or 1)
   prefetch: int = 8
@@ -83,6 +86,12 @@ class _Settings:
 
   def source(self) -> Source:
     """Opens the source."""
+    is_tfds = self.name.split(":")[0] not in ("folder", "fake", "video_folder")
+    if self.features is not None and not is_tfds:
+      raise ValueError(
+        f"data.features={self.features!r} is for TFDS datasets; {self.name!r} "
+        "has no more than is used. Leave it out."
+      )
     if self.name.startswith("folder:"):
       source = FolderSource(self.name.removeprefix("folder:"), self.split)
     elif self.name.split(":")[0] == "fake":
@@ -95,7 +104,7 @@ class _Settings:
       # TFDS is not needed by the others, and takes a while to import.
       from tokenlearner_flexivit.data.tfds_source import TfdsSource
 
-      source = TfdsSource(self.name, self.split, self.data_dir)
+      source = TfdsSource(self.name, self.split, self.data_dir, self.features)
     if not len(source):
       raise ValueError(f"The split is empty: {source.name}.")
     return source

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,11 @@ class TfdsSource(sources.Source):
   """
 
   def __init__(
-    self, name: str, split: str, data_dir: str | os.PathLike | None = None
+    self,
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    features: Sequence[str] | None = None,
   ):
     """Opens the split.
 
@@ -33,10 +38,13 @@ class TfdsSource(sources.Source):
       split: TFDS split, such as "train[:99%]" or "train+test".
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
+      features: names of those to parse; None for all. Where a dataset has many
+        that go unused, parsing them can take longer than decoding the image.
 
     Raises:
-      ValueError: there is no such dataset or split, or it is not prepared in a
-        format that allows random access. The message says how to mend it.
+      ValueError: there is no such dataset, split or feature, or it is not
+        prepared in a format that allows random access. The message says how to
+        mend it.
     """
     self.name = f"{name} ({split})"
     if data_dir is not None:
@@ -62,11 +70,18 @@ class TfdsSource(sources.Source):
       # What TFDS raises for a missing dataset depends on how it would be
       # written, so find out what is wrong rather than go by the exception.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
-    features = dict(builder.info.features.items())
+    self._chosen = None
+    known = dict(builder.info.features.items())
     # Set here and not above: given there, they would make TFDS's own
     # `mock_data` encode its noise with TensorFlow.
-    self._source.decoders = encoded_features.decoders(features)
-    label = features.get("label")
+    self._source.decoders = encoded_features.decoders(known)
+    if features is not None:
+      known = _choose(known, features, self.name)
+      # The source would parse all of them, whatever it decodes.
+      self._source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+      self._chosen = tfds.features.FeaturesDict(known)
+      self._decoders = encoded_features.decoders(known)
+    label = known.get("label")
     self._has_several = isinstance(label, tfds.features.Sequence)
     if self._has_several:
       label = label.feature
@@ -79,7 +94,7 @@ class TfdsSource(sources.Source):
     return len(self._source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    example = dict(self._source[index])
+    example = self._read(index)
     example["id"] = np.int32(index)
     if self._has_classes and self._has_several:
       vector = np.zeros(self.num_classes, np.float32)
@@ -89,12 +104,33 @@ class TfdsSource(sources.Source):
       example["label"] = np.int32(example["label"])
     return example
 
+  def _read(self, index: int) -> dict[str, Any]:
+    example = self._source[index]
+    if self._chosen is not None:
+      example = self._chosen.deserialize_example_np(
+        example, decoders=self._decoders
+      )
+    return dict(example)
+
   def describe(self, index: int) -> str:
-    """Returns the position and the file's name if the dataset has it."""
-    file_name = self._source[index].get("file_name", "")
+    """Returns the position and the file's name if it was read."""
+    file_name = self._read(index).get("file_name", "")
     if isinstance(file_name, bytes):
       file_name = file_name.decode(errors="replace")
     return f"example {index}" + (f", {file_name}" if file_name else "")
+
+
+def _choose(
+  known: Mapping[str, Any], names: Sequence[str], dataset: str
+) -> dict[str, Any]:
+  """Returns the features of these names."""
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"data.features has {name!r}, but those of {dataset} are "
+        f"{', '.join(known)}."
+      )
+  return {name: known[name] for name in names}
 
 
 def _unknown_name(name: str) -> str:
