@@ -255,6 +255,7 @@ def test_config_dict(digits):
     ({"pp": "decod"}, "'decode'"),
     ({"num_workers": -1}, "num_workers"),
     ({"prefetch": 1.5}, "prefetch"),
+    ({"features": ("image",)}, "data.features=.* is for TFDS datasets"),
     ({"max_corrupt": -1}, "max_corrupt must be a whole number from 0 on"),
     ({"max_corrupt": True}, "max_corrupt"),
     ({"max_corrupt": "1"}, "max_corrupt"),

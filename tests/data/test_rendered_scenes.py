@@ -267,6 +267,29 @@ def test_reading_through_the_pipeline(tiny):
     )
 
 
+def test_features_that_are_named_are_read_alone(tiny):
+  folder, config = tiny
+  c = {
+    "name": "rendered_scenes/mini",
+    "split": "train",
+    "data_dir": folder,
+    "pp": "decode|keep('image','label')",
+  }
+  some = data.open_source({**c, "features": ("label", "image")})
+  full = data.open_source(c)
+  assert some.class_names == full.class_names
+  assert len(some) == len(full) == config.num_train
+  for index in range(len(full)):
+    everything = full[index]
+    assert some[index] == {k: everything[k] for k in ("label", "image", "id")}
+    assert some.describe(index) == full.describe(index)
+  # What is left out is missed by name.
+  with pytest.raises(data.ExampleError, match=r"example 0 .*'image'"):
+    data.peek({**c, "features": ("label",)})
+  with pytest.raises(ValueError, match=r"'lable', but .* caption, .*, texture"):
+    data.open_source({**c, "features": ("image", "lable")})
+
+
 def test_prepared_files_are_the_same_again(tiny, tmp_path):
   folder, config = tiny
   builder.prepare(tmp_path, config, num_processes=1)
