@@ -52,11 +52,13 @@ def test_what_is_watched_is_what_the_model_does(pool):
   chex.assert_trees_all_close((logits, out), expected, rtol=1e-4, atol=1e-4)
   cls = int(pool == "tok")
   shapes = {"encoderblock_0": (4 + cls,) * 2, "encoderblock_1": (3 + cls,) * 2}
-  shapes |= {"MAPHead_0": (1, 3)} if pool == "map" else {}
+  pools = {"map": "MAPHead_0", "gap": "encoder_norm"}
+  shapes |= {pools[pool]: (1, 3)} if pool in pools else {}
   assert {name: x.shape[2:] for name, x in found.items()} == shapes
   for x in found.values():
     np.testing.assert_allclose(x.sum(axis=-1), 1, rtol=1e-5)
-    assert float(x.std()) > 0.01
+  for name in set(shapes) - {"encoder_norm"}:  # Its weights are equal.
+    assert float(found[name].std()) > 0.01
 
 
 @POOLS
@@ -119,6 +121,67 @@ def test_relevance_of_a_layer_by_hand():
   )
 
 
+@pytest.mark.parametrize("learner", [None, LEARNER], ids=["all", "learned"])
+def test_relevance_under_a_mean_by_hand(learner):
+  """The mean is a head whose weights are 1/N: a token's share of the logit.
+
+  With a linear head that share is the token's product with the class's column,
+  over N; what is below 0 is left out. By patches it goes through what attention
+  and TokenLearner mixed.
+  """
+  model, params = make(pool="gap", token_learner=learner)
+  classes = np.array([4, 0, 2])
+  watched = jax.jit(lambda x: attention._watched(model, params, x, SIX))
+  _, out, found = watched(IMAGES)
+  n = out["encoded"].shape[1]
+  column = np.asarray(params["head"]["kernel"])[:, classes]
+  share = np.einsum("bnd,db->bn", out["encoded"], column) / n
+  total = share.sum(axis=1) + np.asarray(params["head"]["bias"])[classes]
+  logits = np.asarray(out["logits"])[np.arange(3), classes]
+  np.testing.assert_allclose(total, logits, rtol=1e-3, atol=1e-4)
+
+  @jax.jit
+  @jax.grad
+  def gradients(shifts):
+    logits = attention._watched(model, params, IMAGES, SIX, shifts)[0]
+    return logits[jnp.arange(3), classes].sum()
+
+  found_gradients = gradients(jax.tree.map(jnp.zeros_like, found))
+  tokens = np.eye(4)[None]
+  for i in range(2):
+    name = f"encoderblock_{i}"
+    if learner and i == learner["layer"]:
+      tokens = np.asarray(out["token_learner"]["maps"]) @ tokens
+    weighted = np.asarray(found_gradients[name] * found[name])
+    tokens = tokens + np.maximum(weighted, 0).mean(axis=1) @ tokens
+  expected = (np.maximum(share, 0)[:, None] @ tokens)[:, 0]
+  maps = attention.relevance(model, params, IMAGES, SIX, classes)
+  np.testing.assert_allclose(maps.reshape(3, 4), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_tokens_that_say_nothing_of_a_class_have_no_relevance():
+  """Of a mean without attention between tokens, it is the shares alone."""
+  model, params = make(pool="gap", depth=1)
+  block = params["Transformer"]["encoderblock_0"]
+  out = block["MultiHeadDotProductAttention_0"]["out"]
+  out["kernel"] = jnp.zeros_like(out["kernel"])
+  classes = np.array([1, 2, 3])
+  _, seen, _ = attention._watched(model, params, IMAGES, SIX)
+  column = np.asarray(params["head"]["kernel"])[:, classes]
+  share = np.einsum("bnd,db->bn", seen["encoded"], column) / 4
+  maps = attention.relevance(model, params, IMAGES, SIX, classes).reshape(3, 4)
+  np.testing.assert_allclose(maps, np.maximum(share, 0), rtol=1e-3, atol=1e-5)
+  # What speaks for the class, less what speaks against it, is its logit.
+  against = np.minimum(share, 0).sum(axis=1)
+  bias = np.asarray(params["head"]["bias"])[classes]
+  np.testing.assert_allclose(
+    maps.sum(axis=1) + against + bias,
+    np.asarray(seen["logits"])[np.arange(3), classes],
+    rtol=1e-3,
+    atol=1e-4,
+  )
+
+
 def test_relevance_is_of_a_class():
   model, params = make(pool="gap", token_learner=LEARNER)
   logits, _ = model.apply({"params": params}, IMAGES)
@@ -148,7 +211,7 @@ def test_bad_input_is_told():
   plain, params = make()
   with pytest.raises(ValueError, match="no head"):
     attention.relevance(plain.clone(num_classes=None), params, IMAGES, SIX)
-  for classes in ([5, 0, 0], [0]):
+  for classes in ([5, 0, 0], [0], [-1, 0, 0], [0.5, 1, 1]):
     with pytest.raises(ValueError, match="0 to 4 for each of 3"):
       attention.relevance(plain, params, IMAGES, SIX, classes)
   with pytest.raises(ValueError, match=r"method='gradcam'.*'rollout'"):

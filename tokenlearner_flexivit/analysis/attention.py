@@ -8,7 +8,9 @@ them, into one weight per patch:
   included, and knows of no class.
 * `relevance` (Chefer, Gur and Wolf, arXiv 2103.15679, equations 5 and 6): the
   heads weighted by the gradient of a class's logit, what speaks against the
-  class left out. It sums to nothing in particular.
+  class left out. It sums to nothing in particular. The mean of pool="gap" is
+  taken as one more head, of equal weights: otherwise every token, being its own
+  by the residual connections, would count the same before attention adds to it.
 
 A learned token is a weighted sum of patches, so its weight goes back to them by
 its map; where that does not sum to 1 (v1.0) it is scaled to. For a run, images
@@ -38,7 +40,9 @@ from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
 
 Weights = dict[str, jax.Array]
-_POOL = "MAPHead_0"
+# What pools, by its name among the weights.
+_POOLS = {"map": "MAPHead_0", "gap": "encoder_norm"}
+_LIKELY = -1
 METHODS = ("rollout", "relevance")
 
 
@@ -55,8 +59,9 @@ def weights(
 
   Returns:
     float32 [B, heads, N, N] by the name of the block's parameters, such as
-    "encoderblock_0"; with pool="map" [B, heads, 1, N] as "MAPHead_0". Each row
-    sums to 1.
+    "encoderblock_0"; with pool="map" [B, heads, 1, N] as "MAPHead_0", with
+    pool="gap" the equal weights [B, 1, 1, N] of its mean as "encoder_norm".
+    Each row sums to 1.
   """
   return _watched(model, params, images, setting)[2]
 
@@ -75,6 +80,14 @@ def _watched(
     run: Callable[..., Any], args: Any, kwargs: Any, context: Any
   ) -> Any:
     module = context.module
+    if model.pool == "gap" and module.name == _POOLS["gap"]:
+      x = run(*args, **kwargs)
+      b, n, _ = x.shape
+      found[module.name] = jnp.full((b, 1, 1, n), 1 / n)
+      if not shifts:
+        return x
+      used = found[module.name] + shifts[module.name]
+      return x * (n * used[:, 0, 0, :, None]).astype(x.dtype)
     if not isinstance(module, blocks.MultiHeadDotProductAttention):
       return run(*args, **kwargs)
     given = inspect.signature(run).bind(*args, **kwargs).arguments
@@ -178,13 +191,15 @@ def relevance(
       "The model has no head, so there is no class to explain. Use rollout."
     )
   if classes is None:
-    classes = np.full(len(images), -1)
-  classes = np.asarray(classes)
-  if classes.shape != (len(images),) or classes.max() >= model.num_classes:
-    raise ValueError(
-      f"classes={classes.tolist()}: give one of 0 to {model.num_classes - 1} "
-      f"for each of {len(images)} images."
-    )
+    classes = np.full(len(images), _LIKELY)
+  else:
+    classes = np.asarray(classes)
+    fits = classes.shape == (len(images),) and classes.dtype.kind in "iu"
+    if not fits or not ((classes >= 0) & (classes < model.num_classes)).all():
+      raise ValueError(
+        f"classes={classes.tolist()}: give one of 0 to {model.num_classes - 1} "
+        f"for each of {len(images)} images."
+      )
   images, classes = jnp.asarray(images), jnp.asarray(classes, jnp.int32)
   return np.asarray(_relevance(model, params, images, setting, classes))
 
@@ -224,7 +239,7 @@ def _to_grid(
   Args:
     model: a `models.ViT`.
     out: of its call.
-    attention: [B, N, N] of each block, [B, 1, N] of the head.
+    attention: [B, N, N] of each block, [B, 1, N] of what pools.
     setting: of the dials.
     through: gives the tokens after a block, as weights of the patches
       [B, N, N'], from its attention and those before it.
@@ -247,10 +262,8 @@ def _to_grid(
     tokens = through(attention[stacking.block_name(i)], tokens)
   if model.pool == "tok":
     pooled = tokens[:, 0]
-  elif model.pool == "map":
-    pooled = (attention[_POOL] @ tokens)[:, 0]
   else:
-    pooled = tokens.mean(axis=1)
+    pooled = (attention[_POOLS[model.pool]] @ tokens)[:, 0]
   return pooled[:, num_cls:].reshape(b, h, w)
 
 
