@@ -6,6 +6,7 @@ continues from its newest checkpoint.
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -16,10 +17,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from experiments import study
 from experiments.study import Report
+from tokenlearner_flexivit import config as configuration
 
 Cell = TypeVar("Cell")
 
@@ -47,6 +49,14 @@ class Run:
 
   name: str
   config: str
+
+  @property
+  def given(self) -> dict[str, Any]:
+    """What the config says, as JSON keeps it."""
+    file, _, argument = self.config.partition(":")
+    name = file.removesuffix(".py").replace("/", ".")
+    config = importlib.import_module(name).get_config(argument)
+    return json.loads(json.dumps(config.to_dict()))
 
   def command(self, workdir: pathlib.Path) -> list[str]:
     """How to train it, alone."""
@@ -117,7 +127,7 @@ def train_all(
     The reports by name of run.
 
   Raises:
-    ValueError: more jobs than cores.
+    ValueError: more jobs than cores, or a report of another config.
     RuntimeError: a run failed; says where its output is.
   """
   slots = queue.SimpleQueue()
@@ -125,6 +135,9 @@ def train_all(
     slots.put(cores)
   workdir.mkdir(parents=True, exist_ok=True)
   left = [r for r in runs if not report_path(workdir, r).exists()]
+  for run in runs:
+    if run not in left:
+      _check_config(run, read(workdir, run), workdir)
   if len(left) < len(runs):
     print(f"{len(runs) - len(left)} of {len(runs)} runs are there.", flush=True)
   stopping = threading.Event()
@@ -207,6 +220,26 @@ def _train(
     raise RuntimeError(
       f"{run.name} ended with exit code {process.returncode}; see {log}."
     )
+
+
+def _check_config(run: Run, report: Report, workdir: pathlib.Path) -> None:
+  """Raises ValueError if a report is of a run that had another config."""
+  differs = configuration.differences(
+    _restricted(report["config"], run.given), run.given
+  )
+  if differs:
+    shown = "\n  ".join(differs)
+    raise ValueError(
+      f"{workdir / run.name} holds a run of a different config (there -> now):"
+      f"\n  {shown}\nUse another --workdir, or remove that folder."
+    )
+
+
+def _restricted(config: Any, keys: Any) -> Any:
+  """What a complete config says of the keys that another one has."""
+  if not isinstance(config, dict) or not isinstance(keys, dict):
+    return config
+  return {k: _restricted(config.get(k), v) for k, v in keys.items()}
 
 
 def report_path(workdir: pathlib.Path, run: Run) -> pathlib.Path:

@@ -153,7 +153,15 @@ def test_bad_patch_sizes(kwargs, message):
     patch_sizes(**kwargs)
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.0, "none"])
+def test_integers_of_numpy_are_integers():
+  assert dials.as_patch_size(np.int64(8), "x") == (8, 8)
+  assert dials.as_patch_size((np.int32(8), 4), "x") == (8, 4)
+  assert dials.as_num_tokens(np.int64(3), "x") == 3
+  with pytest.raises(ValueError, match=r"x: 8\.5 is no patch size"):
+    dials.as_patch_size(8.5, "x")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, "none", True])
 def test_bad_numbers_of_tokens(value):
   message = r"config.flexi.num_tokens: .* positive integer, or None or 'all'"
   with pytest.raises(ValueError, match=message):

@@ -18,7 +18,8 @@ with (folder / "starts").open("a") as file:
 print("cores", len(os.sched_getaffinity(0)))
 if len((folder / "starts").read_text()) < int(sys.argv[2]):
   sys.exit("it failed")
-(folder / "report.json").write_text(json.dumps({"name": folder.name}))
+report = {"name": folder.name, "config": {"starts": int(sys.argv[2])}}
+(folder / "report.json").write_text(json.dumps(report))
 """
 
 
@@ -33,6 +34,9 @@ def make_runs(monkeypatch):
     return [training.Run(name, str(number)) for name, number in starts.items()]
 
   monkeypatch.setattr(training.Run, "command", command)
+  monkeypatch.setattr(
+    training.Run, "given", property(lambda run: {"starts": int(run.config)})
+  )
   return make
 
 
@@ -42,12 +46,34 @@ def test_each_run_is_trained_once(make_runs, tmp_path, capsys):
     reports = training.train_all(
       runs, tmp_path, 1, lambda report: report["name"]
     )
-    assert reports == {run.name: {"name": run.name} for run in runs}
+    assert {name: r["name"] for name, r in reports.items()} == {
+      run.name: run.name for run in runs
+    }
   assert (tmp_path / "a" / "starts").read_text() == "x"
   assert (tmp_path / "b" / "starts").read_text() == "x"
   printed = capsys.readouterr().out
   assert "1/1 b: b (" in printed and "ETA 0:00" in printed
   assert "2 of 2 runs are there." in printed
+
+
+def test_reports_of_another_config_are_refused(make_runs, tmp_path):
+  training.train_all(make_runs(a=1), tmp_path, 1, str)
+  with pytest.raises(ValueError, match=r"different config[^/]*starts: 1 -> 2"):
+    training.train_all(make_runs(a=2), tmp_path, 1, str)
+
+
+def test_what_a_config_gives_is_looked_for_in_a_complete_one():
+  folder = study.ROOT / "experiments" / "two_dials"
+  run = training.run_of(folder, cell="fixed6_8", seed=3, scale="cpu")
+  given = run.given
+  assert given["seed"] == 3 and given["data"]["features"] == ["image", "label"]
+  complete = {**given, "ema": None, "data": {**given["data"], "prefetch": 8}}
+  training._check_config(run, {"config": complete}, pathlib.Path("there"))
+  complete["total_steps"] += 1
+  with pytest.raises(
+    ValueError, match=r"fixed6_8.*\n.*total_steps: 801 -> 800"
+  ):
+    training._check_config(run, {"config": complete}, pathlib.Path("there"))
 
 
 def test_a_run_that_fails_stops_the_study_and_can_go_on(make_runs, tmp_path):
@@ -95,10 +121,8 @@ def test_cells_are_trained_with_every_seed(make_runs, tmp_path):
     return make_runs(**{f"{cell}{seed}": 1})[0]
 
   reports = training.train_seeds(run_of, ["a", "b"], [1, 0], tmp_path, 1, str)
-  assert reports == {
-    "a": [{"name": "a1"}, {"name": "a0"}],
-    "b": [{"name": "b1"}, {"name": "b0"}],
-  }
+  names = {cell: [r["name"] for r in reports[cell]] for cell in reports}
+  assert names == {"a": ["a1", "a0"], "b": ["b1", "b0"]}
 
 
 def test_the_run_of_a_cell():

@@ -1,7 +1,5 @@
 """The study of both dials compares what it says, and judges by numbers."""
 
-import dataclasses
-
 import cv2
 import pytest
 
@@ -51,9 +49,14 @@ def test_hulls():
   lower = [(x, y - 2) for x, y in points]
   assert hull.largest_gap(points, lower)[1] == pytest.approx(2)
   assert hull.largest_gap(lower, points)[1] == pytest.approx(-2)
-  # Without the corner at 2 the line from 1 to 4 is 80 - (50 + 35 / 3) below.
-  cost, gap = hull.largest_gap(points, [(1, 50), (4, 85), (8, 90)])
-  assert (cost, gap) == (2, pytest.approx(30 - 35 / 3))
+
+
+def test_a_corner_is_compared_with_what_costs_no_more():
+  hull_of = [(1, 50), (2, 80), (4, 85)]
+  # At 2 there is but the model of 1; that of 2.1 costs more.
+  assert hull.largest_gap(hull_of, [(1, 55), (2.1, 90)]) == (2, 25)
+  # A cheaper model that is better counts, and so does a dearer corner.
+  assert hull.largest_gap(hull_of, [(0.5, 84)]) == (4, 1)
   # Nothing is said of costs at which one has no model yet.
   assert hull.largest_gap([(1, 50), (4, 60)], [(4, 60)]) == (4, 0)
 
@@ -84,6 +87,7 @@ def test_claims_follow_the_numbers():
   found = claims.claims(SCALE, make_planes(0.014), speeds(7))
   assert [c["holds"] for c in found] == [True, True, False, False]
   assert "1.4 points below" in found[2]["measured"]
+  assert "4 times the steps" in found[0]["claim"]
   assert "7.0x" in found[3]["measured"]
   found = claims.claims(SCALE, make_planes(0.016), speeds(9))
   assert not found[0]["holds"]
@@ -98,13 +102,21 @@ def test_planes_name_what_a_model_of_one_number_does_not():
     assert plane == {dials.Setting((6, 6), number): [1, 1]}
 
 
-def test_speed_is_measured_at_every_setting():
-  scale = dataclasses.replace(
-    SCALE, crop=30, sizes=(15,), numbers=(4,), width=32, depth=2
-  )
-  speed = summary.speed(scale, rounds=1)
-  assert set(speed) == set(scale.settings)
-  assert min(speed.values()) > 0
+def test_speed_is_that_of_the_trained_file():
+  """Of all settings, in batches of 64, by the library's own Predictor."""
+
+  class Profiled:
+    def profile(self, batch_size, repeats):
+      assert repeats == 3
+      return [
+        {**setting.row, "batch_size": batch_size, "forward_ms": 2.0 + i}
+        for i, setting in enumerate(SCALE.settings)
+      ]
+
+  speed = summary.speed(Profiled(), rounds=3)
+  assert set(speed) == set(SCALE.settings)
+  assert speed[SCALE.settings[0]] == 32_000
+  assert speed[SCALE.settings[2]] == 16_000
 
 
 def test_table_and_picture(tmp_path):

@@ -8,6 +8,7 @@ restart.
 
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,13 +62,15 @@ class Setting(NamedTuple):
 
 def as_patch_size(value: Any, where: str) -> tuple[int, int]:
   """Reads a patch size given as an int or as (height, width)."""
-  pair = (value, value) if isinstance(value, int) else tuple(value)
-  if len(pair) != 2 or not all(isinstance(p, int) and p > 0 for p in pair):
+  pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+  # Integral, so that NumPy's integers are taken, too.
+  are_sizes = [isinstance(p, numbers.Integral) and p > 0 for p in pair]
+  if are_sizes != [True, True]:
     raise ValueError(
       f"{where}: {value!r} is no patch size. Give a positive integer or a "
       "pair (height, width) of them."
     )
-  return pair
+  return int(pair[0]), int(pair[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +305,13 @@ def as_num_tokens(value: Any, where: str) -> int | str:
   """Reads a number of learned tokens; None and "all" are all patches."""
   if value is None or value == ALL:
     return ALL
-  if type(value) is not int or value < 1:
+  is_number = isinstance(value, numbers.Integral) and type(value) is not bool
+  if not is_number or value < 1:
     raise ValueError(
       f"{where}: {value!r} is no number of learned tokens. Give a positive "
       f"integer, or None or {ALL!r} for all patches to the end."
     )
-  return value
+  return int(value)
 
 
 def _probabilities(

@@ -10,6 +10,7 @@ W is the workdir of a run, or a model.safetensors that `export` wrote. Each has
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +28,7 @@ from tokenlearner_flexivit.inference import profile as profile_lib
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs a command; what goes wrong is said in a line, with exit status 1."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  commands = {"profile": _profile, "export": _export}
-  command = commands.get(argv[0]) if argv else None
+  command = COMMANDS.get(argv[0]) if argv else None
   program_cache.use()
   try:
     failed = command(argv[1:]) if command else _predict(argv)
@@ -74,6 +74,9 @@ def _predict(argv: Sequence[str]) -> bool:
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
     parser.error("--profile is for --budget_ms.")
+  for word in COMMANDS:
+    if word in args.images and not pathlib.Path(word).exists():
+      parser.error(f"The word {word} comes before all flags.")
   predictor = Predictor.load(args.workdir)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
@@ -172,8 +175,12 @@ def _export(argv: Sequence[str]) -> None:
     print(f"Saved {args.output}.")
   if args.hub_dir:
     rows = profile_lib.read(args.profile) if args.profile else None
+    predictor.remember(rows or ())  # Refuses those of another model.
     model_card.write(predictor.trained, args.hub_dir, rows)
     print(f"Saved {args.hub_dir}.")
+
+
+COMMANDS = {"profile": _profile, "export": _export}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The report of a run: a table, a JSON file and a picture of every setting."""
 
 import itertools
-import json
 import math
 import pathlib
 import time
@@ -14,6 +13,7 @@ from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, progress, table
+from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import flops, plane, token_maps, video_maps
 
 Row = dict[str, Any]
@@ -306,6 +306,8 @@ def write(
     ),
   )
   report = {
+    "evaluation": first,
+    "image_shape": list(experiment.evaluators[first].image_shape),
     "settings": _joined(tables, first),
     "evals": tables,
     "others": others,  # Of what is no setting: teachers, ensembles.
@@ -318,7 +320,7 @@ def write(
     "date": time.strftime("%Y-%m-%d"),
     "config": experiment.config,
   }
-  (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+  workdir_lib.write_json(workdir / workdir_lib.REPORT_FILE, report)
   data = experiment.config["data"]["name"]
   rows = tables[first]
   headline = experiment.evaluators[first].headline

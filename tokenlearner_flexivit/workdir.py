@@ -19,6 +19,7 @@ from tokenlearner_flexivit import progress
 
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
+REPORT_FILE = "report.json"
 LOCK_FILE = "lock"
 # Keys of the data section that change no batch.
 _MAY_CHANGE = ("max_corrupt", "num_workers", "num_threads", "prefetch")
@@ -37,7 +38,7 @@ def local_path(workdir: str | pathlib.Path) -> pathlib.Path:
       f"--workdir={workdir} is no path of a file system. Mount the bucket (for "
       "Google Cloud Storage: gcsfuse) and give the path there."
     )
-  return pathlib.Path(workdir)
+  return pathlib.Path(workdir).expanduser()
 
 
 def raise_together(error: Exception | None) -> None:
@@ -195,8 +196,8 @@ def claim_workdir(
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       # The config last: with it the workdir is this run's.
-      _write(workdir / ABOUT_DATA_FILE, about_data)
-      _write(workdir / CONFIG_FILE, config)
+      write_json(workdir / ABOUT_DATA_FILE, about_data)
+      write_json(workdir / CONFIG_FILE, config)
     except OSError as raised:
       error = raised
   raise_together(error)
@@ -207,7 +208,7 @@ def claim_workdir(
   raise_together(error)
 
 
-def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
   partial = path.with_name(f"{path.name}.partial")
   partial.write_text(json.dumps(values, indent=2) + "\n")
@@ -266,4 +267,22 @@ def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
     raise ValueError(
       f"{path}, which holds the classes and the image size of the run's data, "
       f"cannot be read: {error}."
+    ) from None
+
+
+def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the report of the run in `workdir`, None before its end.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = workdir / REPORT_FILE
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}). Write it anew: python -m "
+      f"tokenlearner_flexivit.main --mode=eval --workdir={workdir}"
     ) from None

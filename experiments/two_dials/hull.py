@@ -1,10 +1,9 @@
-"""Upper hulls of accuracy over cost."""
+"""Upper hulls and fronts of accuracy over cost."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
 Point = tuple[float, float]
+_ROUNDING = 1e-9  # The same setting of two models costs the same.
 
 
 def upper(points: Sequence[Point]) -> list[Point]:
@@ -30,21 +29,25 @@ def _is_below(point: Point, left: Point, right: Point) -> bool:
 
 
 def largest_gap(over: Sequence[Point], under: Sequence[Point]) -> Point:
-  """Returns where one hull is the most above another.
+  """Returns where a front is the most below the corners of another one's hull.
+
+  At a corner stands a model; what counts against it is the best of the points
+  that cost no more. Between corners the hull is a mixture of two models, which
+  no single point has to match.
 
   Args:
-    over: points of the one.
-    under: points of the other.
+    over: points whose hull it is.
+    under: points of the front.
 
   Returns:
-    The cost, from where both begin, and by how much in accuracy; negative if
-    nowhere above.
+    The cost of the corner, and how much higher it is in accuracy; negative if
+    the front is above all corners. Corners that are cheaper than all of `under`
+    are left out.
   """
-  over, under = upper(over), upper(under)
-  begin = max(over[0][0], under[0][0])
-  costs = [begin, *(x for x, _ in (*over, *under) if x > begin)]
-  gaps = np.interp(costs, *zip(*over, strict=True)) - np.interp(
-    costs, *zip(*under, strict=True)
-  )
-  most = int(np.argmax(gaps))
-  return costs[most], float(gaps[most])
+  gaps = [
+    (accuracy - max(reached), cost)
+    for cost, accuracy in upper(over)
+    if (reached := [y for x, y in under if x <= cost * (1 + _ROUNDING)])
+  ]
+  gap, cost = max(gaps)
+  return cost, gap

@@ -13,6 +13,7 @@ from absl import app, logging
 
 from experiments import options, study, training
 from experiments.two_dials import cells, claims, pictures, planes, summary
+from tokenlearner_flexivit.inference import Predictor
 
 HERE = pathlib.Path(__file__).parent
 _asked = options.define(cells.SCALES)
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> None:
     name: planes.of_reports(known[name], of_cell)
     for name, of_cell in reports.items()
   }
-  speed = summary.speed(scale)
+  run = training.run_name("two_dials", asked.seeds[0], asked.scale)
+  speed = summary.speed(Predictor.load(asked.workdir / run))
   results = asked.write_results(
     HERE,
     reports,

@@ -1,23 +1,28 @@
 """Joins what the runs report, with speed measured by turns."""
 
-import statistics
-
-from experiments import study, throughput
+from experiments import study
 from experiments.two_dials import cells, planes
 from tokenlearner_flexivit import dials, table
+from tokenlearner_flexivit.inference import Predictor
+
+_BATCH_SIZE = 64
 
 
-def speed(scale: cells.Scale, rounds: int = 15) -> dict[dials.Setting, float]:
-  """Measures the forward pass of every setting of one model.
+def speed(predictor: Predictor, rounds: int = 15) -> dict[dials.Setting, float]:
+  """Measures the model at every setting of its training, by turns.
+
+  Args:
+    predictor: of the run with both dials.
+    rounds: how often each is measured.
 
   Returns:
-    Images per second, the median.
+    Images per second in batches of 64, from prepared images to logits.
   """
-  model = planes.model_of(scale)
-  found = throughput.measure(
-    {s: (model, s) for s in scale.settings}, scale.crop, rounds
-  )
-  return {s: statistics.median(speeds) for s, speeds in found.items()}
+  found = predictor.profile(batch_size=_BATCH_SIZE, repeats=rounds)
+  return {
+    dials.Setting.of_row(row): 1000 * _BATCH_SIZE / row["forward_ms"]
+    for row in found
+  }
 
 
 def rows(

@@ -42,6 +42,14 @@ def test_choice(demands, size):
   assert found.setting.patch_size == (size, size)
 
 
+def test_budgets_that_no_setting_keeps_both():
+  """The cheapest that it names keeps the other budget."""
+  dear = budget.Candidate(dials.Setting((8, 8)), 0.9, 2.0, 5.0)
+  slow = budget.Candidate(dials.Setting((16, 16)), 0.8, 1.0, 10.0)
+  with pytest.raises(ValueError, match=r"gflops=1.5 with budget_ms=6 .*patch8"):
+    budget.choose([dear, slow], budget_ms=6, gflops=1.5)
+
+
 def test_operations_need_no_measuring():
   unmeasured = [c._replace(latency_ms=None) for c in ALL]
   assert budget.choose(unmeasured, gflops=2.5) == unmeasured[1]
@@ -52,6 +60,11 @@ def test_operations_need_no_measuring():
   [
     (dict(budget_ms=1.5), "budget_ms=1.5 .* patch24, needs 2 ms"),
     (dict(gflops=0.5), "gflops=0.5 .* patch24, needs 1 GFLOPs"),
+    # Each allows some, not the same.
+    (
+      dict(budget_ms=2.5, gflops=0.9),
+      "gflops=0.9 with budget_ms=2.5 .* patch24, needs 1 GFLOPs",
+    ),
     (dict(min_accuracy=0.95), "no setting: .* patch8, has 0.9000"),
     (
       dict(budget_ms=11, min_accuracy=0.85),

@@ -5,6 +5,7 @@ import warnings
 
 import chex
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,13 +47,15 @@ def test_all_forms_of_an_image_are_the_same(tmp_path):
   path = tmp_path / "image.png"
   path.write_bytes(encode(RGB, "PNG"))
   with Image.open(path) as opened:
-    forms = [RGB, opened, path, str(path), path.read_bytes()]
+    forms = [RGB, opened, path, str(path), path.read_bytes(), jnp.asarray(RGB)]
     for form in forms:
       chex.assert_trees_all_equal(images.read(form), RGB)
-    assert len(images.listed(forms)) == 5
+    assert len(images.listed(forms)) == 6
   # What is one image, what several.
-  assert [len(images.listed(form)) for form in forms] == 5 * [1]
-  assert len(images.listed(np.stack(3 * [RGB]))) == 3
+  assert [len(images.listed(form)) for form in forms] == 6 * [1]
+  for batch in (np.stack(3 * [RGB]), jnp.stack(3 * [RGB])):
+    assert [x.shape for x in images.listed(batch)] == 3 * [RGB.shape]
+  assert images.listed(np.array(["a.png", "b.png"])) == ["a.png", "b.png"]
   assert len(images.listed(iter(forms[:2]))) == 2
 
 
@@ -61,6 +64,9 @@ def test_a_rotated_photo_stands_upright():
   exif[0x0112] = 6  # The camera was held so that the top is at the right.
   encoded = encode(RGB, "PNG", exif=exif)
   chex.assert_trees_all_equal(images.read(encoded), np.rot90(RGB, -1))
+  plain = images.read(encode(RGB, "JPEG"))
+  encoded = encode(RGB, "JPEG", exif=exif)
+  chex.assert_trees_all_equal(images.read(encoded), np.rot90(plain, -1))
 
 
 def test_16_bits_become_8_by_scaling():
@@ -69,6 +75,10 @@ def test_16_bits_become_8_by_scaling():
   chex.assert_trees_all_equal(
     images.read(encoded)[..., 0], (wide >> 8).astype(np.uint8)
   )
+  wide = RNG.integers(0, 65536, (4, 5, 3), np.uint16)
+  encoded = cv2.imencode(".png", wide)[1].tobytes()
+  expected = data_lib.parse("decode")({"image": encoded})["image"]
+  chex.assert_trees_all_equal(images.read(encoded), expected)
 
 
 def test_other_modes_become_grey_or_rgb():
@@ -89,10 +99,12 @@ def test_other_modes_become_grey_or_rgb():
     chex.assert_trees_all_equal(images.read(image), GREY)
 
 
-def test_of_an_animation_the_first_frame_is_taken():
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
   frames = [Image.new("RGB", (3, 2), color) for color in ("red", "blue")]
+  lossless = dict(lossless=True) if kind == "WEBP" else {}
   encoded = encode(
-    frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0
+    frames[0], kind, save_all=True, append_images=frames[1:], **lossless
   )
   expected = np.broadcast_to(np.uint8([255, 0, 0]), (2, 3, 3))
   chex.assert_trees_all_equal(images.read(encoded), expected)
@@ -128,6 +140,15 @@ def test_what_unfolds_to_more_than_the_memory_is_refused(monkeypatch):
       pytest.raises(ValueError, match=r"40 x 40 pixels.*limit of"),
     ):
       images.read(encoded)
+    # Opened by the user, and not yet read.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    opened = Image.open(io.BytesIO(encoded))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match="limit of"):
+      images.read(opened)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+  with pytest.raises(Image.DecompressionBombError, match="1600 pixels"):
+    images.read(encoded)
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
   prepare = images.Preparation(PP, (12, 12, 3))
   prepare(np.zeros((60, 1), np.uint8))

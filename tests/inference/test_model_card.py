@@ -119,6 +119,22 @@ def test_a_profile_gives_the_times(trained, tmp_path):
   assert f"measured on {profile.hardware()} with JAX" in text
 
 
+def test_of_several_numbers_of_images_the_fewest_are_shown(trained, tmp_path):
+  measured = [
+    {
+      "patch_size": 4,
+      "num_tokens": 2,
+      "batch_size": size,
+      "latency_ms": float(size),
+      "images_per_s": 1000.0,
+      "memory_bytes": 1_000_000,
+    }
+    for size in (1, 64)
+  ]
+  _, text = parts(model_card.write(trained, tmp_path, measured))
+  assert [row["images"] for row in rows(text)] == ["", "", "1", ""]
+
+
 @pytest.mark.slow
 def test_what_the_card_shows_runs(folder, tmp_path, monkeypatch):
   code = re.search(r"```python\n(.*?)```", parts(folder / "README.md")[1], re.S)

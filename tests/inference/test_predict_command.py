@@ -2,13 +2,16 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
+import safetensors.numpy
+from jax import export
 from PIL import Image
 
 from tests.inference.conftest import NAMES
 from tokenlearner_flexivit import predict
-from tokenlearner_flexivit.inference import Predictor
+from tokenlearner_flexivit.inference import Predictor, profile
 
 
 @pytest.fixture
@@ -92,11 +95,24 @@ def test_mistakes_are_a_line(run, arguments, words):
     (["export"], "--output, --hub_dir"),
     (["export", "--hub_dir=x", "--patch_size=6"], "what --output gets"),
     (["export", "--output=x", "--profile=p.json"], "for --hub_dir"),
+    (["--top_k=3", "profile"], "The word profile comes before all flags"),
   ],
 )
 def test_usage(run, arguments, words, capsys):
   assert _run(*arguments, f"--workdir={run}") == 2
   assert words in capsys.readouterr().err
+
+
+def test_a_profile_of_another_model_is_not_published(run, tmp_path):
+  path = tmp_path / "profile.json"
+  row = dict(patch_size=6, num_tokens=2, batch_size=1, gmacs=3.0)
+  profile.write([row], path)
+  folder = tmp_path / "hub"
+  found = _run(
+    "export", f"--workdir={run}", f"--hub_dir={folder}", f"--profile={path}"
+  )
+  assert "another model" in found
+  assert not folder.exists()
 
 
 def test_exports(run, predictor, photo, tmp_path):
@@ -115,6 +131,19 @@ def test_exports(run, predictor, photo, tmp_path):
   assert (tmp_path / "hub" / "README.md").exists()
   manifest = json.loads((model / "manifest.json").read_text())
   assert [row["name"] for row in manifest["settings"]] == ["patch6_tok2"]
+  # The program gives the probabilities of the run's own predictor.
+  program = export.deserialize(
+    bytearray((model / manifest["settings"][0]["file"]).read_bytes())
+  )
+  images, errors = predictor.preprocess([photo, photo])
+  assert not errors
+  weights = safetensors.numpy.load_file(model / manifest["weights"])
+  setting = predictor.setting(6, 2)
+  chex.assert_trees_all_close(
+    program.call(weights, images),
+    predictor.forward(images, setting).logits,
+    atol=1e-5,
+  )
   (found,) = Predictor.load(tmp_path / "hub").predict(photo, 6, 2)
   (expected,) = predictor.predict(photo, 6, 2)
   assert found.labels[0].index == expected.labels[0].index

@@ -50,10 +50,39 @@ def _changed(run, folder, pp):
 def test_images_and_loss_are_those_of_the_run(run, tmp_path):
   """Its evaluation may be at another resolution than its training."""
   pp = "decode|resize(24)|value_range|keep('image')"
-  trained = _changed(run, tmp_path, pp)
+  with pytest.warns(UserWarning, match="has no report, so it has not ended"):
+    trained = _changed(run, tmp_path, pp)
   assert trained.loss == "sigmoid_xent"
   assert trained.image_shape == (24, 24, 3)
   assert trained.recorded == ()  # No report yet.
+
+
+def test_preprocessing_and_size_are_those_of_the_accuracies(run, tmp_path):
+  """Of several evaluations the one that the report's settings are of."""
+  for name in ("config.json", "about_data.json"):
+    shutil.copy(run / name, tmp_path)
+  (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+  config = json.loads((run / "config.json").read_text())
+  test = config["evals"].pop("test")
+  other = dict(name="other", split="test", pp="decode|keep('image')")
+  config["evals"] = {"a": dict(type="distance", data=other), "z": test}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  report = json.loads((run / "report.json").read_text())
+  # Its images have another size than those of the training, as they come.
+  report |= dict(evaluation="z", image_shape=[24, 18, 3])
+  (tmp_path / "report.json").write_text(json.dumps(report))
+  trained = trained_lib.load(tmp_path)
+  assert trained.pp == test["data"]["pp"]
+  assert trained.image_shape == (24, 18, 3)
+  assert trained.training["evaluation"].startswith("fake:12x12x3")
+
+
+def test_a_damaged_report_is_named(run, tmp_path):
+  for name in ("config.json", "about_data.json"):
+    shutil.copy(run / name, tmp_path)
+  (tmp_path / "report.json").write_text('{"settings": [')
+  with pytest.raises(ValueError, match=r"report\.json is damaged.*--mode=eval"):
+    trained_lib.load(tmp_path)
 
 
 def test_a_file_of_something_else_is_refused(run, tmp_path):

@@ -52,17 +52,19 @@ def choose(
     "latency_ms": (budget_ms, "budget_ms", f"ms for {num_images} at once"),
     "gflops": (gflops, "gflops", "GFLOPs for an image"),
   }
-  kept = list(candidates)
+  kept, demanded = list(candidates), ""
   for field, (limit, name, unit) in limits.items():
     if limit is None:
       continue
+    # Of those that keep the other budget, where there is one.
+    cheapest = min(kept, key=lambda c: getattr(c, field))
     kept = [c for c in kept if getattr(c, field) <= limit]
     if not kept:
-      cheapest = min(candidates, key=lambda c: getattr(c, field))
       raise ValueError(
-        f"{name}={limit:g} allows no setting: the cheapest, "
+        f"{name}={limit:g}{demanded} allows no setting: the cheapest, "
         f"{cheapest.setting.name}, needs {getattr(cheapest, field):.3g} {unit}."
       )
+    demanded = f" with {name}={limit:g}"
   has_budget = budget_ms is not None or gflops is not None
   field = "gflops" if budget_ms is None and has_budget else "latency_ms"
   front = plane.front(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,6 +32,10 @@ def listed(images: Any) -> list[Any]:
   Raises:
     ValueError: there is none.
   """
+  if isinstance(images, jax.Array):
+    images = np.asarray(images)
+  if isinstance(images, np.ndarray) and images.dtype.kind in "UO":
+    images = images.ravel().tolist()  # Paths, or images of several sizes.
   is_batch = isinstance(images, np.ndarray) and images.ndim == 4
   one = (*_ENCODED, *_PATHS, Image.Image, np.ndarray)
   if isinstance(images, one) and not is_batch:
@@ -51,8 +56,9 @@ def read(image: Any) -> np.ndarray:
   animation the first frame is taken.
 
   Args:
-    image: an array, uint8 [H, W] or [H, W, C] with C of 1 (grey), 3 (RGB) or 4
-      (RGBA); a Pillow image; a path; or a file's content as bytes.
+    image: an array of NumPy or JAX, uint8 [H, W] or [H, W, C] with C of 1
+      (grey), 3 (RGB) or 4 (RGBA); a Pillow image; a path; or a file's content
+      as bytes.
 
   Returns:
     uint8 [H, W, 1 or 3].
@@ -61,8 +67,8 @@ def read(image: Any) -> np.ndarray:
     Exception: it cannot be read. Pillow raises of many kinds, and an image of
       more pixels than its `Image.MAX_IMAGE_PIXELS` is among them.
   """
-  if isinstance(image, np.ndarray):
-    return _of_array(image)
+  if isinstance(image, np.ndarray | jax.Array):
+    return _of_array(np.asarray(image))
   if isinstance(image, Image.Image):
     return _of_pillow(image)
   if isinstance(image, _ENCODED):
@@ -73,7 +79,6 @@ def read(image: Any) -> np.ndarray:
     raise ValueError(_no_image(image))
   try:
     with Image.open(image, formats=FORMATS) as opened:
-      _check_size(*opened.size)
       return _of_pillow(opened)
   except UnidentifiedImageError:
     raise ValueError(
@@ -117,6 +122,7 @@ def _of_array(array: np.ndarray) -> np.ndarray:
 
 
 def _of_pillow(image: Image.Image) -> np.ndarray:
+  _check_size(*image.size)  # It may be opened, and not yet read.
   if 0 in image.size:
     raise ValueError(f"the image has {image.width} x {image.height} pixels")
   image = ImageOps.exif_transpose(image)

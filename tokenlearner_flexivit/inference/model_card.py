@@ -38,7 +38,8 @@ def write(
     trained: the model.
     folder: becomes or is an empty folder.
     profile: rows of `Predictor.profile`, measured on this machine, whose times
-      go into table and picture; None for those of the run's report.
+      go into table and picture, of several numbers of images those of the
+      fewest; None for those of the run's report.
 
   Returns:
     The path of the card, README.md.
@@ -80,7 +81,12 @@ def write(
 
 def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
   """A row for each setting of the training, with all that is known of it."""
-  profiled = {dials.Setting.of_row(row): row for row in profile}
+  fewest = min((row["batch_size"] for row in profile), default=None)
+  profiled = {
+    dials.Setting.of_row(row): row
+    for row in profile
+    if row["batch_size"] == fewest
+  }
   best = export.best_settings(trained)
   rows = []
   for setting in trained.settings:
@@ -262,8 +268,8 @@ def _training(trained: trained_lib.Trained) -> str:
     parts.append(f"on {about['hardware']}")
   told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"
   settings = len(trained.settings)
-  drawn = f" Each step drew one of {settings} settings." if settings > 1 else ""
-  return f"## Training\n\n{told}.{drawn} `{CONFIG_FILE}` has the model.\n"
+  for_all = f" One model for {settings} settings." if settings > 1 else ""
+  return f"## Training\n\n{told}.{for_all} `{CONFIG_FILE}` has the model.\n"
 
 
 def _notes_for_the_author(path: pathlib.Path) -> str:

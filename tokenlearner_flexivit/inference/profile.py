@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,8 +103,16 @@ def hardware() -> str:
   """Names the device that predictors use."""
   kind = jax.devices()[0].device_kind
   if kind == "cpu":
-    kind = f"{os.cpu_count()} cores of an {platform.machine()} CPU"
+    kind = f"{os.cpu_count()} cores of an {platform.machine()} CPU{_cpu()}"
   return kind
+
+
+def _cpu() -> str:
+  """Its name in brackets, where the system tells."""
+  info = pathlib.Path("/proc/cpuinfo")  # Linux; Python's own has no name there.
+  found = info.exists() and re.search(r"model name\s*: (.+)", info.read_text())
+  name = found[1] if found else platform.processor()
+  return f" ({name})" if name else ""
 
 
 def write(rows: Sequence[Row], path: str | os.PathLike) -> None:

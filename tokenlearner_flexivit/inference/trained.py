@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -109,7 +110,11 @@ def load(source: str | os.PathLike) -> Trained:
 
 def _of_run(workdir: pathlib.Path) -> Trained:
   config = workdir_lib.read_config(workdir)
-  data = runs.test_data(config)
+  report = workdir_lib.read_report(workdir) or {}
+  if "evaluation" in report:  # The one that its accuracies are of.
+    data = config["evals"][report["evaluation"]]["data"]
+  else:
+    data = runs.test_data(config)
   if data is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
@@ -126,10 +131,14 @@ def _of_run(workdir: pathlib.Path) -> Trained:
     )
   params = checkpoint.read_params(workdir)
   # The evaluation may be at another resolution than the training.
-  shape = about["image_shape"]
+  shape = report.get("image_shape", about["image_shape"])
   shape = images.common_shape(data["pp"], shape[-1]) or shape
-  path = workdir / "report.json"
-  report = json.loads(path.read_text()) if path.exists() else {}
+  if not report:
+    warnings.warn(
+      f"The run in {workdir} has no report, so it has not ended: these are the "
+      "weights of its newest checkpoint, and no accuracies are known.",
+      stacklevel=4,
+    )
   trained, _ = dials.from_config(config["flexi"], model.patch_size)
   return _build(
     params,
