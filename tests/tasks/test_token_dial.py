@@ -58,7 +58,7 @@ def test_a_mask_trains_as_a_slice_does(kind, pool, learner):
   # A fuser's and a head's zeros would hide what depends on what.
   shapes = jax.eval_shape(lambda: task.init(KEY, (12, 12, 3)))
   params = jax.tree.map(
-    lambda x: jnp.float32(0.3 * rng.normal(size=x.shape)), shapes
+    lambda x: jnp.float32(0.6 * rng.normal(size=x.shape)), shapes
   )
   batch = {
     "image": jnp.asarray(rng.standard_normal((4, 12, 12, 3), np.float32)),
