@@ -29,13 +29,16 @@ def config(
   return c
 
 
-def add_textures(c: ml_collections.ConfigDict, data: str, crop: int) -> None:
+def add_textures(
+  c: ml_collections.ConfigDict, data: str, crop: int, num_threads: int = 2
+) -> None:
   """Adds data and the evaluation "test": rendered_scenes by texture.
 
   Args:
     c: gets them.
     data: configuration of rendered_scenes.
     crop: side of the images in pixels, cut out of those of the data.
+    num_threads: that decode them.
   """
   # No flips or turns: they would make other textures of slashes and stripes.
   last = "value_range(-1,1)|keep('image','label')"
@@ -45,7 +48,7 @@ def add_textures(c: ml_collections.ConfigDict, data: str, crop: int) -> None:
     split="train",
     pp=f"decode|random_crop({crop})|{last}",
     features=("image", "label"),  # The other twelve take longer.
-    num_threads=2,
+    num_threads=num_threads,
   )
   c.evals = dict(
     test=dict(

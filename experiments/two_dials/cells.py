@@ -20,6 +20,8 @@ class Scale:
     batch_size: images per step.
     steps: of each training of a model for one setting.
     long_steps: of those that are for many.
+    dtype: of the computation; None for the model's own.
+    num_threads: that decode images.
   """
 
   data: str
@@ -31,6 +33,8 @@ class Scale:
   batch_size: int
   steps: int
   long_steps: int
+  dtype: str | None = None
+  num_threads: int = 2
 
   @property
   def settings(self) -> tuple[dials.Setting, ...]:
@@ -44,8 +48,12 @@ class Scale:
 
 SCALES = {
   "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 800, 3200),
-  # A ViT-S; about 30 minutes on one modern GPU. Not yet run.
-  "gpu": Scale("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
+  # A ViT-S; meant for 20 minutes a seed on one modern GPU. Not yet run.
+  "gpu": Scale(
+    *("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
+    dtype="bfloat16",
+    num_threads=16,
+  ),
 }
 
 

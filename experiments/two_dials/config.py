@@ -19,6 +19,8 @@ def model_section(cell: cells.Cell, scale: cells.Scale) -> dict:
   # As in flexivit_curves: the buffers of the smallest size.
   section = recipe.model_section(scale.width, cell.sizes[-1], scale.crop)
   section["depth"] = scale.depth
+  if scale.dtype is not None:
+    section["dtype"] = scale.dtype
   learned = [number for number in cell.numbers if number != ALL]
   if learned:
     section["token_learner"] = dict(
@@ -43,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     batch_size=scale.batch_size,
     steps=scale.long_steps if cell.long else scale.steps,
   )
-  recipe.add_textures(c, scale.data, scale.crop)
+  recipe.add_textures(c, scale.data, scale.crop, scale.num_threads)
   c.model = model_section(cell, scale)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   if len(cell.numbers) > 1:
