@@ -138,16 +138,20 @@ def _profile(argv: Sequence[str]) -> None:
   )
   add("--repeats", type=int, default=20, help="calls measured, by default 20")
   add("--output", metavar="FILE", help="JSON, for --profile of predictions")
+  add("--json", action="store_true", help="print JSON, as --output has it")
   args = parser.parse_args(argv)
   predictor = Predictor.load(args.workdir)
   rows = []
   for batch_size in args.batch_sizes:
     found = predictor.profile(batch_size=batch_size, repeats=args.repeats)
-    print(f"{profile_lib.markdown(found)}\n", flush=True)
+    if not args.json:
+      print(f"{profile_lib.markdown(found)}\n", flush=True)
     rows += found
+  if args.json:
+    print(profile_lib.as_json(rows))
   if args.output:
     profile_lib.write(rows, args.output)
-    print(f"Saved {args.output}.")
+    print(f"Saved {args.output}.", file=sys.stderr)
 
 
 def _export(argv: Sequence[str]) -> None:

@@ -61,7 +61,15 @@ def test_a_profile_serves_the_budget(run, photo, tmp_path, capsys):
     _run("profile", f"--workdir={run}", "--repeats=1", f"--output={path}") == 0
   )
   assert "90.00" in capsys.readouterr().out
-  rows = json.loads(path.read_text())["rows"]
+  profiled = ["profile", f"--workdir={run}", "--repeats=1", "--json"]
+  assert _run(*profiled) == 0
+  printed = json.loads(capsys.readouterr().out)
+  content = json.loads(path.read_text())
+  assert printed.keys() == content.keys()
+  rows = content["rows"]
+  assert [row["gmacs"] for row in printed["rows"]] == [
+    row["gmacs"] for row in rows
+  ]
   # As if all but the first took long.
   for row, latency in zip(rows, (1, 50, 60, 70), strict=True):
     row["latency_ms_p90"] = latency

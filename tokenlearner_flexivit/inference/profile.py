@@ -115,15 +115,20 @@ def _cpu() -> str:
   return f" ({name})" if name else ""
 
 
-def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
-  """Writes rows as JSON, with the hardware they hold for."""
+def as_json(rows: Sequence[Row]) -> str:
+  """Returns rows as JSON, with the hardware they hold for."""
   content = {
     "hardware": hardware(),
     "jax": jax.__version__,
     "date": time.strftime("%Y-%m-%d"),
     "rows": list(rows),
   }
-  pathlib.Path(path).write_text(json.dumps(content, indent=2) + "\n")
+  return json.dumps(content, indent=2)
+
+
+def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
+  """Writes rows to a file that `read` reads."""
+  pathlib.Path(path).write_text(f"{as_json(rows)}\n")
 
 
 def read(path: str | os.PathLike) -> list[Row]:
