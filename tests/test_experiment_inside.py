@@ -1,11 +1,24 @@
 """The study of trained models judges by numbers, and has places for them."""
 
+import json
+import shutil
+import types
+
 import cv2
 import numpy as np
 import pytest
 
 from experiments import study
-from experiments.inside_flexivit import claims, measure, pictures, summary
+from experiments.inside_flexivit import (
+  claims,
+  measure,
+  pictures,
+  run,
+  summary,
+)
+from experiments.two_dials import config as two_dials
+from tests.conftest import write_untrained
+from tokenlearner_flexivit import experiment, train
 
 LAYERS = (
   "with_posemb",
@@ -52,7 +65,10 @@ def flexivit(
       "attributes": [
         {
           "correlation": -0.1,
-          "parts": {"0": {"only_fine": fine}, "2": {"only_fine": 0.1}},
+          "parts": {
+            "0": {"only_fine": fine, "examples": 200},
+            "2": {"only_fine": 0.1, "examples": 300},
+          },
         }
       ],
     },
@@ -83,8 +99,55 @@ def test_claims_follow_the_numbers():
 
 
 def test_means_are_over_seeds():
-  found = claims.claims([flexivit(), flexivit(pooled=0.5)], [], [])
+  found = claims.claims(
+    [flexivit(gain=0.01), flexivit(pooled=0.5, gain=0.03)], [], []
+  )
   assert "mean 0.70; least 0.70" in found[3]["measured"]
+  # Of the means 1 and 3 the standard deviation is the root of 2.
+  expected = "on average +2.0 points (standard error over seeds 1.0)"
+  assert expected in found[5]["measured"]
+  (one,) = claims.claims([flexivit()], [], [])[5:6]
+  assert "(one seed)" in one["measured"]
+
+
+def test_few_examples_make_no_claim():
+  """Of 200 and 300 images at about 10 % the standard error is 2.8 points."""
+  assert not holds(fine=0.12)[6] and holds(fine=0.13)[6]
+  of_details = claims.claims([flexivit(fine=0.12)], [], [])[6]
+  assert "12.0 % of the 200 images of the finest" in of_details["measured"]
+  assert "10.0 % of the 300 images" in of_details["measured"]
+  assert "standard error by the number of images 2.9" in of_details["measured"]
+
+
+@pytest.mark.parametrize(
+  "blocks, kept", [(1, []), (2, ["alike", "together"]), (3, None)]
+)
+def test_few_blocks_have_no_middle(blocks, kept):
+  run = flexivit()
+  layers = LAYERS[: 1 + 2 * blocks]
+  run["alike"] = {name: 0.9 for name in layers} | {measure.POOLED: 0.9}
+  found = claims.claims([run], [], [])
+  assert len(found) == 5 + (3 if kept is None else len(kept))
+  for claim, word in zip(found, kept or (), strict=False):
+    assert word in claim["claim"] and "nan" not in claim["measured"]
+
+
+def test_probes_below_chance_count_as_nothing():
+  def run(**above):
+    labels = {k: {"above_chance": v} for k, v in above.items()}
+    return {"labels": [{"name": "patch6", "labels": labels}]}
+
+  share = claims.shape_share
+  assert share(run(shape=-0.02, texture=0.5)) == {"patch6": 0}
+  assert share(run(shape=0.1, texture=-0.3)) == {"patch6": 1}
+  assert share(run(shape=-0.02, texture=0.01 - 0.02)) == {}
+  none = run(shape=-0.1, texture=0.0)
+  found = claims.claims([flexivit()], [none], [])[-1]
+  assert not found["holds"]
+  assert found["measured"] == "6: probes find neither beyond chance"
+  # Another seed knows.
+  again = {**none, "labels": flexivit()["labels"]}
+  assert claims.claims([flexivit()], [none, again], [])[-1]["holds"]
 
 
 @pytest.mark.parametrize("shape, like", [(0.1, True), (0.5, False)])
@@ -116,3 +179,75 @@ def test_the_readme_and_the_picture(tmp_path):
     assert f"(figures/{name}.png)" in readme.read_text()
   pictures.depth(found, tmp_path / "depth.png")
   assert cv2.imread(str(tmp_path / "depth.png")).shape[0] > 300
+
+
+def tiny(cell):
+  """A run's config: rendered_scenes with 200 images, patch sizes 30, 20, 15."""
+  c = two_dials.get_config(f"cell={cell},runlocal")
+  for section in (c.data, c.evals.test.data):
+    section.name = "rendered_scenes/tiny"
+    section.num_threads = 0
+  sizes = (30, 20, 15) if len(c.flexi.patch_size["values"]) > 1 else (15,)
+  if "num_tokens" in c.flexi:  # Each of nine settings would take a program.
+    sizes = sizes[::2]
+    c.flexi.num_tokens = dict(values=("all", 4))
+  c.flexi.patch_size["values"] = sizes
+  c.evals.test.batch_size = 8
+  c.model.patch_size, c.model.posemb_grid = (15, 15), (4, 4)
+  return c
+
+
+@pytest.mark.slow
+def test_the_study_of_two_tiny_runs(tmp_path, monkeypatch):
+  runs = {
+    kind: tmp_path / cell
+    for kind, cell in (
+      ("flexivit", "patch_size"),
+      ("fixed", "fixed15_all"),
+      ("two_dials", "two_dials"),
+    )
+  }
+  train.train_and_evaluate(tiny("patch_size"), runs["flexivit"])
+  train.train_and_evaluate(tiny("fixed15_all"), runs["fixed"])
+  write_untrained(experiment.Experiment(tiny("two_dials")), runs["two_dials"])
+  # As one that names its features leaves it.
+  config = json.loads((runs["fixed"] / "config.json").read_text())
+  config["evals"]["test"]["data"]["features"] = ["image", "label"]
+  (runs["fixed"] / "config.json").write_text(json.dumps(config))
+
+  here = tmp_path / "inside"
+  here.mkdir()
+  shutil.copy(run.HERE / "README.md", here)
+  monkeypatch.setattr(run, "HERE", here)
+  flags = {kind: [str(path)] for kind, path in runs.items()} | {"images": 100}
+  for name, value in flags.items():
+    flag = types.SimpleNamespace(value=value)
+    monkeypatch.setattr(run, f"_{name.upper()}", flag)
+  run.main([])
+  results = json.loads((here / "results.json").read_text())
+  # Two blocks: nothing is between the middle one and the last.
+  assert len(results["claims"]) == 9
+  assert "NaN" not in json.dumps(results["claims"])
+  first, of_fixed, of_both = results["rows"]
+  assert [row["name"] for row in first["labels"]] == [
+    "patch30",
+    "patch20",
+    "patch15",
+  ]
+  assert [row["name"] for row in of_fixed["labels"]] == ["patch15"]
+  assert set(of_both) == {"run", "patch_size", "num_tokens"}
+  (scale,) = first["agreement"]["attributes"]
+  assert scale["names"] == {"0": "fine", "1": "medium", "2": "coarse"}
+  assert sum(part["examples"] for part in scale["parts"].values()) == 50
+  drawn = {path.stem for path in (here / "figures").glob("*.png")}
+  assert drawn == {
+    "agreement",
+    "attention",
+    "correspondence",
+    "depth",
+    "shape_or_texture",
+    "similarity",
+    "two_dials",
+  }
+  for name in drawn:
+    assert f"(figures/{name}.png)" in (here / "README.md").read_text()

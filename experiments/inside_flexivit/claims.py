@@ -14,6 +14,7 @@ _PAPER = "FlexiViT, Figure 6 (as reported)"
 _ALIKE = 0.8  # CKA from which on we call representations alike.
 _RISE = 0.05
 _SELDOM = 0.25
+_LIKE = 0.1
 
 
 def middle(layers: Sequence[str]) -> int:
@@ -62,9 +63,13 @@ def _of_depth(flexi: Sequence[Found]) -> list[study.Row]:
   by_layer = {k: statistics.fmean(v) for k, v in depth_of(flexi).items()}
   layers, values = list(by_layer), list(by_layer.values())
   half, blocks = middle(layers), (len(layers) - 1) // 2
+  # Of two blocks none is between the middle one and the last, so nothing can
+  # be said of what is there; one block has no middle either.
+  if blocks < 2:
+    return []
   before, after = values[1 : half + 1], values[half + 1 : -2]
   last, previous = values[-1], values[-3]
-  return [
+  found = [
     study.claim(
       "patch sizes are alike up to the MLP of the middle block (block 6 of "
       f"12; here {blocks // 2} of {blocks})",
@@ -73,22 +78,28 @@ def _of_depth(flexi: Sequence[Found]) -> list[study.Row]:
       f"mean {_mean(before):.2f}, from {before[0]:.2f} after the first "
       f"attention to {before[-1]:.2f}",
       _mean(before) >= _ALIKE,
-    ),
-    study.claim(
-      "after it they part",
-      _PAPER,
-      "CKA lower than before",
-      f"mean {_mean(after):.2f}, before {_mean(before):.2f}",
-      _mean(after) < _mean(before),
-    ),
+    )
+  ]
+  if after:
+    found.append(
+      study.claim(
+        "after it they part",
+        _PAPER,
+        "CKA lower than before",
+        f"mean {_mean(after):.2f}, before {_mean(before):.2f}",
+        _mean(after) < _mean(before),
+      )
+    )
+  found.append(
     study.claim(
       "in the last block they come together again",
       _PAPER,
       f"CKA rises by {_RISE} or more in the last block",
       f"from {previous:.3f} to {last:.3f}",
       last - previous >= _RISE,
-    ),
-  ]
+    )
+  )
+  return found
 
 
 def _of_pooled(flexi: Sequence[Found]) -> study.Row:
@@ -124,13 +135,18 @@ def _rates(run: Found, key: str) -> dict[str, float]:
 
 
 def _of_ensembles(flexi: Sequence[Found]) -> study.Row:
-  gains = _by_key(
+  by_run = [
     {
       row["name"]: 100 * (row["accuracy"] - row["single_accuracy"])
       for row in run["agreement"]["ensembles"]
     }
     for run in flexi
-  )
+  ]
+  gains = _by_key(by_run)
+  mean = study.spread(_mean(run.values()) for run in by_run)
+  error = "one seed"
+  if len(by_run) > 1:
+    error = f"standard error over seeds {mean['std'] / len(by_run) ** 0.5:.1f}"
   best = max(gains, key=gains.get)
   pay = sum(gain > 0 for gain in gains.values())
   return study.claim(
@@ -138,8 +154,8 @@ def _of_ensembles(flexi: Sequence[Found]) -> study.Row:
     "the same cost",
     "FlexiViT, appendix (as reported)",
     f"at most {100 * _SELDOM:.0f} % of them are better",
-    f"{pay} of {len(gains)} are better; on average "
-    f"{_mean(gains.values()):+.1f} points, best {gains[best]:+.1f} ({best})",
+    f"{pay} of {len(gains)} are better; on average {mean['mean']:+.1f} points "
+    f"({error}), best {gains[best]:+.1f} ({best})",
     pay <= _SELDOM * len(gains),
   )
 
@@ -151,15 +167,28 @@ def _of_details(flexi: Sequence[Found]) -> study.Row:
     for row in rows
   )
   finest, coarsest = (f(shares, key=float) for f in (min, max))
+  numbers = {p: v["examples"] for p, v in rows[0]["parts"].items()}
+  # Seeds answer the same images, so they make no sample of more images.
+  error = sum(
+    shares[part] * (1 - shares[part]) / numbers[part]
+    for part in (finest, coarsest)
+  )
+  error **= 0.5
+  difference = shares[finest] - shares[coarsest]
   correlation = _mean(row["correlation"] or 0.0 for row in rows)
+  fine, coarse = (
+    f"{100 * shares[part]:.1f} % of the {numbers[part]} images of the {which}"
+    for part, which in ((finest, "finest textures"), (coarsest, "coarsest"))
+  )
   return study.claim(
     "what only small patches get right are images of small details",
     "this project's question",
-    "a larger share of the fine textures than of the coarse ones",
-    f"{100 * shares[finest]:.1f} % of the finest textures, "
-    f"{100 * shares[coarsest]:.1f} % of the coarsest (correlation with the "
+    "a larger share of the fine textures than of the coarse ones, by more than "
+    "the standard error",
+    f"{fine}, {coarse}: {100 * difference:+.1f} points, standard error by the "
+    f"number of images {100 * error:.1f} (correlation with the "
     f"{measure.ATTRIBUTE} {correlation:+.2f})",
-    shares[finest] > shares[coarsest],
+    difference > error,
   )
 
 
@@ -188,30 +217,61 @@ def _of_labels(flexi: Sequence[Found]) -> study.Row:
 
 def _of_fixed(flexi: Sequence[Found], fixed: Sequence[Found]) -> study.Row:
   """Figure 25's comparison, by what linear probes find."""
-  alone: dict[str, list[float]] = {}
-  for run in fixed:
-    for size, share in shape_share(run).items():
-      alone.setdefault(size, []).append(share)
-  ours = _by_key(map(shape_share, flexi))
+  alone, ours = _shares(fixed), _shares(flexi)
   differences = {
-    size: ours[size] - _mean(values)
+    size: _mean(ours[size]) - _mean(values)
     for size, values in alone.items()
-    if size in ours
+    if values and ours.get(size)
   }
-  largest = max(map(abs, differences.values()))
+  # What differs by nothing known does not hold.
+  largest = max(map(abs, differences.values()), default=np.inf)
+  unknown = [
+    size.removeprefix("patch")
+    for size in alone
+    if size in ours and size not in differences
+  ]
+  measured = [_listed(differences, signed=True) + " points"] * bool(differences)
+  if unknown:
+    measured.append(f"{', '.join(unknown)}: probes find neither beyond chance")
   return study.claim(
     "shape against texture is like in the ViT of that patch size alone",
     "FlexiViT, Figure 25 (as reported)",
-    "shape's share of what the representation holds within 10 points",
-    _listed(differences, signed=True) + " points",
-    largest <= 0.1,
+    "shape's share of what the representation holds (a probe below chance "
+    f"counts as 0) within {100 * _LIKE:.0f} points",
+    "; ".join(measured) or "no patch size is among both",
+    largest <= _LIKE,
   )
 
 
+def _shares(runs: Sequence[Found]) -> dict[str, list[float]]:
+  """`shape_share` of runs by patch size; of those that know none an empty one.
+
+  Runs need not have the same patch sizes.
+  """
+  found: dict[str, list[float]] = {}
+  for run in runs:
+    known = shape_share(run)
+    for row in run["labels"]:
+      values = found.setdefault(row["name"], [])
+      values += [known[row["name"]]] if row["name"] in known else []
+  return found
+
+
 def shape_share(run: Found) -> dict[str, float]:
-  """Shape's share of what linear probes find beyond chance, by patch size."""
-  shape, texture = (_column(run, n, "above_chance") for n in measure.LABELS)
-  return {s: shape[s] / max(shape[s] + texture[s], 1e-9) for s in shape}
+  """Shape's share of what linear probes find beyond chance, by patch size.
+
+  A probe below chance finds nothing: it counts as 0. Where neither is above
+  there is no share.
+  """
+  shape, texture = (
+    {s: max(value, 0.0) for s, value in _column(run, n, "above_chance").items()}
+    for n in measure.LABELS
+  )
+  return {
+    s: shape[s] / (shape[s] + texture[s])
+    for s in shape
+    if shape[s] + texture[s] > 0
+  }
 
 
 def _column(run: Found, label: str, key: str) -> dict[str, float]:

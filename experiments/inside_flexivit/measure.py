@@ -15,6 +15,7 @@ from tokenlearner_flexivit.analysis import (
   runs,
   shape_or_texture,
   similarity,
+  similarity_by_depth,
 )
 
 # Numbers of each example of rendered_scenes.
@@ -70,11 +71,7 @@ class Alike(NamedTuple):
 
   def by_depth(self) -> dict[str, float]:
     """The mean over the pairs of settings, for each layer in order."""
-    layers = dict.fromkeys(name for _, name in self.labels)
-    return {
-      layer: float(np.mean(list(self.pairs(layer).values())))
-      for layer in layers
-    }
+    return similarity_by_depth.of_pairs(self.values, self.labels)
 
 
 def read(path: pathlib.Path) -> Model:
@@ -158,6 +155,7 @@ def of_flexivit(path: pathlib.Path, number: int) -> Inside:
     of.settings,
     of.link,
   )
+  meanings = runs.value_names(of.data, [ATTRIBUTE])
   return Inside(
     path.name,
     of,
@@ -165,7 +163,7 @@ def of_flexivit(path: pathlib.Path, number: int) -> Inside:
     alike(of, of.settings, test),
     correspondence.matches(of.model, of.params, images, of.settings),
     _places(of, test[:_FEW]),
-    agreement.summary(answers),
+    agreement.summary(answers, meanings),
     _labels(of, test, number),
   )
 

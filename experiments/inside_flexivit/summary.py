@@ -42,8 +42,9 @@ _SECTIONS = (
     "Ensembles and agreement",
     "An ensemble is the mean of the probabilities of two patch sizes or of "
     "all. `scale` is the size of the texture: 0 fine, 1 medium, 2 coarse. "
-    "Right only at fine settings: at both of the smaller patch sizes and at "
-    "neither of the larger ones.",
+    "Right only at fine settings: at each of the smaller half of the patch "
+    "sizes and at none of the larger half; of an odd number the middle one "
+    "counts for neither.",
   ),
   (
     "shape_or_texture",
@@ -84,7 +85,8 @@ def sections(
   """
   parts = [
     "Runs: " + ", ".join(run["run"] for run in flexi) + ". Numbers are means "
-    "over them; figures of one model are of the first.",
+    "over them; figures of one model are of the first. "
+    "[results.json](results.json) has the command with all runs.",
     study.table_of_claims(judged),
   ]
   for name, title, text in (*_SECTIONS, *([_TWO_DIALS] * has_two_dials)):

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import agreement, runs
+from tokenlearner_flexivit.analysis import (
+  agreement,
+  agreement_figure,
+  runs,
+)
 
 COARSE, MIDDLE, FINE = (dials.Setting((p, p)) for p in (6, 4, 3))
 
@@ -89,8 +93,57 @@ def test_an_attribute_tells_who_is_right():
     agreement.by_attribute(made(right, size=[1] * 12), "size")["correlation"]
     is None
   )
-  parts = agreement.parts_of(np.arange(100) / 7)
-  assert [there.sum() for there in parts.values()] == [25] * 4
+  named = agreement.by_attribute(answers, "size", ["fine", "coarse", "huge"])
+  assert named["names"] == {"0": "fine", "1": "coarse"}
+
+
+@pytest.mark.parametrize(
+  "values, names",
+  [
+    (np.arange(3), ["0", "1", "2"]),
+    (np.array([True, False]), ["False", "True"]),
+    (np.float32([0.1, 0.25, 3]), ["0.1", "0.25", "3"]),
+    (np.array([1000001, 1000002] * 5), ["1000001", "1000002"]),
+    (np.float64([1e9 + 0.25, 1e9 + 0.5]), ["1000000000.25", "1000000000.5"]),
+    (np.array([2**53, 2**53 + 1]), ["9007199254740992", "9007199254740993"]),
+    (np.arange(100) / 7, ["0 to 3.43", "3.57 to 7", "7.14 to 10.6", None]),
+    (10000 + np.arange(100), ["10000 to 10024", *[None] * 3]),
+    (10000.0 + np.arange(100), ["10000 to 10024", *[None] * 3]),
+    (1 + 1e-9 * np.arange(100), [None] * 4),
+    (1e6 + np.float32(np.arange(100)) / 16, [None] * 4),
+    (np.r_[[0] * 90, np.arange(1, 11)], ["0", "1 to 10"]),
+  ],
+)
+def test_every_example_is_in_one_part(values, names):
+  parts = agreement.parts_of(values)
+  np.testing.assert_array_equal(
+    sum(there.astype(int) for there in parts.values()), 1
+  )
+  assert len(parts) == len(names)
+  for part, name in zip(parts, names, strict=True):
+    assert name in (part, None)
+
+
+def test_what_has_no_value_is_in_no_part():
+  with pytest.raises(ValueError, match="2 of 3 examples have no finite value"):
+    agreement.parts_of(np.array([0, np.nan, np.inf]))
+
+
+def test_what_few_get_right_only_at_fine_settings_is_drawn():
+  right = [[1, 1]] * 97 + [[0, 1]] * 3
+  answers = made(right, size=[0] * 50 + [1] * 50)
+  meanings = {"size": ["fine", "coarse"]}
+  drawn = agreement_figure.draw(agreement.summary(answers, meanings))
+  costs, same, above, below = drawn.axes
+  # The bars have an axis of their own.
+  assert max(bar.get_height() for bar in below.patches) == pytest.approx(6)
+  assert below.get_ylim()[1] < 10
+  texts = [text.get_text() for text in below.get_xticklabels()]
+  assert texts == ["fine", "coarse"]
+  assert same.get_xlabel() and same.get_ylabel()
+  for axes in (costs, above):
+    (size,) = {text.get_fontsize() for text in axes.get_legend().get_texts()}
+    assert size >= 9
 
 
 def test_answers_are_those_of_the_model(untrained_run):

@@ -121,6 +121,34 @@ def test_relevance_of_a_layer_by_hand():
   )
 
 
+def test_relevance_under_map_pooling_by_hand():
+  """The head's attention row, weighted likewise, times one plus the block's."""
+  model, params = make(pool="map", depth=1)
+  classes = np.array([4, 0, 2])
+
+  @jax.jit
+  def gradients_and_weights(shifts):
+    def logit(shifts):
+      logits, _, found = attention._watched(model, params, IMAGES, SIX, shifts)
+      return logits[jnp.arange(3), classes].sum(), found
+
+    return jax.grad(logit, has_aux=True)(shifts)
+
+  zeros = {
+    "encoderblock_0": jnp.zeros((3, 2, 4, 4)),
+    "MAPHead_0": jnp.zeros((3, 2, 1, 4)),
+  }
+  gradients, found = gradients_and_weights(zeros)
+  block, head = (
+    np.maximum(np.asarray(gradients[name] * found[name]), 0).mean(axis=1)
+    for name in zeros
+  )
+  expected = (head @ (np.eye(4) + block))[:, 0]
+  maps = attention.relevance(model, params, IMAGES, SIX, classes)
+  np.testing.assert_allclose(maps.reshape(3, 4), expected, rtol=1e-3, atol=1e-6)
+  assert maps.max() > 1e-3
+
+
 @pytest.mark.parametrize("learner", [None, LEARNER], ids=["all", "learned"])
 def test_relevance_under_a_mean_by_hand(learner):
   """The mean is a head whose weights are 1/N: a token's share of the logit.
@@ -216,3 +244,23 @@ def test_bad_input_is_told():
       attention.relevance(plain, params, IMAGES, SIX, classes)
   with pytest.raises(ValueError, match=r"method='gradcam'.*'rollout'"):
     attention.figure(plain, params, IMAGES, [SIX], "gradcam")
+
+
+def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
+  picture = tmp_path / "attention.png"
+
+  def command(*arguments):
+    attention.main(
+      [f"--workdir={untrained_run}", f"--output={picture}", *arguments]
+    )
+
+  command("--num_images=2", "--patch_sizes=6")
+  assert picture.stat().st_size > 10_000
+  assert "Maps of 2 images" in capsys.readouterr().out
+  for arguments, words in (
+    (["--method=gradcam"], "method='gradcam'.*'rollout', 'relevance'"),
+    (["--patch_sizes=5"], "5"),
+    (["--split=test", "--images", "x.png"], "--images or --split"),
+  ):
+    with pytest.raises(SystemExit, match=words):
+      command("--num_images=1", *arguments)

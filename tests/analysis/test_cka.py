@@ -68,7 +68,23 @@ def test_batches_estimate_what_all_examples_have():
 def test_independent_representations_have_none():
   x, y = RNG.normal(size=(2, 400, 3))
   assert abs(of_arrays(x, y)[0, 1]) < 0.05
-  assert np.isnan(of_arrays(x, np.ones((400, 2)))[0, 1])  # Nothing varies.
+
+
+@pytest.mark.parametrize("constant", [1, 0.1, 0.07, 7.7, -3e4, 0])
+def test_what_does_not_vary_has_none(constant):
+  x = RNG.normal(size=(50, 3))
+  same = np.full((50, 33), constant, "f4")
+  rounded = same * (1 + 6e-8 * RNG.choice([-1, 0, 1], (50, 33)))
+  for other in (same, rounded):
+    found = of_arrays(x, other)
+    assert found[0, 0] == pytest.approx(1)
+    assert np.isnan(found[0, 1]) and np.isnan(found[1]).all()
+
+
+def test_little_variation_is_still_compared():
+  x = RNG.normal(size=(50, 3))
+  found = of_arrays(x, 7.7 + 1e-4 * x, np.c_[1e-3 * x, np.full(50, 9.0)])
+  np.testing.assert_allclose(found, 1, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +164,8 @@ def test_bad_input_is_told(side):
     of(model=side.model.clone(pool="gap"), tokens="cls")
   with pytest.raises(ValueError, match="at least 4 examples, and got none"):
     cka.cka([IMAGES[:1]], {"x": side})
+  with pytest.raises(ValueError, match="'stem' twice"):
+    of(names=("stem", "pre_logits", "stem"))
   names = ("encoder/block00/+sa", "with_posemb")
   with pytest.raises(ValueError, match="'with_posemb' has no cls token"):
     of(names=names, tokens="cls")

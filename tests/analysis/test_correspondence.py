@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import dials, models
-from tokenlearner_flexivit.analysis import correspondence
+from tokenlearner_flexivit.analysis import (
+  correspondence,
+  correspondence_figure,
+)
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(2, 12, 12, 3)).astype(np.float32)
@@ -95,17 +98,58 @@ def test_matches_are_counted_over_all_tokens_and_images():
 def test_learned_tokens_have_no_place():
   model, params = make(token_learner=LEARNER)
   every = SIX._replace(num_tokens="all")
+
+  def tokens(name, setting=SIX):
+    # Only traced: nothing of it has to be computed.
+    return jax.eval_shape(
+      lambda x: correspondence.tokens(model, params, x, setting, name), IMAGES
+    )
+
   # As many learned tokens as patches are no patches still.
-  with pytest.raises(ValueError, match=r"learned.*block00/\+mlp.*'all'"):
-    correspondence.tokens(model, params, IMAGES, SIX, "encoder/block01/+mlp")
+  for name in (
+    "encoder/block01/+mlp",
+    "encoder/block01/token_learner/tokens",
+    "encoder/block01/token_learner/maps",
+    "token_learner/tokens",
+    "token_learner/maps",
+    "encoded",
+  ):
+    with pytest.raises(ValueError, match=r"learned.*block00/\+mlp.*'all'"):
+      tokens(name)
+  assert tokens("encoder/block01/+mlp", every).shape == (2, 2, 2, 16)
   assert correspondence.last_name(model, [SIX, every]) == "encoder/block00/+mlp"
   assert correspondence.last_name(model, [every]) == "encoder/block01/+mlp"
   with pytest.raises(ValueError, match=r"'pre_logits' has no token for each"):
-    correspondence.tokens(model, params, IMAGES, every, "pre_logits")
+    tokens("pre_logits", every)
   with pytest.raises(ValueError, match=r"name='block9'.*with_posemb"):
-    correspondence.tokens(model, params, IMAGES, SIX, "block9")
+    tokens("block9")
   with pytest.raises(ValueError, match="No images"):
     correspondence.matches(model, params, [], [SIX])
+
+
+def test_the_rates_beside_the_diagonal_are_told_apart():
+  rates = np.array([[1, 0.1], [0.05, 1]])
+  drawn = correspondence_figure.draw(
+    IMAGES[:1],
+    {"a": np.zeros((1, 2, 2)), "b": np.zeros((1, 3, 3))},
+    correspondence.Matches(rates, rates / 2),
+    source="a",
+    grid=(2, 2),
+    position=(0.5, 0.5),
+  )
+  *maps, _, last = drawn.axes
+  (shown,) = last.images
+  assert shown.get_clim() == (0, 10)
+  assert np.ma.getmaskarray(shown.get_array()).tolist() == [
+    [True, False],
+    [False, True],
+  ]
+  assert [text.get_text() for text in last.texts][:2] == [
+    "100\n(50)",
+    "10\n(5)",
+  ]
+  square, _, dot = sorted(maps[1].lines, key=lambda line: line.zorder)
+  assert dot.get_marker() == "o" and dot.zorder > square.zorder
 
 
 @pytest.mark.slow

@@ -50,6 +50,40 @@ def test_a_probe_finds_what_is_there():
     shape_or_texture.probe((features[:7], SHAPE[:7]), (features, SHAPE))
 
 
+@pytest.mark.parametrize(
+  "named",
+  [
+    lambda y: y % 2 == 0,
+    lambda y: y.astype("f4"),
+    lambda y: np.int64(10) ** 15 * y,
+    lambda y: (y - 5).astype(np.int8),
+  ],
+  ids=["bool", "float", "huge", "negative"],
+)
+def test_classes_may_have_any_numbers(named):
+  features = np.eye(12)[TEXTURE[:400]]
+  found = [
+    shape_or_texture.probe((features[:300], y[:300]), (features, y))
+    for y in (TEXTURE[:400], named(TEXTURE[:400]))
+  ]
+  assert [row["accuracy"] for row in found] == [1, 1]
+
+
+@pytest.mark.parametrize(
+  "labels, words",
+  [
+    (SHAPE[:40] + 0.5, "size has float64 values such as .*whole number"),
+    (np.r_[1.0, np.nan, SHAPE[2:40]], "size has float64 .* nan"),
+    (SHAPE[:40].astype(str), "size has <U.* values"),
+    (np.arange(40) * 10**12, "size has 40 different values.* allow 10 classes"),
+  ],
+)
+def test_what_are_no_classes_is_told(labels, words):
+  x = RNG.normal(size=(40, 2))
+  with pytest.raises(ValueError, match=words):
+    shape_or_texture.probe((x[:20], labels[:20]), (x[20:], labels[20:]), "size")
+
+
 @pytest.mark.slow
 def test_the_command_draws_a_run(untrained_run, tmp_path):
   picture = tmp_path / "shape_or_texture.png"
@@ -65,15 +99,16 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
       ]
     )
 
-  command("--labels=label,id", "--patch_sizes=6,4")
+  command("--labels=label", "--patch_sizes=6,4")
   assert picture.stat().st_size > 10_000
   rows = json.loads(picture.with_suffix(".json").read_text())
   assert [row["name"] for row in rows] == ["patch6", "patch4"]
-  assert list(rows[0]["labels"]) == ["label", "id"]
-  # Each example has an id of its own, of which none was seen in training.
+  assert list(rows[0]["labels"]) == ["label"]
   assert rows[0]["labels"]["label"]["chance"] > 0
   for arguments, words in (
     ([], "no number 'shape'.* have label, id"),
+    # Each example has an id of its own.
+    (["--labels=id", "--patch_sizes=6"], "id has .* different values"),
     (["--labels=label", "--name=block9"], "name='block9'.*pre_logits"),
   ):
     with pytest.raises(SystemExit, match=words):

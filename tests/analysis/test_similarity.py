@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit.analysis import similarity
+from tokenlearner_flexivit.analysis import similarity, similarity_by_depth
 
 
 def test_what_is_alike_lies_together():
@@ -15,9 +15,71 @@ def test_what_is_alike_lies_together():
   assert ((nearest < 20) == (np.arange(40) < 20)[:, None]).all()
   with pytest.raises(ValueError, match="4 representations or more, got 3"):
     similarity.embedding(values[:3, :3])
-  values[0, 1] = np.nan
-  with pytest.raises(ValueError, match="Leave them out"):
-    similarity.embedding(values)
+  for unknown in (np.nan, np.inf):
+    values[0, 1] = unknown
+    with pytest.raises(ValueError, match="Leave them out"):
+      similarity.embedding(values)
+
+
+def alike(sides, layers):
+  """Made-up CKA, of layers that are alike at every side."""
+  labels = [(f"s{i}", f"layer{j}") for i in range(sides) for j in range(layers)]
+  depth = np.arange(len(labels)) % layers
+  return np.exp(-abs(depth[:, None] - depth) / layers), labels
+
+
+def test_many_settings_look_different(monkeypatch):
+  # Where the points are does not matter, and t-SNE takes a while.
+  monkeypatch.setattr(similarity, "embedding", lambda values: values[:, :2])
+  drawn = similarity.figure(*alike(12, 2))
+  left, right, _ = drawn.axes
+  assert left.get_ylabel().startswith("setting")
+  shown = {
+    (
+      points.get_paths()[0].vertices.tobytes(),
+      points.get_edgecolors().tobytes(),
+    )
+    for points in right.collections
+  }
+  assert len(shown) == 12
+  keys = right.get_legend().legend_handles
+  assert len({(k.get_marker(), k.get_mec()) for k in keys}) == 12
+  assert {k.get_mfc() for k in keys} == {"#bbbbbb"}
+  with pytest.raises(ValueError, match=r"41 settings.* 40 or fewer"):
+    similarity.figure(*alike(41, 1))
+
+
+def test_by_depth_is_the_mean_over_pairs():
+  values = np.arange(36.0).reshape(6, 6)
+  labels = [(s, name) for s in "abc" for name in "xy"]
+  found = similarity_by_depth.of_pairs(values, labels)
+  assert found == {
+    "x": np.mean([values[0, 2], values[0, 4], values[2, 4]]),
+    "y": np.mean([values[1, 3], values[1, 5], values[3, 5]]),
+  }
+  assert similarity_by_depth.of_pairs(values, labels, [("c", "a")]) == {
+    "x": values[4, 0],
+    "y": values[5, 1],
+  }
+  # What one of a pair has not is left out.
+  labels[3] = ("b", "z")
+  assert list(similarity_by_depth.of_pairs(values, labels)) == ["x"]
+  with pytest.raises(ValueError, match="Give two or more"):
+    similarity_by_depth.of_pairs(values, labels[:2])
+
+
+def test_by_depth_is_drawn():
+  layers = ("with_posemb", "encoder/block00/+sa", "encoder/block00/+mlp")
+  runs = [dict.fromkeys(layers, value) for value in (0.2, 0.4)]
+  drawn = similarity_by_depth.figure(
+    {"mean": runs}, (layers[2], "the middle one")
+  )
+  (axes,) = drawn.axes
+  np.testing.assert_allclose(axes.lines[2].get_ydata(), 0.3)
+  texts = [text.get_text() for text in axes.get_xticklabels()]
+  assert texts == ["patches", "block 1\nattention", "block 1\nMLP"]
+  with pytest.raises(ValueError, match="2 different lists of layers"):
+    similarity_by_depth.figure({"a": [runs[0]], "b": [{"stem": 1.0}]})
 
 
 def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
@@ -31,6 +93,7 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   command("--num_images=12", "--batch_size=6")
   assert picture.stat().st_size > 10_000
   assert "12 images" in capsys.readouterr().out
+  assert (tmp_path / "similarity_depth.png").stat().st_size > 10_000
   saved = np.load(picture.with_suffix(".npz"))
   number = 3 * (1 + 2 * 2)  # Sizes; position embedding and two half blocks.
   assert saved["cka"].shape == (number, number)
@@ -39,6 +102,7 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   for arguments, words in (
     (["--patch_sizes=5"], "5"),
     (["--names=block"], "no 'block'"),
+    (["--names=stem,stem"], "'stem' twice"),
     (["--num_images=3"], "at least 4"),
   ):
     with pytest.raises(SystemExit, match=words):

@@ -251,3 +251,16 @@ def test_a_run_that_has_no_maps_or_images_is_refused(
   (tmp_path / "checkpoints").symlink_to(untrained_run / "checkpoints")
   with pytest.raises(SystemExit, match=words):
     _command(tmp_path, tmp_path / "maps.png")
+
+
+def test_the_colour_bar_shows_the_colours_that_are_drawn():
+  grey = np.full((2, 4, 3), 0.5)
+  drawn = overlay.overlay(grey, np.array([[0.0, 2.0]]))
+  bar = overlay.figure([overlay.Row("image 1", grey, [np.ones((1, 2))])]).axes[
+    1
+  ]
+  (colors,) = bar.collections[-1:]
+  for share, at in ((0.0, (0, 0)), (1.0, (0, 3))):
+    np.testing.assert_allclose(
+      colors.get_cmap()(share)[:3], drawn[at], atol=1e-6
+    )

@@ -210,43 +210,83 @@ def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
   """Divides examples by an attribute [N].
 
   Returns:
-    bool [N] by name: one for each value, or if there are more than eight, one
-    for each quarter of the examples in the order of the values.
+    bool [N] by name, every example in one: for each value, or if there are more
+    than eight, for each quarter of the examples in the order of the values,
+    named by its smallest and its largest one.
+
+  Raises:
+    ValueError: values that are not finite, which have no place in the order.
   """
+  if not np.isfinite(values).all():
+    raise ValueError(
+      f"{(~np.isfinite(values)).sum()} of {len(values)} examples have no "
+      "finite value of the attribute. Leave these examples or the attribute "
+      "out."
+    )
   distinct = np.unique(values)
   if len(distinct) <= _MAX_VALUES:
-    return {f"{value:g}": values == value for value in distinct.tolist()}
+    names = _names(distinct, exactly=True)
+    parts = [values == value for value in distinct]
+    return dict(zip(names, parts, strict=True))
   edges = np.quantile(values, (0.25, 0.5, 0.75))
   quarter = np.searchsorted(edges, values, side="left")
-  bounds = [distinct[0], *edges, distinct[-1]]
+  # Of many equal values there may be fewer quarters.
+  parts = [quarter == i for i in range(4) if (quarter == i).any()]
+  ends = [(values[there].min(), values[there].max()) for there in parts]
+  bounds = np.unique(ends)
+  name_of = dict(zip(bounds.tolist(), _names(bounds), strict=True))
   return {
-    f"{bounds[i]:.3g} to {bounds[i + 1]:.3g}": quarter == i
-    for i in range(4)
-    if (quarter == i).any()
+    " to ".join(dict.fromkeys(name_of[end.item()] for end in pair)): there
+    for pair, there in zip(ends, parts, strict=True)
   }
 
 
-def by_attribute(answers: Answers, name: str) -> dict[str, Any]:
+def _names(distinct: np.ndarray, exactly: bool = False) -> list[str]:
+  """Names numbers that differ, and no two alike.
+
+  Args:
+    distinct: [n].
+    exactly: whether with all digits, else with as few as tell them apart.
+  """
+  if distinct.dtype.kind == "f" and not exactly:
+    for digits in range(3, 17):
+      names = [f"{value:.{digits}g}" for value in distinct]
+      if len(set(names)) == len(names):
+        return names
+  # NumPy's own text of a number of any type is the shortest that gives it back.
+  return [str(value).removesuffix(".0") for value in distinct]
+
+
+def by_attribute(
+  answers: Answers, name: str, value_names: Sequence[str] | None = None
+) -> dict[str, Any]:
   """Tells whether the examples that only fine settings get right are special.
 
   Args:
     answers: to a split.
     name: of the attribute.
+    value_names: what its values 0, 1, ... mean, if that is known.
 
   Returns:
-    `parts`: for each value, or quarter of the values, the number of examples,
-    the share of `only fine` ones and the accuracy of each setting; `kinds`: for
-    each of `kinds` the number of examples, and the mean of the attribute with
-    its standard error (None for less than two examples); `correlation` of the
-    attribute with being an `only fine` example (Pearson's; None where either
-    does not vary).
+    `names`: of the values among `parts` that have one; `parts`: for each value,
+    or quarter of the values, the number of examples, the share of `only fine`
+    ones and the accuracy of each setting; `kinds`: for each of `kinds` the
+    number of examples, and the mean of the attribute with its standard error
+    (None for less than two examples); `correlation` of the attribute with being
+    an `only fine` example (Pearson's; None where either does not vary).
   """
+  parts = parts_of(answers.attributes[name])
   values = answers.attributes[name].astype(np.float64)
   groups = kinds(answers.right)
   fine = groups["only fine"]
   vary = np.ptp(values) > 0 and 0 < fine.sum() < len(fine)
   return {
     "attribute": name,
+    "names": {
+      str(i): text
+      for i, text in enumerate(value_names or ())
+      if str(i) in parts
+    },
     "correlation": float(np.corrcoef(values, fine)[0, 1]) if vary else None,
     "parts": {
       part: {
@@ -254,7 +294,7 @@ def by_attribute(answers: Answers, name: str) -> dict[str, Any]:
         "only_fine": float(fine[there].mean()),
         "accuracy": answers.right[there].mean(axis=0).tolist(),
       }
-      for part, there in parts_of(values).items()
+      for part, there in parts.items()
     },
     "kinds": {
       kind: {"examples": int(there.sum()), **_mean(values[there])}
@@ -270,8 +310,17 @@ def _mean(values: np.ndarray) -> dict[str, float | None]:
   return {"mean": float(values.mean()), "error": float(error)}
 
 
-def summary(answers: Answers) -> dict[str, Any]:
-  """Returns all of it, as JSON takes it."""
+def summary(
+  answers: Answers, value_names: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+  """Returns all of it, as JSON takes it.
+
+  Args:
+    answers: to a split.
+    value_names: what the values 0, 1, ... of attributes mean, by attribute;
+      see `runs.value_names`.
+  """
+  value_names = value_names or {}
   accuracies = answers.right.mean(axis=0)
   return {
     "examples": len(answers.labels),
@@ -284,7 +333,10 @@ def summary(answers: Answers) -> dict[str, Any]:
     "same_answer": same_answers(answers).tolist(),
     "ensembles": ensembles(answers),
     "kinds": {k: int(v.sum()) for k, v in kinds(answers.right).items()},
-    "attributes": [by_attribute(answers, name) for name in answers.attributes],
+    "attributes": [
+      by_attribute(answers, name, value_names.get(name))
+      for name in answers.attributes
+    ],
   }
 
 
@@ -325,7 +377,8 @@ def main(argv: list[str] | None = None) -> None:
         batches(),
         opened.settings,
         link_of(opened.config),
-      )
+      ),
+      runs.value_names(opened.data, attributes),
     )
     agreement_figure.draw(found).savefig(args.output, dpi=150)
     numbers = command.write_numbers(args.output, found)

@@ -16,15 +16,24 @@ _BLUE, _ORANGE = "#0072b2", "#d55e00"
 def draw(found: Mapping[str, Any]) -> mpl_figure.Figure:
   """Draws what `agreement.summary` gives; of attributes the first."""
   panels = 3 if found["attributes"] else 2
-  drawn = mpl_figure.Figure(figsize=(3.6 * panels, 3.9), layout="constrained")
-  axes = drawn.subplots(1, panels)
-  _costs(axes[0], found)
+  drawn = mpl_figure.Figure(figsize=(3.6 * panels, 4.4), layout="constrained")
+  # The two last ones share a column.
+  grid = drawn.add_gridspec(2, panels, height_ratios=(3, 1))
+  _costs(drawn.add_subplot(grid[:, 0]), found)
   names = [row["name"] for row in found["settings"]]
   same = 100 * np.array(found["same_answer"])
-  heat_map.draw(axes[1], same, names, names, slanted=True)
-  axes[1].set_title("same answer, in % of the images", fontsize=10)
+  texts = [[f"{value:.0f}" for value in row] for row in same]
+  # A setting agrees with itself: the colours are for the others.
+  np.fill_diagonal(same, np.nan)
+  axes = drawn.add_subplot(grid[:, 1])
+  heat_map.draw(axes, same, names, names, texts, slanted=True)
+  axes.set_xlabel("setting")
+  axes.set_ylabel("other setting")
+  axes.set_title("same answer, in % of the images", fontsize=10)
   if found["attributes"]:
-    _attribute(axes[2], found["attributes"][0], names)
+    above = drawn.add_subplot(grid[0, 2])
+    below = drawn.add_subplot(grid[1, 2], sharex=above)
+    _attribute(above, below, found["attributes"][0], names)
   return drawn
 
 
@@ -48,10 +57,14 @@ def _costs(axes: Any, found: Mapping[str, Any]) -> None:
   axes.set_xlabel("multiply-adds per image in 10⁶")
   axes.set_ylabel("accuracy in %")
   axes.set_title("alone and together", fontsize=10)
+  axes.margins(y=0.25)  # For the legend.
+  axes.legend(frameon=False, fontsize=9, loc="lower right")
   _finish(axes)
 
 
-def _attribute(axes: Any, of: Mapping[str, Any], names: list[str]) -> None:
+def _attribute(
+  above: Any, below: Any, of: Mapping[str, Any], names: list[str]
+) -> None:
   """Accuracy of each setting, and who only fine ones get right, by value."""
   parts = of["parts"]
   x = np.arange(len(parts))
@@ -60,18 +73,29 @@ def _attribute(axes: Any, of: Mapping[str, Any], names: list[str]) -> None:
   )
   for i, (name, color) in enumerate(zip(names, colors, strict=True)):
     values = [100 * part["accuracy"][i] for part in parts.values()]
-    axes.plot(x, values, "o-", color=color, label=name)
+    above.plot(x, values, "o-", color=color, label=name)
+  above.set_ylabel("accuracy in %")
+  above.set_title(f"by {of['attribute']}", fontsize=10)
+  above.tick_params(labelbottom=False)
+  above.margins(y=0.3)
+  above.legend(frameon=False, fontsize=9, ncols=1 + (len(names) > 4))
+  # On a scale of their own: among accuracies a few % would not be seen.
   fine = [100 * part["only_fine"] for part in parts.values()]
-  axes.bar(x, fine, 0.4, color=_ORANGE, label="right only at fine settings")
-  axes.set_xticks(x, list(parts))
-  axes.set_xlabel(of["attribute"])
-  axes.set_ylabel("% of the images with that value")
-  axes.set_ylim(0, 100)
-  axes.set_title(f"accuracy by {of['attribute']}", fontsize=10)
-  _finish(axes)
+  bars = below.bar(x, fine, 0.4, color=_ORANGE)
+  below.bar_label(bars, fmt="%.1f", fontsize=9)
+  below.margins(y=0.35)
+  below.set_title("right only at fine settings", fontsize=10)
+  below.set_ylabel("% of\nthe images")
+  texts = [of.get("names", {}).get(part, part) for part in parts]
+  below.set_xticks(x, texts, fontsize=9 if len(texts) < 5 else 8)
+  below.set_xlabel(of["attribute"])
+  if max(map(len, texts)) > 10:  # As of quarters.
+    below.tick_params(axis="x", labelrotation=20)
+  for axes in (above, below):
+    _finish(axes)
 
 
 def _finish(axes: Any) -> None:
   axes.grid(alpha=0.3)
+  axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=8)

@@ -300,7 +300,7 @@ def figure(
     raise ValueError(f"method={method!r} must be one of {list(ways)}.")
   found = [ways[method](model, params, images, s) for s in settings]
   rows = [
-    overlay.Row(str(i + 1), image, [maps[i] for maps in found])
+    overlay.Row(f"image {i + 1}", image, [maps[i] for maps in found])
     for i, image in enumerate(map(overlay.displayable, images))
   ]
   return overlay.figure(rows, method, [s.name for s in settings])

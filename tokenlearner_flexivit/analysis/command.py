@@ -1,4 +1,4 @@
-"""What the commands on a trained run have in common."""
+"""What the commands on a trained model have in common."""
 
 import argparse
 import contextlib
@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenlearner_flexivit import arguments, dials
+from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import runs
 
 
 class Opened(NamedTuple):
-  """A run, and what is to be looked at in it.
+  """A model, and what is to be looked at in it.
 
   Attributes:
     model: a `models.ViT`.
-    params: of its newest checkpoint.
+    params: of a run those of its newest checkpoint.
     settings: those asked for.
-    data: the data section of its evaluation, with the split asked for.
-    config: of the run.
+    data: the data section of its evaluation, with the split asked for; of
+      weights of others that which the flags give.
+    config: of the run; of weights of others see `runs.Run`.
   """
 
   model: Any
@@ -38,7 +40,7 @@ class Opened(NamedTuple):
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-  """Returns a parser of the flags that say which run, and at which sizes.
+  """Returns a parser of the flags that say which model, and at which sizes.
 
   Args:
     name: of the module in `analysis`.
@@ -49,12 +51,25 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     description=description,
   )
   add = found.add_argument
-  add("--workdir", required=True, help="of a trained run")
+  which = found.add_mutually_exclusive_group(required=True)
+  which.add_argument("--workdir", help="of a trained run")
+  which.add_argument(
+    "--init",
+    metavar="SOURCE",
+    help="or weights of others: a file, an address or a released name, as in "
+    "config.init; with --data",
+  )
+  add("--data", metavar="NAME", help="with --init: the dataset, as digits")
+  add(
+    "--pp",
+    help="with --init: the preprocessing; else to the size of the stored grid, "
+    "in [-1, 1]",
+  )
   add("--output", required=True, help=f"the picture, such as {name}.png")
   add(
     "--patch_sizes",
     type=arguments.whole_numbers,
-    help="as 24,12,6; else the run's",
+    help="as 24,12,6; else the run's, or the stored one",
   )
   return found
 
@@ -70,7 +85,11 @@ def add_num_tokens(add: Any) -> None:
 
 def add_split(add: Any, number: int) -> None:
   """Adds the flags that say which images of the data."""
-  add("--split", help="of the run's test data, if not the evaluated one")
+  add(
+    "--split",
+    help="of the run's test data, if not the evaluated one; with --init of "
+    "--data, by default test",
+  )
   add(
     "--num_images",
     type=int,
@@ -86,18 +105,61 @@ def add_images(add: Any, number: int) -> None:
 
 
 def open_run(args: argparse.Namespace) -> Opened:
-  """Opens the run that the flags name, at the settings that they name.
+  """Opens the model that the flags name, at the settings that they name.
 
   Raises:
-    ValueError: see `runs.open_run`, or no patch size.
+    ValueError, OSError: see `runs.open_run` and `runs.open_weights`, no patch
+      size, data given of a run, or none of weights of others.
   """
-  run = runs.open_run(args.workdir, "image")
+  if args.init is None:
+    for name in ("data", "pp"):
+      if getattr(args, name) is not None:
+        raise ValueError(
+          f"--{name} goes with --init: a run has its own data. To see it on "
+          f"others, give --init={args.workdir} instead of --workdir."
+        )
+    run = runs.open_run(args.workdir, "image")
+    data = {**run.data, "split": args.split or run.data["split"]}
+  else:
+    if not (args.data or getattr(args, "images", None)):
+      raise ValueError(
+        f"--init={args.init} tells of no images. Give a dataset with --data, "
+        "such as --data=digits or --data=folder:/path"
+        + (", or files with --images." if hasattr(args, "images") else ".")
+      )
+    run = runs.open_weights(args.init)
+    data = {"name": args.data, "split": args.split or "test", **run.data}
+    data["pp"] = args.pp or data.get("pp")
+    if data["pp"] is None:
+      raise ValueError(
+        f"{args.init} stores no position embedding, so the size of its images "
+        "is not known. Give the preprocessing, such as "
+        "--pp=\"decode|resize(224)|value_range(-1,1)|keep('image','label')\"."
+      )
   settings = [
     dials.Setting(dials.as_patch_size(size, "--patch_sizes"), args.num_tokens)
     for size in args.patch_sizes or run.dials.patch_size.values
   ]
-  data = {**run.data, "split": args.split or run.data["split"]}
   return Opened(run.model, run.params, settings, data, run.config)
+
+
+def open_other(source: str) -> runs.Run:
+  """Opens a model to compare with: a run's, or weights of others.
+
+  Raises:
+    ValueError, OSError: see `runs.open_run` and `runs.open_weights`.
+  """
+  if (pathlib.Path(source) / workdir_lib.CONFIG_FILE).is_file():
+    return runs.open_run(source, "image")
+  return runs.open_weights(source)
+
+
+def short_names(*sources: str) -> list[str]:
+  """Names models by the ends of their paths, numbered if these are equal."""
+  ends = [pathlib.PurePath(source).name or source for source in sources]
+  if len(set(ends)) == len(ends):
+    return ends
+  return [f"{end} ({i})" for i, end in enumerate(ends, start=1)]
 
 
 def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
@@ -129,5 +191,5 @@ def errors_in_a_line() -> Iterator[None]:
   """Ends the program with a line, not a traceback, on bad input."""
   try:
     yield
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:
     sys.exit(f"Error: {error}")

@@ -81,9 +81,9 @@ def tokens(
   _, out = model.apply({"params": params}, images, **setting._asdict())
   (h, w), out = out["stem"].shape[1:3], traverse_util.flatten_dict(out, sep="/")
   x = configuration.choose(name, out, "name").astype(jnp.float32)
-  if x.ndim == 4 and x.shape[1:3] == (h, w):
-    return x
   learned = _is_learned(model, setting, name)
+  if not learned and x.ndim == 4 and x.shape[1:3] == (h, w):
+    return x
   num_cls = x.shape[1] - h * w if x.ndim == 3 else -1
   if learned or num_cls not in (0, int(model.pool == "tok")):
     raise ValueError(
@@ -101,6 +101,8 @@ def _is_learned(model: Any, setting: dials.Setting, name: str) -> bool:
   learner = None if setting.num_tokens == ALL else model.token_learner
   if learner is None:
     return False
+  if "token_learner" in name.split("/"):
+    return True
   block = re.match(r"encoder/block(\d+)/", name)
   if block:
     return int(block[1]) >= learner["layer"]

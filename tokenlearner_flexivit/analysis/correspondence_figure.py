@@ -50,7 +50,8 @@ def draw(
       )
       best = np.unravel_index(of_setting[i].argmax(), of_setting[i].shape)
       y, x = (np.array(best) + 0.5) / of_setting[i].shape
-      axis.plot(x, y, "o", color=_BEST, mec="white", ms=7)
+      # Above the square, which may be of the same place and smaller.
+      axis.plot(x, y, "o", color=_BEST, mec="white", ms=7, zorder=3)
     for axis in axes[i]:
       _square(axis, grid, position)
       axis.set_xticks([])
@@ -59,7 +60,8 @@ def draw(
     axis.set_title(name, fontsize=10)
   left.colorbar(shown, ax=axes, label="cosine similarity", shrink=0.8, pad=0.02)
   left.supxlabel(
-    "square: the chosen token; dot: the most similar one", fontsize=10
+    "square: the chosen token; dot: the most similar one at that setting",
+    fontsize=10,
   )
   _rates(right.subplots(), found, list(maps))
   return drawn
@@ -75,8 +77,8 @@ def _square(
   x = left + width * np.array([0, 1, 1, 0, 0])
   y = top + height * np.array([0, 0, 1, 1, 0])
   # White on black is seen on any colour.
-  axis.plot(x, y, color="black", lw=2.6)
-  axis.plot(x, y, color="white", lw=1.2)
+  axis.plot(x, y, color="black", lw=2.6, zorder=2)
+  axis.plot(x, y, color="white", lw=1.2, zorder=2)
 
 
 def _rates(axes: Any, found: Any, names: list[str]) -> None:
@@ -85,7 +87,13 @@ def _rates(axes: Any, found: Any, names: list[str]) -> None:
     [f"{rates[i, j]:.0f}\n({chance[i, j]:.0f})" for j in range(len(names))]
     for i in range(len(names))
   ]
-  heat_map.draw(axes, rates, names, names, texts, limits=(0, 100), slanted=True)
+  # Every token is most similar to itself: beside these 100 % the other cells
+  # would all have one colour.
+  others = np.where(np.eye(len(names), dtype=bool), np.nan, rates)
+  high = np.nanmax(others, initial=1)
+  heat_map.draw(
+    axes, others, names, names, texts, limits=(0, high), slanted=True
+  )
   axes.set_xlabel("most similar token, of")
   axes.set_ylabel("token of")
   axes.set_title("at the same place, in %\n(by chance)", fontsize=10)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 # Perceptually uniform, and the same for the colour-blind.
 COLORS = "viridis"
+_NONE = "#cccccc"
 
 
 def draw(
@@ -24,7 +26,8 @@ def draw(
 
   Args:
     axes: of Matplotlib.
-    values: [rows, columns].
+    values: [rows, columns]; cells that are NaN are grey, and stand for nothing
+      that the colours are for.
     rows: their names.
     columns: their names.
     texts: a format of the values, or what stands in each cell.
@@ -36,7 +39,8 @@ def draw(
     The image, for a colour bar.
   """
   low, high = limits
-  image = axes.imshow(values, vmin=low, vmax=high, cmap=cmap, aspect="auto")
+  colors = matplotlib.colormaps[cmap].with_extremes(bad=_NONE)
+  image = axes.imshow(values, vmin=low, vmax=high, cmap=colors, aspect="auto")
   for (y, x), value in np.ndenumerate(values):
     axes.text(
       x,

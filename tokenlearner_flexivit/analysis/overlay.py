@@ -2,10 +2,10 @@
 
 A map is shown as shares of its own largest weight, so that a wide one is as
 visible as a narrow one; how narrow it is says the number in its corner, the
-largest weight as a multiple of the mean. It is 1 for a map that weighs all
-positions alike and h * w for one that takes a single patch. So maps can be
-compared whatever the grid, and whether they sum to one (TokenLearner v1.1) or
-each weight is in [0, 1] by itself (v1.0).
+largest weight as a multiple of the mean, as in "3.2x". It is 1 for a map that
+weighs all positions alike and h * w for one that takes a single patch. So maps
+can be compared whatever the grid, and whether they sum to one (TokenLearner
+v1.1) or each weight is in [0, 1] by itself (v1.0).
 
 Letters: H W image, C channels, h w grid, S maps.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import cm
+from matplotlib import colors as mpl_colors
 from matplotlib import figure as mpl_figure
 
 # Perceptually uniform, and the same for the colour-blind.
@@ -148,22 +149,30 @@ def figure(
       axes.text(
         j * across + 0.03 * width,
         i * down + 0.03 * height,
-        f"x{peak(weights):.1f}",
+        f"{peak(weights):.1f}x",
         color="white",
         fontsize=6,
         va="top",
         bbox=dict(boxstyle="square,pad=0.15", fc="black", ec="none", alpha=0.5),
       )
   bar = drawn.colorbar(
-    cm.ScalarMappable(cmap=COLORS),
+    cm.ScalarMappable(cmap=_as_laid_over_grey()),
     ax=axes,
     shrink=min(0.9, 4 / len(rows)),
     anchor=(0, 1),
     pad=0.01,
   )
   bar.set_ticks([0, 1], labels=["0", "max"])
-  bar.set_label("weight", labelpad=-12)
+  bar.set_label("weight (over mid-grey)", labelpad=-12)
   if title:
     drawn.suptitle(title)
-  axes.set_xlabel("x: a map's largest weight by its mean", fontsize=8)
+  axes.set_xlabel(
+    "3.0x in a corner: the largest weight is 3 times the mean", fontsize=8
+  )
   return drawn
+
+
+def _as_laid_over_grey() -> mpl_colors.Colormap:
+  """The colours as they are over an image that is neither dark nor bright."""
+  pure = matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
+  return mpl_colors.ListedColormap((1 - _ALPHA) * 0.5 + _ALPHA * pure)

@@ -1,4 +1,4 @@
-"""Opens what a run left behind: its model, its parameters and test images."""
+"""Opens what is looked into: runs, and weights of others, and test images."""
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenlearner_flexivit import checkpoint, dials, models
+from tokenlearner_flexivit import checkpoint, dials, interop, models, progress
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
 
@@ -76,6 +76,11 @@ def read_batches(
   for name, value in (("images", number), ("images in a batch", batch_size)):
     if value < 1:
       raise ValueError(f"{value} {name} wanted; give 1 or more.")
+  if attributes and data_config.get("features") is not None:
+    # A run may read no more than its training needs.
+    features = dict.fromkeys((*data_config["features"], *attributes))
+    features.pop("id", None)  # There anyway: the position.
+    data_config = {**data_config, "features": tuple(features)}
   source = data_lib.open_source(data_config)
   number = min(number, len(source))
   preprocess = data_lib.parse(data_config["pp"])
@@ -92,6 +97,39 @@ def read_batches(
       kept = {key: example[key] for key in _KEPT if key in example}
       rows.append({**kept, **known})
     yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def value_names(
+  data_config: Mapping[str, Any], attributes: Sequence[str]
+) -> dict[str, list[str]]:
+  """Returns what the values 0, 1, ... of attributes mean, where data tell it.
+
+  Args:
+    data_config: as in `read_examples`; of a TFDS dataset the features that are
+      classes tell it, of others the label alone.
+    attributes: names of them.
+
+  Raises:
+    ValueError: the split cannot be read.
+  """
+  if not attributes:
+    return {}
+  source = data_lib.open_source(data_config)
+  known = {}
+  if source.class_names:
+    known["label"] = list(source.class_names)
+  if data_config["name"].split(":")[0] not in ("fake", "folder"):
+    # Imported for these alone, as in `data`: it takes a while.
+    import tensorflow_datasets as tfds
+
+    data_dir = data_config.get("data_dir")
+    if data_dir is not None:
+      data_dir = pathlib.Path(data_dir).expanduser()
+    builder = tfds.builder(data_config["name"], data_dir=data_dir)
+    for name, feature in builder.info.features.items():
+      if isinstance(feature, tfds.features.ClassLabel):
+        known[name] = feature.names
+  return {name: known[name] for name in attributes if name in known}
 
 
 def _check_attributes(source: data_lib.Source, names: Sequence[str]) -> None:
@@ -137,11 +175,13 @@ class Run(NamedTuple):
   """What a run left behind.
 
   Attributes:
-    config: of the run, complete.
+    config: of the run, complete; of weights of others without a word on how
+      they were trained.
     model: a `models.ViT` or `models.ViViT`.
     params: of its newest checkpoint.
     dials: what its training drew from.
-    data: the data section of its evaluation, which need not be there.
+    data: the data section of its evaluation, which need not be there; of
+      weights of others `pp` alone, or nothing.
   """
 
   config: dict[str, Any]
@@ -177,6 +217,47 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   num_classes = len(params["head"]["bias"]) if "head" in params else None
   model = models.create(**{**config["model"], "num_classes": num_classes})
   return Run(config, model, params, trained_dials(config, model), data)
+
+
+def open_weights(source: str) -> Run:
+  """Opens a model for images by what `config.init` takes.
+
+  Says what was loaded, and what of the model the weights do not tell.
+
+  Args:
+    source: a file, an address, a released name or the folder of a run, see
+      `interop.load_params_and_report`.
+
+  Returns:
+    The model at its stored patch size. `pp` resizes to the images of which the
+    stored position embedding is; there is none where that is not stored.
+
+  Raises:
+    ValueError, OSError: see `interop.describe` and `interop.load_params`, or
+      it is a run of a model for videos.
+  """
+  path = interop.fetch(source)
+  config = {"task": {}}
+  if (path / workdir_lib.CONFIG_FILE).is_file():
+    config = workdir_lib.read_config(path)
+    if models.MODELS[config["model"].get("name", "vit")].input != "image":
+      raise ValueError(_REFUSED["image"][0].format(source))
+  found = interop.describe(source)
+  model = models.ViT(**found.model)
+  params = interop.load_params(source, model)
+  for guess in found.guesses:
+    progress.say(f"Guessed: {guess}.")
+  data = {}
+  if model.posemb == "learn":
+    sides = np.multiply(model.patch_size, model.posemb_grid).tolist()
+    size = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    channels = params["embedding"]["kernel"].shape[2]
+    decode = "decode" if channels == 3 else f"decode({channels})"
+    data["pp"] = (
+      f"{decode}|resize({size})|value_range(-1,1)|keep('image','label')"
+    )
+  one = dials.from_config(None, model.patch_size)[0]
+  return Run(config, model, params, one, data)
 
 
 def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:

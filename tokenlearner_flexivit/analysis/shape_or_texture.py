@@ -90,30 +90,42 @@ def _mutual(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def probe(
-  train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  name: str = "labels",
 ) -> dict[str, float]:
   """Returns how well a linear map finds labels in features.
 
   Args:
-    train: features [N, D] and labels int [N]; the last quarter chooses the
-      penalty, then all are fitted.
+    train: features [N, D] and labels, whole numbers [N] of any size or dtype;
+      the last quarter chooses the penalty, then all are fitted.
     test: likewise.
+    name: of the labels, for errors.
 
   Returns:
     `accuracy`, `chance`, the share of the most frequent class of `test`, and
     `above_chance`, from 0 (chance) to 1 (perfect).
 
   Raises:
-    ValueError: less than 8 training examples, or a single class.
+    ValueError: less than 8 training examples, a single class, labels that are
+      no whole numbers, or more classes than half of the training examples.
   """
   (x, y), (test_x, test_y) = train, test
+  y, test_y = _classes(y, test_y, name)
   if len(x) < 8 or len(np.unique(y)) < 2 or len(np.unique(test_y)) < 2:
     raise ValueError(
-      f"{len(x)} training examples of {len(np.unique(y))} classes and "
+      f"{name}: {len(x)} training examples of {len(np.unique(y))} classes and "
       f"{len(test_y)} others of {len(np.unique(test_y))}: give 8 or more to "
       "train with, and two classes or more in each."
     )
-  targets = 2 * np.eye(max(y.max(), test_y.max()) + 1)[y] - 1
+  num_classes = 1 + max(y.max(), test_y.max())
+  if num_classes > len(x) // 2:
+    raise ValueError(
+      f"{name} has {num_classes} different values, {len(x)} training examples "
+      f"allow {len(x) // 2} classes: two examples or more of each, on average. "
+      "Give a label with fewer, or more training examples."
+    )
+  targets = 2 * np.eye(num_classes)[y] - 1
   kept = 3 * len(x) // 4
   l2 = np.exp2(_LOG2_L2).astype(np.float32)
   held_out = _accuracies(x[:kept], targets[:kept], x[kept:], y[kept:], l2)
@@ -125,6 +137,29 @@ def probe(
     "chance": chance,
     "above_chance": (accuracy - chance) / (1 - chance),
   }
+
+
+def _classes(
+  train: np.ndarray, test: np.ndarray, name: str
+) -> list[np.ndarray]:
+  """Returns labels as classes 0, 1, ... that mean the same in both.
+
+  Raises:
+    ValueError: labels that are no whole numbers.
+  """
+  both = np.concatenate([train, test])
+  whole = both.dtype.kind in "biu"
+  if both.dtype.kind == "f":
+    whole = bool((both == np.floor(both)).all() and np.isfinite(both).all())
+  if not whole or both.ndim != 1:
+    shown = ", ".join(map(str, both[:3]))
+    raise ValueError(
+      f"{name} has {both.dtype} values such as {shown}, which are no classes. "
+      "Give one whole number for each example: a feature that is a class, or a "
+      "count of few values."
+    )
+  ids = np.unique(both, return_inverse=True)[1]
+  return np.split(ids, [len(train)])
 
 
 def _accuracies(x, targets, test_x, test_y, l2):
@@ -221,6 +256,7 @@ def compare(
       found = probe(
         (fitted["features"], train_y[label]),
         (tested["features"], test_y[label]),
+        label,
       )
       answer = None
       if "answers" in tested:

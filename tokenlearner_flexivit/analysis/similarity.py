@@ -4,26 +4,41 @@ FlexiViT (arXiv 2212.08013, Figure 6) compares the layers of one model at
 several patch sizes. For the newest checkpoint of a run, at its own settings:
 
   python -m tokenlearner_flexivit.analysis.similarity --workdir=WORKDIR \
-    --output=similarity.png [--patch_sizes=24,12,6] [--num_images=2000]
+    --output=similarity.png [--patch_sizes=24,12,6] [--num_images=2000] \
+    [--other=WORKDIR_OR_SOURCE]
 
 `cka` has the numbers; the picture shows CKA of every layer at every setting
-with every other, and the layers as points, near where their CKA is high.
+with every other, and the layers as points, near where their CKA is high. Of two
+settings or more `similarity_depth.png` shows CKA between them by layer, see
+`similarity_by_depth`. With `--other` a second model sees the same images at the
+same settings.
 """
 
+import argparse
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import figure as mpl_figure
+from matplotlib import lines
 from sklearn import manifold
 
 from tokenlearner_flexivit import arguments, dials, progress
-from tokenlearner_flexivit.analysis import cka, command, runs
+from tokenlearner_flexivit.analysis import (
+  cka,
+  command,
+  runs,
+  similarity_by_depth,
+)
 
 Label = tuple[str, str]
+# Of a setting: its marker, and from the eleventh on another edge too.
 _MARKERS = "osD^vP*X<>"
+_EDGES = ("black", "#d55e00", "#56b4e9", "#cc79a7")
+_STYLES = tuple(itertools.product(_EDGES, _MARKERS))
 
 
 def layers(model: Any) -> tuple[str, ...]:
@@ -46,14 +61,14 @@ def embedding(values: np.ndarray) -> np.ndarray:
     [R, 2].
 
   Raises:
-    ValueError: too few, or CKA that is not known (NaN).
+    ValueError: too few, or CKA that is not known (NaN, or not finite).
   """
   if len(values) < 4:
     raise ValueError(
       f"t-SNE needs 4 representations or more, got {len(values)}. Give more "
       "settings or names."
     )
-  if np.isnan(values).any():
+  if not np.isfinite(values).all():
     raise ValueError(
       "Some of the representations are the same for all images, so their CKA "
       "is not known. Leave them out."
@@ -75,10 +90,21 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
   Args:
     values: CKA [R, R].
     labels: of `cka.cka`: sides, each with its layers in order.
+
+  Raises:
+    ValueError: more sides than can be told apart, or see `embedding`.
   """
-  drawn = mpl_figure.Figure(figsize=(10, 4.7), layout="constrained")
-  left, right = drawn.subplots(1, 2, width_ratios=(1.1, 1))
   sides = list(dict.fromkeys(side for side, _ in labels))
+  if len(sides) > len(_STYLES):
+    raise ValueError(
+      f"{len(sides)} settings cannot be told apart in a picture. Give "
+      f"{len(_STYLES)} or fewer."
+    )
+  columns = -(-len(sides) // 16)  # Of the legend.
+  drawn = mpl_figure.Figure(
+    figsize=(8.7 + 1.3 * columns, 4.5), layout="constrained"
+  )
+  left, right = drawn.subplots(1, 2, width_ratios=(1.1, 1))
   starts = [
     next(i for i, (other, _) in enumerate(labels) if other == side)
     for side in sides
@@ -89,36 +115,55 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
     left.axvline(edge - 0.5, color="white", lw=1)
   ends = [*starts[1:], len(labels)]
   middles = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
-  left.set_xticks(middles, sides, rotation=30, ha="right")
+  slant = dict(rotation=30, ha="right")
+  if len(sides) > 6:
+    slant = dict(rotation=90)
+  left.set_xticks(middles, sides, **slant)
   left.set_yticks(middles, sides)
   left.set_xlabel("setting; within each from the first layer to the last")
+  left.set_ylabel("setting; likewise, downwards")
   left.set_title("CKA of every layer with every other", fontsize=11)
   drawn.colorbar(image, ax=left, label="CKA")
 
   points = embedding(values)
   colours = matplotlib.colormaps["viridis"]
-  for k, (side, start, end) in enumerate(zip(sides, starts, ends, strict=True)):
+  for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
     x, y = points[start:end].T
     right.plot(x, y, "-", color="#bbbbbb", lw=0.8, zorder=0)
     depth = np.linspace(0, 1, end - start)
+    edge, marker = _STYLES[k]
     right.scatter(
       x,
       y,
       c=depth,
       cmap=colours,
-      marker=_MARKERS[k % len(_MARKERS)],
-      edgecolors="black",
-      linewidths=0.4,
-      label=side,
+      marker=marker,
+      edgecolors=edge,
+      linewidths=0.4 if edge == _EDGES[0] else 1.2,
     )
   right.set_aspect("equal", adjustable="datalim")
   right.set_xticks([])
   right.set_yticks([])
   right.set_title("t-SNE of arc-cosine distances", fontsize=11)
   right.set_xlabel("dark: the first layer; bright: the last")
-  right.legend(frameon=False, fontsize=9)
+  right.legend(
+    handles=[_key(*style) for style in _STYLES[: len(sides)]],
+    labels=sides,
+    frameon=False,
+    fontsize=9,
+    ncols=columns,
+    loc="upper left",
+    bbox_to_anchor=(1, 1),
+  )
   right.spines[["top", "right"]].set_visible(False)
   return drawn
+
+
+def _key(edge: str, marker: str) -> lines.Line2D:
+  """A marker of the legend: grey, as colours are of depth, not of settings."""
+  return lines.Line2D(
+    [], [], ls="", marker=marker, mfc="#bbbbbb", mec=edge, ms=7
+  )
 
 
 def of_settings(
@@ -127,15 +172,89 @@ def of_settings(
   settings: Sequence[dials.Setting],
   names: Sequence[str] | None = None,
   tokens: str = "all",
-) -> Mapping[str, cka.Side]:
-  """Returns the sides of one model at several settings, by their names."""
+  prefix: str = "",
+) -> dict[str, cka.Side]:
+  """Returns the sides of one model at several settings, by their names.
+
+  Args:
+    model: a `models.ViT`.
+    params: its parameters.
+    settings: of the dials.
+    names: as in `cka.Side`; None for `layers`.
+    tokens: as there.
+    prefix: of the names of the sides, to tell models apart.
+  """
   if names is None:
     # The cls token is not there before the first block.
     names = layers(model)[1:] if tokens == "cls" else layers(model)
   return {
-    setting.name: cka.Side(model, params, setting, names, tokens)
+    prefix + setting.name: cka.Side(model, params, setting, names, tokens)
     for setting in settings
   }
+
+
+class _Sides:
+  """The sides of a model, and of a second one, that a command compares."""
+
+  def __init__(self, args: argparse.Namespace, opened: command.Opened):
+    """Opens the second model, if there is one.
+
+    Raises:
+      ValueError, OSError: see `command.open_other`.
+    """
+    ways = opened.settings, args.names, args.tokens
+    self._models = [opened.model]
+    self._by_model = [of_settings(opened.model, opened.params, *ways)]
+    self._titles = ["between settings"]
+    self._opened = opened
+    if args.other is not None:
+      other = command.open_other(args.other)
+      self._models.append(other.model)
+      self._titles = command.short_names(args.workdir or args.init, args.other)
+      self._by_model = [
+        of_settings(run.model, run.params, *ways, prefix=f"{title}, ")
+        for run, title in zip((opened, other), self._titles, strict=True)
+      ]
+
+  @property
+  def by_name(self) -> dict[str, cka.Side]:
+    """Those of all models."""
+    return {k: side for sides in self._by_model for k, side in sides.items()}
+
+  def check(self, images: np.ndarray) -> None:
+    """Raises ValueError for a setting that does not fit one of the models."""
+    for model in self._models:
+      self._opened._replace(model=model).check(images)
+
+  def curves(
+    self, values: np.ndarray, labels: Sequence[Label]
+  ) -> dict[str, list[similarity_by_depth.Curve]]:
+    """Returns CKA by depth: between settings, and between the models.
+
+    Only of layers that all curves have, none if there is no such layer.
+    """
+    pairs = {
+      title: list(itertools.combinations(sides, 2))
+      for title, sides in zip(self._titles, self._by_model, strict=True)
+    }
+    if len(self._by_model) > 1:
+      pairs["one with the other"] = list(zip(*self._by_model, strict=True))
+    found = [
+      (title, similarity_by_depth.of_pairs(values, labels, of))
+      for title, of in pairs.items()
+      if of
+    ]
+    common = [
+      layer
+      for layer in dict.fromkeys(layer for _, layer in labels)
+      if all(layer in curve for _, curve in found)
+    ]
+    if not common:
+      return {}
+    return {
+      title: [{layer: curve[layer] for layer in common}]
+      for title, curve in found
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,27 +268,38 @@ def main(argv: list[str] | None = None) -> None:
   add("--names", type=arguments.names, help="entries of the model's out")
   add("--tokens", default="all", help="all, mean or cls")
   add("--batch_size", type=int, default=100, help="by default 100")
+  add(
+    "--other",
+    metavar="WORKDIR_OR_SOURCE",
+    help="a second model, as a run or as in --init; it sees the same images, "
+    "preprocessed for the first",
+  )
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
-    sides = of_settings(
-      opened.model, opened.params, opened.settings, args.names, args.tokens
-    )
+    sides = _Sides(args, opened)
 
     def batches():
       for batch in runs.read_batches(
         opened.data, args.num_images, args.batch_size
       ):
-        opened.check(batch["image"])
+        sides.check(batch["image"])
         yield batch
 
     values, labels = cka.cka(
-      batches(), sides, lambda number: progress.say(f"{number} images")
+      batches(), sides.by_name, lambda number: progress.say(f"{number} images")
     )
     figure(values, labels).savefig(args.output, dpi=150)
-    numbers = pathlib.Path(args.output).with_suffix(".npz")
+    output = pathlib.Path(args.output)
+    numbers = output.with_suffix(".npz")
     np.savez(numbers, cka=values, labels=labels)
-  print(f"CKA of {len(labels)} layers: {args.output}, {numbers}")
+    written = [str(output), str(numbers)]
+    curves = sides.curves(values, labels)
+    if curves:
+      by_depth = output.with_name(f"{output.stem}_depth.png")
+      similarity_by_depth.figure(curves).savefig(by_depth, dpi=150)
+      written.append(str(by_depth))
+  print(f"CKA of {len(labels)} layers: {', '.join(written)}")
 
 
 if __name__ == "__main__":
