@@ -4,8 +4,8 @@
       --config=configs/video_folder.py:path=/data/clips
 
 `/data/clips/jump/1.mp4` is a video of class "jump". With `train` and
-`validation` below the path, as folders or CSV files, these are the splits;
-without, a tenth of the videos, fixed by their names, is held out (see
+`validation` (or `val`) below the path, as folders or CSV files, these are the
+splits; without, a tenth of the videos, fixed by their names, is held out (see
 `data.video_listing`). Other arguments:
 
   frames, stride: of a clip; 16 and 2.
@@ -24,6 +24,7 @@ import pathlib
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.data import video_folder, video_listing
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -50,11 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   name = f"video_folder:{args['path']}"
   if runlocal and not args["path"]:
     name = f"fake:8x{size}x{size}x3:5:16"
-  root = pathlib.Path(args["path"])
-  if any((root / split).exists() for split in ("validation", "validation.csv")):
-    train, test = "train", "validation"
-  else:
-    train, test = "train[:90%]", "train[90%:]"
+  train, test = _splits(args["path"], several)
 
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -113,3 +110,30 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
+
+
+def _splits(given: str, several: bool) -> tuple[str, str]:
+  """Returns the splits to train on and to evaluate on.
+
+  Args:
+    given: the path, with what may follow, or "".
+    several: whether the loss is for several classes per video.
+
+  Raises:
+    ValueError: the videos cannot be listed, or have several classes and the
+      loss is for one.
+  """
+  parts = "train[:90%]", "train[90%:]"
+  if not given:
+    return parts
+  path, *_ = video_folder.parse_name(f"video_folder:{given}")
+  if not pathlib.Path(path).expanduser().is_dir():
+    return parts  # What is wrong is said when the data are opened.
+  listing = video_listing.list_videos(path)
+  if listing.has_several and not several:
+    raise ValueError(
+      f"Videos in {path} have several classes, joined by ';', and the loss is "
+      "for one per video. Add several to the config's argument: "
+      f"path={given},several."
+    )
+  return ("train", "validation") if "validation" in listing.clips else parts

@@ -45,6 +45,8 @@ decided:
 * That the paper trains as ViViT does. Its code has no config for videos.
 * A cls token, as ViViT and the image weights have one. TokenLearner's published
   code averages tokens. It is not in the GMACs, of which it is 0.1 %.
+* TokenLearner pools by sums, as its published code does (the paper's formula
+  has the average), and computes in bfloat16.
 * 220 px for L/10, which 10 divides and 224 not.
 * Where "+11" puts TokenLearner: after 18 blocks, as the model's name says.
 * Charades and AViD: the recipe of Kinetics-400. Charades has several labels per

@@ -9,7 +9,9 @@
 Arguments:
   data: charades (several labels per video), avid or k400 (one).
   path: where its videos are, in folders of classes or with a CSV, as
-    `video_folder` reads them.
+    `video_folder` reads them. Frames are stored with a smaller side of 256
+    pixels, and evaluation cuts its 256 out of 292, to which it would have to
+    enlarge them: better store those, by path=/data/charades?size=292.
   init: a workdir or file of the same model; without it, from scratch.
   variant: of the convolutions, M or L (see `models.BottleneckViViT`).
   tokens: how the 8 tokens of a frame are made: `learned`, or `average` for the

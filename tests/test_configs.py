@@ -12,7 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart, tokenlearner_paper, transfer, vivit
+from configs import (
+  quickstart,
+  tokenlearner_paper,
+  transfer,
+  video_folder,
+  vivit,
+)
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models, train
 
@@ -160,6 +166,68 @@ def test_models_for_videos_of_the_paper_can_be_built(name):
     learned = model.token_learner["num_tokens"] * model.posemb_grid[0]
     assert model.seq_lens((frames, size, size))[-1] == learned + 1
   assert f"    {name} " in vivit.__doc__
+
+
+@pytest.mark.parametrize(
+  "name, data",
+  [
+    ("L/16-16at18", "charades"),
+    ("L/16-16at18", "avid"),
+    ("B/16-FE", "k600"),
+    ("L/16-FE", "k400"),
+  ],
+)
+def test_small_models_for_videos_can_be_built(name, data):
+  """What `runlocal` trains: each dataset, each kind of model."""
+  config = vivit.get_config(f"model={name},data={data},runlocal")
+  num_classes = int(config.data.name.split(":")[2])
+  model = models.create(
+    **configuration.plain(config.model), num_classes=num_classes
+  )
+  videos = np.zeros((1, 4, 32, 32, 3), "f4")
+  (logits, _), _ = jax.eval_shape(
+    lambda: model.init_with_output(jax.random.key(0), videos)
+  )
+  assert logits.shape == (1, num_classes)
+  several = data == "charades"
+  assert config.task.loss == ("sigmoid_xent" if several else "softmax_xent")
+  evaluator = "multilabel" if several else "classification"
+  assert config.evals.val.type == evaluator
+
+
+def write_videos(root, *folders):
+  for folder in folders:
+    (root / folder).mkdir(parents=True)
+    (root / folder / "1.mp4").write_bytes(b"")
+
+
+@pytest.mark.parametrize("folder", ["validation", "val"])
+def test_video_folder_evaluates_on_the_validation_split(
+  folder, tmp_path, monkeypatch
+):
+  def splits(path):
+    config = video_folder.get_config(f"path={path}")
+    return config.data.split, config.evals.test.data.split
+
+  monkeypatch.setenv("HOME", str(tmp_path))
+  write_videos(tmp_path / "all", "jump")
+  write_videos(tmp_path / "two", "train/jump", f"{folder}/jump")
+  for root in ("~", tmp_path):
+    for options in ("", "?fps=5&size=128"):
+      assert splits(f"{root}/all{options}") == ("train[:90%]", "train[90%:]")
+      assert splits(f"{root}/two{options}") == ("train", "validation")
+  # What is wrong is said when the data are opened.
+  assert splits(tmp_path / "none") == ("train[:90%]", "train[90%:]")
+
+
+def test_video_folder_refuses_several_classes_for_a_loss_of_one(tmp_path):
+  write_videos(tmp_path, "videos")
+  table = "path,label\nvideos/1.mp4,jump;run\n"
+  (tmp_path / "train.csv").write_text(table)
+  with pytest.raises(ValueError, match=rf"path={tmp_path}\?fps=5,several"):
+    video_folder.get_config(f"path={tmp_path}?fps=5")
+  config = video_folder.get_config(f"path={tmp_path},several")
+  assert config.task.loss == "sigmoid_xent"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,8 @@
 """A run on videos from end to end: training, views, report, pictures, init."""
 
 import json
+import subprocess
+import sys
 
 import cv2
 import jax
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_video_file import write_video
+from experiments import study
+from tests.data.test_video_file import frame_numbers, write_video
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import interop, models, train
+from tokenlearner_flexivit import interop, models, parallel, train
 from tokenlearner_flexivit.analysis import flops, runs, video_maps
+from tokenlearner_flexivit.data import fake
 from tokenlearner_flexivit.inference import trained
 
 LAST = "value_range(-1,1,key='video')|keep('video','label')"
@@ -95,6 +100,101 @@ def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):
   mine.write_bytes(b"no video")
   with pytest.raises(SystemExit, match=r"mine\.mp4: "):
     video_maps.main([*arguments, "--videos", str(mine)])
+
+
+def test_of_several_views_the_middle_one_is_drawn():
+  """The middle crop of the third of four clips; of even numbers the later."""
+  pp = "decode_video|temporal_views(2,1,4)|{}value_range(-1,1,key='video')"
+  section = dict(name="fake:8x12x20x3:5:3", split="test")
+  example = data_lib.open_source(section)[0]
+  for crops, middle in (
+    ("", 2),
+    ("spatial_views(8,3)|", 3 * 2 + 1),
+    ("spatial_views(8)|", 3 * 2 + 1),
+    ("spatial_views((8,9),crops=1)|", 2),
+  ):
+    section["pp"] = pp.format(crops)
+    (found,) = video_maps.read_examples(section, 1)
+    expected = data_lib.parse(section["pp"])(example)["video"][middle]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_files_are_read_at_the_rate_and_size_of_the_run(tmp_path):
+  path = tmp_path / "mine.mp4"
+  write_video(path, 25)
+  section = dict(
+    name="video_folder/clips-5fps-16px-0a1b", pp="decode_video|keep('video')"
+  )
+  (video,) = video_maps.read_files([path], section)
+  assert video.shape == (5, 16, 16, 3)
+  encoded = [cv2.imencode(".png", frame)[1] for frame in video]
+  assert frame_numbers(encoded) == [0, 5, 10, 15, 20]
+  other = tmp_path / "other.mp4"
+  write_video(other, 25, side=(32, 64))
+  with pytest.raises(
+    ValueError, match=r"several sizes: \[\(5, 16, 16, 3\), \(5, 16, 32, 3\)\]"
+  ):
+    video_maps.read_files([path, other], section)
+
+
+def test_all_of_many_averages_are_drawn(tmp_path):
+  """They have no order in which the first could be taken."""
+  arguments = make_config().model.to_dict()
+  arguments["token_learner"] = dict(layer=0, num_tokens=9, version="average")
+  model = models.create(**arguments, num_classes=5)
+  videos = np.zeros((1, 4, 12, 12, 3), "f4")
+  shapes = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
+  params = jax.tree.map(lambda x: np.zeros(x.shape, "f4"), shapes)
+  video_maps.draw(tmp_path / "maps.png", model, params, videos)
+  with Image.open(tmp_path / "maps.gif") as moving:
+    assert moving.size[0] == 10 * (108 + 4) - 4
+
+
+def test_an_evaluation_reads_each_video_once(monkeypatch):
+  """However many settings and views there are."""
+  config = make_config()
+  config.model.depth = 1
+  config.evals.test.patch_sizes = (6, 4)
+  config.evals.test.data.num_threads = 0
+  experiment = experiment_lib.Experiment(config)
+  params = experiment.task.init(jax.random.key(0), experiment.image_shape)
+  read, get = [], fake.FakeSource.__getitem__
+  monkeypatch.setattr(
+    fake.FakeSource,
+    "__getitem__",
+    lambda self, index: read.append(index) or get(self, index),
+  )
+  found = dict(experiment.evaluators["test"].run(parallel.replicate(params)))
+  assert {"patch6/accuracy", "patch4/accuracy"} <= found.keys()
+  assert sorted(read) == [*range(9)]
+
+
+@pytest.mark.slow
+def test_own_videos_from_end_to_end(tmp_path):
+  """The README's commands: training, --mode=eval, and maps over a video."""
+  clips, workdir = tmp_path / "clips", tmp_path / "mine"
+  for name in ("train/jump/1.mp4", "train/sit/2.mp4", "val/jump/3.mp4"):
+    write_video(clips / name, 6, side=(32, 48))
+
+  def run(module, *arguments):
+    command = [sys.executable, "-m", f"tokenlearner_flexivit.{module}"]
+    subprocess.run([*command, *arguments], cwd=study.ROOT, check=True)
+
+  config = f"configs/video_folder.py:path={clips}?fps=12.5,runlocal"
+  run("main", f"--workdir={workdir}", f"--config={config}")
+  report = json.loads((workdir / "report.json").read_text())
+  assert [row["patch_size"] for row in report["settings"]] == [28, 16]
+  assert "(1 videos)" in (workdir / "report.md").read_text()
+  (workdir / "report.json").unlink()
+  run("main", f"--workdir={workdir}", "--mode=eval")
+  again = json.loads((workdir / "report.json").read_text())
+  accuracies = [[r["accuracy"] for r in x["settings"]] for x in (report, again)]
+  assert accuracies[0] == accuracies[1]
+  video = str(clips / "val" / "jump" / "3.mp4")
+  maps = f"--output={tmp_path / 'maps.png'}"
+  run("analysis.video_maps", f"--workdir={workdir}", maps, "--videos", video)
+  with Image.open(tmp_path / "maps.gif") as moving:
+    assert moving.n_frames == 4
 
 
 def test_an_animation_shows_each_tubelet_as_long_as_it_lasts():

@@ -48,11 +48,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # No flips: they would make one action another.
   last = "value_range(-1,1,key='video')|keep('video','label')"
   clip = f"{scale.frames},{scale.stride}"
-  name = f"rendered_scenes/{scale.data}"
+  data = dict(
+    name=f"rendered_scenes/{scale.data}",
+    features=("video", "label"),  # The others take time to parse.
+  )
   if args["runlocal"]:
-    name = f"fake:16x{scale.side}x{scale.side}x3:10:16"
+    data = dict(name=f"fake:16x{scale.side}x{scale.side}x3:10:16")
   c.data = dict(
-    name=name,
+    **data,
     split="train",
     pp=f"decode_video|temporal_crop({clip})|{last}",
     num_threads=scale.num_threads,
@@ -62,7 +65,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     test=dict(
       type="classification",
       data=dict(
-        name=name,
+        **data,
         split="test",
         pp=f"decode_video|temporal_central_crop({clip})|{last}",
       ),

@@ -3,7 +3,8 @@ r"""TokenLearner on videos, tested on rendered_scenes.
 python -m experiments.video_token_learner.run --workdir=/tmp/videos --jobs=2
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again. --cells and --seeds train some of them, without results.
+is not trained again. --cells trains some of them, without results; --seeds says
+with which seeds, whose results are written.
 """
 
 import functools

@@ -14,8 +14,17 @@ from tokenlearner_flexivit.data import video_file
 STEP = 10
 
 
-def write_video(path, count, fps=25, side=(32, 32), times=None, gop=12):
-  """Writes a video in which frame i has the grey value STEP * i.
+def write_video(
+  path,
+  count,
+  fps=25,
+  side=(32, 32),
+  times=None,
+  gop=12,
+  codec="mpeg4",
+  b_frames=0,
+):
+  """Writes a video in which frame i has the grey value STEP * (i % 25).
 
   Args:
     path: of the file; its suffix is the format.
@@ -24,18 +33,23 @@ def write_video(path, count, fps=25, side=(32, 32), times=None, gop=12):
     side: height and width.
     times: seconds at which the frames come, if that is not at a constant rate.
     gop: a frame that can be decoded by itself comes every so many.
+    codec: FFmpeg's name of the encoder.
+    b_frames: how many in a row may depend on a later one.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   height, width = side
   base = fractions.Fraction(1, 1000 if times else fps)
   with av.open(str(path), "w") as container:
-    stream = container.add_stream("mpeg4", rate=1 / base)
+    # Each frame is as a new scene, and would be encoded by itself.
+    alike = {"sc_threshold": "1000000000"}
+    stream = container.add_stream(codec, rate=1 / base, options=alike)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.codec_context.time_base = base
     stream.codec_context.gop_size = gop
+    stream.codec_context.max_b_frames = b_frames
     stream.codec_context.bit_rate = 2_000_000
     for i in range(count):
-      pixels = np.full((height, width, 3), STEP * i, np.uint8)
+      pixels = np.full((height, width, 3), STEP * (i % 25), np.uint8)
       frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
       frame.pts = round(times[i] / base) if times else i
       frame.time_base = base
@@ -43,8 +57,8 @@ def write_video(path, count, fps=25, side=(32, 32), times=None, gop=12):
     container.mux(stream.encode(None))
 
 
-def write_of_changing_size(path, sides):
-  """Writes a video of one JPEG per (height, width)."""
+def write_of_changing_size(path, sides, times=None):
+  """Writes a video of one JPEG per (height, width), at times in frames."""
   with av.open(str(path), "w") as container:
     stream = container.add_stream("mjpeg", rate=25)
     stream.height, stream.width = sides[0]
@@ -53,7 +67,7 @@ def write_of_changing_size(path, sides):
       pixels = np.full((*side, 3), STEP * i, np.uint8)
       packet = av.Packet(cv2.imencode(".jpg", pixels)[1].tobytes())
       packet.stream, packet.time_base = stream, fractions.Fraction(1, 25)
-      packet.pts = packet.dts = i
+      packet.pts, packet.dts = (times[i], i - 99) if times else (i, i)
       packet.is_keyframe = True
       container.mux(packet)
 
@@ -97,6 +111,57 @@ def test_start_and_end(tmp_path, suffix, gop):
   assert read(path, fps=5, start=0.2) == [5, 10, 15, 20]
   with pytest.raises(ValueError, match=r"no frames from 5 s to its end"):
     read(path, start=5)
+
+
+@pytest.mark.parametrize(
+  "suffix, codec",
+  [
+    *((suffix, "libx264") for suffix in (".ts", ".avi", ".mp4", ".mkv")),
+    *((suffix, "mpeg2video") for suffix in (".ts", ".mpg")),
+    *((suffix, "mpeg4") for suffix in (".ts", ".avi")),
+  ],
+)
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_frames_that_depend_on_others(tmp_path, suffix, codec, b_frames):
+  """On later ones, and on earlier ones that a search by time passes over."""
+  path = tmp_path / f"video{suffix}"
+  write_video(path, 100, codec=codec, b_frames=b_frames)
+  everything = [*range(25)] * 4
+  assert read(path) == everything
+  for start, end in ((0.2, 0.4), (0.88, 1.12), (3, 3.4)):
+    wanted = everything[round(25 * start) : round(25 * end)]
+    assert read(path, start=start, end=end) == wanted
+  assert read(path, start=3.8) == everything[95:]
+
+
+def test_a_frame_is_held_for_a_minute_at_most(tmp_path):
+  path = tmp_path / "video.mkv"
+  write_video(path, 5, times=[0, 0.04, 0.08, 0.12, 7200])
+  with pytest.raises(
+    ValueError, match=r"at 0.12 s is followed by none until 7200 s.* 60 s"
+  ):
+    read(path)
+  assert read(path, end=0.2) == [0, 1, 2, 3, 3]
+  assert read(path, fps=1, end=60) == [0] + [3] * 59
+  assert read(path, fps=1, start=7150)[:50] == [3] * 50
+
+
+def test_times_that_go_back(tmp_path):
+  path = tmp_path / "video.mkv"
+  write_of_changing_size(path, [(32, 32)] * 4, times=[0, 1, 5, 2])
+  with pytest.raises(
+    ValueError, match=r"go back, from 0.2 s to 0.08 s; ffmpeg"
+  ):
+    read(path)
+
+
+@pytest.mark.parametrize("fps", [0.0004, 0, 1e9, float("nan")])
+def test_rates_out_of_range(tmp_path, fps):
+  path = tmp_path / "video.mp4"
+  write_video(path, 2)
+  with pytest.raises(ValueError, match=f"fps={fps} must be from 0.001 to 1000"):
+    read(path, fps=fps)
+  assert read(path, fps=0.001) == [0]
 
 
 def test_variable_frame_rate_goes_by_the_times(tmp_path):
@@ -147,6 +212,26 @@ def test_files_that_cannot_be_read(tmp_path, capfd):
   with pytest.raises(FileNotFoundError):
     read(tmp_path / "nothing.mp4")
   assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_a_file_that_is_cut_off_counts_up_to_there(tmp_path, suffix, capfd):
+  path = tmp_path / f"video{suffix}"
+  write_video(path, 25, side=(64, 64))
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) * 7 // 10])
+  left = read(path)
+  assert 10 < len(left) < 20 and left == [*range(len(left))]
+  # Its index is cut off too.
+  assert read(path, start=0.2, end=0.4) == [5, 6, 7, 8, 9]
+  assert capfd.readouterr().err == ""
+
+
+def test_a_code_that_is_unknown(tmp_path):
+  path = tmp_path / "video.mpg"
+  write_video(path, 2, codec="wmv2")  # That format has no name for it.
+  with pytest.raises(ValueError, match="FFmpeg does not know how"):
+    read(path)
 
 
 def test_a_video_without_frames(tmp_path):

@@ -4,7 +4,9 @@ import itertools
 import json
 import pickle
 import shutil
+import threading
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -77,6 +79,30 @@ def test_batches(folders):
   batches.close()
 
 
+def test_a_frame_in_several_views_is_decoded_once(folders, monkeypatch):
+  root, data_dir = folders
+  config = {
+    "name": f"video_folder:{root}?fps=25&size=16",
+    "split": "train",
+    "data_dir": str(data_dir),
+    "pp": "decode_video|temporal_views(4,1,4)|spatial_views(8,3)"
+    "|keep('video','label')",
+    "num_threads": 0,
+  }
+  batches = data.eval_batches(config, batch_size=4)
+  calls, imdecode = [], cv2.imdecode
+  monkeypatch.setattr(
+    cv2,
+    "imdecode",
+    lambda *args: calls.append(threading.get_ident()) or imdecode(*args),
+  )
+  shapes = [batch["video"].shape for batch in batches]
+  assert shapes == [(4, 12, 4, 8, 8, 3)] * 2
+  # All frames of the six videos. Threads of other tests may not have ended.
+  here = calls.count(threading.get_ident())
+  assert here == 3 + 4 + 5 + 6 + 7 + 8
+
+
 def test_prepared_once_and_readable_without_the_folder(
   folders, tmp_path, monkeypatch
 ):
@@ -87,14 +113,15 @@ def test_prepared_once_and_readable_without_the_folder(
   assert len(open_folder(moved, data_dir)) == len(source)
   (config,) = (data_dir / "video_folder").iterdir()  # Nothing else is left.
   assert config.name.startswith(root.name.replace(" ", "_") + "-25fps-16px-")
-  by_name = data.open_source(
-    {
-      "name": f"video_folder/{config.name}",
-      "split": "train",
-      "data_dir": str(data_dir),
-    }
-  )
-  np.testing.assert_equal(by_name[2], source[2])
+  by_name = {
+    "name": f"video_folder/{config.name}",
+    "split": "train",
+    "data_dir": str(data_dir),
+  }
+  np.testing.assert_equal(data.open_source(by_name)[2], source[2])
+  by_name["features"] = ("video", "label")
+  expected = {key: source[2][key] for key in ("video", "label", "id")}
+  np.testing.assert_equal(data.open_source(by_name)[2], expected)
 
 
 def test_feature_of_tfds_is_read_without_tensorflow(folders, tmp_path):
@@ -253,9 +280,58 @@ def test_bad_folders(tmp_path):
   refused("has both train/ and train.csv")
 
 
+def test_kinetics_name_of_the_validation_split(tmp_path):
+  for split in ("train", "val"):
+    video = tmp_path / split / "run" / "a.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"")
+  clips = video_listing.list_videos(tmp_path).clips
+  assert [clip.path for clip in clips["validation"]] == ["val/run/a.mp4"]
+  write_table(tmp_path / "validation.csv", "path,label", "val/run/a.mp4,run")
+  with pytest.raises(
+    ValueError, match=r"both val/ and validation.csv, and one"
+  ):
+    video_listing.list_videos(tmp_path)
+  (tmp_path / "val").rename(tmp_path / "videos")
+  write_table(tmp_path / "val.csv", "path,label", "videos/run/a.mp4,run")
+  with pytest.raises(ValueError, match=r"both validation.csv and val.csv"):
+    video_listing.list_videos(tmp_path)
+  (tmp_path / "validation.csv").unlink()
+  clips = video_listing.list_videos(tmp_path).clips
+  assert [clip.path for clip in clips["validation"]] == ["videos/run/a.mp4"]
+
+
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
+def test_tables_are_utf8(tmp_path, begin):
+  table = tmp_path / "train.csv"
+  (tmp_path / "a.mp4").write_bytes(b"")
+  text = "path,label\na.mp4,caf\u00e9\n"
+  table.write_bytes(begin + text.encode())
+  assert video_listing.list_videos(tmp_path).class_names == ["caf\u00e9"]
+  table.write_bytes(begin + text.encode("latin1"))
+  with pytest.raises(
+    ValueError, match=r"train.csv is not UTF-8: line 2 has the byte 0xe9"
+  ):
+    video_listing.list_videos(tmp_path)
+
+
 @pytest.mark.parametrize(
-  "options", ["?fps=0", "?size=0", "?fps", "?rate=3", "?size=2.5", "?fps=nan"]
+  "options",
+  [
+    *("?fps=0", "?size=0", "?fps", "?rate=3", "?size=2.5", "?fps=nan"),
+    *("?fps=0.0004", "?fps=1e9"),
+  ],
 )
 def test_bad_names(tmp_path, options):
-  with pytest.raises(ValueError, match="fps=25&size=256"):
+  with pytest.raises(ValueError, match=r"0.001 to 1000.*fps=25&size=256"):
     open_folder(tmp_path, tmp_path, options=options)
+
+
+def test_rate_and_size_by_the_name_of_a_dataset():
+  for name, expected in (
+    ("video_folder:/clips", (25, 256)),
+    ("video_folder:/clips?fps=5", (5, 256)),
+    ("video_folder/my-9fps-8px-clips-12.5fps-128px-0a1b:1.0.0", (12.5, 128)),
+    ("ucf101", (25, 256)),
+  ):
+    assert video_folder.fps_and_size(name) == expected

@@ -15,6 +15,7 @@ learned tokens.
 """
 
 import argparse
+import inspect
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from PIL import Image
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
-from tokenlearner_flexivit.data import video_file, video_folder
+from tokenlearner_flexivit.data import video_file, video_folder, video_ops
 from tokenlearner_flexivit.models import patch_embed, vivit
 
 _MAX_TOKENS = 8
@@ -91,14 +92,16 @@ def draw(
     videos: [V, T, H, W, 1 or 3] float.
     patch_size: None for the model's own.
     num_tokens: S, the first so many; None for eight, or all if there are less.
+      Of averages only all can be shown.
 
   Raises:
     ValueError: no TokenLearner, or what a call cannot be made with.
   """
   path = pathlib.Path(path)
   token_maps.map_names(model)
-  if num_tokens is None:
-    num_tokens = min(_MAX_TOKENS, model.token_learner["num_tokens"])
+  learner = model.token_learner
+  if num_tokens is None and learner["version"] != "average":
+    num_tokens = min(_MAX_TOKENS, learner["num_tokens"])
   choice = dict(patch_size=patch_size, num_tokens=num_tokens)
   token_maps.video_figure(model, params, videos[0], **choice).savefig(
     path, dpi=120
@@ -157,17 +160,19 @@ def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
     number: how many videos; fewer if there are not so many.
 
   Returns:
-    [number, T, H, W, C]; of several views the middle one.
+    [number, T, H, W, C]; of several views the middle crop of the middle clip.
 
   Raises:
-    ValueError: the split cannot be read, or no video is wanted.
+    ValueError: the split cannot be read, no video is wanted, or they come in
+      several sizes.
   """
   if number < 1:
     raise ValueError(f"{number} videos wanted; give 1 or more.")
   source = data_lib.open_source(data_config)
   number = min(number, len(source))
-  wanted = np.arange(number) * len(source) // number
-  return _prepared([source[int(i)] for i in wanted], data_config["pp"])
+  wanted = (np.arange(number) * len(source) // number).tolist()
+  pp = data_config["pp"]
+  return _stacked([_prepared(source[i], pp, i) for i in wanted], pp)
 
 
 def read_files(
@@ -175,13 +180,14 @@ def read_files(
 ) -> np.ndarray:
   """Returns video files, preprocessed as a run's; see `read_examples`.
 
+  Their frames are those that `video_folder` would store: at the rate and size
+  of the run's own, or at 25 per second and 256 pixels if it has other data.
+
   Raises:
-    ValueError: a file cannot be read or preprocessed; names it.
+    ValueError: a file cannot be read or preprocessed (names it), or they come
+      in several sizes.
   """
-  name = data_config["name"]
-  fps, size = video_folder.FPS, video_folder.SIZE
-  if name.startswith("video_folder:"):
-    _, fps, size = video_folder.parse_name(name)
+  fps, size = video_folder.fps_and_size(data_config["name"])
   videos = []
   for path in paths:
     path = pathlib.Path(path).expanduser()
@@ -189,20 +195,38 @@ def read_files(
       frames = video_file.read_jpegs(path, fps, size)
       # The preprocessing may keep the label.
       example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
-      videos.append(_prepared([example], data_config["pp"])[0])
+      videos.append(_prepared(example, data_config["pp"], 0))
     except (OSError, ValueError) as error:
       raise ValueError(f"{path}: {error}") from error
-  return np.stack(videos)
+  return _stacked(videos, data_config["pp"])
 
 
-def _prepared(examples: Sequence[Mapping[str, Any]], pp: str) -> np.ndarray:
+def _prepared(example: Mapping[str, Any], pp: str, seed: int) -> np.ndarray:
+  """Returns the video of an example, [T, H, W, C]."""
   preprocess = data_lib.parse(pp)
   # Random ops draw the same numbers each time.
-  videos = [
-    preprocess(dict(example), np.random.default_rng(i))["video"]
-    for i, example in enumerate(examples)
-  ]
-  return np.stack([v[len(v) // 2] if v.ndim == 5 else v for v in videos])
+  video = preprocess(dict(example), np.random.default_rng(seed))["video"]
+  if video.ndim == 4:
+    return video
+  crops = 1
+  for step in preprocess.steps:
+    if step.fn is video_ops.spatial_views:
+      bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
+      bound.apply_defaults()
+      crops = bound.arguments["crops"]
+  clips = len(video) // crops
+  return video[clips // 2 * crops + crops // 2]
+
+
+def _stacked(videos: Sequence[np.ndarray], pp: str) -> np.ndarray:
+  """Returns videos of one size as an array."""
+  shapes = sorted({video.shape for video in videos})
+  if len(shapes) > 1:
+    raise ValueError(
+      f"The preprocessing {pp!r} gives videos of several sizes: {shapes}. Look "
+      "at them one at a time, or at such as have one size."
+    )
+  return np.stack(videos)
 
 
 def main(argv: list[str] | None = None) -> None:

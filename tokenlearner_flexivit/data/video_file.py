@@ -1,5 +1,6 @@
 """Video files as JPEGs of their frames, evenly spaced in time; by PyAV."""
 
+import collections
 import contextlib
 import fractions
 import itertools
@@ -22,10 +23,18 @@ EXTENSIONS = (
   ".webm",
   ".wmv",
 )
+# By FFmpeg's names; others are searched by time, and what is found need be
+# neither a frame that can be decoded by itself nor have the right time.
+_INDEXED = {"mov", "matroska"}
 JPEG_QUALITY = 90
+FPS_RANGE = (0.001, 1000)
 # Some formats round times to milliseconds, and so a frame may seem to be shown
 # a little after the time that it is for.
 _ROUNDING = fractions.Fraction(2, 1000)  # s
+# A wrong time, hours ahead, would make a file of a few frames hundreds of
+# thousands.
+_MAX_HELD = 60  # s
+_MEND = "ffmpeg -i FILE -vf setpts=N/25/TB -r 25 NEW.mp4 makes it 25 a second"
 
 
 def read_jpegs(
@@ -40,6 +49,8 @@ def read_jpegs(
   Times are those of the file, counted from its first frame: a frame stays until
   the next one comes, whether or not they come at a constant rate. So frames are
   repeated where the file has fewer than `fps` and left out where it has more.
+  AVI has the order of the frames instead of times. Decoding begins shortly
+  before `start` in MP4, MOV, MKV and WebM, with the first frame in all others.
 
   Frames larger than `size` are reduced by area so that the smaller side is
   `size`. If frames change their size on the way, all get that of the first. A
@@ -48,7 +59,7 @@ def read_jpegs(
 
   Args:
     path: the file.
-    fps: frames per second of the result.
+    fps: frames per second of the result, 0.001 to 1000.
     size: greatest smaller side of the result, in pixels.
     start: seconds.
     end: seconds, or None for the end of the file; what is beyond that is no
@@ -58,11 +69,15 @@ def read_jpegs(
     The frames in RGB as JPEGs, at least one.
 
   Raises:
-    ValueError: the file is no video or a damaged one, has no times, or has no
-      frames in the interval.
+    ValueError: the file is no video or a damaged one, has no times or some that
+      go back or leave out more than 60 s, or has no frames in the interval; or
+      `fps` is out of its range.
     OSError: the file cannot be read.
     ImportError: PyAV is not installed.
   """
+  if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
+    low, high = FPS_RANGE
+    raise ValueError(f"fps={fps} must be from {low} to {high}")
   rate = fractions.Fraction(fps).limit_denominator(1001)
   shape = None
   jpegs = []
@@ -101,9 +116,12 @@ def _shown(
 ) -> Iterator:
   """Yields the frame shown at each time, the same object again if it stays."""
   start = fractions.Fraction(start).limit_denominator(10**6)
+  end = None if end is None else fractions.Fraction(end)
   count, previous = 0, None
   with contextlib.closing(_frames(path, start)) as frames:
     for time, frame in frames:
+      if previous:
+        _check_times(previous[0], time, start, end)
       # The frame before is shown until this one comes.
       while previous and start + count / rate + _ROUNDING < time:
         if end is not None and start + count / rate + _ROUNDING >= end:
@@ -115,11 +133,34 @@ def _shown(
     return
   time, frame = previous
   stop = time + _duration(frame)
+  _check_times(time, stop, start, end)
   if end is not None:
-    stop = min(stop, fractions.Fraction(end))
+    stop = min(stop, end)
   while start + count / rate + _ROUNDING < stop:
     yield frame
     count += 1
+
+
+def _check_times(
+  time: fractions.Fraction,
+  following: fractions.Fraction,
+  start: fractions.Fraction,
+  end: fractions.Fraction | None,
+) -> None:
+  """Raises ValueError if two frames follow each other in a wrong way."""
+  if following < time - _ROUNDING:
+    raise ValueError(
+      f"the times of the frames go back, from {float(time):g} s to "
+      f"{float(following):g} s; {_MEND}"
+    )
+  until = following if end is None else min(following, end)
+  if until - max(time, start) > _MAX_HELD:
+    raise ValueError(
+      f"the frame at {float(time):g} s is followed by none until "
+      f"{float(following):g} s, and one is held for at most {_MAX_HELD} s. "
+      "Leave that part out, by start and end in a CSV file, or mend the times: "
+      f"{_MEND}"
+    )
 
 
 def _duration(frame) -> fractions.Fraction:
@@ -133,6 +174,32 @@ def _frames(
   """Yields the time in seconds and the frame, from the one shown at `start`.
 
   A few earlier ones may come first.
+  """
+  if start:
+    with contextlib.closing(_decoded(path, start)) as frames:
+      try:
+        first = next(frames, None)
+      except ValueError:  # Perhaps for want of what comes before.
+        first = None
+      if first and first[0] <= start and first[1].key_frame:
+        yield first
+        yield from frames
+        return
+  # Opened anew if the file's index is missing or wrong: to go back to the
+  # beginning relies on it as well.
+  with contextlib.closing(_decoded(path)) as frames:
+    yield from frames
+
+
+def _decoded(
+  path: str | os.PathLike, start: fractions.Fraction | None = None
+) -> Iterator[tuple[fractions.Fraction, object]]:
+  """Yields the time in seconds since the file's first frame, and the frame.
+
+  Args:
+    path: the file.
+    start: seconds, to go to the last frame before that can be decoded by
+      itself, if the file has an index; None for all.
   """
   try:
     import av
@@ -149,23 +216,25 @@ def _frames(
       if not container.streams.video:
         raise ValueError("the file has no video, or it is cut off")
       stream = container.streams.video[0]
+      if stream.codec_context is None:
+        raise ValueError("FFmpeg does not know how the file's video is coded")
       # Many files are decoded at a time; see `frame_store`.
       stream.codec_context.thread_count = 1
-      frames, origin = container.decode(stream), None
-      if start and stream.start_time is not None:
-        # To the last frame before that can be decoded by itself.
-        origin = stream.start_time * stream.time_base
+      names = set(container.format.name.split(","))
+      timed = _by_order if "avi" in names else _by_times
+      frames = timed(container, stream)
+      first = next(frames, None)
+      if first is None:
+        return
+      origin = first[0]
+      if start is None or not names & _INDEXED:
+        frames = itertools.chain([first], frames)
+      else:
         container.seek(int((start + origin) / stream.time_base), stream=stream)
-        first = next(frames, None)
-        if first is not None and _time(first) - origin <= start:
-          frames = itertools.chain([first], frames)
-        else:  # The file's index is missing or wrong.
-          container.seek(stream.start_time, stream=stream)
-          frames = container.decode(stream)
-      for frame in frames:
+        frames = timed(container, stream)
+      for time, frame in frames:
         count += 1
-        origin = _time(frame) if origin is None else origin
-        yield _time(frame) - origin, frame
+        yield time - origin, frame
   except av.error.FFmpegError as error:
     after = f" after {count} frames" if count else ""
     raise ValueError(
@@ -174,11 +243,35 @@ def _frames(
     ) from error
 
 
-def _time(frame) -> fractions.Fraction:
-  """Returns the time of a frame in seconds."""
-  if frame.pts is None:
-    raise ValueError(
-      "the frames have no times; put them into a file that has, with "
-      "ffmpeg -framerate 25 -i FILE NEW.mp4"
-    )
-  return frame.pts * frame.time_base
+def _by_times(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:
+  """Yields the frames in the order in which they are shown, with their times.
+
+  Raises:
+    ValueError: a frame has none.
+  """
+  for frame in container.decode(stream):
+    if frame.pts is None:
+      raise ValueError(
+        "the frames have no times; put them into a file that has, with "
+        "ffmpeg -framerate 25 -i FILE NEW.mp4"
+      )
+    yield frame.pts * frame.time_base, frame
+
+
+def _by_order(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:
+  """Yields what `_by_times` does, from the first frame of the file on.
+
+  In AVI a frame has the time at which it is decoded, which is another order if
+  frames depend on later ones. So the times are dealt out as the frames come.
+  """
+  times = collections.deque()
+  for packet in container.demux(stream):
+    if packet.size and packet.dts is not None:
+      times.append(packet.dts * stream.time_base)
+    for frame in packet.decode():
+      if not times:
+        raise ValueError(
+          "the file has more frames than times; put them into another format, "
+          "with ffmpeg -i FILE NEW.mp4"
+        )
+      yield times.popleft(), frame

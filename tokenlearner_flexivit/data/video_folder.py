@@ -1,11 +1,11 @@
 """People's own videos: `video_folder:/path`, stored once as JPEGs of frames."""
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
 import urllib.parse
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -13,6 +13,7 @@ from tokenlearner_flexivit.data import (
   frame_store,
   preparation,
   tfds_source,
+  video_file,
   video_listing,
 )
 
@@ -39,7 +40,11 @@ class VideoFolderConfig(tfds.core.BuilderConfig):
 class VideoFolder(tfds.core.GeneratorBasedBuilder):
   """TFDS builder; see `_DESCRIPTION`."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES: ClassVar = {
+    "1.1.0": "Frames of AVI and of clips from MPEG streams in their true order.",
+    "1.0.0": "First version.",
+  }
   # There are no downloads to check; see `Digits`.
   url_infos = None
   frames: frame_store.FrameStore  # Needed to write the dataset only.
@@ -86,9 +91,10 @@ class VideoFolderSource(tfds_source.TfdsSource):
   """Videos of a folder, by class folders or CSV files.
 
   The name is "video_folder:PATH", perhaps with "?fps=FPS&size=SIZE"; where they
-  are not given, 25 frames per second are stored, with a smaller side of 256
-  pixels or the video's own if that is less. See `video_listing.list_videos` for
-  what PATH may hold and `video_file.read_jpegs` for how frames are chosen.
+  are not given, 25 frames per second are stored (0.001 to 1000 can be), with a
+  smaller side of 256 pixels or the video's own if that is less. See
+  `video_listing.list_videos` for what PATH may hold and `video_file.read_jpegs`
+  for how frames are chosen.
 
   The first time, all videos are decoded and stored in TFDS's folder, as
   video_folder/FOLDER-FPSfps-SIZEpx-DIGEST. DIGEST depends on the names and
@@ -123,18 +129,36 @@ class VideoFolderSource(tfds_source.TfdsSource):
 def parse_name(name: str) -> tuple[str, float, int]:
   """Returns the path, the frames per second and the size in a dataset name."""
   path, _, query = name.removeprefix("video_folder:").partition("?")
+  low, high = video_file.FPS_RANGE
   try:
     given = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
     fps, size = float(given.pop("fps", FPS)), int(given.pop("size", SIZE))
-    if not path or given or not 0 < fps < math.inf or size < 1:
+    if not path or given or not low <= fps <= high or size < 1:
       raise ValueError
   except ValueError:
     raise ValueError(
       f"Cannot read the dataset {name!r}: expected 'video_folder:/path', or "
-      "with frames per second and pixels of the smaller side "
-      "'video_folder:/path?fps=25&size=256'."
+      f"with frames per second ({low} to {high}) and pixels of the smaller "
+      "side (1 or more) 'video_folder:/path?fps=25&size=256'."
     ) from None
   return path, fps, size
+
+
+def fps_and_size(name: str) -> tuple[float, int]:
+  """Returns the frames per second and the size that a dataset is stored at.
+
+  Args:
+    name: of any dataset: "video_folder:PATH...", what `VideoFolderSource` has
+      stored, "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST", or another, for which
+      they are those that are stored by default.
+
+  Raises:
+    ValueError: the name is "video_folder:" and what cannot be read.
+  """
+  if name.startswith("video_folder:"):
+    return parse_name(name)[1:]
+  stored = re.match(r"video_folder/.*-([^-]+)fps-(\d+)px-", name)
+  return (float(stored[1]), int(stored[2])) if stored else (FPS, SIZE)
 
 
 def prepare(

@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,7 +13,12 @@ from collections.abc import Iterable
 
 from tokenlearner_flexivit.data import video_file
 
-SPLITS = ("train", "validation", "test")
+# What a split may be called in the folder; Kinetics says "val".
+SPLITS = {
+  "train": ("train",),
+  "validation": ("validation", "val"),
+  "test": ("test",),
+}
 _COLUMNS = ("path", "label", "start", "end")
 _MAX_SHOWN = 5
 
@@ -73,10 +79,10 @@ def list_videos(path: str | os.PathLike) -> Listing:
     PATH/SPLIT.csv            with a first line "path,label" or
                               "path,label,start,end", the columns in any order
 
-  A path in a CSV file is relative to PATH or absolute; start and end are
-  seconds and may be left empty. Several labels are joined by ";". If any clip
-  has several, all are read as having perhaps several. A folder with none of the
-  splits is all for training:
+  The name of "validation" may be "val". A CSV file is UTF-8; a path in it is
+  relative to PATH or absolute; start and end are seconds and may be left empty.
+  Several labels are joined by ";". If any clip has several, all are read as
+  having perhaps several. A folder with none of the splits is all for training:
 
     PATH/CLASS/VIDEO
 
@@ -92,25 +98,30 @@ def list_videos(path: str | os.PathLike) -> Listing:
 
   Raises:
     ValueError: the folder does not exist or has no videos, holds something that
-      is none, or a CSV file has bad lines, missing labels or missing files, or
-      a label that "train" lacks. The message names the first few.
+      is none or a split twice, or a CSV file is not UTF-8, has bad lines,
+      missing labels or missing files, or a label that "train" lacks. The
+      message names the first few.
   """
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     raise ValueError(f"video_folder:{path}: there is no such folder.")
   clips = {}
-  for split in SPLITS:
-    folder, table = root / split, root / f"{split}.csv"
-    if folder.is_dir() and table.exists():
+  for split, names in SPLITS.items():
+    folders = [root / name for name in names if (root / name).is_dir()]
+    tables = [root / f"{name}.csv" for name in names]
+    tables = [table for table in tables if table.exists()]
+    if len(folders) + len(tables) > 1:
+      found = [f"{path.name}/" for path in folders]
+      found += [path.name for path in tables]
       raise ValueError(
-        f"{root} has both {split}/ and {table.name}, and one must be the split "
-        f"{split!r}. If the folder only holds the files that the table names, "
-        "give it another name."
+        f"{root} has both {' and '.join(found)}, and one must be the split "
+        f"{split!r}. If a folder only holds the files that a table names, give "
+        "it another name; if they are parts of the split, join them."
       )
-    if table.exists():
-      clips[split] = _read_table(root, table)
-    elif folder.is_dir():
-      clips[split] = _read_folders(root, folder)
+    if tables:
+      clips[split] = _read_table(root, tables[0])
+    elif folders:
+      clips[split] = _read_folders(root, folders[0])
   if not clips:
     clips["train"] = _read_folders(root, root)
   for listed in clips.values():
@@ -191,24 +202,37 @@ def _read_folders(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
 def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   """Returns the clips that a CSV file lists."""
   clips, problems = [], []
-  with open(table, newline="", encoding="utf-8-sig") as file:
-    reader = csv.DictReader(file, skipinitialspace=True)
-    columns = reader.fieldnames or []
-    repeated = [c for c, n in collections.Counter(columns).items() if n > 1]
-    if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or repeated:
-      raise ValueError(
-        f"The first line of {table} is {','.join(columns)!r}. It must name the "
-        "columns: path,label or path,label,start,end."
-      )
-    for row in reader:
-      try:
-        clips.append(_read_row(root, row))
-      except ValueError as error:
-        problems.append(f"line {reader.line_num}: {error}")
+  text = io.StringIO(_read_text(table), newline="")
+  reader = csv.DictReader(text, skipinitialspace=True)
+  columns = reader.fieldnames or []
+  repeated = [c for c, n in collections.Counter(columns).items() if n > 1]
+  if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or repeated:
+    raise ValueError(
+      f"The first line of {table} is {','.join(columns)!r}. It must name the "
+      "columns: path,label or path,label,start,end."
+    )
+  for row in reader:
+    try:
+      clips.append(_read_row(root, row))
+    except ValueError as error:
+      problems.append(f"line {reader.line_num}: {error}")
   _check(table, problems)
   if not clips:
     raise ValueError(f"{table} lists no videos.")
   return clips
+
+
+def _read_text(table: pathlib.Path) -> str:
+  """Returns a file's text or raises ValueError that says where it is none."""
+  try:
+    return table.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = error.object[: error.start].count(b"\n") + 1
+    raise ValueError(
+      f"{table} is not UTF-8: line {line} has the byte "
+      f"0x{error.object[error.start]:02x}. Save it as UTF-8; if it is Latin-1, "
+      "iconv -f latin1 -t utf-8 FILE > NEW does that."
+    ) from None
 
 
 def _read_row(root: pathlib.Path, row: dict[str | None, str | None]) -> Clip:

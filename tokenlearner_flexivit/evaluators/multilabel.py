@@ -3,8 +3,10 @@
 As Charades measures it (`Charades_v1_classify.m` of the dataset): the examples
 are ranked by the score of a class; its average precision (AP) is the mean, over
 the examples that have the class, of the precision down to each of them; mAP is
-the mean over the classes. Examples without any class count, as wrong for all.
-What that program leaves open:
+the mean over the classes. Examples without any class come last in all rankings,
+whatever their scores, so that they make no class less precise: so do the ports
+of that program to Python (`charades_map`), where their scores become -inf. The
+loss counts them. What that program leaves open:
 
 * Examples of equal score are one step of the ranking, so that their order does
   not matter; so it is in scikit-learn's `average_precision_score`.
@@ -35,11 +37,11 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     scores: [N], higher for what is more likely of the class.
     positive: bool [N], which examples are.
   """
+  if not positive.any():
+    return float("nan")
   order = np.argsort(-scores)
   last = np.append(np.diff(scores[order]) != 0, True)  # Of equal scores.
   found = np.cumsum(positive[order])[last]
-  if not found[-1]:
-    return float("nan")
   precision = found / (np.flatnonzero(last) + 1)
   return float(precision @ np.diff(found, prepend=0) / found[-1])
 
@@ -125,8 +127,11 @@ class Evaluator(base.Evaluator):
         kept[setting].append({k: v[is_real] for k, v in answers.items()})
     for setting, batches in kept.items():
       rows = jax.tree.map(lambda *x: np.concatenate(x), *batches)
+      # To leave examples out is the same as to put them last.
+      ranked = rows["labels"].any(axis=1)
+      scores, labels = rows["scores"][ranked], rows["labels"][ranked]
       found = {
-        name: average_precision(rows["scores"][:, i], rows["labels"][:, i])
+        name: average_precision(scores[:, i], labels[:, i])
         for i, name in enumerate(self._names)
       }
       found = {name: value for name, value in found.items() if value >= 0}
