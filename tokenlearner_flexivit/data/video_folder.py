@@ -42,7 +42,7 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar = {
-    "1.1.0": "Frames of AVI and of clips from MPEG streams in their true order.",
+    "1.1.0": "Frames of AVI and of clips of MPEG streams in true order.",
     "1.0.0": "First version.",
   }
   # There are no downloads to check; see `Digits`.
