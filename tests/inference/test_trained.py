@@ -36,10 +36,15 @@ def test_a_file_keeps_all(run, tmp_path):
     chex.assert_trees_all_equal(again.params, trained.params)
 
 
-def _changed(run, folder, pp):
+def _copied(run, folder):
+  """All of the run but its report."""
   for name in ("config.json", "about_data.json"):
     shutil.copy(run / name, folder)
   (folder / "checkpoints").symlink_to(run / "checkpoints")
+
+
+def _changed(run, folder, pp):
+  _copied(run, folder)
   config = json.loads((run / "config.json").read_text())
   config["evals"]["test"]["data"]["pp"] = pp
   config["task"]["loss"] = "sigmoid_xent"
@@ -59,9 +64,7 @@ def test_images_and_loss_are_those_of_the_run(run, tmp_path):
 
 def test_preprocessing_and_size_are_those_of_the_accuracies(run, tmp_path):
   """Of several evaluations the one that the report's settings are of."""
-  for name in ("config.json", "about_data.json"):
-    shutil.copy(run / name, tmp_path)
-  (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+  _copied(run, tmp_path)
   config = json.loads((run / "config.json").read_text())
   test = config["evals"].pop("test")
   other = dict(name="other", split="test", pp="decode|keep('image')")
@@ -78,8 +81,7 @@ def test_preprocessing_and_size_are_those_of_the_accuracies(run, tmp_path):
 
 
 def test_a_damaged_report_is_named(run, tmp_path):
-  for name in ("config.json", "about_data.json"):
-    shutil.copy(run / name, tmp_path)
+  _copied(run, tmp_path)
   (tmp_path / "report.json").write_text('{"settings": [')
   with pytest.raises(ValueError, match=r"report\.json is damaged.*--mode=eval"):
     trained_lib.load(tmp_path)
