@@ -45,20 +45,25 @@ def test_hulls():
   points = [(1, 50), (2, 80), (3, 70), (4, 85), (8, 90), (3, 82)]
   # (3, 82) is below the line from (2, 80) to (4, 85).
   assert hull.upper(points) == [(1, 50), (2, 80), (4, 85), (8, 90)]
-  assert hull.largest_gap(points, points)[1] == 0
   lower = [(x, y - 2) for x, y in points]
-  assert hull.largest_gap(points, lower)[1] == pytest.approx(2)
-  assert hull.largest_gap(lower, points)[1] == pytest.approx(-2)
+  for gap in (hull.largest_gap, hull.largest_gap_of_a_model):
+    assert gap(points, points)[1] == 0
+    assert gap(points, lower)[1] == pytest.approx(2)
+    assert gap(lower, points)[1] == pytest.approx(-2)
+    # Nothing is said of costs at which one has no model yet.
+    assert gap([(1, 50), (4, 60)], [(4, 60)]) == (4, 0)
+  # Without the corner at 2 the line from 1 to 4 is 80 - (50 + 35 / 3) below.
+  cost, gap = hull.largest_gap(points, [(1, 50), (4, 85), (8, 90)])
+  assert (cost, gap) == (2, pytest.approx(30 - 35 / 3))
 
 
 def test_a_corner_is_compared_with_what_costs_no_more():
   hull_of = [(1, 50), (2, 80), (4, 85)]
   # At 2 there is but the model of 1; that of 2.1 costs more.
-  assert hull.largest_gap(hull_of, [(1, 55), (2.1, 90)]) == (2, 25)
+  gap = hull.largest_gap_of_a_model
+  assert gap(hull_of, [(1, 55), (2.1, 90)]) == (2, 25)
   # A cheaper model that is better counts, and so does a dearer corner.
-  assert hull.largest_gap(hull_of, [(0.5, 84)]) == (4, 1)
-  # Nothing is said of costs at which one has no model yet.
-  assert hull.largest_gap([(1, 50), (4, 60)], [(4, 60)]) == (4, 0)
+  assert gap(hull_of, [(0.5, 84)]) == (4, 1)
 
 
 def make_planes(lost=0.0):
@@ -81,17 +86,35 @@ def speeds(ratio):
   return dict(zip(SCALE.settings, values, strict=True))
 
 
+def judge(trained, ratio, trained_out=None):
+  trained_out = trained_out or {}
+  return claims.claims(SCALE, trained, speeds(ratio), trained_out)
+
+
 def test_claims_follow_the_numbers():
-  held = [c["holds"] for c in claims.claims(SCALE, make_planes(), speeds(9))]
-  assert held == [True, True, True, True]
-  found = claims.claims(SCALE, make_planes(0.014), speeds(7))
-  assert [c["holds"] for c in found] == [True, True, False, False]
-  assert "1.4 points below" in found[2]["measured"]
+  held = [c["holds"] for c in judge(make_planes(), 9)]
+  assert held == [True, True, True, True, True]
+  found = judge(make_planes(0.014), 7)
+  assert [c["holds"] for c in found] == [True, True, False, False, False]
   assert "4 times the steps" in found[0]["claim"]
-  assert "7.0x" in found[3]["measured"]
-  found = claims.claims(SCALE, make_planes(0.016), speeds(9))
+  assert "1.4 points below" in found[2]["measured"]
+  assert "1.4 points below" in found[3]["measured"]
+  assert "7.0x" in found[4]["measured"]
+  found = judge(make_planes(0.016), 9)
   assert not found[0]["holds"]
   assert found[0]["measured"].startswith("0 of 9 settings; worst -1.6 points")
+
+
+def test_models_that_had_more_steps_have_a_claim_of_their_own():
+  trained_out = planes.of_flexivit_curves(SCALE, "")
+  assert [s.patch_size[0] for s in trained_out] == list(SCALE.sizes)
+  assert all(len(values) == 3 for values in trained_out.values())
+  assert planes.of_flexivit_curves(SCALE, "_nowhere") == {}
+  trained = make_planes()
+  same = {s: trained["two_dials"][s][:2] for s in trained_out}
+  found = judge(trained, 9, same)
+  assert len(found) == 6 and "2,400 steps" in found[2]["claim"]
+  assert "3 of 3 settings; worst +0.5 points" in found[2]["measured"]
 
 
 def test_planes_name_what_a_model_of_one_number_does_not():
@@ -122,7 +145,7 @@ def test_speed_is_that_of_the_trained_file():
 def test_table_and_picture(tmp_path):
   trained = make_planes(0.01)
   rows = summary.rows(SCALE, trained, speeds(9))
-  text = summary.tables(rows, claims.claims(SCALE, trained, speeds(9)))
+  text = summary.tables(rows, judge(trained, 9))
   assert text.count("| all ") == len(SCALE.sizes)
   assert "87.0 ± 1.0" in text  # 92 - 6 + 1 of /6, all.
   pictures.draw(SCALE, trained, speeds(9), tmp_path / "figure.png")

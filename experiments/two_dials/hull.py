@@ -1,6 +1,8 @@
-"""Upper hulls and fronts of accuracy over cost."""
+"""Upper hulls of accuracy over cost."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 Point = tuple[float, float]
 _ROUNDING = 1e-9  # The same setting of two models costs the same.
@@ -29,20 +31,41 @@ def _is_below(point: Point, left: Point, right: Point) -> bool:
 
 
 def largest_gap(over: Sequence[Point], under: Sequence[Point]) -> Point:
-  """Returns where a front is the most below the corners of another one's hull.
-
-  At a corner stands a model; what counts against it is the best of the points
-  that cost no more. Between corners the hull is a mixture of two models, which
-  no single point has to match.
+  """Returns where one hull is the most above another.
 
   Args:
-    over: points whose hull it is.
-    under: points of the front.
+    over: points of the one.
+    under: points of the other.
+
+  Returns:
+    The cost, from where both begin, and by how much in accuracy; negative if
+    nowhere above.
+  """
+  over, under = upper(over), upper(under)
+  begin = max(over[0][0], under[0][0])
+  costs = [begin, *(x for x, _ in (*over, *under) if x > begin)]
+  gaps = np.interp(costs, *zip(*over, strict=True)) - np.interp(
+    costs, *zip(*under, strict=True)
+  )
+  most = int(np.argmax(gaps))
+  return costs[most], float(gaps[most])
+
+
+def largest_gap_of_a_model(
+  over: Sequence[Point], under: Sequence[Point]
+) -> Point:
+  """Returns at which corner of a hull another's models are the most below.
+
+  What counts against a corner is the best of the points that cost no more:
+  nothing is mixed, as on the edges of a hull.
+
+  Args:
+    over: points whose hull has the corners.
+    under: points of the other.
 
   Returns:
     The cost of the corner, and how much higher it is in accuracy; negative if
-    the front is above all corners. Corners that are cheaper than all of `under`
-    are left out.
+    all corners are below. Corners cheaper than all of `under` are left out.
   """
   gaps = [
     (accuracy - max(reached), cost)

@@ -3,6 +3,7 @@
 A `Plane` is {setting: accuracies of the seeds, in [0, 1]}.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,29 @@ def of_fixed(scale: cells.Scale, planes: Mapping[str, Plane]) -> Plane:
     planes: by cell.
   """
   return {s: planes[cells.fixed(s)][s] for s in scale.settings}
+
+
+def of_flexivit_curves(scale: cells.Scale, suffix: str) -> Plane:
+  """Returns what the FlexiViT study has of fixed ViTs.
+
+  They have the same data, recipe and model, but three times the steps.
+
+  Args:
+    scale: of this study.
+    suffix: of the files of that scale, see `options.Options`.
+
+  Returns:
+    {} if that study has no results of this scale.
+  """
+  path = study.ROOT / f"experiments/flexivit_curves/results{suffix}.json"
+  rows = json.loads(path.read_text())["rows"] if path.exists() else []
+  return {
+    dials.Setting((size, size), ALL): row["accuracy"]["by_seed"]
+    for size in scale.sizes
+    for row in rows
+    # The rows after these are of kernels that were resized.
+    if row.get("cell") == f"fixed{size}" and "resized_by" not in row
+  }
 
 
 def token_learners(scale: cells.Scale, fixed: Plane) -> Plane:

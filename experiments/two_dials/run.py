@@ -54,7 +54,9 @@ def main(argv: list[str]) -> None:
     HERE,
     reports,
     summary.rows(scale, trained, speed),
-    claims.claims(scale, trained, speed),
+    claims.claims(
+      scale, trained, speed, planes.of_flexivit_curves(scale, asked.suffix)
+    ),
   )
   pictures.draw(scale, trained, speed, HERE / f"figure{asked.suffix}.png")
   text = summary.tables(results["rows"], results["claims"])
