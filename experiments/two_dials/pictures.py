@@ -38,15 +38,21 @@ def draw(
   lost = {s: study.paired_difference(both[s], fixed[s])[0] for s in both}
   largest = max(2.0, *map(abs, lost.values()))  # Small ones stay pale.
   _heat_map(grid[0, 0], scale, means, "{:.1f}")
-  grid[0, 0].set_title("one model, both dials: test accuracy in %")
+  grid[0, 0].set_title(
+    f"one model, both dials, {scale.long_steps:,} steps: test accuracy in %"
+  )
   around = dict(limits=(-largest, largest), cmap="RdBu")
   _heat_map(grid[0, 1], scale, lost, "{:+.1f}", **around)
-  grid[0, 1].set_title("points over a model trained for the setting alone")
+  grid[0, 1].set_title(
+    f"points over a model for the setting alone, {scale.steps:,} steps"
+  )
+  token_learners = planes.token_learners(scale, fixed)
+  each, all_in_all = f", {scale.steps:,} steps", f", {scale.long_steps:,} steps"
   series = {
-    "a model per setting": (fixed, _GREY, "s"),
-    "FlexiViT alone": (trained["patch_size"], _GREEN, "^"),
-    "TokenLearner alone": (planes.token_learners(scale, fixed), _ORANGE, "v"),
-    "both dials, one model": (both, _BLUE, "o"),
+    f"a model per setting{each}": (fixed, _GREY, "s"),
+    f"FlexiViT alone{all_in_all}": (trained["patch_size"], _GREEN, "^"),
+    f"TokenLearner alone{each}": (token_learners, _ORANGE, "v"),
+    f"both dials, one model{all_in_all}": (both, _BLUE, "o"),
   }
   for axes, cost, label in (
     (
