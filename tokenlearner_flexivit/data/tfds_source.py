@@ -128,7 +128,7 @@ def _choose(
     if name not in known:
       raise ValueError(
         f"data.features has {name!r}, but those of {dataset} are "
-        f"{', '.join(known)}."
+        f"{', '.join(sorted(known))}."
       )
   return {name: known[name] for name in names}
 
