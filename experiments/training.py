@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from experiments import study
 from experiments.study import Report
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import workdir as workdir_lib
 
 Cell = TypeVar("Cell")
 
@@ -134,10 +135,12 @@ def train_all(
   for cores in cores_of_jobs(jobs):
     slots.put(cores)
   workdir.mkdir(parents=True, exist_ok=True)
-  left = [r for r in runs if not report_path(workdir, r).exists()]
+  left = []
   for run in runs:
-    if run not in left:
+    if report_path(workdir, run).exists():
       _check_config(run, read(workdir, run), workdir)
+    else:
+      left.append(run)
   if len(left) < len(runs):
     print(f"{len(runs) - len(left)} of {len(runs)} runs are there.", flush=True)
   stopping = threading.Event()
@@ -224,8 +227,9 @@ def _train(
 
 def _check_config(run: Run, report: Report, workdir: pathlib.Path) -> None:
   """Raises ValueError if a report is of a run that had another config."""
+  given = run.given
   differs = configuration.differences(
-    _restricted(report["config"], run.given), run.given
+    _restricted(report["config"], given), given
   )
   if differs:
     shown = "\n  ".join(differs)
@@ -244,7 +248,7 @@ def _restricted(config: Any, keys: Any) -> Any:
 
 def report_path(workdir: pathlib.Path, run: Run) -> pathlib.Path:
   """Where a run's report will be."""
-  return workdir / run.name / "report.json"
+  return workdir / run.name / workdir_lib.REPORT_FILE
 
 
 def read(workdir: pathlib.Path, run: Run) -> Report:

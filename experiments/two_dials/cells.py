@@ -47,6 +47,7 @@ class Scale:
 
 
 SCALES = {
+  # About 100 minutes on two CPU cores.
   "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 800, 3200),
   # A ViT-S; meant for 20 minutes a seed on one modern GPU. Not yet run.
   "gpu": Scale(

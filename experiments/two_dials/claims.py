@@ -1,6 +1,5 @@
 """What both dials in one model are to reach, and whether they do."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 from experiments import study
@@ -100,10 +99,7 @@ def _fronts(
 
 def _near(text: str, plane: planes.Plane, fixed: planes.Plane) -> study.Row:
   """Judges whether a plane is near that of the fixed models."""
-  lost = {
-    s: 100 * (statistics.fmean(plane[s]) - statistics.fmean(values))
-    for s, values in fixed.items()
-  }
+  lost = planes.points_over(plane, fixed)
   near = [s for s, points in lost.items() if points >= -1.5]
   worst = min(lost, key=lost.get)
   return study.claim(

@@ -35,7 +35,7 @@ def draw(
   figure = mpl_figure.Figure(figsize=(10, 8.5), layout="constrained")
   grid = figure.subplots(2, 2)
   means = {s: 100 * study.spread(v)["mean"] for s, v in both.items()}
-  lost = {s: study.paired_difference(both[s], fixed[s])[0] for s in both}
+  lost = planes.points_over(both, fixed)
   largest = max(2.0, *map(abs, lost.values()))  # Small ones stay pale.
   _heat_map(grid[0, 0], scale, means, "{:.1f}")
   grid[0, 0].set_title(

@@ -115,20 +115,9 @@ def value_names(
   if not attributes:
     return {}
   source = data_lib.open_source(data_config)
-  known = {}
+  known = dict(source.value_names)
   if source.class_names:
-    known["label"] = list(source.class_names)
-  if data_config["name"].split(":")[0] not in ("fake", "folder"):
-    # Imported for these alone, as in `data`: it takes a while.
-    import tensorflow_datasets as tfds
-
-    data_dir = data_config.get("data_dir")
-    if data_dir is not None:
-      data_dir = pathlib.Path(data_dir).expanduser()
-    builder = tfds.builder(data_config["name"], data_dir=data_dir)
-    for name, feature in builder.info.features.items():
-      if isinstance(feature, tfds.features.ClassLabel):
-        known[name] = feature.names
+    known.setdefault("label", list(source.class_names))
   return {name: known[name] for name in attributes if name in known}
 
 

@@ -2,6 +2,8 @@
 
 import abc
 import re
+import types
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -20,11 +22,13 @@ class Source(abc.ABC):
     num_classes: number of classes, or None where `label` is not a class, nor
       several.
     class_names: their names in order, or None where there are none.
+    value_names: what the values 0, 1, ... of features mean, of those that tell.
   """
 
   name: str
   num_classes: int | None = None
   class_names: list[str] | None = None
+  value_names: Mapping[str, list[str]] = types.MappingProxyType({})
 
   @abc.abstractmethod
   def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Datasets by their TFDS name, read without TensorFlow."""
 
 import difflib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,17 +71,25 @@ class TfdsSource(sources.Source):
       # What TFDS raises for a missing dataset depends on how it would be
       # written, so find out what is wrong rather than go by the exception.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
-    self._chosen = None
     known = dict(builder.info.features.items())
-    # Set here and not above: given there, they would make TFDS's own
-    # `mock_data` encode its noise with TensorFlow.
-    self._source.decoders = encoded_features.decoders(known)
-    if features is not None:
+    self.value_names = {
+      key: feature.names
+      for key, feature in known.items()
+      if isinstance(feature, tfds.features.ClassLabel)
+    }
+    if features is None:
+      self._parse = dict
+      # Set here and not above: given there, they would make TFDS's own
+      # `mock_data` encode its noise with TensorFlow.
+      self._source.decoders = encoded_features.decoders(known)
+    else:
       known = _choose(known, features, self.name)
       # The source would parse all of them, whatever it decodes.
       self._source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
-      self._chosen = tfds.features.FeaturesDict(known)
-      self._decoders = encoded_features.decoders(known)
+      self._parse = functools.partial(
+        tfds.features.FeaturesDict(known).deserialize_example_np,
+        decoders=encoded_features.decoders(known),
+      )
     label = known.get("label")
     self._has_several = isinstance(label, tfds.features.Sequence)
     if self._has_several:
@@ -94,7 +103,7 @@ class TfdsSource(sources.Source):
     return len(self._source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    example = self._read(index)
+    example = self._parse(self._source[index])
     example["id"] = np.int32(index)
     if self._has_classes and self._has_several:
       vector = np.zeros(self.num_classes, np.float32)
@@ -104,17 +113,9 @@ class TfdsSource(sources.Source):
       example["label"] = np.int32(example["label"])
     return example
 
-  def _read(self, index: int) -> dict[str, Any]:
-    example = self._source[index]
-    if self._chosen is not None:
-      example = self._chosen.deserialize_example_np(
-        example, decoders=self._decoders
-      )
-    return dict(example)
-
   def describe(self, index: int) -> str:
     """Returns the position and the file's name if it was read."""
-    file_name = self._read(index).get("file_name", "")
+    file_name = self._parse(self._source[index]).get("file_name", "")
     if isinstance(file_name, bytes):
       file_name = file_name.decode(errors="replace")
     return f"example {index}" + (f", {file_name}" if file_name else "")
