@@ -2,11 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -111,6 +112,7 @@ class Experiment:
       config["task"], model=model, num_classes=num_classes
     )
     self.task.check(example, "config.data.pp")
+    _check_loss(self.task, self.source, example)
     self.image_shape = example[model.input].shape
     # A patch of a tubelet is a dial, its frames are none.
     self.dials, self.dispatch = dials.from_config(
@@ -188,6 +190,21 @@ class Experiment:
     )
     progress.say(f"Starting from {changes}")
     return loaded
+
+
+def _check_loss(
+  task: Any, source: data_lib.Source, example: Mapping[str, Any]
+) -> None:
+  """Refuses a softmax where an example may have several classes."""
+  if "label" not in task.batch_keys or not source.has_several:
+    return
+  is_vector = np.ndim(example["label"]) == 1  # Or an op has chosen one class.
+  if is_vector and task.probabilities is jax.nn.softmax:
+    raise ValueError(
+      f"Examples of {source.name} may have several classes, but "
+      "config.task.loss='softmax_xent' is for exactly one. Set "
+      "config.task.loss='sigmoid_xent', and type='multilabel' in config.evals."
+    )
 
 
 def _check_that_tokens_become_fewer(

@@ -41,6 +41,7 @@ class Several(data_lib.Source):
   name = "several"
   num_classes = 4
   class_names = ("ant", "bee/wasp", "cat", "dodo")
+  has_several = True
 
   def __init__(self, num_examples=21):
     self._images = fake.FakeSource(f"fake:12x12x3:4:{num_examples}", "test")
@@ -53,7 +54,8 @@ class Several(data_lib.Source):
 
   def __getitem__(self, index):
     label = self.labels[index].astype(np.float32)
-    return {**self._images[index], "label": label}
+    first = np.int32(label.argmax())
+    return {**self._images[index], "label": label, "first": first}
 
 
 @pytest.fixture
@@ -110,3 +112,14 @@ def test_classes_that_exclude_one_another_are_refused(config):
   config.task.loss = "softmax_xent"
   with pytest.raises(ValueError, match=r"config.task.loss='sigmoid_xent'"):
     experiment_lib.Experiment(config)
+
+
+def test_several_classes_are_refused_by_a_loss_of_one(config, monkeypatch):
+  monkeypatch.setattr(data_lib, "open_source", lambda config: Several())
+  config.task.loss = "softmax_xent"
+  config.evals = {}
+  with pytest.raises(ValueError, match=r"several may have several .*'softmax"):
+    experiment_lib.Experiment(config)
+  # Unless the preprocessing leaves one.
+  config.data.pp = f"copy('first','label')|{config.data.pp}"
+  experiment_lib.Experiment(config)

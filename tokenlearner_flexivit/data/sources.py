@@ -22,12 +22,14 @@ class Source(abc.ABC):
     num_classes: number of classes, or None where `label` is not a class, nor
       several.
     class_names: their names in order, or None where there are none.
+    has_several: whether an example may have several classes.
     value_names: what the values 0, 1, ... of features mean, of those that tell.
   """
 
   name: str
   num_classes: int | None = None
   class_names: list[str] | None = None
+  has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
 
   @abc.abstractmethod

@@ -91,11 +91,12 @@ class TfdsSource(sources.Source):
         decoders=encoded_features.decoders(known),
       )
     label = known.get("label")
-    self._has_several = isinstance(label, tfds.features.Sequence)
-    if self._has_several:
+    is_sequence = isinstance(label, tfds.features.Sequence)
+    if is_sequence:
       label = label.feature
     self._has_classes = isinstance(label, tfds.features.ClassLabel)
     if self._has_classes:
+      self.has_several = is_sequence
       self.num_classes = label.num_classes
       self.class_names = label.names
 
@@ -105,7 +106,7 @@ class TfdsSource(sources.Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     example = self._parse(self._source[index])
     example["id"] = np.int32(index)
-    if self._has_classes and self._has_several:
+    if self.has_several:
       vector = np.zeros(self.num_classes, np.float32)
       vector[np.asarray(example["label"], np.int64)] = 1  # Perhaps none.
       example["label"] = vector
