@@ -1,6 +1,7 @@
 """The study of videos compares what it says, and judges by numbers."""
 
 import cv2
+import numpy as np
 import pytest
 
 from experiments import training
@@ -9,6 +10,7 @@ from experiments.video_token_learner import (
   claims,
   config,
   pictures,
+  positions,
   summary,
 )
 from tokenlearner_flexivit import models, train
@@ -40,6 +42,7 @@ def test_the_study_can_reach_its_goal(name):
     assert model.check(shape) == scale.grid
     cost[name] = flops.macs(model, (*shape, 3))
   assert cost["learned8"] <= 0.6 * cost["all"]
+  assert cost["frame_first"] < cost["fixed8_first"] < cost["frame"]
   assert cost["frame"] < cost["fixed8"] < cost["learned8"] < cost["learned16"]
   # A clip fits in a video.
   assert (scale.frames - 1) * scale.stride < 16
@@ -54,7 +57,8 @@ def test_only_what_is_used_is_parsed():
 
 def make_reports(**accuracies):
   """Reports of three seeds, of which each has its own level."""
-  costs = dict(all=0.1, learned16=0.06, learned8=0.055, fixed8=0.05, frame=0.05)
+  costs = dict.fromkeys(cells.CELLS, 0.05)
+  costs |= dict(all=0.1, learned16=0.06, learned8=0.055)
   return {
     name: [
       {
@@ -73,9 +77,11 @@ def make_reports(**accuracies):
 def test_claims_follow_the_numbers(tmp_path):
   accuracies = dict.fromkeys(cells.CELLS, 0.8)
   accuracies |= dict(learned8=0.795, fixed8=0.7, frame=0.6)
-  rows = summary.rows(make_reports(**accuracies))
+  accuracies |= dict(learned8_first=0.5, frame_first=0.4, fixed8_first=0.6)
+  taken = dict(frame=[64.0] * 3)
+  rows = summary.rows(make_reports(**accuracies), taken)
   found = claims.claims(rows)
-  assert [c["holds"] for c in found] == [True, True, True]
+  assert [c["holds"] for c in found] == [True, True, True, True, False]
   assert found[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
   text = summary.tables({"rows": list(rows.values()), "claims": found})
   assert "81.00 ± 1.00 %" in text and "+19.50 ± 0.00 points" in text
@@ -83,8 +89,18 @@ def test_claims_follow_the_numbers(tmp_path):
   assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 300
 
   accuracies |= dict(learned8=0.78, frame=0.79)
-  found = claims.claims(summary.rows(make_reports(**accuracies)))
-  assert [c["holds"] for c in found] == [False, False, True]
+  found = claims.claims(summary.rows(make_reports(**accuracies), taken))
+  assert [c["holds"] for c in found] == [False, False, True, True, False]
+
+
+def test_positions_of_known_maps():
+  even = np.zeros((2, 3, 4, 5))
+  even[..., :2] = 7  # Over 8 of 20, whatever their sum.
+  assert positions.of_maps(even) == pytest.approx(8)
+  one = np.eye(20).reshape(20, 4, 5)
+  assert positions.of_maps(one) == pytest.approx(1)
+  both = np.stack([even[0, 0] / 56, one[0]])
+  assert positions.of_maps(both) == pytest.approx((8 + 1) / 2)
 
 
 @pytest.mark.slow
@@ -97,3 +113,8 @@ def test_a_cell_trains_and_shows_its_maps(cell, tmp_path):
   if cell.startswith("learned"):
     pictures.draw_maps(tmp_path / "run", tmp_path / "maps.png")
     assert (tmp_path / "maps.gif").exists()
+  if cell != cells.BASELINE:
+    taken = positions.of_run(tmp_path / "run")
+    assert 1 <= taken <= 16
+    if cell == "frame":
+      assert taken == pytest.approx(16)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib import figure as mpl_figure
 
@@ -9,39 +10,79 @@ from experiments import study
 from experiments.video_token_learner import cells
 from tokenlearner_flexivit.analysis import video_maps
 
-# By what makes the tokens.
-_COLORS = {"1.1": "#0072b2", "average": "#d55e00"}
-_GREY = "#777777"
+# The cells whose maps are drawn.
+SHOWN = ("learned8", "learned8_first")
+# Of a cell and the one before all blocks.
+_COLORS = {
+  "all": "#777777",
+  "learned16": "#56b4e9",
+  "learned8": "#0072b2",
+  "fixed8": "#d55e00",
+  "frame": "#009e73",
+}
 
 
 def draw(rows: Mapping[str, study.Row], path: pathlib.Path) -> None:
-  """Draws accuracy against cost, each seed as a point and their mean."""
-  figure = mpl_figure.Figure(figsize=(7, 4.2), layout="constrained")
-  axes = figure.subplots()
+  """Draws accuracy by cost, and what is lost where tokens become fewer late."""
+  figure = mpl_figure.Figure(figsize=(10, 4.2), layout="constrained")
+  left, right = figure.subplots(1, 2)
+  _by_cost(left, rows)
+  _over_all(right, rows)
+  for axes in (left, right):
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+  figure.savefig(path, dpi=120)
+
+
+def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
+  """Each seed as a point; a line from the first block to half of them."""
   for name, row in rows.items():
-    cell = cells.CELLS[name]
-    color = _GREY if cell.num_tokens is None else _COLORS[cell.version]
-    cost = 1000 * row["gmacs"]
+    color, cost = _COLORS[name.removesuffix("_first")], 1000 * row["gmacs"]
+    first = rows.get(f"{name}_first")
+    if first is not None:
+      axes.plot(
+        [1000 * first["gmacs"], cost],
+        [100 * first["accuracy"]["mean"], 100 * row["accuracy"]["mean"]],
+        ":",
+        color=color,
+      )
     seeds = [100 * value for value in row["accuracy"]["by_seed"]]
-    axes.plot([cost] * len(seeds), seeds, "o", color=color, alpha=0.35, ms=4)
-    mean = 100 * row["accuracy"]["mean"]
-    axes.plot([cost], [mean], "_", color=color, ms=18, mew=2.5)
-    axes.annotate(
-      name,
-      (cost, mean),
-      textcoords="offset points",
-      xytext=(12, 0),
-      va="center",
+    late = not cells.CELLS[name].first
+    axes.plot(
+      [cost] * len(seeds),
+      seeds,
+      "o",
       color=color,
+      ms=5,
+      mfc=color if late else "white",
+      label=name if late else None,
     )
-  baseline = 100 * rows[cells.BASELINE]["accuracy"]["mean"]
-  axes.axhline(baseline, color=_GREY, ls=":")
+  axes.plot([], [], "o", color="black", mfc="white", label="before all blocks")
   axes.set_xlabel("multiply-adds per clip in 10⁶")
   axes.set_ylabel("test accuracy in %")
-  axes.margins(x=0.2)
-  axes.grid(alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
-  figure.savefig(path, dpi=120)
+  axes.set_title("Each seed of each model")
+  axes.legend(frameon=False, loc="lower right")
+
+
+def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
+  """Differences to all tokens, seed by seed, and their standard errors."""
+  names = [
+    name
+    for name, cell in cells.CELLS.items()
+    if cell.num_tokens is not None and not cell.first
+  ]
+  base = rows[cells.BASELINE]["accuracy"]["by_seed"]
+  for y, name in enumerate(names):
+    mean, error = study.paired_difference(
+      rows[name]["accuracy"]["by_seed"], base
+    )
+    axes.errorbar(mean, y, xerr=error, fmt="o", color=_COLORS[name], capsize=3)
+  labels = [f"{n}, {100 * rows[n]['gmacs_ratio']:.0f} %" for n in names]
+  axes.set_yticks(range(len(names)), labels)
+  axes.invert_yaxis()
+  axes.axvline(0, color=_COLORS["all"], ls="--")
+  axes.set_xlabel("points over all tokens, mean ± standard error")
+  axes.set_title("After half of the blocks, at what cost")
 
 
 def draw_maps(workdir: pathlib.Path, path: pathlib.Path) -> None:

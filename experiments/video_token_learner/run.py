@@ -13,7 +13,13 @@ import pathlib
 from absl import app, logging
 
 from experiments import options, study, training
-from experiments.video_token_learner import cells, claims, pictures, summary
+from experiments.video_token_learner import (
+  cells,
+  claims,
+  pictures,
+  positions,
+  summary,
+)
 
 HERE = pathlib.Path(__file__).parent
 _asked = options.define(cells.SCALES)
@@ -40,21 +46,22 @@ def main(argv: list[str]) -> None:
   )
   if asked.cells:
     return
-  rows = summary.rows(reports)
+  taken = positions.of_cells(asked.workdir, asked.seeds, asked.scale)
+  rows = summary.rows(reports, taken)
   results = asked.write_results(
     HERE, reports, rows.values(), claims.claims(rows)
   )
   pictures.draw(rows, HERE / f"figure{asked.suffix}.png")
-  trained = training.run_name("learned8", asked.seeds[0], asked.scale)
-  pictures.draw_maps(
-    asked.workdir / trained, HERE / f"token_maps{asked.suffix}.png"
-  )
   tables = summary.tables(results)
-  shown = (
-    f"![Accuracy against cost](figure{asked.suffix}.png)\n\n{tables}\n\n"
-    f"![Where 8 learned tokens look](token_maps{asked.suffix}.gif)"
+  shown = [f"![Accuracy by cost](figure{asked.suffix}.png)", tables]
+  for cell in pictures.SHOWN:
+    name = f"token_maps_{cell}{asked.suffix}"
+    run = training.run_name(cell, asked.seeds[0], asked.scale)
+    pictures.draw_maps(asked.workdir / run, HERE / f"{name}.png")
+    shown.append(f"Where the tokens of `{cell}` look:\n\n![Maps]({name}.gif)")
+  study.fill_in(
+    HERE / "README.md", f"tables of {asked.scale}", "\n\n".join(shown)
   )
-  study.fill_in(HERE / "README.md", f"tables of {asked.scale}", shown)
   print(tables)
 
 
