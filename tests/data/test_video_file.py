@@ -189,6 +189,53 @@ def test_frames_of_changing_size_get_that_of_the_first(tmp_path):
   assert shapes == {(32, 48, 3)}
 
 
+# In MP4 the matrix (a, b, c, d) shows a pixel (right, down) at (a right + c
+# down, b right + d down). Below, where the bright left upper corner goes.
+@pytest.mark.parametrize(
+  "matrix, corner",
+  [
+    ((1, 0, 0, 1), (0, 0)),
+    ((0, 1, -1, 0), (0, 1)),
+    ((-1, 0, 0, -1), (1, 1)),
+    ((0, -1, 1, 0), (1, 0)),
+  ],
+)
+def test_frames_are_turned_as_the_file_asks(tmp_path, matrix, corner):
+  path = tmp_path / "video.mp4"
+  pixels = np.zeros((32, 64, 3), np.uint8)
+  pixels[:16, :32] = 250
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("mpeg4", rate=25)
+    stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+    stream.codec_context.gop_size = 4
+    for _ in range(10):
+      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  data = bytearray(path.read_bytes())
+  start = data.index(b"tkhd") + 44  # In 16.16 bits, three in a row.
+  a, b, c, d = matrix
+  for place, value in enumerate((a, b, 0, c, d)):
+    where = start + 4 * place
+    data[where : where + 4] = (value * 2**16).to_bytes(4, "big", signed=True)
+  path.write_bytes(data)
+
+  for begin, count in ((0, 10), (0.2, 5)):
+    jpegs = video_file.read_jpegs(path, 25, 256, begin)
+    assert len(jpegs) == count
+    for jpeg in jpegs:
+      frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
+      assert frame.shape[:2] == ((32, 64) if a else (64, 32))
+      down, right = frame.shape[0] // 2, frame.shape[1] // 2
+      quarters = {
+        (i, j): frame[i * down :, j * right :][:down, :right].mean()
+        for i in range(2)
+        for j in range(2)
+      }
+      assert max(quarters, key=quarters.get) == corner
+      assert sorted(quarters.values())[-2] < 30 < 200 < quarters[corner]
+
+
 def test_files_that_cannot_be_read(tmp_path, capfd):
   path = tmp_path / "video.mp4"
   path.write_bytes(b"")

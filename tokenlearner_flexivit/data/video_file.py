@@ -52,10 +52,12 @@ def read_jpegs(
   AVI has the order of the frames instead of times. Decoding begins shortly
   before `start` in MP4, MOV, MKV and WebM, with the first frame in all others.
 
-  Frames larger than `size` are reduced by area so that the smaller side is
-  `size`. If frames change their size on the way, all get that of the first. A
-  rotation or a pixel's aspect ratio that the file asks for is ignored. A file
-  that is cut off counts up to there if its format allows to decode that.
+  Frames are turned as the file asks, by the nearest number of right angles:
+  phones store what was held upright lying on its side. Mirroring and the aspect
+  ratio of pixels are ignored. Frames larger than `size` are reduced by area so
+  that the smaller side is `size`. If frames change their size on the way, all
+  get that of the first. A file that is cut off counts up to there if its format
+  allows to decode that.
 
   Args:
     path: the file.
@@ -84,7 +86,7 @@ def read_jpegs(
   last, last_jpeg = None, b""
   for frame in _shown(path, rate, start, end):
     if frame is not last:
-      pixels = frame.to_ndarray(format="bgr24")
+      pixels = _upright(frame.to_ndarray(format="bgr24"), frame.rotation)
       if shape is None:
         shape = _reduced(*pixels.shape[:2], size)
       last, last_jpeg = frame, _encode(pixels, shape)
@@ -93,6 +95,11 @@ def read_jpegs(
     until = "its end" if end is None else f"{end} s"
     raise ValueError(f"the file has no frames from {start} s to {until}")
   return jpegs
+
+
+def _upright(pixels: np.ndarray, angle: float) -> np.ndarray:
+  """Turns a frame counterclockwise; the angle is in degrees."""
+  return np.ascontiguousarray(np.rot90(pixels, round(angle / 90)))
 
 
 def _reduced(height: int, width: int, size: int) -> tuple[int, int]:

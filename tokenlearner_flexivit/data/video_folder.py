@@ -40,8 +40,9 @@ class VideoFolderConfig(tfds.core.BuilderConfig):
 class VideoFolder(tfds.core.GeneratorBasedBuilder):
   """TFDS builder; see `_DESCRIPTION`."""
 
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("1.2.0")
   RELEASE_NOTES: ClassVar = {
+    "1.2.0": "Frames are turned as the file asks.",
     "1.1.0": "Frames of AVI and of clips of MPEG streams in true order.",
     "1.0.0": "First version.",
   }
