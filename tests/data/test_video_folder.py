@@ -13,7 +13,12 @@ import tensorflow_datasets as tfds
 
 from tests.data.test_video_file import frame_numbers, write_video
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data import video_file, video_folder, video_listing
+from tokenlearner_flexivit.data import (
+  preparation,
+  video_file,
+  video_folder,
+  video_listing,
+)
 
 
 def write_table(path, *lines):
@@ -178,6 +183,31 @@ def test_restart_and_threads_change_nothing(folders, tmp_path, monkeypatch):
     for folder in (data_dir, tmp_path)
   )
   assert one == two
+
+
+def test_frames_kept_by_another_version_are_not_used(
+  folders, tmp_path, monkeypatch
+):
+  root, _ = folders
+  read, done = video_file.read_jpegs, []
+
+  def counted(path, *args):
+    done.append(path)
+    return read(path, *args)
+
+  def break_off(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(video_file, "read_jpegs", counted)
+  with monkeypatch.context() as patch:
+    other = tfds.core.Version("0.9.0")
+    patch.setattr(video_folder.VideoFolder, "VERSION", other)
+    patch.setattr(preparation, "prepare", break_off)
+    with pytest.raises(KeyboardInterrupt):
+      video_folder.prepare(root, tmp_path, 25, 16)
+  assert len(done) == 7
+  video_folder.prepare(root, tmp_path, 25, 16)
+  assert len(done) == 14
 
 
 def test_table_with_several_labels_and_times(tmp_path):

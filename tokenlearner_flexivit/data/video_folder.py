@@ -102,7 +102,8 @@ class VideoFolderSource(tfds_source.TfdsSource):
   sizes of the files and on their labels and times, so that after a change all
   is stored anew. What is stored can also be read where PATH is not, as the
   dataset of that name. Until all is there, the frames of each video are kept in
-  a file in video_folder/.frames-FPSfps-SIZEpx, which takes the room twice.
+  a file in video_folder/.frames-FPSfps-SIZEpx-VERSION, which takes the room
+  twice.
   """
 
   def __init__(
@@ -203,7 +204,9 @@ def prepare(
     return config.name
 
   # Shared by all states of the folder, so that a mended one is soon stored.
-  folder = target.parent.parent / f".frames-{fps:g}fps-{size}px"
+  # Not by those of another version, which may have made other frames.
+  name = f".frames-{fps:g}fps-{size}px-{target.name}"
+  folder = target.parent.parent / name
   store = frame_store.FrameStore(folder, listing.root, fps, size)
   clips = [clip for split in listing.clips.values() for clip in split]
   store.fill(clips, num_threads or os.cpu_count() or 1, config.name)
