@@ -23,6 +23,7 @@ def write_video(
   gop=12,
   codec="mpeg4",
   b_frames=0,
+  picture=None,
 ):
   """Writes a video in which frame i has the grey value STEP * (i % 25).
 
@@ -35,6 +36,7 @@ def write_video(
     gop: a frame that can be decoded by itself comes every so many.
     codec: FFmpeg's name of the encoder.
     b_frames: how many in a row may depend on a later one.
+    picture: uint8 [height, width, 3], which all frames show instead.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   height, width = side
@@ -49,7 +51,9 @@ def write_video(
     stream.codec_context.max_b_frames = b_frames
     stream.codec_context.bit_rate = 2_000_000
     for i in range(count):
-      pixels = np.full((height, width, 3), STEP * (i % 25), np.uint8)
+      pixels = picture
+      if pixels is None:
+        pixels = np.full((height, width, 3), STEP * (i % 25), np.uint8)
       frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
       frame.pts = round(times[i] / base) if times else i
       frame.time_base = base
@@ -204,14 +208,7 @@ def test_frames_are_turned_as_the_file_asks(tmp_path, matrix, corner):
   path = tmp_path / "video.mp4"
   pixels = np.zeros((32, 64, 3), np.uint8)
   pixels[:16, :32] = 250
-  with av.open(str(path), "w") as container:
-    stream = container.add_stream("mpeg4", rate=25)
-    stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
-    stream.codec_context.gop_size = 4
-    for _ in range(10):
-      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+  write_video(path, 10, side=(32, 64), gop=4, picture=pixels)
   data = bytearray(path.read_bytes())
   start = data.index(b"tkhd") + 44  # In 16.16 bits, three in a row.
   a, b, c, d = matrix

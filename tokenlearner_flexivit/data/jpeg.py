@@ -6,6 +6,7 @@ libjpeg, which it uses, decodes as many rows as the header announces; with a
 smaller height there, the rows above are the same to the last bit.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -74,10 +75,9 @@ class UndecodedJpeg:
     if -(-height // self._unit) < -(-self.shape[0] // self._unit):
       upper = self._upper.copy()
       upper[self._frame + 5 : self._frame + 7] = divmod(height, 256)
-      try:
+      # It may be damaged, as the whole will tell, or too few bytes are left.
+      with contextlib.suppress(ValueError):
         return self._decode(upper, self._channels)[part]
-      except ValueError:
-        pass  # Damaged, as the whole will tell, or too few bytes are left.
     return self._decode(self._data, self._channels)[part]
 
 
