@@ -42,6 +42,9 @@ def step(optimizer):
     (dict(name="linear", warmup_steps=20), 60, 0.5),
     (dict(name="linear", warmup_epochs=2), 5, 0.25),  # 2 epochs: 20 steps.
     (dict(name="linear", warmup_examples=200), 5, 0.25),
+    (dict(name="linear", warmup_percent=20), 5, 0.25),  # Of 100 steps: 20.
+    (dict(name="linear", warmup_percent=12.5), 6, 0.5),  # 12.5 steps: 12.
+    (dict(name="rsqrt", timescale=30, cooldown_percent=10), 95, 0.25),
     (dict(name="rsqrt", timescale=10), 30, 0.5),
     (dict(name="rsqrt", timescale=30, cooldown_steps=10), 90, 0.5),
     (dict(name="rsqrt", timescale=30, cooldown_steps=10), 95, 0.25),
@@ -58,7 +61,12 @@ def test_schedules(section, at, expected):
     (dict(name="cos"), "Known: constant, cosine, linear, rsqrt"),
     (dict(warmup_step=3), "no key 'warmup_step'"),
     (dict(name="cosine", cooldown_steps=3), "no key 'cooldown_steps'"),
-    (dict(warmup_steps=100), "does not end before"),
+    (dict(warmup_steps=100), "does not end before.*warmup_percent=10"),
+    (dict(warmup_percent=0.1), r"warmup_percent=0.1 must be 0 or in \[1, 100"),
+    (dict(warmup_percent=100), "must be 0 or in"),
+    (dict(warmup_percent=10, warmup_steps=3), "more than once"),
+    (dict(warmup_percent="10"), "must be a non-negative number"),
+    (dict(cooldown_percent=10), "no key 'cooldown_percent'"),
     (dict(name="rsqrt", timescale=0), "must be >= 1"),
     (dict(name="rsqrt", cooldown_steps=101), "longer than"),
   ],
@@ -119,3 +127,9 @@ def test_momentum_is_bfloat16_by_default_as_in_the_recipes():
 def test_bad_optimizers(section, message):
   with pytest.raises(ValueError, match=message):
     create(**section)
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 7, 10, 85])
+def test_a_warmup_in_percent_ends_before_any_training(total_steps):
+  rate = schedule(total_steps, warmup_percent=99)
+  assert rate(total_steps - 1) > 0

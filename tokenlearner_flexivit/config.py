@@ -104,6 +104,8 @@ def call(
 
 
 DURATION_UNITS = ("steps", "epochs", "examples")
+# Of what is a part of the training.
+PART_UNITS = (*DURATION_UNITS, "percent")
 
 
 def steps(
@@ -113,12 +115,14 @@ def steps(
   *,
   batch_size: int,
   num_examples: int,
+  total_steps: int | None = None,
   default: int | None = None,
 ) -> int | None:
-  """Resolves `{name}_steps | {name}_epochs | {name}_examples` to steps.
+  """Resolves `{name}_steps | _epochs | _examples | _percent` to steps.
 
   A duration that is no whole number of steps ends with the step that
-  completes it (rounded up), so no example is left out.
+  completes it (rounded up), so no example is left out. Only percents of the
+  training are rounded down: a part of it ends before it does.
 
   Args:
     section: where the key is looked up.
@@ -126,29 +130,46 @@ def steps(
     where: the section's name for errors.
     batch_size: examples in a step, over all hosts.
     num_examples: examples in an epoch.
+    total_steps: of the training, which `{name}_percent` is of: 10 is a tenth.
+      None where there is no such key.
     default: the answer if no such key is there.
 
   Raises:
-    ValueError: two units at once, or a negative duration.
+    ValueError: two units at once, or a value out of its range.
   """
-  given = {
+  units = DURATION_UNITS if total_steps is None else PART_UNITS
+  values = {
     unit: section[f"{name}_{unit}"]
-    for unit in DURATION_UNITS
+    for unit in units
     if section.get(f"{name}_{unit}") is not None
   }
-  if len(given) > 1:
+  if len(values) > 1:
     raise ValueError(
       f"{where} sets {name} more than once "
-      f"({', '.join(f'{name}_{unit}' for unit in given)}); keep one."
+      f"({', '.join(f'{name}_{unit}' for unit in values)}); keep one."
     )
-  if not given:
+  if not values:
     return default
-  unit, value = next(iter(given.items()))
-  if value < 0 or (unit != "epochs" and int(value) != value):
+  unit, value = next(iter(values.items()))
+  key = f"{where}.{name}_{unit}"
+  fractions = unit in ("epochs", "percent")
+  if (
+    isinstance(value, bool)
+    or not isinstance(value, int | float)
+    or not 0 <= value < float("inf")
+    or (int(value) != value and not fractions)
+  ):
     raise ValueError(
-      f"{where}.{name}_{unit}={value!r} must be a non-negative "
-      f"{'number' if unit == 'epochs' else 'integer'}."
+      f"{key}={value!r} must be a non-negative "
+      f"{'number' if fractions else 'integer'}."
     )
+  if unit == "percent":
+    if 0 < value < 1 or value >= 100:
+      raise ValueError(
+        f"{key}={value!r} must be 0 or in [1, 100): 10 is a tenth of the "
+        f"training. For less there is {name}_steps."
+      )
+    return int(total_steps * value * (1 + 1e-9) / 100)
   if unit == "steps":
     return int(value)
   examples = value * num_examples if unit == "epochs" else value
@@ -156,9 +177,11 @@ def steps(
   return int(-((-examples * (1 - 1e-9)) // batch_size))
 
 
-def duration_keys(*names: str) -> list[str]:
-  """All spellings of the given durations, for `check_keys`."""
-  return [f"{name}_{unit}" for name in names for unit in DURATION_UNITS]
+def duration_keys(
+  *names: str, units: Iterable[str] = DURATION_UNITS
+) -> list[str]:
+  """Returns all spellings of the given durations, for `check_keys`."""
+  return [f"{name}_{unit}" for name in names for unit in units]
 
 
 def differences(old: Any, new: Any, where: str = "config") -> list[str]:

@@ -108,8 +108,9 @@ def create_schedule(
 
   Args:
     section: `name` (cosine, linear, rsqrt, constant); `warmup_steps`,
-      `_epochs` or `_examples`; `end`, the last factor (default 0); for rsqrt
-      `timescale` in steps (default 10,000) and `cooldown_*`.
+      `_epochs`, `_examples` or `_percent` (of the training; 10 is a tenth);
+      `end`, the last factor (default 0); for rsqrt `timescale` in steps
+      (default 10,000) and `cooldown_*` in the same units.
     total_steps: length of the training, with the warmup.
     batch_size: for durations in examples.
     num_examples: for durations in epochs.
@@ -129,16 +130,20 @@ def create_schedule(
       where,
       batch_size=batch_size,
       num_examples=num_examples,
+      total_steps=total_steps,
       default=0,
     )
-    for key in configuration.duration_keys(duration):
+    for key in configuration.duration_keys(
+      duration, units=configuration.PART_UNITS
+    ):
       if duration == "warmup" or name == "rsqrt":
         arguments.pop(key, None)
   warmup = durations["warmup"]
   if warmup >= total_steps > 0:
     raise ValueError(
       f"{where}: the warmup of {warmup} steps does not end before the training "
-      f"of {total_steps} steps does."
+      f"of {total_steps} steps does. Train longer, or give the warmup "
+      "as a part of the training: warmup_percent=10."
     )
   arguments.setdefault("end", 0.0)
   provided = {"progress_steps": total_steps - warmup}

@@ -22,6 +22,7 @@ from tokenlearner_flexivit import (
   layer_rates,
   metric_log,
   parallel,
+  paths,
   preemption,
   report,
 )
@@ -62,7 +63,7 @@ def train_and_evaluate(
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
   """
-  workdir = workdir_lib.local_path(workdir)
+  workdir = paths.local(workdir, "workdir")
   experiment = experiment_lib.Experiment(config)
   config = experiment.config
   kind, batch_size = config["parallel"], config["batch_size"]
@@ -227,7 +228,7 @@ def evaluate(
   Raises:
     ValueError: no run there, none of this model, or anything else wrong.
   """
-  workdir = workdir_lib.local_path(workdir)
+  workdir = paths.local(workdir, "workdir")
   trained = workdir_lib.read_config(workdir)
   if config is None:
     config = trained

@@ -27,20 +27,6 @@ _MAY_CHANGE = ("max_corrupt", "num_workers", "num_threads", "prefetch")
 _SHARED_WITHIN_SECONDS = 15
 
 
-def local_path(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Returns a workdir as a path.
-
-  Raises:
-    ValueError: the workdir is a URL.
-  """
-  if "://" in str(workdir):
-    raise ValueError(
-      f"--workdir={workdir} is no path of a file system. Mount the bucket (for "
-      "Google Cloud Storage: gcsfuse) and give the path there."
-    )
-  return pathlib.Path(workdir).expanduser()
-
-
 def raise_together(error: Exception | None) -> None:
   """Raises on all hosts if one of them has an error; all must call it.
 

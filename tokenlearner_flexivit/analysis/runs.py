@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenlearner_flexivit import checkpoint, dials, interop, models, progress
+from tokenlearner_flexivit import (
+  checkpoint,
+  dials,
+  interop,
+  models,
+  paths,
+  progress,
+)
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
 
@@ -190,7 +197,7 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   Raises:
     ValueError: no run there, one of the other kind, or one without evaluation.
   """
-  workdir = workdir_lib.local_path(workdir)
+  workdir = paths.local(workdir, "workdir")
   config = workdir_lib.read_config(workdir)
   other, unknown = _REFUSED[kind]
   if models.MODELS[config["model"].get("name", "vit")].input != kind:

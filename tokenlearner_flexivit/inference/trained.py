@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import traverse_util
 
-from tokenlearner_flexivit import checkpoint, dials, models
+from tokenlearner_flexivit import checkpoint, dials, models, paths
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import runs
@@ -100,7 +100,7 @@ def load(source: str | os.PathLike) -> Trained:
       a run without an evaluation (whose preprocessing would be missing), or a
       file of something else.
   """
-  path = workdir_lib.local_path(source)
+  path = paths.local(source, "source")
   if not path.exists():
     raise FileNotFoundError(f"There is no file or folder {path}.")
   if path.is_dir() and (path / MODEL_FILE).exists():
