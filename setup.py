@@ -8,12 +8,12 @@ import setuptools
 _HERE = pathlib.Path(__file__).parent
 _VERSION = re.search(
   r'__version__ = "(.+)"',
-  (_HERE / "tokenlearner_flexivit" / "__init__.py").read_text(),
+  (_HERE / "tokenlearner_flexivit" / "__init__.py").read_text(encoding="utf-8"),
 ).group(1)
 
 
 def _requirements() -> list[str]:
-  lines = (_HERE / "requirements.txt").read_text().splitlines()
+  lines = (_HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
   return [name for line in lines if (name := line.split("#")[0].strip())]
 
 
@@ -21,7 +21,7 @@ setuptools.setup(
   name="tokenlearner_flexivit",
   version=_VERSION,
   description="FlexiViT and TokenLearner in JAX: ViTs whose cost is a dial.",
-  long_description=(_HERE / "README.md").read_text(),
+  long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["tokenlearner_flexivit*"]),

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         "rows": rows,
       }
       path = args.out / f"{name}.json"
-      path.write_text(json.dumps(result, indent=2) + "\n")
+      path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def by_columns(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:

@@ -30,7 +30,9 @@ _CLEAR = pathlib.Path("/proc/self/clear_refs")
 
 def _process_bytes(name: str) -> int:
   """Returns VmRSS, the resident memory, or VmHWM, its highest so far."""
-  return 1024 * int(re.search(rf"{name}:\s+(\d+)", _STATUS.read_text())[1])
+  return 1024 * int(
+    re.search(rf"{name}:\s+(\d+)", _STATUS.read_text(encoding="utf-8"))[1]
+  )
 
 
 def _analysed_bytes(step: jax.stages.Compiled) -> int:
@@ -126,7 +128,7 @@ def measure(
     lambda x: jnp.zeros(x.shape, x.dtype), (images, labels)
   )
   if on_cpu:
-    _CLEAR.write_text("5")  # The highest so far is forgotten.
+    _CLEAR.write_text("5", encoding="utf-8")  # The highest so far is forgotten.
   for _ in range(3):
     state = jax.block_until_ready(step(state, images, labels))
   if on_cpu:

@@ -79,7 +79,7 @@ class Options:
       "claims": claims,
     }
     text = json.dumps(results, indent=2) + "\n"
-    (folder / f"results{self.suffix}.json").write_text(text)
+    (folder / f"results{self.suffix}.json").write_text(text, encoding="utf-8")
     return results
 
 

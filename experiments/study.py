@@ -72,9 +72,9 @@ def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
   """Returns what a JSON file holds, or computes it and writes it there."""
   if not path.exists():
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(compute(), indent=2) + "\n")
+    partial.write_text(json.dumps(compute(), indent=2) + "\n", encoding="utf-8")
     partial.rename(path)
-  return json.loads(path.read_text())
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
@@ -84,10 +84,14 @@ def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
     ValueError: the README has not each of them once.
   """
   begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-  parts = re.split(f"({re.escape(begin)}|{re.escape(end)})", readme.read_text())
+  parts = re.split(
+    f"({re.escape(begin)}|{re.escape(end)})", readme.read_text(encoding="utf-8")
+  )
   if parts[1::2] != [begin, end]:
     raise ValueError(f"{readme} needs {begin} and then {end}, once each.")
-  readme.write_text(f"{parts[0]}{begin}\n\n{text}\n\n{end}{parts[4]}")
+  readme.write_text(
+    f"{parts[0]}{begin}\n\n{text}\n\n{end}{parts[4]}", encoding="utf-8"
+  )
 
 
 def spread(values: Iterable[float]) -> dict[str, Any]:

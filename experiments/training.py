@@ -202,7 +202,7 @@ def _train(
   stopping: threading.Event,
 ) -> None:
   log = workdir / f"{run.name}.log"
-  with log.open("a") as output:
+  with log.open("a", encoding="utf-8") as output:
     process = subprocess.Popen(
       run.command(workdir.absolute()),
       cwd=study.ROOT,
@@ -253,4 +253,4 @@ def report_path(workdir: pathlib.Path, run: Run) -> pathlib.Path:
 
 def read(workdir: pathlib.Path, run: Run) -> Report:
   """Returns the report of a run that is done."""
-  return json.loads(report_path(workdir, run).read_text())
+  return json.loads(report_path(workdir, run).read_text(encoding="utf-8"))

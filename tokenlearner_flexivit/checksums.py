@@ -21,7 +21,7 @@ def write(folder: pathlib.Path, skip: Collection[str] = ()) -> None:
     folder: with all its subfolders.
     skip: names, relative to it, of files that may yet change.
   """
-  with (folder / FILE).open("w") as file:
+  with (folder / FILE).open("w", encoding="utf-8") as file:
     json.dump(_measure(folder, skip), file, indent=1)
     file.flush()
     os.fsync(file.fileno())

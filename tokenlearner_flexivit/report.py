@@ -360,6 +360,8 @@ def write(
     f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
     "this hardware, median of interleaved runs.\n\n"
   )
-  (workdir / "report.md").write_text(text + "\n".join(sections))
+  (workdir / "report.md").write_text(
+    text + "\n".join(sections), encoding="utf-8"
+  )
   progress.say(f"\nReport: {workdir / 'report.md'}")
   return report

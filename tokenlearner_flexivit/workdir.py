@@ -197,7 +197,7 @@ def claim_workdir(
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
   partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(values, indent=2) + "\n")
+  partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
   partial.rename(path)
 
 

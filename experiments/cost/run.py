@@ -285,7 +285,9 @@ def main(argv: list[str]) -> None:
     "rows": rows,
     "claims": xla_claims(rows) + published_claims(rows),
   }
-  (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  (HERE / "results.json").write_text(
+    json.dumps(results, indent=2) + "\n", encoding="utf-8"
+  )
   draw(rows, HERE / "figure.png")
   print(tables(rows))
 

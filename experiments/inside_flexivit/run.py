@@ -67,7 +67,9 @@ def main(argv: list[str]) -> None:
     "rows": [row for rows in found.values() for row in rows],
     "claims": judged,
   }
-  (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  (HERE / "results.json").write_text(
+    json.dumps(results, indent=2) + "\n", encoding="utf-8"
+  )
   text = summary.sections(found["flexivit"], judged, bool(paths["two_dials"]))
   study.fill_in(HERE / "README.md", "results", text)
   print(text)

@@ -32,7 +32,7 @@ def report_of(seed: int, workdir: pathlib.Path) -> dict:
     config = quickstart.get_config()
     config.seed = seed
     train.train_and_evaluate(config, path.parent)
-  return json.loads(path.read_text())
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def summarize(reports: list[dict]) -> list[dict]:
@@ -114,7 +114,9 @@ def main(argv: list[str]) -> None:
     "rows": rows,
     "claims": claims,
   }
-  (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  (HERE / "results.json").write_text(
+    json.dumps(results, indent=2) + "\n", encoding="utf-8"
+  )
   draw(rows, HERE / "figure.png")
   print(
     table.markdown(

@@ -140,8 +140,11 @@ def metrics_file_cut_in_a_line(fault: Fault) -> str:
   """A record that a crash left half written does no harm."""
   fault.interrupt()
   path = fault.workdir / metric_log.METRICS_FILE
-  records = path.read_text().splitlines()
-  path.write_text("\n".join([*records, records[-1][: len(records[-1]) // 2]]))
+  records = path.read_text(encoding="utf-8").splitlines()
+  path.write_text(
+    "\n".join([*records, records[-1][: len(records[-1]) // 2]]),
+    encoding="utf-8",
+  )
   fault.finish()
   return "all records are there, once"
 
@@ -303,7 +306,8 @@ def a_clock_that_jumps(fault: Fault) -> str:
     "import os, time\n"
     "real, start = time.time, time.monotonic()\n"
     "after, by = float(os.environ['AFTER']), float(os.environ['BY'])\n"
-    "time.time = lambda: real() + by * (time.monotonic() - start > after)\n"
+    "time.time = lambda: real() + by * (time.monotonic() - start > after)\n",
+    encoding="utf-8",
   )
   timeline = fault.world.timeline
   after = timeline["start"] + timeline["training"] / 3

@@ -115,7 +115,7 @@ class Program:
 
   def output(self, process: int = 0) -> str:
     """What a process has printed so far."""
-    return self._logs[process].read_text(errors="replace")
+    return self._logs[process].read_text(errors="replace", encoding="utf-8")
 
   def all_output(self) -> str:
     """What all processes have printed so far."""

@@ -298,7 +298,7 @@ def draw(rows: list[Row], path: pathlib.Path) -> None:
 def gather(workdir: pathlib.Path) -> list[Row]:
   """Returns all rows in the workdir, kills first."""
   paths = sorted(workdir.glob("processes*/rows/*.json"))
-  rows = [json.loads(path.read_text()) for path in paths]
+  rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
   return sorted(rows, key=lambda row: "fault" in row)
 
 
@@ -328,7 +328,9 @@ def main(argv: list[str]) -> None:
     "rows": rows,
     "claims": claims(rows),
   }
-  (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  (HERE / "results.json").write_text(
+    json.dumps(results, indent=2) + "\n", encoding="utf-8"
+  )
   draw(rows, HERE / "figure.png")
   print(tables(rows))
   for claim in results["claims"]:

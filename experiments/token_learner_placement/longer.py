@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
   }
   results["claims"] = lengths.claims(results["rows"])
   text = json.dumps(results, indent=2) + "\n"
-  (runs.HERE / "longer.json").write_text(text)
+  (runs.HERE / "longer.json").write_text(text, encoding="utf-8")
   text = lengths.markdown(results["rows"])
   study.fill_in(runs.HERE / "README.md", "table of longer trainings", text)
   print(text)

@@ -57,7 +57,11 @@ def of_flexivit_curves(scale: cells.Scale, suffix: str) -> Plane:
     {} if that study has no results of this scale.
   """
   path = study.ROOT / f"experiments/flexivit_curves/results{suffix}.json"
-  rows = json.loads(path.read_text())["rows"] if path.exists() else []
+  rows = (
+    json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if path.exists()
+    else []
+  )
   return {
     dials.Setting((size, size), ALL): row["accuracy"]["by_seed"]
     for size in scale.sizes

@@ -182,7 +182,7 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
 def write_numbers(picture: str, found: Any) -> pathlib.Path:
   """Writes as JSON what a picture shows; returns the file, beside it."""
   path = pathlib.Path(picture).with_suffix(".json")
-  path.write_text(json.dumps(found, indent=2) + "\n")
+  path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
   return path
 
 

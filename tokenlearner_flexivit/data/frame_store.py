@@ -89,7 +89,9 @@ class FrameStore:
     if problems:
       listed = self.folder.parent / f"unreadable-{name}.txt"
       listed.parent.mkdir(parents=True, exist_ok=True)
-      listed.write_text("".join(f"{words}\n" for words in problems))
+      listed.write_text(
+        "".join(f"{words}\n" for words in problems), encoding="utf-8"
+      )
       shown = "".join(f"\n  {words}" for words in problems[:5])
       raise ValueError(
         f"{len(problems)} of the {len(clips)} videos in {self.root} cannot be "

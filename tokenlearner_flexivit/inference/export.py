@@ -185,10 +185,10 @@ def write(
       "calling_convention": programs[0].calling_convention_version,
     },
   }
-  (path / "README.md").write_text(_readme(trained, rows))
+  (path / "README.md").write_text(_readme(trained, rows), encoding="utf-8")
   # The last: a folder that has it is complete.
   manifest = path / MANIFEST_FILE
-  manifest.write_text(json.dumps(about, indent=2) + "\n")
+  manifest.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   return manifest
 
 

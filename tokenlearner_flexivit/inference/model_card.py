@@ -59,7 +59,9 @@ def write(
     "settings": [row["about"] for row in rows],
     "training": trained.training,
   }
-  (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+  (path / CONFIG_FILE).write_text(
+    json.dumps(config, indent=2) + "\n", encoding="utf-8"
+  )
   drawn = [
     row for row in rows if None not in (row["accuracy"], row["images_per_s"])
   ]
@@ -75,7 +77,7 @@ def write(
     _notes_for_the_author(path),
   ]
   card = path / CARD_FILE
-  card.write_text("\n".join(sections))
+  card.write_text("\n".join(sections), encoding="utf-8")
   return card
 
 

@@ -110,7 +110,9 @@ def hardware() -> str:
 def _cpu() -> str:
   """Its name in brackets, where the system tells."""
   info = pathlib.Path("/proc/cpuinfo")  # Linux; Python's own has no name there.
-  found = info.exists() and re.search(r"model name\s*: (.+)", info.read_text())
+  found = info.exists() and re.search(
+    r"model name\s*: (.+)", info.read_text(encoding="utf-8", errors="replace")
+  )
   name = found[1] if found else platform.processor()
   return f" ({name})" if name else ""
 
@@ -128,7 +130,7 @@ def as_json(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
   """Writes rows to a file that `read` reads."""
-  pathlib.Path(path).write_text(f"{as_json(rows)}\n")
+  pathlib.Path(path).write_text(f"{as_json(rows)}\n", encoding="utf-8")
 
 
 def read(path: str | os.PathLike) -> list[Row]:
