@@ -102,3 +102,29 @@ def test_arguments_of_configs():
 def test_bad_arguments_of_configs(arg):
   with pytest.raises(ValueError):
     configuration.parse_arg(arg, runlocal=False, size=64)
+
+
+@pytest.mark.parametrize(
+  "value, interval, whole",
+  [(0, "[0, 1)", False), (0.5, "(0, 1)", False), (3, "[1, inf)", True)],
+)
+def test_numbers_in_their_interval(value, interval, whole):
+  configuration.check_number(value, "config.x", interval, whole=whole)
+
+
+@pytest.mark.parametrize(
+  "value, interval, whole, message",
+  [
+    (1, "[0, 1)", False, r"config.x=1 must be a number in \[0, 1\)"),
+    (0, "(0, 1]", False, r"config.x=0 must be a number in \(0, 1\]"),
+    ("0.5", "[0, 1]", False, "config.x='0.5' must be a number"),
+    (None, "[0, 1]", False, "config.x=None must be a number"),
+    (True, "[0, 1]", False, "config.x=True must be a number"),
+    (float("nan"), "(-inf, inf)", False, "config.x=nan"),
+    (float("inf"), "(-inf, inf)", False, "config.x=inf"),
+    (2.0, "[1, inf)", True, "config.x=2.0 must be a whole number"),
+  ],
+)
+def test_what_is_no_number_of_an_interval(value, interval, whole, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.check_number(value, "config.x", interval, whole=whole)

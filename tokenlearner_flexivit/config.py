@@ -70,6 +70,29 @@ def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
   return known[name]
 
 
+def check_number(
+  value: Any, where: str, interval: str = "(-inf, inf)", *, whole: bool = False
+) -> None:
+  """Raises ValueError unless a value of a config is a number in an interval.
+
+  Args:
+    value: of the config.
+    where: the key's name for errors, such as "config.task.temperature".
+    interval: as mathematics writes it: "[0, 1)" has 0 and not 1.
+    whole: whether it must be a whole number, of Python's type int.
+  """
+  low, high = map(float, interval[1:-1].split(","))
+  # To Python True is an int.
+  fits = type(value) in ((int,) if whole else (int, float))
+  if fits:
+    fits = low < value < high
+    fits |= value == low and interval[0] == "["
+    fits |= value == high and interval[-1] == "]"
+  if not fits:
+    kind = "whole number" if whole else "number"
+    raise ValueError(f"{where}={value!r} must be a {kind} in {interval}.")
+
+
 def call(
   function: Callable[..., Any],
   section: Mapping[str, Any],
