@@ -18,12 +18,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from tokenlearner_flexivit import checksums, progress, state_file
+from tokenlearner_flexivit import checksums, progress, root_logger, state_file
 from tokenlearner_flexivit import workdir as workdir_lib
+
+with root_logger.unchanged():
+  import orbax.checkpoint as ocp
 
 CHECKPOINTS = "checkpoints"
 CORRUPT = ".corrupt"  # Ends the names of damaged ones, which are kept.

@@ -14,9 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import safetensors
 import safetensors.numpy
+
+from tokenlearner_flexivit import root_logger
+
+with root_logger.unchanged():
+  import orbax.checkpoint as ocp
 
 _FILE = "state.safetensors"
 

@@ -10,14 +10,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags, logging
 
+from tokenlearner_flexivit import root_logger
 from tokenlearner_flexivit.data import examples, memory, preprocess
 from tokenlearner_flexivit.data.fake import FakeSource
 from tokenlearner_flexivit.data.folder import FolderSource
 from tokenlearner_flexivit.data.sources import Source
+
+with root_logger.unchanged():
+  import grain
 
 Batch = dict[str, np.ndarray]
 
