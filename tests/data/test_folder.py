@@ -77,6 +77,22 @@ def test_split_folders(tmp_path):
   assert len(open_folder(tmp_path / "train")) == 12
 
 
+def test_labels_and_digest(tmp_path):
+  fill(tmp_path / "a")
+  source = open_folder(tmp_path / "a")
+  expected = [int(source[i]["label"]) for i in range(len(source))]
+  assert source.labels().tolist() == expected
+  with pytest.raises(ValueError, match=r"'id' is no entry .*: label"):
+    source.labels("id")
+  # Of names and classes, wherever they are.
+  fill(tmp_path / "b")
+  assert open_folder(tmp_path / "b").digest() == source.digest()
+  write(tmp_path / "b" / "dog" / "more.png", 1)
+  assert open_folder(tmp_path / "b").digest() != source.digest()
+  (tmp_path / "a" / "dog").rename(tmp_path / "a" / "emu")
+  assert open_folder(tmp_path / "a").digest() != source.digest()
+
+
 def test_hidden_files_and_a_readme_are_ignored(tmp_path):
   fill(tmp_path)
   (tmp_path / "cat" / ".DS_Store").write_bytes(b"x")

@@ -141,3 +141,38 @@ def test_mocked_imagenet2012_takes_the_tfds_path():
     assert batch["label"].dtype == np.int32
     masks = [b["mask"] for b in data.eval_batches(config, batch_size=4)]
     assert np.concatenate(masks).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+
+
+# Labels and digests
+
+
+def test_labels_are_read_without_images(digits):
+  source = data.open_source(digits(split="test"))
+  expected = [int(source[i]["label"]) for i in range(len(source))]
+  assert source.labels().tolist() == expected
+  assert source.labels().dtype == np.int64
+  with pytest.raises(ValueError, match=r"'image' is no entry.*Such are: label"):
+    source.labels("image")
+  other = data.open_source(digits(split="test", features=("image",)))
+  assert other.labels().tolist() == expected
+
+
+def test_labels_of_noise():
+  source = data.open_source({"name": "fake:4x4x1:5:30", "split": "train"})
+  expected = [int(source[i]["label"]) for i in range(30)]
+  assert source.labels().tolist() == expected
+  with pytest.raises(ValueError, match="'image' is no entry"):
+    source.labels("image")
+
+
+def test_digests_tell_data_apart(digits):
+  sources = [
+    data.open_source({"name": name, "split": split})
+    for name in ("fake:4x4x1:5:30", "fake:4x4x1:5:31")
+    for split in ("train", "test")
+  ]
+  sources += [data.open_source(digits(split=s)) for s in ("train", "test")]
+  digests = [source.digest() for source in sources]
+  assert len(set(digests)) == len(digests)
+  assert data.open_source(digits()).digest() == digests[-2]
+  assert all(len(digest) == 16 for digest in digests)

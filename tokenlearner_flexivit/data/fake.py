@@ -65,3 +65,7 @@ class FakeSource(sources.Source):
       "label": np.int32(rng.integers(self.num_classes)),
       "id": np.int32(index),
     }
+
+  def digest(self) -> str:
+    """Returns a hash of the name and the split."""
+    return sources.hash_words(self.name)

@@ -95,6 +95,16 @@ class FolderSource(sources.Source):
     """Returns the position and the path of the file."""
     return f"example {index}, {self._root / self._files[index]}"
 
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Returns the numbers of the classes, int64 [N], from memory."""
+    if key != "label":
+      raise ValueError(self._no_such_label(key, ["label"]))
+    return self._labels.astype(np.int64)
+
+  def digest(self) -> str:
+    """Returns a hash of the classes and of the files' names in their order."""
+    return sources.hash_words(self.class_names, self._files)
+
 
 def _some(names: list[str], limit: int = 10) -> str:
   """Returns the first few names as words."""

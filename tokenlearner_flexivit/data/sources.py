@@ -1,10 +1,17 @@
 """What a source of examples is, and the slices of a split."""
 
 import abc
+import concurrent.futures
+import hashlib
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+
+# Threads that read labels; they wait for the disk or the network.
+_READERS = 32
 
 
 class Source(abc.ABC):
@@ -43,6 +50,60 @@ class Source(abc.ABC):
   def describe(self, index: int) -> str:
     """Returns words that let a person find the example at `index`."""
     return f"example {index}"
+
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Returns one whole number per example, without decoding images.
+
+    Args:
+      key: the entry of an example that is the number. A negative one means that
+        the example has no label.
+
+    Returns:
+      int64 [len(self)].
+
+    Raises:
+      ValueError: examples have no such entry, or it is no whole number.
+    """
+    example = self[0]
+    known = [name for name, value in example.items() if is_whole_number(value)]
+    if key not in known:
+      raise ValueError(self._no_such_label(key, known))
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+      # Few at a time: futures of a million examples would fill the memory.
+      parts = [
+        np.fromiter(pool.map(lambda i: int(self[i][key]), part), np.int64)
+        for part in _chunks(len(self), 32 * _READERS)
+      ]
+    return np.concatenate(parts)
+
+  def _no_such_label(self, key: str, known: Iterable[str]) -> str:
+    names = ", ".join(name for name in known if name != "id")
+    return (
+      f"{key!r} is no entry of {self.name} that is one whole number per "
+      f"example. Such are: {names or 'none'}."
+    )
+
+  def digest(self) -> str:
+    """Returns a short name for the data, to notice that they have changed.
+
+    It is the same on every host, wherever the data are.
+    """
+    return hash_words(len(self), self.num_classes, self.class_names)
+
+
+def hash_words(*values: Any) -> str:
+  """Returns a hash of values' `repr` in 16 hexadecimal digits."""
+  return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
+
+
+def is_whole_number(value: Any) -> bool:
+  """Tells whether an entry of an example is one whole number."""
+  return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biu"
+
+
+def _chunks(length: int, size: int) -> Iterator[range]:
+  for start in range(0, length, size):
+    yield range(start, min(start + size, length))
 
 
 _SPLIT = re.compile(

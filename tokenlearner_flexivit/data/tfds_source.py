@@ -1,5 +1,6 @@
 """Datasets by their TFDS name, read without TensorFlow."""
 
+import copy
 import difflib
 import functools
 import os
@@ -14,6 +15,8 @@ from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 
 # Builders that ship with this package and prepare themselves on first use.
 _PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
+# How many are read at once, for their labels.
+_RECORDS = 256
 
 
 class TfdsSource(sources.Source):
@@ -71,7 +74,13 @@ class TfdsSource(sources.Source):
       # What TFDS raises for a missing dataset depends on how it would be
       # written, so find out what is wrong rather than go by the exception.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
+    self._digest = sources.hash_words(
+      builder.info.full_name,
+      split,
+      {key: info.num_examples for key, info in builder.info.splits.items()},
+    )
     known = dict(builder.info.features.items())
+    self._features = known
     self.value_names = {
       key: feature.names
       for key, feature in known.items()
@@ -113,6 +122,44 @@ class TfdsSource(sources.Source):
     elif self._has_classes:
       example["label"] = np.int32(example["label"])
     return example
+
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Reads one whole number per example; parses no other feature.
+
+    Args:
+      key: the feature.
+
+    Returns:
+      int64 [N].
+
+    Raises:
+      ValueError: there is no such feature or it is no whole number.
+    """
+    known = [
+      name
+      for name, feature in self._features.items()
+      if isinstance(feature, tfds.features.Scalar | tfds.features.ClassLabel)
+      and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+    if key not in known:
+      raise ValueError(self._no_such_label(key, known))
+    parse = tfds.features.FeaturesDict(
+      {key: self._features[key]}
+    ).deserialize_example_np
+    source = copy.copy(self._source)
+    source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+    labels = np.empty(len(self), np.int64)
+    for start in range(0, len(self), _RECORDS):
+      rows = range(start, min(start + _RECORDS, len(self)))
+      for row, record in zip(
+        rows, source.__getitems__(list(rows)), strict=True
+      ):
+        labels[row] = parse(record)[key]
+    return labels
+
+  def digest(self) -> str:
+    """Returns a hash of the dataset's name, version, split and their sizes."""
+    return self._digest
 
   def describe(self, index: int) -> str:
     """Returns the position and the file's name if it was read."""

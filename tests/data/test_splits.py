@@ -1,0 +1,127 @@
+"""Which folder or table is which split."""
+
+import pytest
+
+from tokenlearner_flexivit.data import splits
+
+
+@pytest.mark.parametrize(
+  "name, role",
+  [
+    ("train", "train"),
+    ("Training", "train"),
+    ("val", "validation"),
+    ("VALID", "validation"),
+    ("validation.csv", "validation"),
+    ("dev", "validation"),
+    ("Testing", "test"),
+    ("test.csv", "test"),
+    ("trains", None),
+    ("extra", None),
+  ],
+)
+def test_roles(name, role):
+  assert splits.role(name) == role
+
+
+def test_two_names_for_one_role_are_refused():
+  with pytest.raises(ValueError, match="flowers has both val and valid"):
+    splits.by_role(["train", "val", "valid"], "flowers")
+
+
+def test_names_are_resolved():
+  known = ["Training", "dev", "extra"]
+  assert splits.resolve("train", known, "x") == "Training"
+  assert splits.resolve("validation", known, "x") == "dev"
+  assert splits.resolve("extra", known, "x") == "extra"
+  assert splits.resolve("val", ["val", "valid"], "x") == "val"
+  with pytest.raises(ValueError, match=r"'test'. Its splits are: Training, de"):
+    splits.resolve("test", known, "x")
+  with pytest.raises(ValueError, match="do you mean val or valid"):
+    splits.resolve("dev", ["val", "valid"], "x")
+
+
+@pytest.mark.parametrize(
+  "known, asked, expected",
+  [
+    (["train", "val"], {}, ("train", "val")),
+    (["train", "test", "val"], {}, ("train", "val")),
+    (["Train", "testing"], {}, ("Train", "testing")),
+    (["training"], {}, ("training[:90%]", "training[90%:]")),
+    (["train", "val", "test"], {"test": "test"}, ("train", "test")),
+    (["train", "val"], {"train": "train[:5%]"}, ("train[:5%]", "val")),
+    (["train", "val", "test"], {"train": "train+val", "test": "test"}, None),
+    (["a", "b"], {"train": "a", "test": "b"}, ("a", "b")),
+  ],
+)
+def test_choice(known, asked, expected):
+  expected = expected or (asked["train"], asked["test"])
+  assert splits.choose(known, "x", **asked) == expected
+
+
+def test_splits_without_labels_are_not_chosen():
+  known = ["train", "validation", "test"]
+  chosen = splits.choose(known, "x", has_labels=lambda s: s == "test")
+  assert chosen == ("train", "test")
+
+
+@pytest.mark.parametrize(
+  "known, asked, message",
+  [
+    (["train", "test"], {"test": "val"}, "no split 'val'. Its splits are: tr"),
+    (["train"], {"train": "all[:5%]"}, "no split 'all'"),
+    (["train"], {"train": "train"}, r"such as test=train\[90%:\]"),
+    (["train"], {"test": "train[90%:]"}, "is a part of the split to train on"),
+    (["test"], {}, "no split to train on"),
+    (["train", "val", "dev"], {}, "both val and dev"),
+  ],
+)
+def test_bad_choice(known, asked, message):
+  with pytest.raises(ValueError, match=message):
+    splits.choose(known, "x", **asked)
+
+
+def make(root, *files):
+  for name in files:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"x")
+
+
+def find(root):
+  known = splits.find(root, lambda name: name.endswith(".png"))
+  return {split: path.name for split, path in known.items()}
+
+
+@pytest.mark.parametrize(
+  "files, expected",
+  [
+    (["train/a/1.png", "val/a/1.png"], {"train": "train", "validation": "val"}),
+    (["Training/a/1.png"], {"train": "Training"}),
+    (["train.csv", "dev.csv", "a/1.png"], dict(train=1, validation=1)),
+    (["a/1.png", "b/1.png"], {}),
+    # Classes that are called like splits.
+    (["bus/1.png", "car/1.png", "train/1.png"], {}),
+    (["bus/1.png", "test/1.png"], {}),
+    # A split without labels.
+    (["train/a/1.png", "test/1.png"], {"train": "train"}),
+    # What nobody sees.
+    (["train/a/1.png", "__MACOSX/val/1.png"], {"train": "train"}),
+    (["a/1.png", "train/1.png", "train/Thumbs.db", "train/.x/1"], {}),
+    # A table and the folder of its files.
+    (["train.csv", "train/1.png"], {"train": "train.csv"}),
+  ],
+)
+def test_splits_of_a_folder(tmp_path, files, expected):
+  make(tmp_path, *files)
+  known = find(tmp_path)
+  assert known.keys() == expected.keys()
+  assert all(expected[key] in (1, known[key]) for key in known)
+
+
+def test_split_folders_without_classes_are_refused(tmp_path):
+  make(tmp_path, "train/1.png", "test/1.png")
+  with pytest.raises(ValueError, match="rename them, such as to class_test"):
+    find(tmp_path)
+  make(tmp_path, "train/a/1.png", "training/a/1.png")
+  with pytest.raises(ValueError, match="both train and training"):
+    find(tmp_path)
