@@ -49,6 +49,11 @@ class Options:
       )
     return self.cells or known
 
+  def results_folder(self, study_folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder for results; see `study.results_folder`."""
+    whole = set(study.SEEDS) <= set(self.seeds)
+    return study.results_folder(study_folder, self.workdir, whole=whole)
+
   def write_results(
     self,
     folder: pathlib.Path,
@@ -59,7 +64,7 @@ class Options:
     """Writes results.json of a study that is complete.
 
     Args:
-      folder: of the study.
+      folder: from `results_folder`.
       reports: of the seeds, by cell.
       rows: what was found.
       claims: what it says, from `study.claim`.
@@ -101,7 +106,7 @@ def define(
   )
   scale = flags.DEFINE_enum("scale", "cpu", list(scales), "How large.", **there)
   seeds = flags.DEFINE_list(
-    "seeds", ["0", "1", "2"], "Seeds of each cell.", **there
+    "seeds", list(map(str, study.SEEDS)), "Seeds of each cell.", **there
   )
   cells = flags.DEFINE_list(
     "cells", [], "Only these, joined by commas.", **there

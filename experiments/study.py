@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import platform
 import re
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 from tokenlearner_flexivit import progress, table
 
 ROOT = pathlib.Path(__file__).parent.parent
+SEEDS = (0, 1, 2)  # The committed results are the means over these.
 Report = dict[str, Any]
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -95,18 +98,21 @@ def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
 
 
 def spread(values: Iterable[float]) -> dict[str, Any]:
-  """Mean, standard deviation (of the sample) and values of the seeds."""
+  """Returns mean, standard deviation (of the sample) and values of the seeds.
+
+  One seed has no deviation: it is None.
+  """
   values = list(values)
   return {
     "mean": statistics.fmean(values),
-    "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+    "std": statistics.stdev(values) if len(values) > 1 else None,
     "by_seed": values,
   }
 
 
 def paired_difference(
   over: Sequence[float], under: Sequence[float]
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
   """Compares accuracies seed by seed.
 
   Args:
@@ -115,15 +121,67 @@ def paired_difference(
 
   Returns:
     In points of accuracy the mean difference, and its standard error over the
-    seeds.
+    seeds, None for one seed.
   """
   points = [100 * (a - b) for a, b in zip(over, under, strict=True)]
-  deviation = statistics.stdev(points) if len(points) > 1 else 0.0
-  return statistics.fmean(points), deviation / len(points) ** 0.5
+  mean = statistics.fmean(points)
+  if len(points) == 1:
+    return mean, None
+  return mean, statistics.stdev(points) / len(points) ** 0.5
+
+
+def plus_minus(
+  value: float, error: float | None, pattern: str, unit: str = ""
+) -> str:
+  """Returns a value with its error, or with the remark that it has none.
+
+  Args:
+    value: a mean over seeds.
+    error: its deviation or standard error; None for one seed.
+    pattern: formats the value, such as "+.2f".
+    unit: of both, such as " %".
+  """
+  if error is None:
+    return f"{value:{pattern}}{unit} (one seed)"
+  return f"{value:{pattern}} ± {error:{pattern.removeprefix('+')}}{unit}"
+
+
+def percent(seeds: Mapping[str, Any], digits: int, unit: str = " %") -> str:
+  """Returns a share of `spread` in percent, with its deviation."""
+  std = None if seeds["std"] is None else 100 * seeds["std"]
+  return plus_minus(100 * seeds["mean"], std, f".{digits}f", unit)
+
+
+def bars(errors: Iterable[float | None]) -> list[float]:
+  """Returns the lengths of error bars: none is drawn for one seed."""
+  return [math.nan if error is None else error for error in errors]
+
+
+def results_folder(
+  folder: pathlib.Path, workdir: pathlib.Path, *, whole: bool
+) -> pathlib.Path:
+  """Returns the folder that results, pictures and tables are written to.
+
+  The committed results are those of the whole study. A quick look, such as one
+  with a single seed, replaces none of them: its results go to the workdir.
+
+  Args:
+    folder: of the study.
+    workdir: of its runs.
+    whole: whether at least all that the committed results are from was done.
+  """
+  if whole:
+    return folder
+  own = workdir / "results" / folder.name
+  own.mkdir(parents=True, exist_ok=True)
+  if (folder / "README.md").exists():
+    shutil.copy(folder / "README.md", own)  # Its tables are filled in.
+  print(f"This is less than the whole study: results go to {own}.", flush=True)
+  return own
 
 
 def claim(
-  text: str, source: str, expected: str, measured: str, holds: bool
+  text: str, source: str, expected: str, measured: str, holds: bool | None
 ) -> Row:
   """Returns a row of results.json's claims: what is said, and what was found.
 
@@ -132,15 +190,18 @@ def claim(
     source: who says so.
     expected: what they found, or what would satisfy it.
     measured: what was found here.
-    holds: whether the statement does.
+    holds: whether the statement does; None where one seed cannot tell.
   """
   return {
     "claim": text,
     "source": source,
     "expected": expected,
     "measured": measured,
-    "holds": bool(holds),
+    "holds": None if holds is None else bool(holds),
   }
+
+
+_VERDICTS = {True: "yes", False: "no", None: "undecided"}
 
 
 def table_of_claims(claims: Iterable[Row]) -> str:
@@ -152,7 +213,7 @@ def table_of_claims(claims: Iterable[Row]) -> str:
         "source": claim["source"],
         "expected": claim["expected"],
         "here": claim["measured"],
-        "holds": "yes" if claim["holds"] else "no",
+        "holds": _VERDICTS[claim["holds"]],
       }
       for claim in claims
     ]

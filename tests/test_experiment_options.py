@@ -39,6 +39,15 @@ def test_cells_are_all_or_those_asked_for():
     some.choose(["a", "c"])
 
 
+def test_results_of_other_seeds_stay_in_the_workdir(tmp_path):
+  committed = study.ROOT / "experiments/two_dials"
+  for seeds, is_whole in (("0", False), ("3,4,5", False), ("0,1,2,3", True)):
+    asked = parse(f"--workdir={tmp_path}", f"--seeds={seeds}")
+    folder = asked.results_folder(committed)
+    assert (folder == committed) == is_whole
+    assert is_whole or folder.is_relative_to(tmp_path)
+
+
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 def test_results_say_how_they_were_made(scale, tmp_path):
   folder = tmp_path / "two_dials"

@@ -187,6 +187,11 @@ def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
   )
 
 
+def _is_beyond(points: float, error: float | None) -> bool | None:
+  """Tells whether points exceed what differs from seed to seed."""
+  return None if error is None else points > error
+
+
 def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   found = []
@@ -205,9 +210,9 @@ def _of_transfer(scale: scales.Scale, trained: Curves) -> list[study.Row]:
         f"FlexiViT, Figure 8; {_GOAL}",
         expected,
         f"{curves.points(curve, coarse):.1f} % -> "
-        f"{curves.points(curve, fine):.1f} % ({gain:+.1f} ± {error:.1f})",
-        # By more than what differs from seed to seed.
-        gain > error if gains else gain < -error,
+        f"{curves.points(curve, fine):.1f} % "
+        f"({study.plus_minus(gain, error, '+.1f')})",
+        _is_beyond(gain if gains else -gain, error),
       )
     )
   return found

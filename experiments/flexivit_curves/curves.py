@@ -53,15 +53,18 @@ def points(curve: Curve, size: int) -> float:
   return 100 * study.spread(curve[size])["mean"]
 
 
-def spread(curve: Curve, size: int) -> float:
-  """The standard deviation of the seeds in points."""
-  return 100 * study.spread(curve[size])["std"]
+def spread(curve: Curve, size: int) -> float | None:
+  """Returns the standard deviation of the seeds in points; None for one."""
+  std = study.spread(curve[size])["std"]
+  return None if std is None else 100 * std
 
 
-def difference(over: Curve, under: Curve, size: int) -> tuple[float, float]:
+def difference(
+  over: Curve, under: Curve, size: int
+) -> tuple[float, float | None]:
   """Accuracy of one curve minus that of another at a size, seed by seed.
 
   Returns:
-    In points: the mean, and its standard error over the seeds.
+    In points: the mean, and its standard error over the seeds (None for one).
   """
   return study.paired_difference(over[size], under[size])

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
+from experiments import study
 from experiments.flexivit_curves import curves
 from experiments.flexivit_curves.letters import Letter
 
@@ -30,7 +31,7 @@ def draw(letter: Letter, path: pathlib.Path) -> None:
     axes.errorbar(
       [sizes.index(size) for size in there],
       [curves.points(curve, size) for size in there],
-      yerr=[curves.spread(curve, size) for size in there],
+      yerr=study.bars(curves.spread(curve, size) for size in there),
       fmt="s--" if label in letter.dashed else "o-",
       lw=2.5 if label in letter.highlighted else 1.3,
       color=colours[label],
@@ -81,7 +82,7 @@ def draw_speed(
     axes.errorbar(
       [speed[size] for size in speed],
       [curves.points(curve, size) for size in speed],
-      yerr=[curves.spread(curve, size) for size in speed],
+      yerr=study.bars(curves.spread(curve, size) for size in speed),
       fmt="o-",
       color=colour,
       capsize=3,

@@ -115,12 +115,13 @@ def main(argv: list[str]) -> None:
   }
   found = claims.claims(scale, trained, tried)
   fast = summary.speed(scale)
-  asked.write_results(HERE, reports, summary.rows(trained, rows, fast), found)
+  folder = asked.results_folder(HERE)
+  asked.write_results(folder, reports, summary.rows(trained, rows, fast), found)
   figures = pathlib.PurePath(f"figures{asked.suffix}")
-  (HERE / figures).mkdir(exist_ok=True)
+  (folder / figures).mkdir(exist_ok=True)
   items = letters.of(scale, trained, tried)
   for letter in items:
-    pictures.draw(letter, HERE / figures / pictures.file_name(letter))
+    pictures.draw(letter, folder / figures / pictures.file_name(letter))
   pictures.draw_speed(
     fast,
     {
@@ -128,10 +129,10 @@ def main(argv: list[str]) -> None:
       "distilled FlexiViT": trained["distilled_from_teacher"],
       "a ViT for each size": curves.of_fixed(scale, trained),
     },
-    HERE / figures / "speed.png",
+    folder / figures / "speed.png",
   )
   text = summary.sections(items, found, fast, figures)
-  study.fill_in(HERE / "README.md", f"results of {asked.scale}", text)
+  study.fill_in(folder / "README.md", f"results of {asked.scale}", text)
   print(text)
 
 

@@ -115,8 +115,9 @@ def _accuracies(series: Mapping[str, curves.Curve]) -> str:
       {
         "test accuracy in %, mean ± std of seeds": label,
         **{
-          f"/{size}": f"{curves.points(curve, size):.1f} "
-          f"± {curves.spread(curve, size):.1f}"
+          f"/{size}": study.plus_minus(
+            curves.points(curve, size), curves.spread(curve, size), ".1f"
+          )
           if size in curve
           else ""
           for size in sizes

@@ -4,7 +4,9 @@ r"""Looks into trained models: FlexiViT's section on internal representations.
     --flexivit=/tmp/curves/cpu_flexi_0,/tmp/curves/cpu_flexi_1
 
 Takes runs that `experiments.flexivit_curves` and `experiments.two_dials` have
-trained, seeds of one model each. Nothing is trained.
+trained, seeds of one model each. Nothing is trained. The results are written
+beside the first run unless there are three seeds, models of each kind and 2,000
+images.
 """
 
 import json
@@ -39,7 +41,14 @@ def main(argv: list[str]) -> None:
       ("two_dials", _TWO_DIALS),
     )
   }
-  figures = HERE / "figures"
+  folder = study.results_folder(
+    HERE,
+    paths["flexivit"][0].parent,
+    whole=len(paths["flexivit"]) >= len(study.SEEDS)
+    and all(paths.values())
+    and number >= _IMAGES.default,
+  )
+  figures = folder / "figures"
   figures.mkdir(exist_ok=True)
   found = {kind: [] for kind in paths}
   for i, path in enumerate(paths["flexivit"]):
@@ -67,11 +76,11 @@ def main(argv: list[str]) -> None:
     "rows": [row for rows in found.values() for row in rows],
     "claims": judged,
   }
-  (HERE / "results.json").write_text(
+  (folder / "results.json").write_text(
     json.dumps(results, indent=2) + "\n", encoding="utf-8"
   )
   text = summary.sections(found["flexivit"], judged, bool(paths["two_dials"]))
-  study.fill_in(HERE / "README.md", "results", text)
+  study.fill_in(folder / "README.md", "results", text)
   print(text)
 
 

@@ -108,12 +108,10 @@ def _by_layer(
 ) -> str:
   rows = []
   for layer, by_run in values.items():
-    of = study.spread(unit * value for value in by_run)
-    digits = 1 if unit > 1 else 3
-    mean, std = (f"{of[key]:.{digits}f}" for key in ("mean", "std"))
-    rows.append(
-      {"layer": f"`{layer}`", f"{what}, mean ± std": f"{mean} ± {std}"}
-    )
+    seeds = study.spread(unit * value for value in by_run)
+    pattern = ".1f" if unit > 1 else ".3f"
+    shown = study.plus_minus(seeds["mean"], seeds["std"], pattern)
+    rows.append({"layer": f"`{layer}`", f"{what}, mean ± std": shown})
   return table.markdown(rows)
 
 

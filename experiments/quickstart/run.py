@@ -14,11 +14,14 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from configs import quickstart
+from experiments import study
 from tokenlearner_flexivit import table, train
 
 HERE = pathlib.Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per seed.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to run.")
+_SEEDS = flags.DEFINE_list(
+  "seeds", list(map(str, study.SEEDS)), "Seeds to run."
+)
 flags.mark_flag_as_required("workdir")
 
 # What the quickstart promises, in test accuracy by patch size.
@@ -114,10 +117,15 @@ def main(argv: list[str]) -> None:
     "rows": rows,
     "claims": claims,
   }
-  (HERE / "results.json").write_text(
+  folder = study.results_folder(
+    HERE,
+    pathlib.Path(_WORKDIR.value),
+    whole=set(study.SEEDS) <= set(seeds),
+  )
+  (folder / "results.json").write_text(
     json.dumps(results, indent=2) + "\n", encoding="utf-8"
   )
-  draw(rows, HERE / "figure.png")
+  draw(rows, folder / "figure.png")
   print(
     table.markdown(
       [

@@ -27,6 +27,7 @@ from experiments.reliability import compare, faults, kills, program
 from tokenlearner_flexivit import table
 
 HERE = pathlib.Path(__file__).parent
+WHOLE_KILLS = 100  # Of the committed results.
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per run.")
 _KILLS = flags.DEFINE_integer(
   "kills", 3, "Runs, each killed at least once.", lower_bound=1
@@ -328,10 +329,13 @@ def main(argv: list[str]) -> None:
     "rows": rows,
     "claims": claims(rows),
   }
-  (HERE / "results.json").write_text(
+  folder = study.results_folder(
+    HERE, workdir, whole=_KILLS.value >= WHOLE_KILLS and _FAULTS.value
+  )
+  (folder / "results.json").write_text(
     json.dumps(results, indent=2) + "\n", encoding="utf-8"
   )
-  draw(rows, HERE / "figure.png")
+  draw(rows, folder / "figure.png")
   print(tables(rows))
   for claim in results["claims"]:
     if not claim["holds"]:

@@ -18,7 +18,7 @@ def difference(rows: Mapping[str, Row], over: str, under: str) -> Row:
 
   Returns:
     In points of accuracy: `mean`, and `error`, the standard error of the mean
-    over the seeds.
+    over the seeds, None for one.
   """
   mean, error = study.paired_difference(
     *(rows[cell]["accuracy"]["by_seed"] for cell in (over, under))
@@ -102,7 +102,7 @@ def claims(rows: Mapping[str, Row]) -> list[Row]:
     points = difference(rows, over, under)
     cost = rows[over]["gmacs"] / rows[under]["gmacs"]
     measured = (
-      f"{points['mean']:+.2f} ± {points['error']:.2f} points "
+      f"{study.plus_minus(points['mean'], points['error'], '+.2f')} points "
       f"({over} against {under})"
     )
     if share is not None:

@@ -45,7 +45,7 @@ def claims(found: list[study.Row]) -> list[study.Row]:
 
 def _points(row: study.Row) -> str:
   over = row["over_baseline"]
-  return f"{over['mean']:+.2f} ± {over['error']:.2f}"
+  return study.plus_minus(over["mean"], over["error"], "+.2f")
 
 
 def markdown(found: list[study.Row]) -> str:
@@ -55,10 +55,7 @@ def markdown(found: list[study.Row]) -> str:
       {
         "model": row["cell"].replace("_", "/"),
         "steps": row["steps"],
-        "test accuracy, mean ± std of seeds": (
-          f"{100 * row['accuracy']['mean']:.2f} "
-          f"± {100 * row['accuracy']['std']:.2f} %"
-        ),
+        "test accuracy, mean ± std of seeds": study.percent(row["accuracy"], 2),
         "points over the baseline": _points(row),
       }
       for row in found

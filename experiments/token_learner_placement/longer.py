@@ -15,7 +15,6 @@ from absl import app, flags, logging
 from experiments import study, training
 from experiments.token_learner_placement import config, lengths, runs
 
-SEEDS = (0, 1, 2)
 _WORKDIR = flags.DEFINE_string("workdir", None, "That of the study.")
 flags.mark_flag_as_required("workdir")
 _CELLS = flags.DEFINE_list("cells", ["at1_2"], "What to compare with baseline.")
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
   reports = training.train_seeds(
     lambda cell, seed: runs.of(cell[0], seed, "cpu", cell[1]),
     list(itertools.product(names, steps)),
-    SEEDS,
+    study.SEEDS,
     pathlib.Path(_WORKDIR.value),
     _JOBS.value,
     runs.in_words,
@@ -48,16 +47,22 @@ def main(argv: list[str]) -> None:
     "command": "python -m experiments.token_learner_placement.longer "
     f"--workdir=WORKDIR --cells={','.join(_CELLS.value)} "
     f"--steps={','.join(_STEPS.value)} --jobs={_JOBS.value}",
-    "seeds": list(SEEDS),
+    "seeds": list(study.SEEDS),
     "hardware": study.hardware(everything),
     "seconds": sum(r["train"]["seconds"] for r in everything),
     "rows": lengths.rows(accuracies),
   }
   results["claims"] = lengths.claims(results["rows"])
   text = json.dumps(results, indent=2) + "\n"
-  (runs.HERE / "longer.json").write_text(text, encoding="utf-8")
+  folder = study.results_folder(
+    runs.HERE,
+    pathlib.Path(_WORKDIR.value),
+    whole=set(_CELLS.default) <= set(_CELLS.value)
+    and set(_STEPS.default) <= set(_STEPS.value),
+  )
+  (folder / "longer.json").write_text(text, encoding="utf-8")
   text = lengths.markdown(results["rows"])
-  study.fill_in(runs.HERE / "README.md", "table of longer trainings", text)
+  study.fill_in(folder / "README.md", "table of longer trainings", text)
   print(text)
 
 

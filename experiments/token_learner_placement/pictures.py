@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib import figure as mpl_figure
 
+from experiments import study
 from experiments.token_learner_placement import cells, claims
 
 Row = dict[str, Any]
@@ -24,7 +25,8 @@ def _over_baseline(
 ) -> tuple[list[float], list[float]]:
   """Mean differences in points, and their standard errors."""
   found = [claims.difference(rows, name, "baseline") for name in names]
-  return [row["mean"] for row in found], [row["error"] for row in found]
+  errors = study.bars(row["error"] for row in found)
+  return [row["mean"] for row in found], errors
 
 
 def _placement(axes: Any, rows: Mapping[str, Row]) -> None:

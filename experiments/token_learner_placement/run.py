@@ -3,7 +3,8 @@ r"""TokenLearner's claims on images, tested on rendered_scenes.
 python -m experiments.token_learner_placement.run --workdir=/tmp/placement
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again. --cells and --seeds train some of them, without results.
+is not trained again. --cells trains some of them, without results; with
+other --seeds the results go to WORKDIR/results.
 """
 
 from absl import app, logging
@@ -37,12 +38,13 @@ def main(argv: list[str]) -> None:
   if asked.cells:
     return
   rows = summary.rows(reports, summary.speed(config.SCALES[asked.scale]))
+  folder = asked.results_folder(runs.HERE)
   results = asked.write_results(
-    runs.HERE, reports, rows.values(), claims.claims(rows)
+    folder, reports, rows.values(), claims.claims(rows)
   )
-  pictures.draw(rows, runs.HERE / f"figure{asked.suffix}.png")
+  pictures.draw(rows, folder / f"figure{asked.suffix}.png")
   tables = summary.tables(results)
-  study.fill_in(runs.HERE / "README.md", f"tables of {asked.scale}", tables)
+  study.fill_in(folder / "README.md", f"tables of {asked.scale}", tables)
   print(tables)
 
 

@@ -66,9 +66,8 @@ def tables(results: study.Row) -> str:
           {
             "model": row["model"],
             "layers": row["depth"],
-            "test accuracy, mean ± std of seeds": (
-              f"{100 * row['accuracy']['mean']:.2f} "
-              f"± {100 * row['accuracy']['std']:.2f} %"
+            "test accuracy, mean ± std of seeds": study.percent(
+              row["accuracy"], 2
             ),
             "10⁶ multiply-adds": f"{1000 * row['gmacs']:.1f}",
             "of the baseline's": f"{100 * row['gmacs_ratio']:.0f} %",

@@ -3,7 +3,8 @@ r"""Both dials in one model, against each alone and against fixed models.
 python -m experiments.two_dials.run --workdir=/tmp/two_dials --jobs=2
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again. --cells and --seeds train some of them, without results.
+is not trained again. --cells trains some of them, without results; with
+other --seeds the results go to WORKDIR/results.
 """
 
 import functools
@@ -50,17 +51,18 @@ def main(argv: list[str]) -> None:
   }
   run = training.run_name("two_dials", asked.seeds[0], asked.scale)
   speed = summary.speed(Predictor.load(asked.workdir / run))
+  folder = asked.results_folder(HERE)
   results = asked.write_results(
-    HERE,
+    folder,
     reports,
     summary.rows(scale, trained, speed),
     claims.claims(
       scale, trained, speed, planes.of_flexivit_curves(scale, asked.suffix)
     ),
   )
-  pictures.draw(scale, trained, speed, HERE / f"figure{asked.suffix}.png")
+  pictures.draw(scale, trained, speed, folder / f"figure{asked.suffix}.png")
   text = summary.tables(results["rows"], results["claims"])
-  study.fill_in(HERE / "README.md", f"tables of {asked.scale}", text)
+  study.fill_in(folder / "README.md", f"tables of {asked.scale}", text)
   print(text)
 
 

@@ -53,9 +53,7 @@ def tables(rows: list[study.Row], found: list[study.Row]) -> str:
   """The tables of the README: settings, then claims."""
 
   def shown(values):
-    if values is None:
-      return ""
-    return f"{100 * values['mean']:.1f} ± {100 * values['std']:.1f}"
+    return "" if values is None else study.percent(values, 1, "")
 
   return "\n\n".join(
     [

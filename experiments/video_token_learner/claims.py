@@ -24,7 +24,7 @@ def claims(rows: Mapping[str, study.Row]) -> list[study.Row]:
       "60 % of their multiply-adds",
       _GOAL,
       ">= -1 point, <= 60 %",
-      f"{near:+.2f} ± {error:.2f} points at {100 * share:.0f} %",
+      f"{study.plus_minus(near, error, '+.2f')} points at {100 * share:.0f} %",
       near >= -1 and share <= 0.6,
     ),
     _above(rows, "learned8", "frame", _PAPER, "59.6 against 58.6 mAP"),
@@ -36,7 +36,7 @@ def claims(rows: Mapping[str, study.Row]) -> list[study.Row]:
 
 def _over(
   rows: Mapping[str, study.Row], over: str, under: str
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
   """Points of accuracy between two cells, and their standard error."""
   return study.paired_difference(
     *(rows[name]["accuracy"]["by_seed"] for name in (over, under))
@@ -56,6 +56,6 @@ def _above(
     f"`{over}` is better than `{under}`",
     source,
     expected,
-    f"{points:+.2f} ± {error:.2f} points",
+    f"{study.plus_minus(points, error, '+.2f')} points",
     points > 0,
   )

@@ -3,8 +3,8 @@ r"""TokenLearner on videos, tested on rendered_scenes.
 python -m experiments.video_token_learner.run --workdir=/tmp/videos --jobs=2
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again. --cells trains some of them, without results; --seeds says
-with which seeds, whose results are written.
+is not trained again. --cells trains some of them, without results; with
+other --seeds the results go to WORKDIR/results.
 """
 
 import functools
@@ -48,19 +48,20 @@ def main(argv: list[str]) -> None:
     return
   taken = positions.of_cells(asked.workdir, asked.seeds, asked.scale)
   rows = summary.rows(reports, taken)
+  folder = asked.results_folder(HERE)
   results = asked.write_results(
-    HERE, reports, rows.values(), claims.claims(rows)
+    folder, reports, rows.values(), claims.claims(rows)
   )
-  pictures.draw(rows, HERE / f"figure{asked.suffix}.png")
+  pictures.draw(rows, folder / f"figure{asked.suffix}.png")
   tables = summary.tables(results)
   shown = [f"![Accuracy by cost](figure{asked.suffix}.png)", tables]
   for cell in pictures.SHOWN:
     name = f"token_maps_{cell}{asked.suffix}"
     run = training.run_name(cell, asked.seeds[0], asked.scale)
-    pictures.draw_maps(asked.workdir / run, HERE / f"{name}.png")
+    pictures.draw_maps(asked.workdir / run, folder / f"{name}.png")
     shown.append(f"Where the tokens of `{cell}` look:\n\n![Maps]({name}.gif)")
   study.fill_in(
-    HERE / "README.md", f"tables of {asked.scale}", "\n\n".join(shown)
+    folder / "README.md", f"tables of {asked.scale}", "\n\n".join(shown)
   )
   print(tables)
 

@@ -44,9 +44,7 @@ def tables(results: study.Row) -> str:
     shown.append(
       {
         "cell": f"`{row['cell']}`",
-        "test accuracy, mean ± std of seeds": (
-          f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} %"
-        ),
+        "test accuracy, mean ± std of seeds": study.percent(accuracy, 2),
         "10⁶ multiply-adds per clip": f"{1000 * row['gmacs']:.1f}",
         "of all tokens'": f"{100 * row['gmacs_ratio']:.0f} %",
         "positions per token": (
