@@ -79,7 +79,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   for row in report["settings"]:
     assert f"{100 * row['accuracy']:.2f}" in text
   assert "test, 21 images" in printed and "1shot %" in printed
-  for word in ("img/s", "/core", "ETA", "grad", "update", "param", "patch"):
+  for word in ("img/s", "per device", "ETA", "grad", "setting:times 3:"):
     assert word in printed
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tokenlearner_flexivit import arguments, program_cache
+from tokenlearner_flexivit import arguments, program_cache, terminal
 from tokenlearner_flexivit.inference import (
   Prediction,
   Predictor,
@@ -27,6 +27,7 @@ from tokenlearner_flexivit.inference import profile as profile_lib
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  terminal.escape_unknown_letters()
   argv = list(sys.argv[1:] if argv is None else argv)
   command = COMMANDS.get(argv[0]) if argv else None
   program_cache.use()

@@ -29,6 +29,9 @@ class Preemption:
   With several processes JAX's coordination service notices SIGTERM in any of
   them and agrees with all on the step; SIGINT is passed on to it. A second
   signal ends a process of its own at once, without saving.
+
+  A program that Python runs inside of (R, uWSGI) may handle a signal without
+  Python. Such a handler could not be put back, so it stays and decides.
   """
 
   def __init__(self):
@@ -45,7 +48,11 @@ class Preemption:
       self._take_over(signal.SIGTERM, self._note)
 
   def _take_over(self, number: signal.Signals, handler) -> None:
-    self._previous[number] = signal.signal(number, handler)
+    previous = signal.getsignal(number)
+    if previous is None:  # It is not Python's.
+      return
+    signal.signal(number, handler)
+    self._previous[number] = handler, previous
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     del frame
@@ -74,7 +81,8 @@ class Preemption:
     return self._signal is not None
 
   def close(self) -> None:
-    """Gives the signals back."""
+    """Gives the signals back, unless others have taken them meanwhile."""
     while self._previous:
-      number, handler = self._previous.popitem()
-      signal.signal(number, handler)
+      number, (handler, previous) = self._previous.popitem()
+      if signal.getsignal(number) == handler:
+        signal.signal(number, previous)

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,19 +12,16 @@ import numpy as np
 import tqdm
 from clu import parameter_overview
 
-from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit import dials, parallel, terminal
 
-# The bar appears only where someone watches; logs stay free of it.
-_ON_TERMINAL = sys.stderr.isatty()
+# A line of the log fits in about 120 columns.
+_WIDTH_OF_SETTINGS = 48
 
 
 def say(text: str) -> None:
   """Prints a line on host 0, above the progress bar if there is one."""
   if jax.process_index() == 0:
-    # A log file on a full disk is no reason to stop a run.
-    with contextlib.suppress(OSError):
-      tqdm.tqdm.write(text, file=sys.stdout)
-      sys.stdout.flush()
+    terminal.write(text)
 
 
 def duration(seconds: float) -> str:
@@ -101,7 +98,8 @@ class Progress:
       total=self._total_steps,
       initial=self._first_step,
       unit="step",
-      disable=not _ON_TERMINAL or jax.process_index() > 0,
+      # Logs stay free of it.
+      disable=not terminal.is_watched(sys.stderr) or jax.process_index() > 0,
     )
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -179,21 +177,28 @@ class Progress:
     }
     per_step = (now - self._start) / (step - self._first_step)
     left = duration((self._total_steps - step) * per_step)
-    sizes = " ".join(
-      f"{self._settings[i].name.removeprefix('patch')}:{drawn[i]}"
-      for i in sorted(drawn)
-    )
+    devices = jax.device_count()
+    per_device = f" ({rate / devices:.0f} per device)" if devices > 1 else ""
     width = len(str(self._total_steps))
     say(
       f"step {step:{width}}/{self._total_steps}  loss {record['loss']:.4f}  "
-      f"{rate:.0f} img/s ({record['img_per_s_per_core']:.0f}/core)  ETA {left}"
-      f"  norms: grad {record['grad_norm']:.3g} update "
-      f"{record['update_norm']:.3g} param {record['param_norm']:.3g}  "
-      f"setting:times {sizes}"
+      f"{rate:.0f} img/s{per_device}  ETA {left}  "
+      f"grad {record['grad_norm']:.3g}  {self._drawn(drawn)}"
     )
     self._pending, self._steps_before = [], 0
     self._last = now
     return record
+
+  def _drawn(self, times: Mapping[int, int]) -> str:
+    """Tells how often which settings were drawn, if that is short."""
+    parts = [
+      f"{self._settings[i].name.removeprefix('patch')}:{times[i]}"
+      for i in sorted(times)
+    ]
+    text = " ".join(parts)
+    if len(text) <= _WIDTH_OF_SETTINGS:
+      return f"setting:times {text}"
+    return f"{len(parts)} of {len(self._settings)} settings"
 
   def close(self) -> None:
     """Ends the bar."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenlearner_flexivit import arguments, dials
+from tokenlearner_flexivit import arguments, dials, terminal
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import runs
 
@@ -189,6 +189,7 @@ def write_numbers(picture: str, found: Any) -> pathlib.Path:
 @contextlib.contextmanager
 def errors_in_a_line() -> Iterator[None]:
   """Ends the program with a line, not a traceback, on bad input."""
+  terminal.escape_unknown_letters()
   try:
     yield
   except (ValueError, OSError, ImportError) as error:

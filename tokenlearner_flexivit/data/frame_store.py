@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,7 +85,13 @@ class FrameStore:
     # PyAV and OpenCV leave the interpreter to other threads while they work.
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
       results = pool.map(problem, clips)
-      bar = tqdm.tqdm(results, desc=name, total=len(clips), unit=" videos")
+      bar = tqdm.tqdm(
+        results,
+        desc=name,
+        total=len(clips),
+        unit=" videos",
+        disable=sys.stderr is None,
+      )
       problems = [words for words in bar if words]
     if problems:
       listed = self.folder.parent / f"unreadable-{name}.txt"

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tokenlearner_flexivit import models
+from tokenlearner_flexivit import models, terminal
 from tokenlearner_flexivit.interop import (
   FORMATS,
   describe,
@@ -21,6 +21,7 @@ from tokenlearner_flexivit.interop import (
 
 def main(argv: list[str] | None = None) -> None:
   """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  terminal.escape_unknown_letters()
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.interop",
     description=__doc__.split("\n", 1)[0],

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import preparation
 from tokenlearner_flexivit.data.rendered_scenes import (
   scene,
@@ -235,7 +236,8 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
         # TFDS counts its own bars, which `preparation` hides, as lines above.
         position=0,
         file=screen,
-        mininterval=0.5 if screen.isatty() else 10,
+        mininterval=0.5 if terminal.is_watched(screen) else 10,
+        disable=screen is None,
       )
     )
 

@@ -1,0 +1,92 @@
+"""Output where there is no terminal, as in another program or a service."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from tokenlearner_flexivit import dials, progress, terminal
+
+
+class Log:
+  """What stands for a stream in programs that log."""
+
+  def __init__(self):
+    self.text = ""
+
+  def write(self, text):
+    self.text += text
+
+
+def closed():
+  stream = io.StringIO()
+  stream.close()
+  return stream
+
+
+@pytest.mark.parametrize("stream", [None, Log(), io.StringIO(), closed()])
+def test_what_is_no_terminal_is_not_watched(stream):
+  assert not terminal.is_watched(stream)
+
+
+def test_text_reaches_a_logger(monkeypatch):
+  monkeypatch.setattr(sys, "stdout", log := Log())
+  progress.say("one ± two")
+  assert log.text == "one ± two\n"
+
+
+@pytest.mark.parametrize("stream", [None, closed()])
+def test_text_without_a_place_is_left_out(monkeypatch, stream):
+  monkeypatch.setattr(sys, "stdout", stream)
+  progress.say("text")
+
+
+def test_letters_that_the_locale_lacks_are_escaped(monkeypatch):
+  ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+  monkeypatch.setattr(sys, "stdout", ascii_only)
+  progress.say("1 ± 2")
+  assert ascii_only.buffer.getvalue() == b"1 \\xb1 2\n"
+  terminal.escape_unknown_letters()
+  print("3 ± 4", flush=True)
+  assert ascii_only.buffer.getvalue().endswith(b"3 \\xb1 4\n")
+
+
+@pytest.mark.parametrize("stream", [None, Log()])
+def test_a_run_needs_no_stderr_for_its_bar(monkeypatch, stream):
+  monkeypatch.setattr(sys, "stderr", stream)
+  shown = progress.Progress([], first_step=0, total_steps=2, batch_size=1)
+  shown.start()
+  shown.add(1, {"loss": 0.5})
+  shown.close()
+  assert stream is None or stream.text == ""
+
+
+def test_imports_need_no_streams():
+  code = (
+    "import sys; out = sys.stdout; sys.stdout = sys.stderr = None\n"
+    "from tokenlearner_flexivit import inference, interop, predict, train\n"
+    "from tokenlearner_flexivit.data.rendered_scenes import builder\n"
+    "out.write('imported')"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert done.stdout == b"imported"
+
+
+def test_lines_stay_short_whatever_the_number_of_settings(capsys):
+  settings = [
+    dials.Setting((size, size), tokens)
+    for size in (48, 30, 24, 16, 12, 10, 8)
+    for tokens in (4, 8, 16, "all")
+  ]
+  shown = progress.Progress(
+    settings, first_step=0, total_steps=100_000, batch_size=1024
+  )
+  shown.start()
+  for step in range(1, 101):
+    norms = dict.fromkeys(("grad_norm", "update_norm", "param_norm"), 1.2345)
+    shown.add(step, {"loss": 1.5, "setting": step % 28, **norms})
+  shown.log(lr=0.1)
+  shown.close()
+  line = capsys.readouterr().out.strip()
+  assert "28 of 28 settings" in line and len(line) <= 120
