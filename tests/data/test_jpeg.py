@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data import image_ops, jpeg
+from tokenlearner_flexivit.data import decode_ops, jpeg
 
 CROPS = (
   "inception_crop(24)",
@@ -32,6 +32,11 @@ def make_image(height=150, width=203, channels=3):
   return image.clip(0, 255).astype(np.uint8)
 
 
+def stored(data, channels):
+  """Decodes a file as it is stored."""
+  return decode_ops.decode_bytes(data, channels, exif=False)
+
+
 def encode(image, *options):
   return cv2.imencode(".jpg", image, list(options))[1].tobytes()
 
@@ -43,7 +48,7 @@ def sampled(name):
 def assert_same_as_apart(file, crop, channels=3, seeds=range(20)):
   """Compares the ops in one string with one after the other."""
   together = data.parse(f"decode({channels})|{crop}|flip_lr")
-  assert together.steps[0].fn is image_ops.decode_when_cut
+  assert together.steps[0].fn is decode_ops.decode_when_cut
   decode = data.parse(f"decode({channels})")
   after = data.parse(f"{crop}|flip_lr")
   for seed in seeds:
@@ -83,8 +88,8 @@ def test_grey(channels):
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_every_bottom(sampling):
   file = sampled(sampling)
-  whole = image_ops.decode({"image": file})["image"]
-  undecoded = jpeg.UndecodedJpeg(file, 3, image_ops._decode_bytes)
+  whole = decode_ops.decode({"image": file})["image"]
+  undecoded = jpeg.UndecodedJpeg(file, 3, stored)
   assert undecoded.shape == whole.shape
   for bottom in range(1, len(whole) + 1):
     part = undecoded[max(0, bottom - 3) : bottom, 2:200]
@@ -94,7 +99,7 @@ def test_every_bottom(sampling):
 
 def test_decodes_no_more_than_it_must(decoded_heights):
   file = sampled("420")
-  undecoded = jpeg.UndecodedJpeg(file, 3, image_ops._decode_bytes)
+  undecoded = jpeg.UndecodedJpeg(file, 3, stored)
   assert undecoded[10:40, 5:9].shape == (30, 4, 3)
   assert decoded_heights == [44]
 
@@ -132,7 +137,7 @@ def test_thumbnail_and_orientation_in_the_header():
 )
 def test_others_are_decoded_as_a_whole(file, decoded_heights):
   with pytest.raises(ValueError):
-    jpeg.UndecodedJpeg(file, 3, image_ops._decode_bytes)
+    jpeg.UndecodedJpeg(file, 3, stored)
   assert_same_as_apart(file, CROPS[0])
   assert set(decoded_heights) == {150}
 
@@ -160,7 +165,7 @@ def test_header_cut_anywhere():
 
 
 def test_only_where_the_next_op_cuts_the_same_image():
-  decode = image_ops.decode
+  decode = decode_ops.decode
   for pp in (
     "decode|resize(8)|inception_crop(4)",
     "decode|copy('image','b')|inception_crop(4)",
@@ -168,4 +173,4 @@ def test_only_where_the_next_op_cuts_the_same_image():
   ):
     assert data.parse(pp).steps[0].fn is decode
   pp = data.parse("decode(key='b')|inception_crop(4,key='b')")
-  assert pp.steps[0].fn is image_ops.decode_when_cut
+  assert pp.steps[0].fn is decode_ops.decode_when_cut

@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit.data import augment_ops, image_ops, label_ops
+from tokenlearner_flexivit.data import (
+  augment_ops,
+  decode_ops,
+  image_ops,
+  label_ops,
+)
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 10, 3), np.uint8)
@@ -48,32 +53,32 @@ class Draws:
 
 
 def test_decode_gives_rgb():
-  image = image_ops.decode({"image": encoded(NOISE)})["image"]
+  image = decode_ops.decode({"image": encoded(NOISE)})["image"]
   assert image.dtype == np.uint8
   np.testing.assert_array_equal(image, NOISE)
 
 
 def test_decode_grey_to_rgb_and_back():
   grey = NOISE[..., 0]
-  image = image_ops.decode({"image": encoded(grey)})["image"]
+  image = decode_ops.decode({"image": encoded(grey)})["image"]
   np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
-  image = image_ops.decode({"image": encoded(grey)}, 1)["image"]
+  image = decode_ops.decode({"image": encoded(grey)}, 1)["image"]
   np.testing.assert_array_equal(image, grey[..., None])
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".webp", ".bmp"])
 def test_decode_other_formats(extension):
   smooth = cv2.resize(NOISE[:3, :3], (40, 30), interpolation=cv2.INTER_LINEAR)
-  image = image_ops.decode({"image": encoded(smooth, extension)})["image"]
+  image = decode_ops.decode({"image": encoded(smooth, extension)})["image"]
   assert np.abs(image.astype(int) - smooth).mean() < 8
 
 
 def test_decode_passes_arrays_through():
   for shape in [(4, 5), (4, 5, 1)]:
-    image = image_ops.decode({"image": np.full(shape, 9, np.uint8)})["image"]
+    image = decode_ops.decode({"image": np.full(shape, 9, np.uint8)})["image"]
     assert image.shape == (4, 5, 3) and (image == 9).all()
-  assert image_ops.decode({"image": NOISE})["image"] is NOISE
-  grey = image_ops.decode({"image": np.full((4, 5, 3), 9, np.uint8)}, 1)
+  assert decode_ops.decode({"image": NOISE})["image"] is NOISE
+  grey = decode_ops.decode({"image": np.full((4, 5, 3), 9, np.uint8)}, 1)
   assert grey["image"].shape == (4, 5, 1) and (grey["image"] == 9).all()
 
 
@@ -89,15 +94,15 @@ def test_decode_passes_arrays_through():
 )
 def test_decode_refuses(image, message, capfd):
   with pytest.raises(ValueError, match=message):
-    image_ops.decode({"image": image})
+    decode_ops.decode({"image": image})
   capfd.readouterr()  # OpenCV complains on stderr too.
 
 
 def test_decode_refuses_other_arguments():
   with pytest.raises(ValueError, match="1 or 3"):
-    image_ops.decode({"image": NOISE}, 4)
+    decode_ops.decode({"image": NOISE}, 4)
   with pytest.raises(ValueError, match="no 'picture'; it has"):
-    image_ops.decode({"image": NOISE}, key="picture")
+    decode_ops.decode({"image": NOISE}, key="picture")
 
 
 # Sizes
@@ -341,11 +346,36 @@ def test_onehot():
   assert result.tolist() == [0, 0, 1, 0]
   result = label_ops.onehot({"y": np.array([0, 3])}, 4, "y", on=2, off=-1)
   assert result["y"].tolist() == [2, -1, -1, 2]
-  for label in (4, -1):
-    with pytest.raises(ValueError, match=r"not in \[0, 4\)"):
+  for label in (4, -1, [0, 4], np.array([-1, 2])):
+    with pytest.raises(ValueError, match=r"class (4|-1) .*not in \[0, 4\)"):
       label_ops.onehot({"label": label}, 4)
   with pytest.raises(ValueError, match="no 'label'; it has"):
     label_ops.onehot({"y": 1}, 4)
+
+
+@pytest.mark.parametrize(
+  "label, expected",
+  [
+    ([], [0, 0, 0, 0]),
+    (np.array([]), [0, 0, 0, 0]),
+    ([1, 3], [0, 1, 0, 1]),
+    ([2, 2], [0, 0, 1, 0]),
+    (np.uint8(3), [0, 0, 0, 1]),
+    (True, [0, 1, 0, 0]),
+  ],
+)
+def test_onehot_of_lists_as_datasets_give_them(label, expected):
+  vector = label_ops.onehot({"label": label}, 4)["label"]
+  assert vector.dtype == np.float32 and vector.tolist() == expected
+
+
+@pytest.mark.parametrize(
+  "label",
+  [1.0, [0.0, 1.0], [True, False, True, True], ["cat"], b"cat", [[1], [2]]],
+)
+def test_onehot_refuses_what_is_no_class(label):
+  with pytest.raises(ValueError, match="is no class or vector of classes"):
+    label_ops.onehot({"label": label}, 4)
 
 
 def test_copy_keep_drop():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import flexivit_i1k_distill
 from tokenlearner_flexivit import data
 
 RANDOM_PP = (
@@ -209,6 +210,38 @@ def test_random_ops_of_eval_do_not_depend_on_the_batch_size():
   two = list(data.eval_batches({**FAKE, "num_threads": 2}, batch_size=4))
   images = np.concatenate([b["image"] for b in two])[:23]
   np.testing.assert_array_equal(images, one[0]["image"])
+
+
+class InMemory(data.Source):
+  """A source of given examples."""
+
+  def __init__(self, examples):
+    self.name = "examples in memory"
+    self._examples = examples
+
+  def __len__(self):
+    return len(self._examples)
+
+  def __getitem__(self, index):
+    return dict(self._examples[index])
+
+
+def test_the_evaluation_on_real_labels_has_images_without_any():
+  config = flexivit_i1k_distill.get_config("variants=True")
+  # TFDS gives a sequence of classes as a list.
+  image = np.zeros((300, 280, 3), np.uint8)
+  source = InMemory(
+    [{"image": image, "real_label": label} for label in ([], [3], [7, 999])]
+  )
+  batches = data.eval_batches(
+    config.evals.real.data.to_dict(), batch_size=4, source=source
+  )
+  (batch,) = batches
+  assert batch["image"].shape == (4, 240, 240, 3)
+  assert batch["label"].shape == (4, 1000)
+  classes = [np.flatnonzero(row).tolist() for row in batch["label"]]
+  assert classes == [[], [3], [7, 999], []]
+  assert batch["mask"].tolist() == [1, 1, 1, 0]
 
 
 def test_eval_by_processes():

@@ -76,6 +76,74 @@ def test_is_pickled_with_its_functions():
 
 
 @pytest.mark.parametrize(
+  "op, message",
+  [
+    ("resize(-3)", "size must be"),
+    ("resize((4, True))", "size must be"),
+    ("resize(24,'lanczos')", "'lanczos'.*bilinear"),
+    ("resize_small(0)", "size must be"),
+    ("central_crop((1,2,3))", "size must be"),
+    ("random_crop(0)", "size must be"),
+    ("decode(4)", "channels must be 1 or 3"),
+    ("decode(bits=7)", r"bits must be in \[8, 16\]"),
+    ("decode_ids(2,key='a')", "rgb cannot be 2"),
+    ("inception_crop(24,area_min=200)", "area_min <= area_max <= 100"),
+    ("inception_crop(24,area_min=0)", "0 < area_min"),
+    ("inception_crop(method='cubic')", "'cubic'"),
+    ("random_translate(-1)", "pixels must not be negative"),
+    ("random_affine(scale=(0,1))", "scale must be"),
+    ("random_affine(scale=('a',1))", "scale must be"),
+    ("random_affine(-5)", "must not be negative"),
+    ("random_affine(shear=90)", "shear below 90"),
+    ("value_range(1,1)", "two different ends"),
+    ("value_range(0,1,5,5)", "two different ends"),
+    ("value_range(0,1e999)", "vmax cannot be inf"),
+    ("standardize(0.5,0)", "std must be above 0"),
+    ("standardize((0,0),(1,-1))", "std must be above 0"),
+    ("standardize((0,0),(1,1,1))", "of 2 and 3 channels"),
+    ("standardize((),1)", "mean must be"),
+    ("standardize('a',1)", "mean cannot be 'a'"),
+    ("standardize(('a',),1)", "mean must be"),
+    ("onehot(0)", "num_classes must be at least 1"),
+    ("onehot(3,on=0)", "on and off are both 0"),
+    ("keep()", "at least one entry"),
+    ("drop()", "at least one entry"),
+    ("randaug(0)", "num_layers"),
+    ("randaug(2,31)", "magnitude"),
+    ("decode_video(2)", "channels"),
+    ("temporal_crop(0)", "num_frames and stride"),
+    ("temporal_central_crop(8,0)", "num_frames and stride"),
+    ("temporal_views(8,views=0)", "views must be"),
+    ("spatial_views(0)", "size must be"),
+    ("spatial_views(4,0)", "crops must be"),
+    ("video_scale_jitter(2,1)", "lo <= hi"),
+    ("video_scale_jitter(1,2,'x')", "'x'"),
+    ("video_colour_jitter(1.5)", r"probability.*\[0, 1\]"),
+    ("video_colour_jitter(hue=-1)", "hue"),
+  ],
+)
+def test_impossible_arguments_are_found_before_any_data(op, message):
+  with pytest.raises(ValueError, match=message) as error:
+    data.parse(f"decode|{op}")
+  for part in ("The op is ", repr(f"decode|{op}")):
+    assert part in str(error.value)
+
+
+def test_ops_of_users_may_check_their_arguments():
+  def check(amount):
+    if amount > 1:
+      raise ValueError(f"amount {amount} is too much")
+
+  @data.register_op(check=check)
+  def fade_for_this_test(example, amount: float = 0.5, *, key: str = "image"):
+    return {**example, key: example[key] * amount}
+
+  assert data.parse("fade_for_this_test")({"image": 4}) == {"image": 2}
+  with pytest.raises(ValueError, match="amount 2 is too much"):
+    data.parse("fade_for_this_test(2)")
+
+
+@pytest.mark.parametrize(
   "text, messages",
   [
     ("decode|resise(4)", ["'resise'", "mean 'resize'", "flip_lr", "decode|r"]),

@@ -96,7 +96,7 @@ def test_other_modes_become_grey_or_rgb():
   bits = Image.fromarray(np.eye(3, dtype=bool))
   chex.assert_trees_all_equal(images.read(bits)[..., 0], 255 * np.eye(3))
   for image in (GREY, GREY[..., 0], encode(GREY[..., 0], "PNG")):
-    chex.assert_trees_all_equal(images.read(image), GREY)
+    chex.assert_trees_all_equal(images.read(image, 1), GREY)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -113,8 +113,8 @@ def test_of_an_animation_the_first_frame_is_taken(kind):
 @pytest.mark.parametrize(
   "image, words",
   [
-    (encode(RGB, "JPEG")[:-200], "truncated"),
-    (encode(RGB, "PNG")[:60], "truncated|broken|identify|damaged"),
+    (encode(RGB, "JPEG")[:-200], "damaged"),
+    (encode(RGB, "PNG")[:60], "damaged"),
     (b"", "no image of the formats"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no image of the formats"),
     ("nowhere.png", "No such file"),

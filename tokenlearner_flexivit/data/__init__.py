@@ -3,6 +3,7 @@
 # The ops register themselves when they are imported.
 from tokenlearner_flexivit.data import (
   augment_ops,
+  decode_ops,
   image_ops,
   label_ops,
   randaug,
@@ -25,6 +26,7 @@ __all__ = [
   "Source",
   "augment_ops",
   "check_entries",
+  "decode_ops",
   "eval_batches",
   "image_ops",
   "label_ops",

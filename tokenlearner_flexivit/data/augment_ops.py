@@ -9,10 +9,11 @@ import math
 import cv2
 import numpy as np
 
+from tokenlearner_flexivit.data.decode_ops import decode, decode_when_cut
 from tokenlearner_flexivit.data.image_ops import (
+  check_resize,
+  check_size,
   cut,
-  decode,
-  decode_when_cut,
   get_frames,
   get_image,
   height_width,
@@ -25,7 +26,20 @@ from tokenlearner_flexivit.data.preprocess import (
 )
 
 
-@register_op
+def _check_inception_crop(
+  size: int | tuple | list | None,
+  area_min: float,
+  area_max: float,
+  method: str,
+) -> None:
+  if not 0 < area_min <= area_max <= 100:
+    raise ValueError(
+      f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
+    )
+  check_resize(size, method)
+
+
+@register_op(check=_check_inception_crop, moves=True)
 def inception_crop(
   example: Example,
   rng: np.random.Generator,
@@ -61,11 +75,8 @@ def inception_crop(
     The example with the image [height, width, C], of the same dtype; without a
     size it is a view.
   """
+  _check_inception_crop(size, area_min, area_max, method)
   image = get_frames(example, key)
-  if not 0 < area_min <= area_max <= 100:
-    raise ValueError(
-      f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
-    )
   full_height, full_width = image.shape[-3:-1]
   max_log_ratio = math.log(4 / 3)
   for _ in range(10):
@@ -86,7 +97,7 @@ def inception_crop(
   return {**example, key: crop}
 
 
-@register_op
+@register_op(check=check_size, moves=True)
 def random_crop(
   example: Example,
   rng: np.random.Generator,
@@ -128,7 +139,12 @@ register_stand_in(decode, decode_when_cut, before=inception_crop)
 register_stand_in(decode, decode_when_cut, before=random_crop)
 
 
-@register_op
+def _check_translate(pixels: int) -> None:
+  if pixels < 0:
+    raise ValueError(f"pixels must not be negative, got {pixels}")
+
+
+@register_op(check=_check_translate, moves=True)
 def random_translate(
   example: Example,
   rng: np.random.Generator,
@@ -168,7 +184,23 @@ def random_translate(
   return {**example, key: shifted}
 
 
-@register_op
+def _check_affine(
+  degrees: float, translate: float, scale: tuple | list, shear: float
+) -> None:
+  # To Python True is a number.
+  numbers = all(type(end) in (int, float) for end in scale)
+  if len(scale) != 2 or not numbers or not 0 < scale[0] <= scale[1]:
+    raise ValueError(
+      f"scale must be (least, greatest), both above 0, not {scale}"
+    )
+  if degrees < 0 or translate < 0 or not 0 <= shear < 90:
+    raise ValueError(
+      "degrees, translate and shear go either way, so they must not be "
+      f"negative, and shear below 90, not {degrees}, {translate}, {shear}"
+    )
+
+
+@register_op(check=_check_affine, moves=True)
 def random_affine(
   example: Example,
   rng: np.random.Generator,
@@ -197,9 +229,8 @@ def random_affine(
   Returns:
     The example with the image, of the same shape and dtype.
   """
+  _check_affine(degrees, translate, scale, shear)
   image = get_image(example, key)
-  if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-    raise ValueError(f"scale must be (least, greatest), not {scale}")
   height, width, _ = image.shape
   draws = rng.random(5).tolist()
   turn, lean, right, down = (2 * draw - 1 for draw in draws[:4])
@@ -227,7 +258,7 @@ def random_affine(
   return {**example, key: moved.reshape(image.shape)}
 
 
-@register_op
+@register_op(moves=True)
 def flip_lr(
   example: Example, rng: np.random.Generator, *, key: str = "image"
 ) -> Example:

@@ -1,23 +1,19 @@
 """Preprocessing ops on images without chance, by OpenCV.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
-float32 after `value_range` or `standardize`. All ops but `decode` take a video
-[..., H, W, C] as well, and do the same to all its frames.
+float32 after `value_range` or `standardize`. All ops take a video [..., H, W, C]
+as well, and do the same to all its frames.
 """
 
 import cv2
 import numpy as np
 
-from tokenlearner_flexivit.data import jpeg
+from tokenlearner_flexivit.data.decode_ops import decode, decode_when_cut
 from tokenlearner_flexivit.data.preprocess import (
   Example,
   register_op,
   register_stand_in,
 )
-
-# The pipeline runs many examples at a time. OpenCV's own threads would fight
-# with its threads and processes for the same cores.
-cv2.setNumThreads(0)
 
 _INTERPOLATIONS = {
   "nearest": cv2.INTER_NEAREST_EXACT,
@@ -25,6 +21,9 @@ _INTERPOLATIONS = {
   "bicubic": cv2.INTER_CUBIC,
   "area": cv2.INTER_AREA,
 }
+# 0.8 GB in colours, more than any model sees: a strip, enlarged until its short
+# side is as long as that of other images.
+_MAX_PIXELS = 1 << 28
 
 
 def get_image(example: Example, key: str) -> np.ndarray:
@@ -69,18 +68,42 @@ def cut(
 def height_width(size: int | tuple | list) -> tuple[int, int]:
   """Returns (height, width) of a size given as one number or as both."""
   sides = [size, size] if isinstance(size, int) else [*size]
-  if len(sides) != 2 or any(not isinstance(s, int) or s < 1 for s in sides):
+  # To Python True is an int.
+  if len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
     raise ValueError(
       f"size must be one or two positive whole numbers, not {size}"
     )
   return sides[0], sides[1]
 
 
-def resize_image(image: np.ndarray, height: int, width: int, method: str):
-  """Returns the image or video resized to height x width, of the same dtype."""
+def check_size(size: int | tuple | list) -> None:
+  """Raises ValueError for a size that no image has."""
+  height_width(size)
+
+
+def check_resize(size: int | tuple | list | None, method: str) -> None:
+  """Raises ValueError for a size or a method that there is not."""
+  if size is not None:
+    height_width(size)
   if method not in _INTERPOLATIONS:
     raise ValueError(
       f"unknown method {method!r}; the methods are {list(_INTERPOLATIONS)}"
+    )
+
+
+def resize_image(image: np.ndarray, height: int, width: int, method: str):
+  """Returns the image or video resized to height x width, of the same dtype."""
+  check_resize((height, width), method)
+  if image.dtype.kind in "bi" and method != "nearest":
+    raise ValueError(
+      f"the map has whole numbers ({image.dtype}), which have no mean: resize "
+      "it with method='nearest'"
+    )
+  if height * width > _MAX_PIXELS:
+    raise ValueError(
+      f"the image of {image.shape[-3]} x {image.shape[-2]} pixels would become "
+      f"{height} x {width}, more than {_MAX_PIXELS} pixels. Leave it out, or "
+      "cut it before"
     )
   if image.ndim > 3:
     return np.stack([resize_image(i, height, width, method) for i in image])
@@ -91,92 +114,7 @@ def resize_image(image: np.ndarray, height: int, width: int, method: str):
   return resized.reshape(height, width, image.shape[-1])
 
 
-@register_op
-def decode(
-  example: Example, channels: int = 3, *, key: str = "image"
-) -> Example:
-  """Decodes an image.
-
-  An EXIF orientation is ignored, as TensorFlow's and torchvision's decoders
-  do; transparency is dropped; 16 bits become 8.
-
-  Args:
-    example: has under `key` an encoded image (bytes: JPEG, PNG, WebP, BMP), or
-      one decoded already (uint8 [H, W], [H, W, 1] or [H, W, 3]).
-    channels: 3 for RGB, where grey is repeated, or 1 for grey.
-    key: where the image is.
-
-  Returns:
-    The example with a uint8 [H, W, channels] under `key`.
-
-  Raises:
-    ValueError: the bytes are no image or a damaged one, or the array has
-      another number of channels.
-  """
-  if channels not in (1, 3):
-    raise ValueError(f"channels must be 1 or 3, not {channels}")
-  if key not in example:
-    raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
-  image = example[key]
-  if isinstance(image, bytes):
-    return {**example, key: _decode_bytes(image, channels)}
-  return {**example, key: _with_channels(image, channels)}
-
-
-def decode_when_cut(
-  example: Example, channels: int = 3, *, key: str = "image"
-) -> Example:
-  """Stands in for `decode` before an op that cuts a rectangle out.
-
-  Args:
-    example: as for `decode`.
-    channels: as for `decode`.
-    key: as for `decode`.
-
-  Returns:
-    The example with an `UndecodedJpeg` under `key` where that is possible, and
-    otherwise what `decode` returns.
-  """
-  image = example.get(key)
-  if isinstance(image, bytes) and channels in (1, 3):
-    try:
-      lazy = jpeg.UndecodedJpeg(image, channels, _decode_bytes)
-      return {**example, key: lazy}
-    except ValueError:
-      pass
-  return decode(example, channels, key=key)
-
-
-def _decode_bytes(data: bytes | np.ndarray, channels: int) -> np.ndarray:
-  """Returns the image [H, W, channels] or raises ValueError."""
-  color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-  flags = color | cv2.IMREAD_IGNORE_ORIENTATION
-  # OpenCV has an assertion instead of a message for no bytes at all.
-  decoded = (
-    cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
-  )
-  if decoded is None:
-    raise ValueError(
-      f"{len(data)} bytes starting with {bytes(data[:8])!r} are not an image "
-      "that OpenCV can decode, or it is damaged"
-    )
-  return _with_channels(decoded, channels)
-
-
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Returns the image [H, W, channels], grey or in colours."""
-  if image.ndim == 2:
-    image = image[..., None]
-  if image.ndim != 3 or image.shape[-1] not in (1, 3):
-    raise ValueError(f"an array of shape {image.shape} is not an image")
-  if image.shape[-1] == 1 and channels == 3:
-    return np.repeat(image, 3, axis=-1)
-  if image.shape[-1] == 3 and channels == 1:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-  return image
-
-
-@register_op
+@register_op(check=check_resize)
 def resize(
   example: Example,
   size: int | tuple | list,
@@ -203,7 +141,7 @@ def resize(
   return {**example, key: resize_image(image, *height_width(size), method)}
 
 
-@register_op
+@register_op(check=check_resize)
 def resize_small(
   example: Example, size: int, method: str = "area", *, key: str = "image"
 ) -> Example:
@@ -226,7 +164,7 @@ def resize_small(
   return {**example, key: resize_image(image, height, width, method)}
 
 
-@register_op
+@register_op(check=check_size, moves=True)
 def central_crop(
   example: Example, size: int | tuple | list, *, key: str = "image"
 ) -> Example:
@@ -258,7 +196,17 @@ def central_crop(
 register_stand_in(decode, decode_when_cut, before=central_crop)
 
 
-@register_op
+def _check_range(
+  vmin: float, vmax: float, in_min: float, in_max: float
+) -> None:
+  if vmin == vmax or in_min == in_max:
+    raise ValueError(
+      f"both ranges need two different ends, not [{in_min}, {in_max}] to "
+      f"[{vmin}, {vmax}]"
+    )
+
+
+@register_op(check=_check_range, on_device=True)
 def value_range(
   example: Example,
   vmin: float = -1,
@@ -281,6 +229,7 @@ def value_range(
   Returns:
     The example with the image in float32. Nothing is clipped.
   """
+  _check_range(vmin, vmax, in_min, in_max)
   image = get_frames(example, key)
   scale = (vmax - vmin) / (in_max - in_min)
   mapped = image.astype(np.float32)
@@ -289,7 +238,25 @@ def value_range(
   return {**example, key: mapped}
 
 
-@register_op
+def _check_statistics(
+  mean: float | tuple | list, std: float | tuple | list
+) -> None:
+  sizes = {1}
+  for name, value in (("mean", mean), ("std", std)):
+    values = np.ravel(value).tolist()
+    # To Python True is a number.
+    if not values or any(type(v) not in (int, float) for v in values):
+      raise ValueError(f"{name} must be one or several numbers, not {value}")
+    if name == "std" and min(values) <= 0:
+      raise ValueError(f"std must be above 0, not {value}")
+    sizes.add(len(values))
+  if len(sizes) > 2:
+    raise ValueError(
+      f"mean and std are of {np.size(mean)} and {np.size(std)} channels"
+    )
+
+
+@register_op(check=_check_statistics, on_device=True)
 def standardize(
   example: Example,
   mean: float | tuple | list,
@@ -311,6 +278,7 @@ def standardize(
   Returns:
     The example with the image in float32.
   """
+  _check_statistics(mean, std)
   image = get_frames(example, key).astype(np.float32)
   for name, value in (("mean", mean), ("std", std)):
     if np.size(value) not in (1, image.shape[-1]):

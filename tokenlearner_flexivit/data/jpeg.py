@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tokenlearner_flexivit.data import exif
+
 _START_OF_SCAN, _RESTART_INTERVAL = 0xDA, 0xDD
 _BASELINE, _EXTENDED = 0xC0, 0xC1
 # All frame headers; 0xC4, 0xC8 and 0xCC are tables and an extension.
@@ -27,7 +29,11 @@ class UndecodedJpeg:
   ndim = 3
 
   def __init__(
-    self, data: bytes, channels: int, decode: Callable[..., np.ndarray]
+    self,
+    data: bytes,
+    channels: int,
+    decode: Callable[..., np.ndarray],
+    orientation: int = 1,
   ):
     """Reads the header.
 
@@ -35,7 +41,9 @@ class UndecodedJpeg:
       data: the file.
       channels: of the decoded image, 1 or 3.
       decode: decodes (a file as bytes or uint8 [n], channels) to an image
-        [H, W, channels], or raises ValueError.
+        [H, W, channels] as it is stored, or raises ValueError.
+      orientation: how the stored image lies; see `exif.orientation`. The shape
+        and what is cut are those of the upright image.
 
     Raises:
       ValueError: this is no JPEG of the usual kind: rows one after another in
@@ -59,20 +67,26 @@ class UndecodedJpeg:
       raise ValueError("the JPEG has no end")
     self._data, self._channels, self._decode = data, channels, decode
     self._frame = frame
-    self.shape = (
+    self._stored = (
       int.from_bytes(data[frame + 5 : frame + 7]),
       int.from_bytes(data[frame + 7 : frame + 9]),
-      channels,
     )
+    self._orientation = orientation
+    self.shape = (*exif.turned_shape(self._stored, orientation), channels)
     self._unit = 8 * max(vertical)
     if not all(self.shape) or not self._unit:
       raise ValueError("the JPEG has an empty side")
 
   def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+    stored = exif.turn_back(part, self._stored, self._orientation)
+    return exif.turn(self._cut(stored), self._orientation)
+
+  def _cut(self, part: tuple[slice, slice]) -> np.ndarray:
+    """Returns a part of the stored image."""
     # Colours are stored for several rows at a time and mixed with those of the
     # rows below; without blocks to spare, nothing is gained.
     height = part[0].stop + self._unit // 4
-    if -(-height // self._unit) < -(-self.shape[0] // self._unit):
+    if -(-height // self._unit) < -(-self._stored[0] // self._unit):
       upper = self._upper.copy()
       upper[self._frame + 5 : self._frame + 7] = divmod(height, 256)
       # It may be damaged, as the whole will tell, or too few bytes are left.

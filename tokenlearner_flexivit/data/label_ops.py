@@ -15,7 +15,14 @@ def _require(example: Example, *keys: str) -> None:
     )
 
 
-@register_op
+def _check_onehot(num_classes: int, on: float, off: float) -> None:
+  if num_classes < 1:
+    raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+  if on == off:
+    raise ValueError(f"on and off are both {on}, so all classes look alike")
+
+
+@register_op(check=_check_onehot)
 def onehot(
   example: Example,
   num_classes: int,
@@ -26,8 +33,8 @@ def onehot(
   """Turns a class index, or several, into a vector.
 
   Args:
-    example: has under `key` an integer or an integer vector in
-      [0, num_classes).
+    example: has under `key` a whole number in [0, num_classes), or a vector or
+      list of such, perhaps empty: no class at all.
     num_classes: length of the vector.
     key: what to replace.
     on: value at the class or classes.
@@ -37,32 +44,60 @@ def onehot(
     The example with a float32 [num_classes] under `key`.
 
   Raises:
-    ValueError: a class lies outside.
+    ValueError: a class lies outside or is no whole number.
   """
+  _check_onehot(num_classes, on, off)
   _require(example, key)
   label = np.asarray(example[key])
-  if ((label < 0) | (label >= num_classes)).any():
-    raise ValueError(f"label {label} is not in [0, {num_classes})")
+  if not label.size:
+    label = label.astype(np.int64)  # To NumPy an empty list is of floats.
+  # A vector of booleans would be a mask of the classes, not classes.
+  is_class = label.dtype.kind in "iu" or (label.dtype.kind, label.ndim) == (
+    "b",
+    0,
+  )
+  if not is_class or label.ndim > 1:
+    raise ValueError(
+      f"{key!r} is no class or vector of classes, which are whole numbers, but "
+      f"{example[key]!r}"
+    )
+  label = label.astype(np.int64)
+  outside = label[(label < 0) | (label >= num_classes)]
+  if outside.size:
+    raise ValueError(
+      f"the class {outside[0]} of {key!r} is not in [0, {num_classes}). Raise "
+      "num_classes if there are more classes. If a number below 0 stands for no "
+      "label, leave onehot out: evaluations leave such examples out"
+    )
   vector = np.full(num_classes, off, np.float32)
   vector[label] = on
   return {**example, key: vector}
 
 
-@register_op
+@register_op(entries=("inkey", "outkey"))
 def copy(example: Example, inkey: str, outkey: str) -> Example:
-  """Returns the example with the value of `inkey` under `outkey` too."""
+  """Returns the example with the value of `inkey` under `outkey` too.
+
+  What random ops do to one of them afterwards, they do not do to the other: a
+  copy for a teacher, which is to see what the student sees, comes after them.
+  """
   _require(example, inkey)
   return {**example, outkey: example[inkey]}
 
 
-@register_op
+def _check_keys(keys: tuple[str, ...]) -> None:
+  if not keys:
+    raise ValueError("name at least one entry of the example")
+
+
+@register_op(check=_check_keys, entries=())
 def keep(example: Example, *keys: str) -> Example:
   """Returns the example with nothing but `keys`, all of which it must have."""
   _require(example, *keys)
   return {key: example[key] for key in keys}
 
 
-@register_op
+@register_op(check=_check_keys, entries=())
 def drop(example: Example, *keys: str) -> Example:
   """Returns the example without `keys`, all of which it must have."""
   _require(example, *keys)

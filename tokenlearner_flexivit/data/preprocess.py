@@ -18,6 +18,9 @@ has a second parameter named `rng`, its only source of randomness:
 
 Ops never write into the arrays they are given, so that sources may hand out
 the same array twice.
+
+Ops at the end of a string that may run on a device are taken off it by
+`Preprocess.split`, so that images leave the host as uint8.
 """
 
 import ast
@@ -25,25 +28,55 @@ import dataclasses
 import difflib
 import inspect
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 Example = dict[str, Any]
 
-_OPS: dict[str, Callable[..., Example]] = {}
+
+@dataclasses.dataclass(frozen=True)
+class _Op:
+  """A registered op; see `register_op`."""
+
+  fn: Callable[..., Example]
+  check: Callable[..., None] | None
+  entries: tuple[str, ...] | None
+  moves: bool
+  on_device: bool
+
+
+_OPS: dict[str, _Op] = {}
 _STAND_INS: dict[tuple[Callable, Callable], Callable[..., Example]] = {}
 
 
-def register_op(fn: Callable[..., Example]) -> Callable[..., Example]:
+def register_op(
+  fn: Callable[..., Example] | None = None,
+  *,
+  check: Callable[..., None] | None = None,
+  entries: Sequence[str] | None = None,
+  moves: bool = False,
+  on_device: bool = False,
+) -> Callable[..., Any]:
   """Makes `fn` usable in preprocessing strings, under its own name.
 
-  Annotations of the parameters are checked against the arguments when a string
-  is parsed, so they must be types that `isinstance` takes.
+  It is a decorator, with or without the keyword arguments. Annotations of the
+  parameters are checked against the arguments when a string is parsed, so they
+  must be types that `isinstance` takes.
 
   Args:
     fn: function of an example, and of `rng` if it is random; see above.
+    check: function with some of the parameters of `fn`, by name. It raises
+      ValueError for impossible arguments when a string is parsed.
+    entries: names of the parameters that name the entries which the op reads
+      or writes. By default an op with a parameter `key` touches that entry
+      alone, and one without may touch all.
+    moves: whether the result shows another part of the image, or shows it at
+      other places: a crop, a mirror image, a rotation. A resize does not move.
+    on_device: whether the op computes every pixel from that pixel alone, and
+      does so for batches of JAX arrays as well as for an example.
 
   Returns:
     `fn` itself, so that an op can also be called directly.
@@ -51,14 +84,21 @@ def register_op(fn: Callable[..., Example]) -> Callable[..., Example]:
   Raises:
     ValueError: another function has that name already.
   """
-  known = _OPS.get(fn.__name__, fn)
+  if fn is None:
+    return lambda fn: register_op(
+      fn, check=check, entries=entries, moves=moves, on_device=on_device
+    )
+  if entries is None and "key" in inspect.signature(fn).parameters:
+    entries = ("key",)
+  known = _OPS[fn.__name__].fn if fn.__name__ in _OPS else fn
   # A notebook may run the cell with the same op again.
   if (known.__module__, known.__qualname__) != (fn.__module__, fn.__qualname__):
     raise ValueError(
       f"There is a preprocessing op {fn.__name__!r} already, in "
       f"{known.__module__}."
     )
-  _OPS[fn.__name__] = fn
+  entries = None if entries is None else tuple(entries)
+  _OPS[fn.__name__] = _Op(fn, check, entries, moves, on_device)
   return fn
 
 
@@ -82,12 +122,28 @@ def register_stand_in(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class Step:
+  """An op of a string with its arguments.
+
+  Attributes:
+    text: the op as it is written.
+    fn: the op, or what stands in for it.
+    is_random: whether it draws random numbers.
+    args: its arguments.
+    kwargs: its keyword arguments.
+    entries: of an example, those that it reads or writes; None for any.
+    moves: see `register_op`.
+    on_device: see `register_op`.
+  """
+
   text: str
   fn: Callable[..., Example]
   is_random: bool
   args: tuple[Any, ...]
   kwargs: dict[str, Any]
+  entries: tuple[str, ...] | None
+  moves: bool
+  on_device: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +154,49 @@ class Preprocess:
   worker processes that have not registered the same ops.
 
   Attributes:
-    text: the string.
+    text: the string that was parsed.
     steps: its ops with their arguments.
   """
 
   text: str
-  steps: tuple[_Step, ...]
+  steps: tuple[Step, ...]
 
   @property
   def is_random(self) -> bool:
     """Whether any op draws random numbers."""
     return any(step.is_random for step in self.steps)
 
+  def split(self) -> tuple["Preprocess", "Preprocess"]:
+    """Splits off the ops at the end that may run on a device.
+
+    These are the ops registered with `on_device` whose entries no other op
+    touches afterwards.
+
+    Returns:
+      The ops for the host, and those for the device in their order. One after
+      the other they do what the whole does.
+    """
+    host, device, touched = [], [], set()
+    for step in reversed(self.steps):
+      free = touched is not None and touched.isdisjoint(step.entries or ())
+      if step.on_device and free:
+        device.append(step)
+        continue
+      host.append(step)
+      if step.entries is None:
+        touched = None
+      elif touched is not None:
+        touched.update(step.entries)
+    return (
+      dataclasses.replace(self, steps=tuple(reversed(host))),
+      dataclasses.replace(self, steps=tuple(reversed(device))),
+    )
+
   def __call__(
-    self, example: Example, rng: np.random.Generator | None = None
+    self,
+    example: Example,
+    rng: np.random.Generator | None = None,
+    watch: Callable[[Step, Example, Example], None] | None = None,
   ) -> Example:
     """Returns the preprocessed example.
 
@@ -119,9 +204,11 @@ class Preprocess:
       example: dict of arrays, scalars and encoded images (bytes).
       rng: generator that all random ops draw from, in order; may be None where
         no op is random.
+      watch: is called after each op, with the example before and after it.
     """
     for step in self.steps:
       args = (rng, *step.args) if step.is_random else step.args
+      before = example
       try:
         example = step.fn(example, *args, **step.kwargs)
       except MemoryError:
@@ -130,6 +217,8 @@ class Preprocess:
         raise ValueError(
           f"{step.text} in the preprocessing {self.text!r}: {error}"
         ) from error
+      if watch is not None:
+        watch(step, before, example)
     return example
 
 
@@ -145,7 +234,7 @@ def parse(text: str) -> Preprocess:
 
   Raises:
     ValueError: on a syntax error, an unknown op or arguments that the op does
-      not take. The message holds the whole string and names the op.
+      not take or cannot do anything with. The message holds the whole string and names the op.
   """
 
   def fail(message: str):
@@ -169,12 +258,12 @@ def parse(text: str) -> Preprocess:
   steps = [_parse_op(n, fail) for n in reversed(nodes)]
   for i, (step, after) in enumerate(itertools.pairwise(steps)):
     stand_in = _STAND_INS.get((step.fn, after.fn))
-    if stand_in and step.kwargs.get("key") == after.kwargs.get("key"):
+    if stand_in and step.entries == after.entries:
       steps[i] = dataclasses.replace(step, fn=stand_in)
   return Preprocess(text, tuple(steps))
 
 
-def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> _Step:
+def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
   """Returns the step of one op; `fail` makes the error to raise."""
   source = ast.unparse(node)
   call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -196,8 +285,8 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> _Step:
   except ValueError:
     raise fail(f"{source}: arguments must be literals.") from None
 
-  fn = _OPS[name]
-  signature = inspect.signature(fn)
+  op = _OPS[name]
+  signature = inspect.signature(op.fn)
   is_random = "rng" in signature.parameters
   given = (None, None) if is_random else (None,)
   own = list(signature.parameters.values())[len(given) :]
@@ -212,11 +301,23 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> _Step:
     value = bound.arguments[parameter.name]
     values = value if parameter.kind == parameter.VAR_POSITIONAL else (value,)
     for value in values:
-      if not _matches(value, parameter.annotation):
+      if not _matches(value, parameter.annotation) or not _is_finite(value):
         raise fail(
           f"{source}: {parameter.name} cannot be {value!r}. The op is {usage}."
         )
-  return _Step(source, fn, is_random, args, kwargs)
+  bound.apply_defaults()
+  if op.check is not None:
+    checked = inspect.signature(op.check).parameters
+    try:
+      op.check(**{name: bound.arguments[name] for name in checked})
+    except ValueError as error:
+      raise fail(f"{source}: {error}. The op is {usage}.") from None
+  entries = op.entries
+  if entries is not None:
+    entries = tuple(bound.arguments[name] for name in entries)
+  return Step(
+    source, op.fn, is_random, args, kwargs, entries, op.moves, op.on_device
+  )
 
 
 def _matches(value: Any, annotation: Any) -> bool:
@@ -228,3 +329,10 @@ def _matches(value: Any, annotation: Any) -> bool:
   if isinstance(value, int) and isinstance(1.0, annotation):
     return True
   return isinstance(value, annotation)
+
+
+def _is_finite(value: Any) -> bool:
+  """Whether a literal has no infinite number, such as 1e999, in it."""
+  if isinstance(value, tuple | list):
+    return all(map(_is_finite, value))
+  return not isinstance(value, float) or math.isfinite(value)

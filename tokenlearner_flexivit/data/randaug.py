@@ -137,7 +137,14 @@ OPERATIONS: dict[str, Callable[..., Image.Image]] = {
 }
 
 
-@register_op
+def _check_randaug(num_layers: int, magnitude: float) -> None:
+  if num_layers < 1:
+    raise ValueError(f"num_layers must be at least 1, not {num_layers}")
+  if not 0 <= magnitude <= 30:
+    raise ValueError(f"magnitude must be in [0, 30], not {magnitude}")
+
+
+@register_op(check=_check_randaug, moves=True)
 def randaug(
   example: Example,
   rng: np.random.Generator,
@@ -165,11 +172,8 @@ def randaug(
     ValueError: the image has another dtype or number of channels, or an
       argument lies outside.
   """
+  _check_randaug(num_layers, magnitude)
   image = get_image(example, key)
-  if num_layers < 1:
-    raise ValueError(f"num_layers must be at least 1, not {num_layers}")
-  if not 0 <= magnitude <= 30:
-    raise ValueError(f"magnitude must be in [0, 30], not {magnitude}")
   if image.dtype != np.uint8:
     raise ValueError(
       f"{key!r} is {image.dtype} instead of uint8: put this op before "

@@ -8,11 +8,17 @@ with which ViViT was trained; differences are named.
 import cv2
 import numpy as np
 
-from tokenlearner_flexivit.data.image_ops import resize_image
+from tokenlearner_flexivit.data.image_ops import check_resize, resize_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 
-@register_op
+def _check_scale_jitter(lo: float, hi: float, method: str) -> None:
+  if not 0 < lo <= hi:
+    raise ValueError(f"expected 0 < lo <= hi, got {lo}, {hi}")
+  check_resize(None, method)
+
+
+@register_op(check=_check_scale_jitter)
 def video_scale_jitter(
   example: Example,
   rng: np.random.Generator,
@@ -38,9 +44,8 @@ def video_scale_jitter(
   Returns:
     The example with the video, of the same dtype.
   """
+  _check_scale_jitter(lo, hi, method)
   video = _get_video(example, key)
-  if not 0 < lo <= hi:
-    raise ValueError(f"expected 0 < lo <= hi, got {lo}, {hi}")
   _, height, width, _ = video.shape
   down, across = rng.uniform(lo, hi, size=2).tolist()
   height = max(1, round(height * down))
@@ -49,7 +54,29 @@ def video_scale_jitter(
   return {**example, key: np.stack(frames)}
 
 
-@register_op
+def _check_colour_jitter(
+  probability: float,
+  to_grey: float,
+  brightness: float,
+  contrast: float,
+  saturation: float,
+  hue: float,
+) -> None:
+  if not (0 <= probability <= 1 and 0 <= to_grey <= 1):
+    raise ValueError(
+      f"probability and to_grey must be in [0, 1], not {probability}, {to_grey}"
+    )
+  for name, value in (
+    ("brightness", brightness),
+    ("contrast", contrast),
+    ("saturation", saturation),
+    ("hue", hue),
+  ):
+    if value < 0:
+      raise ValueError(f"{name} goes either way, so it is from 0 on: {value}")
+
+
+@register_op(check=_check_colour_jitter)
 def video_colour_jitter(
   example: Example,
   rng: np.random.Generator,
@@ -84,15 +111,14 @@ def video_colour_jitter(
   Returns:
     The example with the video, uint8 of the same shape.
   """
+  _check_colour_jitter(
+    probability, to_grey, brightness, contrast, saturation, hue
+  )
   video = _get_video(example, key)
   if video.dtype != np.uint8 or video.shape[-1] != 3:
     raise ValueError(
       f"{key!r} must be uint8 with 3 channels, not {video.dtype} with "
       f"{video.shape[-1]}: put this op before value_range"
-    )
-  if not (0 <= probability <= 1 and 0 <= to_grey <= 1):
-    raise ValueError(
-      f"probability and to_grey must be in [0, 1], not {probability}, {to_grey}"
     )
   coins = rng.random(2)
   draws = rng.uniform(-1, 1, size=4) * (brightness, contrast, saturation, hue)

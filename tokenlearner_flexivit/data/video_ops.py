@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenlearner_flexivit.data import image_ops
+from tokenlearner_flexivit.data import decode_ops, image_ops
 from tokenlearner_flexivit.data.preprocess import (
   Example,
   register_op,
@@ -69,13 +69,18 @@ class UndecodedVideo:
   def _decode(self, position: int) -> np.ndarray:
     try:
       # TFDS hands out `object` arrays of bytes, and np.bytes_ is no mere bytes.
-      frame = {"image": bytes(self._frames[position])}
-      return image_ops.decode(frame, self._channels)["image"]
+      frame = bytes(self._frames[position])
+      return decode_ops.decode_bytes(frame, self._channels, exif=False)
     except ValueError as error:
       raise ValueError(f"frame {position}: {error}") from None
 
 
-@register_op
+def _check_channels(channels: int) -> None:
+  if channels not in (1, 3):
+    raise ValueError(f"channels must be 1 or 3, not {channels}")
+
+
+@register_op(check=_check_channels)
 def decode_video(
   example: Example, channels: int = 3, *, key: str = "video"
 ) -> Example:
@@ -117,8 +122,7 @@ def decode_when_taken(
     The example with an `UndecodedVideo` under `key`, or with the array if the
     video is decoded already.
   """
-  if channels not in (1, 3):
-    raise ValueError(f"channels must be 1 or 3, not {channels}")
+  _check_channels(channels)
   if key not in example:
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
   video = example[key]
@@ -134,7 +138,8 @@ def decode_when_taken(
       raise ValueError(f"an array of shape {video.shape} is not a video")
     if video.shape[-1] != channels:
       frames = [
-        image_ops.decode({"image": frame}, channels)["image"] for frame in video
+        decode_ops.decode({"image": frame}, channels)["image"]
+        for frame in video
       ]
       video = np.stack(frames)
   elif all(isinstance(frame, bytes) for frame in video):
@@ -147,7 +152,20 @@ def decode_when_taken(
   return {**example, key: video}
 
 
-@register_op
+def _check_clip(num_frames: int, stride: int) -> None:
+  if num_frames < 1 or stride < 1:
+    raise ValueError(
+      f"num_frames and stride must be at least 1, not {num_frames}, {stride}"
+    )
+
+
+def _check_temporal_views(num_frames: int, stride: int, views: int) -> None:
+  _check_clip(num_frames, stride)
+  if views < 1:
+    raise ValueError(f"views must be at least 1, not {views}")
+
+
+@register_op(check=_check_clip, moves=True)
 def temporal_crop(
   example: Example,
   rng: np.random.Generator,
@@ -178,7 +196,7 @@ def temporal_crop(
   return {**example, key: video[_clip(video, start, num_frames, stride)]}
 
 
-@register_op
+@register_op(check=_check_clip, moves=True)
 def temporal_central_crop(
   example: Example, num_frames: int, stride: int = 1, *, key: str = "video"
 ) -> Example:
@@ -198,7 +216,7 @@ def temporal_central_crop(
   return {**example, key: video[_clip(video, start, num_frames, stride)]}
 
 
-@register_op
+@register_op(check=_check_temporal_views, moves=True)
 def temporal_views(
   example: Example,
   num_frames: int,
@@ -222,16 +240,21 @@ def temporal_views(
   Returns:
     The example with the clips [views, num_frames, H, W, C].
   """
+  _check_temporal_views(num_frames, stride, views)
   video = _video(example, key)
-  if views < 1:
-    raise ValueError(f"views must be at least 1, not {views}")
   last = _last_start(video, num_frames, stride)
   starts = np.linspace(0, last, views).round() if views > 1 else [last // 2]
   clips = [_clip(video, int(start), num_frames, stride) for start in starts]
   return {**example, key: video[np.stack(clips)]}
 
 
-@register_op
+def _check_spatial_views(size: int | tuple | list, crops: int) -> None:
+  image_ops.check_size(size)
+  if crops < 1:
+    raise ValueError(f"crops must be at least 1, not {crops}")
+
+
+@register_op(check=_check_spatial_views, moves=True)
 def spatial_views(
   example: Example,
   size: int | tuple | list,
@@ -257,13 +280,12 @@ def spatial_views(
   Raises:
     ValueError: the frames are smaller than `size`.
   """
+  _check_spatial_views(size, crops)
   video = _video(example, key)
   if isinstance(video, UndecodedVideo) or video.ndim not in (4, 5):
     raise ValueError(
       f"{key!r} is no decoded video [T, H, W, C], nor views of one"
     )
-  if crops < 1:
-    raise ValueError(f"crops must be at least 1, not {crops}")
   views = video if video.ndim == 5 else video[None]
   height, width = image_ops.height_width(size)
   down, right = views.shape[2] - height, views.shape[3] - width
@@ -308,10 +330,7 @@ def _last_start(
   video: np.ndarray | UndecodedVideo, num_frames: int, stride: int
 ) -> int:
   """Returns the last frame at which a clip may begin."""
-  if num_frames < 1 or stride < 1:
-    raise ValueError(
-      f"num_frames and stride must be at least 1, not {num_frames}, {stride}"
-    )
+  _check_clip(num_frames, stride)
   return max(0, len(video) - (num_frames - 1) * stride - 1)
 
 

@@ -1,11 +1,12 @@
 """Images of users, made into what a model was trained on.
 
-Pillow reads them. Of plain files (JPEG, PNG, WebP, BMP) it gives the very
-pixels that the evaluation's decoder gives.
+Files are decoded by the evaluation's decoder, so that their pixels are the
+same.
 """
 
 import io
 import os
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import image_ops
+from tokenlearner_flexivit.data import decode_ops, image_ops
 
 # Others, such as EPS, would start programs on what may be hostile.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
 
@@ -48,39 +49,50 @@ def listed(images: Any) -> list[Any]:
   return images
 
 
-def read(image: Any) -> np.ndarray:
-  """Reads one image.
-
-  An EXIF orientation is applied. Transparency is dropped and 16 bits become 8
-  by their upper half, as in training; CMYK and palettes become RGB. Of an
-  animation the first frame is taken.
+def read(
+  image: Any, channels: int = 3, *, exif: bool = True, bits: int | None = None
+) -> np.ndarray:
+  """Reads one image, as the op `decode` does.
 
   Args:
     image: an array of NumPy or JAX, uint8 [H, W] or [H, W, C] with C of 1
       (grey), 3 (RGB) or 4 (RGBA); a Pillow image; a path; or a file's content
-      as bytes.
+      as bytes. A HEIC needs the package pillow-heif.
+    channels: of the result, 1 or 3.
+    exif: see `decode`.
+    bits: see `decode`.
 
   Returns:
-    uint8 [H, W, 1 or 3].
+    uint8 [H, W, channels].
 
   Raises:
     Exception: it cannot be read. Pillow raises of many kinds, and an image of
       more pixels than its `Image.MAX_IMAGE_PIXELS` is among them.
   """
-  if isinstance(image, np.ndarray | jax.Array):
-    return _of_array(np.asarray(image))
-  if isinstance(image, Image.Image):
-    return _of_pillow(image)
+  if isinstance(image, _PATHS):
+    image = pathlib.Path(os.path.expanduser(image)).read_bytes()
   if isinstance(image, _ENCODED):
-    image = io.BytesIO(image)
-  elif isinstance(image, _PATHS):
-    image = os.path.expanduser(image)
+    image = bytes(image)
+    _check_file(image)
+  elif isinstance(image, np.ndarray | jax.Array):
+    image = _of_array(np.asarray(image))
+  elif isinstance(image, Image.Image):
+    image = _of_pillow(image, exif)
   else:
     raise ValueError(_no_image(image))
+  example = {"image": image}
+  decoded = decode_ops.decode(example, channels, exif=exif, bits=bits)
+  return decoded["image"]
+
+
+def _check_file(data: bytes) -> None:
+  """Refuses files of other formats, and too many pixels, before decoding."""
   try:
-    with Image.open(image, formats=FORMATS) as opened:
-      return _of_pillow(opened)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+      _check_size(*opened.size)
   except UnidentifiedImageError:
+    if data[4:8] == b"ftyp":
+      return  # HEIC or its kin, of which the decoder knows more.
     raise ValueError(
       f"this is no image of the formats {', '.join(FORMATS)}, or its header is "
       "damaged"
@@ -121,13 +133,15 @@ def _of_array(array: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(array[..., :3])
 
 
-def _of_pillow(image: Image.Image) -> np.ndarray:
+def _of_pillow(image: Image.Image, exif: bool) -> np.ndarray:
+  """Returns a Pillow image as uint8, or uint16, [H, W, 1 or 3]."""
   _check_size(*image.size)  # It may be opened, and not yet read.
   if 0 in image.size:
     raise ValueError(f"the image has {image.width} x {image.height} pixels")
-  image = ImageOps.exif_transpose(image)
+  if exif:
+    image = ImageOps.exif_transpose(image)
   if image.mode.startswith("I;16"):
-    return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    return np.asarray(image).astype(np.uint16)[..., None]
   if image.mode in ("I", "F"):
     raise ValueError(
       f"pixels of Pillow's mode {image.mode!r} (32 bits) have no known range. "
@@ -163,6 +177,15 @@ def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
   return shapes.pop() if len(shapes) == 1 else None
 
 
+def _decoding(preprocess: Any) -> dict[str, Any]:
+  """Returns the arguments `exif` and `bits` of what decodes the image."""
+  decoders = (decode_ops.decode, decode_ops.decode_when_cut)
+  for step in preprocess.steps:
+    if step.fn in decoders and step.entries == ("image",):
+      return {k: v for k, v in step.kwargs.items() if k in ("exif", "bits")}
+  return {}
+
+
 def _stand_ins(preprocess: Any) -> dict[str, Any]:
   """What a preprocessing keeps or converts beside the image, as a label."""
   names = ["label", "id"]
@@ -192,6 +215,7 @@ class Preparation:
     """
     self._preprocess = data_lib.parse(pp)
     self._shape = tuple(image_shape)
+    self._decoding = _decoding(self._preprocess)
     self._stand_ins = _stand_ins(self._preprocess)
 
   def __call__(self, image: Any) -> np.ndarray:
@@ -204,8 +228,7 @@ class Preparation:
       Exception: as `read`; or ValueError for one that cannot be preprocessed.
     """
     *size, channels = self._shape
-    # The decoder's own conversions between grey and RGB.
-    pixels = image_ops.decode({"image": read(image)}, channels)["image"]
+    pixels = read(image, channels, **self._decoding)
     _check_aspect(pixels, size)
     try:
       prepared = self._apply(pixels)

@@ -1,0 +1,128 @@
+"""The EXIF orientation of image files, and images turned by it.
+
+A camera stores the pixels as its sensor has them and notes how it was held.
+Viewers turn the image accordingly. EXIF is a small TIFF file inside of a JPEG,
+PNG or WebP (CIPA DC-008, section 4.6.4); the tag is 0x0112.
+"""
+
+import numpy as np
+
+_ORIENTATION, _SHORT = 0x0112, 3
+_START_OF_SCAN = 0xDA
+_APP1 = 0xE1
+# By orientation: whether to mirror the rows upside down, to mirror the columns
+# left to right, and then to exchange rows and columns.
+_TURNS = {
+  1: (False, False, False),
+  2: (False, True, False),
+  3: (True, True, False),
+  4: (True, False, False),
+  5: (False, False, True),
+  6: (True, False, True),
+  7: (True, True, True),
+  8: (False, True, True),
+}
+
+
+def orientation(data: bytes) -> int:
+  """Returns the orientation that a JPEG, PNG or WebP file names.
+
+  Args:
+    data: the file.
+
+  Returns:
+    1 to 8; 1, which is upright, for files of other formats, without EXIF, or
+    with EXIF that is damaged.
+  """
+  try:
+    exif = _find_exif(data)
+    number = _read_orientation(exif.removeprefix(b"Exif\0\0"))
+  except IndexError:
+    return 1
+  return number if number in _TURNS else 1
+
+
+def turn(image: np.ndarray, number: int) -> np.ndarray:
+  """Returns an image [H, W, ...] upright, given its orientation."""
+  flip_rows, flip_columns, transpose = _TURNS[number]
+  if number == 1:
+    return image
+  image = image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+  return np.ascontiguousarray(image.swapaxes(0, 1) if transpose else image)
+
+
+def turned_shape(shape: tuple[int, int], number: int) -> tuple[int, int]:
+  """Returns (H, W) of the upright image, given those of the stored one."""
+  return shape[::-1] if _TURNS[number][2] else shape
+
+
+def turn_back(
+  part: tuple[slice, slice], shape: tuple[int, ...], number: int
+) -> tuple[slice, slice]:
+  """Returns where the pixels of a part of the upright image are stored.
+
+  Args:
+    part: rows and columns of the upright image, with start and stop.
+    shape: (H, W, ...) of the stored image.
+    number: the orientation.
+  """
+  flip_rows, flip_columns, transpose = _TURNS[number]
+  rows, columns = reversed(part) if transpose else part
+  if flip_rows:
+    rows = slice(shape[0] - rows.stop, shape[0] - rows.start)
+  if flip_columns:
+    columns = slice(shape[1] - columns.stop, shape[1] - columns.start)
+  return rows, columns
+
+
+def _find_exif(data: bytes) -> bytes:
+  """Returns the EXIF of a file, or nothing.
+
+  Raises:
+    IndexError: the file ends in the middle.
+  """
+  if data[:2] == b"\xff\xd8":
+    position = 2
+    while data[position] == 0xFF:
+      marker = data[position + 1]
+      size = int.from_bytes(data[position + 2 : position + 4])
+      content = data[position + 4 : position + 10]
+      if marker == _APP1 and content == b"Exif\0\0":
+        return data[position + 4 : position + 2 + size]
+      if marker == _START_OF_SCAN:
+        break
+      position += 2 + size
+  elif data[:8] == b"\x89PNG\r\n\x1a\n" and b"eXIf" in data:
+    position = 8
+    while position + 8 <= len(data):
+      size = int.from_bytes(data[position : position + 4])
+      if data[position + 4 : position + 8] == b"eXIf":
+        return data[position + 8 : position + 8 + size]
+      position += 12 + size
+  elif data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+    position = 12
+    while position + 8 <= len(data):
+      size = int.from_bytes(data[position + 4 : position + 8], "little")
+      if data[position : position + 4] == b"EXIF":
+        return data[position + 8 : position + 8 + size]
+      position += 8 + size + size % 2
+  return b""
+
+
+def _read_orientation(tiff: bytes) -> int:
+  """Returns the number under the tag in the first directory; 0 for none."""
+  order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+  if order is None:
+    return 0
+
+  def read(position: int, size: int) -> int:
+    if position + size > len(tiff):
+      raise IndexError("the EXIF ends in the middle")
+    return int.from_bytes(tiff[position : position + size], order)
+
+  directory = read(4, 4)
+  for entry in range(read(directory, 2)):
+    position = directory + 2 + 12 * entry
+    if read(position, 2) == _ORIENTATION and read(position + 2, 2) == _SHORT:
+      return read(position + 8, 2)
+  return 0
