@@ -241,7 +241,12 @@ def test_grey_of_2_and_4_bits_is_not_spread():
   pixels = zlib.compress(b"\0" + bytes([0b00011011]))
   file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
   file += chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-  assert ids("decode_ids(key='semantic')", file).ravel().tolist() == [0, 1, 2, 3]
+  assert ids("decode_ids(key='semantic')", file).ravel().tolist() == [
+    0,
+    1,
+    2,
+    3,
+  ]
 
 
 def test_ids_in_colours():

@@ -199,7 +199,9 @@ def _to_uint8(image: np.ndarray, bits: int | None) -> np.ndarray:
       )
     bits = 16
   if peak >> bits:
-    raise ValueError(f"the value {peak} has more than the {bits} bits asked for")
+    raise ValueError(
+      f"the value {peak} has more than the {bits} bits asked for"
+    )
   return (image >> (bits - 8)).astype(np.uint8)
 
 
@@ -267,9 +269,7 @@ def decode_ids(
 def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
   """Returns the numbers of a file, [H, W] or [H, W, 3]."""
   try:
-    with Image.open(
-      io.BytesIO(data), formats=_EXACT_FORMATS
-    ) as image:
+    with Image.open(io.BytesIO(data), formats=_EXACT_FORMATS) as image:
       if image.mode in ("LA", "PA"):
         image = image.getchannel(0)
       elif image.mode == "RGBA":

@@ -1,8 +1,8 @@
 """Preprocessing ops on images without chance, by OpenCV.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
-float32 after `value_range` or `standardize`. All ops take a video [..., H, W, C]
-as well, and do the same to all its frames.
+float32 after `value_range` or `standardize`. All ops take a video
+[..., H, W, C] as well, and do the same to all its frames.
 """
 
 import cv2

@@ -66,8 +66,8 @@ def onehot(
   if outside.size:
     raise ValueError(
       f"the class {outside[0]} of {key!r} is not in [0, {num_classes}). Raise "
-      "num_classes if there are more classes. If a number below 0 stands for no "
-      "label, leave onehot out: evaluations leave such examples out"
+      "num_classes if there are more classes. If a number below 0 stands for "
+      "no label, leave onehot out: evaluations leave such examples out"
     )
   vector = np.full(num_classes, off, np.float32)
   vector[label] = on

@@ -234,7 +234,8 @@ def parse(text: str) -> Preprocess:
 
   Raises:
     ValueError: on a syntax error, an unknown op or arguments that the op does
-      not take or cannot do anything with. The message holds the whole string and names the op.
+      not take or cannot do anything with. The message holds the whole string
+      and names the op.
   """
 
   def fail(message: str):
