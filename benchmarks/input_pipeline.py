@@ -67,15 +67,18 @@ def make_folder(folder: pathlib.Path, num_images: int, copies: int) -> None:
   Grain's shuffle takes long for very small datasets, up to 0.4 ms an example;
   the names make a dataset of the usual size out of few files.
   """
-  (folder / "photo").mkdir()
+  classes = [folder / name for name in ("people", "places")]
+  for path in classes:
+    path.mkdir()
   rng = np.random.default_rng(0)
   for i in range(num_images):
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
     _, file = cv2.imencode(".jpg", make_photo(rng), quality)
-    first = folder / "photo" / f"{i}_0.jpg"
+    path = classes[i % 2]
+    first = path / f"{i}_0.jpg"
     first.write_bytes(file.tobytes())
     for copy in range(1, copies):
-      os.link(first, folder / "photo" / f"{i}_{copy}.jpg")
+      os.link(first, path / f"{i}_{copy}.jpg")
 
 
 def data_config(folder: pathlib.Path | str, **changes: Any) -> dict[str, Any]:

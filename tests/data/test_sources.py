@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data import sources
+from tokenlearner_flexivit.data import splits
 
 
 @pytest.mark.parametrize(
@@ -23,17 +23,31 @@ from tokenlearner_flexivit.data import sources
     ("train[:0.5%]", range(1)),
     ("train[10:20]", range(10, 20)),
     ("train[-5:]", range(195, 200)),
-    ("train[:999]", range(200)),
   ],
 )
 def test_slices_are_those_of_tfds(split, expected):
-  assert sources.parse_split(split, 200) == ("train", expected)
+  ((name, part),) = splits.parse(split)
+  assert name == "train"
+  assert splits.positions(part, 200, name) == expected
 
 
-@pytest.mark.parametrize("split", ["train[5]", "train[:5", "[:5]", "a+b", ""])
-def test_bad_slices(split):
+def test_sums_of_splits():
+  assert splits.parse("train[:9%] + my val") == [
+    ("train", "[:9%]"),
+    ("my val", ""),
+  ]
+
+
+@pytest.mark.parametrize("split", ["train[:5", "[:5]", "a+", "", "a[:1][2:]"])
+def test_bad_splits(split):
   with pytest.raises(ValueError, match="Cannot read the split"):
-    sources.parse_split(split)
+    splits.parse(split)
+
+
+@pytest.mark.parametrize("part", ["[5]", "[:999]", "[::2]", "[:101%]", "[a:]"])
+def test_bad_slices(part):
+  with pytest.raises(ValueError, match="of flowers, which has 200 examples"):
+    splits.positions(part, 200, "flowers")
 
 
 # Noise
@@ -55,6 +69,9 @@ def test_fake_is_fixed_noise_of_the_shape():
   part = data.open_source({**config, "split": "train[50%:]"})
   assert len(part) == 15
   np.testing.assert_array_equal(part[0]["image"], source[15]["image"])
+  both = data.open_source({**config, "split": "test+train[50%:]"})
+  assert len(both) == 45 and both[31]["id"] == 31
+  np.testing.assert_array_equal(both[31]["image"], source[16]["image"])
   other = data.open_source({**config, "split": "test"})
   assert (other[0]["image"] != source[0]["image"]).any()
 

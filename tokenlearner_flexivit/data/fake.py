@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from tokenlearner_flexivit.data import sources
+from tokenlearner_flexivit.data import sources, splits
 
 _NAME = re.compile(
   r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
@@ -28,7 +28,7 @@ class FakeSource(sources.Source):
 
     Args:
       name: see above.
-      split: any name, perhaps with a slice.
+      split: any name, perhaps with a slice, or a sum of such.
 
     Raises:
       ValueError: the name or the split cannot be read.
@@ -49,17 +49,23 @@ class FakeSource(sources.Source):
     self._shape = tuple(int(side) for side in sides if side)
     self._key = "video" if match["frames"] else "image"
     self.num_classes = int(match["num_classes"])
-    split_name, self._positions = sources.parse_split(
-      split, int(match["num_examples"] or 1024)
-    )
-    self._seed = zlib.crc32(split_name.encode())
+    num_examples = int(match["num_examples"] or 1024)
     self.name = f"{name} ({split})"
+    # Pairs (seed, positions).
+    self._parts = [
+      (
+        zlib.crc32(split_name.encode()),
+        splits.positions(part, num_examples, self.name),
+      )
+      for split_name, part in splits.parse(split)
+    ]
 
   def __len__(self) -> int:
-    return len(self._positions)
+    return sum(len(positions) for _, positions in self._parts)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng((self._seed, self._positions[index]))
+    (seed, _), position = sources.locate(self._parts, index)
+    rng = np.random.default_rng((seed, position))
     return {
       self._key: rng.integers(0, 256, self._shape, np.uint8),
       "label": np.int32(rng.integers(self.num_classes)),

@@ -1,17 +1,14 @@
 """Images in class folders: `folder:/path`."""
 
-import concurrent.futures
-import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
-from tokenlearner_flexivit.data import sources
-
-_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-_HEADER_BYTES = 12
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import image_listing, sources, splits
 
 
 class FolderSource(sources.Source):
@@ -19,20 +16,21 @@ class FolderSource(sources.Source):
 
   Two layouts are read:
 
-    PATH/SPLIT/CLASS/IMAGE   with any split that is there, or a slice of it;
-    PATH/CLASS/IMAGE         with "train" or "all", or a slice such as
-                             "train[:90%]" and "train[90%:]".
+    PATH/SPLIT/CLASS/IMAGE   with any split that is there;
+    PATH/CLASS/IMAGE         with "train" or "all".
 
-  Classes are numbered in alphabetical order; those of PATH/train, where it
-  exists, are the classes of all splits. Files are put in the order of a hash of
-  "CLASS/IMAGE", so that a slice has all classes and is the same on every
-  machine. Hidden files are ignored. Every other file in a class folder must be
-  an image: the first bytes of each are read when the source is opened, because
-  a bad file is better found now than in the middle of an epoch.
+  A split may be a slice or a sum, such as "train[:90%]" or "train+validation".
+  "train", "validation" and "test" may have other names, such as Training, val
+  and dev (see `splits.ALIASES`), and "all" is all three.
+
+  Classes are numbered in alphabetical order; those of the training folder,
+  where there is one, are the classes of all splits. See `image_listing.Listing`
+  for the order of the images and `splits.visible` for files that are ignored.
+  Every other file in a class folder must be an image.
   """
 
   def __init__(self, path: str | os.PathLike, split: str):
-    """Lists and checks the files.
+    """Lists the files.
 
     Args:
       path: the folder.
@@ -42,58 +40,74 @@ class FolderSource(sources.Source):
       ValueError: the folder does not exist, has no class folders or no such
         split, or holds something that is no image; the message names it.
     """
-    root = pathlib.Path(path).expanduser()
     self.name = f"folder:{path} ({split})"
-    if not root.is_dir():
-      raise ValueError(f"folder:{path}: there is no such folder.")
-    split_name, _ = sources.parse_split(split)
-    if (root / split_name).is_dir():
-      self._root = root / split_name
-      self.class_names = _folders(root / "train") or _folders(self._root)
-    else:
-      self._root = root
-      self.class_names = _folders(root)
-      if self.class_names and split_name not in ("train", "all"):
-        raise ValueError(
-          f"folder:{path} has no split {split_name!r}. Its folders are "
-          f"{_some(self.class_names)}. If these are classes, use 'train' or "
-          "slices such as 'train[:90%]' and 'train[90%:]'."
-        )
-    if not self.class_names:
-      raise ValueError(
-        f"{self._root} holds no class folders: expected one folder per class, "
-        f"with images ({', '.join(_EXTENSIONS)}) in it."
-      )
+    folders = split_folders(path)
+    root = _root(path)
+    asked = []
+    for name, part in splits.parse(split):
+      if name == "all":
+        names = [n for n in folders if splits.role(n)] or list(folders)
+      else:
+        names = [_resolve(name, folders, root)]
+      asked += [(folders[name], part) for name in names]
+    self.class_names = _class_names(folders, [folder for folder, _ in asked])
     self.num_classes = len(self.class_names)
+    numbers = {name: number for number, name in enumerate(self.class_names)}
+    self._parts, labels = [], []
+    for folder, part in asked:
+      listing = image_listing.list_images(folder)
+      unknown = [name for name in listing.class_names if name not in numbers]
+      if unknown:
+        raise ValueError(
+          f"{folder} holds classes that {folders['train']} lacks: "
+          f"{_some(unknown)}."
+        )
+      chosen = splits.positions(part, len(listing), str(folder))
+      number = np.array([numbers[n] for n in listing.class_names], np.int32)
+      self._parts.append((listing, chosen))
+      labels.append(number[listing.labels[chosen.start : chosen.stop]])
+    self._labels = np.concatenate(labels)
+    if not len(self._labels):
+      sizes = ", ".join(f"{len(x)} in {x.root}" for x, _ in self._parts)
+      raise ValueError(f"The split is empty: {self.name}. There are {sizes}.")
+    self._warn_of_missing_classes(path)
 
-    unknown = sorted(set(_folders(self._root)) - set(self.class_names))
-    if unknown:
-      raise ValueError(
-        f"{self._root} holds classes that {root / 'train'} lacks: "
-        f"{_some(unknown)}."
+  def _warn_of_missing_classes(self, path: str | os.PathLike) -> None:
+    if self.num_classes == 1:
+      warnings.warn(
+        f"folder:{path} has a single class, {self.class_names[0]!r}, so there "
+        "is nothing to tell apart. Expected PATH/CLASS/IMAGE or "
+        "PATH/SPLIT/CLASS/IMAGE, with a folder for each class. Is the path one "
+        "level off?",
+        stacklevel=3,
       )
-    labels = {name: label for label, name in enumerate(self.class_names)}
-    files = list(_list_and_check(self._root))
-    files.sort(key=lambda f: hashlib.blake2b(os.fsencode(f)).digest())
-    _, chosen = sources.parse_split(split, len(files))
-    self._files = [files[i] for i in chosen]
-    self._labels = np.array(
-      [labels[file.partition("/")[0]] for file in self._files], np.int32
-    )
+    counts = np.bincount(self._labels, minlength=self.num_classes)
+    missing = [self.class_names[i] for i in np.flatnonzero(counts == 0)]
+    if missing:
+      warnings.warn(
+        f"{self.name} has no image of {len(missing)} of the "
+        f"{self.num_classes} classes: {_some(missing)}.",
+        stacklevel=3,
+      )
 
   def __len__(self) -> int:
-    return len(self._files)
+    return len(self._labels)
 
   def __getitem__(self, index: int) -> dict[str, bytes | np.ndarray]:
-    return {
-      "image": (self._root / self._files[index]).read_bytes(),
-      "label": self._labels[index],
-      "id": np.int32(index),
-    }
+    with open(self._path(index), "rb", buffering=0) as file:
+      return {
+        "image": file.read(),
+        "label": self._labels[index],
+        "id": np.int32(index),
+      }
+
+  def _path(self, index: int) -> str:
+    (listing, _), position = sources.locate(self._parts, index)
+    return listing.path(position)
 
   def describe(self, index: int) -> str:
     """Returns the position and the path of the file."""
-    return f"example {index}, {self._root / self._files[index]}"
+    return f"example {index}, {self._path(index)}"
 
   def labels(self, key: str = "label") -> np.ndarray:
     """Returns the numbers of the classes, int64 [N], from memory."""
@@ -103,92 +117,106 @@ class FolderSource(sources.Source):
 
   def digest(self) -> str:
     """Returns a hash of the classes and of the files' names in their order."""
-    return sources.hash_words(self.class_names, self._files)
+    return sources.hash_words(
+      self.class_names,
+      [listing.digest(chosen) for listing, chosen in self._parts],
+    )
 
 
-def _some(names: list[str], limit: int = 10) -> str:
+def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """Returns the splits of a folder of images, with the folders of each.
+
+  Args:
+    path: the folder.
+
+  Returns:
+    Folders of class folders by split: "train", "validation" and "test" where
+    they are there under any alias, then others by their own names. Where there
+    are none, {"train": PATH}.
+
+  Raises:
+    ValueError: there is no such folder or it holds no folders; or see
+      `splits.find`.
+  """
+  root = _root(path)
+  names = image_listing.class_folders(root)
+  if not names:
+    images = any(
+      entry.name.lower().endswith(image_listing.EXTENSIONS)
+      for entry in splits.visible(root)
+    )
+    hint = f" Did you mean {root.parent}?" if images else ""
+    raise ValueError(
+      f"{root} holds no class folders: expected one folder per class, with "
+      f"images ({', '.join(image_listing.EXTENSIONS)}) in it.{hint}"
+    )
+  folders = splits.find(root, _is_image)
+  folders = {s: folder for s, folder in folders.items() if folder.is_dir()}
+  if not folders and not splits.holds_folders(root / names[0]):
+    return {"train": root}
+  taken = [folder.name for folder in folders.values()]
+  return folders | {
+    name: root / name
+    for name in names
+    if name not in taken and splits.holds_folders(root / name)
+  }
+
+
+def _root(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder or raises ValueError if there is none."""
+  root = paths.local(path, "folder:")
+  if not root.is_dir():
+    raise ValueError(f"folder:{path}: there is no such folder.")
+  return root
+
+
+def _is_image(name: str) -> bool:
+  return name.lower().endswith(image_listing.EXTENSIONS)
+
+
+def _resolve(
+  name: str, folders: dict[str, pathlib.Path], root: pathlib.Path
+) -> str:
+  """Returns the split that a name means.
+
+  Raises:
+    ValueError: there is none; the message says how the folder was read.
+  """
+  try:
+    return splits.resolve(name, list(folders), str(root))
+  except ValueError as error:
+    if folders == {"train": root}:
+      classes = _some(image_listing.class_folders(root))
+      hint = (
+        f"Its folders were read as classes: {classes}. If these are classes, "
+        "use 'train' or slices such as 'train[:90%]' and 'train[90%:]'."
+      )
+    elif (root / name).is_dir():
+      hint = f"{root / name} is there, but holds no class folders."
+    elif splits.role(name) and not any(map(splits.role, folders)):
+      hint = (
+        "Its folders hold folders. If these are classes of images, give the "
+        f"path one level down, such as {root / next(iter(folders))}."
+      )
+    else:
+      hint = ""
+    raise ValueError(f"{error} {hint}".rstrip()) from None
+
+
+def _class_names(
+  folders: dict[str, pathlib.Path], asked: Sequence[pathlib.Path]
+) -> list[str]:
+  """Returns the classes that all splits of a folder have."""
+  if "train" in folders:
+    counted = [folders["train"]]
+  else:
+    parts = [folder for name, folder in folders.items() if splits.role(name)]
+    counted = {*parts, *asked} if set(parts) & set(asked) else asked
+  return sorted({n for f in counted for n in image_listing.class_folders(f)})
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
   """Returns the first few names as words."""
   shown = ", ".join(repr(name) for name in names[:limit])
   more = f" and {len(names) - limit} more" if len(names) > limit else ""
   return (shown or "none") + more
-
-
-def _visible(path: pathlib.Path) -> list[os.DirEntry]:
-  """Returns what is in the folder and not hidden, in alphabetical order."""
-  with os.scandir(path) as entries:
-    shown = [entry for entry in entries if not entry.name.startswith(".")]
-  return sorted(shown, key=lambda entry: entry.name)
-
-
-def _folders(path: pathlib.Path) -> list[str]:
-  """Returns the names of the folders in `path`, if it exists."""
-  if not path.is_dir():
-    return []
-  return [entry.name for entry in _visible(path) if entry.is_dir()]
-
-
-def _list_and_check(root: pathlib.Path) -> Iterator[str]:
-  """Yields "CLASS/IMAGE" for all files of all classes.
-
-  Raises:
-    ValueError: a class is empty, or files are not images; names the first few
-      and says how many there are.
-  """
-  bad = []
-  # Opening a file waits for the disk or the network, not for the processor.
-  with concurrent.futures.ThreadPoolExecutor(32) as pool:
-    classes = _folders(root)
-    for name, (good, wrong) in zip(
-      classes,
-      pool.map(_check_class, [root / name for name in classes]),
-      strict=True,
-    ):
-      bad += wrong
-      yield from (f"{name}/{file}" for file in good)
-  # A README beside the class folders does no harm; a forgotten image does.
-  bad += [
-    (entry.path, "lies outside of the class folders")
-    for entry in _visible(root)
-    if entry.name.lower().endswith(_EXTENSIONS) and not entry.is_dir()
-  ]
-  if bad:
-    shown = "\n".join(f"  {path}: {reason}" for path, reason in bad[:5])
-    more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise ValueError(
-      f"{len(bad)} of the files in {root} cannot be used; remove them, or hide "
-      f"them with a leading dot:\n{shown}{more}"
-    )
-
-
-def _check_class(path: pathlib.Path):
-  """Returns the image files of one class and the (path, reason) of others."""
-  entries = _visible(path)
-  if not entries:
-    return [], [(str(path), "has no images")]
-  good, bad = [], []
-  for entry in entries:
-    reason = _why_no_image(entry)
-    if reason:
-      bad.append((entry.path, reason))
-    else:
-      good.append(entry.name)
-  return good, bad
-
-
-def _why_no_image(entry: os.DirEntry) -> str | None:
-  """Returns why the file is no image, judged by its name and first bytes."""
-  if entry.is_dir():
-    return "is a folder inside a class folder (is its parent a split?)"
-  if not entry.name.lower().endswith(_EXTENSIONS):
-    return f"is none of {', '.join(_EXTENSIONS)}"
-  try:
-    with open(entry.path, "rb", buffering=0) as file:
-      header = file.read(_HEADER_BYTES)
-  except OSError as error:
-    return f"cannot be read ({error.strerror})"
-  if not header:
-    return "is empty"
-  is_image = header.startswith(
-    (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
-  ) or (header[:4] == b"RIFF" and header[8:12] == b"WEBP")
-  return None if is_image else f"is no image: it starts with {header!r}"

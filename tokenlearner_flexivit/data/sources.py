@@ -1,11 +1,10 @@
-"""What a source of examples is, and the slices of a split."""
+"""The interface of a source of examples."""
 
 import abc
 import concurrent.futures
 import hashlib
-import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,41 +105,17 @@ def _chunks(length: int, size: int) -> Iterator[range]:
     yield range(start, min(start + size, length))
 
 
-_SPLIT = re.compile(
-  r"(?P<name>[^\[\]+]+)"
-  r"(\[(?P<start>-?\d+(\.\d+)?%?)?:(?P<stop>-?\d+(\.\d+)?%?)?\])?"
-)
-
-
-def parse_split(split: str, length: int | None = None) -> tuple[str, range]:
-  """Reads a split such as "train", "train[:90%]" or "train[100:200]".
-
-  This is TFDS's syntax and rounding, for the sources that TFDS does not read.
+def locate(
+  parts: Sequence[tuple[Any, range]], index: int
+) -> tuple[tuple[Any, range], int]:
+  """Returns the part that the example at `index` is in, and where it is there.
 
   Args:
-    split: the split.
-    length: number of examples in the whole split; without it, only the name in
-      the result means anything.
-
-  Returns:
-    The name of the whole split and the positions in it.
-
-  Raises:
-    ValueError: the syntax is wrong.
+    parts: what each is of, and which positions of it, one after another.
+    index: in [0, the sum of their lengths).
   """
-  match = _SPLIT.fullmatch(split)
-  if not match:
-    raise ValueError(
-      f"Cannot read the split {split!r}: expected a name, perhaps with a "
-      "slice, as in 'train', 'train[:90%]' or 'train[100:200]'."
-    )
-
-  def position(bound: str | None) -> int | None:
-    if bound is None:
-      return None
-    if bound.endswith("%"):
-      return round(float(bound[:-1]) * (length or 0) / 100)
-    return int(float(bound))
-
-  bounds = slice(position(match["start"]), position(match["stop"]))
-  return match["name"], range(length or 0)[bounds]
+  for part in parts:
+    if index < len(part[1]):
+      return part, part[1][index]
+    index -= len(part[1])
+  raise IndexError(f"There is no example {index} after the last.")

@@ -7,7 +7,11 @@ all configs decide by the functions here which is which.
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenlearner_flexivit import paths
 
 ALIASES = {
   "train": ("train", "training"),
@@ -16,6 +20,9 @@ ALIASES = {
 }
 _ROLES = {alias: role for role, names in ALIASES.items() for alias in names}
 _TABLE = ".csv"
+_PART = re.compile(
+  r"\s*(?P<name>[^\[\]+]*[^\[\]+\s])\s*(?P<slice>\[[^\[\]]*\])?\s*"
+)
 
 # What operating systems, archives and network drives leave in folders.
 _IGNORED = {
@@ -65,6 +72,69 @@ def by_role(names: Iterable[str], where: str) -> dict[str, str]:
     if same:
       chosen[part] = same[0]
   return chosen
+
+
+def parse(split: str) -> list[tuple[str, str]]:
+  """Returns the names and slices of a split such as "train[:90%]+val".
+
+  Returns:
+    Pairs (name, slice), the slice "" where there is none: [("train", "[:90%]"),
+    ("val", "")].
+
+  Raises:
+    ValueError: the syntax is wrong.
+  """
+  matches = [_PART.fullmatch(part) for part in split.split("+")]
+  if not all(matches):
+    raise ValueError(
+      f"Cannot read the split {split!r}: expected a name, perhaps with a "
+      "slice, or a sum of such, as in 'train', 'train[:90%]', "
+      "'train[100:200]' or 'train+validation'."
+    )
+  return [(match["name"], match["slice"] or "") for match in matches]
+
+
+def positions(slice_text: str, length: int, where: str) -> range:
+  """Returns the positions that a slice such as "[:90%]" takes, as TFDS does.
+
+  Args:
+    slice_text: the slice with its brackets, or "" for all.
+    length: number of examples in the whole split.
+    where: the split, for errors.
+
+  Raises:
+    ValueError: the syntax is wrong, or the slice goes beyond the split.
+  """
+  if slice_text in ("", "[:]"):
+    return range(length)
+  import tensorflow_datasets as tfds  # It takes a while.
+
+  whole = tfds.core.SplitInfo(name="all_", shard_lengths=[length], num_bytes=0)
+  try:
+    instruction = tfds.core.ReadInstruction.from_spec(f"all_{slice_text}")
+    (part,) = instruction.to_absolute({"all_": whole})
+  except ValueError:
+    raise ValueError(
+      f"Cannot take the slice {slice_text} of {where}, which has {length} "
+      "examples. Expected [START:STOP] with positions or percentages within "
+      "them, as in [:90%], [100:200] or [-10:]."
+    ) from None
+  return range(part.from_ or 0, length if part.to is None else part.to)
+
+
+def rename(split: str, known: Sequence[str]) -> str:
+  """Returns `split` with the known names in place of their aliases.
+
+  Names that are no alias of a known one stay as they are.
+  """
+
+  def known_name(name):
+    try:
+      return resolve(name, known, "")
+    except ValueError:
+      return name
+
+  return "+".join(known_name(name) + part for name, part in parse(split))
 
 
 def resolve(asked: str, known: Sequence[str], where: str) -> str:
@@ -120,19 +190,17 @@ def choose(
       meant, or there is nothing to train on or to evaluate on.
   """
   roles = by_role(known, where)
-  for asked in (train, test):
-    for part in asked.split("+") if asked else ():
-      resolve(part.partition("[")[0].strip(), known, where)
+  for asked in filter(None, (train, test)):
+    for name, _ in parse(asked):
+      resolve(name, known, where)
   if not train and "train" not in roles:
     raise ValueError(
       f"{where} has no split to train on. Its splits are: "
       f"{', '.join(known) or 'none'}. Say which to use, such as train=NAME."
     )
   if test:
-    tested = {part.partition("[")[0].strip() for part in test.split("+")}
-    if not train and roles["train"] in {
-      resolve(name, known, where) for name in tested
-    }:
+    tested = [resolve(name, known, where) for name, _ in parse(test)]
+    if not train and roles["train"] in tested:
       raise ValueError(
         f"test={test} of {where} is a part of the split to train on. Say also "
         "which part to train on, such as train=train[:90%],test=train[90%:]."
@@ -157,16 +225,17 @@ def visible(folder: str | os.PathLike) -> list[os.DirEntry]:
   Thumbs.db and __MACOSX, are left out.
   """
   with os.scandir(folder) as entries:
-    shown = [
-      entry
-      for entry in entries
-      if not entry.name.startswith(".") and entry.name.lower() not in _IGNORED
-    ]
+    shown = [entry for entry in entries if not is_hidden(entry.name)]
   return sorted(shown, key=lambda entry: entry.name)
 
 
+def is_hidden(name: str) -> bool:
+  """Tells whether a file or folder of this name is none of a person's data."""
+  return name.startswith(".") or name.lower() in _IGNORED
+
+
 def find(
-  root: pathlib.Path, is_example: Callable[[str], bool]
+  root: pathlib.Path, is_example: Callable[[str], bool] = lambda name: True
 ) -> dict[str, pathlib.Path]:
   """Returns the folders and tables in `root` that are splits of a dataset.
 
@@ -180,7 +249,8 @@ def find(
 
   Args:
     root: the folder.
-    is_example: tells by a file's name whether the file is an example.
+    is_example: tells by a file's name whether the file is an example, where
+      not each is.
 
   Returns:
     Paths by "train", "validation" and "test". Empty if the folders in `root`
@@ -200,14 +270,11 @@ def find(
   ]
   tables = [name for name in named if name.lower().endswith(_TABLE)]
   folders = [name for name in named if name not in tables]
-  holding = {name: _holds(root / name, is_example) for name in folders}
-  nested = [name for name in folders if holding[name] == "folders"]
+  nested = [name for name in folders if holds_folders(root / name)]
   if not nested and not tables:
-    flat = [name for name in folders if holding[name] == "examples"]
+    flat = [n for n in folders if _holds_examples(root / n, is_example)]
     others = [e.name for e in entries if e.is_dir() and e.name not in folders]
-    if not flat or any(
-      _holds(root / name, is_example) == "examples" for name in others
-    ):
+    if not flat or any(_holds_examples(root / n, is_example) for n in others):
       return {}
     raise ValueError(
       f"{root} was read as having the splits {', '.join(flat)}, which hold "
@@ -220,15 +287,61 @@ def find(
   return {part: root / name for part, name in chosen.items()}
 
 
-def _holds(folder: pathlib.Path, is_example: Callable[[str], bool]) -> str:
-  """Returns "folders", "examples" or "nothing" for what is in a folder."""
-  holds = "nothing"
+def holds_folders(folder: str | os.PathLike) -> bool:
+  """Tells whether there is a folder in `folder`."""
   with os.scandir(folder) as entries:
-    for entry in entries:
-      if entry.name.startswith(".") or entry.name.lower() in _IGNORED:
-        continue
-      if entry.is_dir():
-        return "folders"
-      if is_example(entry.name):
-        holds = "examples"
-  return holds
+    return any(e.is_dir() and not is_hidden(e.name) for e in entries)
+
+
+def _holds_examples(
+  folder: pathlib.Path, is_example: Callable[[str], bool]
+) -> bool:
+  """Tells whether there are examples in `folder`, and no folders."""
+  return not holds_folders(folder) and any(
+    is_example(entry.name) for entry in visible(folder)
+  )
+
+
+def describe(config: Mapping[str, Any]) -> list[str]:
+  """Returns a line per folder of data that says which of its splits are read.
+
+  Args:
+    config: of a run, with `data` and `evals`.
+  """
+  read = {}
+  for section in (config, *config["evals"].values()):
+    data = section.get("data") or config["data"]
+    asked = (
+      data.get("split"),
+      *map(section.get, ("train_split", "test_split")),
+    )
+    read.setdefault(data["name"], []).extend(filter(None, asked))
+  lines = [
+    _describe(name, dict.fromkeys(asked)) for name, asked in read.items()
+  ]
+  return [line for line in lines if line]
+
+
+def _describe(name: str, asked: Iterable[str]) -> str:
+  """Returns the line about a dataset, "" for one that is not in a folder."""
+  kind, _, path = name.partition(":")
+  if not kind.endswith("folder"):
+    return ""
+  root = paths.local(path.partition("?")[0], kind)
+  if not root.is_dir():
+    return ""
+  known = {part: path.name for part, path in find(root).items()}
+  if not known:
+    return f"{name} has no folders of splits. Reading {', '.join(asked)}."
+  parts = [part for split in asked for part, _ in parse(split)]
+  used = dict.fromkeys(known.get(role(part), part) for part in parts)
+  if "all" in used:
+    used = dict.fromkeys(known.values())
+  left = [
+    entry.name
+    for entry in visible(root)
+    if entry.name not in used
+    and (role(entry.name) or (entry.is_dir() and holds_folders(entry.path)))
+  ]
+  unused = f" Not reading {', '.join(left)}." if left else ""
+  return f"{name}: reading {', '.join(used)}.{unused}"

@@ -1,0 +1,281 @@
+"""Lists the images of class folders, fast and small for millions of files."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenlearner_flexivit.data import splits
+
+EXTENSIONS = (
+  *(".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jfif", ".png"),
+  *(".tif", ".tiff", ".webp"),
+)
+# Pictures that no decoder here reads.
+_FOREIGN = (
+  *(".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".pdf"),
+  *(".psd", ".raw", ".svg"),
+)
+_HEADERS = (
+  b"\xff\xd8\xff",
+  b"\x89PNG\r\n\x1a\n",
+  b"BM",
+  b"GIF8",
+  b"II*\0",
+  b"MM\0*",
+)
+_HEADER_BYTES = 12
+# Listing and opening wait for the disk or the network, not for the processor.
+_THREADS = 32
+# A folder that changed so shortly before it was listed may have changed again
+# at what the file system takes for the same time.
+_SAME_TIME_NS = 2 * 10**9
+
+_listings: "weakref.WeakValueDictionary[str, Listing]" = (
+  weakref.WeakValueDictionary()
+)
+_lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listing:
+  """The images in the class folders of a folder.
+
+  Their order is the same on every machine, and every slice has each class in
+  proportion: where a class has n images, they stand at (i + 1/2) / n of the
+  whole, in the order of a hash of "CLASS/IMAGE".
+
+  Attributes:
+    root: the folder.
+    class_names: of its class folders, in alphabetical order.
+    names: the names of the files, one after another, in the order of the
+      images. One object: millions of strings take gigabytes, and time to be
+      sent to processes.
+    ends: where each name ends in `names`, int64 [N].
+    labels: positions in `class_names`, int32 [N].
+    changed: when the folder and its class folders changed, before they were
+      listed.
+  """
+
+  root: pathlib.Path
+  class_names: list[str]
+  names: bytes
+  ends: np.ndarray
+  labels: np.ndarray
+  changed: list[int]
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def path(self, index: int) -> str:
+    """Returns the path of an image."""
+    start = self.ends[index - 1] if index else 0
+    name = os.fsdecode(self.names[start : self.ends[index]])
+    return os.path.join(self.root, self.class_names[self.labels[index]], name)
+
+  def digest(self, positions: range) -> str:
+    """Returns a hash of names and classes of the images at `positions`."""
+    state = hashlib.blake2b(digest_size=8)
+    state.update(repr(self.class_names).encode(errors="surrogateescape"))
+    if positions:
+      first, last = positions[0], positions[-1]
+      start = self.ends[first - 1] if first else 0
+      state.update(memoryview(self.names)[start : self.ends[last]])
+      state.update(np.diff(self.ends[first : last + 1]).tobytes())
+      state.update(self.labels[first : last + 1].tobytes())
+    return state.hexdigest()
+
+
+def list_images(root: pathlib.Path) -> Listing:
+  """Lists the images of the class folders in `root`.
+
+  No file is opened whose name ends as that of an image does; whether it is one
+  shows when it is read. Other files are opened: they are images if they begin
+  as images do. As long as a listing is in use and the folders have not changed
+  since, the same is returned again.
+
+  Args:
+    root: folder of class folders.
+
+  Returns:
+    The listing.
+
+  Raises:
+    ValueError: a class has no images, or there are files that are no images, or
+      that lie elsewhere; names the first few and says how many there are.
+  """
+  root = pathlib.Path(os.path.abspath(root))
+  with _lock:
+    listing = _listings.get(str(root))
+    if listing is None or listing.changed != _changed(
+      root, listing.class_names
+    ):
+      _listings[str(root)] = listing = _list(root)
+    return listing
+
+
+def _changed(root: pathlib.Path, class_names: Sequence[str]) -> list[int]:
+  """Returns when the folder and its class folders changed, in nanoseconds."""
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    paths = [root, *(root / name for name in class_names)]
+    try:
+      return list(pool.map(lambda path: path.stat().st_mtime_ns, paths))
+    except FileNotFoundError:  # A folder is gone.
+      return []
+
+
+def class_folders(path: pathlib.Path) -> list[str]:
+  """Returns the names of the folders in `path`, in alphabetical order."""
+  return [entry.name for entry in splits.visible(path) if entry.is_dir()]
+
+
+def _list(root: pathlib.Path) -> Listing:
+  """Returns a new listing."""
+  now = time.time_ns()
+  classes = class_folders(root)
+  changed = _changed(root, classes)
+  if max(changed, default=now) > now - _SAME_TIME_NS:
+    changed = [-1]  # Never up to date.
+  bad = []
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    parts = list(pool.map(_list_class, [root / name for name in classes]))
+    for part in parts:
+      bad += part.bad
+    unsure = [(part, name) for part in parts for name in part.unsure]
+    paths = [part.path / name for part, name in unsure]
+    reasons = pool.map(_why_no_image, paths)
+    for (part, name), path, reason in zip(unsure, paths, reasons, strict=True):
+      if reason:
+        bad.append((path, reason))
+      else:
+        part.names.append(os.fsencode(name))
+  bad += [
+    (part.path, "has no images")
+    for part in parts
+    if not (part.names or part.bad or part.unsure)
+  ]
+  # A README beside the class folders does no harm; a forgotten image does.
+  bad += [
+    (root / entry.name, "lies outside of the class folders")
+    for entry in splits.visible(root)
+    if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()
+  ]
+  _check(root, bad)
+  return Listing(root, classes, *_put_in_order(classes, parts), changed)
+
+
+@dataclasses.dataclass
+class _Class:
+  """What a class folder holds.
+
+  Attributes:
+    path: the folder.
+    names: of images.
+    unsure: of files that must be opened.
+    bad: (path, reason) of what cannot be used.
+  """
+
+  path: pathlib.Path
+  names: list[bytes] = dataclasses.field(default_factory=list)
+  unsure: list[str] = dataclasses.field(default_factory=list)
+  bad: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
+
+
+def _list_class(path: pathlib.Path) -> _Class:
+  content = _Class(path)
+  with os.scandir(path) as entries:
+    for entry in entries:
+      name = entry.name
+      if splits.is_hidden(name):
+        continue
+      if name.lower().endswith(EXTENSIONS):
+        # A link is not followed: that would ask the disk about each.
+        if not entry.is_dir(follow_symlinks=False):
+          content.names.append(os.fsencode(name))
+          continue
+      elif not entry.is_dir():
+        content.unsure.append(name)
+        continue
+      reason = "is a folder inside a class folder"
+      content.bad.append((path / name, reason))
+  return content
+
+
+def _why_no_image(path: pathlib.Path) -> str | None:
+  """Returns why a file is no image, by its first bytes and its name."""
+  try:
+    with open(path, "rb", buffering=0) as file:
+      header = file.read(_HEADER_BYTES)
+  except OSError as error:
+    return f"cannot be read ({error.strerror})"
+  if (
+    header.startswith(_HEADERS)
+    or (header[:4] == b"RIFF" and header[8:] == b"WEBP")
+    or (header[4:8] == b"ftyp" and header[8:] in (b"avif", b"avis"))
+  ):
+    return None
+  if path.suffix.lower() in _FOREIGN:
+    return (
+      f"is a picture of a kind that is not read here. Convert it, such as "
+      f"with ImageMagick: magick {path.name} {path.stem}.jpg"
+    )
+  if not header:
+    return "is empty"
+  return (
+    f"is no image: it starts with {header!r}, and its name ends with none of "
+    f"{', '.join(EXTENSIONS)}"
+  )
+
+
+def _check(root: pathlib.Path, bad: Sequence[tuple[pathlib.Path, str]]) -> None:
+  """Raises ValueError about what cannot be used."""
+  if not bad:
+    return
+  bad = sorted(bad)
+  shown = "\n".join(f"  {path}: {reason}" for path, reason in bad[:5])
+  more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
+  kinds = collections.Counter(path.suffix.lower() for path, _ in bad)
+  kinds = ", ".join(f"{n} {kind or 'others'}" for kind, n in kinds.items())
+  raise ValueError(
+    f"{root} was read as PATH/CLASS/IMAGE, and {len(bad)} of what is in it "
+    f"({kinds}) cannot be used. Remove it, or hide it with a leading dot:\n"
+    f"{shown}{more}"
+  )
+
+
+def _put_in_order(
+  class_names: Sequence[str], parts: Sequence[_Class]
+) -> tuple[bytes, np.ndarray, np.ndarray]:
+  """Returns `names`, `ends` and `labels` of a listing."""
+  names, hashes, places = [], [], []
+  for class_name, part in zip(class_names, parts, strict=True):
+    prefix = hashlib.blake2b(os.fsencode(class_name + "/"), digest_size=8)
+    listed = sorted(part.names)
+    part.names.clear()
+    digests = bytearray()
+    for name in listed:
+      state = prefix.copy()
+      state.update(name)
+      digests += state.digest()
+    hashed = np.frombuffer(digests, ">u8")
+    ranks = np.empty(len(listed))
+    ranks[np.argsort(hashed, kind="stable")] = np.arange(len(listed))
+    names += listed
+    hashes.append(hashed)
+    places.append((ranks + 0.5) / max(len(listed), 1))
+  counts = [len(place) for place in places]
+  labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+  order = np.lexsort(
+    (np.concatenate(hashes or [[]]), np.concatenate(places or [[]]))
+  )
+  lengths = np.fromiter(map(len, names), np.int64, len(names))
+  text = b"".join([names[i] for i in order.tolist()])
+  return text, np.cumsum(lengths[order]), labels[order]
