@@ -328,10 +328,10 @@ def test_a_mask_of_the_preprocessing_is_refused():
 
 
 def test_examples_of_different_shapes(tmp_path):
-  (tmp_path / "a").mkdir()
   for size in (4, 5):
+    (tmp_path / f"class{size}").mkdir()
     image = np.zeros((size, size, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / "a" / f"{size}.png"), image)
+    cv2.imwrite(str(tmp_path / f"class{size}" / "1.png"), image)
   config = {
     "name": f"folder:{tmp_path}",
     "split": "all",
