@@ -1,15 +1,19 @@
 """Predictions from the command line.
 
   python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
+  python -m tokenlearner_flexivit.predict FOLDER --workdir=W --csv > answers.csv
   python -m tokenlearner_flexivit.predict profile --workdir=W
   python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
 
-W is the workdir of a run, or a model.safetensors that `export` wrote. Each has
-`--help`.
+W is the workdir of a run, a folder that `export` wrote, or its address, such as
+hf://owner/name. Each has `--help`.
 """
 
 import argparse
+import csv
+import io
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -22,6 +26,7 @@ from tokenlearner_flexivit.inference import (
   export,
   model_card,
 )
+from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
 
 
@@ -48,7 +53,9 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     "cost here, and files for use elsewhere (each with its own --help).",
   )
   parser.add_argument(
-    "--workdir", required=True, help="of a trained run, or an exported model"
+    "--workdir",
+    required=True,
+    help="of a trained run, or an exported model, or its address (hf://...)",
   )
   return parser
 
@@ -66,18 +73,30 @@ def _predict(argv: Sequence[str]) -> bool:
   """Classifies images; returns whether any failed."""
   parser = _parser("", "Says what is on images.")
   add = parser.add_argument
-  add("images", nargs="+", metavar="IMAGE", help="a file")
+  add("images", nargs="+", metavar="IMAGE", help="a file, or a folder of them")
   _add_setting(add)
   add("--budget_ms", type=float, help="the most that a call may take")
+  add(
+    "--batch_size",
+    type=int,
+    help="images of a call, by default all that are given",
+  )
   add("--profile", metavar="FILE", help="what `profile` wrote, for the budget")
   add("--top_k", type=int, default=5, help="classes to tell, by default 5")
-  add("--json", action="store_true", help="print JSON")
+  form = parser.add_mutually_exclusive_group()
+  form.add_argument("--json", action="store_true", help="print JSON")
+  form.add_argument(
+    "--csv", action="store_true", help="print CSV, a line per image and class"
+  )
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
     parser.error("--profile is for --budget_ms.")
+  if args.batch_size is not None and args.batch_size < 1:
+    parser.error(f"--batch_size={args.batch_size} must be at least 1.")
   for word in COMMANDS:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
+  images = _expanded(args.images)
   predictor = Predictor.load(args.workdir)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
@@ -86,21 +105,43 @@ def _predict(argv: Sequence[str]) -> bool:
       "Measuring every setting first; a file of `profile` spares that.",
       file=sys.stderr,
     )
-  predictions = predictor.predict(
-    args.images,
-    patch_size=args.patch_size,
-    num_tokens=args.num_tokens,
-    budget_ms=args.budget_ms,
-    top_k=args.top_k,
-  )
-  show = _as_json if args.json else _as_text
-  print(show(args.images, predictions))
+  predictions = _in_calls(predictor, images, args)
+  show = _as_json if args.json else _as_csv if args.csv else _as_text
+  print(show(images, predictions))
   failed = 0
-  for image, prediction in zip(args.images, predictions, strict=True):
+  for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is not None:
       failed += 1
       print(f"Error: {image}: {prediction.error}", file=sys.stderr)
   return failed > 0
+
+
+def _expanded(names: Sequence[str]) -> list[str]:
+  """Returns files, with those of a folder in its place."""
+  images = []
+  for name in names:
+    path = os.path.expanduser(name)
+    images += images_lib.files(path) if os.path.isdir(path) else [name]
+  return images
+
+
+def _in_calls(
+  predictor: Predictor, images: Sequence[str], args: argparse.Namespace
+) -> list[Prediction]:
+  """Returns the answers to images, in calls of the size asked for."""
+  number = min(args.batch_size or len(images), len(images))
+  dial = dict(patch_size=args.patch_size, num_tokens=args.num_tokens)
+  if args.budget_ms is None:
+    setting = predictor.setting(**dial)
+  elif set(dial.values()) == {None}:
+    setting = predictor.choose(args.budget_ms, num_images=number)
+  else:
+    raise ValueError("Give a setting or budget_ms, not both.")
+  predictions = []
+  for start in range(0, len(images), number):
+    part = images[start : start + number]
+    predictions += predictor.answer(part, setting, args.top_k)
+  return predictions
 
 
 def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
@@ -113,6 +154,19 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
       found.append({"image": image, "error": prediction.error})
   setting = predictions[0].setting.row
   return json.dumps({**setting, "predictions": found}, indent=2)
+
+
+def _as_csv(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
+  """Returns a line per image and class, or per image that has an error."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(("image", "rank", "index", "name", "probability", "error"))
+  for image, prediction in zip(images, predictions, strict=True):
+    if prediction.error is not None:
+      writer.writerow((image, "", "", "", "", prediction.error))
+    for rank, label in enumerate(prediction.labels, start=1):
+      writer.writerow((image, rank, *label, ""))
+  return text.getvalue().rstrip("\n")
 
 
 def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
@@ -141,18 +195,21 @@ def _profile(argv: Sequence[str]) -> None:
   add("--output", metavar="FILE", help="JSON, for --profile of predictions")
   add("--json", action="store_true", help="print JSON, as --output has it")
   args = parser.parse_args(argv)
+  # Not after minutes of measuring.
+  output = profile_lib.check_writable(args.output) if args.output else None
   predictor = Predictor.load(args.workdir)
   rows = []
   for batch_size in args.batch_sizes:
     found = predictor.profile(batch_size=batch_size, repeats=args.repeats)
     if not args.json:
-      print(f"{profile_lib.markdown(found)}\n", flush=True)
+      shown = profile_lib.markdown(found, predictor.trained.headline)
+      print(f"{shown}\n", flush=True)
     rows += found
   if args.json:
     print(profile_lib.as_json(rows))
-  if args.output:
-    profile_lib.write(rows, args.output)
-    print(f"Saved {args.output}.", file=sys.stderr)
+  if output:
+    profile_lib.write(rows, output)
+    print(f"Saved {output}.", file=sys.stderr)
 
 
 def _export(argv: Sequence[str]) -> None:
@@ -171,18 +228,25 @@ def _export(argv: Sequence[str]) -> None:
     parser.error("--profile is for --hub_dir.")
   if chosen and not args.output:
     parser.error("--patch_size and --num_tokens choose what --output gets.")
+  folders = [
+    export.check_new(name) for name in (args.output, args.hub_dir) if name
+  ]
+  if len(folders) > len(set(folders)):
+    parser.error("--output and --hub_dir must be two folders.")
   predictor = Predictor.load(args.workdir)
+  rows = profile_lib.read(args.profile) if args.profile else None
+  predictor.remember(rows or ())  # Refuses those of another model.
   if args.output:
     settings = None
     if chosen:
       settings = [predictor.setting(args.patch_size, args.num_tokens)]
-    export.write(predictor.trained, args.output, settings)
-    print(f"Saved {args.output}.")
+    print(
+      f"Saved {export.write(predictor.trained, args.output, settings).parent}."
+    )
   if args.hub_dir:
-    rows = profile_lib.read(args.profile) if args.profile else None
-    predictor.remember(rows or ())  # Refuses those of another model.
-    model_card.write(predictor.trained, args.hub_dir, rows)
-    print(f"Saved {args.hub_dir}.")
+    print(
+      f"Saved {model_card.write(predictor.trained, args.hub_dir, rows).parent}."
+    )
 
 
 COMMANDS = {"profile": _profile, "export": _export}

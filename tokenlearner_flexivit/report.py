@@ -307,6 +307,8 @@ def write(
   )
   report = {
     "evaluation": first,
+    "headline": experiment.evaluators[first].headline,
+    "num_examples": experiment.evaluators[first].num_examples,
     "image_shape": list(experiment.evaluators[first].image_shape),
     "settings": _joined(tables, first),
     "evals": tables,

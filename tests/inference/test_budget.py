@@ -6,9 +6,9 @@ from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import budget
 
 
-def candidate(size, accuracy, gflops, latency_ms):
+def candidate(size, accuracy, gmacs, latency_ms, quickest_ms=None):
   setting = dials.Setting((size, size))
-  return budget.Candidate(setting, accuracy, gflops, latency_ms)
+  return budget.Candidate(setting, accuracy, gmacs, latency_ms, quickest_ms)
 
 
 # That of 12 px costs more operations than 16 but less time; 10 is dominated.
@@ -28,9 +28,9 @@ ALL = [
     (dict(budget_ms=12), 8),  # The budget may be used up.
     (dict(budget_ms=11.9), 12),
     (dict(budget_ms=3), 24),
-    (dict(gflops=2.5), 16),
-    (dict(gflops=5), 12),
-    (dict(budget_ms=11, gflops=2.5), 16),
+    (dict(gmacs=2.5), 16),
+    (dict(gmacs=5), 12),
+    (dict(budget_ms=11, gmacs=2.5), 16),
     (dict(min_accuracy=0.65), 12),  # Quicker than 16, if not cheaper.
     (dict(min_accuracy=0.0), 24),
     (dict(min_accuracy=0.9), 8),
@@ -46,36 +46,62 @@ def test_budgets_that_no_setting_keeps_both():
   """The cheapest that it names keeps the other budget."""
   dear = budget.Candidate(dials.Setting((8, 8)), 0.9, 2.0, 5.0)
   slow = budget.Candidate(dials.Setting((16, 16)), 0.8, 1.0, 10.0)
-  with pytest.raises(ValueError, match=r"gflops=1.5 with budget_ms=6 .*patch8"):
-    budget.choose([dear, slow], budget_ms=6, gflops=1.5)
+  with pytest.raises(
+    ValueError, match=r"gmacs=1.5 \(gflops=3\) with budget_ms=6 .*patch8"
+  ):
+    budget.choose([dear, slow], budget_ms=6, gmacs=1.5)
 
 
 def test_operations_need_no_measuring():
   unmeasured = [c._replace(latency_ms=None) for c in ALL]
-  assert budget.choose(unmeasured, gflops=2.5) == unmeasured[1]
+  assert budget.choose(unmeasured, gmacs=2.5) == unmeasured[1]
 
 
 @pytest.mark.parametrize(
   "demands, words",
   [
     (dict(budget_ms=1.5), "budget_ms=1.5 .* patch24, needs 2 ms"),
-    (dict(gflops=0.5), "gflops=0.5 .* patch24, needs 1 GFLOPs"),
+    (
+      dict(gmacs=0.5),
+      r"gmacs=0.5 .* patch24, needs 1 GMACs for an image \(2 GFLOPs\)",
+    ),
     # Each allows some, not the same.
     (
-      dict(budget_ms=2.5, gflops=0.9),
-      "gflops=0.9 with budget_ms=2.5 .* patch24, needs 1 GFLOPs",
+      dict(budget_ms=2.5, gmacs=0.9),
+      r"gmacs=0.9 \(.*\) with budget_ms=2.5 .* patch24, needs 1 GMACs",
     ),
-    (dict(min_accuracy=0.95), "no setting: .* patch8, has 0.9000"),
+    (dict(min_accuracy=0.95), "no setting: .* patch8, has accuracy 0.9000"),
     (
       dict(budget_ms=11, min_accuracy=0.85),
-      "within the budget: .* patch12, has 0.8000",
+      "within the budget: .* patch12, has accuracy 0.8000",
     ),
-    ({}, "budget_ms, gflops or min_accuracy"),
+    ({}, "budget_ms, gmacs or min_accuracy"),
     (dict(budget_ms=0), "budget_ms=0 must be above 0"),
-    (dict(gflops=float("nan")), "gflops=nan must be above 0"),
+    (dict(gmacs=float("nan")), r"gmacs=nan \(gflops=nan\) must be above 0"),
     (dict(min_accuracy=80), r"min_accuracy=80 must be in \[0, 1\]"),
   ],
 )
 def test_what_nothing_meets_is_told(demands, words):
   with pytest.raises(ValueError, match=words):
     budget.choose(ALL, **demands)
+
+
+def test_errors_name_the_metric_and_what_else_may_be_done():
+  with pytest.raises(ValueError, match=r"\(here the mAP\).*has mAP 0.9000"):
+    budget.choose(ALL, min_accuracy=0.95, metric="mAP")
+  with pytest.raises(ValueError, match=r"2 ms for 13 images.*--batch_size=1"):
+    budget.choose(ALL, budget_ms=1, num_images=13)
+
+
+@pytest.mark.parametrize("demands", [{"min_accuracy": 0.5}, {"budget_ms": 20}])
+def test_noise_does_not_choose_between_equally_good_ones(demands):
+  """Twice the same settings, another one of them quicker by chance."""
+  first = [candidate(8, 0.7, 4.0, 5.0, 2.0), candidate(24, 0.7, 1.0, 5.2, 2.1)]
+  second = [candidate(8, 0.7, 4.0, 5.1, 2.2), candidate(24, 0.7, 1.0, 4.0, 2.0)]
+  for candidates in (first, second):
+    chosen = budget.choose(candidates, **demands)
+    assert chosen.setting.patch_size == (24, 24)
+  # Times that do not overlap do.
+  slow = candidate(24, 0.7, 1.0, 9.0, 6.0)
+  chosen = budget.choose([first[0], slow], **demands)
+  assert chosen.setting.patch_size == (8, 8)

@@ -188,7 +188,7 @@ def test_all_settings_are_the_choice_where_no_accuracy_is_recorded(trained):
 def test_an_own_choice_of_settings(tmp_path):
   trained = build(recorded=(), loss="sigmoid_xent")
   setting = dials.Setting((3, 6), 1)
-  with pytest.warns(UserWarning, match="not trained for patch3x6_tok1,"):
+  with pytest.warns(UserWarning, match="neither trained .* patch3x6_tok1,"):
     export.write(trained, tmp_path / "a" / "b", [setting, setting])
   about = json.loads((tmp_path / "a" / "b" / "manifest.json").read_text())
   [row] = about["settings"]
@@ -225,6 +225,59 @@ def test_nothing_is_overwritten(trained, tmp_path):
     export.write(trained, kept)
   assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
   assert pathlib.Path(kept).read_text() == "mine"
+
+
+def test_a_failure_leaves_nothing_that_stops_the_next_try(
+  trained, tmp_path, monkeypatch
+):
+  """Whether the folder was there before or not, or a process was killed."""
+  there = tmp_path / "there"
+  there.mkdir()
+  with monkeypatch.context() as patch:
+    patch.setattr(export, "_readme", lambda *_: 1 / 0)
+    for folder in (there, tmp_path / "new"):
+      with pytest.raises(ZeroDivisionError):
+        export.write(trained, folder, SETTINGS[:1])
+  assert not list(there.iterdir()) and not (tmp_path / "new").exists()
+  (there / export._PARTIAL).mkdir()
+  (there / export._PARTIAL / "half.jax").touch()
+  export.write(trained, there, SETTINGS[:1])
+  assert sorted(path.name for path in there.iterdir()) == [
+    "README.md",
+    "manifest.json",
+    "model.safetensors",
+    "patch6_tok2.jax",
+  ]
+
+
+def test_a_home_folder(trained, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  manifest = export.write(trained, "~/out", SETTINGS[:1])
+  assert manifest == tmp_path / "out" / "manifest.json"
+  assert manifest.exists()
+  with pytest.raises(ValueError, match="output=hf://a/b is no path"):
+    export.write(trained, "hf://a/b", SETTINGS[:1])
+
+
+def test_another_metric_is_named(tmp_path):
+  rows = tuple(
+    {("mAP" if key == "accuracy" else key): row[key] for key in row}
+    for row in RECORDED
+  )
+  trained = dataclasses.replace(
+    build(rows, loss="sigmoid_xent"), headline="mAP", settings=SETTINGS[:1]
+  )
+  # Not trained, but evaluated: no warning.
+  export.write(trained, tmp_path, SETTINGS[1:2])
+  about = json.loads((tmp_path / "manifest.json").read_text())
+  assert about["metric"] == "mAP"
+  assert about["model"] == trained.model_section
+  [row] = about["settings"]
+  assert (row["mAP"], row["accuracy"]) == (0.5, None)
+  assert (row["trained"], row["evaluated"]) == (False, True)
+  readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+  assert "mAP %" in readme and "accuracy" not in readme
+  assert export.best_settings(trained) == SETTINGS[1:]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ TRAINING = {
   "seconds": 904.7,
   "hardware": "1 x cpu",
   "date": "2026-11-21",
+  "num_examples": 2000,
 }
 
 
@@ -66,10 +67,25 @@ def test_the_card_shows_the_plane(folder):
   assert front["pipeline_tag"] == "image-classification"
   assert front["datasets"] == ["rendered_scenes"]
   assert "license" not in front
+  assert front["metrics"] == ["accuracy"]
+  [index] = front["model-index"]
+  [result] = index["results"]
+  assert index["name"] == "model"
+  assert result["task"] == {"type": "image-classification"}
+  assert result["dataset"] == {
+    "name": "rendered_scenes/96",
+    "type": "rendered_scenes",
+    "split": "test",
+  }
+  assert result["metrics"][-1] == {
+    "type": "accuracy",
+    "value": 0.875,
+    "name": "accuracy (patch4_tokall)",
+  }
   shown = rows(text)
   assert [row["patch size"] for row in shown] == ["6", "6", "4", "4"]
   assert [row["learned tokens"] for row in shown] == ["2", "all", "2", "all"]
-  assert [row["accuracy %"] for row in shown] == [
+  assert [row["accuracy %, 2,000 images"] for row in shown] == [
     "40.00",
     "50.00",
     "75.00",
@@ -83,6 +99,7 @@ def test_the_card_shows_the_plane(folder):
     "1,500 steps in 15.1 minutes",
     "ant, bee, cat",
     'Predictor.load("model")',
+    'Predictor.load("hf://OWNER/NAME")',
     "budget_ms=",
     "hf upload OWNER/NAME model\n",
   ):
@@ -153,7 +170,7 @@ def test_what_is_missing_is_said(trained, tmp_path):
   )
   front, text = parts(model_card.write(unknown, tmp_path))
   assert "datasets" not in front
-  assert "No accuracies are recorded" in text
+  assert "No accuracy is recorded" in text
   assert "have no names" in text
   assert "Nothing is recorded" in text
   assert "budget_ms" not in text
@@ -172,6 +189,25 @@ def test_one_dial_has_a_table_and_a_picture_of_its_own(trained, tmp_path):
   assert "learned tokens" not in rows(text)[0]
   assert "num_tokens" not in text
   assert (tmp_path / "plane.png").exists()
+
+
+def test_the_card_names_another_metric(trained, tmp_path):
+  rows_ = tuple(
+    {("mAP" if key == "accuracy" else key): row[key] for key in row}
+    for row in RECORDED
+  )
+  other = dataclasses.replace(
+    trained, recorded=rows_, headline="mAP", settings=SETTINGS[:1]
+  )
+  front, text = parts(model_card.write(other, tmp_path))
+  assert front["metrics"] == ["mAP"]
+  assert "ccuracy" not in text
+  # What was evaluated is in it, though not trained.
+  assert len(rows(text)) == len(SETTINGS)
+  assert "3 more were evaluated, but not trained" in text
+  assert (tmp_path / "plane.png").exists()
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["metric"] == "mAP"
 
 
 def test_nothing_is_overwritten(trained, folder):

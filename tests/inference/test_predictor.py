@@ -1,6 +1,7 @@
 """Predictions: those of the evaluation, for any images, within a budget."""
 
 import dataclasses
+import pickle
 import shutil
 
 import chex
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.inference.conftest import NAMES
+from tests.inference.test_export import build
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import Predictor, profile
@@ -133,7 +135,7 @@ def test_a_dial_that_is_not_given_is_at_its_most_accurate(predictor):
 
 
 def test_settings_the_model_was_not_trained_for(predictor):
-  with pytest.warns(UserWarning, match="not trained for patch4_tok3.*patch6"):
+  with pytest.warns(UserWarning, match="nor evaluated for patch4_tok3.*patch6"):
     assert predictor.setting(4, 3) == ((4, 4), 3)
   with pytest.raises(ValueError, match=r"5.*1, 2, 3, 4, 6, 12.*patch6_tok2"):
     predictor.predict(IMAGES, patch_size=5)
@@ -224,8 +226,110 @@ def test_operations_count_twice_the_multiply_adds(predictor):
   gmacs = [row["gmacs"] for row in predictor.trained.recorded]
   found = predictor.choose(gflops=2 * gmacs[1])
   assert found == predictor.trained.settings[1]
+  assert predictor.choose(gmacs=gmacs[1]) == found
+  with pytest.raises(ValueError, match="gmacs or gflops"):
+    predictor.choose(gmacs=1, gflops=1)
   with pytest.raises(ValueError, match="patch6_tokall, needs"):
     predictor.choose(gflops=gmacs[1])
+
+
+def _evaluated(predictor, values, headline="accuracy", settings=((6, 6),)):
+  """A predictor of a run that trained little and evaluated all.
+
+  Args:
+    predictor: of the weights.
+    values: of the evaluated patch sizes 6, 4 and 3.
+    headline: the metric.
+    settings: patch sizes of the training.
+  """
+  rows = tuple(
+    {"patch_size": size, "num_tokens": None, headline: value}
+    for size, value in zip((6, 4, 3), values, strict=True)
+  )
+  return Predictor(
+    dataclasses.replace(
+      predictor.trained,
+      settings=tuple(map(dials.Setting, settings)),
+      recorded=rows,
+      headline=headline,
+    ),
+    max_batch=4,
+  )
+
+
+def test_evaluated_settings_are_known_though_not_trained(predictor, recwarn):
+  """As of a fine-tuning on a coarse grid, whose patches are chosen later."""
+  found = _evaluated(predictor, (0.5, 0.6, 0.9))
+  assert found.setting() == ((3, 3), None)
+  assert found.choose(gmacs=100) == ((3, 3), None)
+  middle = 2 * found._known.gmacs(dials.Setting((4, 4)))
+  assert found.choose(gflops=middle) == ((4, 4), None)
+  latencies = [
+    dict(s.row, batch_size=1, gmacs=found._known.gmacs(s), latency_ms_p90=ms)
+    for s, ms in zip(found.trained.known_settings, (1, 2, 3), strict=True)
+  ]
+  found.remember(latencies)
+  assert found.choose(min_accuracy=0.55) == ((4, 4), None)
+  assert found.choose(min_accuracy=0.8) == ((3, 3), None)
+  assert found.choose(budget_ms=2.5) == ((4, 4), None)
+  assert found.setting(3) == ((3, 3), None)  # And not a warning.
+  assert not recwarn.list
+  with pytest.warns(UserWarning, match=r"patch2, .* for patch6, and evaluated"):
+    found.setting(2)
+
+
+def test_trained_and_evaluated_settings_that_differ(predictor):
+  """What is asked for is one of these, if one of them fits."""
+  found = _evaluated(predictor, (0.5, 0.6, 0.9), settings=((12, 12),))
+  assert found.trained.known_settings[-1] == ((12, 12), None)
+  rows = tuple({**row, "num_tokens": 2} for row in found.trained.recorded)
+  mixed = Predictor(dataclasses.replace(found.trained, recorded=rows))
+  assert mixed.setting(12) == ((12, 12), None)
+  assert mixed.setting(num_tokens=2) == ((3, 3), 2)
+
+
+def test_another_metric_than_accuracy(predictor):
+  found = _evaluated(predictor, (0.5, 0.6, 0.9), headline="mAP")
+  assert found.choose(gmacs=100) == ((3, 3), None)
+  found.remember(
+    [
+      dict(s.row, batch_size=1, gmacs=found._known.gmacs(s), latency_ms_p90=1.0)
+      for s in found.trained.known_settings
+    ]
+  )
+  assert found.choose(min_accuracy=0.55) == ((4, 4), None)  # The cheaper.
+  with pytest.raises(ValueError, match=r"here the mAP.*patch3, has mAP 0.9000"):
+    found.choose(min_accuracy=0.95)
+  (row,) = found.profile([dials.Setting((3, 3))], repeats=1)
+  assert (row["mAP"], row["accuracy"]) == (0.9, None)
+  assert "| mAP % |" in profile.markdown([row], "mAP").replace("  ", "")
+  unknown = Predictor(dataclasses.replace(found.trained, recorded=()))
+  with pytest.raises(ValueError, match="no report with mAP"):
+    unknown.choose(gmacs=1)
+
+
+def test_a_predictor_can_be_pickled(predictor):
+  fresh = Predictor(predictor.trained, max_batch=2)
+  fresh.remember(_rows(fresh, 1, (1.0, 2.0, 3.0, 8.0)))
+  again = pickle.loads(pickle.dumps(fresh))
+  assert again.choose(budget_ms=4) == fresh.choose(budget_ms=4)
+  for one, other in zip(
+    again.predict(IMAGES[:3], 6, 2),
+    fresh.predict(IMAGES[:3], 6, 2),
+    strict=True,
+  ):
+    assert one == other
+
+
+def test_parameters_are_not_copied_for_a_loop_over_blocks():
+  """A model with `scan` holds no stacks beside its parameters."""
+  model = dict(width=64, mlp_dim=256, depth=4, token_learner=None, scan=True)
+  looped = Predictor(build(recorded=(), **model))
+  assert looped.trained.model_section["scan"]
+  setting = dials.Setting((6, 6))
+  program = looped._programs._program(setting, 1)
+  size = sum(x.nbytes for x in jax.tree.leaves(looped.trained.params))
+  assert program.memory_analysis().temp_size_in_bytes < size / 2
 
 
 def test_without_a_report_there_is_no_best_setting(predictor):
@@ -257,7 +361,7 @@ def test_profiles_of_other_models_and_machines_are_refused(predictor, tmp_path):
 def test_nothing_to_load_is_told(run, tmp_path):
   with pytest.raises(FileNotFoundError, match="nowhere"):
     Predictor.load(tmp_path / "nowhere")
-  with pytest.raises(ValueError, match="holds no run"):
+  with pytest.raises(ValueError, match="holds no run and no exported"):
     Predictor.load(tmp_path)
   for name in ("config.json", "about_data.json"):
     shutil.copy(run / name, tmp_path)

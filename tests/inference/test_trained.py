@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import chex
 import numpy as np
@@ -10,6 +12,7 @@ import safetensors.numpy
 
 from tests.inference.conftest import ACCURACIES, NAMES
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import runs
 from tokenlearner_flexivit.inference import trained as trained_lib
 
 
@@ -102,3 +105,155 @@ def test_a_run_without_an_evaluation_is_refused(run, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({**config, "evals": {}}))
   with pytest.raises(ValueError, match="no evaluation"):
     trained_lib.load(tmp_path)
+
+
+def _reported(run, folder, report, evals=None):
+  """A copy of the run with a report, and perhaps other evaluations."""
+  _copied(run, folder)
+  config = json.loads((run / "config.json").read_text())
+  if evals is not None:
+    config["evals"] = evals
+  (folder / "config.json").write_text(json.dumps(config))
+  (folder / "report.json").write_text(json.dumps(report))
+  return trained_lib.load(folder)
+
+
+def _row(size, **metrics):
+  return {"patch_size": size, "num_tokens": None, "images_per_s": 1.0} | metrics
+
+
+OTHER = dict(name="ood", split="all", pp="decode|resize(12)|keep('image')")
+
+
+@pytest.mark.parametrize(
+  "entry, metrics, headline, split",
+  [
+    (dict(data=OTHER), dict(accuracy=0.5, loss=1.0), "accuracy", "all"),
+    (dict(type="multilabel", data=OTHER), dict(mAP=0.5), "mAP", "all"),
+    (dict(type="distance", data=OTHER), dict(agree1=0.5), "agree1", "all"),
+    (
+      dict(type="ensemble", data=OTHER),
+      {"accuracy": 0.5, "few/10shot": 0.9},
+      "accuracy",
+      "all",
+    ),
+    (
+      dict(
+        type="fewshot",
+        data=dict(name="ood", pp=OTHER["pp"]),
+        test_split="validation",
+      ),
+      {"5shot": 0.4, "10shot": 0.5, "10shot_tuned": 0.6, "10shot_std": 0.1},
+      "10shot",
+      "validation",
+    ),
+  ],
+)
+@pytest.mark.parametrize("names_it", [True, False])
+def test_the_evaluation_may_be_of_another_config(
+  run, tmp_path, entry, metrics, headline, split, names_it
+):
+  """Of any type; reports of older versions do not name their metric."""
+  report = {
+    "evaluation": "ood",
+    "image_shape": [12, 12, 3],
+    "settings": [_row(6, **metrics), _row(4, **metrics)],
+    "config": {"evals": {"a": dict(data=dict(OTHER, pp="no")), "ood": entry}},
+    "num_examples": 15,
+  }
+  if names_it:
+    report["headline"] = headline
+  trained = _reported(run, tmp_path, report)
+  assert trained.pp == OTHER["pp"]
+  assert trained.headline == headline
+  assert trained.metric(dials.Setting((4, 4))) == 0.5
+  assert trained.training["evaluation"] == f"ood, {split}"
+  assert trained.training["num_examples"] == 15
+  trained.save(tmp_path / "model.safetensors")
+  assert trained_lib.load(tmp_path).describe() == trained.describe()
+
+
+def test_reports_without_a_config_of_their_own(run, tmp_path):
+  """The run's evaluation counts where the report's name is unknown."""
+  report = {"evaluation": "gone", "settings": [_row(6, accuracy=0.5)]}
+  trained = _reported(run, tmp_path, report)
+  assert trained.training["evaluation"] == "fake:12x12x3:5:21, test"
+
+
+def test_few_shots_alone_tell_how_to_preprocess(run, tmp_path):
+  """Also before the end of the run, when there is no report."""
+  few = dict(type="fewshot", data=dict(name="few", pp=OTHER["pp"]))
+  _copied(run, tmp_path)
+  config = json.loads((run / "config.json").read_text())
+  config["evals"] = {"few": few}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.warns(UserWarning, match="no report"):
+    trained = trained_lib.load(tmp_path)
+  assert trained.pp == OTHER["pp"]
+  assert trained.training["evaluation"] == "few, test"
+  opened = runs.open_run(tmp_path, "image")
+  assert opened.data == {**few["data"], "split": "test"}
+  # Data with a split come first, and evaluations of a report last.
+  evals = {"few": few, "test": dict(data=OTHER)}
+  assert runs.test_data({"evals": evals}) == OTHER
+  config["evals"] = {}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  report = dict(evaluation="few", settings=[], config={"evals": evals})
+  (tmp_path / "report.json").write_text(json.dumps(report))
+  assert runs.open_run(tmp_path, "image").data == OTHER
+  assert trained_lib.load(tmp_path).pp == few["data"]["pp"]
+
+
+def test_all_learned_tokens_have_one_name(run, tmp_path):
+  """None in the training, their number in the evaluation."""
+  _copied(run, tmp_path)
+  config = json.loads((run / "config.json").read_text())
+  config["flexi"] = {"patch_size": {"values": [6, 3]}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  rows = [_row(6) | {"num_tokens": n, "accuracy": 0.5} for n in (3, 2, "all")]
+  (tmp_path / "report.json").write_text(json.dumps({"settings": rows}))
+  trained = trained_lib.load(tmp_path)
+  assert trained.known_settings == (
+    ((6, 6), None),
+    ((6, 6), 2),
+    ((6, 6), "all"),
+    ((3, 3), None),
+  )
+
+
+def test_what_a_hub_publishes_is_loaded(run, tmp_path, monkeypatch):
+  trained = trained_lib.load(run)
+  trained.save(tmp_path / "model.safetensors")
+  hub = types.ModuleType("huggingface_hub")
+  hub.list_repo_files = lambda repo, revision: [
+    "README.md",
+    "config.json",
+    "model.safetensors",
+  ]
+  asked = []
+
+  def download(repo, file, revision):
+    asked.append((repo, file, revision))
+    return str(tmp_path / file)
+
+  hub.hf_hub_download = download
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  again = trained_lib.load("hf://ann/flowers@main")
+  assert asked == [("ann/flowers", "model.safetensors", "main")]
+  assert again.describe() == trained.describe()
+  address = (tmp_path / "model.safetensors").as_uri()
+  monkeypatch.setenv("TLFV_CACHE", str(tmp_path / "cache"))
+  assert trained_lib.load(address).describe() == trained.describe()
+
+
+def test_what_cannot_be_loaded_is_named_by_its_argument(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  with pytest.raises(ValueError, match="s3:// is unknown"):
+    trained_lib.load("s3://bucket/run")
+  with pytest.raises(ValueError, match="source='' is no path"):
+    trained_lib.load("")
+  with pytest.raises(FileNotFoundError, match=f"{tmp_path}/run"):
+    trained_lib.load("~/run")
+  (tmp_path / "run").mkdir()
+  with pytest.raises(ValueError, match="no run and no exported model"):
+    trained_lib.load("~/run")

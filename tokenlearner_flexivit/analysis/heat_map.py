@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 # Perceptually uniform, and the same for the colour-blind.
@@ -38,6 +37,8 @@ def draw(
   Returns:
     The image, for a colour bar.
   """
+  import matplotlib  # Only what draws needs it, and a backend that works.
+
   low, high = limits
   colors = matplotlib.colormaps[cmap].with_extremes(bad=_NONE)
   image = axes.imshow(values, vmin=low, vmax=high, cmap=colors, aspect="auto")

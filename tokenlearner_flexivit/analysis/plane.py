@@ -8,10 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
 
 from tokenlearner_flexivit.analysis import heat_map
 
@@ -39,7 +36,7 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 def tokens_of(row: Row) -> str:
-  """The learned tokens of a setting, for people."""
+  """Returns the learned tokens of a setting, for people."""
   return str("all" if row["num_tokens"] is None else row["num_tokens"])
 
 
@@ -55,6 +52,10 @@ def draw(
     title: above it.
     headline: the metric, in [0, 1].
   """
+  # Here, as many use `front` where there is nothing to draw, and perhaps an
+  # environment that names a backend which is not installed.
+  from matplotlib import figure as mpl_figure
+
   figure = mpl_figure.Figure(figsize=(13, 4.3), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
   _heat_map(figure, axes[0], rows, headline)
@@ -102,6 +103,9 @@ def _scatter(
   headline: str,
   cost: Callable[[Row], float],
 ) -> None:
+  import matplotlib
+  from matplotlib import ticker
+
   sizes = _distinct(rows, _size_of)
   colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
   costs = [cost(row) for row in rows]

@@ -35,9 +35,33 @@ _REFUSED = {
 
 
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns the data section of the first evaluation with a split, if any."""
-  sections = (section["data"] for section in config["evals"].values())
+  """Returns the data section, with a split, of a config's first evaluation.
+
+  Few-shot evaluations come last: they may be of another dataset.
+
+  Args:
+    config: of a run, complete.
+
+  Returns:
+    name, split, pp and what else the section has; None without evaluations.
+  """
+  entries = sorted(
+    config["evals"].values(), key=lambda entry: entry.get("type") == "fewshot"
+  )
+  sections = map(evaluation_data, entries)
   return next((data for data in sections if data.get("split")), None)
+
+
+def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the data section, with its test split, of an entry of config.evals.
+
+  Args:
+    section: the entry.
+  """
+  data = section["data"]
+  if section.get("type") == "fewshot":
+    return {**data, "split": section.get("test_split", "test")}
+  return data
 
 
 def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
@@ -202,7 +226,9 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   other, unknown = _REFUSED[kind]
   if models.MODELS[config["model"].get("name", "vit")].input != kind:
     raise ValueError(other.format(workdir))
-  data = test_data(config)
+  report = workdir_lib.read_report(workdir) or {}
+  # It may have been evaluated by another config than it was trained by.
+  data = test_data(config) or test_data(report.get("config", {"evals": {}}))
   if data is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
@@ -211,7 +237,10 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   params = checkpoint.read_params(workdir)
   # The config need not name what the data tells.
   num_classes = len(params["head"]["bias"]) if "head" in params else None
-  model = models.create(**{**config["model"], "num_classes": num_classes})
+  section = {**config["model"], "num_classes": num_classes}
+  # A loop over the blocks would first copy the parameters into stacks.
+  section.pop("scan", None)
+  model = models.create(**section)
   return Run(config, model, params, trained_dials(config, model), data)
 
 

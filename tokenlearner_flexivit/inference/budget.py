@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import plane
 
 
 class Candidate(NamedTuple):
@@ -12,90 +11,118 @@ class Candidate(NamedTuple):
 
   Attributes:
     setting: of the dials.
-    accuracy: in [0, 1].
-    gflops: 10⁹ operations for an image, counting multiplications and additions.
-    latency_ms: of a call; None if it was not measured.
+    value: of the metric that settings are compared by, in [0, 1].
+    gmacs: 10⁹ multiply-adds for an image.
+    latency_ms: of a call, which nine of ten calls stay below; None if it was
+      not measured.
+    quickest_ms: of a call, which nine of ten calls exceed; None for as much.
   """
 
   setting: dials.Setting
-  accuracy: float
-  gflops: float
+  value: float
+  gmacs: float
   latency_ms: float | None = None
+  quickest_ms: float | None = None
 
 
 def choose(
   candidates: Sequence[Candidate],
   *,
   budget_ms: float | None = None,
-  gflops: float | None = None,
+  gmacs: float | None = None,
   min_accuracy: float | None = None,
   num_images: int = 1,
+  metric: str = "accuracy",
 ) -> Candidate:
-  """Chooses a setting on the Pareto front of accuracy against cost.
+  """Chooses the setting that keeps what is demanded and is best otherwise.
 
-  With a budget, of time or operations or both, it is the most accurate that
-  keeps it; with `min_accuracy` alone the quickest that reaches it.
+  With a budget, of time or multiply-adds or both, it is the most accurate that
+  keeps it; with `min_accuracy` alone the quickest that reaches it. Of equally
+  accurate ones it is the cheapest, by time where time counts: then settings
+  whose times overlap are equally quick, and the one of fewest multiply-adds is
+  taken, so that a noisy measurement does not decide.
 
   Args:
-    candidates: at least one; with latencies unless `gflops` is the only budget.
+    candidates: at least one; with latencies unless `gmacs` is the only budget.
     budget_ms: the most a call may take, in milliseconds.
-    gflops: the most an image may need.
-    min_accuracy: the least that it must reach, in [0, 1].
+    gmacs: the most 10⁹ multiply-adds that an image may need.
+    min_accuracy: the least value of the metric, in [0, 1].
     num_images: of a call, for the error.
+    metric: the name of the candidates' values, for the error.
 
   Raises:
     ValueError: no demand or a senseless one, or none of the candidates meets
       it; then it says what the cheapest costs or the best reaches.
   """
-  check(budget_ms=budget_ms, gflops=gflops, min_accuracy=min_accuracy)
-  limits = {
-    "latency_ms": (budget_ms, "budget_ms", f"ms for {num_images} at once"),
-    "gflops": (gflops, "gflops", "GFLOPs for an image"),
-  }
+  check(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
   kept, demanded = list(candidates), ""
-  for field, (limit, name, unit) in limits.items():
+  limits = {"latency_ms": budget_ms, "gmacs": gmacs}
+  for field, limit in limits.items():
     if limit is None:
       continue
+    named = _named(field, limit)
     # Of those that keep the other budget, where there is one.
     cheapest = min(kept, key=lambda c: getattr(c, field))
     kept = [c for c in kept if getattr(c, field) <= limit]
     if not kept:
       raise ValueError(
-        f"{name}={limit:g}{demanded} allows no setting: the cheapest, "
-        f"{cheapest.setting.name}, needs {getattr(cheapest, field):.3g} {unit}."
+        f"{named}{demanded} allows no setting: the cheapest, "
+        f"{cheapest.setting.name}, needs "
+        f"{_needs(field, getattr(cheapest, field), num_images)}"
       )
-    demanded = f" with {name}={limit:g}"
-  has_budget = budget_ms is not None or gflops is not None
-  field = "gflops" if budget_ms is None and has_budget else "latency_ms"
-  front = plane.front(
-    [getattr(c, field) for c in kept], [c.accuracy for c in kept]
+    demanded = f" with {named}"
+  has_budget = budget_ms is not None or gmacs is not None
+  best = max(kept, key=lambda c: c.value)
+  least = best.value
+  if min_accuracy is not None:
+    if best.value < min_accuracy:
+      within = " within the budget" if has_budget else ""
+      of_metric = "" if metric == "accuracy" else f" (here the {metric})"
+      raise ValueError(
+        f"min_accuracy={min_accuracy:g}{of_metric} is reached by no setting"
+        f"{within}: the best, {best.setting.name}, has {metric} "
+        f"{best.value:.4f}."
+      )
+    least = best.value if has_budget else min_accuracy
+  good = [c for c in kept if c.value >= least]
+  if budget_ms is not None or not has_budget:
+    quickest = min(c.latency_ms for c in good)
+    good = [c for c in good if (c.quickest_ms or c.latency_ms) <= quickest]
+  return min(good, key=lambda c: (c.gmacs, -c.value))
+
+
+def _named(field: str, limit: float) -> str:
+  """Names a budget by the argument that it was given as."""
+  if field == "gmacs":
+    return f"gmacs={limit:g} (gflops={2 * limit:g})"
+  return f"budget_ms={limit:g}"
+
+
+def _needs(field: str, value: float, num_images: int) -> str:
+  """Says what the cheapest setting costs, and what else may be done."""
+  if field == "gmacs":
+    return f"{value:.3g} GMACs for an image ({2 * value:.3g} GFLOPs)."
+  if num_images == 1:
+    return f"{value:.3g} ms for an image."
+  return (
+    f"{value:.3g} ms for {num_images} images at once. The budget is that of a "
+    "call: give fewer images per call (the command's --batch_size=1), or a "
+    "larger budget."
   )
-  best = kept[front[-1]]
-  if min_accuracy is None:
-    return best
-  if best.accuracy < min_accuracy:
-    within = " within the budget" if has_budget else ""
-    raise ValueError(
-      f"min_accuracy={min_accuracy:g} is reached by no setting{within}: the "
-      f"best, {best.setting.name}, has {best.accuracy:.4f}."
-    )
-  if has_budget:
-    return best
-  return next(kept[i] for i in front if kept[i].accuracy >= min_accuracy)
 
 
 def check(
   *,
   budget_ms: float | None = None,
-  gflops: float | None = None,
+  gmacs: float | None = None,
   min_accuracy: float | None = None,
 ) -> None:
   """Raises ValueError for demands that `choose` does not take."""
-  budgets = {"budget_ms": budget_ms, "gflops": gflops}
-  if all(value is None for value in (*budgets.values(), min_accuracy)):
-    raise ValueError("Give budget_ms, gflops or min_accuracy.")
-  for name, value in budgets.items():
-    if value is not None and not value > 0:
-      raise ValueError(f"{name}={value} must be above 0.")
+  limits = {"latency_ms": budget_ms, "gmacs": gmacs}
+  if all(value is None for value in (*limits.values(), min_accuracy)):
+    raise ValueError("Give budget_ms, gmacs or min_accuracy.")
+  for field, limit in limits.items():
+    if limit is not None and not limit > 0:
+      raise ValueError(f"{_named(field, limit)} must be above 0.")
   if min_accuracy is not None and not 0 <= min_accuracy <= 1:
     raise ValueError(f"min_accuracy={min_accuracy} must be in [0, 1].")

@@ -6,12 +6,14 @@ known to use them stands beside them, for machines in manifest.json and for
 people in README.md.
 """
 
+import contextlib
 import inspect
 import json
 import os
 import pathlib
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,30 +23,70 @@ from jax import export as jax_export
 
 import tokenlearner_flexivit
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, table
+from tokenlearner_flexivit import dials, paths, table
 from tokenlearner_flexivit.analysis import flops, plane
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.tasks import classification
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = "manifest.json"  # A folder that has it is complete.
+_PARTIAL = ".partial"  # What is not yet complete.
 # One program serves all; the few operations that differ are in it for each.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def new_folder(folder: str | os.PathLike) -> pathlib.Path:
-  """Returns a folder without content, made if it is not there.
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Fills a new folder, whole or not at all; a context manager.
+
+  What is written goes to a hidden folder in it first, and is moved up when the
+  context ends without an error, the manifest last.
+
+  Args:
+    folder: see `check_new`.
+
+  Yields:
+    The folder to write files to.
+
+  Raises:
+    ValueError, OSError: see `check_new`, or it cannot be written.
+  """
+  path = check_new(folder)
+  is_new = not path.exists()
+  partial = path / _PARTIAL
+  shutil.rmtree(partial, ignore_errors=True)  # Of one that was killed.
+  try:
+    partial.mkdir(parents=True)
+    yield partial
+    for file in sorted(
+      partial.iterdir(), key=lambda file: file.name == MANIFEST_FILE
+    ):
+      file.rename(path / file.name)
+    partial.rmdir()
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    if is_new:
+      with contextlib.suppress(OSError):
+        path.rmdir()
+    raise
+
+
+def check_new(folder: str | os.PathLike) -> pathlib.Path:
+  """Returns a folder that is not there yet or has no content.
+
+  Args:
+    folder: as a person wrote it; "~" is expanded.
 
   Raises:
     ValueError: there is a file of that name, or something in the folder.
   """
-  path = pathlib.Path(folder)
+  path = paths.local(folder, "output")
   if path.exists() and not path.is_dir():
     raise ValueError(f"{path} is a file. Give the name of a new folder.")
-  path.mkdir(parents=True, exist_ok=True)
-  found = sorted(entry.name for entry in path.iterdir())
-  if found:
-    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+  names = [entry.name for entry in path.iterdir()] if path.exists() else []
+  names = sorted(name for name in names if name != _PARTIAL)
+  if names:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     raise ValueError(
       f"The folder {path} is not empty: it holds {shown}. Nothing is "
       "overwritten; remove them, or give a new folder."
@@ -53,22 +95,23 @@ def new_folder(folder: str | os.PathLike) -> pathlib.Path:
 
 
 def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
-  """The settings worth choosing, from the cheapest to the dearest.
+  """Returns the settings worth choosing, from the cheapest to the dearest.
 
-  They are the Pareto front of recorded accuracy against multiply-adds, or all
-  settings of the training where no accuracy is recorded.
+  They are the Pareto front of the headline metric against multiply-adds, of all
+  settings that the run's report has evaluated; or those of the training where
+  nothing is recorded.
   """
   known = settings_lib.Settings(trained)
-  settings = tuple(known.accuracies)
+  settings = tuple(known.values)
   best = plane.front(
     [known.gmacs(setting) for setting in settings],
-    [known.accuracies[setting] for setting in settings],
+    [known.values[setting] for setting in settings],
   )
   return tuple(settings[index] for index in best) or trained.settings
 
 
 def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
-  """What goes in, how it is made, and what comes out, as JSON takes it."""
+  """Returns what goes in, how it is made and what comes out, as JSON values."""
   return {
     "input": {
       "shape": ["batch", *trained.image_shape],
@@ -90,31 +133,31 @@ def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
 def about_setting(
   trained: trained_lib.Trained, setting: dials.Setting
 ) -> dict[str, Any]:
-  """The cost of a setting and what is recorded of it, as JSON takes it.
+  """Returns the cost of a setting and what is recorded of it, as JSON values.
 
   Raises:
     ValueError: it does not fit the images or the model.
   """
   height, width = trained.model.check(trained.image_shape[:2], *setting)
-  row = trained.row(setting) or {}
   return {
     "patch_size": setting.patch_size,
     "num_tokens": setting.num_tokens,
     "trained": setting in trained.settings,
+    "evaluated": trained.row(setting) is not None,
     # Of the image, before TokenLearner, and a cls token.
     "seq_len": height * width + int(trained.model.pool == "tok"),
     "multiply_adds": flops.macs(trained.model, trained.image_shape, *setting),
-    "accuracy": row.get("accuracy"),
+    **trained.metrics(setting),
   }
 
 
 def link_name(trained: trained_lib.Trained) -> str:
-  """The function of `jax.nn` that makes probabilities of logits."""
+  """Returns the name in `jax.nn` of what makes probabilities of logits."""
   return classification.LINKS[trained.loss].__name__
 
 
 def preprocessing_table(trained: trained_lib.Trained) -> str:
-  """The steps of the preprocessing as a Markdown table."""
+  """Returns the steps of the preprocessing as a Markdown table."""
   rows = [
     {
       "step": f"`{step['op']}`",
@@ -158,18 +201,28 @@ def write(
     for s in settings
   ]
   for row in rows:
-    if not row["trained"]:
+    if not (row["trained"] or row["evaluated"]):
       warnings.warn(
-        f"The model was not trained for {row['name']}, so its answers may be "
-        "poor.",
+        f"The model was neither trained nor evaluated for {row['name']}, so "
+        "its answers may be poor.",
         stacklevel=2,
       )
-  path = new_folder(folder)
+  with new_folder(folder) as path:
+    _write_files(trained, path, rows, settings)
+  return paths.local(folder, "output") / MANIFEST_FILE
+
+
+def _write_files(
+  trained: trained_lib.Trained,
+  path: pathlib.Path,
+  rows: Sequence[dict[str, Any]],
+  settings: Sequence[dials.Setting],
+) -> None:
+  """Writes what `write` does into a folder that is there."""
   programs = [_program(trained, setting) for setting in settings]
-  contents = [program.serialize() for program in programs]
   trained.save(path / trained_lib.MODEL_FILE)
-  for row, content in zip(rows, contents, strict=True):
-    (path / row["file"]).write_bytes(content)
+  for row, program in zip(rows, programs, strict=True):
+    (path / row["file"]).write_bytes(program.serialize())
   about = {
     "weights": trained_lib.MODEL_FILE,
     "call": (
@@ -177,6 +230,8 @@ def write(
       "logits; weights is the dict of arrays in the weights file"
     ),
     **about_input_and_output(trained),
+    "model": trained.model_section,
+    "metric": trained.headline,
     "settings": rows,
     "platforms": PLATFORMS,
     "versions": {
@@ -186,10 +241,9 @@ def write(
     },
   }
   (path / "README.md").write_text(_readme(trained, rows), encoding="utf-8")
-  # The last: a folder that has it is complete.
-  manifest = path / MANIFEST_FILE
-  manifest.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-  return manifest
+  (path / MANIFEST_FILE).write_text(
+    json.dumps(about, indent=2) + "\n", encoding="utf-8"
+  )
 
 
 def _program(
@@ -214,7 +268,7 @@ def _program(
 
 
 def _steps_in_words(pp: str) -> list[dict[str, Any]]:
-  """What the ops do to the image, from their own docstrings."""
+  """Returns what the ops do to the image, from their own docstrings."""
   steps = []
   for step in data_lib.parse(pp).steps:
     signature = inspect.signature(step.fn)
@@ -232,17 +286,15 @@ def _steps_in_words(pp: str) -> list[dict[str, Any]]:
 def _readme(
   trained: trained_lib.Trained, rows: Sequence[dict[str, Any]]
 ) -> str:
-  shape = (1, *trained.image_shape)
+  shape, metric = (1, *trained.image_shape), trained.headline
   shown = [
     {
       "file": f"`{row['file']}`",
       "patch size": "x".join(map(str, row["patch_size"])),
       "learned tokens": row["num_tokens"] or "the model's own",
       "multiply-adds in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
-      "accuracy %": (
-        "not recorded"
-        if row["accuracy"] is None
-        else f"{100 * row['accuracy']:.2f}"
+      f"{metric} %": (
+        "not recorded" if row[metric] is None else f"{100 * row[metric]:.2f}"
       ),
     }
     for row in rows

@@ -19,6 +19,18 @@ from tokenlearner_flexivit.data import decode_ops, image_ops
 
 # Others, such as EPS, would start programs on what may be hostile.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Of the files that `files` lists.
+EXTENSIONS = (
+  ".avif",
+  ".bmp",
+  ".gif",
+  ".jpeg",
+  ".jpg",
+  ".png",
+  ".tif",
+  ".tiff",
+  ".webp",
+)
 _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
 
@@ -49,6 +61,32 @@ def listed(images: Any) -> list[Any]:
   return images
 
 
+def files(folder: str | os.PathLike) -> list[str]:
+  """Returns the image files in a folder and in those below it, in order.
+
+  Hidden ones are left out, and whatever has not the ending of an image.
+
+  Args:
+    folder: that is there.
+
+  Raises:
+    ValueError: there are none.
+  """
+  known = []
+  for parent, names, files_there in os.walk(folder):
+    names[:] = sorted(name for name in names if not name.startswith("."))
+    known += [
+      os.path.join(parent, name)
+      for name in sorted(files_there)
+      if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    ]
+  if not known:
+    raise ValueError(
+      f"The folder {folder} holds no images ({', '.join(EXTENSIONS)})."
+    )
+  return known
+
+
 def read(
   image: Any, channels: int = 3, *, exif: bool = True, bits: int | None = None
 ) -> np.ndarray:
@@ -70,7 +108,10 @@ def read(
       more pixels than its `Image.MAX_IMAGE_PIXELS` is among them.
   """
   if isinstance(image, _PATHS):
-    image = pathlib.Path(os.path.expanduser(image)).read_bytes()
+    path = pathlib.Path(os.path.expanduser(image))
+    if path.is_dir():
+      raise ValueError("this is a folder. Give the images in it: see `files`")
+    image = path.read_bytes()
   if isinstance(image, _ENCODED):
     image = bytes(image)
     _check_file(image)

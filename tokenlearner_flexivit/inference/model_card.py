@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import tokenlearner_flexivit
-from tokenlearner_flexivit import dials, report, table
+from tokenlearner_flexivit import dials, paths, table
 from tokenlearner_flexivit.analysis import plane
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
@@ -18,6 +18,7 @@ from tokenlearner_flexivit.inference import trained as trained_lib
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 PICTURE_FILE = "plane.png"
+_HUB_TASK = "image-classification"
 _MAX_LABELS = 30  # More are a list that nobody reads; config.json has them.
 
 Row = dict[str, Any]
@@ -32,7 +33,7 @@ def write(
   """Writes model.safetensors, config.json, README.md and plane.png.
 
   The weights are what `trained.load(folder)` reads, with all that belongs to
-  them. The picture is left out where no accuracy is recorded.
+  them. The picture is left out where nothing is recorded of the settings.
 
   Args:
     trained: the model.
@@ -48,7 +49,21 @@ def write(
     ValueError: there is something in the folder.
   """
   rows = _rows(trained, profile or ())
-  path = export.new_folder(folder)
+  # A folder of no name, such as "." or "..", has one nevertheless.
+  name = export.check_new(folder).resolve().name
+  with export.new_folder(folder) as path:
+    _write_files(trained, path, name, rows, profile)
+  return paths.local(folder, "output") / CARD_FILE
+
+
+def _write_files(
+  trained: trained_lib.Trained,
+  path: pathlib.Path,
+  name: str,
+  rows: Sequence[Row],
+  profile: Profile | None,
+) -> None:
+  """Writes what `write` does into a folder that is there."""
   trained.save(path / trained_lib.MODEL_FILE)
   config = {
     "library": "tokenlearner_flexivit",
@@ -56,6 +71,7 @@ def write(
     "weights": trained_lib.MODEL_FILE,
     "model": trained.model_section,
     **export.about_input_and_output(trained),
+    "metric": trained.headline,
     "settings": [row["about"] for row in rows],
     "training": trained.training,
   }
@@ -63,26 +79,26 @@ def write(
     json.dumps(config, indent=2) + "\n", encoding="utf-8"
   )
   drawn = [
-    row for row in rows if None not in (row["accuracy"], row["images_per_s"])
+    row
+    for row in rows
+    if None not in (row[trained.headline], row["images_per_s"])
   ]
   if drawn:
     _draw(trained, drawn, path / PICTURE_FILE)
   sections = [
-    _front_matter(trained),
+    _front_matter(trained, name, rows),
     _introduction(trained, rows),
-    _accuracy(trained, rows, profile, bool(drawn)),
-    _use(rows),
+    _metric_and_cost(trained, rows, profile, bool(drawn)),
+    _use(trained, rows),
     _input(trained),
     _training(trained),
-    _notes_for_the_author(path),
+    _notes_for_the_author(name),
   ]
-  card = path / CARD_FILE
-  card.write_text("\n".join(sections), encoding="utf-8")
-  return card
+  (path / CARD_FILE).write_text("\n".join(sections), encoding="utf-8")
 
 
 def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
-  """A row for each setting of the training, with all that is known of it."""
+  """Returns a row for each known setting, with all that is known of it."""
   fewest = min((row["batch_size"] for row in profile), default=None)
   profiled = {
     dials.Setting.of_row(row): row
@@ -91,7 +107,7 @@ def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
   }
   best = export.best_settings(trained)
   rows = []
-  for setting in trained.settings:
+  for setting in trained.known_settings:
     about = export.about_setting(trained, setting)
     recorded = trained.row(setting) or {}
     row = {
@@ -99,10 +115,10 @@ def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
       "about": about,
       "seq_len": about["seq_len"],
       "gmacs": about["multiply_adds"] / 1e9,
-      "accuracy": about["accuracy"],
+      trained.headline: about[trained.headline],
       # Times of two machines do not go into one picture.
       "images_per_s": None if profile else recorded.get("images_per_s"),
-      "best": about["accuracy"] is not None and setting in best,
+      "best": about[trained.headline] is not None and setting in best,
     }
     measured = profiled.get(setting, {})
     names = ("batch_size", "latency_ms", "images_per_s", "memory_bytes")
@@ -117,24 +133,65 @@ def _draw(
   title = f"{data}: one model" if data else "One model"
   # Of one number of tokens there is no plane.
   has_plane = len({row["num_tokens"] for row in rows}) > 1
-  draw = plane.draw if has_plane else report.draw
-  draw(rows, path, f"{title}, {len(rows)} settings", "accuracy")
+  if has_plane:
+    draw = plane.draw
+  else:
+    from tokenlearner_flexivit import report  # Of no other use here.
+
+    draw = report.draw
+  draw(rows, path, f"{title}, {len(rows)} settings", trained.headline)
 
 
-def _front_matter(trained: trained_lib.Trained) -> str:
-  """What a hub reads: YAML, which JSON values are."""
+def _front_matter(
+  trained: trained_lib.Trained, name: str, rows: Sequence[Row]
+) -> str:
+  """Returns what a hub reads: YAML, which JSON values are."""
   values = {
     "library_name": "tokenlearner_flexivit",
-    "pipeline_tag": "image-classification",
+    "pipeline_tag": _HUB_TASK,
     "tags": ["vision", "jax", "flax", "vit", "flexivit", "tokenlearner"],
-    "metrics": ["accuracy"],
+    "metrics": [trained.headline],
   }
   data = trained.training.get("data", ":")
   # "folder:flowers" and the like are no names that others know.
   if ":" not in data:
     values["datasets"] = [data.partition("/")[0]]
+  results = _hub_results(trained, rows)
+  if results:
+    values["model-index"] = [{"name": name, "results": results}]
   lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
   return "\n".join(["---", *lines, "---\n"])
+
+
+def _hub_results(
+  trained: trained_lib.Trained, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+  """Returns the results of a model card's `model-index`, as the Hub reads it.
+
+  Args:
+    trained: the model.
+    rows: of its settings.
+
+  Returns:
+    One result with a metric for each evaluated setting; none if nothing is
+    known of an evaluation.
+  """
+  metrics = [
+    {
+      "type": trained.headline,
+      "value": row[trained.headline],
+      "name": f"{trained.headline} ({dials.Setting.of_row(row).name})",
+    }
+    for row in rows
+    if row[trained.headline] is not None
+  ]
+  evaluation = trained.training.get("evaluation")
+  if not (metrics and evaluation):
+    return []
+  data, _, split = evaluation.rpartition(", ")
+  kind, _, folder = data.partition("/")[0].partition(":")
+  dataset = {"name": data, "type": folder or kind, "split": split}
+  return [{"task": {"type": _HUB_TASK}, "dataset": dataset, "metrics": metrics}]
 
 
 def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
@@ -155,19 +212,20 @@ with that what a call costs.
 """
 
 
-def _accuracy(
+def _metric_and_cost(
   trained: trained_lib.Trained,
   rows: Sequence[Row],
   profile: Profile | None,
   has_picture: bool,
 ) -> str:
+  metric = trained.headline
   notes = ["Multiply-adds are those of one image."]
-  if any(row["accuracy"] is not None for row in rows):
+  if any(row[metric] is not None for row in rows):
     on = trained.training.get("evaluation")
-    notes.append(f"Accuracy is measured on {on}." if on else "")
-    notes.append("A star: no setting that costs less is as accurate.")
+    notes.append(f"The {metric} is measured on {on}." if on else "")
+    notes.append(f"A star: no setting that costs less has as high a {metric}.")
   else:
-    notes.append("No accuracies are recorded for these weights.")
+    notes.append(f"No {metric} is recorded for these weights.")
   if profile:
     notes.append(
       "Time, speed and memory are those of a call with so many images, "
@@ -177,18 +235,19 @@ def _accuracy(
     on = trained.training.get("hardware", "the machine of the training")
     notes.append(f"Times in the picture are of evaluation batches on {on}.")
   picture = (
-    f"![accuracy against patch size, learned tokens and cost]({PICTURE_FILE})"
+    f"![{metric} against patch size, learned tokens and cost]({PICTURE_FILE})"
     "\n\n"
   )
+  shown = [_shown(row, rows, trained) for row in rows]
   return (
-    f"## Accuracy and cost\n\n{picture if has_picture else ''}"
-    f"{table.markdown([_shown(row, rows) for row in rows])}\n\n"
+    f"## {metric[0].upper()}{metric[1:]} and cost\n\n"
+    f"{picture if has_picture else ''}{table.markdown(shown)}\n\n"
     f"{' '.join(filter(None, notes))}\n"
   )
 
 
-def _shown(row: Row, rows: Sequence[Row]) -> Row:
-  """A row of the table; columns of nothing are left out in all of them."""
+def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
+  """Returns a row of the table; columns that all lack are left out."""
 
   def known(name):
     return any(other.get(name) is not None for other in rows)
@@ -198,8 +257,11 @@ def _shown(row: Row, rows: Sequence[Row]) -> Row:
   if known("num_tokens"):
     shown["learned tokens"] = row["num_tokens"] or "the model's own"
   shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
+  metric = trained.headline
+  number = trained.training.get("num_examples")
+  on = f", {number:,} images" if number else ""
   columns = {
-    "accuracy": ("accuracy %", lambda x: f"{100 * x:.2f}"),
+    metric: (f"{metric} %{on}", lambda x: f"{100 * x:.2f}"),
     "batch_size": ("images", str),
     "latency_ms": ("ms", "{:.2f}".format),
     "memory_bytes": ("MB", lambda x: f"{x / 1e6:.1f}"),
@@ -208,18 +270,18 @@ def _shown(row: Row, rows: Sequence[Row]) -> Row:
     if known(name):
       value = row.get(name)
       shown[title] = "" if value is None else text(value)
-  if known("accuracy"):
+  if known(metric):
     shown["best"] = "*" if row["best"] else ""
   return shown
 
 
-def _use(rows: Sequence[Row]) -> str:
+def _use(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
   setting = rows[0]
   by_budget = """\
-# The most accurate setting that keeps to a budget, measured on your machine:
+# The best setting that keeps to a budget, measured on your machine:
 predictor.predict("image.jpg", budget_ms=20)
 """
-  if all(row["accuracy"] is None for row in rows):
+  if all(row[trained.headline] is None for row in rows):
     by_budget = ""  # Which is the most accurate is not known.
   chosen = f"patch_size={setting['patch_size']!r}"
   if setting["num_tokens"] is not None:
@@ -227,7 +289,9 @@ predictor.predict("image.jpg", budget_ms=20)
   return f"""\
 ## Use
 
-With the Python package tokenlearner_flexivit, and this folder as `model`:
+With the Python package tokenlearner_flexivit, and this folder as `model`. From
+the Hugging Face Hub it is `Predictor.load("hf://OWNER/NAME")` instead, with the
+package's extra `hub`.
 
 ```python
 from tokenlearner_flexivit.inference import Predictor
@@ -271,14 +335,18 @@ def _training(trained: trained_lib.Trained) -> str:
   told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"
   settings = len(trained.settings)
   for_all = f" One model for {settings} settings." if settings > 1 else ""
+  others = len(trained.known_settings) - settings
+  if others:
+    for_all += f" {others} more were evaluated, but not trained."
   return f"## Training\n\n{told}.{for_all} `{CONFIG_FILE}` has the model.\n"
 
 
-def _notes_for_the_author(path: pathlib.Path) -> str:
-  """A comment, which hubs do not show."""
+def _notes_for_the_author(name: str) -> str:
+  """Returns a comment, which hubs do not show."""
   return f"""\
 <!--
-Before you publish this: add `license:` above, and what the model is meant for
-and where it fails. Then: hf upload OWNER/NAME {path.name}
+Before you publish this: write the owner and the name above in place of
+hf://OWNER/NAME, and add `license:` on top, and what the model is meant for and
+where it fails. Then: hf upload OWNER/NAME {name}
 -->
 """

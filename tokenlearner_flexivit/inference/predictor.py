@@ -51,17 +51,33 @@ class Predictor:
       collections.defaultdict(dict)
     )
 
+  # Compiled programs cannot be pickled; whoever unpickles makes new ones.
+  def __getstate__(self) -> dict[str, Any]:
+    """Returns what a copy in another process is made of."""
+    return {
+      "trained": self.trained,
+      "max_batch": self._programs.max_batch,
+      "measured": dict(self._measured),
+    }
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    """Puts the parameters on the device of this process."""
+    self.__init__(state["trained"], state["max_batch"])
+    self._measured.update(state["measured"])
+
   @classmethod
   def load(cls, source: str | os.PathLike, max_batch: int = 64) -> "Predictor":
-    """Opens the workdir of a run, or a file; see `trained.load`.
+    """Opens the workdir of a run, or an exported model; see `trained.load`.
 
     Args:
-      source: a workdir, a file of `Trained.save`, or a folder with one.
+      source: a workdir, an exported folder, its model.safetensors, or an
+        address of these, such as hf://owner/name.
       max_batch: see the class.
 
     Raises:
       FileNotFoundError: nothing there.
       ValueError: nothing there that can be used; says what is missing.
+      OSError, ImportError: it cannot be downloaded.
     """
     return cls(trained_lib.load(source), max_batch)
 
@@ -76,7 +92,7 @@ class Predictor:
       patch_size: int or (int, int) in pixels.
       num_tokens: how many learned tokens; "all" switches TokenLearner off. Of
         a dial that is not given, the value is taken that was most accurate in
-        the run's report; without one, the dearest.
+        the run's report, by its headline metric; without one, the dearest.
 
     Raises:
       ValueError: it does not fit the model or its images.
@@ -89,12 +105,15 @@ class Predictor:
     gflops: float | None = None,
     min_accuracy: float | None = None,
     num_images: int = 1,
+    gmacs: float | None = None,
   ) -> dials.Setting:
-    """Returns the best setting of the training that keeps what is demanded.
+    """Returns the best setting that keeps what is demanded.
 
-    It is on the Pareto front of recorded accuracy against cost: with a budget
-    the most accurate that keeps it, with `min_accuracy` alone the quickest
-    that reaches it. Several demands are all kept.
+    It is one that the run's report has evaluated, trained or not. With a budget
+    it is the most accurate that keeps it, with `min_accuracy` alone the
+    quickest that reaches it. Several demands are all kept. Of settings that are
+    equally accurate, or whose measured times overlap, it is the one of fewest
+    multiply-adds.
 
     The time is that of a `predict` call whose images are uint8 arrays of the
     model's size, from call to answer, on this machine; reading files and
@@ -104,53 +123,76 @@ class Predictor:
 
     Args:
       budget_ms: the most a call may take, in milliseconds.
-      gflops: the most that an image may need, in 10⁹ operations, counting
-        multiplications and additions as the FlexiViT paper does. That is twice
-        the `gmacs` of reports.
-      min_accuracy: the least accuracy, in [0, 1].
+      gflops: `gmacs` in the count of the FlexiViT paper, multiplications and
+        additions each, which is twice as many.
+      min_accuracy: the least accuracy, in [0, 1]; of a run whose report has
+        another headline metric, such as mAP (`trained.headline`), of that.
       num_images: of the call.
+      gmacs: the most 10⁹ multiply-adds that an image may need, as in the
+        tables of reports and profiles.
 
     Raises:
       ValueError: nothing demanded, nothing that meets it (says what the
-        cheapest costs, or the best reaches), or no accuracy is recorded.
+        cheapest costs, or the best reaches), or nothing is recorded.
     """
-    demands = dict(
-      budget_ms=budget_ms, gflops=gflops, min_accuracy=min_accuracy
-    )
+    if gflops is not None:
+      if gmacs is not None:
+        raise ValueError("Give gmacs or gflops, which is twice as many.")
+      gmacs = gflops / 2
+    demands = dict(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
     budget.check(**demands)
     if num_images < 1:
       raise ValueError(f"num_images={num_images} must be at least 1.")
-    accuracies = self._known.accuracies
-    if not accuracies:
+    values = self._known.values
+    if not values:
       raise ValueError(
-        "The run has no report with accuracies, so the best setting is not "
-        "known. Let it end, or evaluate it: python -m tokenlearner_flexivit."
-        "main --mode=eval --workdir=..."
+        f"The run has no report with {self.trained.headline} for its settings, "
+        "so the best one is not known. Let it end, or evaluate it: python -m "
+        "tokenlearner_flexivit.main --mode=eval --workdir=..."
       )
-    latencies = {}
-    if budget_ms is not None or gflops is None:
-      latencies = self._latencies(num_images)
+    latencies = dict.fromkeys(values, (None, None))
+    if budget_ms is not None or gmacs is None:
+      latencies = self._latencies(tuple(values), num_images)
     candidates = [
-      budget.Candidate(s, accuracy, 2 * self._known.gmacs(s), latencies.get(s))
-      for s, accuracy in accuracies.items()
+      budget.Candidate(s, value, self._known.gmacs(s), *latencies[s])
+      for s, value in values.items()
     ]
-    chosen = budget.choose(candidates, **demands, num_images=num_images)
+    chosen = budget.choose(
+      candidates,
+      **demands,
+      num_images=num_images,
+      metric=self.trained.headline,
+    )
     return chosen.setting
 
-  def _latencies(self, num_images: int) -> dict[dials.Setting, float]:
-    """What nine of ten calls stay below, by setting, in milliseconds."""
+  def _latencies(
+    self, settings: Sequence[dials.Setting], num_images: int
+  ) -> dict[dials.Setting, tuple[float, float]]:
+    """Returns what nine of ten calls stay below and what nine of ten exceed.
+
+    Args:
+      settings: of the dials.
+      num_images: of a call.
+
+    Returns:
+      Milliseconds by setting.
+    """
     whole, rest = divmod(num_images, self._programs.max_batch)
     sizes = collections.Counter({self._programs.max_batch: whole})
     if rest:
       sizes[self._programs.bucket(rest)] += 1
-    total = dict.fromkeys(self.trained.settings, 0.0)
+    total = {setting: np.zeros(2) for setting in settings}
     for size, number in (+sizes).items():
-      if not self._measured[size].keys() >= total.keys():
-        self.profile(batch_size=size)
-      for setting in total:
+      missing = [s for s in settings if s not in self._measured[size]]
+      if missing:
+        # All of them: settings are compared that were measured side by side.
+        self.profile(settings, batch_size=size)
+      for setting in settings:
         row = self._measured[size][setting]
-        total[setting] += number * row["latency_ms_p90"]
-    return total
+        slow = row["latency_ms_p90"]
+        quick = min(slow, row.get("latency_ms_p10", slow))
+        total[setting] += number * np.array([slow, quick])
+    return {setting: tuple(pair.tolist()) for setting, pair in total.items()}
 
   def profile(
     self,
@@ -164,14 +206,16 @@ class Predictor:
     was measured.
 
     Args:
-      settings: None for those of the training.
+      settings: None for all that are known, see `Trained.known_settings`.
       batch_size: images of a call; filled up as for `predict`.
       repeats: how often each is timed.
 
     Returns:
       A row for each setting:
 
-      * patch_size, num_tokens, accuracy (recorded) and gmacs as in reports;
+      * patch_size, num_tokens and gmacs as in reports;
+      * accuracy as recorded, None where it is not, and under its own name the
+        headline metric if it is another;
       * batch_size, the images of a call;
       * latency_ms, latency_ms_p10, latency_ms_p90: median and percentiles of
         the time of a `predict` call with arrays of the model's size;
@@ -191,14 +235,14 @@ class Predictor:
       )
     if repeats < 1:
       raise ValueError(f"repeats={repeats} must be at least 1.")
-    settings = self.trained.settings if settings is None else settings
+    settings = self._known.known if settings is None else settings
     size = self._programs.bucket(batch_size)
     times = profile_lib.measure(self, settings, size, repeats)
     rows = [
       {
         **setting.row,
         "batch_size": size,
-        "accuracy": self._known.accuracies.get(setting),
+        **self.trained.metrics(setting),
         "gmacs": self._known.gmacs(setting),
         **measured,
         "images_per_s": 1e3 * size / measured["latency_ms"],

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokenlearner_flexivit import dials, table
+from tokenlearner_flexivit import dials, paths, table
 from tokenlearner_flexivit.analysis import plane
 
 Row = dict[str, Any]
@@ -71,24 +72,28 @@ def _milliseconds(call: Callable[[], Any]) -> float:
   return 1e3 * (time.perf_counter() - start)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-  """The rows as a table; a star is on the front of accuracy against time."""
-  known = [row for row in rows if row["accuracy"] is not None]
+def markdown(rows: Sequence[Row], metric: str = "accuracy") -> str:
+  """Returns the rows as a table; a star is on the front of metric against time.
+
+  Args:
+    rows: of `Predictor.profile`.
+    metric: what settings are compared by, see `Trained.headline`.
+  """
+  known = [row for row in rows if row[metric] is not None]
   best = plane.front(
-    [row["latency_ms_p90"] for row in known],
-    [row["accuracy"] for row in known],
+    [row["latency_ms_p90"] for row in known], [row[metric] for row in known]
   )
   best = [id(known[i]) for i in best]
-  return table.markdown([_shown(row, id(row) in best) for row in rows])
+  return table.markdown([_shown(row, metric, id(row) in best) for row in rows])
 
 
-def _shown(row: Row, on_front: bool) -> Row:
-  accuracy, memory = row["accuracy"], row["memory_bytes"]
+def _shown(row: Row, metric: str, on_front: bool) -> Row:
+  value, memory = row[metric], row["memory_bytes"]
   return {
     "patch size": row["patch_size"],
     "learned": "" if row["num_tokens"] is None else row["num_tokens"],
     "images": row["batch_size"],
-    "accuracy %": "" if accuracy is None else f"{100 * accuracy:.2f}",
+    f"{metric} %": "" if value is None else f"{100 * value:.2f}",
     "GMACs": f"{row['gmacs']:.4g}",
     "ms": f"{row['latency_ms']:.2f}",
     "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
@@ -128,9 +133,32 @@ def as_json(rows: Sequence[Row]) -> str:
   return json.dumps(content, indent=2)
 
 
+def check_writable(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the file that `write` would write, after making its folder.
+
+  Args:
+    path: as a person wrote it.
+
+  Raises:
+    OSError: it cannot be written: a folder, or no permission.
+    ValueError: it is no path of a file system.
+  """
+  path = paths.local(path, "output")
+  if path.is_dir():
+    raise IsADirectoryError(f"{path} is a folder. Give the name of a file.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryFile(dir=path.parent):
+    pass
+  if path.exists():
+    with path.open("r+"):
+      pass
+  return path
+
+
 def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
   """Writes rows to a file that `read` reads."""
-  pathlib.Path(path).write_text(f"{as_json(rows)}\n", encoding="utf-8")
+  path = check_writable(path)
+  path.write_text(f"{as_json(rows)}\n", encoding="utf-8")
 
 
 def read(path: str | os.PathLike) -> list[Row]:
@@ -140,8 +168,9 @@ def read(path: str | os.PathLike) -> list[Row]:
     OSError: no such file.
     ValueError: it is damaged, or of other hardware.
   """
+  path = paths.local(path, "profile")
   try:
-    content = json.loads(pathlib.Path(path).read_bytes())
+    content = json.loads(path.read_bytes())
     where, rows = content["hardware"], content["rows"]
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{path} is no profile: {error!r}.") from None

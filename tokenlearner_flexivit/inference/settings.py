@@ -9,23 +9,23 @@ from tokenlearner_flexivit.inference import trained as trained_lib
 
 
 class Settings:
-  """The settings of the training, and others that fit the model.
+  """The settings of the training and of its evaluation, and others that fit.
 
   Attributes:
-    trained: those of the training.
-    accuracies: by setting, in [0, 1], where the run's report has one.
+    known: those that the training drew from or its report has evaluated.
+    values: by setting, its headline metric in [0, 1] (`Trained.headline`),
+      where the report has one.
   """
 
   def __init__(self, trained: trained_lib.Trained):
     """Looks the settings up in the report."""
     self._model = trained.model
     self._image_shape = trained.image_shape
-    self.trained = trained.settings
-    rows = {setting: trained.row(setting) or {} for setting in self.trained}
-    self.accuracies = {
-      setting: row["accuracy"]
-      for setting, row in rows.items()
-      if "accuracy" in row
+    self._trained = trained.settings
+    self.known = trained.known_settings
+    metrics = {setting: trained.metric(setting) for setting in self.known}
+    self.values = {
+      s: value for s, value in metrics.items() if value is not None
     }
     self._gmacs: dict[dials.Setting, float] = {}
 
@@ -44,8 +44,8 @@ class Settings:
     self, patch_size: Any, num_tokens: int | str | None
   ) -> dials.Setting:
     """Returns the setting that a call means; see `Predictor.setting`."""
-    sizes = dict.fromkeys(s.patch_size for s in self.trained)
-    numbers = dict.fromkeys(s.num_tokens for s in self.trained)
+    sizes = dict.fromkeys(s.patch_size for s in self.known)
+    numbers = dict.fromkeys(s.num_tokens for s in self.known)
     if patch_size is not None:
       sizes = [dials.as_patch_size(patch_size, "patch_size")]
     if num_tokens is not None:
@@ -55,20 +55,24 @@ class Settings:
       own = None in numbers and learner and number == learner["num_tokens"]
       numbers = [None if own else number]
     candidates = [dials.Setting(p, n) for p in sizes for n in numbers]
+    candidates = [s for s in candidates if s in self.known] or candidates
     try:
       chosen = max(
-        candidates, key=lambda s: (self.accuracies.get(s, 0), self.gmacs(s))
+        candidates, key=lambda s: (self.values.get(s, 0), self.gmacs(s))
       )
     except ValueError as error:
-      raise ValueError(f"{error} {self._trained_for()}") from None
-    if chosen not in self.trained:
+      raise ValueError(f"{error} {self._known_for()}") from None
+    if chosen not in self.known:
       warnings.warn(
-        f"The model was not trained for {chosen.name}, so its answers may be "
-        f"poor. {self._trained_for()}",
+        f"The model was neither trained nor evaluated for {chosen.name}, so "
+        f"its answers may be poor. {self._known_for()}",
         stacklevel=4,
       )
     return chosen
 
-  def _trained_for(self) -> str:
-    names = ", ".join(setting.name for setting in self.trained)
-    return f"It was trained for {names}."
+  def _known_for(self) -> str:
+    """Names the settings that are known."""
+    trained = ", ".join(setting.name for setting in self._trained)
+    others = [s.name for s in self.known if s not in self._trained]
+    evaluated = f", and evaluated for {', '.join(others)} too" if others else ""
+    return f"It was trained for {trained}{evaluated}."

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import traverse_util
 
-from tokenlearner_flexivit import checkpoint, dials, models, paths
+from tokenlearner_flexivit import checkpoint, dials, interop, models, paths
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import runs
@@ -41,10 +41,12 @@ class Trained:
     loss: of the training, a key of `classification.LOSSES`.
     settings: of the dials, those of the training.
     class_names: in order, or None where the data has none.
-    recorded: the rows of the run's report, one per setting; empty before its
-      end.
+    recorded: the rows of the run's report, one per evaluated setting; empty
+      before its end.
     training: what is known of the run: data, split, evaluation, and from its
-      end on steps, seconds, hardware and date.
+      end on steps, seconds, hardware, date and the number of test examples.
+    headline: the metric of `recorded` that settings are compared by, in [0, 1]:
+      "accuracy", or of examples with several classes "mAP".
   """
 
   params: Mapping[str, Any]
@@ -56,20 +58,47 @@ class Trained:
   class_names: tuple[str, ...] | None
   recorded: tuple[Mapping[str, Any], ...]
   training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  headline: str = "accuracy"
 
   @property
   def model(self) -> nn.Module:
     """The Flax module; its call gives (logits, out)."""
-    return models.create(**self.model_section)
+    section = dict(self.model_section)
+    # A loop over the blocks would copy all parameters into stacks at each call.
+    section.pop("scan", None)
+    return models.create(**section)
+
+  @property
+  def known_settings(self) -> tuple[dials.Setting, ...]:
+    """The settings that were evaluated, then others of the training."""
+    evaluated = map(dials.Setting.of_row, self.recorded)
+    return tuple(dict.fromkeys((*evaluated, *self.settings)))
 
   def row(self, setting: dials.Setting) -> Mapping[str, Any] | None:
-    """What the report says of a setting, None if nothing."""
+    """Returns what the report says of a setting, None if nothing."""
     return next(
-      (row for row in self.recorded if setting.row.items() <= row.items()), None
+      (row for row in self.recorded if dials.Setting.of_row(row) == setting),
+      None,
     )
 
+  def metric(self, setting: dials.Setting) -> float | None:
+    """Returns the headline metric of a setting, None if it has none."""
+    return self.metrics(setting)[self.headline]
+
+  def metrics(self, setting: dials.Setting) -> dict[str, float | None]:
+    """Returns what is recorded of a setting, None where nothing is.
+
+    Args:
+      setting: of the dials.
+
+    Returns:
+      The accuracy, and the headline metric if that is another.
+    """
+    row = self.row(setting) or {}
+    return {name: row.get(name) for name in ("accuracy", self.headline)}
+
   def describe(self) -> dict[str, Any]:
-    """All but the parameters, as JSON takes it."""
+    """Returns all but the parameters, as JSON values."""
     return {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -91,44 +120,56 @@ def load(source: str | os.PathLike) -> Trained:
   """Opens a trained model.
 
   Args:
-    source: the workdir of a run, a file of `Trained.save`, or a folder with
-      one named model.safetensors.
+    source: the workdir of a run, a file of `Trained.save`, a folder with one
+      named model.safetensors, or the address of such a file or folder: all that
+      `interop.fetch` takes, such as hf://owner/name.
 
   Raises:
     FileNotFoundError: nothing there.
-    ValueError: a workdir without a checkpoint, a task that does not classify,
-      a run without an evaluation (whose preprocessing would be missing), or a
-      file of something else.
+    ValueError: a folder without a model or a run without a checkpoint, a task
+      that does not classify, a run without an evaluation (whose preprocessing
+      would be missing), or a file of something else.
+    OSError: the download failed.
+    ImportError: the download needs a library that is not installed.
   """
-  path = paths.local(source, "source")
+  if "://" in str(source):
+    path = interop.fetch(source)
+  else:
+    path = paths.local(source, "source")
   if not path.exists():
     raise FileNotFoundError(f"There is no file or folder {path}.")
   if path.is_dir() and (path / MODEL_FILE).exists():
     path = path / MODEL_FILE
-  return _of_run(path) if path.is_dir() else _of_file(path)
+  if not path.is_dir():
+    return _from_file(path)
+  if not (path / workdir_lib.CONFIG_FILE).exists():
+    raise ValueError(
+      f"{path} holds no run and no exported model: neither "
+      f"{workdir_lib.CONFIG_FILE} nor {MODEL_FILE} is there."
+    )
+  return _from_run(path)
 
 
-def _of_run(workdir: pathlib.Path) -> Trained:
+def _from_run(workdir: pathlib.Path) -> Trained:
   config = workdir_lib.read_config(workdir)
   report = workdir_lib.read_report(workdir) or {}
-  if "evaluation" in report:  # The one that its accuracies are of.
-    data = config["evals"][report["evaluation"]]["data"]
-  else:
-    data = runs.test_data(config)
+  if models.MODELS[config["model"].get("name", "vit")].input == "video":
+    raise ValueError(
+      f"The run in {workdir} is of videos, predictions are of images. Evaluate "
+      "it with --mode=eval; look at it with analysis.video_maps."
+    )
+  data = _evaluated_data(config, report)
   if data is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
-      " so how to preprocess images is not known."
+      " so how to preprocess images is not known. Evaluate it by a config that "
+      "has one: python -m tokenlearner_flexivit.main --mode=eval "
+      f"--workdir={workdir} --config=..."
     )
   task = {"loss": "softmax_xent", **config["task"]}
   about = workdir_lib.read_about_data(workdir)
   section = {**config["model"], "num_classes": about["num_classes"]}
   model = models.create(**section)
-  if model.input == "video":
-    raise ValueError(
-      f"The run in {workdir} is of videos, predictions are of images. Evaluate "
-      "it with --mode=eval; look at it with analysis.video_maps."
-    )
   params = checkpoint.read_params(workdir)
   # The evaluation may be at another resolution than the training.
   shape = report.get("image_shape", about["image_shape"])
@@ -148,9 +189,61 @@ def _of_run(workdir: pathlib.Path) -> Trained:
     loss=task["loss"],
     settings=trained.settings,
     class_names=about["class_names"],
-    recorded=report.get("settings", []),
+    recorded=_named_alike(report.get("settings", []), trained, model),
     training=_about_training(config["data"], data, report),
+    headline=_headline(report),
   )
+
+
+def _evaluated_data(
+  config: Mapping[str, Any], report: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Returns the data section that the report's settings are evaluated on.
+
+  Args:
+    config: of the run.
+    report: of it, or empty. It has the config of the evaluation, which may be
+      another; reports of older versions do not.
+
+  Returns:
+    See `runs.test_data`.
+  """
+  configs = [report.get("config") or config, config]
+  for one in configs:
+    entry = one["evals"].get(report.get("evaluation"))
+    if entry is not None:
+      return runs.evaluation_data(entry)
+  return next(filter(None, map(runs.test_data, configs)), None)
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+  """Returns the metric that a report's settings are compared by."""
+  if "headline" in report:
+    return report["headline"]
+  # Older reports do not name it.
+  rows = report.get("settings") or [{}]
+  names = [name for name in ("accuracy", "mAP", "agree1") if name in rows[0]]
+  few = [name for name in rows[0] if name.endswith("shot") and "/" not in name]
+  few.sort(key=lambda name: int(name.removesuffix("shot")))
+  return (names or few[-1:] or ["accuracy"])[0]
+
+
+def _named_alike(
+  rows: Sequence[Mapping[str, Any]], trained: dials.Dials, model: nn.Module
+) -> list[Mapping[str, Any]]:
+  """Returns rows of a report with settings named as those of the training.
+
+  A training without a dial of learned tokens calls all of them None; an
+  evaluation may have given their number.
+  """
+  learner = model.token_learner
+  if learner is None or None not in trained.num_tokens.values:
+    return list(rows)
+  number = learner["num_tokens"]
+  return [
+    {**row, "num_tokens": None} if row["num_tokens"] == number else row
+    for row in rows
+  ]
 
 
 def _about_training(
@@ -158,12 +251,13 @@ def _about_training(
   test_data: Mapping[str, Any],
   report: Mapping[str, Any],
 ) -> dict[str, Any]:
+  known = ("hardware", "date", "num_examples")
   return {
     "data": _public_name(data["name"]),
     "split": data["split"],
     "evaluation": f"{_public_name(test_data['name'])}, {test_data['split']}",
     **report.get("train", {}),
-    **{key: report[key] for key in ("hardware", "date") if key in report},
+    **{key: report[key] for key in known if key in report},
   }
 
 
@@ -173,7 +267,7 @@ def _public_name(name: str) -> str:
   return f"{kind}:{pathlib.Path(rest).name}" if colon else name
 
 
-def _of_file(path: pathlib.Path) -> Trained:
+def _from_file(path: pathlib.Path) -> Trained:
   try:
     with safetensors.safe_open(path, framework="np", backend="pread") as file:
       about = (file.metadata() or {}).get(_METADATA)
