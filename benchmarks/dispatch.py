@@ -42,7 +42,7 @@ def prepare(experiment, dispatch):
     experiment.dials,
     state,
     batch,
-    parallel.replicate(experiment.task.constants),
+    experiment.task.constants(),
     first_step=0,
     seed=0,
     dispatch=dispatch,

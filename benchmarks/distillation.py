@@ -61,7 +61,7 @@ def compare(
   )
   params = supervised.init(jax.random.key(0), images.shape[1:])
   with contextlib.redirect_stdout(io.StringIO()):  # That it is untrained.
-    (weights,) = distilled.constants
+    (weights,) = jax.device_get(distilled.constants())
   answer = parallel.parallelize(
     lambda weights, batch: distilled.teachers[0].logits(
       weights, batch["image"]

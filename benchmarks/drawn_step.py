@@ -43,7 +43,7 @@ def make(
     drawn_from,
     states[0],
     batch,
-    parallel.replicate(task.constants),
+    task.constants(),
     first_step=0,
     seed=0,
     dispatch="switch",

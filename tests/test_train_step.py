@@ -69,7 +69,7 @@ def train(
     sizes,
     state,
     batches[0],
-    parallel.replicate(task.constants, kind),
+    parallel.replicate(task.constants(), kind),
     first_step=0,
     seed=3,
     dispatch=dispatch,

@@ -81,7 +81,7 @@ def train_and_evaluate(
   params = experiment.init_params()
   runs = experiment.task.model.scanned_runs
   stacked = stacking.stack(params, runs)
-  constants = parallel.replicate(experiment.task.constants, kind)
+  constants = experiment.task.constants(kind)
   optimizer, learning_rate = optimizer_lib.create(
     config["optimizer"],
     stacked,
@@ -255,8 +255,14 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
     process_count=jax.process_count(),
     source=experiment.source,
   )
-  keys = experiment.task.batch_keys
-  batches = ({key: batch[key] for key in keys} for batch in batches)
+  task = experiment.task
+
+  def checked(batch: dict[str, Any]) -> dict[str, Any]:
+    batch = {key: batch[key] for key in task.batch_keys}
+    task.check_batch(batch)
+    return batch
+
+  batches = map(checked, batches)
   return parallel.prefetch(batches, experiment.config["parallel"])
 
 

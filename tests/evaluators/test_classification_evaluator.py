@@ -8,7 +8,13 @@ import pytest
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit.data import fake
 from tokenlearner_flexivit.evaluators import classification
+from tokenlearner_flexivit.tasks import labels as labels_lib
+
+
+def metrics_of(sums):
+  return classification.metrics_of(sums, "config.evals.test")
 
 
 def sums_of(probabilities, labels, mask=None):
@@ -24,7 +30,7 @@ def sums_of(probabilities, labels, mask=None):
 
 def test_metrics_by_hand():
   probabilities = [[0.7, 0.2, 0.1], [0.25, 0.4, 0.35], [0.05, 0.05, 0.9]]
-  metrics = classification.metrics_of(sums_of(probabilities, [0, 2, 2]))
+  metrics = metrics_of(sums_of(probabilities, [0, 2, 2]))
   assert metrics["accuracy"] == pytest.approx(2 / 3)
   assert metrics["top5"] == 1.0  # Of three classes, all are in the top five.
   loss = -(np.log(0.7) + np.log(0.35) + np.log(0.9)) / 3
@@ -35,16 +41,14 @@ def test_metrics_by_hand():
 
 def test_ece_is_zero_for_a_calibrated_classifier():
   # Ten predictions of 0.8, eight of them right.
-  metrics = classification.metrics_of(
-    sums_of([[0.8, 0.2]] * 10, [0] * 8 + [1] * 2)
-  )
+  metrics = metrics_of(sums_of([[0.8, 0.2]] * 10, [0] * 8 + [1] * 2))
   assert metrics["ece"] == pytest.approx(0, abs=1e-6)
 
 
 def test_top5_of_many_classes():
   ranked = np.linspace(2, 1, 10)[None] / np.linspace(2, 1, 10).sum()
   rows = np.repeat(ranked, 2, axis=0)
-  metrics = classification.metrics_of(sums_of(rows, [4, 5]))
+  metrics = metrics_of(sums_of(rows, [4, 5]))
   assert (metrics["accuracy"], metrics["top5"]) == (0.0, 0.5)
 
 
@@ -65,13 +69,149 @@ def test_examples_without_any_label_do_not_count():
   sums = jax.device_get(
     classification.batch_sums(logits, probabilities, labels, losses, mask)
   )
-  metrics = classification.metrics_of(sums)
+  metrics = metrics_of(sums)
   assert (metrics["accuracy"], metrics["loss"]) == (0.5, 2.0)
   sums = classification.batch_sums(
     logits, probabilities, jnp.zeros((3, 3)), losses, mask
   )
-  with pytest.raises(ValueError, match="No example of the evaluation has"):
-    classification.metrics_of(jax.device_get(sums))
+  with pytest.raises(ValueError, match=r"No example of .*test\.data has a"):
+    metrics_of(jax.device_get(sums))
+
+
+@pytest.mark.parametrize(
+  "weights, right",
+  [
+    ([1, 0, 0, 0], [0]),
+    ([1, 1, 0, 1], [0, 1, 3]),
+    ([1, 1, 1, 1], [0, 1, 2, 3]),
+    ([0, 0, 0, 0], []),
+    # Smoothed: one class, two, none and all.
+    ([0.9, 0.0001, 0.0001, 0.0001], [0]),
+    ([0.15, 0.15, 0.55, 0.15], [2]),
+    ([0.6, 0.4, 0.4, 0.6], [0, 3]),
+    ([0.05, 0.05, 0.05, 0.05], []),
+    ([0.95, 0.95, 0.95, 0.95], [0, 1, 2, 3]),
+    # Mixed, and two of ImageNet-ReaL that share one label.
+    ([0, 0.7, 0.3, 0], [1]),
+    ([0, 0.5, 0.5, 0], [1, 2]),
+  ],
+)
+def test_which_classes_are_right(weights, right):
+  weights = jnp.asarray([weights], jnp.float32)
+  found = labels_lib.right_classes(weights)[0]
+  assert np.flatnonzero(found).tolist() == right
+
+
+def test_wrong_answers_stay_wrong_under_smoothed_labels():
+  """Once every class of positive weight was right."""
+  pp = data_lib.parse("onehot(6, on=0.9, off=0.02)")
+  labels = jnp.stack([pp({"label": c})["label"] for c in (1, 2, 5)])
+  logits = jnp.asarray([[5.0, 4, 3, 2, 1, 0]] * 3)
+  probabilities = jax.nn.softmax(logits)
+  sums = classification.batch_sums(
+    logits, probabilities, labels, jnp.zeros(3), jnp.ones(3)
+  )
+  metrics = metrics_of(jax.device_get(sums))
+  assert metrics["accuracy"] == 0
+  assert metrics["top5"] == pytest.approx(2 / 3)
+  ece = float(probabilities[0].max())
+  assert metrics["ece"] == pytest.approx(ece, rel=1e-5)
+
+
+def test_all_evaluators_share_the_programs_of_the_model(config, monkeypatch):
+  """Each setting is traced once, whatever asks for it, and each measure."""
+  config.model.token_learner = None
+  config.model.depth = 1
+  config.flexi.patch_size.values = (6, 4)
+  section = config.evals.test.to_dict()
+  config.evals = {f"test{i}": section for i in range(3)}
+  config.evals.together = {**section, "type": "ensemble"}
+  experiment = experiment_lib.Experiment(config)
+  traces = []
+  predict, one_hot = experiment.task.predict, experiment.task.one_hot
+
+  def counted(params, batch, setting):
+    traces.append(setting.name)
+    return predict(params, batch, setting)
+
+  def counted_one_hot(labels):
+    traces.append("labels")
+    return one_hot(labels)
+
+  monkeypatch.setattr(experiment.task, "predict", counted)
+  monkeypatch.setattr(experiment.task, "one_hot", counted_one_hot)
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = parallel.replicate(params)
+  results = [dict(e.run(params)) for e in experiment.evaluators.values()]
+  assert sorted(traces) == ["labels", "labels", "patch4", "patch6"]
+  assert results[0] == results[1] == results[2]
+  for name, value in results[0].items():
+    assert results[3][name] == pytest.approx(value, rel=1e-5)
+
+
+class Labelled(data_lib.Source):
+  """Noise whose labels are given."""
+
+  name = "labelled"
+  num_classes = 5
+
+  def __init__(self, labels):
+    self._images = fake.FakeSource(f"fake:12x12x3:5:{len(labels)}", "test")
+    self._labels = labels
+
+  def __len__(self):
+    return len(self._labels)
+
+  def __getitem__(self, index):
+    return {**self._images[index], "label": self._labels[index]}
+
+
+def evaluator_on(config, monkeypatch, labels, kind="classification"):
+  """Returns an evaluator of one small setting on noise with these labels."""
+  config.model.token_learner = None
+  config.model.depth = 1
+  config.flexi = None
+  config.evals.test.type = kind
+  config.evals.test.batch_size = 8
+  if kind == "multilabel":
+    config.task.loss = "sigmoid_xent"
+  open_source = data_lib.open_source
+
+  def opened(section):
+    is_test = section["split"] == "test"
+    return Labelled(labels) if is_test else open_source(section)
+
+  monkeypatch.setattr(data_lib, "open_source", opened)
+  experiment = experiment_lib.Experiment(config)
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  return experiment.evaluators["test"], parallel.replicate(params)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+  "labels, message",
+  [
+    (np.int32([0, 1, 7]), r"test\.data gives the label 7, .*classes .* 0 to 4"),
+    (np.float32([0, 1, 2]), r"pp gives .* shape \[\] and the type float32"),
+    (np.zeros((3, 4), np.float32), r"shape \[4\] .* vector of 5 weights"),
+    (np.eye(5, dtype=np.float32)[:3] * 2, r"pp gives .* the weight 2\.0"),
+    (np.float32([[1, 0, 0, 0, 0], [np.nan] * 5]), "the weight nan"),
+  ],
+)
+def test_labels_that_are_none(config, monkeypatch, kind, labels, message):
+  with pytest.raises(ValueError, match=message):
+    evaluator, params = evaluator_on(config, monkeypatch, labels, kind)
+    dict(evaluator.run(params))
+
+
+def test_examples_with_a_negative_label_do_not_count(config, monkeypatch):
+  labels = np.int32([0, -1, 2, -1])
+  evaluator, params = evaluator_on(config, monkeypatch, labels)
+  some = dict(evaluator.run(params))
+  assert some["patch4/loss"] == pytest.approx(np.log(5))  # A head of zeros.
+  labels[:] = -1
+  with pytest.raises(ValueError, match=r"No example of .*test\.data has a"):
+    dict(evaluator.run(params))
 
 
 def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit import dials, experiment, models, tasks, train
+from tokenlearner_flexivit.data import fake
 from tokenlearner_flexivit.tasks import classification, mixup
 
 
@@ -104,12 +105,83 @@ def test_mixup_weight_depends_on_the_key_only():
 
 
 @pytest.mark.parametrize(
+  "labels, expected",
+  [
+    (np.array([2, 0], np.uint8), [[0, 0, 1], [1, 0, 0]]),
+    (np.array([False, True]), [[1, 0, 0], [0, 1, 0]]),
+    (np.array([[0, 1, 1], [1, 0, 0]]), [[0, 1, 1], [1, 0, 0]]),
+    (np.array([[True, False, True]]), [[1, 0, 1]]),
+    (np.array([-1]), [[0, 0, 0]]),
+  ],
+)
+def test_labels_of_all_types(labels, expected):
+  weights = make_task().one_hot(jnp.asarray(labels))
+  np.testing.assert_array_equal(weights, expected)
+  assert weights.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  "label, message",
+  [
+    (np.int32([0, -1, 2]), "label -1, .*0 to 2.*nothing can be learned"),
+    (np.int64([0, 3, -1]), "label 3, but the classes of the model are 0 to 2"),
+    (np.uint8([0, 255, 1]), "label 255"),
+    (np.float32([0, 1, 2]), "shape .* type float32.*vector of 3 weights"),
+    (np.int32([[0], [1], [2]]), r"shape \[1\]"),
+    (np.zeros((2, 4)), r"shape \[4\] .*vector of 3 weights"),
+    (np.float32([[0, 1, 0], [0, 0, 0]]), "no class has any weight"),
+    (np.float32([[0, 1.5, 0]]), r"the weight 1\.5\. .*in \[0, 1\]"),
+    (np.float32([[0, 1, -0.5]]), r"the weight -0\.5"),
+    (np.float32([[0, np.nan, 1]]), "the weight nan"),
+    (np.int32([[2, 1, 0]]), r"the weight 2\.0"),
+  ],
+)
+def test_labels_that_teach_nothing(label, message):
+  task = make_task()
+  with pytest.raises(ValueError, match=rf"config\.data gives .*{message}"):
+    task.check_batch({"image": None, "label": label})
+
+
+def test_a_training_stops_at_labels_that_teach_nothing(config, monkeypatch):
+  """Their examples would be computed, and change no parameter."""
+  config.evals = {}
+  made = fake.FakeSource.__getitem__
+
+  def unlabelled(source, index):
+    label = np.int32(-1) if index == 7 else np.int32(0)
+    return {**made(source, index), "label": label}
+
+  monkeypatch.setattr(fake.FakeSource, "__getitem__", unlabelled)
+  parts = experiment.Experiment(config)
+  with pytest.raises(ValueError, match="data gives the label -1"):
+    for _, _ in zip(range(4), train._device_batches(parts, 0), strict=False):
+      pass
+
+
+def test_labels_that_a_loss_can_learn_from():
+  for labels in (np.int32([0, 2]), np.eye(3, dtype=bool), np.full((2, 3), 0.3)):
+    make_task().check_batch({"label": labels})
+  # Of classes that may all be absent.
+  make_task(loss="sigmoid_xent").check_batch({"label": np.zeros((2, 3))})
+
+
+def test_a_single_class_teaches_nothing_under_softmax():
+  model = models.create(variant="mu", num_classes=1, patch_size=(4, 4))
+  with pytest.raises(ValueError, match=r"single class.*loss='sigmoid_xent'"):
+    tasks.create({}, model=model, num_classes=1)
+  tasks.create({"loss": "sigmoid_xent"}, model=model, num_classes=1)
+
+
+@pytest.mark.parametrize(
   "section, message",
   [
     (dict(name="clustering"), "Known: classification"),
     (dict(loss="hinge"), "Known: sigmoid_xent, softmax_xent"),
-    (dict(label_smoothing=1.0), r"must be in \[0, 1\)"),
-    (dict(mixup_alpha=-1), "must be >= 0"),
+    (dict(label_smoothing=1.0), r"label_smoothing=1\.0 .*\[0, 1\)"),
+    (dict(label_smoothing="0.1"), "label_smoothing='0.1' must be a number"),
+    (dict(mixup_alpha=-1), r"mixup_alpha=-1 .*\[0, inf\)"),
+    (dict(mixup_alpha="0.2"), "mixup_alpha='0.2' must be a number"),
+    (dict(mixup_alpha=float("nan")), "mixup_alpha=nan"),
     (dict(label_smooth=0.1), "Did you mean 'label_smoothing'"),
   ],
 )

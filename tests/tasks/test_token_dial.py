@@ -67,7 +67,7 @@ def test_a_mask_trains_as_a_slice_does(kind, pool, learner):
 
   @jax.jit
   def losses(params, number):
-    prepared = task.prepare(batch, KEY, task.constants)
+    prepared = task.prepare(batch, KEY, jax.device_get(task.constants()))
 
     def loss(params, number):
       setting = dials.Setting((6, 6), number)

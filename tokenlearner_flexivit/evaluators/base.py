@@ -1,23 +1,31 @@
 """What the evaluators of a model's settings share."""
 
 import abc
+import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import images
 
+Batch = dict[str, jax.Array]
 Programs = Mapping[dials.Setting, Callable[..., Any]]
 
 
 class Evaluator(abc.ABC):
   """A program per setting, and how fast each is.
+
+  The programs of the model are apart from those of the measures, which are
+  small, and all evaluators of a task share them: however many there are, each
+  setting of the model is compiled once for each shape of images.
 
   Attributes:
     settings: the settings that are evaluated.
@@ -98,15 +106,64 @@ class Evaluator(abc.ABC):
     """
     source = data_lib.open_source(data)
     self._check_classes(source)
-    self._images = self._open(data, source)
+    self._images = self._open(
+      data, source, check_labels=self._task.check_labels
+    )
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     return source
 
-  def _parallelize(self, function: Callable[..., Any], **options: Any) -> Any:
-    return parallel.one_at_a_time(
-      parallel.parallelize(function, self._kind, **options)
-    )
+  def _program(
+    self, key: Hashable, function: Callable[..., Any], **options: Any
+  ) -> Callable[..., Any]:
+    """Returns what runs a function on all devices.
+
+    Args:
+      key: what the function depends on beside the task and its arguments. An
+        earlier program of the task that has the same is taken instead.
+      function: see `parallel.parallelize`, as for the options.
+      **options: see there.
+    """
+    programs = self._task.programs
+    key = (key, self._kind, *sorted(options.items()))
+    if key not in programs:
+      programs[key] = parallel.one_at_a_time(
+        parallel.parallelize(function, self._kind, **options)
+      )
+    return programs[key]
+
+  def _logits_programs(self) -> Programs:
+    """Returns for each setting what makes logits [B, C] of parameters, inputs.
+
+    Their batch has the model's input alone; see `_inputs`.
+    """
+
+    def logits(setting, params, batch):
+      return self._task.predict(params, batch, setting).astype(jnp.float32)
+
+    return {
+      setting: self._program(
+        ("logits", setting),
+        functools.partial(logits, setting),
+        sharded_output=True,
+      )
+      for setting in self.settings
+    }
+
+  def _inputs(self, batch: Batch) -> Batch:
+    """Returns what the model sees of a batch."""
+    return {self._task.model.input: batch[self._task.model.input]}
+
+  def _labels(self, batch: Batch) -> Batch:
+    """Returns what is known of the examples of a batch."""
+    return {key: batch[key] for key in ("label", "mask") if key in batch}
+
+  def _nothing(self) -> jax.Array:
+    """Returns a first argument for programs that need none.
+
+    pmap of JAX 0.10 takes the next argument for an empty one.
+    """
+    return parallel.replicate(np.int32(0), self._kind)
 
   @abc.abstractmethod
   def _timed(self, params: Any) -> tuple[Programs, tuple[Any, ...]]:

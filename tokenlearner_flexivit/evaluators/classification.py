@@ -14,6 +14,7 @@ import numpy as np
 
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.tasks import labels as labels_lib
 
 NUM_BINS = 15
 
@@ -33,8 +34,8 @@ def batch_sums(
   Args:
     logits: [B, C].
     probabilities: [B, C] in [0, 1].
-    labels: [B, C] weights; a class counts as right if its weight is positive.
-      An example without any (as some of ImageNet-ReaL) is left out.
+    labels: [B, C] weights; see `labels.right_classes` for those that count as
+      right. An example without any (as some of ImageNet-ReaL) is left out.
     losses: [B].
     mask: [B], 1 for a real example, 0 for padding.
 
@@ -42,9 +43,10 @@ def batch_sums(
     float32 sums: `count`, `correct`, `top5`, `loss`, and per confidence bin
     [15] `bin_confidence` and `bin_correct`.
   """
-  mask = mask * (labels.max(axis=-1) > 0)
+  right = labels_lib.right_classes(labels)
+  mask = mask * right.any(axis=-1)
   _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-  hits = jnp.take_along_axis(labels, best, axis=-1) > 0
+  hits = jnp.take_along_axis(right, best, axis=-1)
   correct = hits[:, 0] * mask
   confidence = probabilities.max(axis=-1)
   bins = jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1
@@ -66,15 +68,41 @@ def zero_sums() -> dict[str, np.ndarray]:
   return {**scalars, "bin_confidence": bins, "bin_correct": bins}
 
 
-def metrics_of(sums: dict[str, np.ndarray]) -> dict[str, float]:
+def add_sums(task: Any, sums: Any, batch: dict[str, jax.Array]) -> Any:
+  """Adds the `batch_sums` of one batch; runs on each device.
+
+  Args:
+    task: has `one_hot`, `probabilities` and `example_loss`.
+    sums: so far.
+    batch: has `logits` [b, C], `label` and `mask`.
+  """
+  logits, labels = batch["logits"], task.one_hot(batch["label"])
+  new = batch_sums(
+    logits,
+    task.probabilities(logits),
+    labels,
+    task.example_loss(logits, labels),
+    batch["mask"],
+  )
+  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+
+
+def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
   """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1].
+
+  Args:
+    sums: over all examples.
+    where: name of the config section for errors.
 
   Raises:
     ValueError: not one example had a label.
   """
   count = float(sums["count"])
   if not count:
-    raise ValueError("No example of the evaluation has a label.")
+    raise ValueError(
+      f"No example of {where}.data has a label, so there is no accuracy. Take "
+      "a split that has."
+    )
   gap = np.abs(sums["bin_confidence"] - sums["bin_correct"]).sum()
   return {
     "accuracy": float(sums["correct"]) / count,
@@ -126,39 +154,28 @@ class Evaluator(base.Evaluator):
       task, settings, patch_sizes, num_tokens, batch_size, kind, where
     )
     self._open_labelled(data)
-    self._steps = {
-      setting: self._parallelize(functools.partial(self._add, setting))
-      for setting in self.settings
-    }
-
-  def _add(self, setting, params_and_sums, batch):
-    """Adds one batch to the sums; runs on each device."""
-    params, sums = params_and_sums
-    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
-    labels = self._task.one_hot(batch["label"])
-    new = batch_sums(
-      logits,
-      self._task.probabilities(logits),
-      labels,
-      self._task.example_loss(logits, labels),
-      batch["mask"],
+    self._logits = self._logits_programs()
+    self._add = self._program(
+      "classification", functools.partial(add_sums, task)
     )
-    new = jax.lax.psum(new, parallel.AXIS)
-    return jax.tree.map(jnp.add, sums, new)
-
-  def _zeros(self):
-    return parallel.replicate(zero_sums(), self._kind)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values."""
-    sums = {setting: self._zeros() for setting in self.settings}
+    """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values.
+
+    Raises:
+      ValueError: a label is none, or not one example has one.
+    """
+    zeros = parallel.replicate(zero_sums(), self._kind)
+    sums = dict.fromkeys(self.settings, zeros)
     for batch in self._images:
-      for setting, step in self._steps.items():
-        sums[setting] = step((params, sums[setting]), batch)
-    for setting in self.settings:
-      for name, value in metrics_of(jax.device_get(sums[setting])).items():
+      inputs, labels = self._inputs(batch), self._labels(batch)
+      for setting, logits in self._logits.items():
+        answers = {**labels, "logits": logits(params, inputs)}
+        sums[setting] = self._add(sums[setting], answers)
+    for setting, of_setting in sums.items():
+      metrics = metrics_of(jax.device_get(of_setting), self._where)
+      for name, value in metrics.items():
         yield f"{setting.name}/{name}", value
 
   def _timed(self, params):
-    batch = next(iter(self._images))
-    return self._steps, ((params, self._zeros()), batch)
+    return self._logits, (params, self._inputs(next(iter(self._images))))

@@ -72,7 +72,8 @@ def distance_of(task: Any) -> str:
 class Evaluator(base.Evaluator):
   """Compares a classification model with one or several others.
 
-  The teachers' weights are on the devices while it runs, and no longer.
+  The weights of the task's teachers are those that the training has on the
+  devices. Of its own teachers they are there while it runs, and no longer.
 
   Attributes:
     settings: the settings that are evaluated.
@@ -135,6 +136,7 @@ class Evaluator(base.Evaluator):
       source,
       entries=[teacher.image for teacher in self._teachers],
       optional=("label",),
+      check_labels=task.check_labels,
     )
     for teacher in self._teachers:
       try:
@@ -149,81 +151,83 @@ class Evaluator(base.Evaluator):
     self._own_weights = None
     if teachers is not None:
       self._own_weights = tuple(teacher.load() for teacher in self._teachers)
-    self._ask = self._parallelize(self._answers, sharded_output=True)
-    self._count_teacher = self._parallelize(self._add_teacher)
-    self._steps = {
-      setting: self._parallelize(functools.partial(self._add, setting))
-      for setting in self.settings
-    }
-
-  def _answers(self, weights, batch):
-    """Returns the logits of all teachers [b, N, C]; runs on each device."""
-    answers = [
-      teacher.logits(params, batch[teacher.image])
-      for teacher, params in zip(self._teachers, weights, strict=True)
-    ]
-    return jnp.stack(answers, axis=1)
-
-  def _add(self, setting, params_and_sums, batch):
-    """Adds the distances of one batch; runs on each device."""
-    params, sums = params_and_sums
-    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
-    _, link = distillation.DISTANCES[self._distance]
-    teacher_logits = mixture.mean_logits(batch["answers"], link)
-    mask = batch["mask"]
-    new = distances(logits, teacher_logits, self._distance)
-    new = {k: jnp.where(mask > 0, v, 0).sum() for k, v in new.items()}
-    new = jax.lax.psum(new, parallel.AXIS)
-    return jax.tree.map(jnp.add, sums, new)
-
-  def _add_teacher(self, sums, batch):
-    """Adds the teachers' right answers of one batch; runs on each device."""
-    labels = self._task.one_hot(batch["label"])
-    # The task's own link: a loss on labels may be another than the distance.
-    logits = mixture.mean_logits(batch["answers"], self._task.probabilities)
-    new = classification.batch_sums(
-      logits,
-      self._task.probabilities(logits),
-      labels,
-      self._task.example_loss(logits, labels),
-      batch["mask"],
+    self._logits = self._logits_programs()
+    # The function keeps the teachers, so no others get their ids.
+    self._ask = self._program(
+      ("teachers", *map(id, self._teachers)),
+      functools.partial(_answers, self._teachers),
+      sharded_output=True,
     )
-    return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+    self._add = self._program(
+      ("distance", self._distance), functools.partial(_add, self._distance)
+    )
+    self._add_teacher = self._program(
+      "teachers' accuracy", functools.partial(_add_teacher, task)
+    )
 
   def _zeros(self):
     names = (self._distance, "agree1", "agree5", "logsoftmax_euclidean")
     zeros = dict.fromkeys(names, np.float32(0))
     return parallel.replicate(zeros, self._kind)
 
-  def _asked(self) -> Iterator[Any]:
-    """Yields the batches, each with the teachers' answers."""
-    weights = self._own_weights
-    weights = self._task.constants if weights is None else weights
-    weights = parallel.replicate(weights, self._kind)
-    for batch in self._images:
-      yield {**batch, "answers": self._ask(weights, batch)}
-
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the measures of each setting, and how good the teachers are.
 
     They are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean}` (or
-    `binary_kl`) and, if there are labels, `teacher/{accuracy,top5,loss,ece}`.
+    `binary_kl`) and, if any example has a label,
+    `teacher/{accuracy,top5,loss,ece}` over those that have.
+
+    Raises:
+      ValueError: a label is none.
     """
-    sums = {setting: self._zeros() for setting in self.settings}
+    if self._own_weights is None:
+      weights = self._task.constants(self._kind)
+    else:
+      weights = parallel.replicate(self._own_weights, self._kind)
+    sums = dict.fromkeys(self.settings, self._zeros())
     of_teacher = parallel.replicate(classification.zero_sums(), self._kind)
-    for batch in self._asked():
+    for batch in self._images:
+      seen = {teacher.image: batch[teacher.image] for teacher in self._teachers}
+      known = {**self._labels(batch), "answers": self._ask(weights, seen)}
       if self._has_labels:
-        of_teacher = self._count_teacher(of_teacher, batch)
-      for setting, step in self._steps.items():
-        sums[setting] = step((params, sums[setting]), batch)
+        of_teacher = self._add_teacher(of_teacher, known)
+      known.pop("label", None)
+      for setting, logits in self._logits.items():
+        answers = {**known, "logits": logits(params, self._inputs(batch))}
+        sums[setting] = self._add(sums[setting], answers)
     for setting in self.settings:
       for name, value in jax.device_get(sums[setting]).items():
         yield f"{setting.name}/{name}", float(value) / self.num_examples
     of_teacher = jax.device_get(of_teacher)
     if of_teacher["count"]:
-      for name, value in classification.metrics_of(of_teacher).items():
+      metrics = classification.metrics_of(of_teacher, self._where)
+      for name, value in metrics.items():
         yield f"teacher/{name}", value
 
   def _timed(self, params):
-    batch = next(self._asked())
-    return self._steps, ((params, self._zeros()), batch)
+    return self._logits, (params, self._inputs(next(iter(self._images))))
+
+
+def _answers(teachers, weights, batch):
+  """Returns the logits of all teachers [b, N, C]; runs on each device."""
+  answers = [
+    teacher.logits(params, batch[teacher.image])
+    for teacher, params in zip(teachers, weights, strict=True)
+  ]
+  return jnp.stack(answers, axis=1)
+
+
+def _add(distance, sums, batch):
+  """Adds the distances of one batch; runs on each device."""
+  _, link = distillation.DISTANCES[distance]
+  teacher_logits = mixture.mean_logits(batch["answers"], link)
+  new = distances(batch["logits"], teacher_logits, distance)
+  new = {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in new.items()}
+  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+
+
+def _add_teacher(task, sums, batch):
+  """Adds the teachers' right answers of one batch; runs on each device."""
+  # The task's own link: a loss on labels may be another than the distance.
+  logits = mixture.mean_logits(batch["answers"], task.probabilities)
+  return classification.add_sums(task, sums, {**batch, "logits": logits})

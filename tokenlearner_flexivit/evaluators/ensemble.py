@@ -135,34 +135,11 @@ class Evaluator(base.Evaluator):
     self._members = np.array(
       [[setting in group for setting in self.settings] for group in self._all]
     )
-    self._predict = {
-      setting: self._parallelize(
-        functools.partial(self._logits, setting), sharded_output=True
-      )
-      for setting in self.settings
-    }
-    self._count = self._parallelize(self._add)
-
-  def _logits(self, setting, params, batch):
-    """Returns the logits of one setting; runs on each device."""
-    logits = self._task.predict(params, batch, setting)
-    return logits.astype(jnp.float32)
-
-  def _add(self, sums, batch):
-    """Adds one batch to the sums [ensembles, ...]; runs on each device."""
-    logits = jnp.stack(batch["logits"], axis=1)
-    labels = self._task.one_hot(batch["label"])
-
-    def of_ensemble(members):
-      link = self._task.probabilities
-      mean = mixture.mean_logits(logits, link, members)
-      losses = self._task.example_loss(mean, labels)
-      return classification.batch_sums(
-        mean, link(mean), labels, losses, batch["mask"]
-      )
-
-    new = jax.lax.map(of_ensemble, jnp.asarray(self._members))
-    return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+    self._logits = self._logits_programs()
+    self._add = self._program(
+      ("ensembles", self.settings, self._all),
+      functools.partial(_add, task, self._members),
+    )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the metrics of every setting and of every ensemble.
@@ -178,11 +155,14 @@ class Evaluator(base.Evaluator):
     )
     sums = parallel.replicate(sums, self._kind)
     for batch in self._images:
-      answers = [predict(params, batch) for predict in self._predict.values()]
-      sums = self._count(sums, {**batch, "logits": answers})
+      inputs = self._inputs(batch)
+      answers = [logits(params, inputs) for logits in self._logits.values()]
+      sums = self._add(sums, {**self._labels(batch), "logits": answers})
     sums = jax.device_get(sums)
     metrics = {
-      group: classification.metrics_of({k: v[i] for k, v in sums.items()})
+      group: classification.metrics_of(
+        {k: v[i] for k, v in sums.items()}, self._where
+      )
       for i, group in enumerate(self._all)
     }
     macs = {
@@ -211,4 +191,23 @@ class Evaluator(base.Evaluator):
     }
 
   def _timed(self, params):
-    return self._predict, (params, next(iter(self._images)))
+    return self._logits, (params, self._inputs(next(iter(self._images))))
+
+
+def _add(task, members, sums, batch):
+  """Adds one batch to the sums [ensembles, ...]; runs on each device."""
+  logits = jnp.stack(batch["logits"], axis=1)
+  labels = task.one_hot(batch["label"])
+
+  def of_ensemble(members):
+    mean = mixture.mean_logits(logits, task.probabilities, members)
+    return classification.batch_sums(
+      mean,
+      task.probabilities(mean),
+      labels,
+      task.example_loss(mean, labels),
+      batch["mask"],
+    )
+
+  new = jax.lax.map(of_ensemble, jnp.asarray(members))
+  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))

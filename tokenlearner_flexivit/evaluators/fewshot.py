@@ -140,14 +140,19 @@ class Evaluator(base.Evaluator):
     self.image_shape = self._test.shape
     self._check_representation(where)
     self._represent = {
-      setting: self._parallelize(
-        functools.partial(self._features, setting), sharded_output=True
+      setting: self._program(
+        ("representation", representation, setting),
+        functools.partial(_features, task, setting, representation),
+        sharded_output=True,
       )
       for setting in self.settings
     }
-    # Small programs, apart from the model, which so is compiled once.
-    self._gather = self._parallelize(_gather)
-    self._count = self._parallelize(self._add, num_constants=1)
+    self._gather = self._program("few-shot examples", _gather)
+    self._count = self._program(
+      ("few-shot", *self._sweep),
+      functools.partial(_add, self._l2),
+      num_constants=1,
+    )
 
   def _check_representation(self, where: str) -> None:
     """Raises ValueError if the model has none of that name."""
@@ -165,34 +170,21 @@ class Evaluator(base.Evaluator):
     except ValueError as error:
       raise ValueError(f"{where}: {error}") from error
 
-  def _features(self, setting, params, batch):
-    """Returns representations with labels; runs on each device."""
-    features = self._task.representation(
-      params, batch, setting, self._representation
-    )
-    labels = jnp.where(batch["mask"] > 0, batch["label"], -1)
-    return {"features": features, "label": labels}
-
-  def _add(self, counts, batch, solutions):
-    """Adds the right answers of one batch; runs on each device."""
-
-    def count(solution):
-      answers = ridge.classify(solution, batch["features"], self._l2)
-      right = answers == batch["label"][None]
-      return right.sum(axis=-1, dtype=jnp.int32)
-
-    new = jnp.stack([jax.lax.map(count, s) for s in solutions])
-    return counts + jax.lax.psum(new, parallel.AXIS)
+  def _features(
+    self, params: Any, batch: base.Batch
+  ) -> Iterator[tuple[dials.Setting, base.Batch]]:
+    """Yields for each setting the representations, with labels and mask."""
+    inputs, labels = self._inputs(batch), self._labels(batch)
+    for setting, represent in self._represent.items():
+      yield setting, {**labels, "features": represent(params, inputs)}
 
   def _tables(self, params: Any) -> dict[dials.Setting, np.ndarray]:
     """Returns the representations of all that is drawn, [rows, D]."""
     tables = {}
-    # Of no use, but pmap of JAX 0.10 takes the next argument for an empty one.
-    unused = parallel.replicate(np.int32(0), self._kind)
+    nothing = self._nothing()
     for batch in self._train:
-      for setting, represent in self._represent.items():
-        everywhere = self._gather(unused, represent(params, batch))
-        features, rows = jax.device_get(everywhere)
+      for setting, features in self._features(params, batch):
+        features, rows = jax.device_get(self._gather(nothing, features))
         if setting not in tables:
           shape = (self._train.num_examples, features.shape[-1])
           tables[setting] = np.empty(shape, np.float32)
@@ -255,9 +247,9 @@ class Evaluator(base.Evaluator):
       solutions[setting] = parallel.replicate(solution, self._kind)
       counts[setting] = parallel.replicate(zeros, self._kind)
     for batch in self._test:
-      for setting, represent in self._represent.items():
+      for setting, features in self._features(params, batch):
         counts[setting] = self._count(
-          counts[setting], represent(params, batch), solutions[setting]
+          counts[setting], features, solutions[setting]
         )
     fixed = self._sweep.index(self._log2_l2)
     for setting in self.settings:
@@ -272,16 +264,38 @@ class Evaluator(base.Evaluator):
           yield f"{name}_tuned_log2_l2", self._sweep[best]
 
   def _timed(self, params):
-    return self._represent, (params, next(iter(self._train)))
+    return self._represent, (params, self._inputs(next(iter(self._train))))
+
+
+def _features(task, setting, name, params, batch):
+  """Returns representations; runs on each device."""
+  return task.representation(params, batch, setting, name)
+
+
+def _label(batch):
+  """Returns the labels of a batch, -1 for filling."""
+  return jnp.where(batch["mask"] > 0, batch["label"], -1)
 
 
 def _gather(_, batch):
   """Returns features and labels of all devices; runs on each."""
   # The labels come along, so that the order of the devices does not matter.
   return tuple(
-    jax.lax.all_gather(batch[key], parallel.AXIS, tiled=True)
-    for key in ("features", "label")
+    jax.lax.all_gather(value, parallel.AXIS, tiled=True)
+    for value in (batch["features"], _label(batch))
   )
+
+
+def _add(l2, counts, batch, solutions):
+  """Adds the right answers of one batch; runs on each device."""
+
+  def count(solution):
+    answers = ridge.classify(solution, batch["features"], l2)
+    right = answers == _label(batch)[None]
+    return right.sum(axis=-1, dtype=jnp.int32)
+
+  new = jnp.stack([jax.lax.map(count, s) for s in solutions])
+  return counts + jax.lax.psum(new, parallel.AXIS)
 
 
 def _mean_and_spread(

@@ -1,6 +1,6 @@
 """The images that an evaluator sees: checked, batched, sent to the devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ class Images:
     entries: Sequence[str] = ("label",),
     optional: Sequence[str] = (),
     labels: np.ndarray | None = None,
+    check_labels: Callable[[np.ndarray, str], None] | None = None,
   ):
     """Checks the first example.
 
@@ -50,10 +51,13 @@ class Images:
         model's input.
       optional: further ones, taken along if they are there.
       labels: [num_examples, ...], which batches get as `label`.
+      check_labels: a function of the examples' own labels [B, ...] and where
+        they come from; raises ValueError for those that are none.
 
     Raises:
       ValueError: the batch size does not suit the devices, there is no example
-        or not one of its entries, or a setting does not fit the images.
+        or not one of its entries or its label is none, or a setting does not
+        fit the images.
     """
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
@@ -65,6 +69,10 @@ class Images:
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
       model.check(self.shape[:-1], *setting)
+    self._where = where
+    self._check_labels = check_labels
+    if check_labels is not None and "label" in self._keys:
+      check_labels(self.example["label"][None], f"{where}.data.pp")
     self._kind = kind
     self._labels = labels
     self._batches = data_lib.eval_batches(
@@ -87,4 +95,7 @@ class Images:
         rows = np.arange(first, first + size)
         # Behind the last example comes filling, masked whatever its label.
         batch["label"] = self._labels[np.minimum(rows, self.num_examples - 1)]
+      elif self._check_labels is not None and "label" in batch:
+        real = batch["label"][batch["mask"] > 0]
+        self._check_labels(real, f"{self._where}.data")
       yield batch

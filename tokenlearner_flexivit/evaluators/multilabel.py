@@ -23,11 +23,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.tasks import labels as labels_lib
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -96,22 +96,10 @@ class Evaluator(base.Evaluator):
       )
     source = self._open_labelled(data)
     self._names = source.class_names or range(task.num_classes)
-    self._answer = {
-      setting: self._parallelize(functools.partial(self._answers, setting))
-      for setting in self.settings
-    }
-
-  def _answers(self, setting, params, batch):
-    """Returns what is kept of a batch, of all devices; runs on each."""
-    logits = self._task.predict(params, batch, setting).astype(jnp.float32)
-    labels = self._task.one_hot(batch["label"])
-    kept = {
-      "scores": logits,  # In the order of the probabilities, but none equal 1.
-      "labels": labels > 0,
-      "losses": self._task.example_loss(logits, labels),
-      "is_real": batch["mask"] > 0,
-    }
-    return jax.lax.all_gather(kept, parallel.AXIS, tiled=True)
+    self._logits = self._logits_programs()
+    self._gather = self._program(
+      "multilabel", functools.partial(_everywhere, task)
+    )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields `{setting.name}/mAP`, `/loss` and, per class, `/AP/{class}`.
@@ -120,9 +108,12 @@ class Evaluator(base.Evaluator):
       ValueError: not one example has a class.
     """
     kept = {setting: [] for setting in self.settings}
+    nothing = self._nothing()
     for batch in self._images:
-      for setting, answer in self._answer.items():
-        answers = jax.device_get(answer(params, batch))
+      inputs, labels = self._inputs(batch), self._labels(batch)
+      for setting, logits in self._logits.items():
+        answers = {**labels, "logits": logits(params, inputs)}
+        answers = jax.device_get(self._gather(nothing, answers))
         is_real = answers.pop("is_real")
         kept[setting].append({k: v[is_real] for k, v in answers.items()})
     for setting, batches in kept.items():
@@ -145,4 +136,20 @@ class Evaluator(base.Evaluator):
         yield f"{setting.name}/AP/{name}", value
 
   def _timed(self, params):
-    return self._answer, (params, next(iter(self._images)))
+    return self._logits, (params, self._inputs(next(iter(self._images))))
+
+
+def _everywhere(task, _, batch):
+  """Returns what is kept of a batch, of all devices; runs on each."""
+  labels, is_real = batch["label"], batch["mask"] > 0
+  if labels_lib.are_numbers(labels):
+    is_real &= labels >= 0  # A negative one says that nothing is known.
+  labels = task.one_hot(labels)
+  kept = {
+    # In the order of the probabilities, but none equal 1.
+    "scores": batch["logits"],
+    "labels": labels_lib.right_classes(labels),
+    "losses": task.example_loss(batch["logits"], labels),
+    "is_real": is_real,
+  }
+  return jax.lax.all_gather(kept, parallel.AXIS, tiled=True)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import jax
 import ml_collections
+import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
@@ -23,16 +24,29 @@ class Task(Protocol):
   Attributes:
     model: the Flax module that is trained.
     batch_keys: the entries of a training batch that the task reads.
-    constants: arrays that every step reads and none changes, such as the
-      weights of a teacher. Read once, when a training starts.
+    programs: an empty dict, in which evaluators keep what they compile for the
+      task, so that all share it.
   """
 
   model: Any
   batch_keys: tuple[str, ...]
-  constants: Any
+  programs: dict[Any, Any]
+
+  def constants(self, kind: str = "pmap") -> Any:
+    """Returns arrays that every step reads and none changes, on all devices.
+
+    Such as the weights of a teacher. They are read when first asked for, and
+    there is one copy on each device.
+
+    Args:
+      kind: the parallelism, "pmap" or "shard_map".
+    """
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if a preprocessed training example does not fit."""
+
+  def check_batch(self, batch: dict[str, np.ndarray]) -> None:
+    """Raises ValueError if a training batch, on the host, does not fit."""
 
   def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
     """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""

@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.tasks import labels as labels_lib
 from tokenlearner_flexivit.tasks import mixup as mixup_lib
 from tokenlearner_flexivit.tasks import views
 
@@ -34,18 +36,16 @@ class Classification:
   A model for videos reads `batch["video"]` [B, T, H, W, C] instead. Evaluation
   may give several views of each, [B, views, ...], see `views.average`.
 
-  Labels are class indices [B], or weights of the classes [B, C] (one-hot,
-  multi-hot, soft).
+  Labels are class numbers [B], or weights of the classes [B, C] in [0, 1]
+  (one-hot, multi-hot, smoothed, soft).
 
   Attributes:
     model: the Flax module.
     num_classes: C.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
     batch_keys: the entries of a batch that training reads.
-    constants: none.
+    programs: see `tasks.Task`.
   """
-
-  constants = ()
 
   def __init__(
     self,
@@ -66,19 +66,25 @@ class Classification:
       mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
 
     Raises:
-      ValueError: an unknown loss, or a number out of its range.
+      ValueError: an unknown loss, a number out of its range, or a single class
+        under softmax, for which there is nothing to learn.
     """
-    if not 0 <= label_smoothing < 1:
-      raise ValueError(
-        f"config.task.label_smoothing={label_smoothing} must be in [0, 1)."
-      )
-    if mixup_alpha < 0:
-      raise ValueError(f"config.task.mixup_alpha={mixup_alpha} must be >= 0.")
+    check_number = configuration.check_number
+    check_number(label_smoothing, "config.task.label_smoothing", "[0, 1)")
+    check_number(mixup_alpha, "config.task.mixup_alpha", "[0, inf)")
     self.model = model
+    self.programs = {}
     self.batch_keys = (model.input, "label")
     self.num_classes = num_classes
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
+    if num_classes < 2 and loss == "softmax_xent":
+      raise ValueError(
+        "There is a single class, so every answer is right. Are the data the "
+        "right ones? For whether something is there, set "
+        "config.task.loss='sigmoid_xent' and give labels as vectors of one "
+        "weight."
+      )
     self._label_smoothing = label_smoothing
     self._mixup_alpha = mixup_alpha
 
@@ -88,15 +94,47 @@ class Classification:
     return jax.jit(self.model.init)(key, images)["params"]
 
   def one_hot(self, labels: jax.Array) -> jax.Array:
-    """Returns labels as weights of the classes, float32 [B, C]."""
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim == 1:
-      return jax.nn.one_hot(labels, self.num_classes)
+    """Returns labels as weights of the classes, float32 [B, C].
+
+    Class numbers that are none, such as -1, give zeros.
+    """
+    if labels_lib.are_numbers(labels):
+      return jax.nn.one_hot(labels.astype(jnp.int32), self.num_classes)
     return labels.astype(jnp.float32)
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""
     data_lib.check_entries(example, self.batch_keys, where)
     views.check_single(example, self.model, where)
+    if "label" in self.batch_keys:
+      labels = np.asarray(example["label"])[None]
+      labels_lib.check(labels, self.num_classes, where, may_lack=False)
+
+  def check_batch(self, batch: dict[str, np.ndarray]) -> None:
+    """Raises ValueError if a training batch has labels that teach nothing."""
+    if "label" in self.batch_keys:
+      labels_lib.check(
+        batch["label"],
+        self.num_classes,
+        "config.data",
+        may_lack=False,
+        may_be_zero=self.probabilities is jax.nn.sigmoid,
+      )
+
+  def check_labels(self, labels: np.ndarray, where: str) -> None:
+    """Raises ValueError if labels of an evaluation are none.
+
+    Args:
+      labels: [B] or [B, C]. A negative number says that an example has none,
+        and is allowed.
+      where: what gives them, for errors.
+    """
+    labels_lib.check(labels, self.num_classes, where, may_lack=True)
+
+  def constants(self, kind: str = "pmap") -> Any:
+    """Returns nothing: see `tasks.Task`."""
+    del kind
+    return ()
 
   def prepare(
     self,

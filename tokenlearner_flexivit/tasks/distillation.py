@@ -6,7 +6,6 @@ the same crop with the same mixup, and labels play no part.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, progress
+from tokenlearner_flexivit import dials, interop, models, parallel, progress
 from tokenlearner_flexivit.tasks import classification, views
 
 
@@ -183,7 +182,6 @@ class Distillation(classification.Classification):
 
   Attributes:
     teachers: the teachers.
-    constants: their weights.
     distance: the name of the distance to them, of `DISTANCES`.
   """
 
@@ -219,11 +217,9 @@ class Distillation(classification.Classification):
         number out of its range.
     """
     super().__init__(model, num_classes, loss, label_smoothing, mixup_alpha)
-    where = "config.task"
-    if not temperature > 0:
-      raise ValueError(f"{where}.temperature={temperature} must be > 0.")
-    if label_weight < 0:
-      raise ValueError(f"{where}.label_weight={label_weight} must be >= 0.")
+    where, check_number = "config.task", configuration.check_number
+    check_number(temperature, f"{where}.temperature", "(0, inf)")
+    check_number(label_weight, f"{where}.label_weight", "[0, inf)")
     self._distance, self._link = configuration.choose(
       distance, DISTANCES, f"{where}.distance"
     )
@@ -234,11 +230,15 @@ class Distillation(classification.Classification):
     keys = [model.input, *(teacher.image for teacher in self.teachers)]
     keys += ["label"] if label_weight else []
     self.batch_keys = tuple(dict.fromkeys(keys))
+    self._weights = {}
 
-  @functools.cached_property
-  def constants(self) -> tuple[Any, ...]:
-    """The weights of the teachers, read when first asked for."""
-    return tuple(teacher.load() for teacher in self.teachers)
+  def constants(self, kind: str = "pmap") -> tuple[Any, ...]:
+    """Returns the weights of the teachers on all devices; see `tasks.Task`."""
+    if kind not in self._weights:
+      self._weights[kind] = tuple(
+        parallel.replicate(teacher.load(), kind) for teacher in self.teachers
+      )
+    return self._weights[kind]
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""

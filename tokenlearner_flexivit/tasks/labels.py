@@ -1,0 +1,84 @@
+"""Labels of a classification: what they may be, and which classes are right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def are_numbers(labels: jax.Array | np.ndarray) -> bool:
+  """Returns whether labels are class numbers [B], one for each example."""
+  return labels.ndim == 1 and labels.dtype.kind in "biu"
+
+
+def check(
+  labels: np.ndarray,
+  num_classes: int,
+  where: str,
+  *,
+  may_lack: bool,
+  may_be_zero: bool = True,
+) -> None:
+  """Raises ValueError for labels that no classification can use.
+
+  Args:
+    labels: class numbers [B], or weights of the classes [B, num_classes].
+    num_classes: of the model.
+    where: what gives the labels, for errors, such as "config.data.pp".
+    may_lack: whether a number may be negative, which stands for no label.
+    may_be_zero: whether all weights of an example may be zero.
+  """
+  if are_numbers(labels):
+    numbers = labels.astype(np.int32) if labels.dtype.kind == "b" else labels
+    negative, large = numbers < 0, numbers >= num_classes
+    if large.any() or (negative.any() and not may_lack):
+      advice = "Set config.model.num_classes, or mend the labels."
+      if not large.any():
+        advice = (
+          "A negative one says that an example has no label, and nothing can "
+          "be learned from it: take a split, or a part of one, where all do."
+        )
+      value = numbers[large if large.any() else negative][0]
+      raise ValueError(
+        f"{where} gives the label {value}, but the classes of the model are 0 "
+        f"to {num_classes - 1}. {advice}"
+      )
+    return
+  if labels.shape[1:] != (num_classes,):
+    shape = list(labels.shape[1:])
+    raise ValueError(
+      f"{where} gives an example a label of the shape {shape} and the type "
+      f"{labels.dtype}. It must be a whole number, the class, or a vector of "
+      f"{num_classes} weights of the classes, as onehot({num_classes}) makes "
+      "it of one class or several."
+    )
+  weights = np.asarray(labels, np.float32)
+  # Of NaN neither is true.
+  wrong = ~((weights >= 0) & (weights <= 1))
+  if wrong.any():
+    raise ValueError(
+      f"{where} gives a class of a label the weight {weights[wrong][0]}. "
+      "Weights of classes must be in [0, 1]."
+    )
+  if not may_be_zero and not weights.any(axis=1).all():
+    raise ValueError(
+      f"{where} gives a label in which no class has any weight. Nothing can be "
+      "learned from it with config.task.loss='softmax_xent': take a split, or "
+      "a part of one, where all examples have a class, or 'sigmoid_xent', for "
+      "which it says that none of the classes is there."
+    )
+
+
+def right_classes(weights: jax.Array) -> jax.Array:
+  """Returns which classes count as right answers, bool [B, C].
+
+  They are those whose weight is nearer to the largest of the row than to the
+  smallest: the hot ones of a one-hot or multi-hot vector, smoothed or not.
+  Where all weights are equal, all classes are right if they are above 1/2, and
+  else none.
+
+  Args:
+    weights: [B, C] in [0, 1].
+  """
+  low = weights.min(axis=-1, keepdims=True)
+  high = weights.max(axis=-1, keepdims=True)
+  return weights > jnp.where(high > low, (low + high) / 2, 0.5)
