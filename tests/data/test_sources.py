@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -158,6 +159,118 @@ def test_mocked_imagenet2012_takes_the_tfds_path():
     assert batch["label"].dtype == np.int32
     masks = [b["mask"] for b in data.eval_batches(config, batch_size=4)]
     assert np.concatenate(masks).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+
+
+def png(value):
+  return cv2.imencode(".png", np.full((2, 3, 3), value, np.uint8))[1].tobytes()
+
+
+class Nested(tfds.core.GeneratorBasedBuilder):
+  """A dataset with images inside of other features."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  url_infos = None
+
+  def _info(self):
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+    features = {
+      "id": tfds.features.Scalar(np.int64),
+      "image": image,
+      "image/filename": tfds.features.Text(),
+      "label": tfds.features.ClassLabel(names=["a", "b"]),
+      "maps": {"depth": image, "scale": tfds.features.Scalar(np.float32)},
+      "objects": tfds.features.Sequence({"crop": image, "area": np.int64}),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      "train": self._generate_examples(5),
+      "val": self._generate_examples(2),
+    }
+
+  def _generate_examples(self, count):
+    for i in range(count):
+      crops = [{"crop": png(10 + j), "area": j} for j in range(i)]
+      yield (
+        i,
+        {
+          "id": 100 + i,
+          "image": png(i),
+          "image/filename": f"photo{i}.png",
+          "label": i % 2,
+          "maps": {"depth": png(50 + i), "scale": 0.5},
+          "objects": crops,
+        },
+      )
+
+
+class Unnamed(Nested):
+  """A dataset whose examples are no dicts."""
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.Sequence({"x": np.int64})
+    )
+
+  def _generate_examples(self, count):
+    yield from ((i, [{"x": i}]) for i in range(count))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp("built"))
+  for builder in (Nested, Unnamed):
+    builder(data_dir=folder, file_format="array_record").download_and_prepare()
+  return folder
+
+
+def test_images_inside_of_features_stay_encoded(built):
+  source = data.open_source(
+    {"name": "nested:1.0.0", "split": "train", "data_dir": built}
+  )
+  example = source[4]
+  own = int(example["dataset_id"]) - 100
+  assert example["id"] == 4 and example["image"] == png(own)
+  assert example["maps"]["depth"] == png(50 + own)
+  assert list(example["objects"]["crop"]) == [png(10 + j) for j in range(own)]
+  assert list(example["objects"]["area"]) == list(range(own))
+  assert source.labels("id").tolist() == [
+    int(source[i]["dataset_id"]) for i in range(5)
+  ]
+
+
+def test_corrupt_examples_are_named_by_files_whatever_is_read(built):
+  config = {
+    "name": "nested:1.0.0",
+    "split": "train[:1]",
+    "data_dir": built,
+    "features": ("label",),
+    "pp": "decode",
+  }
+  with pytest.raises(data.ExampleError, match=r"example 0, photo\d\.png of"):
+    next(data.train_batches(config, batch_size=1, seed=0))
+
+
+def test_splits_of_tfds_have_aliases(built):
+  config = {"name": "nested:1.0.0", "data_dir": built}
+  for split, count in [
+    ("validation", 2),
+    ("dev[:50%]", 1),
+    ("training+valid", 7),
+    ("all", 7),
+  ]:
+    assert len(data.open_source({**config, "split": split})) == count
+  with pytest.raises(ValueError, match=r"'test'.*\n.*train .5.*val .2"):
+    data.open_source({**config, "split": "test"})
+
+
+def test_examples_that_are_no_dicts_are_refused(built):
+  config = {"name": "unnamed:1.0.0", "split": "train", "data_dir": built}
+  with pytest.raises(ValueError, match="are no dicts of named features"):
+    data.open_source(config)
 
 
 # Labels and digests

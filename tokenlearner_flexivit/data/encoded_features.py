@@ -45,21 +45,28 @@ class _AsStored(tfds.decode.SkipDecoding):
   def decode_batch_example_np(self, serialized_example: np.ndarray):
     return serialized_example
 
+  def decode_ragged_example_np(self, serialized_example: np.ndarray):
+    return serialized_example
 
-def decoders(features: Mapping[str, Any]) -> dict[str, tfds.decode.Decoder]:
+
+def decoders(features: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the decoders that leave images and videos encoded.
 
   Args:
     features: a dataset's features by name.
+
+  Returns:
+    Decoders by the names of the features, and in dicts for features inside of
+    others, wherever an image is.
   """
-  return {
-    key: _AsStored()
-    for key, feature in features.items()
-    if isinstance(_inner(feature), tfds.features.Image)
-  }
+  chosen = {key: _decoder(feature) for key, feature in features.items()}
+  return {key: decoder for key, decoder in chosen.items() if decoder}
 
 
-def _inner(feature: Any) -> Any:
-  """Returns what a sequence consists of, and other features as they are."""
-  is_sequence = isinstance(feature, tfds.features.Sequence)
-  return feature.feature if is_sequence else feature
+def _decoder(feature: Any) -> Any:
+  """Returns the decoder of a feature, a dict of decoders, or None."""
+  if isinstance(feature, tfds.features.Sequence):
+    return _decoder(feature.feature)
+  if isinstance(feature, tfds.features.FeaturesDict):
+    return decoders(feature)
+  return _AsStored() if isinstance(feature, tfds.features.Image) else None

@@ -4,19 +4,26 @@ import copy
 import difflib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit.data import digits, encoded_features, sources
+from tokenlearner_flexivit.data import (
+  digits,
+  encoded_features,
+  sources,
+  splits,
+)
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 
 # Builders that ship with this package and prepare themselves on first use.
 _PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
 # How many are read at once, for their labels.
 _RECORDS = 256
+# What datasets call the name of the file that an example was.
+_FILE_NAMES = ("file_name", "filename", "image/filename")
 
 
 class TfdsSource(sources.Source):
@@ -24,8 +31,8 @@ class TfdsSource(sources.Source):
 
   Examples have all features of the dataset; images and the frames of videos
   stay encoded, for the ops `decode` and `decode_video`. Where `label` holds
-  several classes it becomes a vector of zeros and ones. A feature named `id`
-  gives way to the position.
+  several classes it becomes a vector of zeros and ones. `id` is the position;
+  a feature of that name becomes `dataset_id`.
   """
 
   def __init__(
@@ -39,16 +46,17 @@ class TfdsSource(sources.Source):
 
     Args:
       name: TFDS name, with config and version if wanted ("name/config:1.0.0").
-      split: TFDS split, such as "train[:99%]" or "train+test".
+      split: TFDS split, such as "train[:99%]" or "train+test". Where the
+        dataset calls it otherwise, any alias will do (see `splits.ALIASES`).
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
       features: names of those to parse; None for all. Where a dataset has many
         that go unused, parsing them can take longer than decoding the image.
 
     Raises:
-      ValueError: there is no such dataset, split or feature, or it is not
-        prepared in a format that allows random access. The message says how to
-        mend it.
+      ValueError: there is no such dataset, split or feature, its examples are
+        no dicts, or it is not prepared in a format that allows random access.
+        The message says how to mend it.
     """
     self.name = f"{name} ({split})"
     if data_dir is not None:
@@ -68,6 +76,7 @@ class TfdsSource(sources.Source):
         f"{error}. Once it is prepared it can be read without, if the version "
         "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
       ) from error
+    split = splits.rename(split, list(builder.info.splits))
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
@@ -79,8 +88,13 @@ class TfdsSource(sources.Source):
       split,
       {key: info.num_examples for key, info in builder.info.splits.items()},
     )
-    known = dict(builder.info.features.items())
-    self._features = known
+    if not isinstance(builder.info.features, tfds.features.FeaturesDict):
+      raise ValueError(
+        f"Examples of the dataset {name!r} are no dicts of named features such "
+        f"as 'image' and 'label', but {builder.info.features}. Such a dataset "
+        "cannot be read; build one with names from it."
+      )
+    known = self._features = dict(builder.info.features.items())
     self.value_names = {
       key: feature.names
       for key, feature in known.items()
@@ -114,6 +128,8 @@ class TfdsSource(sources.Source):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     example = self._parse(self._source[index])
+    if "id" in example:
+      example["dataset_id"] = example["id"]
     example["id"] = np.int32(index)
     if self.has_several:
       vector = np.zeros(self.num_classes, np.float32)
@@ -143,30 +159,33 @@ class TfdsSource(sources.Source):
     ]
     if key not in known:
       raise ValueError(self._no_such_label(key, known))
-    parse = tfds.features.FeaturesDict(
-      {key: self._features[key]}
-    ).deserialize_example_np
-    source = copy.copy(self._source)
-    source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
     labels = np.empty(len(self), np.int64)
     for start in range(0, len(self), _RECORDS):
       rows = range(start, min(start + _RECORDS, len(self)))
-      for row, record in zip(
-        rows, source.__getitems__(list(rows)), strict=True
-      ):
-        labels[row] = parse(record)[key]
+      labels[rows.start : rows.stop] = self._read_feature(key, rows)
     return labels
+
+  def _read_feature(self, key: str, rows: Iterable[int]) -> list[Any]:
+    """Returns one feature of the examples at `rows`, parsing no other."""
+    feature = tfds.features.FeaturesDict({key: self._features[key]})
+    source = copy.copy(self._source)
+    source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+    records = source.__getitems__(list(rows))
+    return [feature.deserialize_example_np(record)[key] for record in records]
 
   def digest(self) -> str:
     """Returns a hash of the dataset's name, version, split and their sizes."""
     return self._digest
 
   def describe(self, index: int) -> str:
-    """Returns the position and the file's name if it was read."""
-    file_name = self._parse(self._source[index]).get("file_name", "")
+    """Returns the position and the file's name if the dataset has it."""
+    key = next((key for key in _FILE_NAMES if key in self._features), None)
+    if key is None:
+      return f"example {index}"
+    (file_name,) = self._read_feature(key, [index])
     if isinstance(file_name, bytes):
       file_name = file_name.decode(errors="replace")
-    return f"example {index}" + (f", {file_name}" if file_name else "")
+    return f"example {index}, {file_name}"
 
 
 def _choose(
