@@ -165,13 +165,6 @@ def test_labels_that_a_loss_can_learn_from():
   make_task(loss="sigmoid_xent").check_batch({"label": np.zeros((2, 3))})
 
 
-def test_a_single_class_teaches_nothing_under_softmax():
-  model = models.create(variant="mu", num_classes=1, patch_size=(4, 4))
-  with pytest.raises(ValueError, match=r"single class.*loss='sigmoid_xent'"):
-    tasks.create({}, model=model, num_classes=1)
-  tasks.create({"loss": "sigmoid_xent"}, model=model, num_classes=1)
-
-
 @pytest.mark.parametrize(
   "section, message",
   [

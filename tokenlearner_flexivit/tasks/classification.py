@@ -66,8 +66,7 @@ class Classification:
       mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
 
     Raises:
-      ValueError: an unknown loss, a number out of its range, or a single class
-        under softmax, for which there is nothing to learn.
+      ValueError: an unknown loss, or a number out of its range.
     """
     check_number = configuration.check_number
     check_number(label_smoothing, "config.task.label_smoothing", "[0, 1)")
@@ -78,13 +77,6 @@ class Classification:
     self.num_classes = num_classes
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
-    if num_classes < 2 and loss == "softmax_xent":
-      raise ValueError(
-        "There is a single class, so every answer is right. Are the data the "
-        "right ones? For whether something is there, set "
-        "config.task.loss='sigmoid_xent' and give labels as vectors of one "
-        "weight."
-      )
     self._label_smoothing = label_smoothing
     self._mixup_alpha = mixup_alpha
 
