@@ -1,6 +1,9 @@
 """Configs are read strictly."""
 
+import pathlib
+
 import ml_collections
+import numpy as np
 import pytest
 
 from tokenlearner_flexivit import config as configuration
@@ -75,8 +78,25 @@ def test_bad_durations(section, message):
 def test_plain_is_what_json_gives_back():
   config = ml_collections.ConfigDict({"a": {"b": (1, 2)}, "c": None})
   assert configuration.plain(config) == {"a": {"b": [1, 2]}, "c": None}
-  with pytest.raises(TypeError):
-    configuration.plain({"a": build})
+  config = {"a": pathlib.Path("/x"), "b": (np.float32(0.5), np.int64(3))}
+  assert configuration.plain(config) == {"a": "/x", "b": [0.5, 3]}
+
+
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    (
+      {"a": {"b": [0, build]}},
+      r"config.a.b\[1\]=.*is a function",
+    ),
+    ({"a": np.ones(2)}, "config.a=array.*is a ndarray"),
+    ({"a": {1, 2}}, "config.a={1, 2} is a set"),
+    ({"a": {1: 2}}, "config.a has the key 1; keys are texts"),
+  ],
+)
+def test_what_json_cannot_hold_is_named(config, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.plain(config)
 
 
 def test_differences_name_the_leaves():
@@ -96,12 +116,41 @@ def test_arguments_of_configs():
   )
   assert parsed == dict(runlocal=True, size=96, path="/a b")
   assert configuration.parse_arg("", size=64) == dict(size=64)
+  assert configuration.parse_arg("epochs=0.5", epochs=100) == dict(epochs=0.5)
 
 
-@pytest.mark.parametrize("arg", ["runlocl", "size=big", "runlocal=maybe"])
-def test_bad_arguments_of_configs(arg):
-  with pytest.raises(ValueError):
-    configuration.parse_arg(arg, runlocal=False, size=64)
+@pytest.mark.parametrize(
+  "arg, path",
+  [
+    ("path='/a,b',size=3", "/a,b"),
+    ('size=3,path="/a, b"', "/a, b"),
+    (r"path=/a\,b,size=3", "/a,b"),
+    ("path=/o'brien/x,size=3", "/o'brien/x"),
+    ("path='/a'b,size=3", "'/a'b"),
+    ("path=a=b,size=3", "a=b"),
+  ],
+)
+def test_commas_and_quotes_in_arguments_of_configs(arg, path):
+  parsed = configuration.parse_arg(arg, size=64, path="")
+  assert parsed == dict(size=3, path=path)
+
+
+@pytest.mark.parametrize(
+  "arg, message",
+  [
+    ("runlocl", "no key 'runlocl'. Did you mean 'runlocal'"),
+    ("path=/a,b", "no key 'b'.*A comma in a value: path='/a,b'"),
+    ("size=big", "The config's size='big' must be a whole number"),
+    ("size=0.5", "size='0.5' must be a whole number"),
+    ("epochs=x", "epochs='x' must be a number"),
+    ("size", "size needs a value"),
+    ("size=3,size=4", "has 'size' twice"),
+    ("runlocal=maybe", "runlocal='maybe' is unknown. Known: 0, 1, false, true"),
+  ],
+)
+def test_bad_arguments_of_configs(arg, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.parse_arg(arg, runlocal=False, size=64, path="", epochs=100)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,52 @@ nothing reads is refused: a misspelt `warmup_step` must not train for a day.
 
 import difflib
 import inspect
-import json
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 
-def plain(config: Any) -> Any:
+
+def plain(config: Any, where: str = "config") -> Any:
   """Returns `config` as plain dicts and lists, as JSON would give it back.
 
+  Paths become strings, NumPy's scalars those of Python.
+
+  Args:
+    config: a ConfigDict, or anything else that JSON holds.
+    where: its name for errors.
+
   Raises:
-    TypeError: a value that JSON cannot hold, such as a function or an array.
+    ValueError: a value that JSON cannot hold, such as a function or an array;
+      names its key.
   """
   if hasattr(config, "to_dict"):  # A ConfigDict.
     config = config.to_dict()
-  return json.loads(json.dumps(config))
+  if isinstance(config, Mapping):
+    return {
+      _plain_key(key, where): plain(value, f"{where}.{key}")
+      for key, value in config.items()
+    }
+  if isinstance(config, list | tuple):
+    return [plain(value, f"{where}[{i}]") for i, value in enumerate(config)]
+  if isinstance(config, np.generic):
+    config = config.item()
+  if isinstance(config, os.PathLike):
+    return os.fspath(config)
+  if not isinstance(config, str | int | float | None):
+    raise ValueError(
+      f"{where}={config!r} is a {type(config).__name__}, which config.json "
+      "cannot hold. Give a number, a text, a list or keys with values."
+    )
+  return config
+
+
+def _plain_key(key: Any, where: str) -> str:
+  if not isinstance(key, str):
+    raise ValueError(f"{where} has the key {key!r}; keys are texts.")
+  return key
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -35,30 +67,64 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
       )
 
 
+_ARGUMENT = re.compile(
+  r"""([^,=]*)(?:=(?:(["'])(.*?)\2(?=,|$)|((?:\\,|[^,])*)))?(?:,|$)"""
+)
+
+
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
-  """Reads the argument of a config, as in `--config=FILE:runlocal,size=96`.
+  r"""Reads the argument of a config, as in `--config=FILE:runlocal,size=96`.
 
   Args:
-    arg: comma-separated `name` (for True) or `name=value`.
+    arg: comma-separated `name` (for True) or `name=value`. A value with a comma
+      is quoted, `path='/a,b'`, or has it escaped, `path=/a\,b`.
     **defaults: the names that are allowed and their values, whose types the
-      given values take.
+      given values take; a number of epochs may be a fraction.
 
   Raises:
-    ValueError: an unknown name, or a value of another type.
+    ValueError: an unknown name, one given twice, or a value of another type.
   """
-  given = dict(
-    part.partition("=")[::2] for part in arg.split(",") if part.strip()
-  )
-  check_keys(given, defaults, "The config's argument")
-  values = dict(defaults)
-  for name, text in given.items():
-    kind = type(defaults[name])
-    if kind is bool:
-      known = {"": True, "1": True, "true": True, "0": False, "false": False}
-      values[name] = choose(text.lower(), known, f"The config's {name}")
-    else:
-      values[name] = kind(text)
-  return values
+  texts = {}
+  for match in _ARGUMENT.finditer(arg):
+    name, _, quoted, bare = match.groups()
+    name = name.strip()
+    if not match[0].strip(" ,"):
+      continue
+    if name in texts:
+      raise ValueError(f"The config's argument {arg!r} has {name!r} twice.")
+    texts[name] = bare.replace("\\,", ",") if bare is not None else quoted
+  try:
+    check_keys(texts, defaults, "The config's argument")
+  except ValueError as error:
+    raise ValueError(f"{error} A comma in a value: path='/a,b'.") from None
+  given = {
+    name: _argument(name, t, defaults[name]) for name, t in texts.items()
+  }
+  return {**defaults, **given}
+
+
+def _argument(name: str, text: str | None, default: Any) -> Any:
+  """Returns a text as a value of the default's type; None stands for True."""
+  where = f"The config's {name}"
+  if isinstance(default, bool):
+    known = {"true": True, "1": True, "false": False, "0": False}
+    return choose((text or "true").lower(), known, where)
+  if text is None:
+    raise ValueError(f"{where} needs a value: {name}=VALUE.")
+  if not isinstance(default, int | float):
+    return text
+  is_fraction = isinstance(default, float) or name.endswith("epochs")
+  try:
+    return int(text)
+  except ValueError:
+    pass
+  try:
+    if is_fraction:
+      return float(text)
+  except ValueError:
+    pass
+  kind = "number" if is_fraction else "whole number"
+  raise ValueError(f"{where}={text!r} must be a {kind}.")
 
 
 def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
@@ -91,6 +157,12 @@ def check_number(
   if not fits:
     kind = "whole number" if whole else "number"
     raise ValueError(f"{where}={value!r} must be a {kind} in {interval}.")
+
+
+def check_list(value: Any, where: str) -> None:
+  """Raises ValueError unless a value of a config is a list or a tuple."""
+  if not isinstance(value, list | tuple):
+    raise ValueError(f"{where}={value!r} must be a list, such as ({value!r},).")
 
 
 def call(

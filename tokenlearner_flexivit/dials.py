@@ -282,6 +282,7 @@ def _dial(
 ) -> Dial:
   """Reads the section of one dial; `read` makes its values."""
   configuration.check_keys(section, ("values", "weights", "end_weights"), where)
+  configuration.check_list(section.get("values"), f"{where}.values")
   values = tuple(read(value, where) for value in section["values"])
   if not values:
     raise ValueError(f"{where}.values is empty; give at least one.")

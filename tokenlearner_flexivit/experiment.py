@@ -40,19 +40,34 @@ DEFAULTS = {
   "keep_checkpoints": 3,
   "max_save_failures": 3,  # In a row; then the run stops.
 }
+SECTIONS = ("data", "model", "flexi", "task", "optimizer", "evals")
 DURATIONS = ("total", "log", "eval", "checkpoint")
 
 
 def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns `config` as plain values with every default filled in.
 
+  None stands for the default; an evaluation of None is left out.
+
   Raises:
-    ValueError: an unknown key, or one that is missing.
+    ValueError: an unknown key, one that is missing, or no section of keys
+      where there must be one.
   """
   given = configuration.plain(config)
   known = [*DEFAULTS, *configuration.duration_keys(*DURATIONS)]
   configuration.check_keys(given, known, "config")
-  config = {**DEFAULTS, **given}
+  config = {**DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+  evals = {}
+  if isinstance(config["evals"], dict):
+    evals = {k: v for k, v in config["evals"].items() if v is not None}
+    config["evals"] = evals
+  sections = {name: config[name] for name in SECTIONS}
+  sections |= {f"evals.{name}": section for name, section in evals.items()}
+  for name, section in sections.items():
+    if section is not None and not isinstance(section, dict):
+      raise ValueError(
+        f"config.{name}={section!r} must be a section: keys with values."
+      )
   missing = [
     key
     for key in ("batch_size", "data", "model", "optimizer")

@@ -1,14 +1,22 @@
 """Trains or evaluates: python -m tokenlearner_flexivit.main --config=..."""
 
+import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   "config", None, "The run, such as configs/quickstart.py:runlocal."
+)
+_VALUES = flags.DEFINE_multi_string(
+  "config_value",
+  [],
+  "KEY=VALUE in place of what the config says; --config.KEY=VALUE is short for "
+  "it, such as --config.optimizer.lr=1e-3.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Gets checkpoints, metrics, report; shared by all hosts."
@@ -53,27 +61,82 @@ def main(argv: list[str]) -> None:
     preemption,
     program_cache,
     progress,
+    terminal,
     train,
   )
 
   program_cache.use()
-  if _MODE.value == "eval":
-    train.evaluate(_CONFIG.value, _WORKDIR.value)
-    return
-  if _CONFIG.value is None:
-    raise app.UsageError(
-      "--mode=train needs --config, such as --config=configs/quickstart.py"
-    )
+  terminal.escape_unknown_letters()
+  with _errors_in_a_line():
+    config = _read_config()
+    if _MODE.value == "eval":
+      train.evaluate(config, _WORKDIR.value)
+      return
+    if config is None:
+      raise app.UsageError(
+        "--mode=train needs --config, such as --config=configs/quickstart.py"
+      )
+    try:
+      train.train_and_evaluate(config, _WORKDIR.value)
+    except preemption.PreemptedError as stopped:
+      progress.say(str(stopped))
+      sys.exit(preemption.EXIT_CODE)
+    except checkpoint.CheckpointError:
+      traceback.print_exc()
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(1)  # Threads that could not save may never end.
+
+
+def _read_config() -> Any:
+  """Returns the config of the flags; None if they give none."""
+  import ml_collections
+
+  from tokenlearner_flexivit import (
+    experiment,
+    overrides,
+    paths,
+    progress,
+    workdir,
+  )
+
+  if _CONFIG.value is not None:
+    config = overrides.load(_CONFIG.value)
+  elif _VALUES.value and _MODE.value == "eval":
+    run = paths.local(_WORKDIR.value, "--workdir")
+    config = ml_collections.ConfigDict(workdir.read_config(run))
+  else:
+    return None
+  for sentence in overrides.apply(config, _VALUES.value, experiment.DEFAULTS):
+    progress.say(sentence)
+  return config
+
+
+@contextlib.contextmanager
+def _errors_in_a_line() -> Iterator[None]:
+  """Ends the program with a line on what this package refuses.
+
+  What others raise keeps its traceback, unless it is about a file.
+  """
   try:
-    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-  except preemption.PreemptedError as stopped:
-    progress.say(str(stopped))
-    sys.exit(preemption.EXIT_CODE)
-  except checkpoint.CheckpointError:
-    traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # Threads that could not save may never end.
+    yield
+  except (ImportError, OSError, ValueError) as error:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = __spec__.parent if __spec__ else "tokenlearner_flexivit"
+    is_ours = frame.f_globals.get("__name__", "").startswith(package)
+    if is_ours or (isinstance(error, OSError) and error.filename):
+      sys.exit(f"Error: {error}")
+    raise
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the flags, with any number of `--config.KEY=VALUE`."""
+  from tokenlearner_flexivit import overrides
+
+  values, others = overrides.split(argv)
+  return app.parse_flags_with_usage(
+    [*others[:1], *(f"--config_value={value}" for value in values), *others[1:]]
+  )
 
 
 def _join_processes() -> None:
@@ -107,4 +170,4 @@ def _join_processes() -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

@@ -281,7 +281,7 @@ def test_config_dict(digits):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"nmae": "x"}, "Unknown key 'nmae'.*name, split, pp, data_dir"),
+    ({"nmae": "x"}, "no key 'nmae'. Did you mean 'name'.*data_dir"),
     ({"name": None}, "lacks 'name'"),
     ({"split": ""}, "lacks 'split'"),
     ({"pp": None}, "lacks 'pp'"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import root_logger
 from tokenlearner_flexivit.data import examples, memory, preprocess
 from tokenlearner_flexivit.data.fake import FakeSource
@@ -62,12 +63,7 @@ class _Settings:
     """Returns the settings or raises ValueError about the keys."""
     given = dict(data_config)
     known = [field.name for field in dataclasses.fields(cls)]
-    unknown = [key for key in given if key not in known]
-    if unknown:
-      raise ValueError(
-        f"Unknown key {unknown[0]!r} in the data config {given}. "
-        f"The keys are: {', '.join(known)}."
-      )
+    configuration.check_keys(given, known, "The data config")
     missing = [key for key in ("name", "split") if not given.get(key)]
     if missing:
       raise ValueError(f"The data config {given} lacks {missing[0]!r}.")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import images
@@ -55,11 +56,13 @@ class Evaluator(abc.ABC):
     sizes = dict.fromkeys(setting.patch_size for setting in settings)
     numbers = dict.fromkeys(setting.num_tokens for setting in settings)
     if patch_sizes is not None:
+      configuration.check_list(patch_sizes, f"{where}.patch_sizes")
       sizes = [
         dials.as_patch_size(size, f"{where}.patch_sizes")
         for size in patch_sizes
       ]
     if num_tokens is not None:
+      configuration.check_list(num_tokens, f"{where}.num_tokens")
       numbers = [
         dials.as_num_tokens(number, f"{where}.num_tokens")
         for number in num_tokens

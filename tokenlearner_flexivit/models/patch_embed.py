@@ -22,12 +22,14 @@ def to_size(size: Size) -> tuple[int, ...]:
   """Returns (height, width), or (frames, height, width).
 
   Args:
-    size: an int for both height and width, or two ints, or three.
+    size: an int, or one in a list, for both height and width, or two ints,
+      or three.
 
   Raises:
     ValueError: for anything else, or a size that is traced.
   """
-  sizes = tuple(size) if np.iterable(size) else (size, size)
+  sizes = tuple(size) if np.iterable(size) else (size,)
+  sizes = sizes * 2 if len(sizes) == 1 else sizes
   if any(isinstance(s, jax.core.Tracer) for s in sizes):
     raise ValueError(
       "A size must be static, but this one is traced. Under jit, name the"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import core
 from flax import linen as nn
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import blocks, encoder, patch_embed, variants
 from tokenlearner_flexivit.models import posemb as posembs
 from tokenlearner_flexivit.models import token_learner as tl
@@ -60,12 +61,7 @@ class VisionTransformer(nn.Module):
       ValueError: for an unknown variant or argument, listing those known.
     """
     known = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
-    unknown = sorted(set(overrides) - known)
-    if unknown:
-      raise ValueError(
-        f"Unknown arguments for {cls.__name__}: {', '.join(unknown)}. Known:"
-        f" variant, {', '.join(sorted(known))}."
-      )
+    configuration.check_keys(overrides, {"variant", *known}, cls.__name__)
     defaults = cls._decode_variant(variant) if variant else {}
     return cls(**(dict(num_classes=None) | defaults | overrides))
 
