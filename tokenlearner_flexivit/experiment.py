@@ -147,6 +147,7 @@ class Experiment:
         settings=self.dials.settings,
         batch_size=batch_size,
         kind=config["parallel"],
+        class_names=self.about_data["class_names"],
       )
       for name, section in config["evals"].items()
     }
@@ -154,9 +155,10 @@ class Experiment:
   @property
   def about_data(self) -> dict[str, Any]:
     """What users of the trained model need to know of its data, for JSON."""
+    _, names = data_lib.classes(self.source, self.config["data"]["pp"])
     return {
       "num_classes": self.task.num_classes,
-      "class_names": self.source.class_names,
+      "class_names": names,
       "image_shape": list(self.image_shape),
     }
 

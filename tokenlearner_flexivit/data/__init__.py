@@ -11,6 +11,7 @@ from tokenlearner_flexivit.data import (
   video_ops,
 )
 from tokenlearner_flexivit.data.examples import ExampleError
+from tokenlearner_flexivit.data.label_ops import classes
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
   eval_batches,
@@ -26,6 +27,7 @@ __all__ = [
   "Source",
   "augment_ops",
   "check_entries",
+  "classes",
   "decode_ops",
   "eval_batches",
   "image_ops",

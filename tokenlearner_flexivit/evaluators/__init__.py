@@ -63,6 +63,7 @@ def create(
   settings: Sequence[dials.Setting],
   batch_size: int,
   kind: str,
+  class_names: Sequence[str] | None = None,
 ) -> EvaluatorProtocol:
   """Builds the evaluator that an entry of `config.evals` describes.
 
@@ -73,6 +74,11 @@ def create(
     settings: evaluated unless the entry names its own.
     batch_size: used unless the entry names its own.
     kind: the parallelism, "pmap" or "shard_map".
+    class_names: of the training data, by which evaluations must number theirs;
+      None where they are not known.
+
+  Raises:
+    ValueError: something is wrong with the entry or its data.
   """
   arguments = dict(section)
   for key in configuration.duration_keys("eval"):
@@ -82,5 +88,12 @@ def create(
   )
   arguments.setdefault("batch_size", batch_size)
   return configuration.call(
-    cls, arguments, where, task=task, settings=settings, kind=kind, where=where
+    cls,
+    arguments,
+    where,
+    task=task,
+    settings=settings,
+    kind=kind,
+    where=where,
+    class_names=class_names,
   )

@@ -14,8 +14,8 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit.evaluators import images
+from tokenlearner_flexivit import dials, parallel, progress
+from tokenlearner_flexivit.evaluators import classes, images
 
 Batch = dict[str, jax.Array]
 Programs = Mapping[dials.Setting, Callable[..., Any]]
@@ -41,6 +41,7 @@ class Evaluator(abc.ABC):
     batch_size: int,
     kind: str,
     where: str,
+    class_names: Sequence[str] | None = None,
   ):
     """Chooses the settings: those of training, or others for either dial.
 
@@ -52,21 +53,20 @@ class Evaluator(abc.ABC):
       batch_size: over all hosts.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data; None where they are not known.
+
+    Raises:
+      ValueError: a number of the config is none or out of its range.
     """
+    configuration.check_number(
+      batch_size, f"{where}.batch_size", "[1, inf)", whole=True
+    )
     sizes = dict.fromkeys(setting.patch_size for setting in settings)
     numbers = dict.fromkeys(setting.num_tokens for setting in settings)
     if patch_sizes is not None:
-      configuration.check_list(patch_sizes, f"{where}.patch_sizes")
-      sizes = [
-        dials.as_patch_size(size, f"{where}.patch_sizes")
-        for size in patch_sizes
-      ]
+      sizes = _each(patch_sizes, dials.as_patch_size, f"{where}.patch_sizes")
     if num_tokens is not None:
-      configuration.check_list(num_tokens, f"{where}.num_tokens")
-      numbers = [
-        dials.as_num_tokens(number, f"{where}.num_tokens")
-        for number in num_tokens
-      ]
+      numbers = _each(num_tokens, dials.as_num_tokens, f"{where}.num_tokens")
     self.settings = tuple(
       map(dials.Setting._make, itertools.product(sizes, numbers))
     )
@@ -74,6 +74,7 @@ class Evaluator(abc.ABC):
     self._batch_size = batch_size
     self._kind = kind
     self._where = where
+    self._class_names = class_names
 
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any
@@ -90,12 +91,27 @@ class Evaluator(abc.ABC):
       **options,
     )
 
-  def _check_classes(self, source: data_lib.Source) -> None:
-    """Raises ValueError for classes that the model does not know."""
-    if (source.num_classes or 0) > self._task.num_classes:
+  def _check_classes(
+    self, data: dict[str, Any], source: data_lib.Source
+  ) -> None:
+    """Raises ValueError for classes other than those of the training data.
+
+    Where one of both has no names only the numbers of classes are compared.
+    """
+    count, names = data_lib.classes(source, data.get("pp"))
+    where, known = f"{self._where}.data", self._task.num_classes
+    if (count or 0) > known:
       raise ValueError(
-        f"{self._where}.data has {source.num_classes} classes, but the model "
-        f"knows {self._task.num_classes}."
+        f"{where} has {count} classes, but the model knows {known}."
+      )
+    both = [classes.known(n) for n in (names, self._class_names)]
+    if None not in both:
+      classes.check_same(*both, where, "the training data")
+    elif both != [None, None]:
+      progress.say(
+        f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
+        f"{known}. That they are the same, in the same order, cannot be "
+        "checked: only one of both has names of classes."
       )
 
   def _open_labelled(self, data: dict[str, Any]) -> data_lib.Source:
@@ -108,7 +124,7 @@ class Evaluator(abc.ABC):
       ValueError: it has classes that the model does not know; or see `Images`.
     """
     source = data_lib.open_source(data)
-    self._check_classes(source)
+    self._check_classes(data, source)
     self._images = self._open(
       data, source, check_labels=self._task.check_labels
     )
@@ -196,3 +212,20 @@ class Evaluator(abc.ABC):
       setting: self._batch_size / statistics.median(times)
       for setting, times in seconds.items()
     }
+
+
+def _each(
+  values: Any, read: Callable[[Any, str], Any], where: str
+) -> tuple[Any, ...]:
+  """Returns the values of a dial that a config lists, each read by `read`.
+
+  Raises:
+    ValueError: they are no list, there is none, or one is there twice.
+  """
+  configuration.check_list(values, where)
+  if not values:
+    raise ValueError(f"{where} is empty; leave it out, or name a value.")
+  values = tuple(read(value, where) for value in values)
+  if len(set(values)) < len(values):
+    raise ValueError(f"{where}={values} has a value twice.")
+  return values

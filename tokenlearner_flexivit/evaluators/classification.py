@@ -134,6 +134,7 @@ class Evaluator(base.Evaluator):
     num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
+    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -146,12 +147,20 @@ class Evaluator(base.Evaluator):
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data; None where they are not known.
 
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
     super().__init__(
-      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+      task,
+      settings,
+      patch_sizes,
+      num_tokens,
+      batch_size,
+      kind,
+      where,
+      class_names,
     )
     self._open_labelled(data)
     self._logits = self._logits_programs()

@@ -95,6 +95,7 @@ class Evaluator(base.Evaluator):
     num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
+    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that it fits the student and the teachers.
 
@@ -110,13 +111,21 @@ class Evaluator(base.Evaluator):
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data; None where they are not known.
 
     Raises:
       ValueError: no teacher, one that does not fit the student or the data, no
         examples, or a setting that does not fit the images.
     """
     super().__init__(
-      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+      task,
+      settings,
+      patch_sizes,
+      num_tokens,
+      batch_size,
+      kind,
+      where,
+      class_names,
     )
     self._distance = distance_of(task)
     if teachers is not None:
@@ -145,7 +154,7 @@ class Evaluator(base.Evaluator):
         raise ValueError(f"{where}.data.pp: {error}") from error
     self._has_labels = "label" in self._images.example
     if self._has_labels:
-      self._check_classes(source)
+      self._check_classes(data, source)
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     self._own_weights = None

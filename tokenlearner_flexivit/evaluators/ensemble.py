@@ -107,6 +107,7 @@ class Evaluator(base.Evaluator):
     num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
+    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -120,13 +121,21 @@ class Evaluator(base.Evaluator):
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data; None where they are not known.
 
     Raises:
       ValueError: no examples, a setting that does not fit the images, or a
         group that is none of settings.
     """
     super().__init__(
-      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+      task,
+      settings,
+      patch_sizes,
+      num_tokens,
+      batch_size,
+      kind,
+      where,
+      class_names,
     )
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
     self._open_labelled(data)

@@ -71,6 +71,7 @@ class Evaluator(base.Evaluator):
     num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
+    class_names: Sequence[str] | None = None,
   ):
     """Opens the data, draws the examples and checks that everything fits.
 
@@ -94,6 +95,8 @@ class Evaluator(base.Evaluator):
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data, of no matter here: it is the train
+        split that says what the labels mean.
 
     Raises:
       ValueError: a split is empty, a label or a representation unknown, more
@@ -106,6 +109,7 @@ class Evaluator(base.Evaluator):
         f"{where}.train_split and {where}.test_split instead."
       )
     _check_numbers(shots, num_seeds, where)
+    del class_names
     super().__init__(
       task, settings, patch_sizes, num_tokens, batch_size, kind, where
     )

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.tasks import labels as labels_lib
@@ -68,6 +69,7 @@ class Evaluator(base.Evaluator):
     num_tokens: Sequence[Any] | None = None,
     kind: str = "pmap",
     where: str = "config.evals",
+    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -80,13 +82,21 @@ class Evaluator(base.Evaluator):
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
       where: name of the config section for errors.
+      class_names: of the training data; None where they are not known.
 
     Raises:
       ValueError: the task is of classes that exclude one another, there are no
         examples, or a setting does not fit the images.
     """
     super().__init__(
-      task, settings, patch_sizes, num_tokens, batch_size, kind, where
+      task,
+      settings,
+      patch_sizes,
+      num_tokens,
+      batch_size,
+      kind,
+      where,
+      class_names,
     )
     if task.probabilities is not jax.nn.sigmoid:
       raise ValueError(
@@ -95,7 +105,8 @@ class Evaluator(base.Evaluator):
         f"{where}.type='classification'."
       )
     source = self._open_labelled(data)
-    self._names = source.class_names or range(task.num_classes)
+    _, names = data_lib.classes(source, data["pp"])
+    self._names = names or range(task.num_classes)
     self._logits = self._logits_programs()
     self._gather = self._program(
       "multilabel", functools.partial(_everywhere, task)

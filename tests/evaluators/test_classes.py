@@ -1,0 +1,123 @@
+"""Evaluations whose classes are numbered otherwise are refused."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import experiment as experiment_lib
+from tokenlearner_flexivit import progress
+from tokenlearner_flexivit.data import fake, label_ops
+from tokenlearner_flexivit.evaluators import classes
+
+TRAINED = ["ant", "bee", "cat"]
+
+
+@pytest.mark.parametrize("names", [TRAINED, ("ant", "bee"), ["ant"]])
+def test_the_same_classes_or_the_first_of_them(names):
+  classes.check_same(names, TRAINED, "config.evals.x.data", "the training data")
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (["bee", "cat"], "class 0 is 'bee' here and 'ant' there, of 2 .* and 3"),
+    (["ant", "cat", "bee"], "class 1 is 'cat' .*in another order"),
+    (["ant", "bee", "dog"], "class 2 is 'dog' here and 'cat' there"),
+    ([*TRAINED, "dog"], "class 3 is 'dog' here and missing there, of 4 .* 3"),
+  ],
+)
+def test_other_classes(names, message):
+  with pytest.raises(ValueError, match=rf"x\.data has other .*{message}"):
+    classes.check_same(names, TRAINED, "config.evals.x.data", "the training")
+
+
+class Named(data_lib.Source):
+  """Noise with names of classes, and a second label."""
+
+  def __init__(self, names, count=5):
+    self.name = "named"
+    self.num_classes, self.class_names = count, names
+    self.value_names = {"kind": ["red", "blue"]}
+    self._images = fake.FakeSource(f"fake:12x12x3:{count}:21", "test")
+
+  def __len__(self):
+    return len(self._images)
+
+  def __getitem__(self, index):
+    return {**self._images[index], "kind": np.int32(index % 2)}
+
+
+FIVE = ["ant", "bee", "cat", "dog", "elk"]
+
+
+def build(config, monkeypatch, train, test, kind="classification"):
+  config.model.token_learner = None
+  config.model.depth = 1
+  config.evals.test.type = kind
+  if kind == "multilabel":
+    config.task.loss = "sigmoid_xent"
+  if kind == "distance":
+    model = dict(variant="mu", patch_size=4, posemb_grid=3)
+    config.evals.test.teachers = {"t": dict(model=model)}
+  opened = {"train": train, "test": test}
+  monkeypatch.setattr(
+    data_lib, "open_source", lambda section: opened[section["split"]]
+  )
+  return experiment_lib.Experiment(config)
+
+
+@pytest.mark.parametrize(
+  "kind", ["classification", "ensemble", "multilabel", "distance"]
+)
+def test_every_evaluator_looks_at_the_names(config, monkeypatch, kind):
+  with pytest.raises(ValueError, match=r"test\.data .*'bee' here and 'ant'"):
+    build(config, monkeypatch, Named(FIVE), Named(FIVE[1:], 4), kind)
+
+
+def test_where_only_numbers_are_known(config, monkeypatch):
+  said = []
+  monkeypatch.setattr(progress, "say", said.append)
+  names = [str(i) for i in range(5)]  # So TFDS calls classes without names.
+  for train, test in ((FIVE, None), (FIVE, names), (None, FIVE)):
+    build(config, monkeypatch, Named(train), Named(test))
+    assert "has 5 classes, the model 5. That they are the same" in said.pop()
+  build(config, monkeypatch, Named(names), Named(None))
+  assert not said
+  with pytest.raises(ValueError, match=r"data has 6 classes, .* model knows 5"):
+    build(config, monkeypatch, Named(FIVE), Named(None, 6))
+
+
+def test_a_label_of_another_entry_has_its_names(config, monkeypatch):
+  copied = f"copy('kind','label')|{config.data.pp}"
+  source = Named(FIVE)
+  assert data_lib.classes(source) == (5, FIVE)
+  assert data_lib.classes(source, copied) == (2, ["red", "blue"])
+  config.data.pp = copied
+  with pytest.raises(ValueError, match="class 0 is 'ant' here and 'red' there"):
+    build(config, monkeypatch, source, source)
+  config.evals.test.data.pp = copied
+  parts = build(config, monkeypatch, source, source)
+  assert parts.about_data["class_names"] == ["red", "blue"]
+
+
+def test_copies_are_followed_from_the_last_to_the_first():
+  pp = "copy('a','b')|onehot(3,'a')|copy('b','label')|copy('c','a')"
+  source = Named(FIVE)
+  source.value_names = {"a": ["x"], "c": ["y"]}
+  assert label_ops.classes(source, pp) == (1, ["x"])
+  source.value_names = {}
+  assert label_ops.classes(source, pp) == (None, None)
+
+
+def test_folders_whose_names_differ(config, tmp_path):
+  for path in ("one/ant", "one/bee", "two/bee", "two/cat"):
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    for i in range(8):
+      cv2.imwrite(str(folder / f"{i}.png"), np.full((12, 12, 3), i, np.uint8))
+  config.data.name = f"folder:{tmp_path / 'one'}"
+  data = dict(name=f"folder:{tmp_path / 'two'}", split="train")
+  config.evals.test.data.update(data)
+  with pytest.raises(ValueError, match="class 0 is 'bee' here and 'ant' there"):
+    experiment_lib.Experiment(config)

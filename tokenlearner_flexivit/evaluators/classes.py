@@ -1,0 +1,46 @@
+"""Whether two datasets number their classes alike."""
+
+from collections.abc import Sequence
+
+
+def known(names: Sequence[str] | None) -> list[str] | None:
+  """Returns the names of classes, None if they are but their numbers.
+
+  TFDS calls classes so which have no names.
+  """
+  if names is None or list(names) == [str(i) for i in range(len(names))]:
+    return None
+  return list(names)
+
+
+def check_same(
+  names: Sequence[str], expected: Sequence[str], where: str, of_expected: str
+) -> None:
+  """Raises ValueError if numbers stand for other classes than they should.
+
+  Fewer classes are fine if they are the first ones.
+
+  Args:
+    names: of the classes 0, 1, ....
+    expected: what they should be.
+    where: what `names` are of, for errors.
+    of_expected: what `expected` are of, for errors.
+  """
+  missing = [None] * (len(names) - len(expected))
+  pairs = zip(names, [*expected, *missing], strict=False)
+  different = [i for i, (name, other) in enumerate(pairs) if name != other]
+  if not different:
+    return
+  number = different[0]
+  other = repr(expected[number]) if number < len(expected) else "missing"
+  order = ""
+  if sorted(names) == sorted(expected):
+    order = " The names are the same, in another order."
+  raise ValueError(
+    f"{where} has other classes than {of_expected}: the class {number} is "
+    f"{names[number]!r} here and {other} there, of {len(names)} classes here "
+    f"and {len(expected)} there.{order} Answers are numbers, so they would be "
+    "counted as right or wrong for other classes. Take data with the same "
+    "classes; in folders, those of the training data are numbered for all "
+    "splits of one path."
+  )
