@@ -85,7 +85,9 @@ def test_what_is_for_images_says_so(workdir):
 
 def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):
   scale, gap = 9, 4  # 108 pixels a cell, the nearest to 112.
+  line = 17  # Of words, above and below.
   sides = [n * (12 * scale + gap) - gap for n in (1 + 2, 3)]
+  sides[1] += gap + 2 * line
   with Image.open(workdir / "token_maps.gif") as moving:
     assert (moving.n_frames, [*moving.size]) == (4, sides)
   assert cv2.imread(str(workdir / "token_maps.png")).shape[0] > 100
@@ -96,7 +98,7 @@ def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):
   video_maps.main([*arguments, "--videos", str(mine), "--num_tokens=1"])
   assert "Maps of 1 videos" in capsys.readouterr().out
   with Image.open(output.with_suffix(".gif")) as moving:
-    assert moving.size == (220, 108)
+    assert moving.size == (220, 108 + gap + 2 * line)
   mine.write_bytes(b"no video")
   with pytest.raises(SystemExit, match=r"mine\.mp4: "):
     video_maps.main([*arguments, "--videos", str(mine)])
@@ -201,7 +203,7 @@ def test_an_animation_shows_each_tubelet_as_long_as_it_lasts():
   rng = np.random.default_rng(0)
   video, maps = rng.random((4, 8, 16, 3)), rng.random((2, 3, 2, 4))
   pictures = [np.asarray(p) for p in video_maps.animation([video], [maps])]
-  assert len(pictures) == 4 and pictures[0].shape == (56, 4 * 112 + 3 * 4, 3)
+  assert len(pictures) == 4 and pictures[0].shape == (94, 4 * 112 + 3 * 4, 3)
   maps[0] = maps[1]
   same = [np.asarray(p) for p in video_maps.animation([video], [maps])]
   equal = [np.array_equal(*two) for two in zip(pictures, same, strict=True)]

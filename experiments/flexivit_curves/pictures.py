@@ -78,12 +78,17 @@ def draw_speed(
   axes = figure.subplots()
   speed = {row["size"]: row["images_per_s"] for row in rows}
   colours = (_HIGHLIGHT, *_COLOURS)
-  for (label, curve), colour in zip(series.items(), colours, strict=False):
+  # Lines that lie on one another stay visible by their markers and dashes.
+  styles = ("o-", "s--", "^:")
+  for (label, curve), colour, style in zip(
+    series.items(), colours, styles, strict=False
+  ):
     axes.errorbar(
       [speed[size] for size in speed],
       [curves.points(curve, size) for size in speed],
       yerr=study.bars(curves.spread(curve, size) for size in speed),
-      fmt="o-",
+      fmt=style,
+      mfc="none",
       color=colour,
       capsize=3,
       label=label,
@@ -91,10 +96,10 @@ def draw_speed(
   for size, x in speed.items():
     low = min(curves.points(curve, size) for curve in series.values())
     axes.annotate(
-      f"/{size}",
+      f"patch {size}",
       (x, low),
       textcoords="offset points",
-      xytext=(0, -14),
+      xytext=(0, -18),
       ha="center",
       fontsize=9,
     )

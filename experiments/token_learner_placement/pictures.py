@@ -18,6 +18,11 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 _PLACED = ("at0", "at1_4", "at1_2", "at3_4")
 _LEARNED = ("tokens4", "tokens8", "at1_2", "tokens32")
 _AVERAGED = ("average8", "average16")
+# Shorter than the cells' own words.
+_WORDS = {
+  "baseline": "all tokens to the end",
+  "deeper": "16 tokens, then more blocks",
+}
 
 
 def _over_baseline(
@@ -75,7 +80,7 @@ def _all(axes: Any, rows: Mapping[str, Row]) -> None:
     axes.errorbar(means[y], y, xerr=errors[y], fmt="o", color=color, capsize=3)
   axes.axvline(0, color=_GREY, ls="--")
   labels = [
-    f"{name.replace('_', '/').replace('v1/0', 'v1.0')}, "
+    f"{_WORDS.get(name, rows[name]['model'])}, "
     f"{100 * rows[name]['gmacs_ratio']:.0f} %"
     for name in names
   ]
@@ -97,7 +102,7 @@ def _speed(axes: Any, rows: Mapping[str, Row]) -> None:
 
 def draw(rows: Mapping[str, Row], path: pathlib.Path) -> None:
   """Draws the figure; bars are standard errors of the seeds' differences."""
-  figure = mpl_figure.Figure(figsize=(9, 7), layout="constrained")
+  figure = mpl_figure.Figure(figsize=(10, 7), layout="constrained")
   grid = figure.subplots(2, 2)
   for axes, panel in zip(
     grid.flat, (_placement, _numbers, _all, _speed), strict=True

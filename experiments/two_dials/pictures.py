@@ -44,7 +44,7 @@ def draw(
   around = dict(limits=(-largest, largest), cmap="RdBu")
   _heat_map(grid[0, 1], scale, lost, "{:+.1f}", **around)
   grid[0, 1].set_title(
-    f"points over a model for the setting alone, {scale.steps:,} steps"
+    f"points over a model of {scale.steps:,} steps for the setting alone"
   )
   token_learners = planes.token_learners(scale, fixed)
   each, all_in_all = f", {scale.steps:,} steps", f", {scale.long_steps:,} steps"
@@ -67,6 +67,7 @@ def draw(
     ),
   ):
     _fronts(axes, series, cost)
+    _name_settings(axes, both, cost)
     axes.set_xlabel(label)
   figure.savefig(path, dpi=120)
 
@@ -87,6 +88,25 @@ def _heat_map(
   axes.set_ylabel("learned tokens")
 
 
+def _name_settings(
+  axes: Any, plane: planes.Plane, cost: Mapping[dials.Setting, float]
+) -> None:
+  """Writes patch size and number of tokens beside the points of a plane."""
+  for number, (setting, (x, y)) in enumerate(
+    zip(plane, planes.points(plane, cost), strict=True)
+  ):
+    axes.annotate(
+      f"{setting.patch_size[0]}, {setting.num_tokens}",
+      (x, y),
+      textcoords="offset points",
+      # Neighbours are close: their words stand above and below in turn.
+      xytext=(0, 7 if number % 2 else -13),
+      ha="center",
+      fontsize=7,
+      color=_BLUE,
+    )
+
+
 def _fronts(
   axes: Any,
   series: Mapping[str, tuple[planes.Plane, str, str]],
@@ -103,4 +123,6 @@ def _fronts(
   axes.set_ylabel("test accuracy in %")
   axes.grid(alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=9)
+  axes.legend(
+    frameon=False, fontsize=9, title="beside blue points: patch size, tokens"
+  )

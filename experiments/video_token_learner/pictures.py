@@ -20,6 +20,13 @@ _COLORS = {
   "fixed8": "#d55e00",
   "frame": "#009e73",
 }
+# What cells are, for ticks.
+_LINES = {
+  "learned16": "16 learned",
+  "learned8": "8 learned",
+  "fixed8": "8 averages",
+  "frame": "1 average",
+}
 
 
 def draw(rows: Mapping[str, study.Row], path: pathlib.Path) -> None:
@@ -55,7 +62,7 @@ def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
       color=color,
       ms=5,
       mfc=color if late else "white",
-      label=name if late else None,
+      label=cells.CELLS[name].text if late else None,
     )
   axes.plot([], [], "o", color="black", mfc="white", label="before all blocks")
   axes.set_xlabel("multiply-adds per clip in 10⁶")
@@ -77,7 +84,10 @@ def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
       rows[name]["accuracy"]["by_seed"], base
     )
     axes.errorbar(mean, y, xerr=error, fmt="o", color=_COLORS[name], capsize=3)
-  labels = [f"{n}, {100 * rows[n]['gmacs_ratio']:.0f} %" for n in names]
+  labels = [
+    f"{_LINES[name]}\n{100 * rows[name]['gmacs_ratio']:.0f} % of the cost"
+    for name in names
+  ]
   axes.set_yticks(range(len(names)), labels)
   axes.invert_yaxis()
   axes.axvline(0, color=_COLORS["all"], ls="--")

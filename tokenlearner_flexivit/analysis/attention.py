@@ -35,6 +35,7 @@ from flax import linen as nn
 from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, overlay
 from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
@@ -44,6 +45,10 @@ Weights = dict[str, jax.Array]
 _POOLS = {"map": "MAPHead_0", "gap": "encoder_norm"}
 _LIKELY = -1
 METHODS = ("rollout", "relevance")
+_TITLES = {
+  "rollout": "Attention rollout; in the corner the answer",
+  "relevance": "Relevance for the answer, which stands in the corner",
+}
 
 
 def weights(
@@ -282,8 +287,13 @@ def figure(
   images: np.ndarray,
   settings: Sequence[dials.Setting],
   method: str = "rollout",
+  *,
+  captions: Sequence[str] | None = None,
+  class_names: Sequence[str] | None = None,
 ) -> mpl_figure.Figure:
   """Draws images beside their maps, a column for each setting.
+
+  In the corner of each map stands the class that the model answers there.
 
   Args:
     model: a `models.ViT`.
@@ -291,6 +301,8 @@ def figure(
     images: [B, H, W, 1 or 3].
     settings: of the dials.
     method: "rollout", or "relevance" for the most likely class.
+    captions: words for each image, such as its class.
+    class_names: of the model's classes; None for their numbers.
 
   Raises:
     ValueError: an unknown method, or see these.
@@ -298,12 +310,25 @@ def figure(
   ways = {"rollout": rollout, "relevance": relevance}
   if method not in ways:
     raise ValueError(f"method={method!r} must be one of {list(ways)}.")
-  found = [ways[method](model, params, images, s) for s in settings]
+  maps = [ways[method](model, params, images, s) for s in settings]
+  answers = [[""] * len(images) for _ in settings]
+  if model.num_classes is not None:
+    answers = [
+      captions_lib.answer_names(model, params, images, s, class_names)
+      for s in settings
+    ]
+  captions = captions or [""] * len(images)
   rows = [
-    overlay.Row(f"image {i + 1}", image, [maps[i] for maps in found])
+    overlay.Row(
+      f"image {i + 1}",
+      image,
+      [of_setting[i] for of_setting in maps],
+      captions[i],
+      [of_setting[i] for of_setting in answers],
+    )
     for i, image in enumerate(map(overlay.displayable, images))
   ]
-  return overlay.figure(rows, method, [s.name for s in settings])
+  return overlay.figure(rows, _TITLES[method], [s.name for s in settings])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -319,9 +344,15 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
-    images = command.read_images(args, opened)
+    images, words = command.read_captioned(args, opened)
     drawn = figure(
-      opened.model, opened.params, images, opened.settings, args.method
+      opened.model,
+      opened.params,
+      images,
+      opened.settings,
+      args.method,
+      captions=words,
+      class_names=opened.class_names,
     )
     drawn.savefig(args.output, dpi=150)
   print(f"Maps of {len(images)} images: {args.output}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenlearner_flexivit import arguments, dials, terminal
 from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import runs
+from tokenlearner_flexivit.analysis import captions, runs
 
 
 class Opened(NamedTuple):
@@ -25,6 +25,7 @@ class Opened(NamedTuple):
     data: the data section of its evaluation, with the split asked for; of
       weights of others that which the flags give.
     config: of the run; of weights of others see `runs.Run`.
+    class_names: of the run's data, where they are known.
   """
 
   model: Any
@@ -32,6 +33,7 @@ class Opened(NamedTuple):
   settings: list[dials.Setting]
   data: dict[str, Any]
   config: dict[str, Any]
+  class_names: list[str] | None = None
 
   def check(self, images: np.ndarray) -> None:
     """Raises ValueError for a setting that does not fit [B, H, W, C]."""
@@ -140,7 +142,9 @@ def open_run(args: argparse.Namespace) -> Opened:
     dials.Setting(dials.as_patch_size(size, "--patch_sizes"), args.num_tokens)
     for size in args.patch_sizes or run.dials.patch_size.values
   ]
-  return Opened(run.model, run.params, settings, data, run.config)
+  return Opened(
+    run.model, run.params, settings, data, run.config, run.class_names
+  )
 
 
 def open_other(source: str) -> runs.Run:
@@ -162,8 +166,14 @@ def short_names(*sources: str) -> list[str]:
   return [f"{end} ({i})" for i, end in enumerate(ends, start=1)]
 
 
-def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
-  """Returns the images of `add_images`, [B, H, W, C], that fit all settings.
+def read_captioned(
+  args: argparse.Namespace, opened: Opened
+) -> tuple[np.ndarray, list[str]]:
+  """Returns the images of `add_images`, and words for each.
+
+  Returns:
+    [B, H, W, C] that fit all settings; the names of files, or of the classes
+    of the data's examples.
 
   Raises:
     ValueError: files and a split are given, one of them cannot be read, or a
@@ -173,10 +183,16 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
     raise ValueError("Give --images or --split, not both.")
   if args.images:
     images = runs.read_files(args.images, opened.data["pp"])
+    words = [captions.shortened(pathlib.Path(f).name) for f in args.images]
   else:
-    images = runs.read_examples(opened.data, args.num_images)
+    images, words = captions.read_examples(opened.data, args.num_images)
   opened.check(images)
-  return images
+  return images, words
+
+
+def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
+  """Returns the images of `read_captioned` alone."""
+  return read_captioned(args, opened)[0]
 
 
 def write_numbers(picture: str, found: Any) -> pathlib.Path:

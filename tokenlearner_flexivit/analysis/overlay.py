@@ -10,8 +10,10 @@ v1.1) or each weight is in [0, 1] by itself (v1.0).
 Letters: H W image, C channels, h w grid, S maps.
 """
 
+import itertools
+import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,6 +26,12 @@ COLORS = "viridis"
 _ALPHA = 0.65
 _CELL_INCHES = 1.0
 _GAP = 0.06  # Between cells, as a part of their size.
+_GROUP_GAP = 0.3  # Between the rows of one image and those of the next.
+_POINTS_PER_INCH = 16  # Letters of the caption, about.
+_CAPTION = (
+  "3.0x in a corner: the largest weight is 3 times the mean. Colours as over "
+  "mid-grey."
+)
 
 
 class Row(NamedTuple):
@@ -33,11 +41,16 @@ class Row(NamedTuple):
     label: stands before the row.
     image: [H, W, 3] in [0, 1], see `displayable`.
     maps: S of [h, w], not negative; h and w divide H and W.
+    caption: stands in the image's corner, such as its class.
+    notes: S words, each behind the number in the corner of a map, such as the
+      class that the map is for.
   """
 
   label: str
   image: np.ndarray
   maps: np.ndarray | Sequence[np.ndarray]
+  caption: str = ""
+  notes: Sequence[str] = ()
 
 
 def peak(weights: np.ndarray) -> float:
@@ -92,14 +105,20 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def figure(
-  rows: Sequence[Row], title: str = "", names: Sequence[str] | None = None
+  rows: Sequence[Row],
+  title: str = "",
+  names: Sequence[str] | None = None,
+  first: str = "image",
 ) -> mpl_figure.Figure:
   """Draws rows of an image and its maps.
+
+  Rows of one image stand close together, apart from those of the next.
 
   Args:
     rows: of images of one size, with the same number of maps.
     title: of the picture.
     names: of the maps; None numbers them as tokens.
+    first: heads the column of images.
 
   Returns:
     A figure to be saved, or shown by a notebook.
@@ -114,22 +133,22 @@ def figure(
       f"width, maps) {sorted(shapes)}."
     )
   height, width, num_maps = shapes.pop()
-  down, across = (round(side * (1 + _GAP)) for side in (height, width))
+  across = round(width * (1 + _GAP))
+  tops = _tops(rows, height)
   # One canvas: hundreds of axes would take many seconds to lay out.
-  canvas = np.ones((len(rows) * down, (1 + num_maps) * across, 3))
-  for i, row in enumerate(rows):
+  shown = np.ones((tops[-1] + height, across * num_maps + width, 3))
+  for top, row in zip(tops, rows, strict=True):
     cells = [row.image]
     cells += [overlay(row.image, weights) for weights in row.maps]
     for j, cell in enumerate(cells):
-      top, left = i * down, j * across
-      canvas[top : top + height, left : left + width] = cell
-  shown = canvas[: down * len(rows) - down + height]
-  shown = shown[:, : across * num_maps + width]
+      left = j * across
+      shown[top : top + height, left : left + width] = cell
 
   # Without pyplot: a notebook keeps its backend, and no window is needed.
+  inch = _CELL_INCHES / max(height, width)
   size = (
-    _CELL_INCHES * (1 + num_maps) * width / max(height, width) + 1.6,
-    _CELL_INCHES * len(rows) * height / max(height, width) + 0.9,
+    max(3.6, inch * shown.shape[1] + 1.6),
+    max(2.4, inch * shown.shape[0] + 1.2),
   )
   drawn = mpl_figure.Figure(figsize=size, layout="constrained")
   axes = drawn.subplots()
@@ -137,24 +156,21 @@ def figure(
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
   axes.xaxis.tick_top()
-  names = names or [f"token {s}" for s in range(1, num_maps + 1)]
-  names = ["image", *names]
+  names = [first, *(names or [f"token {s + 1}" for s in range(num_maps)])]
   axes.set_xticks([j * across + width / 2 for j in range(len(names))], names)
   axes.set_yticks(
-    [i * down + height / 2 for i in range(len(rows))],
-    [row.label for row in rows],
+    [top + height / 2 for top in tops], [row.label for row in rows]
   )
-  for i, row in enumerate(rows):
-    for j, weights in enumerate(row.maps, start=1):
-      axes.text(
-        j * across + 0.03 * width,
-        i * down + 0.03 * height,
-        f"{peak(weights):.1f}x",
-        color="white",
-        fontsize=6,
-        va="top",
-        bbox=dict(boxstyle="square,pad=0.15", fc="black", ec="none", alpha=0.5),
-      )
+  for top, row in zip(tops, rows, strict=True):
+    notes = row.notes or [""] * num_maps
+    texts = [row.caption]
+    texts += [
+      f"{peak(weights):.1f}x {note}".rstrip()
+      for weights, note in zip(row.maps, notes, strict=True)
+    ]
+    for j, text in enumerate(texts):
+      if text:
+        _write(axes, text, j * across + 0.03 * width, top + 0.03 * height)
   bar = drawn.colorbar(
     cm.ScalarMappable(cmap=_as_laid_over_grey()),
     ax=axes,
@@ -163,13 +179,37 @@ def figure(
     pad=0.01,
   )
   bar.set_ticks([0, 1], labels=["0", "max"])
-  bar.set_label("weight (over mid-grey)", labelpad=-12)
+  bar.set_label("weight", labelpad=-12)
   if title:
-    drawn.suptitle(title)
-  axes.set_xlabel(
-    "3.0x in a corner: the largest weight is 3 times the mean", fontsize=8
-  )
+    letters = int(size[0] * _POINTS_PER_INCH * 0.7)
+    drawn.suptitle(textwrap.fill(title, letters), fontsize=11)
+  letters = int(size[0] * _POINTS_PER_INCH)
+  drawn.supxlabel(textwrap.fill(_CAPTION, letters), fontsize=8)
   return drawn
+
+
+def _tops(rows: Sequence[Row], height: int) -> list[int]:
+  """Returns where each row begins, in pixels of the images."""
+  same = [a.image is b.image for a, b in itertools.pairwise(rows)]
+  tops = [0]
+  for is_same in same:
+    # If no two rows are of one image, there are no groups to keep apart.
+    gap = _GAP if is_same or not any(same) else _GROUP_GAP
+    tops.append(tops[-1] + round(height * (1 + gap)))
+  return tops
+
+
+def _write(axes: Any, text: str, x: float, y: float) -> None:
+  """Writes in the corner of a cell, readable on any image."""
+  axes.text(
+    x,
+    y,
+    text,
+    color="white",
+    fontsize=6,
+    va="top",
+    bbox=dict(boxstyle="square,pad=0.15", fc="black", ec="none", alpha=0.5),
+  )
 
 
 def _as_laid_over_grey() -> mpl_colors.Colormap:

@@ -1,5 +1,6 @@
 """Opens what is looked into: runs, and weights of others, and test images."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -202,6 +203,7 @@ class Run(NamedTuple):
     dials: what its training drew from.
     data: the data section of its evaluation, which need not be there; of
       weights of others `pp` alone, or nothing.
+    class_names: of its data, where they are known.
   """
 
   config: dict[str, Any]
@@ -209,6 +211,7 @@ class Run(NamedTuple):
   params: Any
   dials: dials.Dials
   data: dict[str, Any]
+  class_names: list[str] | None = None
 
 
 def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
@@ -241,7 +244,10 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   # A loop over the blocks would first copy the parameters into stacks.
   section.pop("scan", None)
   model = models.create(**section)
-  return Run(config, model, params, trained_dials(config, model), data)
+  names = None
+  with contextlib.suppress(ValueError):  # Only pictures tell the names.
+    names = workdir_lib.read_about_data(workdir)["class_names"]
+  return Run(config, model, params, trained_dials(config, model), data, names)
 
 
 def open_weights(source: str) -> Run:

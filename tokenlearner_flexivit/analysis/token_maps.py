@@ -28,8 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure as mpl_figure
 
+from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, overlay, runs
 from tokenlearner_flexivit.models import patch_embed, vivit
+
+TITLE = "Where learned tokens look"
 
 
 def map_names(model: Any) -> tuple[str, ...]:
@@ -114,7 +117,8 @@ def image_figure(
   patch_sizes: Sequence[patch_embed.Size | None] = (None,),
   num_tokens: int | None = None,
   name: str | None = None,
-  title: str = "",
+  title: str = TITLE,
+  captions: Sequence[str] | None = None,
 ) -> mpl_figure.Figure:
   """Draws the maps of images: rows are patch sizes, columns are tokens.
 
@@ -126,6 +130,7 @@ def image_figure(
     num_tokens: as in `token_maps`.
     name: as in `token_maps`.
     title: of the picture.
+    captions: words for each image, such as its class.
 
   Returns:
     A figure to be saved, or shown by a notebook.
@@ -139,8 +144,9 @@ def image_figure(
     token_maps(model, params, images, patch_size=size, **choice)
     for size in sizes
   ]
+  captions = captions or [""] * len(images)
   rows = [
-    overlay.Row(f"patch {_size_name(size)}", image, of_size[i])
+    overlay.Row(f"patch {_size_name(size)}", image, of_size[i], captions[i])
     for i, image in enumerate(map(overlay.displayable, images))
     for size, of_size in zip(sizes, maps, strict=True)
   ]
@@ -155,7 +161,8 @@ def video_figure(
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | None = None,
   name: str | None = None,
-  title: str = "",
+  title: str = TITLE,
+  caption: str = "",
 ) -> mpl_figure.Figure:
   """Draws the maps of a video over time: rows are frames, columns are tokens.
 
@@ -167,6 +174,7 @@ def video_figure(
     num_tokens: as in `token_maps`.
     name: as in `token_maps`.
     title: of the picture.
+    caption: of the video, such as its class; stands in the first frame.
 
   Returns:
     A figure to be saved, or shown by a notebook. Of a tubelet, which is
@@ -194,7 +202,8 @@ def video_figure(
     overlay.Row(f"frame {number}", shown[number], of_frame)
     for number, of_frame in zip(numbers.tolist(), maps, strict=True)
   ]
-  return overlay.figure(rows, title)
+  rows[0] = rows[0]._replace(caption=caption)
+  return overlay.figure(rows, title, first="frame")
 
 
 def data_to_draw(
@@ -233,10 +242,12 @@ def draw_run(
     return False
   sizes = runs.trained_dials(config, model).patch_size.values
   picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
+  images, words = captions_lib.read_examples(data, 4)
   drawn = image_figure(
     model,
     params,
-    runs.read_examples(data, 4),
+    images,
+    captions=words,
     patch_sizes=[sizes[i] for i in picked],
     num_tokens=min(8, model.token_learner["num_tokens"]),
   )
@@ -262,11 +273,12 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     opened = command.open_run(args)
     map_names(opened.model)  # Before anything is read.
-    images = command.read_images(args, opened)
+    images, words = command.read_captioned(args, opened)
     drawn = image_figure(
       opened.model,
       opened.params,
       images,
+      captions=words,
       patch_sizes=[setting.patch_size for setting in opened.settings],
       num_tokens=args.num_tokens,
       name=args.name,

@@ -21,9 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
 from tokenlearner_flexivit.data import video_file, video_folder, video_ops
 from tokenlearner_flexivit.models import patch_embed, vivit
@@ -32,36 +33,53 @@ _MAX_TOKENS = 8
 # Frames of small clips are shown larger, so that patches can be told apart.
 _CELL_PIXELS = 112
 _GAP = 4
+_LINE = 17  # Pixels for a line of words.
 _MILLISECONDS = 200
 
 
 def animation(
-  videos: Sequence[np.ndarray], maps: Sequence[np.ndarray]
+  videos: Sequence[np.ndarray],
+  maps: Sequence[np.ndarray],
+  captions: Sequence[str] | None = None,
 ) -> list[Image.Image]:
   """Returns the frames of an animation, videos below one another.
 
   Args:
     videos: V of [T, H, W, C].
     maps: V of [T', S, h, w]; T' divides T.
+    captions: words for each video, such as its class.
 
   Returns:
-    T pictures: per video a frame and the maps of its tubelet side by side.
+    T pictures: per video a frame and the maps of its tubelet side by side,
+    under the names of the columns; below, the time and what colours mean.
   """
-  rows = [_cells(*one) for one in zip(videos, maps, strict=True)]
+  rows = [_cells(*pair) for pair in zip(videos, maps, strict=True)]
   height, width = rows[0][0][0].shape[:2]
   scale = max(1, round(_CELL_PIXELS / max(height, width)))
   down, across = (scale * side + _GAP for side in (height, width))
+  columns, moments = len(rows[0][0]), len(rows[0])
+  names = ["frame", *(f"token {s}" for s in range(1, columns))]
+  shape = (len(rows) * down + 2 * _LINE, columns * across - _GAP, 3)
   pictures = []
-  for moment in zip(*rows, strict=True):
-    columns = len(moment[0])
-    shape = (len(moment) * down - _GAP, columns * across - _GAP, 3)
+  for time, moment in enumerate(zip(*rows, strict=True), start=1):
     canvas = np.ones(shape)
     for i, row in enumerate(moment):
       for j, cell in enumerate(row):
         large = cell.repeat(scale, axis=0).repeat(scale, axis=1)
-        top, left = i * down, j * across
+        top, left = _LINE + i * down, j * across
         canvas[top : top + large.shape[0], left : left + large.shape[1]] = large
-    pictures.append(Image.fromarray((255 * canvas).round().astype(np.uint8)))
+    picture = Image.fromarray((255 * canvas).round().astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    pen.font = ImageFont.load_default(_LINE - 5)
+    for j, name in enumerate(names):
+      pen.text((j * across + 2, 1), name, "black")
+    for i, words in enumerate(captions or ()):
+      place = 2, _LINE + i * down + 2
+      pen.rectangle(pen.textbbox(place, words), "black")
+      pen.text(place, words, "white")
+    words = f"frame {time} of {moments}; yellow: most weight"
+    pen.text((2, shape[0] - _LINE), words, "black")
+    pictures.append(picture)
   return pictures
 
 
@@ -82,6 +100,7 @@ def draw(
   *,
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | None = None,
+  captions: Sequence[str] | None = None,
 ) -> None:
   """Draws a picture of the first video, and the animation of all beside it.
 
@@ -93,6 +112,7 @@ def draw(
     patch_size: None for the model's own.
     num_tokens: S, the first so many; None for eight, or all if there are less.
       Of averages only all can be shown.
+    captions: words for each video, such as its class.
 
   Raises:
     ValueError: no TokenLearner, or what a call cannot be made with.
@@ -103,16 +123,17 @@ def draw(
   if num_tokens is None and learner["version"] != "average":
     num_tokens = min(_MAX_TOKENS, learner["num_tokens"])
   choice = dict(patch_size=patch_size, num_tokens=num_tokens)
-  token_maps.video_figure(model, params, videos[0], **choice).savefig(
-    path, dpi=120
-  )
+  caption = captions[0] if captions else ""
+  token_maps.video_figure(
+    model, params, videos[0], caption=caption, **choice
+  ).savefig(path, dpi=120)
   frames = [_taken(model, video) for video in np.asarray(videos)]
   # One video at a time: all of its frames make one long sequence.
   maps = [
     token_maps.token_maps(model, params, video[None], **choice)[0]
     for video in videos
   ]
-  first, *others = animation(frames, maps)
+  first, *others = animation(frames, maps, captions)
   first.save(
     path.with_suffix(".gif"),
     save_all=True,
@@ -148,11 +169,19 @@ def draw_run(
     return False
   sizes = runs.trained_dials(config, model).patch_size.values
   # The maps of the smallest are the finest.
-  draw(path, model, params, read_examples(data, 3), patch_size=min(sizes))
+  videos, words = read_captioned(data, 3)
+  draw(path, model, params, videos, patch_size=min(sizes), captions=words)
   return True
 
 
 def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
+  """Returns the videos of `read_captioned` alone."""
+  return read_captioned(data_config, number)[0]
+
+
+def read_captioned(
+  data_config: Mapping[str, Any], number: int
+) -> tuple[np.ndarray, list[str]]:
   """Returns videos at even distances in a split, preprocessed as it says.
 
   Args:
@@ -160,7 +189,8 @@ def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
     number: how many videos; fewer if there are not so many.
 
   Returns:
-    [number, T, H, W, C]; of several views the middle crop of the middle clip.
+    [number, T, H, W, C], of several views the middle crop of the middle clip;
+    and the names of the videos' classes.
 
   Raises:
     ValueError: the split cannot be read, no video is wanted, or they come in
@@ -172,7 +202,12 @@ def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
   number = min(number, len(source))
   wanted = (np.arange(number) * len(source) // number).tolist()
   pp = data_config["pp"]
-  return _stacked([_prepared(source[i], pp, i) for i in wanted], pp)
+  examples = [source[i] for i in wanted]
+  videos = [
+    _prepared(raw, pp, i) for i, raw in zip(wanted, examples, strict=True)
+  ]
+  labels = {"label": np.stack([raw["label"] for raw in examples])}
+  return _stacked(videos, pp), captions_lib.label_names(data_config, labels)
 
 
 def read_files(
@@ -247,10 +282,14 @@ def main(argv: list[str] | None = None) -> None:
     token_maps.map_names(run.model)  # Before anything is read.
     if args.videos:
       videos = read_files(args.videos, run.data)
+      names = [pathlib.Path(file).name for file in args.videos]
+      words = [captions_lib.shortened(name) for name in names]
     else:
-      videos = read_examples(run.data, args.num_videos)
+      videos, words = read_captioned(run.data, args.num_videos)
     choice = dict(
-      patch_size=min(run.dials.patch_size.values), num_tokens=args.num_tokens
+      patch_size=min(run.dials.patch_size.values),
+      num_tokens=args.num_tokens,
+      captions=words,
     )
     draw(args.output, run.model, run.params, videos, **choice)
   moving = pathlib.Path(args.output).with_suffix(".gif")
