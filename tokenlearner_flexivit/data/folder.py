@@ -111,9 +111,17 @@ class FolderSource(sources.Source):
 
   def labels(self, key: str = "label") -> np.ndarray:
     """Returns the numbers of the classes, int64 [N], from memory."""
-    if key != "label":
-      raise ValueError(self._no_such_label(key, ["label"]))
+    self.check_label(key)
     return self._labels.astype(np.int64)
+
+  def label_keys(self) -> list[str]:
+    """Returns the only label that there is."""
+    return ["label"]
+
+  @property
+  def has_labels_at_hand(self) -> bool:
+    """Labels are in memory."""
+    return True
 
   def digest(self) -> str:
     """Returns a hash of the classes and of the files' names in their order."""
