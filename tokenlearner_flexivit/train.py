@@ -99,6 +99,8 @@ def train_and_evaluate(
     workdir_lib.check_shared(workdir)
     closing.enter_context(workdir_lib.Lock(workdir))
     workdir_lib.claim_workdir(workdir, config, experiment.about_data)
+    for line in data_lib.describe_splits(config):
+      say(line)
     progress_lib.describe_devices(batch_size)
     progress_lib.describe_model(params)
     say(report.cost_table(experiment))
@@ -238,6 +240,8 @@ def evaluate(
   params = checkpoint_lib.read_params(workdir)
   step = checkpoint_lib.newest_step(workdir)
   params = parallel.replicate(params, experiment.config["parallel"])
+  for line in data_lib.describe_splits(experiment.config):
+    say(line)
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)
   report.write(experiment, workdir, params, results)

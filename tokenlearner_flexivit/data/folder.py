@@ -170,6 +170,25 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
   }
 
 
+def choose_splits(
+  path: str | os.PathLike, train: str = "", test: str = ""
+) -> tuple[str, str]:
+  """Returns the splits of a folder of images to train on and to evaluate on.
+
+  Args:
+    path: the folder. If it is not there, it is taken for one without splits;
+      opening it says what is wrong.
+    train: see `splits.choose`.
+    test: see `splits.choose`.
+
+  Raises:
+    ValueError: see `split_folders` and `splits.choose`.
+  """
+  if not paths.local(path, "folder:").is_dir():
+    return train or "train[:90%]", test or "train[90%:]"
+  return splits.choose([*split_folders(path)], f"folder:{path}", train, test)
+
+
 def _root(path: str | os.PathLike) -> pathlib.Path:
   """Returns the folder or raises ValueError if there is none."""
   root = paths.local(path, "folder:")
