@@ -186,7 +186,13 @@ def test_splits_that_are_asked_for_must_be_there(tmp_path):
       shutil.rmtree(tmp_path / name)
 
 
-@pytest.mark.parametrize("get_config", [folder.get_config, transfer.get_config])
+@pytest.mark.parametrize(
+  "get_config",
+  [
+    folder.get_config,
+    pytest.param(transfer.get_config, marks=pytest.mark.slow),
+  ],
+)
 def test_a_dozen_images_are_trained(get_config, tmp_path, capsys):
   """The configs as they stand, but for the size of the model."""
   write_images(tmp_path / "pets", "cat", "dog", count=6)
