@@ -194,11 +194,13 @@ class Dials:
 
     Args:
       branch: of `branches`.
-      setting: an index into `settings` of one that belongs to the branch.
+      setting: an index into `settings` of one that belongs to the branch. An
+        index of "all" keeps all learned tokens: a mask of none gives NaN.
     """
     if branch.num_tokens is not None or not self._masked:
       return branch
-    numbers = [n if n in self._masked else 0 for _, n in self.settings]
+    most = max(self._masked)
+    numbers = [n if n in self._masked else most for _, n in self.settings]
     number = jnp.asarray(numbers, jnp.int32)[setting]
     return branch._replace(num_tokens=number)
 

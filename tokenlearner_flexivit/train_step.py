@@ -67,9 +67,23 @@ def create_state(
   )
 
 
-def step_keys(seed: int, step: jax.Array) -> jax.Array:
-  """Keys of one step, [3]: for the dials, the batch (mixup) and dropout."""
-  return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+def step_keys(
+  seed: int, step: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the keys of one step: for the dials, the batch (mixup) and dropout.
+
+  What the dials and the batch draw is the same on the host and on every device,
+  drawn alone or for many steps at once, so these keys are of threefry. Other
+  implementations draw other numbers under `jax.vmap`. Dropout follows
+  `jax_default_prng_impl`, since it may be much faster by another.
+  """
+
+  def keys(impl: str | None) -> jax.Array:
+    key = jax.random.key(seed, impl=impl)
+    return jax.random.split(jax.random.fold_in(key, step), 3)
+
+  dial_key, batch_key, _ = keys("threefry2x32")
+  return dial_key, batch_key, keys(None)[2]
 
 
 def make_train_step(
