@@ -69,7 +69,10 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
     evals = {k: v for k, v in config["evals"].items() if v is not None}
     config["evals"] = evals
   sections = {name: config[name] for name in SECTIONS}
-  sections |= {f"evals.{name}": section for name, section in evals.items()}
+  for name, section in evals.items():
+    sections[f"evals.{name}"] = section
+    if isinstance(section, dict):
+      sections[f"evals.{name}.data"] = section.get("data")
   for name, section in sections.items():
     if section is not None and not isinstance(section, dict):
       raise ValueError(
