@@ -233,6 +233,8 @@ def test_a_label_beyond_the_classes():
     ("patch_sizes", (6, (6, 6)), r"few.patch_sizes=.* has a value twice"),
     ("train_split", "train[:0]", "split is empty"),
     ("label_key", "shape", r"Such are: label\."),
+    ("label_key", 3, "few.label_key=3 must be a string"),
+    ("test_split", 3, "few.test_split=3 must be a string"),
     ("representation", "stems", r"Known: encoded, .*\+mlp"),
     ("batch_size", 12, "few.batch_size=12"),
     ("shot", 5, "Did you mean 'shots'"),
@@ -341,6 +343,17 @@ def test_accuracies_are_those_of_scikit_learn(
       tuned = right[:, best].mean()
       assert results[f"{prefix}_tuned"] == pytest.approx(tuned)
   assert len(results) == len(patch_sizes) * 2 * 5
+
+
+def test_a_training_that_has_diverged(config):
+  config.flexi.patch_size.values = (6,)
+  parts = experiment_lib.Experiment(config)
+  shapes = jax.eval_shape(
+    lambda: parts.task.init(jax.random.key(0), (12, 12, 3))
+  )
+  params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
+  with pytest.raises(ValueError, match=r"few: .* at patch6 are not finite"):
+    dict(parts.evaluators["few"].run(parallel.replicate(params)))
 
 
 def test_one_seed_has_no_spread(config):

@@ -238,6 +238,10 @@ def test_devices_share_teachers(config, tmp_path):
   "section, message",
   [
     (dict(teachers={}), "at least one"),
+    (dict(teachers=["x.npz"]), r"teachers=\['x.npz'\] must be a dict"),
+    (dict(teachers={"prof": "x.npz"}), r"prof='x.npz' must be a dict"),
+    (dict(label_smoothing=0.1), "label_smoothing=0.1 .*label_weight=0"),
+    (dict(temperature="2"), "temperature='2' must be a number"),
     (dict(temperature=0), r"task\.temperature=0 must be a number in \(0, inf"),
     (dict(label_weight=-1), r"task\.label_weight=-1 .*\[0, inf"),
     (dict(distance="l2"), "Known: binary_kl, kl"),

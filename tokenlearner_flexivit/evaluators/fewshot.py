@@ -112,6 +112,13 @@ class Evaluator(base.Evaluator):
         f"{where}.data.split: few-shot evaluation needs two splits. Set "
         f"{where}.train_split and {where}.test_split instead."
       )
+    for key, value in (
+      ("train_split", train_split),
+      ("test_split", test_split),
+      ("label_key", label_key),
+    ):
+      if not isinstance(value, str):
+        raise ValueError(f"{where}.{key}={value!r} must be a string.")
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     del class_names
     super().__init__(
@@ -208,7 +215,11 @@ class Evaluator(base.Evaluator):
       yield setting, {**labels, "features": represent(params, inputs)}
 
   def _tables(self, params: Any) -> dict[dials.Setting, np.ndarray]:
-    """Returns the representations of all that is drawn, [rows, D]."""
+    """Returns the representations of all that is drawn, [rows, D].
+
+    Raises:
+      ValueError: one is not finite, so that nothing can be solved for.
+    """
     tables = {}
     nothing = self._nothing()
     for batch in self._train:
@@ -218,6 +229,12 @@ class Evaluator(base.Evaluator):
           shape = (self._train.num_examples, features.shape[-1])
           tables[setting] = np.empty(shape, np.float32)
         tables[setting][rows[rows >= 0]] = features[rows >= 0]
+    for setting, table in tables.items():
+      if not np.isfinite(table).all():
+        raise ValueError(
+          f"{self._where}: the representations at {setting.name} are not "
+          "finite. The training has diverged."
+        )
     return tables
 
   def _solve(self, table: np.ndarray) -> list[ridge.Solution]:

@@ -159,8 +159,18 @@ def create_teachers(
   Raises:
     ValueError: no teacher, or one that does not fit.
   """
+  if not isinstance(sections, Mapping):
+    raise ValueError(
+      f"{where}={sections!r} must be a dict of teachers by name, such as "
+      "dict(prof=dict(init=...))."
+    )
   if not sections:
     raise ValueError(f"{where} is empty; give at least one.")
+  for name, section in sections.items():
+    if not isinstance(section, Mapping):
+      raise ValueError(
+        f"{where}.{name}={section!r} must be a dict, such as dict(init=...)."
+      )
   return tuple(
     configuration.call(
       Teacher.create,
@@ -209,7 +219,7 @@ class Distillation(classification.Classification):
       label_weight: weight of the loss on labels, added to the distance. At 0
         training needs no labels.
       loss: the loss on labels, and what the evaluators report.
-      label_smoothing: see `Classification`.
+      label_smoothing: see `Classification`; of the labels, if they count.
       mixup_alpha: see there; teachers see the mixed images.
 
     Raises:
@@ -219,6 +229,12 @@ class Distillation(classification.Classification):
     where, check_number = "config.task", configuration.check_number
     check_number(temperature, f"{where}.temperature", "(0, inf)")
     check_number(label_weight, f"{where}.label_weight", "[0, inf)")
+    if label_smoothing and not label_weight:
+      raise ValueError(
+        f"{where}.label_smoothing={label_smoothing} smooths labels, which play "
+        f"no part at {where}.label_weight=0. Set that above 0, or leave the "
+        "smoothing out."
+      )
     self._distance, self._link = configuration.choose(
       distance, DISTANCES, f"{where}.distance"
     )
