@@ -14,7 +14,6 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,18 +46,6 @@ class CheckpointError(RuntimeError):
   """Checkpoints could not be saved; says which and why."""
 
 
-class _Manager(ocp.CheckpointManager):
-  """Leaves it to the loop to notice that the run is told to stop.
-
-  At such a step orbax takes the difference of two times, of which one has no
-  time zone if its checkpoint is older than the manager.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    """Returns False, whatever the step."""
-    return False
-
-
 class Checkpoints:
   """The checkpoints of a workdir, the newest few of them kept.
 
@@ -73,7 +60,6 @@ class Checkpoints:
     keep: int,
     config: dict[str, Any],
     max_failures: int = 3,
-    before_first: Callable[[], None] = lambda: None,
   ):
     """Opens `workdir/checkpoints` and removes what a killed run left half done.
 
@@ -82,10 +68,11 @@ class Checkpoints:
       keep: how many to keep, >= 1; with 1 there is none to fall back to.
       config: stored in each of them.
       max_failures: the run stops when so many saves in a row fail, >= 1.
-      before_first: called by process 0 before it saves first, and again before
-        the next save if it fails, which counts as a save that failed.
     """
-    self._before_first = before_first
+    if keep < 1:
+      raise ValueError(f"config.keep_checkpoints={keep} must be >= 1.")
+    if max_failures < 1:
+      raise ValueError(f"config.max_save_failures={max_failures} must be >= 1.")
     self._config = config
     self._keep = keep
     self._max_failures = max_failures
@@ -119,8 +106,7 @@ class Checkpoints:
 
     Args:
       step: nothing is done if there is a checkpoint of it.
-      state: arrays of which every host holds all; stacks of blocks are saved
-        as blocks (see `models.stacking`).
+      state: arrays of which every host holds all.
       notes: anything of JSON to keep with it, for `notes`.
       must: waits until it is on disk, and raises if it is not: for the last.
 
@@ -148,8 +134,6 @@ class Checkpoints:
         raise FileNotFoundError(
           errno.ENOENT, "The folder is gone", str(self._directory)
         )
-      self._before_first()
-      self._before_first = lambda: None
       if self._manager is None:
         self._manager = self._open_manager()
       self._manager.save(
@@ -176,8 +160,8 @@ class Checkpoints:
       self._saving = None
       self._failures.clear()
 
-  def _open_manager(self) -> _Manager:
-    return _Manager(
+  def _open_manager(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=self._keep,
@@ -267,16 +251,17 @@ class Checkpoints:
     """
     self._finish_save()
     damaged = {}
-    steps = workdir_lib.of_first_host(
-      sorted(_steps(self._directory), reverse=True)
-    )
-    for step in steps:
+    for step in _of_first_host(sorted(_steps(self._directory), reverse=True)):
       damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
       damage = _of_any_host(damage)
       if damage is None:
         self._set_aside(damaged, step)
-        with workdir_lib.together():
+        restored = error = None
+        try:
           restored = _restore(self.path(step), state)
+        except Exception as raised:
+          error = raised
+        workdir_lib.raise_together(error)
         return step, restored
       damaged[step] = damage
     if damaged:
@@ -289,31 +274,27 @@ class Checkpoints:
     return None
 
   def _set_aside(self, damaged: dict[int, str], good: int) -> None:
-    with workdir_lib.together():
-      for step, damage in damaged.items() if self._writes else ():
-        aside, count = self.path(step).with_suffix(CORRUPT), 1
-        while aside.exists():
-          count += 1
-          aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
-        progress.say(
-          f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
-          f"Falling back to {self.path(good)}; the damaged one is kept as "
-          f"{aside.name}."
-        )
+    error = None
+    for step, damage in damaged.items() if self._writes else ():
+      aside, count = self.path(step).with_suffix(CORRUPT), 1
+      while aside.exists():
+        count += 1
+        aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
+      progress.say(
+        f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
+        f"Falling back to {self.path(good)}; the damaged one is kept as "
+        f"{aside.name}."
+      )
+      try:
         self.path(step).rename(aside)
+      except OSError as raised:
+        error = raised
+    workdir_lib.raise_together(error)
 
   def notes(self, step: int) -> Any:
-    """Returns the notes that were saved with a checkpoint; all must call it."""
-    notes, path = None, self.path(step) / "notes" / "metadata"
-    with workdir_lib.together():
-      if self._writes:
-        notes = json.loads(path.read_bytes())["notes"]
-    return workdir_lib.of_first_host(notes)
-
-
-def steps(workdir: pathlib.Path) -> list[int]:
-  """Returns the steps of a workdir's checkpoints, intact or not."""
-  return sorted(_steps(workdir / CHECKPOINTS))
+    """Returns the notes that were saved with a checkpoint."""
+    path = self.path(step) / "notes" / "metadata"
+    return json.loads(path.read_bytes())["notes"]
 
 
 def newest_step(workdir: pathlib.Path) -> int:
@@ -322,26 +303,22 @@ def newest_step(workdir: pathlib.Path) -> int:
   Raises:
     ValueError: there is none.
   """
-  newest = max(steps(workdir), default=None)
-  if newest is None:
+  steps = _steps(workdir / CHECKPOINTS)
+  if not steps:
     raise ValueError(f"{workdir} holds no checkpoint of a run.")
-  return newest
+  return max(steps)
 
 
-def read_params(workdir: pathlib.Path, step: int | None = None) -> Any:
-  """Returns the parameters to evaluate from a checkpoint of a workdir.
+def read_params(workdir: pathlib.Path) -> Any:
+  """Returns the parameters to evaluate from a workdir's newest checkpoint.
 
   The moving average if the run kept one. Nested dicts of NumPy arrays, read
   without knowing the optimizer.
 
-  Args:
-    workdir: of a run.
-    step: of the checkpoint; None for the newest.
-
   Raises:
-    ValueError: no checkpoint there, or it is damaged.
+    ValueError: no checkpoint there, or the newest is damaged.
   """
-  path = _intact(workdir, step) / "state"
+  path = _newest_intact(workdir) / "state"
   for prefix in ("ema/", "params/"):
     if arrays := state_file.read(path, prefix):
       break
@@ -359,18 +336,12 @@ def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
   """
-  return state_file.read(_intact(workdir) / "state")
+  return state_file.read(_newest_intact(workdir) / "state")
 
 
-def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
-  """Returns where a checkpoint lies, the newest or another; checks its files.
-
-  Raises:
-    ValueError: it is damaged, or there is none.
-  """
-  if step is None:
-    step = newest_step(workdir)
-  path = (workdir / CHECKPOINTS / str(step)).absolute()
+def _newest_intact(workdir: pathlib.Path) -> pathlib.Path:
+  """Where the newest checkpoint lies, which is as it was written."""
+  path = (workdir / CHECKPOINTS / str(newest_step(workdir))).absolute()
   damage = checksums.find_damage(path, skip=_UNCHECKED)
   if damage is not None:
     raise ValueError(
@@ -400,6 +371,17 @@ def _steps(directory: pathlib.Path) -> list[int]:
   if not directory.is_dir():
     return []
   return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
+
+
+def _of_first_host(steps: list[int]) -> list[int]:
+  """The list of process 0: a file system may show others less."""
+  if jax.process_count() == 1:
+    return steps
+  count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+  if not count:
+    return []
+  steps = np.asarray((steps + [0] * count)[:count], np.int32)
+  return multihost_utils.broadcast_one_to_all(steps).tolist()
 
 
 def _of_any_host(damage: str | None) -> str | None:

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -134,11 +137,48 @@ def test_home_folder(digits, tmp_path, monkeypatch):
 
 
 def test_losing_the_race_is_no_error(tmp_path, monkeypatch):
+  """Against a host whose locks are not seen."""
+  done = tmp_path / "done"
+  digits_module.prepare(done)
+
   def prepared_meanwhile(path, target):
     monkeypatch.undo()
-    digits_module.prepare(tmp_path)
+    shutil.copytree(done / "digits" / "1.0.0", target)
     return path.rename(target)
 
   monkeypatch.setattr("pathlib.PosixPath.rename", prepared_meanwhile)
   digits_module.prepare(tmp_path)
   assert os.listdir(tmp_path / "digits") == ["1.0.0"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+  folder = tmp_path / "digits"
+  mine = folder / f".new-{socket.gethostname()}-x"
+  old, fresh = folder / ".new-old", folder / ".new-other-host-x"
+  for left in (mine, old, fresh):
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(b"part")
+  for path in (old, old / "part"):
+    os.utime(path, (0, 0))
+  (folder / ".lock-1.0.0").touch()
+  digits_module.prepare(tmp_path)
+  # Another host may still be writing.
+  assert sorted(os.listdir(folder)) == [fresh.name, "1.0.0"]
+
+
+def test_other_threads_are_heard_while_tfds_is_silent(
+  tmp_path, monkeypatch, capsys
+):
+  prepare = digits_module.Digits.download_and_prepare
+
+  def talkative(builder):
+    print("this thread")
+    for stream in (sys.stdout, sys.stderr):
+      thread = threading.Thread(target=lambda s=stream: print("other", file=s))
+      thread.start()
+      thread.join()
+    prepare(builder)
+
+  monkeypatch.setattr(digits_module.Digits, "download_and_prepare", talkative)
+  digits_module.prepare(tmp_path)
+  assert capsys.readouterr() == ("other\n", "other\n")

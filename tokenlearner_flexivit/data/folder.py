@@ -82,13 +82,9 @@ class FolderSource(sources.Source):
         stacklevel=3,
       )
     counts = np.bincount(self._labels, minlength=self.num_classes)
-    missing = [self.class_names[i] for i in np.flatnonzero(counts == 0)]
-    if missing:
-      warnings.warn(
-        f"{self.name} has no image of {len(missing)} of the "
-        f"{self.num_classes} classes: {_some(missing)}.",
-        stacklevel=3,
-      )
+    sources.warn_of_missing_classes(
+      self.name, self.class_names, counts, "image"
+    )
 
   def __len__(self) -> int:
     return len(self._labels)
@@ -111,17 +107,9 @@ class FolderSource(sources.Source):
 
   def labels(self, key: str = "label") -> np.ndarray:
     """Returns the numbers of the classes, int64 [N], from memory."""
-    self.check_label(key)
+    if key != "label":
+      raise ValueError(self._no_such_label(key, ["label"]))
     return self._labels.astype(np.int64)
-
-  def label_keys(self) -> list[str]:
-    """Returns the only label that there is."""
-    return ["label"]
-
-  @property
-  def has_labels_at_hand(self) -> bool:
-    """Labels are in memory."""
-    return True
 
   def digest(self) -> str:
     """Returns a hash of the classes and of the files' names in their order."""
@@ -168,25 +156,6 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
     for name in names
     if name not in taken and splits.holds_folders(root / name)
   }
-
-
-def choose_splits(
-  path: str | os.PathLike, train: str = "", test: str = ""
-) -> tuple[str, str]:
-  """Returns the splits of a folder of images to train on and to evaluate on.
-
-  Args:
-    path: the folder. If it is not there, it is taken for one without splits;
-      opening it says what is wrong.
-    train: see `splits.choose`.
-    test: see `splits.choose`.
-
-  Raises:
-    ValueError: see `split_folders` and `splits.choose`.
-  """
-  if not paths.local(path, "folder:").is_dir():
-    return train or "train[:90%]", test or "train[90%:]"
-  return splits.choose([*split_folders(path)], f"folder:{path}", train, test)
 
 
 def _root(path: str | os.PathLike) -> pathlib.Path:

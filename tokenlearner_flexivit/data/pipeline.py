@@ -85,7 +85,10 @@ class _Settings:
 
   def source(self) -> Source:
     """Opens the source."""
-    is_tfds = self.name.split(":")[0] not in ("folder", "fake", "video_folder")
+    is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
+    is_tfds = not (
+      is_video_folder or self.name.split(":")[0] in ("folder", "fake")
+    )
     if self.features is not None and not is_tfds:
       raise ValueError(
         f"data.features={self.features!r} is for TFDS datasets; {self.name!r} "
@@ -95,7 +98,7 @@ class _Settings:
       source = FolderSource(self.name.removeprefix("folder:"), self.split)
     elif self.name.split(":")[0] == "fake":
       source = FakeSource(self.name, self.split)
-    elif self.name.startswith("video_folder:"):
+    elif is_video_folder:
       from tokenlearner_flexivit.data.video_folder import VideoFolderSource
 
       source = VideoFolderSource(self.name, self.split, self.data_dir)

@@ -211,8 +211,8 @@ class Preprocess:
       before = example
       try:
         example = step.fn(example, *args, **step.kwargs)
-      except MemoryError:
-        raise  # None of the example's.
+      except (MemoryError, OSError):
+        raise  # None of the example's; frames of videos are read here.
       except Exception as error:
         raise ValueError(
           f"{step.text} in the preprocessing {self.text!r}: {error}"

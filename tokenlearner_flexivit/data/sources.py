@@ -4,16 +4,14 @@ import abc
 import concurrent.futures
 import hashlib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 # Threads that read labels; they wait for the disk or the network.
 _READERS = 32
-
-# Examples whose labels are read in seconds, from any disk.
-_FEW = 10_000
 
 
 class Source(abc.ABC):
@@ -66,7 +64,10 @@ class Source(abc.ABC):
     Raises:
       ValueError: examples have no such entry, or it is no whole number.
     """
-    self.check_label(key)
+    example = self[0]
+    known = [name for name, value in example.items() if is_whole_number(value)]
+    if key not in known:
+      raise ValueError(self._no_such_label(key, known))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
       # Few at a time: futures of a million examples would fill the memory.
       parts = [
@@ -75,24 +76,12 @@ class Source(abc.ABC):
       ]
     return np.concatenate(parts)
 
-  @property
-  def has_labels_at_hand(self) -> bool:
-    """Whether `labels` takes no more than seconds."""
-    return len(self) <= _FEW
-
-  def label_keys(self) -> list[str]:
-    """Returns the entries of an example that are one whole number."""
-    return [key for key, value in self[0].items() if is_whole_number(value)]
-
-  def check_label(self, key: str) -> None:
-    """Raises ValueError unless `labels` can give this entry of examples."""
-    known = self.label_keys()
-    if key not in known:
-      names = ", ".join(name for name in known if name != "id")
-      raise ValueError(
-        f"{key!r} is no entry of {self.name} that is one whole number per "
-        f"example. Such are: {names or 'none'}."
-      )
+  def _no_such_label(self, key: str, known: Iterable[str]) -> str:
+    names = ", ".join(name for name in known if name != "id")
+    return (
+      f"{key!r} is no entry of {self.name} that is one whole number per "
+      f"example. Such are: {names or 'none'}."
+    )
 
   def digest(self) -> str:
     """Returns a short name for the data, to notice that they have changed.
@@ -105,6 +94,31 @@ class Source(abc.ABC):
 def hash_words(*values: Any) -> str:
   """Returns a hash of values' `repr` in 16 hexadecimal digits."""
   return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
+
+
+def warn_of_missing_classes(
+  name: str, class_names: Sequence[str], counts: Sequence[int], what: str
+) -> None:
+  """Warns of the classes that a source has no example of.
+
+  Args:
+    name: of the source.
+    class_names: of its classes.
+    counts: number of its examples of each.
+    what: an example is, such as "image".
+  """
+  missing = [
+    class_name
+    for class_name, count in zip(class_names, counts, strict=True)
+    if not count
+  ]
+  if missing:
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    warnings.warn(
+      f"{name} has no {what} of {len(missing)} of the {len(class_names)} "
+      f"classes: {', '.join(map(repr, missing[:10]))}{more}.",
+      stacklevel=4,
+    )
 
 
 def is_whole_number(value: Any) -> bool:

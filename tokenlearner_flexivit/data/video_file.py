@@ -1,4 +1,4 @@
-"""Video files as JPEGs of their frames, evenly spaced in time; by PyAV."""
+"""Reads video files as JPEGs of frames evenly spaced in time, with PyAV."""
 
 import collections
 import contextlib
@@ -27,6 +27,7 @@ EXTENSIONS = (
 # neither a frame that can be decoded by itself nor have the right time.
 _INDEXED = {"mov", "matroska"}
 JPEG_QUALITY = 90
+_MAX_SIDE = 65_500  # OpenCV writes no larger JPEGs.
 FPS_RANGE = (0.001, 1000)
 # Some formats round times to milliseconds, and so a frame may seem to be shown
 # a little after the time that it is for.
@@ -44,13 +45,28 @@ def read_jpegs(
   start: float = 0,
   end: float | None = None,
 ) -> list[bytes]:
-  """Reads the frames that are shown at `start`, `start` + 1 / `fps`, ...
+  """Returns all that `iter_jpegs` yields, of a video that fits in memory."""
+  return list(iter_jpegs(path, fps, size, start, end))
+
+
+def iter_jpegs(
+  path: str | os.PathLike,
+  fps: float,
+  size: int,
+  start: float = 0,
+  end: float | None = None,
+) -> Iterator[bytes]:
+  """Yields the frames that are shown at `start`, `start` + 1 / `fps`, ...
 
   Times are those of the file, counted from its first frame: a frame stays until
   the next one comes, whether or not they come at a constant rate. So frames are
   repeated where the file has fewer than `fps` and left out where it has more.
   AVI has the order of the frames instead of times. Decoding begins shortly
   before `start` in MP4, MOV, MKV and WebM, with the first frame in all others.
+  No more than a few frames are in memory, however long the video is.
+
+  Where a file has several videos, the one is read that players show by default.
+  Cover pictures are no videos.
 
   Frames are turned as the file asks, by the nearest number of right angles:
   phones store what was held upright lying on its side. Mirroring and the aspect
@@ -67,8 +83,9 @@ def read_jpegs(
     end: seconds, or None for the end of the file; what is beyond that is no
       error.
 
-  Returns:
-    The frames in RGB as JPEGs, at least one.
+  Yields:
+    The frames in RGB as JPEGs, at least one; a frame that stays is the same
+    object again.
 
   Raises:
     ValueError: the file is no video or a damaged one, has no times or some that
@@ -82,19 +99,17 @@ def read_jpegs(
     raise ValueError(f"fps={fps} must be from {low} to {high}")
   rate = fractions.Fraction(fps).limit_denominator(1001)
   shape = None
-  jpegs = []
-  last, last_jpeg = None, b""
+  last, jpeg = None, b""
   for frame in _shown(path, rate, start, end):
     if frame is not last:
       pixels = _upright(frame.to_ndarray(format="bgr24"), frame.rotation)
       if shape is None:
         shape = _reduced(*pixels.shape[:2], size)
-      last, last_jpeg = frame, _encode(pixels, shape)
-    jpegs.append(last_jpeg)
-  if not jpegs:
+      last, jpeg = frame, _encode(pixels, shape)
+    yield jpeg
+  if last is None:
     until = "its end" if end is None else f"{end} s"
     raise ValueError(f"the file has no frames from {start} s to {until}")
-  return jpegs
 
 
 def _upright(pixels: np.ndarray, angle: float) -> np.ndarray:
@@ -109,6 +124,11 @@ def _reduced(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _encode(pixels: np.ndarray, shape: tuple[int, int]) -> bytes:
+  if max(shape) > _MAX_SIDE:
+    raise ValueError(
+      f"its frames of {shape[0]} x {shape[1]} pixels are larger than "
+      f"{_MAX_SIDE} on a side, which no JPEG can be"
+    )
   if pixels.shape[:2] != shape:
     pixels = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
   quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -220,9 +240,7 @@ def _decoded(
   count = 0
   try:
     with av.open(os.fspath(path)) as container:
-      if not container.streams.video:
-        raise ValueError("the file has no video, or it is cut off")
-      stream = container.streams.video[0]
+      stream = _video_stream(container, av.stream.Disposition)
       if stream.codec_context is None:
         raise ValueError("FFmpeg does not know how the file's video is coded")
       # Many files are decoded at a time; see `frame_store`.
@@ -248,6 +266,35 @@ def _decoded(
       f"the file cannot be decoded{after}, it is damaged or no video: "
       f"{error.strerror}"
     ) from error
+
+
+def _video_stream(container, disposition):
+  """Returns the video that players show by default.
+
+  Args:
+    container: the opened file.
+    disposition: PyAV's flags of streams.
+
+  Raises:
+    ValueError: there is none.
+  """
+  # FFmpeg counts the cover picture, which taggers add, as a video.
+  pictures = disposition.attached_pic | disposition.timed_thumbnails
+  videos = [
+    stream
+    for stream in container.streams.video
+    if not stream.disposition & pictures
+  ]
+  if not videos:
+    what = (
+      "nothing to see but a cover picture"
+      if container.streams.video
+      else "no video"
+    )
+    raise ValueError(f"the file has {what}, or it is cut off")
+  best = container.streams.best("video")
+  indices = [stream.index for stream in videos]
+  return best if best.index in indices else videos[0]
 
 
 def _by_times(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:

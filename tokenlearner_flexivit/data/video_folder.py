@@ -1,109 +1,61 @@
 """People's own videos: `video_folder:/path`, stored once as JPEGs of frames."""
 
-import dataclasses
+import itertools
+import json
 import os
 import pathlib
 import re
 import urllib.parse
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import tensorflow_datasets as tfds
+import numpy as np
+from absl import logging
 
+from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import (
   frame_store,
   preparation,
-  tfds_source,
+  sources,
+  splits,
+  video_clips,
   video_file,
   video_listing,
 )
 
 # Where a name does not say, see `VideoFolderSource`.
 FPS, SIZE = 25, 256
-
-_DESCRIPTION = """
-Videos of a folder, as JPEGs of frames that are evenly spaced in time.
-"""
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class VideoFolderConfig(tfds.core.BuilderConfig):
-  """Which videos.
-
-  Attributes:
-    listing: the videos.
-  """
-
-  # TFDS logs the config.
-  listing: video_listing.Listing = dataclasses.field(repr=False)
+MAX_SIZE = 4096
+# Of what is stored: 2 changed what a dataset's folder holds. 1.2 turned frames
+# as the file asks.
+VERSION = "2.0.0"
+_ABOUT = "dataset.json"  # Written last: where it is, all is.
+_FRAMES = "frames"
 
 
-class VideoFolder(tfds.core.GeneratorBasedBuilder):
-  """TFDS builder; see `_DESCRIPTION`."""
-
-  VERSION = tfds.core.Version("1.2.0")
-  RELEASE_NOTES: ClassVar = {
-    "1.2.0": "Frames are turned as the file asks.",
-    "1.1.0": "Frames of AVI and of clips of MPEG streams in true order.",
-    "1.0.0": "First version.",
-  }
-  # There are no downloads to check; see `Digits`.
-  url_infos = None
-  frames: frame_store.FrameStore  # Needed to write the dataset only.
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features
-    listing = self.builder_config.listing
-    label = features.ClassLabel(names=listing.class_names)
-    frame = features.Image(shape=(None, None, 3), encoding_format="jpeg")
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=features.FeaturesDict(
-        {
-          "video": features.Sequence(frame),
-          "label": features.Sequence(label) if listing.has_several else label,
-          "file_name": features.Text(),
-        }
-      ),
-      # The order is the listing's.
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # There is nothing to download.
-    clips = self.builder_config.listing.clips
-    return {split: self._generate_examples(split) for split in clips}
-
-  def _generate_examples(self, split: str):
-    listing = self.builder_config.listing
-    for index, clip in enumerate(listing.clips[split]):
-      labels = [listing.class_names.index(name) for name in clip.labels]
-      yield (
-        index,
-        {
-          "video": self.frames.read(clip),
-          "label": labels if listing.has_several else labels[0],
-          "file_name": clip.path,
-        },
-      )
-
-
-class VideoFolderSource(tfds_source.TfdsSource):
+class VideoFolderSource(sources.Source):
   """Videos of a folder, by class folders or CSV files.
 
   The name is "video_folder:PATH", perhaps with "?fps=FPS&size=SIZE"; where they
   are not given, 25 frames per second are stored (0.001 to 1000 can be), with a
-  smaller side of 256 pixels or the video's own if that is less. See
-  `video_listing.list_videos` for what PATH may hold and `video_file.read_jpegs`
-  for how frames are chosen.
+  smaller side of 256 pixels (1 to 4096 can be) or the video's own if that is
+  less. See `video_listing.list_videos` for what PATH may hold and
+  `video_file.iter_jpegs` for how frames are chosen.
 
   The first time, all videos are decoded and stored in TFDS's folder, as
   video_folder/FOLDER-FPSfps-SIZEpx-DIGEST. DIGEST depends on the names and
-  sizes of the files and on their labels and times, so that after a change all
-  is stored anew. What is stored can also be read where PATH is not, as the
-  dataset of that name. Until all is there, the frames of each video are kept in
-  a file in video_folder/.frames-FPSfps-SIZEpx-VERSION, which takes the room
-  twice.
+  sizes of the files and on their labels, times and groups, so that after a
+  change all is stored anew. An hour of video takes about 2 GB at 25 frames per
+  second and 256 pixels. What is stored can also be read where PATH is not, by
+  the name "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST". Until all is there, the
+  frames of each video are kept in video_folder/.frames-FPSfps-SIZEpx-VERSION.
+
+  An example holds no frames: its `video` reads those that are taken, and no
+  others, however long the video is (see `frame_store.StoredFrames`).
+
+  A slice of a split, such as "train[:90%]", begins and ends between two files,
+  or between two groups that a CSV file names, at the bound that is nearest to
+  what is asked for.
   """
 
   def __init__(
@@ -112,20 +64,120 @@ class VideoFolderSource(tfds_source.TfdsSource):
     """Lists the videos, stores them unless they are, and opens the split.
 
     Args:
-      name: see above.
-      split: train, validation or test, or a slice of one.
+      name: "video_folder:PATH..." or "video_folder/STORED"; see above.
+      split: train, validation or test by any of their names (see `splits`), a
+        slice of one, or several joined by "+".
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
 
     Raises:
-      ValueError: the name, the folder, a CSV file or a video cannot be read;
-        the message says which and why.
+      ValueError: the name, the folder, a CSV file, a video or the split cannot
+        be read; the message says which and why.
       OSError: TFDS's folder cannot be written.
     """
-    path, fps, size = parse_name(name)
-    config = prepare(path, data_dir, fps, size)
-    super().__init__(f"video_folder/{config}", split, data_dir)
     self.name = f"{name} ({split})"
+    if name.startswith("video_folder:"):
+      path, fps, size = parse_name(name)
+      stored = prepare(path, data_dir, fps, size)
+    else:
+      stored = name.removeprefix("video_folder/").partition(":")[0]
+    folder = _folder(data_dir) / stored / VERSION
+    about = _read_about(name, folder)
+    self._frames = folder / _FRAMES
+    self.class_names = about["class_names"]
+    self.num_classes = len(self.class_names)
+    self.has_several = about["has_several"]
+    self._clips = []
+    for asked, part in splits.parse(split):
+      known = splits.resolve(asked, list(about["splits"]), name)
+      clips = about["splits"][known]
+      self._clips += _slice(clips, part, f"{name} ({known})")
+    labels = np.array(
+      [label for clip in self._clips for label in clip["labels"]], np.int64
+    )
+    counts = np.bincount(labels, minlength=self.num_classes)
+    sources.warn_of_missing_classes(
+      self.name, self.class_names, counts, "video"
+    )
+
+  def __len__(self) -> int:
+    return len(self._clips)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    clip = self._clips[index]
+    label = np.int32(clip["labels"][0])
+    if self.has_several:
+      label = np.zeros(self.num_classes, np.float32)
+      label[clip["labels"]] = 1
+    return {
+      "video": frame_store.StoredFrames(
+        self._frames / clip["frames"], clip["num_frames"]
+      ),
+      "label": label,
+      "id": np.int32(index),
+      "file_name": clip["path"].encode("utf-8", "surrogateescape"),
+    }
+
+  def describe(self, index: int) -> str:
+    """Returns the position and the path of the video."""
+    return f"example {index}, {self._clips[index]['path']}"
+
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Returns the numbers of the classes, int64 [N], from memory."""
+    if key != "label" or self.has_several:
+      known = [] if self.has_several else ["label"]
+      raise ValueError(self._no_such_label(key, known))
+    numbers = [clip["labels"][0] for clip in self._clips]
+    return np.array(numbers, np.int64)
+
+  def digest(self) -> str:
+    """Returns a hash of the classes and of the clips in their order."""
+    clips = [
+      {key: value for key, value in clip.items() if key != "frames"}
+      for clip in self._clips
+    ]
+    return sources.hash_words(self.class_names, self.has_several, clips)
+
+
+def _slice(
+  clips: Sequence[dict[str, Any]], part: str, where: str
+) -> Sequence[dict[str, Any]]:
+  """Returns the clips of a slice of a split, whole groups only."""
+  positions = splits.positions(part, len(clips), where)
+  groups = [clip["group"] for clip in clips]
+  start, stop = (
+    video_clips.snap(groups, position)
+    for position in (positions.start, positions.stop)
+  )
+  if len(positions) and start >= stop:
+    raise ValueError(
+      f"The slice {part} of {where} is smaller than a group of clips, "
+      f"{groups[positions.start]!r}, and no slice cuts through one: all clips "
+      "of a file, or of a group that a CSV file names, are together. There are "
+      f"{len(set(groups))} in the split; ask for more of it."
+    )
+  return clips[start:stop]
+
+
+def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
+  """Returns the folder of all stored videos."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return paths.local(data_dir or default, "data_dir") / "video_folder"
+
+
+def _read_about(name: str, folder: pathlib.Path) -> dict[str, Any]:
+  """Returns what is stored of a dataset beside the frames."""
+  try:
+    return json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    older = sorted(path.name for path in folder.parent.glob("[0-9]*"))
+    reason = f"{folder.parent} holds no videos"
+    if older:
+      reason = f"{folder.parent} is stored as of version {older[-1]}"
+    raise ValueError(
+      f"Cannot read {name}: {reason}, version {VERSION} is needed. It is made "
+      "of the folder of videos the first time that 'video_folder:PATH' is read."
+    ) from None
 
 
 def parse_name(name: str) -> tuple[str, float, int]:
@@ -135,13 +187,13 @@ def parse_name(name: str) -> tuple[str, float, int]:
   try:
     given = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
     fps, size = float(given.pop("fps", FPS)), int(given.pop("size", SIZE))
-    if not path or given or not low <= fps <= high or size < 1:
+    if not path or given or not low <= fps <= high or not 1 <= size <= MAX_SIZE:
       raise ValueError
   except ValueError:
     raise ValueError(
       f"Cannot read the dataset {name!r}: expected 'video_folder:/path', or "
       f"with frames per second ({low} to {high}) and pixels of the smaller "
-      "side (1 or more) 'video_folder:/path?fps=25&size=256'."
+      f"side (1 to {MAX_SIZE}) 'video_folder:/path?fps=25&size=256'."
     ) from None
   return path, fps, size
 
@@ -172,8 +224,10 @@ def prepare(
 ) -> str:
   """Stores the videos of a folder unless they are; see `VideoFolderSource`.
 
-  Videos are decoded by several threads. When this is broken off, the next call
-  goes on with those that are left. What is stored does not depend on that.
+  Videos are decoded by several threads, each with a few frames in memory. When
+  this is broken off, the next call goes on with those that are left. What is
+  stored does not depend on that. Of several processes that need the same, one
+  does it and the others wait.
 
   Args:
     path: the folder.
@@ -184,7 +238,7 @@ def prepare(
     num_threads: how many videos are decoded at a time; by default one per core.
 
   Returns:
-    The name of the dataset's config: it is "video_folder/CONFIG" to TFDS.
+    The name of what is stored: it can be read as "video_folder/NAME".
 
   Raises:
     ValueError: the folder or any of the videos cannot be read. All videos are
@@ -193,31 +247,85 @@ def prepare(
     ImportError: PyAV is not installed.
   """
   listing = video_listing.list_videos(path)
-  stem = re.sub(r"\W+", "_", listing.root.resolve().name)
-  if data_dir is not None:
-    data_dir = os.path.expanduser(data_dir)
-  config = VideoFolderConfig(
-    name=f"{stem}-{fps:g}fps-{size}px-{listing.digest()}", listing=listing
-  )
-  target = pathlib.Path(VideoFolder(data_dir=data_dir, config=config).data_dir)
-  if target.exists():
-    return config.name
+  stem = re.sub(r"\W+", "_", listing.root.resolve().name, flags=re.ASCII)
+  kind = f"{fps:.10g}fps-{size}px"
+  name = f"{stem}-{kind}-{listing.digest()}"
+  folder = _folder(data_dir)
+  target = folder / name / VERSION
+  if (target / _ABOUT).exists():
+    return name
 
   # Shared by all states of the folder, so that a mended one is soon stored.
   # Not by those of another version, which may have made other frames.
-  name = f".frames-{fps:g}fps-{size}px-{target.name}"
-  folder = target.parent.parent / name
-  store = frame_store.FrameStore(folder, listing.root, fps, size)
-  clips = [clip for split in listing.clips.values() for clip in split]
-  store.fill(clips, num_threads or os.cpu_count() or 1, config.name)
-
-  def make_builder(folder: str) -> VideoFolder:
-    builder = VideoFolder(
-      data_dir=folder, config=config, file_format="array_record"
+  store = frame_store.FrameStore(
+    folder / f".frames-{kind}-{VERSION}", name, listing, fps, size
+  )
+  with (
+    preparation.alone(target),
+    preparation.scratch(target.parent) as scratch,
+  ):
+    if (target / _ABOUT).exists():
+      return name
+    _announce(folder, stem, kind, target, listing)
+    files = store.fill(
+      target / _FRAMES, scratch, num_threads or os.cpu_count() or 1
     )
-    builder.frames = store
-    return builder
+    about = _describe(listing, files, target / _FRAMES)
+    new = scratch / _ABOUT
+    # ASCII, so that names of files are kept whatever bytes they are.
+    new.write_text(json.dumps(about, indent=0), encoding="utf-8")
+    new.rename(target / _ABOUT)
+  stored = (target / _FRAMES / file for file in set(files.values()))
+  megabytes = sum(file.stat().st_size for file in stored) / 1e6
+  terminal.write(f"The frames take {megabytes:.1f} MB in {target}.")
+  return name
 
-  preparation.prepare(target, make_builder)
-  store.remove(clips)
-  return config.name
+
+def _describe(
+  listing: video_listing.Listing,
+  files: Mapping[video_clips.Clip, str],
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """Returns what `VideoFolderSource` needs to know of the videos, for JSON."""
+  numbers = {label: i for i, label in enumerate(listing.class_names)}
+  return {
+    "class_names": listing.class_names,
+    "has_several": listing.has_several,
+    "splits": {
+      split: [
+        {
+          "path": clip.path,
+          "start": clip.start,
+          "end": clip.end,
+          "group": clip.group,
+          "labels": [numbers[label] for label in clip.labels],
+          "frames": files[clip],
+          "num_frames": frame_store.count_frames(folder / files[clip]),
+        }
+        for clip in clips
+      ]
+      for split, clips in listing.clips.items()
+    },
+  }
+
+
+def _announce(
+  folder: pathlib.Path,
+  stem: str,
+  kind: str,
+  target: pathlib.Path,
+  listing: video_listing.Listing,
+) -> None:
+  """Logs what is going to be stored where, and what is of no more use."""
+  count = sum(map(len, listing.clips.values()))
+  terminal.write(f"Storing the frames of {count} videos once, in {target}.")
+  old = (
+    *folder.glob(f"{stem}-{kind}-*/1.*"),
+    *folder.glob(f".frames-{kind}-1.*"),
+  )
+  for path in itertools.islice(old, 1):
+    logging.warning(
+      "%s is of an older version, which is read no more, and the videos are "
+      "decoded anew; you can remove it.",
+      path,
+    )

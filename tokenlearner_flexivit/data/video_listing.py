@@ -1,43 +1,23 @@
-"""Which videos a folder holds, in which splits, and what their labels are."""
+"""Lists the videos of a folder, their splits and their labels."""
 
-import collections
 import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
-from tokenlearner_flexivit.data import video_file
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import splits, video_clips, video_file
+from tokenlearner_flexivit.data.video_clips import Clip
 
-# What a split may be called in the folder; Kinetics says "val".
-SPLITS = {
-  "train": ("train",),
-  "validation": ("validation", "val"),
-  "test": ("test",),
-}
-_COLUMNS = ("path", "label", "start", "end")
-_MAX_SHOWN = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A video or a part of one.
-
-  Attributes:
-    path: of the file, relative to the folder of the listing, or absolute.
-    labels: names of its classes, at least one.
-    start: seconds.
-    end: seconds, or None for the end of the file.
-  """
-
-  path: str
-  labels: tuple[str, ...]
-  start: float = 0
-  end: float | None = None
+_COLUMNS = ("path", "label", "start", "end", "group")
+# Spreadsheets write the second where a comma is the decimal point.
+_SEPARATORS = (",", ";", "\t")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +26,26 @@ class Listing:
 
   Attributes:
     root: the folder.
-    clips: by split, in an order that depends on nothing but themselves.
+    clips: by split, in an order that depends on nothing but themselves. Clips
+      of one group follow each other.
     class_names: in alphabetical order, which numbers them.
     has_several: whether a clip may have several classes.
   """
 
   root: pathlib.Path
-  clips: dict[str, list[Clip]]
+  clips: Mapping[str, Sequence[Clip]]
   class_names: list[str]
   has_several: bool
+
+  def file(self, clip: Clip) -> pathlib.Path:
+    """Returns the path of a clip's file."""
+    return self.root / video_clips.as_path(clip.path)
 
   def digest(self) -> str:
     """Returns a name for the content: paths, file sizes, labels and times."""
     content = {
       split: [
-        (*dataclasses.astuple(clip), (self.root / clip.path).stat().st_size)
+        (*dataclasses.astuple(clip), self.file(clip).stat().st_size)
         for clip in clips
       ]
       for split, clips in self.clips.items()
@@ -76,19 +61,27 @@ def list_videos(path: str | os.PathLike) -> Listing:
   a file:
 
     PATH/SPLIT/CLASS/VIDEO
-    PATH/SPLIT.csv            with a first line "path,label" or
-                              "path,label,start,end", the columns in any order
+    PATH/SPLIT.csv            with a first line "path,label", perhaps with more
+                              of the columns start, end and group, in any order
 
-  The name of "validation" may be "val". A CSV file is UTF-8; a path in it is
-  relative to PATH or absolute; start and end are seconds and may be left empty.
-  Several labels are joined by ";". If any clip has several, all are read as
-  having perhaps several. A folder with none of the splits is all for training:
+  Splits have any of the names in `splits.ALIASES`, such as "val". A folder with
+  none of the splits is all for training:
 
     PATH/CLASS/VIDEO
 
-  The classes are those of "train", if it exists, in alphabetical order. Clips
-  are put in the order of a hash of their path and times, so that a slice has
-  all classes. Hidden files are ignored.
+  A CSV file is UTF-8, with commas, or with semicolons or tabs as spreadsheets
+  write them; empty lines are ignored. A path in it is relative to PATH or
+  absolute; start and end are seconds and may be left empty. Several labels are
+  joined by ";". If any clip has several, all are read as having perhaps
+  several.
+
+  The classes are those of "train", if it exists, in alphabetical order. No
+  slice of a split cuts through a group: all clips of a file, or those with the
+  same `group` in the CSV file, such as the film that files were cut out of.
+  Groups are put in an order of hashes of their names in which first come those
+  that bring a new class, and then the classes are mixed evenly. So a slice such
+  as "train[:90%]" has all classes, if it has that many groups, and the rest is
+  of other videos. Hidden files are ignored, and those of operating systems.
 
   Args:
     path: the folder.
@@ -99,127 +92,125 @@ def list_videos(path: str | os.PathLike) -> Listing:
   Raises:
     ValueError: the folder does not exist or has no videos, holds something that
       is none or a split twice, or a CSV file is not UTF-8, has bad lines,
-      missing labels or missing files, or a label that "train" lacks. The
-      message names the first few.
+      missing labels or missing files, a clip with two different labels, or a
+      label that "train" lacks. The message names the first few.
   """
-  root = pathlib.Path(path).expanduser()
+  root = paths.local(path, "video_folder")
   if not root.is_dir():
     raise ValueError(f"video_folder:{path}: there is no such folder.")
-  clips = {}
-  for split, names in SPLITS.items():
-    folders = [root / name for name in names if (root / name).is_dir()]
-    tables = [root / f"{name}.csv" for name in names]
-    tables = [table for table in tables if table.exists()]
-    if len(folders) + len(tables) > 1:
-      found = [f"{path.name}/" for path in folders]
-      found += [path.name for path in tables]
-      raise ValueError(
-        f"{root} has both {' and '.join(found)}, and one must be the split "
-        f"{split!r}. If a folder only holds the files that a table names, give "
-        "it another name; if they are parts of the split, join them."
-      )
-    if tables:
-      clips[split] = _read_table(root, tables[0])
-    elif folders:
-      clips[split] = _read_folders(root, folders[0])
-  if not clips:
-    clips["train"] = _read_folders(root, root)
-  for listed in clips.values():
-    listed.sort(key=_order)
+  listed = {
+    split: _read_table(root, part) if part.is_file() else _read(root, part)
+    for split, part in splits.find(root, _is_video).items()
+  }
+  if not listed:
+    listed["train"] = _read(root, root)
+  listed = video_clips.with_groups(root, listed)
 
-  source = [clips["train"]] if "train" in clips else clips.values()
+  source = [listed["train"]] if "train" in listed else listed.values()
   names = sorted({name for part in source for c in part for name in c.labels})
-  _check(
+  video_clips.check(
     root,
     (
       f"{split}: {clip.path} has the label {label!r}, which no example of "
       "'train' has"
-      for split, listed in clips.items()
-      for clip in listed
+      for split, clips in listed.items()
+      for clip in clips
       for label in clip.labels
       if label not in names
     ),
   )
   has_several = any(
-    len(clip.labels) > 1 for listed in clips.values() for clip in listed
+    len(clip.labels) > 1 for clips in listed.values() for clip in clips
   )
-  return Listing(root, clips, names, has_several)
+  video_clips.warn_of_shared_groups(root, listed)
+  ordered = {split: video_clips.order(clips) for split, clips in listed.items()}
+  return Listing(root, ordered, names, has_several)
 
 
-def _order(clip: Clip) -> bytes:
-  text = json.dumps([clip.path, clip.start, clip.end])
-  return hashlib.blake2b(text.encode()).digest()
+def _is_video(name: str) -> bool:
+  return name.lower().endswith(video_file.EXTENSIONS)
 
 
-def _check(where: pathlib.Path, problems: Iterable[str]) -> None:
-  """Raises ValueError that lists the problems, if there are any."""
-  problems = list(problems)
-  if problems:
-    shown = "".join(f"\n  {problem}" for problem in problems[:_MAX_SHOWN])
-    more = len(problems) - _MAX_SHOWN
-    raise ValueError(
-      f"{where} cannot be read as a folder of videos:{shown}"
-      + (f"\n  ... and {more} more" if more > 0 else "")
-    )
-
-
-def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns what is in the folder and not hidden, in alphabetical order."""
-  return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-
-
-def _read_folders(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
+def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
   """Returns the videos in the class folders of `folder`."""
   clips, problems = [], []
-  for path in _visible(folder):
-    if not path.is_dir():
+  for entry in splits.visible(folder):
+    if not entry.is_dir():
       # A README beside the class folders does no harm.
-      if path.suffix.lower() in video_file.EXTENSIONS:
-        problems.append(f"{path} lies outside of the class folders")
+      if _is_video(entry.name):
+        problems.append(f"{entry.path} lies outside of the class folders")
       continue
-    files = _visible(path)
+    files = splits.visible(entry)
     if not files:
-      problems.append(f"{path} has no videos")
+      problems.append(f"{entry.path} has no videos")
     for file in files:
-      if file.suffix.lower() not in video_file.EXTENSIONS:
+      if file.is_dir():
         problems.append(
-          f"{file} is none of {', '.join(video_file.EXTENSIONS)}; remove it, "
-          "or hide it with a leading dot"
+          f"{file.path} is a folder inside of a class folder; is "
+          f"{entry.name!r} meant to be a split? Splits are called train, val "
+          "or test"
         )
-      relative = file.relative_to(root).as_posix()
-      clips.append(Clip(relative, (path.name,)))
-  _check(folder, problems)
+      elif not _is_video(file.name):
+        problems.append(
+          f"{file.path} is none of {', '.join(video_file.EXTENSIONS)}; remove "
+          "it, or hide it with a leading dot"
+        )
+      relative = pathlib.Path(file.path).relative_to(root).as_posix()
+      clips.append(
+        Clip(video_clips.as_text(relative), (video_clips.as_text(entry.name),))
+      )
+  video_clips.check(folder, problems)
   if not clips:
     raise ValueError(
       f"{folder} holds no videos: expected one folder per class, with videos "
-      f"({', '.join(video_file.EXTENSIONS)}) in it, or tables "
-      "train.csv, validation.csv and test.csv with the columns path,label or "
-      "path,label,start,end."
+      f"({', '.join(video_file.EXTENSIONS)}) in it, or tables train.csv, "
+      "val.csv and test.csv with the columns path,label and perhaps "
+      "start,end,group."
     )
   return clips
 
 
 def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   """Returns the clips that a CSV file lists."""
+  text = _read_text(table)
+  header, *_ = text.splitlines() or [""]
+  separator = max(_SEPARATORS, key=header.count)
   clips, problems = [], []
-  text = io.StringIO(_read_text(table), newline="")
-  reader = csv.DictReader(text, skipinitialspace=True)
-  columns = reader.fieldnames or []
-  repeated = [c for c, n in collections.Counter(columns).items() if n > 1]
-  if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or repeated:
-    raise ValueError(
-      f"The first line of {table} is {','.join(columns)!r}. It must name the "
-      "columns: path,label or path,label,start,end."
+  reader = csv.reader(
+    io.StringIO(text, newline=""),
+    delimiter=separator,
+    skipinitialspace=True,
+    strict=True,
+  )
+  try:
+    columns = [name.strip().lower() for name in next(reader, [])]
+    _check_columns(table, columns)
+    for row in reader:
+      if not any(value.strip() for value in row):
+        continue  # Spreadsheets leave such behind.
+      try:
+        clips.append(_read_row(root, columns, row, separator))
+      except ValueError as error:
+        problems.append(f"line {reader.line_num}: {error}")
+  except csv.Error as error:
+    problems.append(
+      f"line {reader.line_num}: {error}; a value with quotes in it needs them "
+      'doubled, inside of quotes: "a ""b"".mp4"'
     )
-  for row in reader:
-    try:
-      clips.append(_read_row(root, row))
-    except ValueError as error:
-      problems.append(f"line {reader.line_num}: {error}")
-  _check(table, problems)
+  video_clips.check(table, problems)
   if not clips:
     raise ValueError(f"{table} lists no videos.")
   return clips
+
+
+def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
+  named = [name for name in columns if name]
+  repeated = len(set(named)) < len(named)
+  if not {"path", "label"} <= set(named) <= set(_COLUMNS) or repeated:
+    raise ValueError(
+      f"The first line of {table} is {','.join(columns)!r}. It must name the "
+      "columns: path,label and perhaps start,end,group."
+    )
 
 
 def _read_text(table: pathlib.Path) -> str:
@@ -235,30 +226,47 @@ def _read_text(table: pathlib.Path) -> str:
     ) from None
 
 
-def _read_row(root: pathlib.Path, row: dict[str | None, str | None]) -> Clip:
+def _read_row(
+  root: pathlib.Path,
+  columns: Sequence[str],
+  row: Sequence[str],
+  separator: str,
+) -> Clip:
   """Returns the clip of a line or raises ValueError that says what is wrong."""
-  if None in row:
+  named = itertools.zip_longest(columns, row, fillvalue="")
+  if any(value.strip() for name, value in named if not name):
     raise ValueError(
-      'too many values; a path or a label with a comma needs quotes, "a, b.mp4"'
+      f"too many values; a path or a label with a {separator!r} needs quotes, "
+      f'"a{separator} b.mp4"'
     )
-  values = {key: (value or "").strip() for key, value in row.items()}
+  values = dict.fromkeys(_COLUMNS, "")
+  for name, value in zip(columns, row, strict=False):
+    values[name] = value.strip()
   if not values["path"]:
     raise ValueError("the path is missing")
   labels = [label.strip() for label in values["label"].split(";")]
   if not all(labels):
     raise ValueError(f"a label of {values['path']} is missing")
-  if not (root / values["path"]).is_file():
-    raise ValueError(f"there is no file {root / values['path']}")
+  path = root / video_clips.as_path(values["path"])
+  if not path.is_file():
+    raise ValueError(f"there is no file {video_clips.as_text(path)}")
   times = {}
   for key in ("start", "end"):
-    if text := values.get(key):
+    if text := values[key]:
+      if separator != ",":
+        text = text.replace(",", ".")
       try:
         times[key] = float(text)
       except ValueError:
         times[key] = math.nan
       if not 0 <= times[key] < math.inf:
         raise ValueError(f"{key} must be a number of seconds, not {text!r}")
-  clip = Clip(values["path"], tuple(sorted(set(labels))), **times)
+  clip = Clip(
+    values["path"],
+    tuple(sorted(set(labels))),
+    **times,
+    group=values["group"],
+  )
   if clip.end is not None and clip.end <= clip.start:
     raise ValueError(f"the end {clip.end} s is not after {clip.start} s")
   return clip

@@ -1,7 +1,8 @@
 """Preprocessing ops that decode videos and cut clips out of their time.
 
-A video is, under `key`, a list of encoded frames or an array [T, H, W, C], and
-an array after `decode_video`. With the same key, the ops `resize`,
+A video is, under `key`, a sequence of encoded frames (in memory or, as
+`StoredFrames`, in a file) or an array [T, H, W, C], and an array after
+`decode_video`. With the same key, the ops `resize`,
 `resize_small`, `central_crop`, `random_crop`, `inception_crop`, `flip_lr`,
 `value_range` and `standardize` treat all its frames alike.
 
@@ -10,16 +11,20 @@ is shorter, it begins anew at its end, as often as it takes: what DeepMind's
 Video Readers do, with which ViViT was trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tokenlearner_flexivit.data import decode_ops, image_ops
+from tokenlearner_flexivit.data.frame_store import StoredFrames
 from tokenlearner_flexivit.data.preprocess import (
   Example,
   register_op,
   register_stand_in,
 )
+
+# A film by mistake; the views of ViViT's evaluation are less than 100 MB.
+_MAX_BYTES = 4 * 10**9
 
 
 class UndecodedVideo:
@@ -51,9 +56,11 @@ class UndecodedVideo:
     """
     wanted, places = np.unique(indices, return_inverse=True)
     decoded = None
-    for i, position in enumerate(wanted.tolist()):
-      frame = self._decode(position)
+    encoded = self._take(wanted.tolist())
+    for i, (position, data) in enumerate(zip(wanted, encoded, strict=True)):
+      frame = self._decode(position, data)
       if decoded is None:
+        _check_size(len(wanted), frame)
         decoded = np.empty((len(wanted), *frame.shape), np.uint8)
       if frame.shape != decoded.shape[1:]:
         raise ValueError(
@@ -66,11 +73,15 @@ class UndecodedVideo:
       return decoded  # In order and each once, as usual: no copy.
     return decoded[places.reshape(np.shape(indices))]
 
-  def _decode(self, position: int) -> np.ndarray:
+  def _take(self, positions: Sequence[int]) -> Iterator[bytes]:
+    if isinstance(self._frames, StoredFrames):
+      return self._frames.take(positions)
+    return (self._frames[position] for position in positions)
+
+  def _decode(self, position: int, data: bytes) -> np.ndarray:
     try:
       # TFDS hands out `object` arrays of bytes, and np.bytes_ is no mere bytes.
-      frame = bytes(self._frames[position])
-      return decode_ops.decode_bytes(frame, self._channels, exif=False)
+      return decode_ops.decode_bytes(bytes(data), self._channels, exif=False)
     except ValueError as error:
       raise ValueError(f"frame {position}: {error}") from None
 
@@ -78,6 +89,17 @@ class UndecodedVideo:
 def _check_channels(channels: int) -> None:
   if channels not in (1, 3):
     raise ValueError(f"channels must be 1 or 3, not {channels}")
+
+
+def _check_size(count: int, frame: np.ndarray) -> None:
+  """Raises ValueError if so many frames would fill the memory."""
+  if count * frame.nbytes > _MAX_BYTES:
+    raise ValueError(
+      f"{count} frames of {frame.shape[0]} x {frame.shape[1]} pixels are "
+      f"{count * frame.nbytes / 1e9:.1f} GB, and at most "
+      f"{_MAX_BYTES / 1e9:.0f} GB are decoded. Put an op that takes some of "
+      "them right after decode_video, such as temporal_crop"
+    )
 
 
 @register_op(check=_check_channels)
@@ -90,8 +112,8 @@ def decode_video(
   only the frames that these take are decoded.
 
   Args:
-    example: has under `key` a list or vector of encoded images (bytes: JPEG,
-      PNG), or a video decoded already (uint8 [T, H, W, 1 or 3]).
+    example: has under `key` a sequence of encoded images (bytes: JPEG, PNG),
+      or a video decoded already (uint8 [T, H, W, 1 or 3]).
     channels: 3 for RGB, where grey is repeated, or 1 for grey.
     key: where the video is.
 
@@ -142,7 +164,9 @@ def decode_when_taken(
         for frame in video
       ]
       video = np.stack(frames)
-  elif all(isinstance(frame, bytes) for frame in video):
+  elif isinstance(video, StoredFrames) or all(
+    isinstance(frame, bytes) for frame in video
+  ):
     video = UndecodedVideo(video, channels)
   else:
     raise ValueError(

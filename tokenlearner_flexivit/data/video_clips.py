@@ -1,0 +1,207 @@
+"""Clips of videos, in groups that no slice of a split cuts through."""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from absl import logging
+
+_MAX_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A video or a part of one.
+
+  Attributes:
+    path: of the file, relative to the folder of the listing, or absolute.
+    labels: names of its classes, at least one.
+    start: seconds.
+    end: seconds, or None for the end of the file.
+    group: what no slice of a split cuts through. All clips of a file have the
+      same, by default the name of the file.
+  """
+
+  path: str
+  labels: tuple[str, ...]
+  start: float = 0
+  end: float | None = None
+  group: str = ""
+
+
+def as_text(path: str | os.PathLike) -> str:
+  """Returns a path as text that is the same in every locale."""
+  return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def as_path(text: str) -> str:
+  """Returns the path that `as_text` made a text of."""
+  return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def with_groups(
+  root: pathlib.Path, listed: Mapping[str, Sequence[Clip]]
+) -> dict[str, list[Clip]]:
+  """Returns the clips of all splits with their groups.
+
+  Raises:
+    ValueError: the clips of a file have several groups, or the same clip has
+      several labels.
+  """
+  files = _name_files(root, listed)
+  given = collections.defaultdict(set)
+  for clip in itertools.chain.from_iterable(listed.values()):
+    if clip.group:
+      given[files[clip.path]].add(clip.group)
+  problems = [
+    f"clips of {file} have the groups {', '.join(sorted(names))}: a file can "
+    "only be in one"
+    for file, names in given.items()
+    if len(names) > 1
+  ]
+  grouped = {}
+  for split, clips in listed.items():
+    labels = collections.defaultdict(set)
+    grouped[split] = []
+    for clip in clips:
+      file = files[clip.path]
+      labels[file, clip.start, clip.end].add(clip.labels)
+      name = min(given.get(file, {file}))
+      grouped[split].append(dataclasses.replace(clip, group=name))
+    problems += [
+      f"{split}: {file}"
+      + (f" from {start:g} s" if start else "")
+      + (f" to {end:g} s" if end else "")
+      + " is listed several times, with the labels "
+      + " and ".join(sorted(map(";".join, several)))
+      + ". If all are right, give them in one line, joined by ';'"
+      for (file, start, end), several in labels.items()
+      if len(several) > 1
+    ]
+  check(root, problems)
+  return grouped
+
+
+def _name_files(
+  root: pathlib.Path, listed: Mapping[str, Sequence[Clip]]
+) -> dict[str, str]:
+  """Returns one name for each file by the paths that clips have.
+
+  A file may go by several paths: ./a.mp4, an absolute one, a link. Its name is
+  the first of them in alphabetical order, relative to `root` if it is there, so
+  that it is the same on every machine.
+  """
+  home = os.path.normpath(root.absolute())
+  names, places = {}, {}
+  for clip in itertools.chain.from_iterable(listed.values()):
+    if clip.path in places:
+      continue
+    path = root / as_path(clip.path)
+    name = os.path.normpath(path.absolute())
+    if name.startswith(home + os.sep):
+      name = os.path.relpath(name, home)
+    name = as_text(name)
+    status = path.stat()
+    # Some file systems number no files.
+    place = (status.st_dev, status.st_ino) if status.st_ino else name
+    places[clip.path] = place
+    names[place] = min(names.get(place, name), name)
+  return {path: names[place] for path, place in places.items()}
+
+
+def warn_of_shared_groups(
+  root: pathlib.Path, listed: Mapping[str, Sequence[Clip]]
+) -> None:
+  """Warns of groups that are in two splits."""
+  groups = {split: {c.group for c in part} for split, part in listed.items()}
+  for one, two in itertools.combinations(groups, 2):
+    shared = sorted(groups[one] & groups[two])
+    if shared:
+      more = f" and {len(shared) - _MAX_SHOWN} more"
+      logging.warning(
+        "%s: %s and %s share %d videos, so that one does not test what is "
+        "learned from the other: %s%s.",
+        root,
+        one,
+        two,
+        len(shared),
+        ", ".join(shared[:_MAX_SHOWN]),
+        more if len(shared) > _MAX_SHOWN else "",
+      )
+
+
+def order(clips: Iterable[Clip]) -> list[Clip]:
+  """Returns the clips, those of a group together, as `list_videos` says."""
+  groups = collections.defaultdict(list)
+  for clip in clips:
+    groups[clip.group].append(clip)
+  labels = {
+    name: {label for clip in group for label in clip.labels}
+    for name, group in groups.items()
+  }
+  counts = collections.Counter(itertools.chain.from_iterable(labels.values()))
+  # A group counts for the rarest of its classes.
+  by_class = collections.defaultdict(list)
+  for name in sorted(groups, key=_hash):
+    rarest = min(labels[name], key=lambda label: (counts[label], label))
+    by_class[rarest].append(name)
+  places = {
+    name: ((i + 0.5) / len(names), _hash(name))
+    for names in by_class.values()
+    for i, name in enumerate(names)
+  }
+  seen, first, rest = set(), [], []
+  for name in sorted(groups, key=places.__getitem__):
+    (rest if labels[name] <= seen else first).append(name)
+    seen |= labels[name]
+  return [
+    clip
+    for name in first + rest
+    for clip in sorted(
+      groups[name], key=lambda c: (c.path, c.start, c.end or math.inf)
+    )
+  ]
+
+
+def _hash(text: str) -> bytes:
+  return hashlib.blake2b(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def snap(groups: Sequence[str], position: int) -> int:
+  """Returns the bound between two groups that is nearest to a position.
+
+  Args:
+    groups: of the clips of a split, those of one group following each other.
+    position: where a slice begins or ends, in [0, len(groups)].
+
+  Returns:
+    `position` if it is the first or the last of all. Otherwise a place where
+    another group begins, so that neither side is empty; of two that are equally
+    near, the first. If there is one group only, the end.
+  """
+  count = len(groups)
+  if position in (0, count):
+    return position
+  bounds = [
+    i
+    for i, (one, two) in enumerate(itertools.pairwise(groups), 1)
+    if one != two
+  ]
+  return min(bounds, key=lambda bound: abs(bound - position), default=count)
+
+
+def check(where: pathlib.Path, problems: Iterable[str]) -> None:
+  """Raises ValueError that lists the problems, if there are any."""
+  problems = list(problems)
+  if problems:
+    shown = "".join(f"\n  {problem}" for problem in problems[:_MAX_SHOWN])
+    more = len(problems) - _MAX_SHOWN
+    raise ValueError(
+      f"{where} cannot be read as a folder of videos:{shown}"
+      + (f"\n  ... and {more} more" if more > 0 else "")
+    )
