@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import pickle
 import statistics
 import subprocess
 import sys
@@ -79,6 +80,29 @@ def make_folder(folder: pathlib.Path, num_images: int, copies: int) -> None:
     first.write_bytes(file.tobytes())
     for copy in range(1, copies):
       os.link(first, path / f"{i}_{copy}.jpg")
+
+
+def measure_listing(num_images: int) -> dict[str, Any]:
+  """Returns what it takes to open a folder of so many images.
+
+  Their files are empty: none is opened. `bytes_per_image` is what a process
+  that makes batches is sent.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    for label in range(10):
+      folder = pathlib.Path(name) / f"n{label:08}"
+      folder.mkdir()
+      for i in range(num_images // 10):
+        (folder / f"{folder.name}_{i:08}.JPEG").touch()
+    start = time.perf_counter()
+    source = data.open_source(data_config(name))
+    seconds = time.perf_counter() - start
+  return dict(
+    name="listing",
+    images=len(source),
+    us_per_image=1e6 * seconds / len(source),
+    bytes_per_image=len(pickle.dumps(source)) / len(source),
+  )
 
 
 def data_config(folder: pathlib.Path | str, **changes: Any) -> dict[str, Any]:
@@ -231,7 +255,7 @@ def run(quick: bool, tf_python: str | None = None) -> list[dict[str, Any]]:
   processes = [
     dict(num_workers=n, num_threads=1) for n in sorted({1, cores}) if not quick
   ]
-  rows, rates = [], []
+  rows, rates = [measure_listing(1_000 if quick else 100_000)], []
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     make_folder(folder, num_images, copies)

@@ -3,37 +3,51 @@
     python -m tokenlearner_flexivit.main --workdir=/tmp/mine \
       --config=configs/folder.py:path=/data/flowers
 
-`/data/flowers/daisy/1.jpg` is an image of class "daisy". With `train/` and
-`test/` below the path these are the splits; without, a tenth of the images,
-fixed by their names, is held out. Other arguments: `test=NAME` (the folder of
-the held-out split), `size=PIXELS` (a multiple of 120, which all the patch
-sizes divide), `epochs=N`.
-"""
+`/data/flowers/daisy/1.jpg` is an image of class "daisy". With folders `train`
+and `val` or `test` below the path, by any usual name (see `data.splits`), as in
+`/data/flowers/train/daisy/1.jpg`, these are the splits: `val` is evaluated if
+it is there, else `test`. Without them a tenth of the images of each class,
+fixed by their names, is held out. A dozen images are enough to try it.
 
-import pathlib
+Arguments:
+  path: the folder; `~` is the home folder.
+  train, test: the splits to train on and to evaluate on, such as `test=test` or
+    `train=train+val,test=test`, if not those above.
+  size: pixels, a multiple of 120, which all the patch sizes divide; 120.
+  epochs: 100.
+  runlocal: a two-step check, on noise without `path`.
+"""
 
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import folder
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the arguments."""
   args = configuration.parse_arg(
-    arg, path="", test="test", size=120, epochs=100, runlocal=False
+    arg,
+    path="",
+    train="",
+    test="",
+    size=120,
+    epochs=100,
+    runlocal=False,
   )
   size, runlocal = args["size"], args["runlocal"]
   if not (args["path"] or runlocal):
     raise ValueError(
       "Say where the images are: --config=configs/folder.py:path=/data/flowers"
     )
-  name = f"folder:{args['path']}"
-  if runlocal and not args["path"]:
-    name = f"fake:{size}x{size}x3:5:64"
-  if (pathlib.Path(args["path"]) / args["test"]).is_dir():
-    train, test = "train", args["test"]
+  if args["path"]:
+    path = paths.local(args["path"], "path")
+    name = f"folder:{path}"
+    train, test = folder.choose_splits(path, args["train"], args["test"])
   else:
-    train, test = "train[:90%]", "train[90%:]"
+    name = f"fake:{size}x{size}x3:5:64"
+    train, test = "train", "test"
 
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -70,7 +84,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name="adamw",
     lr=1e-3,
     weight_decay=0.05,
-    schedule=dict(name="cosine", warmup_steps=1 if runlocal else 200),
+    schedule=dict(name="cosine", warmup_percent=10),
     grad_clip_norm=1.0,
   )
   c.evals = dict(

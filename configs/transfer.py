@@ -17,10 +17,11 @@ Arguments:
     at zero.
   data: a TFDS name (prepared where `TFDS_DATA_DIR` says) or `folder:/path`; it
     tells the number of classes.
-  train, test: its splits. By default "train", and the first of "test",
-    "validation" and "val" that has labels; of a folder without these the last
-    tenth of "train". To choose hyperparameters by examples that are held out:
-    `train=train[:90%],test=train[90%:]`.
+  train, test: its splits. By default "train", and "validation" if it is there,
+    else "test", of those with labels, by any usual name (see `data.splits`);
+    of a dataset with neither, a tenth of "train" is held out. For a result to
+    report, once the hyperparameters are chosen: `test=test`, and perhaps
+    `train=train+validation`.
   size, patch_size: pixels, by default 240 and 30.
   eval_patch_sizes: such as `30+20+10`; by default all that cut the image into
     5x5 to 30x30 patches, which at 240 px are the ten of FlexiViT.
@@ -41,26 +42,25 @@ Images come in [-1, 1], as big_vision's models expect them. If a model of yours
 has seen others, change `data.pp` and `evals.test.data.pp`.
 """
 
-import pathlib
-
 import ml_collections
 import numpy as np
 from absl import logging
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import interop
+from tokenlearner_flexivit import interop, paths
+from tokenlearner_flexivit.data import folder
+from tokenlearner_flexivit.data import splits as split_names
 
-# Steps, warmup, learning rate.
+# Steps, percentage of them for the warmup, learning rate.
 PUBLISHED = {
-  "imagenet2012": (20_000, 500, 0.03),
-  "cifar10": (10_000, 500, 0.003),
-  "cifar100": (10_000, 500, 0.01),
-  "oxford_iiit_pet": (500, 100, 0.003),
-  "oxford_flowers102": (500, 100, 0.003),
+  "imagenet2012": (20_000, 2.5, 0.03),
+  "cifar10": (10_000, 5, 0.003),
+  "cifar100": (10_000, 5, 0.01),
+  "oxford_iiit_pet": (500, 20, 0.003),
+  "oxford_flowers102": (500, 20, 0.003),
 }
-OTHERS = (2_500, 250, 0.01)
-TEST_SPLITS = ("test", "validation", "val")
+OTHERS = (2_500, 10, 0.01)
 ALL_BUT_THE_HEAD = "(?!head/).*"
 # How a head starts; the new one has another task.
 HEAD = ("num_classes", "head_zeroinit", "head_bias_init")
@@ -93,6 +93,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         f"The config's {key} is missing; give one, such as {key}={example}."
       )
   name = args["data"] or f"fake:{size}x{size}x3:5:16"
+  if name.startswith("folder:"):
+    name = f"folder:{paths.local(name.removeprefix('folder:'), 'data=folder:')}"
   train, test = splits(name, args["train"], args["test"])
   steps, warmup, lr = PUBLISHED.get(name, OTHERS)
 
@@ -124,7 +126,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name="sgd",
     lr=lr,
     momentum=0.9,
-    schedule=dict(name="cosine", warmup_steps=1 if runlocal else warmup),
+    schedule=dict(name="cosine", warmup_percent=warmup),
     grad_clip_norm=1.0,
   )
   if args["layer_decay"] != 1:
@@ -169,35 +171,22 @@ def splits(name: str, train: str, test: str) -> tuple[str, str]:
   Raises:
     ValueError: no such dataset or split, or none to evaluate on.
   """
-  if name.startswith("folder:"):
-    root = pathlib.Path(name.removeprefix("folder:")).expanduser()
-    found = [split for split in TEST_SPLITS if (root / split).is_dir()]
-    if found or test:
-      return train or "train", test or found[0]
-    if train:
-      raise ValueError(
-        f"{name} holds no folder {' or '.join(TEST_SPLITS)}. Say what to "
-        f"evaluate beside train={train}, such as test=train[90%:]."
-      )
-    return "train[:90%]", "train[90%:]"
-  train = train or "train"
-  if test:
-    return train, test
-  if name.split(":")[0] == "fake":
-    return train, TEST_SPLITS[0]
+  kind, _, path = name.partition(":")
+  if kind == "folder":
+    return folder.choose_splits(path, train, test)
+  if kind == "fake":
+    return train or "train", test or "validation"
   import tensorflow_datasets as tfds  # It takes a while.
 
   # Opened for its errors, and because some datasets prepare themselves.
-  data_lib.open_source(dict(name=name, split=train))
-  known = list(tfds.builder(name).info.splits)
-  for split in TEST_SPLITS:
+  data_lib.open_source(dict(name=name, split="all"))
+  return split_names.choose(
+    list(tfds.builder(name).info.splits),
+    name,
+    train,
+    test,
     # Labels that are kept secret, as those of ImageNet's test images, are -1.
-    if split in known and _has_labels(name, split):
-      return train, split
-  raise ValueError(
-    f"The dataset {name!r} has no split {' or '.join(TEST_SPLITS)} with "
-    f"labels; its splits are {', '.join(known)}. Say which to use, such as "
-    "train=train[:90%],test=train[90%:]."
+    has_labels=lambda split: _has_labels(name, split),
   )
 
 

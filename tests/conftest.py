@@ -94,9 +94,10 @@ def write_untrained(parts, path: pathlib.Path, **about) -> pathlib.Path:
     **about: what is known of the data, other than it tells.
   """
   # Most tests need none of it.
-  from tokenlearner_flexivit import checkpoint, workdir
+  from tokenlearner_flexivit import binding, checkpoint
 
-  workdir.claim_workdir(path, parts.config, {**parts.about_data, **about})
+  path.mkdir(parents=True, exist_ok=True)
+  binding.bind_workdir(path, parts.config, {**parts.about_data, **about})
   checkpoints = checkpoint.Checkpoints(path, 1, parts.config)
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(

@@ -1,6 +1,7 @@
 """Checkpoints on disks that fill up, vanish and flip bits; files are real."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import resource
@@ -12,12 +13,15 @@ import sys
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments.reliability import program
 from tokenlearner_flexivit import checkpoint, checksums
 from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.models import stacking
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -197,6 +201,51 @@ def test_no_array_is_lost_for_its_name(tmp_path):
     checkpoints.save(1, state, must=True)
 
 
+def test_a_run_that_continued_is_told_to_stop(tmp_path, capsys, monkeypatch):
+  """What it saves then removes older checkpoints like any other save."""
+  save(tmp_path, 1, 2, 3)
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", lambda step: True
+  )
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(4, make_state(4), notes={"of": 4}, must=True)
+  assert "WARNING" not in capsys.readouterr().out
+  assert names(tmp_path) == {"2", "3", "4"}
+  assert restore(tmp_path) == 4
+
+
+def test_stacks_of_blocks_are_saved_block_by_block(tmp_path):
+  """Without a copy on the device; and read into the same stacks."""
+  blocks = {
+    f"encoderblock_{i}": {"kernel": jnp.full((2, 3), i)} for i in range(3)
+  }
+  params = {"Transformer": {**blocks, "norm": jnp.ones(3)}}
+  stacked = stacking.stack(params, (range(1, 3),))
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, {"params": stacked}, must=True)
+    _, saved = checkpoints.restore_newest({"params": params})
+  chex.assert_trees_all_equal(saved["params"], jax.device_get(params))
+  again = stacking.stack(saved["params"], (range(1, 3),))
+  chex.assert_trees_all_equal(again, jax.device_get(stacked))
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(again))
+
+
+def test_what_comes_before_the_first_save_is_tried_until_it_works(tmp_path):
+  calls = []
+
+  def bind():
+    calls.append(len(calls))
+    if len(calls) == 1:
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+  with opened(tmp_path, before_first=bind) as checkpoints:
+    checkpoints.save(1, make_state(1))
+    assert checkpoints.newest is None
+    for step in 2, 3:
+      checkpoints.save(step, make_state(step), must=True)
+  assert calls == [0, 1]
+
+
 def test_what_a_killed_save_left_is_no_checkpoint(tmp_path):
   save(tmp_path, 1)
   folder = tmp_path / "checkpoints"
@@ -234,8 +283,6 @@ def test_so_many_failures_in_a_row_stop_the_run(tmp_path):
       checkpoints.save(3, make_state(3))
   for words in ("step 1: ", "step 2: ", "the same command continues"):
     assert words in str(error.value)
-  with pytest.raises(ValueError, match="max_save_failures=0"):
-    checkpoint.Checkpoints(tmp_path, 3, {}, max_failures=0)
 
 
 def test_the_last_checkpoint_is_not_lost_in_silence(tmp_path):
@@ -315,21 +362,12 @@ def test_no_lock_outlives_its_process(tmp_path):
   workdir_lib.Lock(tmp_path).close()
 
 
-def test_a_damaged_config_is_named(tmp_path):
-  workdir_lib.check_shared(tmp_path / "new")
-  workdir_lib.claim_workdir(tmp_path / "new", {"a": 1}, {})
-  cut(tmp_path / "new" / "config.json")
-  cut(tmp_path / "new" / "config.json")
-  with pytest.raises(ValueError, match=r"config\.json is damaged"):
-    workdir_lib.claim_workdir(tmp_path / "new", {"a": 1}, {})
-
-
 PROCESS = """
 import pathlib, sys
 import jax, numpy as np
 port, i, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, i)
-from tokenlearner_flexivit import checkpoint, workdir
+from tokenlearner_flexivit import binding, checkpoint, metric_log, workdir
 
 def refused(function, *arguments):
   try:
@@ -342,9 +380,24 @@ print("apart:", refused(workdir.check_shared, folder / f"own{i}"))
 workdir.check_shared(folder / "run")
 lock = workdir.Lock(folder / "run")
 print("again:", refused(workdir.Lock, folder / "run"))
-workdir.claim_workdir(folder / "run", {"a": 1}, {})
-other = folder / "run", {"a": 1 + i}, {}
-print("other:", refused(workdir.claim_workdir, *other))
+assert workdir.of_first_host({"process": i, "text": "é" * (1 + 9 * i)}) == {
+  "process": 0, "text": "é"
+}
+about = {"digest": "ab", "evals": {}}
+binding.claim_workdir(folder / "run", {"a": 1}, about)
+other = folder / "run", {"a": 1 + i}, about
+print("config:", refused(binding.claim_workdir, *other))
+other = folder / "run", {"a": 1}, about | {"digest": "abc"[i:]}
+print("data:", refused(binding.claim_workdir, *other))
+# The log of process 0 counts, whatever another one finds in its place.
+log = folder / "run" if i == 0 else folder / "stale"
+log.mkdir(exist_ok=True)
+(log / metric_log.METRICS_FILE).write_text(
+  '{"step": 0, "test/accuracy": %d}' % (i + 1)
+)
+log = metric_log.MetricLog(log, 0)
+assert log.find(0, "test/") == {"accuracy": 1}, log.history
+log.close()
 
 checkpoints = checkpoint.Checkpoints(folder / "run", 2, {})
 assert checkpoints.restore_newest({}) is None
@@ -385,8 +438,13 @@ def test_two_processes_agree(tmp_path):
   assert "apart: RuntimeError: Stopped because of process 1" in first
   assert "apart: ValueError" in second and "process 1 on" in second
   assert "again: ValueError" in first and "in use by another run" in first
-  assert "other: RuntimeError" in first
-  assert "config.a: 1 -> 2" in second
+  for word, differs in (
+    ("config", "config.a: 1 -> 2"),
+    ("data", "about_data.digest: 'abc' -> 'bc'"),
+  ):
+    assert f"{word}: RuntimeError: Stopped because of process 1" in first
+    assert f"{word}: ValueError: Process 1 differs from process 0" in second
+    assert differs in second
   assert f"Falling back to {tmp_path / 'run/checkpoints/1'}" in first
   assert "full: CheckpointError" in first and "step 3: " in first
   for word in ("again", "full"):

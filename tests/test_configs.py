@@ -4,15 +4,18 @@ import importlib
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
 import chex
+import cv2
 import jax
 import numpy as np
 import pytest
 
 from configs import (
+  folder,
   quickstart,
   tokenlearner_paper,
   transfer,
@@ -20,7 +23,7 @@ from configs import (
   vivit,
 )
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import models, train
+from tokenlearner_flexivit import data, models, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -105,21 +108,111 @@ def test_a_flexible_model_is_fine_tuned_at_one_patch_size(config, tmp_path):
 
 def test_transfer_reads_the_splits_that_a_dataset_has(tmp_path, monkeypatch):
   assert transfer.splits("digits", "", "") == ("train", "test")
-  assert transfer.splits("digits", "a", "b") == ("a", "b")
-  for name in "train", "val":
-    assert transfer.splits(f"folder:{tmp_path}", "", "")[1] == "train[90%:]"
-    (tmp_path / name).mkdir()
-  assert transfer.splits(f"folder:{tmp_path}", "", "") == ("train", "val")
-  with pytest.raises(ValueError, match=r"Its splits are: train .*, test "):
-    transfer.splits("digits", "full", "")
-  with pytest.raises(ValueError, match="such as test="):
-    transfer.splits("folder:nothing", "train", "")
+  for arg in ("full", ""), ("train[:5]", "valid"):
+    with pytest.raises(ValueError, match=r"Its splits are: train, test\."):
+      transfer.splits("digits", *arg)
+  assert transfer.splits("digits", "training[:50%]", "") == (
+    "training[:50%]",
+    "test",
+  )
 
   # Secret labels, as those of ImageNet's test images.
   secret = [{"label": -1}]
   monkeypatch.setattr(transfer.data_lib, "open_source", lambda config: secret)
-  with pytest.raises(ValueError, match="splits are train, test"):
-    transfer.splits("digits", "", "")
+  assert transfer.splits("digits", "", "") == ("train[:90%]", "train[90%:]")
+
+
+def write_images(root, *names, count=1):
+  image = cv2.imencode(".png", np.zeros((130, 140, 3), np.uint8))[1].tobytes()
+  for name in names:
+    (root / name).mkdir(parents=True)
+    for i in range(count):
+      (root / name / f"{i}.png").write_bytes(image)
+
+
+@pytest.mark.parametrize(
+  "folders, options, expected",
+  [
+    # ImageNet's own layout, and what Keras, Roboflow and Kaggle write.
+    ("train val", "", "train validation"),
+    ("train validation", "", "train validation"),
+    ("train test", "", "train test"),
+    ("train val test", "", "train validation"),
+    ("train valid", "", "train validation"),
+    ("Training Testing", "", "train test"),
+    ("", "", "train[:90%] train[90%:]"),
+    ("train", "", "train[:90%] train[90%:]"),
+    ("train val test", ",train=train+val,test=test", "train+val test"),
+    ("train other", ",test=other", "train other"),
+    ("train val", ",train=train[:5]", "train[:5] validation"),
+  ],
+)
+def test_images_in_folders_have_the_splits_that_are_there(
+  folders, options, expected, tmp_path, monkeypatch
+):
+  for part in folders.split() or ["."]:
+    write_images(tmp_path / "pets" / part, "cat", "dog", count=10)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for path in ("~/pets", tmp_path / "pets"):
+    for config in (
+      folder.get_config(f"path={path}{options}"),
+      transfer.get_config(f"runlocal,data=folder:{path}{options}"),
+    ):
+      assert config.data.name == f"folder:{tmp_path / 'pets'}"
+      assert config.evals.test.data.name == config.data.name
+      names = [config.data.split, config.evals.test.data.split]
+      assert names == expected.split()
+      for split in names:
+        data.open_source({"name": config.data.name, "split": split})
+
+
+def test_splits_that_are_asked_for_must_be_there(tmp_path):
+  write_images(tmp_path, "train/cat", "test/cat")
+  for get in (
+    lambda options: folder.get_config(f"path={tmp_path},{options}"),
+    lambda options: transfer.get_config(
+      f"runlocal,data=folder:{tmp_path},{options}"
+    ),
+  ):
+    for options in ("test=val", "train=full", "train=train[:5],test=val[:5]"):
+      with pytest.raises(ValueError, match="Its splits are: train, test"):
+        get(options)
+    with pytest.raises(ValueError, match=r"train=train\[:90%\],test=train"):
+      get("test=train[90%:]")
+    write_images(tmp_path, "val/cat", "valid/cat")
+    with pytest.raises(ValueError, match="both val and valid"):
+      get("train=train")
+    for name in ("val", "valid"):
+      shutil.rmtree(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+  "get_config",
+  [
+    folder.get_config,
+    pytest.param(transfer.get_config, marks=pytest.mark.slow),
+  ],
+)
+def test_a_dozen_images_are_trained(get_config, tmp_path, capsys):
+  """The configs as they stand, but for the size of the model."""
+  write_images(tmp_path / "pets", "cat", "dog", count=6)
+  (tmp_path / "pets" / "dog" / "Thumbs.db").write_bytes(b"x")
+  if get_config is folder.get_config:
+    config = get_config(f"path={tmp_path / 'pets'},epochs=20")
+    config.flexi.patch_size["values"] = (30,)
+  else:
+    # Without weights to start from, for which runlocal is.
+    config = get_config(
+      f"runlocal,data=folder:{tmp_path / 'pets'},size=60,eval_patch_sizes=30"
+    )
+    config.batch_size, config.total_steps = 32, 6
+  config.model = dict(variant="mu")
+  with pytest.warns(UserWarning, match="no image of 1 of the 2 classes"):
+    _, history = train.train_and_evaluate(config, tmp_path / "run")
+  assert np.isfinite(history[-1]["test/patch30/accuracy"])
+  assert "has no folders of splits. Reading train[:90%]" in (
+    capsys.readouterr().out
+  )
 
 
 def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
@@ -195,10 +288,10 @@ def test_small_models_for_videos_can_be_built(name, data):
   assert config.evals.val.type == evaluator
 
 
-def write_videos(root, *folders):
-  for folder in folders:
-    (root / folder).mkdir(parents=True)
-    (root / folder / "1.mp4").write_bytes(b"")
+def write_videos(root, *names):
+  for name in names:
+    (root / name).mkdir(parents=True)
+    (root / name / "1.mp4").write_bytes(b"")
 
 
 @pytest.mark.parametrize("folder", ["validation", "val"])

@@ -62,8 +62,21 @@ def test_one_size_is_always_drawn():
   assert drawn_from.draw(jax.random.key(3), 0) == 0
 
 
-@pytest.mark.parametrize("end_weights", [None, (1, 1, 9)])
-def test_host_draws_what_the_step_draws_from_any_step_on(end_weights):
+@pytest.mark.parametrize(
+  "end_weights, prng",
+  [
+    (None, "threefry2x32"),
+    ((1, 1, 9), "threefry2x32"),
+    (None, "rbg"),
+    (None, "unsafe_rbg"),
+  ],
+)
+def test_host_draws_what_the_step_draws_from_any_step_on(end_weights, prng):
+  with jax.default_prng_impl(prng):
+    check_host_draws(end_weights)
+
+
+def check_host_draws(end_weights):
   drawn_from = both(
     20,
     patch_size=dict(values=(8, 4, 2), end_weights=end_weights),
@@ -78,6 +91,15 @@ def test_host_draws_what_the_step_draws_from_any_step_on(end_weights):
   for first in (0, 7):
     host = train_step.host_branches(drawn_from, 5, first, block=4)
     assert [next(host) for _ in range(first, 20)] == inside[first:]
+
+
+def test_the_draws_of_a_run_are_those_of_any_implementation():
+  keys = train_step.step_keys(5, np.int32(7))
+  with jax.default_prng_impl("unsafe_rbg"):
+    others = train_step.step_keys(5, np.int32(7))
+  for key, other in zip(keys[:2], others[:2], strict=True):
+    np.testing.assert_array_equal(*map(jax.random.key_data, (key, other)))
+  assert jax.random.key_impl(others[2]) == "unsafe_rbg"  # Of dropout.
 
 
 def test_the_dials_are_drawn_on_their_own():
@@ -116,6 +138,8 @@ def test_numbers_of_tokens_share_a_program():
   for index, branch in zip(indices, branches, strict=True):
     setting = drawn_from.in_program(drawn_from.branches[branch], index)
     assert setting == drawn_from.settings[index]
+  # The masked program of a setting without a mask: all that are learned.
+  assert drawn_from.in_program(drawn_from.branches[0], 1).num_tokens == 8
 
 
 def test_a_single_number_of_tokens_is_a_slice():

@@ -111,6 +111,26 @@ def test_switch_is_host_dispatch(reference):
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "prng", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.slow)]
+)
+def test_any_generator_trains_the_settings_that_are_drawn(prng):
+  """Also with "all" among the numbers, which has programs of its own."""
+  task = make_task(mixup_alpha=0.4)
+  with jax.default_prng_impl(prng):
+    state, history = train(task, num_tokens=(3, 1, "all"))
+    again, same = train(task, num_tokens=(3, 1, "all"), dispatch="switch")
+  chex.assert_trees_all_close(state, again, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(history, same, rtol=1e-4, atol=1e-6)
+  chex.assert_tree_all_finite(history)
+  drawn_from = patch_sizes(6, 3, num_tokens=(3, 1, "all"))
+  expected = [
+    int(drawn_from.draw(train_step_lib.step_keys(3, np.int32(step))[0], step))
+    for step in range(STEPS)
+  ]
+  assert [int(metrics["setting"]) for metrics in history] == expected
+
+
 def test_shard_map_is_pmap(reference):
   state, history = train(make_task(mixup_alpha=0.4), kind="shard_map")
   chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)

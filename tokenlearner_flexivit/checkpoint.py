@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,6 +47,18 @@ class CheckpointError(RuntimeError):
   """Checkpoints could not be saved; says which and why."""
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves it to the loop to notice that the run is told to stop.
+
+  At such a step orbax takes the difference of two times, of which one has no
+  time zone if its checkpoint is older than the manager.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False, whatever the step."""
+    return False
+
+
 class Checkpoints:
   """The checkpoints of a workdir, the newest few of them kept.
 
@@ -60,6 +73,7 @@ class Checkpoints:
     keep: int,
     config: dict[str, Any],
     max_failures: int = 3,
+    before_first: Callable[[], None] = lambda: None,
   ):
     """Opens `workdir/checkpoints` and removes what a killed run left half done.
 
@@ -68,11 +82,10 @@ class Checkpoints:
       keep: how many to keep, >= 1; with 1 there is none to fall back to.
       config: stored in each of them.
       max_failures: the run stops when so many saves in a row fail, >= 1.
+      before_first: called by process 0 before it saves first, and again before
+        the next save if it fails, which counts as a save that failed.
     """
-    if keep < 1:
-      raise ValueError(f"config.keep_checkpoints={keep} must be >= 1.")
-    if max_failures < 1:
-      raise ValueError(f"config.max_save_failures={max_failures} must be >= 1.")
+    self._before_first = before_first
     self._config = config
     self._keep = keep
     self._max_failures = max_failures
@@ -106,7 +119,8 @@ class Checkpoints:
 
     Args:
       step: nothing is done if there is a checkpoint of it.
-      state: arrays of which every host holds all.
+      state: arrays of which every host holds all; stacks of blocks are saved
+        as blocks (see `models.stacking`).
       notes: anything of JSON to keep with it, for `notes`.
       must: waits until it is on disk, and raises if it is not: for the last.
 
@@ -134,6 +148,8 @@ class Checkpoints:
         raise FileNotFoundError(
           errno.ENOENT, "The folder is gone", str(self._directory)
         )
+      self._before_first()
+      self._before_first = lambda: None
       if self._manager is None:
         self._manager = self._open_manager()
       self._manager.save(
@@ -160,8 +176,8 @@ class Checkpoints:
       self._saving = None
       self._failures.clear()
 
-  def _open_manager(self) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
+  def _open_manager(self) -> _Manager:
+    return _Manager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=self._keep,
@@ -251,17 +267,16 @@ class Checkpoints:
     """
     self._finish_save()
     damaged = {}
-    for step in _of_first_host(sorted(_steps(self._directory), reverse=True)):
+    steps = workdir_lib.of_first_host(
+      sorted(_steps(self._directory), reverse=True)
+    )
+    for step in steps:
       damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
       damage = _of_any_host(damage)
       if damage is None:
         self._set_aside(damaged, step)
-        restored = error = None
-        try:
+        with workdir_lib.together():
           restored = _restore(self.path(step), state)
-        except Exception as raised:
-          error = raised
-        workdir_lib.raise_together(error)
         return step, restored
       damaged[step] = damage
     if damaged:
@@ -274,27 +289,31 @@ class Checkpoints:
     return None
 
   def _set_aside(self, damaged: dict[int, str], good: int) -> None:
-    error = None
-    for step, damage in damaged.items() if self._writes else ():
-      aside, count = self.path(step).with_suffix(CORRUPT), 1
-      while aside.exists():
-        count += 1
-        aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
-      progress.say(
-        f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
-        f"Falling back to {self.path(good)}; the damaged one is kept as "
-        f"{aside.name}."
-      )
-      try:
+    with workdir_lib.together():
+      for step, damage in damaged.items() if self._writes else ():
+        aside, count = self.path(step).with_suffix(CORRUPT), 1
+        while aside.exists():
+          count += 1
+          aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
+        progress.say(
+          f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
+          f"Falling back to {self.path(good)}; the damaged one is kept as "
+          f"{aside.name}."
+        )
         self.path(step).rename(aside)
-      except OSError as raised:
-        error = raised
-    workdir_lib.raise_together(error)
 
   def notes(self, step: int) -> Any:
-    """Returns the notes that were saved with a checkpoint."""
-    path = self.path(step) / "notes" / "metadata"
-    return json.loads(path.read_bytes())["notes"]
+    """Returns the notes that were saved with a checkpoint; all must call it."""
+    notes, path = None, self.path(step) / "notes" / "metadata"
+    with workdir_lib.together():
+      if self._writes:
+        notes = json.loads(path.read_bytes())["notes"]
+    return workdir_lib.of_first_host(notes)
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+  """Returns the steps of a workdir's checkpoints, intact or not."""
+  return sorted(_steps(workdir / CHECKPOINTS))
 
 
 def newest_step(workdir: pathlib.Path) -> int:
@@ -303,22 +322,26 @@ def newest_step(workdir: pathlib.Path) -> int:
   Raises:
     ValueError: there is none.
   """
-  steps = _steps(workdir / CHECKPOINTS)
-  if not steps:
+  newest = max(steps(workdir), default=None)
+  if newest is None:
     raise ValueError(f"{workdir} holds no checkpoint of a run.")
-  return max(steps)
+  return newest
 
 
-def read_params(workdir: pathlib.Path) -> Any:
-  """Returns the parameters to evaluate from a workdir's newest checkpoint.
+def read_params(workdir: pathlib.Path, step: int | None = None) -> Any:
+  """Returns the parameters to evaluate from a checkpoint of a workdir.
 
   The moving average if the run kept one. Nested dicts of NumPy arrays, read
   without knowing the optimizer.
 
+  Args:
+    workdir: of a run.
+    step: of the checkpoint; None for the newest.
+
   Raises:
-    ValueError: no checkpoint there, or the newest is damaged.
+    ValueError: no checkpoint there, or it is damaged.
   """
-  path = _newest_intact(workdir) / "state"
+  path = _intact(workdir, step) / "state"
   for prefix in ("ema/", "params/"):
     if arrays := state_file.read(path, prefix):
       break
@@ -336,12 +359,18 @@ def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
   """
-  return state_file.read(_newest_intact(workdir) / "state")
+  return state_file.read(_intact(workdir) / "state")
 
 
-def _newest_intact(workdir: pathlib.Path) -> pathlib.Path:
-  """Where the newest checkpoint lies, which is as it was written."""
-  path = (workdir / CHECKPOINTS / str(newest_step(workdir))).absolute()
+def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
+  """Returns where a checkpoint lies, the newest or another; checks its files.
+
+  Raises:
+    ValueError: it is damaged, or there is none.
+  """
+  if step is None:
+    step = newest_step(workdir)
+  path = (workdir / CHECKPOINTS / str(step)).absolute()
   damage = checksums.find_damage(path, skip=_UNCHECKED)
   if damage is not None:
     raise ValueError(
@@ -371,17 +400,6 @@ def _steps(directory: pathlib.Path) -> list[int]:
   if not directory.is_dir():
     return []
   return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
-
-
-def _of_first_host(steps: list[int]) -> list[int]:
-  """The list of process 0: a file system may show others less."""
-  if jax.process_count() == 1:
-    return steps
-  count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
-  if not count:
-    return []
-  steps = np.asarray((steps + [0] * count)[:count], np.int32)
-  return multihost_utils.broadcast_one_to_all(steps).tolist()
 
 
 def _of_any_host(damage: str | None) -> str | None:

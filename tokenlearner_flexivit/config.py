@@ -9,7 +9,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -279,12 +279,17 @@ def duration_keys(
   return [f"{name}_{unit}" for name in names for unit in units]
 
 
+def changes(
+  old: Any, new: Any, where: str = "config"
+) -> Iterator[tuple[str, Any, Any]]:
+  """Yields the leaves that differ in two configs: key, old and new value."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      yield from changes(old.get(key), new.get(key), f"{where}.{key}")
+  elif old != new:
+    yield where, old, new
+
+
 def differences(old: Any, new: Any, where: str = "config") -> list[str]:
   """Lists the leaves that differ in two configs as "key: old -> new"."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    return [
-      line
-      for key in sorted(old.keys() | new.keys())
-      for line in differences(old.get(key), new.get(key), f"{where}.{key}")
-    ]
-  return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+  return [f"{key}: {a!r} -> {b!r}" for key, a, b in changes(old, new, where)]

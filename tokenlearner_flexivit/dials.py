@@ -105,6 +105,17 @@ class Dial:
     return jnp.sum(draws, dtype=jnp.int32)
 
 
+def cost_by_size(setting: Setting) -> tuple[float, ...]:
+  """Orders settings by the size of the patches, then the number of tokens.
+
+  That is from cheap to dear where fewer tokens are learned than there are
+  patches.
+  """
+  height, width = setting.patch_size
+  number = setting.num_tokens or 0
+  return -height * width, np.inf if number == ALL else number
+
+
 @dataclasses.dataclass(frozen=True)
 class Dials:
   """What training draws from.
@@ -120,22 +131,24 @@ class Dials:
       beside the one drawn (Universally Slimmable Networks, arXiv 1903.05134).
     inplace_distillation: whether all but the largest then learn from its
       answers, instead of what it learns from (ibid.).
+    cost: orders settings from cheap to dear.
   """
 
   patch_size: Dial
   num_tokens: Dial = Dial()
   sandwich: bool = False
   inplace_distillation: bool = False
+  cost: Callable[[Setting], Any] = cost_by_size
 
   @property
   def largest(self) -> Setting:
-    """The dearest setting: the smallest patches, the most tokens."""
-    return max(self.settings, key=_cost)
+    """The dearest setting."""
+    return max(self.settings, key=self.cost)
 
   @property
   def smallest(self) -> Setting:
     """The cheapest setting."""
-    return min(self.settings, key=_cost)
+    return min(self.settings, key=self.cost)
 
   @property
   def settings(self) -> tuple[Setting, ...]:
@@ -194,26 +207,22 @@ class Dials:
 
     Args:
       branch: of `branches`.
-      setting: an index into `settings` of one that belongs to the branch.
+      setting: an index into `settings` of one that belongs to the branch. An
+        index of "all" keeps all learned tokens: a mask of none gives NaN.
     """
     if branch.num_tokens is not None or not self._masked:
       return branch
-    numbers = [n if n in self._masked else 0 for _, n in self.settings]
+    most = max(self._masked)
+    numbers = [n if n in self._masked else most for _, n in self.settings]
     number = jnp.asarray(numbers, jnp.int32)[setting]
     return branch._replace(num_tokens=number)
-
-
-def _cost(setting: Setting) -> tuple[float, ...]:
-  """What orders settings along each dial from cheap to dear."""
-  height, width = setting.patch_size
-  number = setting.num_tokens or 0
-  return -height * width, np.inf if number == ALL else number
 
 
 def from_config(
   section: dict[str, Any] | None,
   default: tuple[int, int],
   total_steps: int = 1,
+  cost: Callable[[Setting], Any] = cost_by_size,
 ) -> tuple[Dials, str]:
   """Reads `config.flexi`.
 
@@ -226,6 +235,7 @@ def from_config(
       Among the numbers of tokens None, or "all", switches TokenLearner off.
     default: the model's own patch size, used where the section names none.
     total_steps: of the training.
+    cost: see `Dials`.
 
   Returns:
     The dials, and the dispatch mode "switch" or "host".
@@ -256,8 +266,11 @@ def from_config(
     )
   dispatch = section.get("dispatch", "auto")
   known = {"switch": "switch", "host": "host", "auto": default_dispatch()}
-  sandwich, inplace = (bool(section.get(name)) for name in switches)
-  dials = Dials(patch_size, num_tokens, sandwich, inplace)
+  sandwich, inplace = (section.get(name) or False for name in switches)
+  for name, value in zip(switches, (sandwich, inplace), strict=True):
+    if not isinstance(value, bool):
+      raise ValueError(f"config.flexi.{name}={value!r} must be True or False.")
+  dials = Dials(patch_size, num_tokens, sandwich, inplace, cost)
   if sandwich and len(dials.settings) < 2:
     raise ValueError(
       "config.flexi.sandwich: there is one setting only. Give several values "
@@ -281,6 +294,8 @@ def _dial(
   total_steps: int,
 ) -> Dial:
   """Reads the section of one dial; `read` makes its values."""
+  if not isinstance(section, Mapping):
+    raise ValueError(f"{where}={section!r} must be a dict(values=...).")
   configuration.check_keys(section, ("values", "weights", "end_weights"), where)
   configuration.check_list(section.get("values"), f"{where}.values")
   values = tuple(read(value, where) for value in section["values"])
@@ -318,13 +333,17 @@ def as_num_tokens(value: Any, where: str) -> int | str:
 def _probabilities(
   weights: Sequence[float] | None, values: Sequence[Any], where: str
 ) -> np.ndarray:
-  weights = np.ones(len(values)) if weights is None else np.asarray(weights)
-  if len(weights) != len(values) or not (weights > 0).all():
+  if weights is None:
+    return np.full(len(values), 1 / len(values))
+  are_numbers = isinstance(weights, Sequence) and all(
+    isinstance(w, numbers.Real) and 0 < w < np.inf for w in weights
+  )
+  if not are_numbers or len(weights) != len(values):
     raise ValueError(
-      f"{where}={weights.tolist()} must be {len(values)} positive numbers, one "
-      "for each value."
+      f"{where}={weights!r} must be {len(values)} positive numbers, one for "
+      "each value."
     )
-  return weights / weights.sum()
+  return np.asarray(weights, np.float64) / np.sum(weights)
 
 
 def default_dispatch() -> str:

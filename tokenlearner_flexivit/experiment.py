@@ -1,5 +1,6 @@
 """An experiment: what a config describes, built and checked."""
 
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ from tokenlearner_flexivit import (
   progress,
   tasks,
 )
+from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.models.token_learner import ALL
 
 # Every key that a config may have, with its default.
 DEFAULTS = {
@@ -35,6 +38,10 @@ DEFAULTS = {
   "init": None,  # Weights to start from: all that interop.load_params reads.
   "init_fresh": [],  # Beginnings of names of what is not taken from there.
   "init_inflate": "central_frame",  # Or "average": of images, for videos.
+  # Of images in [0, 1], where the weights expect others than 0.5 and 0.5; one
+  # number per channel, such as (0.485, 0.456, 0.406).
+  "init_mean": None,
+  "init_std": None,
   "evals": {},
   "parallel": "pmap",  # Or "shard_map"; same result.
   "keep_checkpoints": 3,
@@ -62,7 +69,10 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
     evals = {k: v for k, v in config["evals"].items() if v is not None}
     config["evals"] = evals
   sections = {name: config[name] for name in SECTIONS}
-  sections |= {f"evals.{name}": section for name, section in evals.items()}
+  for name, section in evals.items():
+    sections[f"evals.{name}"] = section
+    if isinstance(section, dict):
+      sections[f"evals.{name}.data"] = section.get("data")
   for name, section in sections.items():
     if section is not None and not isinstance(section, dict):
       raise ValueError(
@@ -75,6 +85,7 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
   ]
   if missing:
     raise ValueError(f"config needs {', '.join(missing)}.")
+  _check_values(config)
   return config
 
 
@@ -85,59 +96,66 @@ class Experiment:
 
   Attributes:
     config: plain and complete.
-    source: the training data.
-    image_shape: (H, W, C) of a preprocessed training image, or (T, H, W, C).
+    about_data: what a run keeps of its data, as JSON has it: `name`,
+      `num_classes`, `class_names`, `num_examples`, `digest` (see
+      `Source.digest`), `image_shape`, (H, W, C) of a preprocessed training
+      image or (T, H, W, C), and for each of `evals` number and digest of the
+      examples.
     task: what is optimised, with its model.
     dials: what training draws from.
     dispatch: "switch" or "host".
     evaluators: by name.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict):
-    """Builds everything but the parameters."""
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    about_data: Mapping[str, Any] | None = None,
+  ):
+    """Builds everything but the parameters.
+
+    Args:
+      config: see `DEFAULTS` for its keys.
+      about_data: of the run that is to be evaluated: then the training data are
+        not opened. None for a training.
+
+    Raises:
+      ValueError: something is wrong with the config or the data.
+    """
     self.config = config = complete(config)
-    configuration.choose(
-      config["parallel"], dict.fromkeys(parallel.KINDS), "config.parallel"
-    )
     batch_size = config["batch_size"]
     parallel.check_batch_size(batch_size, "config.batch_size")
     share = batch_size // jax.device_count()
-    if config["accumulate"] < 1 or share % config["accumulate"]:
+    if share % config["accumulate"]:
       raise ValueError(
         f"config.accumulate={config['accumulate']} does not divide the {share} "
         "examples that each device has of a batch."
       )
-    self.source = data_lib.open_source(config["data"])
-    example = data_lib.peek(config["data"], self.source)
-    model_section = dict(config["model"])
-    num_classes = model_section.pop("num_classes", None)
-    num_classes = num_classes or self.source.num_classes
-    if num_classes is None:
-      raise ValueError(
-        f"The dataset {config['data']['name']!r} does not tell its number of "
-        "classes; set config.model.num_classes."
-      )
-    if num_classes < (self.source.num_classes or 0):
-      raise ValueError(
-        f"config.model.num_classes={num_classes} is too small: the dataset "
-        f"{config['data']['name']!r} has {self.source.num_classes} classes."
-      )
-    model = models.create(**model_section, num_classes=num_classes)
+    is_training = about_data is None
+    if is_training:
+      about_data = self._open_data()
+    self.about_data = about_data = dict(about_data)
+    num_classes = about_data["num_classes"]
+    model_section = {**config["model"], "num_classes": num_classes}
+    model = models.create(**model_section)
     self.task = tasks.create(
       config["task"], model=model, num_classes=num_classes
     )
-    self.task.check(example, "config.data.pp")
-    _check_loss(self.task, self.source, example)
-    self.image_shape = example[model.input].shape
+    if is_training:
+      self._check_training()
     # A patch of a tubelet is a dial, its frames are none.
     self.dials, self.dispatch = dials.from_config(
-      config["flexi"], model.patch_size[-2:], self.steps("total")
+      config["flexi"],
+      model.patch_size[-2:],
+      self.steps("total"),
+      cost=lambda setting: flops.macs(model, self.image_shape, *setting),
     )
     grids = [
       model.check(self.image_shape[:-1], *setting)
       for setting in self.dials.settings
     ]
-    _warn_of_sum_pooling(model, self.dials)
+    if is_training:
+      _warn_of_sum_pooling(model, self.dials)
     _check_that_tokens_become_fewer(model, self.image_shape, grids)
     self.evaluators = {
       name: evaluators.create(
@@ -147,20 +165,79 @@ class Experiment:
         settings=self.dials.settings,
         batch_size=batch_size,
         kind=config["parallel"],
-        class_names=self.about_data["class_names"],
+        class_names=about_data["class_names"],
       )
       for name, section in config["evals"].items()
     }
+    about_data["evals"] = {
+      name: [
+        {"num_examples": len(source), "digest": source.digest()}
+        for source in evaluator.sources
+      ]
+      for name, evaluator in self.evaluators.items()
+    }
+
+  @functools.cached_property
+  def source(self) -> data_lib.Source:
+    """The training data, opened when they are first asked for."""
+    return data_lib.open_source(self.config["data"])
+
+  @functools.cached_property
+  def _example(self) -> dict[str, np.ndarray]:
+    return data_lib.peek(self.config["data"], self.source)
 
   @property
-  def about_data(self) -> dict[str, Any]:
-    """What users of the trained model need to know of its data, for JSON."""
-    _, names = data_lib.classes(self.source, self.config["data"]["pp"])
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C) of a preprocessed training image, or (T, H, W, C)."""
+    return tuple(self.about_data["image_shape"])
+
+  def _open_data(self) -> dict[str, Any]:
+    """Returns what `about_data` says of the training data."""
+    source, name = self.source, self.config["data"]["name"]
+    num_classes = self.config["model"].get("num_classes") or source.num_classes
+    if num_classes is None:
+      raise ValueError(
+        f"The dataset {name!r} does not tell its number of classes; set "
+        "config.model.num_classes."
+      )
+    if num_classes < (source.num_classes or 0):
+      raise ValueError(
+        f"config.model.num_classes={num_classes} is too small: the dataset "
+        f"{name!r} has {source.num_classes} classes."
+      )
+    _, class_names = data_lib.classes(source, self.config["data"].get("pp"))
     return {
-      "num_classes": self.task.num_classes,
-      "class_names": names,
-      "image_shape": list(self.image_shape),
+      "name": name,
+      "num_classes": num_classes,
+      "class_names": class_names,
+      "num_examples": len(source),
+      "digest": source.digest(),
     }
+
+  def _check_training(self) -> None:
+    """Raises ValueError for what can be evaluated, and yet not be trained."""
+    example, task = self._example, self.task
+    task.check(example, "config.data.pp")
+    self.about_data["image_shape"] = list(example[task.model.input].shape)
+    _check_loss(task, self.source, example)
+    if self.config["model"].get("dtype") == "float16":
+      raise ValueError(
+        "config.model.dtype='float16' is for inference alone: small gradients "
+        "would become 0. Train in 'bfloat16', which needs as little memory, or "
+        "in 'float32'."
+      )
+    if task.num_classes == 1 and task.probabilities is jax.nn.softmax:
+      raise ValueError(
+        f"{self.source.name} has a single class, so there is nothing to learn. "
+        "Perhaps its path is one level too high or too low: it must hold one "
+        "folder per class. To learn whether or not something is there, set "
+        "config.task.loss='sigmoid_xent'."
+      )
+
+  @property
+  def _num_examples(self) -> int:
+    # What older runs have kept does not tell.
+    return self.about_data.get("num_examples") or len(self.source)
 
   def steps(
     self, name: str, default: int | None = None, section: Any = None
@@ -180,13 +257,18 @@ class Experiment:
       name,
       "config",
       batch_size=self.config["batch_size"],
-      num_examples=len(self.source),
+      num_examples=self._num_examples,
       default=default,
     )
     if not number:
       spelled = ", ".join(configuration.duration_keys(name))
       raise ValueError(f"config needs one of {spelled}, above 0.")
     return number
+
+  def init_shapes(self) -> Any:
+    """Returns the shapes of the parameters, without any of their values."""
+    key = jax.random.key(self.config["seed"])
+    return jax.eval_shape(lambda: self.task.init(key, self.image_shape))
 
   def init_params(self) -> Any:
     """Returns the parameters before training: fresh, or from `config.init`.
@@ -204,9 +286,84 @@ class Experiment:
       params=params,
       fresh=self.config["init_fresh"],
       inflate=self.config["init_inflate"],
+      input_mean=self.config["init_mean"],
+      input_std=self.config["init_std"],
     )
     progress.say(f"Starting from {changes}")
     return loaded
+
+  def dearer_settings(self) -> str | None:
+    """Says at which settings TokenLearner costs more than it saves, if any."""
+    model, parts = self.task.model, []
+    if model.token_learner is None:
+      return None
+    for setting in self.dials.settings:
+      without = setting._replace(num_tokens=ALL)
+      costs = [
+        flops.macs(model, self.image_shape, *each)
+        for each in (setting, without)
+      ]
+      if setting != without and costs[0] >= costs[1]:
+        grid = model.check(self.image_shape[:-1], *setting)
+        number = setting.num_tokens or model.token_learner["num_tokens"]
+        parts.append(
+          f"{setting.name}: {math.prod(grid[-2:])} patches become {number} "
+          f"tokens, {costs[0] / 1e6:.4g} M multiply-adds instead of "
+          f"{costs[1] / 1e6:.4g} M"
+        )
+    if not parts:
+      return None
+    return (
+      "TokenLearner makes these settings dearer rather than cheaper: "
+      f"{'; '.join(parts)}. At large patches learn fewer tokens, or none."
+    )
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for a value of the wrong type or out of its range.
+
+  The sections are checked where they are read.
+  """
+  whole = {
+    "seed": f"[0, {2**32})",
+    "batch_size": "[1, inf)",
+    "accumulate": "[1, inf)",
+    "keep_checkpoints": "[1, inf)",
+    "max_save_failures": "[1, inf)",
+  }
+  for key, interval in whole.items():
+    configuration.check_number(
+      config[key], f"config.{key}", interval, whole=True
+    )
+  if config["ema_decay"] is not None:
+    configuration.check_number(
+      config["ema_decay"], "config.ema_decay", "[0, 1)"
+    )
+  if (number := config["model"].get("num_classes")) is not None:
+    where = "config.model.num_classes"
+    configuration.check_number(number, where, "[1, inf)", whole=True)
+  for key, known in (
+    ("parallel", parallel.KINDS),
+    ("init_inflate", ("central_frame", "average")),
+  ):
+    where = f"config.{key}"
+    configuration.choose(config[key], dict.fromkeys(known), where)
+  init, fresh = config["init"], config["init_fresh"]
+  if not (init is None or (isinstance(init, str) and init)):
+    raise ValueError(
+      f"config.init={init!r} must be a file, a workdir or a released name."
+    )
+  if not isinstance(fresh, list) or not all(isinstance(x, str) for x in fresh):
+    raise ValueError(
+      f"config.init_fresh={fresh!r} must be a list of names or of beginnings "
+      "of names, such as ('head/',)."
+    )
+  for key, interval in (("init_mean", "(-inf, inf)"), ("init_std", "(0, inf)")):
+    if config[key] is None:
+      continue
+    configuration.check_list(config[key], f"config.{key}")
+    for number in config[key]:
+      configuration.check_number(number, f"config.{key}", interval)
 
 
 def _check_loss(

@@ -10,6 +10,7 @@ import jax
 from tensorboard.summary import Writer
 
 from tokenlearner_flexivit import progress
+from tokenlearner_flexivit import workdir as workdir_lib
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -40,7 +41,9 @@ def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
 
 
 class MetricLog:
-  """Appends records of scalars; host 0 writes, the others only remember.
+  """Appends records of scalars; host 0 reads and writes, the others remember.
+
+  All hosts must open it.
 
   A disk that takes no more stops no training: what could not be written is
   kept, and written as soon as it can be.
@@ -58,9 +61,15 @@ class MetricLog:
         done again. So is what a crash left of a line, with a warning.
     """
     self._path = workdir / METRICS_FILE
-    records, broken = _read(self._path)
-    self.history = [r for r in records if r["step"] <= first_step]
     self._writes = jax.process_index() == 0
+    records, broken = [], 0
+    with workdir_lib.together():
+      if self._writes:
+        records, broken = _read(self._path)
+    # What is done already is decided by what is here, so all have the same.
+    self.history = workdir_lib.of_first_host(
+      [r for r in records if r["step"] <= first_step]
+    )
     self._file = self._events = None
     if not self._writes:
       return

@@ -90,6 +90,7 @@ class Progress:
     self._pending = [(step, dict(metrics)) for step, metrics in pending]
     self._steps_before = len(self._pending)
     self._bar = None
+    self._has_said = False
 
   def start(self) -> None:
     """Starts the clock and the bar."""
@@ -106,6 +107,25 @@ class Progress:
     """Notes the metrics of a step, 1 for the first."""
     self._pending.append((step, metrics))
     self._bar.update()
+
+  def glance(self) -> None:
+    """Prints a first short line, once, after ten steps or ten seconds.
+
+    The first line of the log may be far away.
+    """
+    steps = self._pending[-1][0] - self._first_step if self._pending else 0
+    seconds = time.perf_counter() - self._start
+    if self._has_said or steps < 1 or (steps < 10 and seconds < 10):
+      return
+    self._has_said = True
+    self._fetch()
+    step, metrics = self._pending[-1]
+    seconds = time.perf_counter() - self._start
+    left = duration((self._total_steps - step) * seconds / steps)
+    say(
+      f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  "
+      f"loss {metrics['loss']:.4f}  ETA {left}"
+    )
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -186,7 +206,7 @@ class Progress:
       f"grad {record['grad_norm']:.3g}  {self._drawn(drawn)}"
     )
     self._pending, self._steps_before = [], 0
-    self._last = now
+    self._last, self._has_said = now, True
     return record
 
   def _drawn(self, times: Mapping[int, int]) -> str:

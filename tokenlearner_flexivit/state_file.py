@@ -4,7 +4,8 @@ Orbax's own handler opens every array as a store of its own. For the hundreds of
 small arrays of a small ViT that takes many times the work of writing them one
 after another, and it is taken from the training. Every host holds the whole
 state, so there are no pieces to put together either. Arrays are named by their
-paths, "params/head/bias": any tool that reads safetensors finds them.
+paths, "params/head/bias": any tool that reads safetensors finds them. Every
+block has a name, whether a loop runs the blocks or not.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from tokenlearner_flexivit import root_logger
+from tokenlearner_flexivit.models import stacking
 
 with root_logger.unchanged():
   import orbax.checkpoint as ocp
@@ -78,11 +80,11 @@ class Handler(ocp.AsyncCheckpointHandler):
 
 
 def _copy(state: Any) -> dict[str, np.ndarray]:
-  arrays = named(state)
-  for x in arrays.values():
-    x.copy_to_host_async()
+  jax.tree.map(lambda x: x.copy_to_host_async(), state)
   # On CPU NumPy would look at memory that the next step gives away.
-  return {name: np.array(x) for name, x in arrays.items()}
+  state = jax.tree.map(np.array, state)
+  # Unstacked here, where blocks are views, and not on a device that is full.
+  return named(stacking.unstack(state))
 
 
 def _write(arrays: dict[str, np.ndarray], directory: pathlib.Path) -> None:

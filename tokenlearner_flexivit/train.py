@@ -6,7 +6,6 @@ optimised is a task's business (`tasks/`), what is measured an evaluator's.
 
 import contextlib
 import functools
-import itertools
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from tokenlearner_flexivit import checkpoint as checkpoint_lib
-from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import (
+  binding,
   layer_rates,
   metric_log,
   parallel,
@@ -26,6 +23,9 @@ from tokenlearner_flexivit import (
   preemption,
   report,
 )
+from tokenlearner_flexivit import checkpoint as checkpoint_lib
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import optimizer as optimizer_lib
 from tokenlearner_flexivit import progress as progress_lib
 from tokenlearner_flexivit import train_step as train_step_lib
@@ -54,7 +54,8 @@ def train_and_evaluate(
       events and the report. Shared by all hosts, of this run alone.
 
   Returns:
-    The final state, and all records of metrics.jsonl.
+    The final state (of a model with `scan=True` on the host), and all records
+    of metrics.jsonl.
 
   Raises:
     ValueError: anything wrong with the config, the data or the workdir, before
@@ -64,11 +65,12 @@ def train_and_evaluate(
     preemption.PreemptedError: a signal stopped it; the same call continues.
   """
   workdir = paths.local(workdir, "workdir")
-  experiment = experiment_lib.Experiment(config)
-  config = experiment.config
+  with workdir_lib.together():
+    experiment = experiment_lib.Experiment(config)
+  config, task = experiment.config, experiment.task
   kind, batch_size = config["parallel"], config["batch_size"]
 
-  # ---- Durations, parameters, optimizer --------------------------------------
+  # ---- Durations, optimizer --------------------------------------------------
   total_steps = experiment.steps("total")
   log_every = experiment.steps("log", default=50)
   checkpoint_every = experiment.steps("checkpoint", default=1000)
@@ -78,50 +80,61 @@ def train_and_evaluate(
     )
     for name, section in config["evals"].items()
   }
-  params = experiment.init_params()
-  runs = experiment.task.model.scanned_runs
-  stacked = stacking.stack(params, runs)
-  constants = experiment.task.constants(kind)
+  shapes, runs = experiment.init_shapes(), task.model.scanned_runs
+  stacked = jax.eval_shape(lambda tree: stacking.stack(tree, runs), shapes)
   optimizer, learning_rate = optimizer_lib.create(
     config["optimizer"],
     stacked,
     total_steps,
     batch_size=batch_size,
-    num_examples=len(experiment.source),
-    model=experiment.task.model,
+    num_examples=experiment.about_data["num_examples"],
+    model=task.model,
   )
   frozen = layer_rates.frozen(
     layer_rates.factors(stacked, freeze=config["optimizer"].get("freeze"))
+  )
+  create_state = functools.partial(
+    train_step_lib.create_state,
+    optimizer=optimizer,
+    ema=config["ema_decay"] is not None,
   )
 
   # ---- Workdir, checkpoints, state -------------------------------------------
   with contextlib.ExitStack() as closing:
     workdir_lib.check_shared(workdir)
     closing.enter_context(workdir_lib.Lock(workdir))
-    workdir_lib.claim_workdir(workdir, config, experiment.about_data)
+    claim = workdir, config, experiment.about_data
+    binding.claim_workdir(*claim)
+    for line in data_lib.describe_splits(config):
+      say(line)
     progress_lib.describe_devices(batch_size)
-    progress_lib.describe_model(params)
+    progress_lib.describe_model(shapes)
     say(report.cost_table(experiment))
+    if dearer := experiment.dearer_settings():
+      say(dearer)
     checkpoints = checkpoint_lib.Checkpoints(
-      workdir, config["keep_checkpoints"], config, config["max_save_failures"]
+      workdir,
+      config["keep_checkpoints"],
+      config,
+      config["max_save_failures"],
+      functools.partial(binding.bind_workdir, *claim),
     )
-    state = jax.jit(
-      functools.partial(
-        train_step_lib.create_state,
-        optimizer=optimizer,
-        ema=config["ema_decay"] is not None,
-      )
-    )(stacked)
-    del params, stacked  # They would stay in memory beside the state's.
     # Checkpoints name every block, whether a loop runs them or not.
-    to_saved = jax.jit(stacking.unstack) if runs else lambda state: state
-    first_step, pending = 0, []
-    newest = checkpoints.restore_newest(jax.eval_shape(to_saved, state))
-    if newest is not None:
+    newest = checkpoints.restore_newest(
+      jax.eval_shape(lambda tree: stacking.unstack(create_state(tree)), stacked)
+    )
+    if newest is None:
+      first_step, pending = 0, []
+      with workdir_lib.together():
+        params = stacking.stack(experiment.init_params(), runs)
+      state = jax.jit(create_state)(params)
+      del params  # They would stay in memory beside the state's.
+    else:
       first_step, saved = newest
-      state = stacking.stack(saved, runs)
       pending = checkpoints.notes(first_step)["pending"]
       say(f"Continuing from {checkpoints.path(first_step)}")
+      state = stacking.stack(saved, runs)
+      del newest, saved
     state = parallel.replicate(state, kind)
     log = metric_log.MetricLog(workdir, first_step)
     progress = progress_lib.Progress(
@@ -135,6 +148,8 @@ def train_and_evaluate(
     stop = preemption.Preemption()
     for resource in (stop, checkpoints, log, progress):
       closing.callback(resource.close)
+    if first_step >= total_steps:
+      say(f"All {total_steps} steps of this run are done.")
 
     def evaluate_due(step: int) -> dict[str, dict[str, float]]:
       due = [
@@ -146,43 +161,40 @@ def train_and_evaluate(
         return _evaluate(experiment, due, state.eval_params, step, log)
 
     # ---- The step, compiled --------------------------------------------------
-    batches = _device_batches(experiment, first_step)
     if first_step < total_steps:
-      batch = next(batches)
-      batches = itertools.chain([batch], batches)
-      start = time.perf_counter()
+      batches = _device_batches(experiment, first_step)
+      closing.callback(batches.close)
+      first = [next(batches)]
+      with workdir_lib.together():
+        constants = task.constants(kind)
       run_step = train_step_lib.compile_steps(
-        experiment.task,
+        task,
         optimizer,
         experiment.dials,
         state,
-        batch,
+        first[0],
         constants,
         first_step=first_step,
         seed=config["seed"],
         dispatch=experiment.dispatch,
         kind=kind,
+        say=say,
         accumulate=config["accumulate"],
         ema_decay=config["ema_decay"],
         frozen=frozen,
       )
-      seconds = time.perf_counter() - start
       say(
-        f"Compiled {len(experiment.dials.branches)} settings "
-        f"(dispatch={experiment.dispatch}) in {seconds:.1f} s"
+        f"Training steps {first_step + 1} to {total_steps} on "
+        f"{experiment.about_data['num_examples']} examples of "
+        f"{config['data']['name']}, preprocessed by {config['data']['pp']}"
       )
 
     # ---- The loop ------------------------------------------------------------
-    say(
-      f"Training steps {first_step + 1} to {total_steps} on "
-      f"{len(experiment.source)} examples of {config['data']['name']}, "
-      f"preprocessed by {config['data']['pp']}"
-    )
     progress.start()
     # A run that stopped between saving and evaluating makes up for it.
     results = evaluate_due(first_step)
     for step in range(first_step + 1, total_steps + 1):
-      batch = next(batches)
+      batch = first.pop() if first else next(batches)
       state, metrics = run_step(state, batch)
       progress.add(step, metrics)
       last = step == total_steps
@@ -193,11 +205,12 @@ def train_and_evaluate(
         _check_finite(progress, checkpoints)
       if must_log:
         log.write(step, progress.log(learning_rate(step - 1)))
+      progress.glance()
       if must_save:
         log.sync()  # No checkpoint outlives its log.
         checkpoints.save(
           step,
-          to_saved(state),
+          state,
           notes={"pending": progress.pending},
           must=last or stopping,
         )
@@ -209,7 +222,9 @@ def train_and_evaluate(
 
     # ---- The report ----------------------------------------------------------
     report.write(experiment, workdir, state.eval_params, results)
-  return to_saved(state), log.history
+    # Blocks on the host are views of the stacks, not a second state.
+    state = stacking.unstack(jax.device_get(state)) if runs else state
+  return state, log.history
 
 
 def evaluate(
@@ -220,7 +235,8 @@ def evaluate(
   Args:
     config: None for the run's own; else it may differ from it in all but
       `model` and `task`, such as other evaluations or another batch size.
-    workdir: of a run, finished or not.
+    workdir: of a run, finished or not. Neither its training data nor the
+      weights that it started from are needed.
 
   Returns:
     Metrics by evaluator and name.
@@ -229,15 +245,22 @@ def evaluate(
     ValueError: no run there, none of this model, or anything else wrong.
   """
   workdir = paths.local(workdir, "workdir")
-  trained = workdir_lib.read_config(workdir)
-  if config is None:
-    config = trained
-  experiment = experiment_lib.Experiment(config)
-  same = {key: experiment.config[key] for key in ("model", "task")}
-  workdir_lib.check_same_run(workdir, {**trained, **same})
-  params = checkpoint_lib.read_params(workdir)
-  step = checkpoint_lib.newest_step(workdir)
+  with workdir_lib.together():
+    trained = workdir_lib.read_config(workdir)
+    about_data = workdir_lib.read_about_data(workdir)
+    if config is None:
+      config = trained
+    experiment = experiment_lib.Experiment(config, about_data)
+    binding.check_model(workdir, trained, experiment.config)
+    step = checkpoint_lib.newest_step(workdir)
+  binding.check_hosts_agree(experiment.config, experiment.about_data)
+  step = workdir_lib.of_first_host(step)
+  with workdir_lib.together():
+    params = checkpoint_lib.read_params(workdir, step)
+  params = stacking.stack(params, experiment.task.model.scanned_runs)
   params = parallel.replicate(params, experiment.config["parallel"])
+  for line in data_lib.describe_splits(experiment.config):
+    say(line)
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)
   report.write(experiment, workdir, params, results)
@@ -245,7 +268,10 @@ def evaluate(
 
 
 def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
-  """Training batches from step `first_step` on, already on the devices."""
+  """Yields training batches from step `first_step` on, on the devices.
+
+  To be closed, which ends the threads and processes that make them.
+  """
   batches = data_lib.train_batches(
     experiment.config["data"],
     batch_size=experiment.config["batch_size"],
@@ -262,8 +288,10 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
     task.check_batch(batch)
     return batch
 
-  batches = map(checked, batches)
-  return parallel.prefetch(batches, experiment.config["parallel"])
+  with contextlib.closing(batches):
+    yield from parallel.prefetch(
+      map(checked, batches), experiment.config["parallel"]
+    )
 
 
 def _check_finite(

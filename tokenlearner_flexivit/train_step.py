@@ -13,6 +13,7 @@ sandwich rule gradient and metrics are the means over three settings.
 import concurrent.futures
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,23 @@ def create_state(
   )
 
 
-def step_keys(seed: int, step: jax.Array) -> jax.Array:
-  """Keys of one step, [3]: for the dials, the batch (mixup) and dropout."""
-  return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+def step_keys(
+  seed: int, step: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the keys of one step: for the dials, the batch (mixup) and dropout.
+
+  What the dials and the batch draw is the same on the host and on every device,
+  drawn alone or for many steps at once, so these keys are of threefry. Other
+  implementations draw other numbers under `jax.vmap`. Dropout follows
+  `jax_default_prng_impl`, since it may be much faster by another.
+  """
+
+  def keys(impl: str | None) -> jax.Array:
+    key = jax.random.key(seed, impl=impl)
+    return jax.random.split(jax.random.fold_in(key, step), 3)
+
+  dial_key, batch_key, _ = keys("threefry2x32")
+  return dial_key, batch_key, keys(None)[2]
 
 
 def make_train_step(
@@ -226,6 +241,7 @@ def compile_steps(
   seed: int,
   dispatch: str,
   kind: str,
+  say: Callable[[str], None] = lambda text: None,
   **options: Any,
 ) -> Step:
   """Compiles the step ahead of time, the programs of "host" in parallel.
@@ -241,6 +257,7 @@ def compile_steps(
     seed: see `make_train_step`.
     dispatch: "switch" or "host".
     kind: "pmap" or "shard_map".
+    say: is told how far it is, and how long it will take.
     **options: the other arguments of `make_train_step`.
 
   Returns:
@@ -259,10 +276,24 @@ def compile_steps(
     # this host's part: there each program compiles when it is first called.
     return parallel.one_at_a_time(step)
 
+  count = 1 if dispatch == "switch" else len(drawn_from.branches)
+  say(
+    f"Compiling {count} program{'s' * (count > 1)} for "
+    f"{len(drawn_from.settings)} settings (dispatch={dispatch})"
+  )
+  start = time.perf_counter()
   if dispatch == "switch":
     program = compiled(None)
+    say(f"Compiled in {time.perf_counter() - start:.1f} s")
     return lambda state, batch: program(state, batch, constants)
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    programs = list(pool.map(compiled, range(len(drawn_from.branches))))
+    futures = [pool.submit(compiled, branch) for branch in range(count)]
+    for done, _ in enumerate(concurrent.futures.as_completed(futures), 1):
+      seconds = time.perf_counter() - start
+      text = f"Compiled {done}/{count} in {seconds:.1f} s"
+      if done < count:
+        text += f", about {seconds / done * (count - done):.0f} s left"
+      say(text)
+    programs = [future.result() for future in futures]
   branches = host_branches(drawn_from, seed, first_step)
   return lambda state, batch: programs[next(branches)](state, batch, constants)

@@ -8,21 +8,19 @@ import os
 import pathlib
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import progress
 
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
 REPORT_FILE = "report.json"
 LOCK_FILE = "lock"
-# Keys of the data section that change no batch.
-_MAY_CHANGE = ("max_corrupt", "num_workers", "num_threads", "prefetch")
 # A network file system may show a new file late.
 _SHARED_WITHIN_SECONDS = 15
 
@@ -50,6 +48,42 @@ def raise_together(error: Exception | None) -> None:
       f"Stopped because of process {', '.join(map(str, failed))}, whose output "
       "says why."
     )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Does what may fail on one host alone, and then fails on all of them.
+
+  All hosts must enter it. No host may wait for another inside.
+
+  Raises:
+    Exception: what was raised inside.
+    RuntimeError: it was raised on another host.
+  """
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  raise_together(error)
+
+
+def of_first_host(value: Any) -> Any:
+  """Returns the value of process 0 on every host; all must call it.
+
+  For what depends on files or on the environment: hosts that look for
+  themselves may see different things, and then one waits for the others.
+
+  Args:
+    value: as JSON has it; the others' does not matter.
+  """
+  if jax.process_count() == 1:
+    return value
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+  padded = np.resize(data, size)
+  padded = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
+  return json.loads(padded.tobytes())
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -161,65 +195,11 @@ class Lock:
     self.close()
 
 
-def claim_workdir(
-  workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
-) -> None:
-  """Writes `config.json`, or checks that the run there is of this config.
-
-  All hosts must call it.
-
-  Args:
-    workdir: becomes this run's.
-    config: of the run, complete.
-    about_data: see `Experiment.about_data`; written beside the config.
-
-  Raises:
-    ValueError: `workdir` holds a run of another config; names what differs.
-    RuntimeError: another host found that.
-  """
-  error = None
-  if jax.process_index() == 0 and not (workdir / CONFIG_FILE).exists():
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      # The config last: with it the workdir is this run's.
-      write_json(workdir / ABOUT_DATA_FILE, about_data)
-      write_json(workdir / CONFIG_FILE, config)
-    except OSError as raised:
-      error = raised
-  raise_together(error)
-  try:
-    check_same_run(workdir, config)
-  except ValueError as raised:
-    error = raised
-  raise_together(error)
-
-
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
   partial = path.with_name(f"{path.name}.partial")
   partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
   partial.rename(path)
-
-
-def _binding(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns the config without what a run may continue with changed."""
-  data = config.get("data", {})
-  data = {k: v for k, v in data.items() if k not in _MAY_CHANGE}
-  return {**config, "data": data}
-
-
-def check_same_run(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Raises ValueError if the run in `workdir` is not of this config."""
-  differs = configuration.differences(
-    _binding(read_config(workdir)), _binding(config)
-  )
-  if differs:
-    shown = "\n  ".join(differs[:8])
-    more = f"\n  and {len(differs) - 8} more" if len(differs) > 8 else ""
-    raise ValueError(
-      f"--workdir={workdir} holds a run of a different config (there -> now):"
-      f"\n  {shown}{more}\nUse another workdir, or the old config to continue."
-    )
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

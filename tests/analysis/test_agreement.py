@@ -172,6 +172,27 @@ def test_answers_are_those_of_the_model(untrained_run):
   assert len(found.labels) == 14
 
 
+def test_examples_without_a_label_are_left_out(untrained_run):
+  run = runs.open_run(untrained_run, "image")
+
+  def answer(labels):
+    images = np.zeros((len(labels), 12, 12, 3), np.float32)
+    batch = {"image": images, "label": labels, "id": np.arange(len(labels))}
+    return agreement.answer(run.model, run.params, [batch], [COARSE, FINE])
+
+  found = answer(np.array([-1, 2, 0, -1]))
+  assert found.labels.tolist() == [2, 0]
+  assert found.attributes["id"].tolist() == [1, 2]
+  assert found.single.shape == (2, 2)
+  for labels, words in (
+    ([-1, -1], "No examples that have a label"),
+    ([0, 5], "The split gives the label 5, .* are 0 to 4"),
+    ([0.0, 1.0], "no label that is a class"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      answer(np.array(labels))
+
+
 def logits_of(model, params, images, settings):
   @functools.partial(jax.jit, static_argnums=2)
   def apply(params, images, setting):

@@ -12,7 +12,9 @@ def test_runs(monkeypatch):
   monkeypatch.setattr(input_pipeline.os, "cpu_count", lambda: 2)
   rows = input_pipeline.run(quick=True)
   names = [row["name"] for row in rows]
-  assert names == ["pipeline"] * 3 + ["op"] * 6 + ["starvation"] * 3
+  expected = dict(listing=1, pipeline=3, op=6, starvation=3)
+  assert names == [name for name in expected for _ in range(expected[name])]
+  assert rows[0]["bytes_per_image"] < 64
   for row in rows:
     for key in ("images_per_s", "us_per_image", "step_ms"):
       assert row.get(key, 1) > 0

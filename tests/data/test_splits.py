@@ -69,7 +69,7 @@ def test_splits_without_labels_are_not_chosen():
   "known, asked, message",
   [
     (["train", "test"], {"test": "val"}, "no split 'val'. Its splits are: tr"),
-    (["train"], {"train": "all[:5%]"}, "no split 'all'"),
+    (["train"], {"train": "full[:5%]"}, "no split 'full'"),
     (["train"], {"train": "train"}, r"such as test=train\[90%:\]"),
     (["train"], {"test": "train[90%:]"}, "is a part of the split to train on"),
     (["test"], {}, "no split to train on"),

@@ -60,6 +60,13 @@ def test_padding_does_not_count_even_if_it_is_not_a_number():
       np.testing.assert_allclose(masked[name], value, rtol=1e-6)
 
 
+def test_an_answer_that_is_not_a_number_is_not_right():
+  nan = [np.nan] * 3
+  sums = sums_of([[0.7, 0.2, 0.1], nan, nan], [0, 0, 2])
+  assert (sums["correct"], sums["top5"], sums["count"]) == (1, 1, 3)
+  assert np.isnan(sums["loss"])
+
+
 def test_examples_without_any_label_do_not_count():
   """As in ImageNet-ReaL, whose other images have one label or several."""
   logits = jnp.asarray([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])

@@ -49,6 +49,8 @@ def test_groups_of_the_config():
     ([[6, 6]], "must be two or more different"),
     ([[6, 4], [4, 6]], r"groups has \[4, 6\] twice"),
     ([[6, "4"]], "no patch size"),
+    (6, r"groups=6 must be a list"),
+    ([], "groups is empty"),
   ],
 )
 def test_groups_that_are_none(groups, message):

@@ -123,10 +123,93 @@ def test_more_shots_than_the_smallest_class_has():
 
 def test_test_splits_that_cannot_be_classified():
   other = Attributes([0, 1], [-1, 9])
-  with pytest.raises(ValueError, match="shape=9, which the train_split lacks"):
+  with pytest.raises(ValueError, match=r"shape=9, .* none of the 4 classes"):
     draw(test=other, key="shape")
   with pytest.raises(ValueError, match=r"no example of .* has a label"):
     draw(test=Attributes([0], [-1]), key="shape")
+
+
+class Large(Attributes):
+  """Examples whose labels take long to read."""
+
+  has_labels_at_hand = False
+  reads = 0
+
+  def labels(self, key="label"):
+    type(self).reads += 1
+    return super().labels(key)
+
+  def __getitem__(self, index):
+    image = np.full((12, 12, 3), index, np.uint8)
+    return {**super().__getitem__(index), "image": image}
+
+
+def test_labels_that_take_long_are_read_at_the_first_evaluation(
+  config, monkeypatch
+):
+  """And what can be known without is known when the config is read."""
+  config.evals.few.update(shots=(1,), num_seeds=1)
+  config.evals.few.data.name = "large"
+  source = Large(np.arange(20) % 2, np.arange(20))
+  open_source = data_lib.open_source
+
+  def opened(section):
+    return source if section["name"] == "large" else open_source(section)
+
+  monkeypatch.setattr(data_lib, "open_source", opened)
+  monkeypatch.setattr(Large, "reads", 0)
+  config.flexi.patch_size.values = (6,)
+  experiment = experiment_lib.Experiment(config)
+  assert Large.reads == 0
+  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = parallel.replicate(params)
+  evaluator = experiment.evaluators["few"]
+  first = dict(evaluator.run(params))
+  assert dict(evaluator.run(params)) == first
+  assert Large.reads == 2  # Of each split, once.
+  assert evaluator.num_examples == 20
+  config.evals.few.label_key = "colour"
+  with pytest.raises(ValueError, match=r"few.label_key='colour'.*label, shape"):
+    experiment_lib.Experiment(config)
+  config.evals.few.update(label_key="label", shots=(11,))
+  evaluator = experiment_lib.Experiment(config).evaluators["few"]
+  with pytest.raises(ValueError, match=r"few.shots: 11 .*class 'ant' has"):
+    dict(evaluator.run(params))
+
+
+def test_what_is_drawn_of_many_classes():
+  """The first of each class, in an order of its own per seed."""
+  rng = np.random.default_rng(0)
+  labels = rng.permutation(np.repeat(np.arange(2000), 4))
+  source = Attributes(labels, labels)
+  source.num_classes = source.class_names = None
+  source.labels = lambda key: labels
+  drawn = draw(source, source, k=2, num_seeds=1)
+  rng = np.random.default_rng(0)
+  for number in range(2000):
+    expected = rng.permutation(np.flatnonzero(labels == number))[:2]
+    described = [drawn.train.describe(i) for i in drawn.rows[0, number]]
+    assert described == [f"example {i}" for i in expected]
+
+
+def test_splits_whose_classes_differ():
+  other = Attributes(np.arange(20) % 2, np.arange(20))
+  other.class_names = ("bee", "ant")
+  with pytest.raises(ValueError, match=r"few.test_split has other .*another"):
+    draw(test=other)
+  # Of another label they say nothing.
+  draw(test=Attributes([0, 1], [0, 1]), key="shape")
+  train, test = Attributes([0] * 4, [0, 0, 1, 1]), Attributes([0], [1])
+  train.value_names = {"shape": ["disc", "star"]}
+  test.value_names = {"shape": ["star", "disc"]}
+  with pytest.raises(ValueError, match="class 0 is 'star' here and 'disc'"):
+    draw(train, test, "shape", k=1)
+
+
+def test_a_label_beyond_the_classes():
+  train = Attributes([0, 1, 2] * 4, [0] * 12)
+  with pytest.raises(ValueError, match=r"label=2, .*none of the 2 classes"):
+    draw(train)
 
 
 # Mistakes in the config, found before the first step
@@ -139,16 +222,26 @@ def test_test_splits_that_cannot_be_classified():
     ("shots", (), r"few.shots=\[\] must be"),
     ("shots", (0, 5), r"from 1 on"),
     ("shots", (50,), r"few.shots: 50 .* than class \d has"),
+    ("shots", 5, r"few.shots=5 must be a list"),
     ("num_seeds", 0, r"few.num_seeds=0"),
+    ("num_seeds", 1.5, r"few.num_seeds=1\.5 must be a whole number"),
+    ("log2_l2", "10", "few.log2_l2='10' must be a number"),
+    ("log2_l2_sweep", (0, 200), r"few.log2_l2_sweep=200 .*\[-120, 120\]"),
+    ("batch_size", 8.0, r"few.batch_size=8\.0 must be a whole number"),
+    ("patch_sizes", 6, r"few.patch_sizes=6 must be a list"),
+    ("patch_sizes", (), r"few.patch_sizes is empty"),
+    ("patch_sizes", (6, (6, 6)), r"few.patch_sizes=.* has a value twice"),
     ("train_split", "train[:0]", "split is empty"),
     ("label_key", "shape", r"Such are: label\."),
+    ("label_key", 3, "few.label_key=3 must be a string"),
+    ("test_split", 3, "few.test_split=3 must be a string"),
     ("representation", "stems", r"Known: encoded, .*\+mlp"),
     ("batch_size", 12, "few.batch_size=12"),
     ("shot", 5, "Did you mean 'shots'"),
   ],
 )
 def test_mistakes(config, key, value, message):
-  config.evals.few[key] = value
+  config.evals = {"few": {**config.evals.few.to_dict(), key: value}}
   with pytest.raises(ValueError, match=message):
     experiment_lib.Experiment(config)
 
@@ -250,6 +343,17 @@ def test_accuracies_are_those_of_scikit_learn(
       tuned = right[:, best].mean()
       assert results[f"{prefix}_tuned"] == pytest.approx(tuned)
   assert len(results) == len(patch_sizes) * 2 * 5
+
+
+def test_a_training_that_has_diverged(config):
+  config.flexi.patch_size.values = (6,)
+  parts = experiment_lib.Experiment(config)
+  shapes = jax.eval_shape(
+    lambda: parts.task.init(jax.random.key(0), (12, 12, 3))
+  )
+  params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
+  with pytest.raises(ValueError, match=r"few: .* at patch6 are not finite"):
+    dict(parts.evaluators["few"].run(parallel.replicate(params)))
 
 
 def test_one_seed_has_no_spread(config):

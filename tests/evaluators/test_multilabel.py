@@ -108,6 +108,48 @@ def test_every_example_counts_once(config, monkeypatch):
     dict(evaluator.run(parallel.replicate(params)))
 
 
+def test_smoothed_labels_and_examples_of_which_nothing_is_known(
+  config, monkeypatch
+):
+  """Smoothing makes no class positive; a negative number is no label."""
+  source = Several()
+  monkeypatch.setattr(data_lib, "open_source", lambda config: source)
+  parts = experiment_lib.Experiment(config)
+  params = parts.task.init(jax.random.key(0), (12, 12, 3))
+  params = parallel.replicate(params)
+  hard = dict(parts.evaluators["test"].run(params))
+  get = Several.__getitem__
+
+  def smoothed(source, index):
+    example = get(source, index)
+    return {**example, "label": 0.05 + 0.9 * example["label"]}
+
+  monkeypatch.setattr(Several, "__getitem__", smoothed)
+  soft = dict(parts.evaluators["test"].run(params))
+  assert soft.pop("patch6/loss") != hard.pop("patch6/loss")
+  assert soft == hard
+
+  def single(source, index):
+    number = np.int32(-1 if index % 2 else index % 4)
+    return {**get(source, index), "label": number}
+
+  monkeypatch.setattr(Several, "__getitem__", single)
+  params = jax.tree.map(np.zeros_like, params)  # Every answer is 1/2.
+  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  found = dict(evaluator.run(params))
+  # Of four classes each costs log 2; examples of -1 count for nothing.
+  assert found["patch6/loss"] == pytest.approx(4 * np.log(2), rel=1e-5)
+  assert sorted(found) == [
+    "patch6/AP/ant",
+    "patch6/AP/cat",
+    "patch6/loss",
+    "patch6/mAP",
+  ]
+  params = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
+  with pytest.raises(ValueError, match=r"test: .* patch6 are not finite"):
+    dict(evaluator.run(params))
+
+
 def test_classes_that_exclude_one_another_are_refused(config):
   config.task.loss = "softmax_xent"
   with pytest.raises(ValueError, match=r"config.task.loss='sigmoid_xent'"):

@@ -1,6 +1,10 @@
 """The command line: predictions, profiles and exports."""
 
+import csv
+import io
 import json
+import subprocess
+import sys
 
 import chex
 import numpy as np
@@ -82,6 +86,107 @@ def test_a_profile_serves_the_budget(run, photo, tmp_path, capsys):
   assert "patch6_tok2, needs 1 ms" in _run(*budget, "--budget_ms=0.5")
 
 
+def test_a_folder_of_images_as_csv(run, predictor, photo, tmp_path, capsys):
+  """Those of all folders below, whatever else is there."""
+  folder = tmp_path / "some, images"
+  (folder / "deeper").mkdir(parents=True)
+  (folder / ".hidden").mkdir()
+  for name in ("b.PNG", "deeper/a.png", ".hidden/c.png", ".d.png"):
+    (folder / name).write_bytes(photo.read_bytes())
+  (folder / "notes.txt").touch()
+  (folder / "a.png").write_bytes(b"nothing")
+  setting = [f"--workdir={run}", "--patch_size=6", "--num_tokens=2"]
+  assert _run(folder, *setting, "--csv", "--top_k=2") == 1
+  lines = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+  head, bad, *rest = lines
+  assert head == ["image", "rank", "index", "name", "probability", "error"]
+  assert bad[0] == f"{folder}/a.png" and "no image" in bad[-1]
+  (expected,) = predictor.predict(photo, 6, 2, top_k=2)
+  names = [f"{folder}/b.PNG", f"{folder}/deeper/a.png"]
+  assert [line[:4] for line in rest] == [
+    [name, str(rank), str(label.index), label.name]
+    for name in names
+    for rank, label in enumerate(expected.labels, start=1)
+  ]
+  probability = expected.labels[0].probability
+  assert float(rest[0][4]) == pytest.approx(probability, rel=1e-4)
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  assert "holds no images (.avif, .bmp" in _run(empty, *setting)
+  (answer,) = predictor.predict(folder, 6, 2)
+  assert "is a folder" in answer.error
+
+
+def test_the_budget_is_that_of_a_call(run, photo, tmp_path, capsys):
+  """Of all images, unless fewer are given per call."""
+  path = tmp_path / "profile.json"
+  predictor = Predictor.load(run)
+  rows = [
+    {
+      **setting.row,
+      "batch_size": size,
+      "gmacs": predictor._known.gmacs(setting),
+      "latency_ms_p90": float(size),
+    }
+    for size in (1, 4)
+    for setting in predictor.trained.known_settings
+  ]
+  profile.write(rows, path)
+  call = [photo] * 3 + [f"--workdir={run}", f"--profile={path}", "--json"]
+  found = _run(*call, "--budget_ms=2")
+  assert "4 ms for 3 images at once" in found and "--batch_size=1" in found
+  assert _run(*call, "--budget_ms=2", "--batch_size=1") == 0
+  assert len(json.loads(capsys.readouterr().out)["predictions"]) == 3
+
+
+def test_a_profile_that_cannot_be_written_is_not_measured(
+  run, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(Predictor, "profile", lambda *_, **__: 1 / 0)
+  call = ["profile", f"--workdir={run}"]
+  assert "is a folder" in _run(*call, f"--output={tmp_path}")
+  (tmp_path / "file").touch()
+  assert "Error" in _run(*call, f"--output={tmp_path}/file/p.json")
+
+
+def test_paths_of_home(run, tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "run").symlink_to(run)
+  call = ["--workdir=~/run", "--repeats=1", "--output=~/new/p.json"]
+  assert _run("profile", *call) == 0
+  export_call = ["--workdir=~/run", "--patch_size=6", "--num_tokens=2"]
+  export_call += ["--output=~/out", "--hub_dir=~/hub"]
+  assert _run("export", *export_call, "--profile=~/new/p.json") == 0
+  assert not (tmp_path / "~").exists()
+  for name in ("new/p.json", "out/manifest.json", "hub/README.md"):
+    assert (tmp_path / name).exists()
+
+
+def test_both_folders_are_checked_before_either_is_written(run, tmp_path):
+  kept = tmp_path / "hub" / "mine.txt"
+  kept.parent.mkdir()
+  kept.touch()
+  call = ["export", f"--workdir={run}", f"--output={tmp_path / 'out'}"]
+  assert "not empty" in _run(*call, f"--hub_dir={kept.parent}")
+  assert _run(*call, f"--hub_dir={tmp_path / 'out'}") == 2
+  assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
+def test_nothing_is_drawn_to_predict(tmp_path):
+  """In an environment whose notebook names a backend that is not installed."""
+  script = """
+import sys
+sys.modules["matplotlib"] = None  # Makes an import an error.
+from tokenlearner_flexivit import predict
+predict.main(["x.png", "--workdir=nowhere"])
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True
+  )
+  assert done.stderr.strip() == "Error: There is no file or folder nowhere."
+
+
 @pytest.mark.parametrize(
   "arguments, words",
   [
@@ -100,6 +205,8 @@ def test_mistakes_are_a_line(run, arguments, words):
   [
     ([], "IMAGE"),
     (["x.png", "--profile=p.json"], "for --budget_ms"),
+    (["x.png", "--json", "--csv"], "not allowed with"),
+    (["x.png", "--batch_size=0"], "at least 1"),
     (["export"], "--output, --hub_dir"),
     (["export", "--hub_dir=x", "--patch_size=6"], "what --output gets"),
     (["export", "--output=x", "--profile=p.json"], "for --hub_dir"),

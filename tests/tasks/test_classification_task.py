@@ -83,6 +83,17 @@ def test_mixup_mixes_images_and_labels_alike():
   np.testing.assert_allclose(mixed["label"][1, 0], 1 - weight, rtol=1e-5)
 
 
+def test_whole_numbers_are_mixed_too():
+  """In uint8 every weight would be 0, and so would be every image."""
+  images = np.arange(4, dtype=np.uint8)[:, None] * 60
+  mixed, same = (
+    mixup.mixup({"image": jnp.asarray(x)}, jax.random.key(0), 1.0, ("image",))
+    for x in (images, images.astype(np.float32))
+  )
+  np.testing.assert_array_equal(mixed["image"], same["image"])
+  assert mixed["image"].max() > 100
+
+
 def test_mixup_leaves_other_entries_alone():
   batch = {"image": jnp.ones((2, 1)), "id": jnp.arange(2)}
   mixed = mixup.mixup(batch, jax.random.key(0), 1.0, ("image",))

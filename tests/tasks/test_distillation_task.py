@@ -238,6 +238,10 @@ def test_devices_share_teachers(config, tmp_path):
   "section, message",
   [
     (dict(teachers={}), "at least one"),
+    (dict(teachers=["x.npz"]), r"teachers=\['x.npz'\] must be a dict"),
+    (dict(teachers={"prof": "x.npz"}), r"prof='x.npz' must be a dict"),
+    (dict(label_smoothing=0.1), "label_smoothing=0.1 .*label_weight=0"),
+    (dict(temperature="2"), "temperature='2' must be a number"),
     (dict(temperature=0), r"task\.temperature=0 must be a number in \(0, inf"),
     (dict(label_weight=-1), r"task\.label_weight=-1 .*\[0, inf"),
     (dict(distance="l2"), "Known: binary_kl, kl"),
@@ -256,7 +260,17 @@ def test_devices_share_teachers(config, tmp_path):
 )
 def test_bad_sections(section, message):
   with pytest.raises(ValueError, match=message):
-    make_task(**section)
+    make_task(**section).teachers  # noqa: B018
+
+
+def test_a_student_is_evaluated_without_its_teachers(config, tmp_path):
+  config.task = dict(
+    name="distillation", teachers={"prof": {"init": str(tmp_path / "gone")}}
+  )
+  with pytest.raises(FileNotFoundError, match="gone"):
+    experiment.Experiment(config)
+  about = dict(num_classes=5, class_names=None, image_shape=[12, 12, 3])
+  assert experiment.Experiment(config, about).evaluators["test"].num_examples
 
 
 def test_example_without_the_teachers_image(config):
@@ -282,7 +296,7 @@ def test_teacher_without_all_its_weights(tmp_path):
   path = tmp_path / "headless.npz"
   interop.save_params(params, path)
   with pytest.raises(ValueError, match=r"prof: .* has no head"):
-    make_task({"prof": {"init": str(path)}})
+    make_task({"prof": {"init": str(path)}}).teachers  # noqa: B018
   task = make_task({"prof": {"init": str(path), "model": MODEL}})
   with pytest.raises(ValueError, match=r"lacks head/.*must be complete"):
     task.constants()

@@ -37,6 +37,7 @@ from tokenlearner_flexivit.analysis import (
 )
 from tokenlearner_flexivit.evaluators import ensemble, mixture
 from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import labels as labels_lib
 
 _MAX_VALUES = 8
 
@@ -78,7 +79,7 @@ def answer(
   """Answers every example at every setting, and by ensembles of them.
 
   Each batch goes once through every setting; of its answers only the classes
-  are kept.
+  are kept. Examples with a negative label, which have none, are left out.
 
   Args:
     model: a `models.ViT` with a head.
@@ -92,7 +93,7 @@ def answer(
 
   Raises:
     ValueError: too few settings, several numbers of learned tokens, no head,
-      or no examples with whole numbers as labels.
+      no examples with a label, or labels that are no classes of the model.
   """
   if model.num_classes is None:
     raise ValueError("The model has no head, so it does not answer.")
@@ -101,11 +102,12 @@ def answer(
   for batch in batches:
     batch = dict(batch)
     images, labels = batch.pop("image"), batch.get("label")
-    if labels is None or labels.ndim > 1 or labels.dtype.kind not in "iu":
+    if labels is None or not labels_lib.are_numbers(labels):
       raise ValueError(
         "The examples have no label that is a class; the preprocessing has to "
         "leave one, as in keep('image','label')."
       )
+    labels_lib.check(labels, model.num_classes, "The split", may_lack=True)
     if macs is None:
       macs = {s: flops.macs(model, images.shape[1:], *s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
@@ -113,9 +115,10 @@ def answer(
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
       compute = _program(model, settings, groups, link)
     single, together = jax.device_get(compute(params, images))
-    found.append({**batch, "single": single, "together": together})
-  if not found:
-    raise ValueError("No examples, so no answers.")
+    batch |= {"single": single, "together": together}
+    found.append({key: value[labels >= 0] for key, value in batch.items()})
+  if not sum(len(batch["label"]) for batch in found):
+    raise ValueError("No examples that have a label, so no answer is right.")
   joined = {key: np.concatenate([b[key] for b in found]) for key in found[0]}
   return Answers(
     settings,

@@ -21,6 +21,7 @@ from tokenlearner_flexivit.data.pipeline import (
 )
 from tokenlearner_flexivit.data.preprocess import parse, register_op
 from tokenlearner_flexivit.data.sources import Source
+from tokenlearner_flexivit.data.splits import describe as describe_splits
 
 __all__ = [
   "ExampleError",
@@ -29,6 +30,7 @@ __all__ = [
   "check_entries",
   "classes",
   "decode_ops",
+  "describe_splits",
   "eval_batches",
   "image_ops",
   "label_ops",

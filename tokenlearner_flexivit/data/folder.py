@@ -107,9 +107,17 @@ class FolderSource(sources.Source):
 
   def labels(self, key: str = "label") -> np.ndarray:
     """Returns the numbers of the classes, int64 [N], from memory."""
-    if key != "label":
-      raise ValueError(self._no_such_label(key, ["label"]))
+    self.check_label(key)
     return self._labels.astype(np.int64)
+
+  def label_keys(self) -> list[str]:
+    """Returns the only label that there is."""
+    return ["label"]
+
+  @property
+  def has_labels_at_hand(self) -> bool:
+    """Labels are in memory."""
+    return True
 
   def digest(self) -> str:
     """Returns a hash of the classes and of the files' names in their order."""
@@ -156,6 +164,25 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
     for name in names
     if name not in taken and splits.holds_folders(root / name)
   }
+
+
+def choose_splits(
+  path: str | os.PathLike, train: str = "", test: str = ""
+) -> tuple[str, str]:
+  """Returns the splits of a folder of images to train on and to evaluate on.
+
+  Args:
+    path: the folder. If it is not there, it is taken for one without splits;
+      opening it says what is wrong.
+    train: see `splits.choose`.
+    test: see `splits.choose`.
+
+  Raises:
+    ValueError: see `split_folders` and `splits.choose`.
+  """
+  if not paths.local(path, "folder:").is_dir():
+    return train or "train[:90%]", test or "train[90%:]"
+  return splits.choose([*split_folders(path)], f"folder:{path}", train, test)
 
 
 def _root(path: str | os.PathLike) -> pathlib.Path:

@@ -4,6 +4,8 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import importlib.util
+import itertools
 import os
 import pathlib
 import threading
@@ -19,10 +21,11 @@ EXTENSIONS = (
   *(".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jfif", ".png"),
   *(".tif", ".tiff", ".webp"),
 )
-# Pictures that no decoder here reads.
+# Pictures that are not decoded; HEIC is with the package pillow-heif.
+_HEIC = (".heic", ".heif")
 _FOREIGN = (
-  *(".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".pdf"),
-  *(".psd", ".raw", ".svg"),
+  *(".arw", ".cr2", ".cr3", ".dng", ".jp2", ".jxl", ".nef", ".pdf", ".psd"),
+  *(".raw", ".svg"),
 )
 _HEADERS = (
   b"\xff\xd8\xff",
@@ -33,8 +36,11 @@ _HEADERS = (
   b"MM\0*",
 )
 _HEADER_BYTES = 12
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # Listing and opening wait for the disk or the network, not for the processor.
 _THREADS = 32
+# How many files a thread opens before it takes others.
+_CHUNK = 256
 # A folder that changed so shortly before it was listed may have changed again
 # at what the file system takes for the same time.
 _SAME_TIME_NS = 2 * 10**9
@@ -149,14 +155,12 @@ def _list(root: pathlib.Path) -> Listing:
     parts = list(pool.map(_list_class, [root / name for name in classes]))
     for part in parts:
       bad += part.bad
-    unsure = [(part, name) for part in parts for name in part.unsure]
-    paths = [part.path / name for part, name in unsure]
-    reasons = pool.map(_why_no_image, paths)
-    for (part, name), path, reason in zip(unsure, paths, reasons, strict=True):
-      if reason:
-        bad.append((path, reason))
-      else:
-        part.names.append(os.fsencode(name))
+    chunks = [
+      (part, part.unsure[start : start + _CHUNK])
+      for part in parts
+      for start in range(0, len(part.unsure), _CHUNK)
+    ]
+    bad += itertools.chain.from_iterable(pool.map(_look_at, chunks))
   bad += [
     (part.path, "has no images")
     for part in parts
@@ -196,17 +200,29 @@ def _list_class(path: pathlib.Path) -> _Class:
       name = entry.name
       if splits.is_hidden(name):
         continue
-      if name.lower().endswith(EXTENSIONS):
-        # A link is not followed: that would ask the disk about each.
-        if not entry.is_dir(follow_symlinks=False):
-          content.names.append(os.fsencode(name))
-          continue
-      elif not entry.is_dir():
+      if entry.is_dir():
+        reason = "is a folder inside a class folder"
+        content.bad.append((path / name, reason))
+      elif entry.is_symlink() and not entry.is_file():
+        content.bad.append((path / name, "is a link to nothing"))
+      elif name.lower().endswith(EXTENSIONS):
+        content.names.append(os.fsencode(name))
+      else:
         content.unsure.append(name)
-        continue
-      reason = "is a folder inside a class folder"
-      content.bad.append((path / name, reason))
   return content
+
+
+def _look_at(chunk: tuple[_Class, list[str]]) -> list[tuple[pathlib.Path, str]]:
+  """Adds files to the images of a class, and returns those that are none."""
+  part, names = chunk
+  bad = []
+  for name in names:
+    reason = _why_no_image(part.path / name)
+    if reason:
+      bad.append((part.path / name, reason))
+    else:
+      part.names.append(os.fsencode(name))
+  return bad
 
 
 def _why_no_image(path: pathlib.Path) -> str | None:
@@ -222,10 +238,15 @@ def _why_no_image(path: pathlib.Path) -> str | None:
     or (header[4:8] == b"ftyp" and header[8:] in (b"avif", b"avis"))
   ):
     return None
-  if path.suffix.lower() in _FOREIGN:
+  suffix = path.suffix.lower()
+  is_heic = header[4:8] == b"ftyp" and header[8:] in _HEIC_BRANDS
+  if is_heic and importlib.util.find_spec("pillow_heif"):
+    return None
+  if is_heic or suffix in (*_HEIC, *_FOREIGN):
+    package = " install the package pillow-heif, or" if is_heic else ""
     return (
-      f"is a picture of a kind that is not read here. Convert it, such as "
-      f"with ImageMagick: magick {path.name} {path.stem}.jpg"
+      f"is a picture of a kind that is not read here;{package} convert it, "
+      f"such as with ImageMagick: magick mogrify -format jpg {path.name}"
     )
   if not header:
     return "is empty"

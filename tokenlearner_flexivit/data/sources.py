@@ -5,13 +5,16 @@ import concurrent.futures
 import hashlib
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 # Threads that read labels; they wait for the disk or the network.
 _READERS = 32
+
+# Examples whose labels are read in seconds, from any disk.
+_FEW = 10_000
 
 
 class Source(abc.ABC):
@@ -64,10 +67,7 @@ class Source(abc.ABC):
     Raises:
       ValueError: examples have no such entry, or it is no whole number.
     """
-    example = self[0]
-    known = [name for name, value in example.items() if is_whole_number(value)]
-    if key not in known:
-      raise ValueError(self._no_such_label(key, known))
+    self.check_label(key)
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
       # Few at a time: futures of a million examples would fill the memory.
       parts = [
@@ -76,12 +76,24 @@ class Source(abc.ABC):
       ]
     return np.concatenate(parts)
 
-  def _no_such_label(self, key: str, known: Iterable[str]) -> str:
-    names = ", ".join(name for name in known if name != "id")
-    return (
-      f"{key!r} is no entry of {self.name} that is one whole number per "
-      f"example. Such are: {names or 'none'}."
-    )
+  @property
+  def has_labels_at_hand(self) -> bool:
+    """Whether `labels` takes no more than seconds."""
+    return len(self) <= _FEW
+
+  def label_keys(self) -> list[str]:
+    """Returns the entries of an example that are one whole number."""
+    return [key for key, value in self[0].items() if is_whole_number(value)]
+
+  def check_label(self, key: str) -> None:
+    """Raises ValueError unless `labels` can give this entry of examples."""
+    known = self.label_keys()
+    if key not in known:
+      names = ", ".join(name for name in known if name != "id")
+      raise ValueError(
+        f"{key!r} is no entry of {self.name} that is one whole number per "
+        f"example. Such are: {names or 'none'}."
+      )
 
   def digest(self) -> str:
     """Returns a short name for the data, to notice that they have changed.

@@ -192,15 +192,16 @@ def choose(
   roles = by_role(known, where)
   for asked in filter(None, (train, test)):
     for name, _ in parse(asked):
-      resolve(name, known, where)
+      if name != "all":
+        resolve(name, known, where)
   if not train and "train" not in roles:
     raise ValueError(
       f"{where} has no split to train on. Its splits are: "
       f"{', '.join(known) or 'none'}. Say which to use, such as train=NAME."
     )
   if test:
-    tested = [resolve(name, known, where) for name, _ in parse(test)]
-    if not train and roles["train"] in tested:
+    tested = [role(name) or name for name, _ in parse(test)]
+    if not train and {"train", "all", roles["train"]} & {*tested}:
       raise ValueError(
         f"test={test} of {where} is a part of the split to train on. Say also "
         "which part to train on, such as train=train[:90%],test=train[90%:]."

@@ -139,6 +139,15 @@ class TfdsSource(sources.Source):
       example["label"] = np.int32(example["label"])
     return example
 
+  def label_keys(self) -> list[str]:
+    """Returns the features that are one whole number."""
+    return [
+      name
+      for name, feature in self._features.items()
+      if isinstance(feature, tfds.features.Scalar | tfds.features.ClassLabel)
+      and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+
   def labels(self, key: str = "label") -> np.ndarray:
     """Reads one whole number per example; parses no other feature.
 
@@ -151,14 +160,7 @@ class TfdsSource(sources.Source):
     Raises:
       ValueError: there is no such feature or it is no whole number.
     """
-    known = [
-      name
-      for name, feature in self._features.items()
-      if isinstance(feature, tfds.features.Scalar | tfds.features.ClassLabel)
-      and np.issubdtype(feature.np_dtype, np.integer)
-    ]
-    if key not in known:
-      raise ValueError(self._no_such_label(key, known))
+    self.check_label(key)
     labels = np.empty(len(self), np.int64)
     for start in range(0, len(self), _RECORDS):
       rows = range(start, min(start + _RECORDS, len(self)))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, tasks
 from tokenlearner_flexivit.evaluators import (
   classification,
@@ -25,12 +26,14 @@ class EvaluatorProtocol(Protocol):
 
   Attributes:
     settings: the settings that it evaluates.
+    sources: the data that it reads.
     num_examples: the examples that its metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it, in [0, 1].
   """
 
   settings: Sequence[dials.Setting]
+  sources: Sequence[data_lib.Source]
   num_examples: int
   image_shape: tuple[int, ...]
   headline: str

@@ -30,6 +30,7 @@ class Evaluator(abc.ABC):
 
   Attributes:
     settings: the settings that are evaluated.
+    sources: the data that are read.
   """
 
   def __init__(
@@ -75,11 +76,13 @@ class Evaluator(abc.ABC):
     self._kind = kind
     self._where = where
     self._class_names = class_names
+    self.sources = []
 
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any
   ) -> images.Images:
     """Returns the images of a split; see there for options and errors."""
+    self.sources.append(source)
     return images.Images(
       data,
       source,

@@ -47,6 +47,8 @@ def batch_sums(
   mask = mask * right.any(axis=-1)
   _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
   hits = jnp.take_along_axis(right, best, axis=-1)
+  # An answer that is not a number is none.
+  hits &= ~jnp.isnan(logits).any(axis=-1, keepdims=True)
   correct = hits[:, 0] * mask
   confidence = probabilities.max(axis=-1)
   bins = jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.evaluators import base, classification, mixture
@@ -38,8 +39,8 @@ def read_groups(
     where: name of `groups` for errors.
 
   Raises:
-    ValueError: a group of fewer than two, one that is there twice, a member
-      that is there twice, a patch size that is not evaluated, or several
+    ValueError: no group, one of fewer than two, one that is there twice, a
+      member that is there twice, a patch size that is not evaluated, or several
       numbers of learned tokens.
   """
   if len(settings) < 2:
@@ -56,6 +57,9 @@ def read_groups(
     sizes = dict.fromkeys((2, len(settings)))
     pairs_and_all = (itertools.combinations(settings, n) for n in sizes)
     return tuple(itertools.chain(*pairs_and_all))
+  configuration.check_list(groups, where)
+  if not groups:
+    raise ValueError(f"{where} is empty; leave it out for all pairs.")
   known = {setting.patch_size: setting for setting in settings}
   found = {}
   for group in groups:

@@ -26,9 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base, ridge
+from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
 
 # Of examples that choose a penalty: enough to tell powers of two apart.
@@ -40,15 +42,16 @@ _classify = jax.jit(ridge.classify)
 class Evaluator(base.Evaluator):
   """Few-shot evaluation of a representation.
 
-  It reads the labels of both splits when it is made. An evaluation then reads
-  and decodes each image of the test split once, and of the training split
-  those that some seed draws. It keeps, per setting, the representations of the
-  latter on every host and the solutions on every device: for 1,000 classes,
-  25 shots, 3 seeds and width 768 at most 230 MB and 65 MB.
+  It reads the labels of both splits when it is made if that takes seconds (of
+  folders they are known, of large TFDS datasets each record must be read), and
+  else when they are first needed: in the first evaluation after a start. An
+  evaluation then reads and decodes each image of the test split once, and of
+  the training split those that some seed draws. It keeps, per setting, the
+  representations of the latter on every host and the solutions on every device:
+  for 1,000 classes, 25 shots, 3 seeds and width 768 at most 230 MB and 65 MB.
 
   Attributes:
     settings: the settings that are evaluated.
-    num_examples: examples of the test split that have a label.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it: most shots.
   """
@@ -99,16 +102,24 @@ class Evaluator(base.Evaluator):
         split that says what the labels mean.
 
     Raises:
-      ValueError: a split is empty, a label or a representation unknown, more
-        shots than examples of some class, or a setting that does not fit the
-        images.
+      ValueError: a split is empty, a label or a representation unknown, classes
+        of the splits that differ, a setting that does not fit the images, a
+        number out of its range; or, if the labels are read here, more shots
+        than examples of some class.
     """
     if "split" in data:
       raise ValueError(
         f"{where}.data.split: few-shot evaluation needs two splits. Set "
         f"{where}.train_split and {where}.test_split instead."
       )
-    _check_numbers(shots, num_seeds, where)
+    for key, value in (
+      ("train_split", train_split),
+      ("test_split", test_split),
+      ("label_key", label_key),
+    ):
+      if not isinstance(value, str):
+        raise ValueError(f"{where}.{key}={value!r} must be a string.")
+    _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     del class_names
     super().__init__(
       task, settings, patch_sizes, num_tokens, batch_size, kind, where
@@ -120,28 +131,23 @@ class Evaluator(base.Evaluator):
     self._sweep = sorted({self._log2_l2, *map(float, log2_l2_sweep)})
     self._l2 = np.exp2(self._sweep).astype(np.float32)
 
-    train_data = {**data, "split": train_split}
+    self._num_seeds = num_seeds
+    self._label_key = label_key
+    self._train_data = {**data, "split": train_split}
     test_data = {**data, "split": test_split}
-    self._drawn = shots_lib.draw(
-      data_lib.open_source(train_data),
-      data_lib.open_source(test_data),
-      label_key,
-      shots=self._shots[-1],
-      num_seeds=num_seeds,
-      where=where,
+    self._sources = tuple(
+      data_lib.open_source(section) for section in (self._train_data, test_data)
     )
-    test_labels = self._drawn.test_labels
-    self.num_examples = int((test_labels >= 0).sum())
-    self._train = self._open(
-      train_data,
-      self._drawn.train,
-      entries=(),
-      labels=np.arange(len(self._drawn.train), dtype=np.int32),
-    )
+    shots_lib.check(*self._sources, label_key, where)
     self._test = self._open(
-      test_data, self._drawn.test, entries=(), labels=test_labels
+      test_data,
+      self._sources[1],
+      entries=(),
+      labels=lambda: self._drawn.test_labels,
     )
     self.image_shape = self._test.shape
+    if all(source.has_labels_at_hand for source in self._sources):
+      self._train  # noqa: B018  # What is wrong with it is found now.
     self._check_representation(where)
     self._represent = {
       setting: self._program(
@@ -157,6 +163,32 @@ class Evaluator(base.Evaluator):
       functools.partial(_add, self._l2),
       num_constants=1,
     )
+
+  @functools.cached_property
+  def _drawn(self) -> shots_lib.Drawn:
+    """The examples that are drawn, and the labels of all to be classified."""
+    return shots_lib.draw(
+      *self._sources,
+      self._label_key,
+      shots=self._shots[-1],
+      num_seeds=self._num_seeds,
+      where=self._where,
+    )
+
+  @functools.cached_property
+  def _train(self) -> images_lib.Images:
+    """The images that any seed draws, each with its position as label."""
+    return self._open(
+      self._train_data,
+      self._drawn.train,
+      entries=(),
+      labels=lambda: np.arange(len(self._drawn.train), dtype=np.int32),
+    )
+
+  @property
+  def num_examples(self) -> int:
+    """The number of examples of the test split that have a label."""
+    return int((self._drawn.test_labels >= 0).sum())
 
   def _check_representation(self, where: str) -> None:
     """Raises ValueError if the model has none of that name."""
@@ -183,7 +215,11 @@ class Evaluator(base.Evaluator):
       yield setting, {**labels, "features": represent(params, inputs)}
 
   def _tables(self, params: Any) -> dict[dials.Setting, np.ndarray]:
-    """Returns the representations of all that is drawn, [rows, D]."""
+    """Returns the representations of all that is drawn, [rows, D].
+
+    Raises:
+      ValueError: one is not finite, so that nothing can be solved for.
+    """
     tables = {}
     nothing = self._nothing()
     for batch in self._train:
@@ -193,6 +229,12 @@ class Evaluator(base.Evaluator):
           shape = (self._train.num_examples, features.shape[-1])
           tables[setting] = np.empty(shape, np.float32)
         tables[setting][rows[rows >= 0]] = features[rows >= 0]
+    for setting, table in tables.items():
+      if not np.isfinite(table).all():
+        raise ValueError(
+          f"{self._where}: the representations at {setting.name} are not "
+          "finite. The training has diverged."
+        )
     return tables
 
   def _solve(self, table: np.ndarray) -> list[ridge.Solution]:
@@ -268,7 +310,7 @@ class Evaluator(base.Evaluator):
           yield f"{name}_tuned_log2_l2", self._sweep[best]
 
   def _timed(self, params):
-    return self._represent, (params, self._inputs(next(iter(self._train))))
+    return self._represent, (params, self._inputs(next(iter(self._test))))
 
 
 def _features(task, setting, name, params, batch):
@@ -310,12 +352,28 @@ def _mean_and_spread(
     yield f"{name}_std", float(values.std(ddof=1))
 
 
-def _check_numbers(shots: Sequence[int], num_seeds: int, where: str) -> None:
-  """Raises ValueError for impossible numbers of shots or seeds."""
+def _check_numbers(
+  shots: Sequence[int],
+  num_seeds: int,
+  log2_l2: float,
+  log2_l2_sweep: Sequence[float],
+  where: str,
+) -> None:
+  """Raises ValueError for impossible numbers of the config."""
+  configuration.check_list(shots, f"{where}.shots")
+  configuration.check_list(log2_l2_sweep, f"{where}.log2_l2_sweep")
   whole = all(type(k) is int and k > 0 for k in shots)
   if not shots or not whole or len(set(shots)) < len(shots):
     raise ValueError(
       f"{where}.shots={list(shots)} must be different whole numbers from 1 on."
     )
-  if num_seeds < 1:
-    raise ValueError(f"{where}.num_seeds={num_seeds} must be at least 1.")
+  configuration.check_number(
+    num_seeds, f"{where}.num_seeds", "[1, inf)", whole=True
+  )
+  # Powers of two that float32 can hold.
+  for key, values in (
+    ("log2_l2", (log2_l2,)),
+    ("log2_l2_sweep", log2_l2_sweep),
+  ):
+    for value in values:
+      configuration.check_number(value, f"{where}.{key}", "[-120, 120]")

@@ -34,7 +34,7 @@ class Images:
     where: str,
     entries: Sequence[str] = ("label",),
     optional: Sequence[str] = (),
-    labels: np.ndarray | None = None,
+    labels: Callable[[], np.ndarray] | None = None,
     check_labels: Callable[[np.ndarray, str], None] | None = None,
   ):
     """Checks the first example.
@@ -50,7 +50,8 @@ class Images:
       entries: of an example, without which it does not fit, as without the
         model's input.
       optional: further ones, taken along if they are there.
-      labels: [num_examples, ...], which batches get as `label`.
+      labels: returns [num_examples, ...], which batches get as `label`; called
+        when they are needed.
       check_labels: a function of the examples' own labels [B, ...] and where
         they come from; raises ValueError for those that are none.
 
@@ -87,14 +88,15 @@ class Images:
     return parallel.prefetch(self._host_batches(), self._kind)
 
   def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    labels = None if self._labels is None else self._labels()
     for number, batch in enumerate(self._batches):
       batch = {key: batch[key] for key in self._keys}
-      if self._labels is not None:
+      if labels is not None:
         size = len(batch["mask"])
         first = (number * jax.process_count() + jax.process_index()) * size
         rows = np.arange(first, first + size)
         # Behind the last example comes filling, masked whatever its label.
-        batch["label"] = self._labels[np.minimum(rows, self.num_examples - 1)]
+        batch["label"] = labels[np.minimum(rows, self.num_examples - 1)]
       elif self._check_labels is not None and "label" in batch:
         real = batch["label"][batch["mask"] > 0]
         self._check_labels(real, f"{self._where}.data")

@@ -116,7 +116,8 @@ class Evaluator(base.Evaluator):
     """Yields `{setting.name}/mAP`, `/loss` and, per class, `/AP/{class}`.
 
     Raises:
-      ValueError: not one example has a class.
+      ValueError: a label is none, not one example has a class, or answers are
+        not finite.
     """
     kept = {setting: [] for setting in self.settings}
     nothing = self._nothing()
@@ -129,6 +130,11 @@ class Evaluator(base.Evaluator):
         kept[setting].append({k: v[is_real] for k, v in answers.items()})
     for setting, batches in kept.items():
       rows = jax.tree.map(lambda *x: np.concatenate(x), *batches)
+      if not np.isfinite(rows["scores"]).all():
+        raise ValueError(
+          f"{self._where}: the answers at {setting.name} are not finite, so "
+          "they have no order. The training has diverged."
+        )
       # To leave examples out is the same as to put them last.
       ranked = rows["labels"].any(axis=1)
       scores, labels = rows["scores"][ranked], rows["labels"][ranked]

@@ -1,14 +1,12 @@
 """Draws the few examples that a few-shot classifier learns from."""
 
-import concurrent.futures
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-
-_READERS = 8
+from tokenlearner_flexivit.evaluators import classes as classes_lib
 
 
 class Drawn(NamedTuple):
@@ -18,15 +16,40 @@ class Drawn(NamedTuple):
     train: the examples that any seed draws.
     train_labels: their classes, int32 [len(train)].
     rows: positions in `train`, [seeds, classes, shots].
-    test: the examples to classify.
-    test_labels: their classes, int32 [len(test)], -1 where there is none.
+    test_labels: the classes of the examples to classify, int32 [N], -1 where
+      there is none.
   """
 
   train: data_lib.Source
   train_labels: np.ndarray
   rows: np.ndarray
-  test: data_lib.Source
   test_labels: np.ndarray
+
+
+def check(
+  train: data_lib.Source, test: data_lib.Source, label_key: str, where: str
+) -> None:
+  """Raises ValueError for what can be seen to be wrong without the labels.
+
+  Args:
+    train: to draw from.
+    test: to be classified.
+    label_key: the entry of an example that is its class.
+    where: name of the config section for errors.
+  """
+  for source in (train, test):
+    try:
+      source.check_label(label_key)
+    except ValueError as error:
+      raise ValueError(f"{where}.label_key={label_key!r}: {error}") from error
+  names, known = (
+    classes_lib.known(data_lib.classes(source, key=label_key)[1])
+    for source in (test, train)
+  )
+  if names is not None and known is not None:
+    classes_lib.check_same(
+      names, known, f"{where}.test_split", "the train_split"
+    )
 
 
 def draw(
@@ -56,18 +79,27 @@ def draw(
     ValueError: an unknown label, a class with fewer examples than `shots`, or
       one in `test` that `train` lacks.
   """
-  labels = read_labels(train, label_key, where)
-  test_labels = read_labels(test, label_key, where)
+  check(train, test, label_key, where)
+  labels, test_labels = train.labels(label_key), test.labels(label_key)
   classes, names = np.unique(labels[labels >= 0]), None
   if label_key == "label" and train.num_classes is not None:
     classes, names = np.arange(train.num_classes), train.class_names
-  _check_counts(train, labels, classes, names, shots, where)
-  _check_test_labels(test, test_labels, classes, label_key, where)
+  _check_known(train, labels, classes, label_key, where)
+  # Examples in the order of their classes, those of a class in their own.
+  order = np.argsort(labels, kind="stable")
+  starts, stops = (
+    np.searchsorted(labels[order], classes, side) for side in ("left", "right")
+  )
+  _check_counts(train, stops - starts, classes, names, shots, where)
+  _check_known(test, test_labels, classes, label_key, where)
   positions = []
   for seed in range(num_seeds):
     rng = np.random.default_rng(seed)
     positions.append(
-      [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in classes]
+      [
+        rng.permutation(order[start:stop])[:shots]
+        for start, stop in zip(starts, stops, strict=True)
+      ]
     )
   union, rows = np.unique(positions, return_inverse=True)
 
@@ -79,7 +111,6 @@ def draw(
     Part(train, union),
     number(labels[union]),
     rows.reshape(np.shape(positions)),
-    test,
     number(test_labels),
   )
 
@@ -105,48 +136,15 @@ class Part(data_lib.Source):
     return self._source.describe(int(self._positions[index]))
 
 
-def read_labels(source: data_lib.Source, key: str, where: str) -> np.ndarray:
-  """Reads the labels of a split, without decoding images.
-
-  Args:
-    source: the split.
-    key: the entry of an example that is its label.
-    where: name of the config section for errors.
-
-  Returns:
-    int64 [len(source)].
-
-  Raises:
-    ValueError: there is no such entry or it is no whole number.
-  """
-  labels = {
-    name: value
-    for name, value in source[0].items()
-    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biu"
-  }
-  if key not in labels:
-    known = ", ".join(name for name in labels if name != "id")
-    raise ValueError(
-      f"{where}.label_key={key!r} is no entry of {source.name} that is one "
-      f"whole number per example. Such are: {known}."
-    )
-  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    read = pool.map(lambda i: int(source[i][key]), range(len(source)))
-    return np.fromiter(read, np.int64, len(source))
-
-
 def _check_counts(
   source: data_lib.Source,
-  labels: np.ndarray,
+  counts: np.ndarray,
   classes: np.ndarray,
   names: Sequence[str] | None,
   shots: int,
   where: str,
 ) -> None:
   """Raises ValueError if a class has too few examples."""
-  if not len(classes):
-    raise ValueError(f"{where}: no example of {source.name} has a label.")
-  counts = [np.count_nonzero(labels == c) for c in classes]
   smallest = int(np.argmin(counts))
   if counts[smallest] < shots:
     name = classes[smallest] if names is None else repr(names[smallest])
@@ -157,20 +155,21 @@ def _check_counts(
     )
 
 
-def _check_test_labels(
+def _check_known(
   source: data_lib.Source,
   labels: np.ndarray,
   classes: np.ndarray,
   key: str,
   where: str,
 ) -> None:
-  """Raises ValueError if the test split cannot be classified."""
+  """Raises ValueError if there are no labels, or some that are no class."""
   labels = np.unique(labels[labels >= 0])
   if not len(labels):
     raise ValueError(f"{where}: no example of {source.name} has a label.")
   strange = np.setdiff1d(labels, classes)
   if len(strange):
     raise ValueError(
-      f"{where}: {source.name} has {key}={strange[0]}, which the train_split "
-      "lacks, so that no classifier can know it. Use a larger train_split."
+      f"{where}: {source.name} has {key}={strange[0]}, which is none of the "
+      f"{len(classes)} classes of the train_split, so that no classifier can "
+      "know it. Use a larger train_split, or mend the labels."
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _STACK = re.compile(r"encoderblocks_(\d+)-(\d+)")
 
@@ -37,9 +38,13 @@ def stack_run(blocks: Mapping[str, Any], run: range) -> Any:
   name = stack_name(run)
   if name in blocks:
     return blocks[name]
-  return jax.tree.map(
-    lambda *leaves: jnp.stack(leaves), *(blocks[block_name(i)] for i in run)
-  )
+  return jax.tree.map(_stack_leaves, *(blocks[block_name(i)] for i in run))
+
+
+def _stack_leaves(*leaves: Any) -> Any:
+  # What lies on the host stays there: it may be for several devices.
+  on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+  return (np if on_host else jnp).stack(leaves)
 
 
 def stack(tree: Any, runs: Sequence[range]) -> Any:
@@ -50,7 +55,8 @@ def stack(tree: Any, runs: Sequence[range]) -> Any:
     runs: the model's `scanned_runs`.
 
   Returns:
-    The tree with a stack in place of each run's blocks.
+    The tree with a stack in place of each run's blocks; of NumPy arrays, one
+    of NumPy arrays.
   """
 
   def has_blocks(node):
@@ -70,7 +76,11 @@ def stack(tree: Any, runs: Sequence[range]) -> Any:
 
 
 def unstack(tree: Any) -> Any:
-  """Returns the tree that `stack` was given."""
+  """Returns the tree that `stack` was given.
+
+  Blocks of NumPy arrays are views. Those of JAX arrays are copies, a second
+  tree in the device's memory.
+  """
 
   def has_stacks(node):
     return isinstance(node, Mapping) and any(map(_STACK.fullmatch, node))

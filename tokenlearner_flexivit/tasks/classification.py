@@ -43,7 +43,6 @@ class Classification:
     model: the Flax module.
     num_classes: C.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
-    batch_keys: the entries of a batch that training reads.
     programs: see `tasks.Task`.
   """
 
@@ -73,12 +72,16 @@ class Classification:
     check_number(mixup_alpha, "config.task.mixup_alpha", "[0, inf)")
     self.model = model
     self.programs = {}
-    self.batch_keys = (model.input, "label")
     self.num_classes = num_classes
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
     self._label_smoothing = label_smoothing
     self._mixup_alpha = mixup_alpha
+
+  @property
+  def batch_keys(self) -> tuple[str, ...]:
+    """The entries of a batch that training reads."""
+    return self.model.input, "label"
 
   def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
     """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""

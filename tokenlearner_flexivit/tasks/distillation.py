@@ -6,6 +6,7 @@ the same crop with the same mixup, and labels play no part.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,8 +159,18 @@ def create_teachers(
   Raises:
     ValueError: no teacher, or one that does not fit.
   """
+  if not isinstance(sections, Mapping):
+    raise ValueError(
+      f"{where}={sections!r} must be a dict of teachers by name, such as "
+      "dict(prof=dict(init=...))."
+    )
   if not sections:
     raise ValueError(f"{where} is empty; give at least one.")
+  for name, section in sections.items():
+    if not isinstance(section, Mapping):
+      raise ValueError(
+        f"{where}.{name}={section!r} must be a dict, such as dict(init=...)."
+      )
   return tuple(
     configuration.call(
       Teacher.create,
@@ -181,7 +192,6 @@ class Distillation(classification.Classification):
   teachers answer once per step, outside of what depends on the patch size.
 
   Attributes:
-    teachers: the teachers.
     distance: the name of the distance to them, of `DISTANCES`.
   """
 
@@ -197,7 +207,7 @@ class Distillation(classification.Classification):
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
   ):
-    """Builds the task. The teachers' weights are not read yet.
+    """Builds the task. Of the teachers nothing is read before it is needed.
 
     Args:
       model: the student.
@@ -209,28 +219,50 @@ class Distillation(classification.Classification):
       label_weight: weight of the loss on labels, added to the distance. At 0
         training needs no labels.
       loss: the loss on labels, and what the evaluators report.
-      label_smoothing: see `Classification`.
+      label_smoothing: see `Classification`; of the labels, if they count.
       mixup_alpha: see there; teachers see the mixed images.
 
     Raises:
-      ValueError: no teacher, one that does not fit, an unknown name, or a
-        number out of its range.
+      ValueError: an unknown name, or a number out of its range.
     """
     super().__init__(model, num_classes, loss, label_smoothing, mixup_alpha)
     where, check_number = "config.task", configuration.check_number
     check_number(temperature, f"{where}.temperature", "(0, inf)")
     check_number(label_weight, f"{where}.label_weight", "[0, inf)")
+    if label_smoothing and not label_weight:
+      raise ValueError(
+        f"{where}.label_smoothing={label_smoothing} smooths labels, which play "
+        f"no part at {where}.label_weight=0. Set that above 0, or leave the "
+        "smoothing out."
+      )
     self._distance, self._link = configuration.choose(
       distance, DISTANCES, f"{where}.distance"
     )
     self.distance = distance
     self._temperature = temperature
     self._label_weight = label_weight
-    self.teachers = create_teachers(teachers, num_classes, f"{where}.teachers")
-    keys = [model.input, *(teacher.image for teacher in self.teachers)]
-    keys += ["label"] if label_weight else []
-    self.batch_keys = tuple(dict.fromkeys(keys))
+    self._sections = teachers
     self._weights = {}
+
+  @functools.cached_property
+  def teachers(self) -> tuple[Teacher, ...]:
+    """The teachers, described when they are first asked for.
+
+    A run can be evaluated without them, unless an evaluation is of them.
+
+    Raises:
+      ValueError: there is none, or one does not fit.
+    """
+    return create_teachers(
+      self._sections, self.num_classes, "config.task.teachers"
+    )
+
+  @property
+  def batch_keys(self) -> tuple[str, ...]:
+    """The entries of a batch that training reads."""
+    keys = [self.model.input, *(teacher.image for teacher in self.teachers)]
+    keys += ["label"] if self._label_weight else []
+    return tuple(dict.fromkeys(keys))
 
   def constants(self, kind: str = "pmap") -> tuple[Any, ...]:
     """Returns the weights of the teachers on all devices; see `tasks.Task`."""

@@ -39,19 +39,21 @@ def mixup(
   step, of which the larger part is kept by the example itself.
 
   Args:
-    batch: leaves [b, ...]; those named by `keys` are floating point.
+    batch: leaves [b, ...].
     key: the same on all devices.
     alpha: both parameters of the Beta distribution, > 0.
     keys: entries to mix.
     axis_name: the device axis, or None.
 
   Returns:
-    The batch with the entries mixed.
+    The batch with the entries mixed, whole numbers as float32.
   """
   weight = jax.random.beta(key, alpha, alpha)
   weight = jnp.maximum(weight, 1 - weight)
 
   def mix(x):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      x = x.astype(jnp.float32)  # A weight would be rounded to 0.
     other = roll(x, axis_name)
     return weight.astype(x.dtype) * x + (1 - weight).astype(x.dtype) * other
 
