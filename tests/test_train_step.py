@@ -55,6 +55,7 @@ def train(
   dispatch="host",
   ema=None,
   flexi=None,
+  batches=None,
   **kwargs,
 ):
   """Returns the state after four steps and the metrics of each."""
@@ -62,7 +63,8 @@ def train(
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, OPTIMIZER, ema=ema is not None)
   state = parallel.replicate(state, kind)
-  batches = list(parallel.prefetch(make_batches(), kind))
+  batches = make_batches() if batches is None else batches
+  batches = list(parallel.prefetch(batches, kind))
   step = train_step_lib.compile_steps(
     task,
     OPTIMIZER,
@@ -129,6 +131,18 @@ def test_any_generator_trains_the_settings_that_are_drawn(prng):
     for step in range(STEPS)
   ]
   assert [int(metrics["setting"]) for metrics in history] == expected
+
+
+def test_the_end_of_the_preprocessing_is_part_of_the_step(reference):
+  def halve(batch):
+    return {**batch, "image": batch["image"].astype(np.float32) / 2}
+
+  doubled = [{**b, "image": 2 * b["image"]} for b in make_batches()]
+  state, history = train(
+    make_task(mixup_alpha=0.4), batches=doubled, device_ops=halve
+  )
+  chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
 
 def test_shard_map_is_pmap(reference):

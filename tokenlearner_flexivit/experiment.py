@@ -180,11 +180,11 @@ class Experiment:
   @functools.cached_property
   def source(self) -> data_lib.Source:
     """The training data, opened when they are first asked for."""
-    return data_lib.open_source(self.config["data"])
+    return data_lib.open_source(self.config["data"], "config.data")
 
   @functools.cached_property
   def _example(self) -> dict[str, np.ndarray]:
-    return data_lib.peek(self.config["data"], self.source)
+    return data_lib.peek(self.config["data"], self.source, "config.data")
 
   @property
   def image_shape(self) -> tuple[int, ...]:

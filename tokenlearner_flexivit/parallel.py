@@ -108,14 +108,26 @@ def put_batch(batch: dict[str, np.ndarray], kind: str = "pmap") -> Any:
 def prefetch(
   batches: Iterable[dict[str, np.ndarray]], kind: str = "pmap", depth: int = 2
 ) -> Iterator[Any]:
-  """Keeps `depth` batches on their way to the devices ahead of the step."""
+  """Keeps `depth` batches on their way to the devices ahead of the step.
+
+  An error of `batches` comes in its place, after the batches before it.
+  """
   batches = iter(batches)
   queue = collections.deque()
-  for batch in batches:
-    queue.append(put_batch(batch, kind))
+  error = None
+  while error is None:
+    try:
+      queue.append(put_batch(next(batches), kind))
+    except StopIteration:
+      break
+    except Exception as raised:
+      error = raised
     if len(queue) > depth:
       yield queue.popleft()
-  yield from queue
+  while queue:
+    yield queue.popleft()
+  if error is not None:
+    raise error
 
 
 def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:

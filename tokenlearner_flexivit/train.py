@@ -182,6 +182,7 @@ def train_and_evaluate(
         accumulate=config["accumulate"],
         ema_decay=config["ema_decay"],
         frozen=frozen,
+        device_ops=data_lib.device_ops(config["data"], "config.data"),
       )
       say(
         f"Training steps {first_step + 1} to {total_steps} on "
@@ -280,6 +281,8 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     source=experiment.source,
+    skip_device_ops=True,
+    where="config.data",
   )
   task = experiment.task
 

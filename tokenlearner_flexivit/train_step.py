@@ -97,6 +97,7 @@ def make_train_step(
   accumulate: int = 1,
   ema_decay: float | None = None,
   frozen: Any = None,
+  device_ops: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Step:
   """Builds the step of one device, to be given to `parallel.parallelize`.
 
@@ -112,6 +113,8 @@ def make_train_step(
     ema_decay: decay of the moving average, if there is one.
     frozen: a tree of bools, true for parameters that the optimizer does not
       change: their gradients are zero and cost nothing. None for none.
+    device_ops: end of the preprocessing, which the host has left to the device;
+      see `data.device_ops`.
 
   Returns:
     `step(state, batch, constants) -> (state, metrics)`, with the constants of
@@ -186,6 +189,7 @@ def make_train_step(
   ) -> tuple[TrainState, Metrics]:
     dial_key, batch_key, dropout_key = step_keys(seed, state.step)
     device = jax.lax.axis_index(parallel.AXIS)
+    batch = device_ops(batch)
     batch = task.prepare(batch, batch_key, constants, axis_name=parallel.AXIS)
     drawn = drawn_from.draw(dial_key, state.step)
     key = jax.random.fold_in(dropout_key, device)

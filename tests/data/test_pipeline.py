@@ -1,18 +1,22 @@
 """The streams: order, hosts, restarts, threads and processes."""
 
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import flexivit_i1k_distill
-from tokenlearner_flexivit import data
+from tokenlearner_flexivit import data, parallel
+from tokenlearner_flexivit.data import batches as batches_lib
 
 RANDOM_PP = (
   "decode|resize(12)|random_affine(10, 0.1, (0.9, 1.1))|random_translate(2)"
@@ -259,6 +263,159 @@ def test_eval_may_be_broken_off():
   assert len(list(batches)) == 6
 
 
+# Ops at the end, left to the device
+
+
+def assert_the_rest_is_for_the_device(config, *, entries, batch_size=8):
+  """Compares a stream with one whose last ops are compiled by JAX."""
+  finish = jax.jit(data.device_ops(config))
+  for make in (
+    lambda **options: take(2, config, batch_size=batch_size, **options),
+    lambda **options: list(
+      data.eval_batches(config, batch_size=batch_size, **options)
+    ),
+  ):
+    expected, left = make(), make(skip_device_ops=True)
+    assert len(left) == len(expected)
+    for batch, whole in zip(left, expected, strict=True):
+      assert batch.keys() == whole.keys()
+      for key, value in finish(batch).items():
+        real = whole.get("mask", np.ones(batch_size)) == 1
+        value = np.asarray(value)
+        assert value.dtype == whole[key].dtype
+        np.testing.assert_allclose(
+          value[real], whole[key][real], atol=1e-6, rtol=1e-6
+        )
+        kept = np.uint8 if key in entries else whole[key].dtype
+        assert batch[key].dtype == kept, key
+        if key in entries:
+          assert 4 * batch[key].nbytes == whole[key].nbytes
+
+
+@pytest.mark.parametrize(
+  "pp, entries",
+  [
+    ("decode|value_range(-1,1)|keep('image','label')", ["image"]),
+    ("value_range(0,1)|standardize((.5,.4,.3),(.2,.3,.1))", ["image"]),
+    ("random_affine(10)|value_range(-1,1)|onehot(5)", ["image"]),
+    (
+      "flip_lr|copy('image','b')|value_range(-1,1)|resize(4,key='b')"
+      "|value_range(0,1,key='b')|drop('id')",
+      ["image", "b"],
+    ),
+    # What is not at the end stays.
+    ("value_range(-1,1)|flip_lr", []),
+    ("value_range(-1,1)|copy('image','b')", []),
+    ("value_range(-1,1)|resize(4)|standardize(.1,.5)", []),
+    ("value_range(-1,1)|copy('image','b')|drop('image')", []),
+  ],
+)
+def test_the_end_of_the_preprocessing_may_be_left_to_the_device(pp, entries):
+  config = {**FAKE, "pp": pp}
+  assert_the_rest_is_for_the_device(config, entries=entries)
+  peeked = data.peek(config)
+  assert all(peeked[key].dtype == np.float32 for key in entries)
+
+
+def test_videos_leave_the_host_as_uint8():
+  config = {
+    **FAKE,
+    "name": "fake:6x9x8x3:5:20",
+    "pp": "decode_video|temporal_crop(4)|value_range(-1,1,key='video')"
+    "|keep('video','label')",
+  }
+  assert_the_rest_is_for_the_device(config, entries=["video"])
+
+
+def test_student_and_teacher_leave_the_host_as_uint8():
+  config = flexivit_i1k_distill.get_config("runlocal").data
+  assert_the_rest_is_for_the_device(
+    config, entries=["image", "teacher"], batch_size=2
+  )
+
+
+def test_ops_of_users_run_on_the_host_unless_they_say_otherwise():
+  def invert(example, *, key: str = "image"):
+    return {**example, key: 255 - example[key]}
+
+  def invert_all(example):
+    return {**example, "image": 255 - example["image"]}
+
+  for fn, options, on_device in (
+    (invert, {}, False),
+    (invert, {"on_device": True}, True),
+    (invert_all, {}, False),
+  ):
+    data.register_op(fn, **options)
+    _, device = data.parse(f"{fn.__name__}|value_range|keep('image')").split()
+    assert "value_range" in [step.text for step in device.steps]
+    assert (fn.__name__ in [step.text for step in device.steps]) == on_device
+    _, device = data.parse(f"value_range|{fn.__name__}").split()
+    assert len(device.steps) == (2 if on_device else 0)
+
+
+# Memory and threads
+
+
+def test_batches_made_ahead_fit_into_memory():
+  def spec(side):
+    return {"image": ((side, side, 3), np.dtype(np.uint8))}
+
+  assert batches_lib.prefetch_of(spec(240), 64) == 8
+  num_bytes = batches_lib.prefetch_of(spec(384), 1024) * 1024 * 384**2 * 3
+  assert 1 << 30 < num_bytes <= 2 << 30
+  assert batches_lib.prefetch_of(spec(4000), 1024) == 2
+
+
+def test_threads_follow_the_limits_of_a_container(tmp_path):
+  cpus = len(os.sched_getaffinity(0))
+  own = tmp_path / "own"
+  for limit, expected in (("max 100000", cpus), ("50000 100000", 1)):
+    group = tmp_path / "tree" / "job" / "step"
+    group.mkdir(parents=True, exist_ok=True)
+    (group.parent / "cpu.max").write_text(f"{limit}\n")
+    own.write_text("0::/job/step\n")
+    assert batches_lib.available_cpus(tmp_path / "tree", own) == expected
+  group = tmp_path / "tree" / "cpu" / "docker"
+  group.mkdir(parents=True)
+  (group / "cpu.cfs_quota_us").write_text("30000\n")
+  (group / "cpu.cfs_period_us").write_text("100000\n")
+  own.write_text("4:cpu,cpuacct:/docker\n1:name=systemd:/docker\n")
+  assert batches_lib.available_cpus(tmp_path / "tree", own) == 1
+  assert batches_lib.available_cpus(tmp_path / "no", tmp_path / "no") == cpus
+
+
+def test_all_threads_work_on_one_batch():
+  barrier = threading.Barrier(4, timeout=30)
+
+  class Meeting(InMemory):
+    def __getitem__(self, index):
+      if index and not barrier.broken:
+        barrier.wait()  # Of four threads, or it breaks.
+      return super().__getitem__(index)
+
+  source = Meeting([{"image": np.zeros((2, 2, 3), np.uint8)}] * 17)
+  config = {**FAKE, "pp": "flip_lr", "num_threads": 4}
+  (batch, *_) = data.eval_batches(config, batch_size=17, source=source)
+  assert batch["mask"].sum() == 17
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_comes_in_the_place_of_its_batch(num_threads, depth):
+  image = np.zeros((2, 2, 3), np.uint8)
+  source = InMemory(
+    [{"image": image if i != 27 else b"?", "id": i} for i in range(40)]
+  )
+  config = {**FAKE, "pp": "decode", "num_threads": num_threads}
+  stream = data.eval_batches(config, batch_size=8, source=source)
+  taken = []
+  with pytest.raises(data.ExampleError, match="example 27 "):
+    for batch in parallel.prefetch(stream, depth=depth):
+      taken += np.ravel(batch["id"]).tolist()
+  assert taken == list(range(24))
+
+
 # Configs
 
 
@@ -281,15 +438,16 @@ def test_config_dict(digits):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"nmae": "x"}, "no key 'nmae'. Did you mean 'name'.*data_dir"),
-    ({"name": None}, "lacks 'name'"),
-    ({"split": ""}, "lacks 'split'"),
-    ({"pp": None}, "lacks 'pp'"),
+    ({"nmae": "x"}, "data has no key 'nmae'. Did you mean 'name'.*split"),
+    ({"name": None}, "data.name must name what to read, not None"),
+    ({"name": 3}, "data.name must"),
+    ({"split": ""}, "data.split must"),
+    ({"pp": None}, "data.pp must be a preprocessing string"),
     ({"pp": "decod"}, "'decode'"),
     ({"num_workers": -1}, "num_workers"),
     ({"prefetch": 1.5}, "prefetch"),
     ({"features": ("image",)}, "data.features=.* is for TFDS datasets"),
-    ({"max_corrupt": -1}, "max_corrupt must be a whole number from 0 on"),
+    ({"max_corrupt": -1}, "max_corrupt=-1 must be a whole number in"),
     ({"max_corrupt": True}, "max_corrupt"),
     ({"max_corrupt": "1"}, "max_corrupt"),
   ],
@@ -329,9 +487,9 @@ def test_a_mask_of_the_preprocessing_is_refused():
 
 def test_examples_of_different_shapes(tmp_path):
   for size in (4, 5):
-    (tmp_path / f"class{size}").mkdir()
+    (tmp_path / f"size {size}").mkdir()
     image = np.zeros((size, size, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / f"class{size}" / "1.png"), image)
+    cv2.imwrite(str(tmp_path / f"size {size}" / "image.png"), image)
   config = {
     "name": f"folder:{tmp_path}",
     "split": "all",

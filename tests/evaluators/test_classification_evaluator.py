@@ -242,6 +242,8 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
   assert len(reads) == 2
   assert len(results) == 3 * 4
 
+  assert reads[0]["image"].dtype == np.uint8  # The rest is for the device.
+  reads = [data_lib.device_ops(config.evals.test.data)(b) for b in reads]
   images = np.concatenate([b["image"] for b in reads])
   labels = np.concatenate([b["label"] for b in reads])
   keep = np.concatenate([b["mask"] for b in reads]) > 0

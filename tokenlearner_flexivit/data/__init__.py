@@ -14,6 +14,7 @@ from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.label_ops import classes
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
+  device_ops,
   eval_batches,
   open_source,
   peek,
@@ -31,6 +32,7 @@ __all__ = [
   "classes",
   "decode_ops",
   "describe_splits",
+  "device_ops",
   "eval_batches",
   "image_ops",
   "label_ops",

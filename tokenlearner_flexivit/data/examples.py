@@ -1,7 +1,7 @@
 """Examples, read and preprocessed one by one; corrupt ones are named."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,17 @@ class MakeExample:
   max_corrupt: int = 0
 
   def __call__(
-    self, index: int, rng: np.random.Generator
+    self,
+    index: int,
+    rng: np.random.Generator,
+    watch: Callable[..., None] | None = None,
   ) -> tuple[dict[str, Any], Corrupt]:
     """Returns an example, and the corrupt ones in whose place it is.
 
     Args:
       index: the position wanted, in [0, len(source)).
       rng: generator for random ops.
+      watch: see `Preprocess.__call__`.
 
     Raises:
       ExampleError: it cannot be read; or it is corrupt, and so are too many
@@ -57,7 +61,7 @@ class MakeExample:
     while True:
       position = (int(index) + len(corrupt)) % len(self.source)
       try:
-        example = self.preprocess(self.source[position], rng)
+        example = self.preprocess(self.source[position], rng, watch)
         return example, tuple(corrupt)
       except (OSError, MemoryError) as error:
         raise ExampleError(self._name(position, error)) from error

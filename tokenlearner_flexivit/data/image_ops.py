@@ -286,7 +286,8 @@ def standardize(
         f"{name} has {np.size(value)} values, the image has "
         f"{image.shape[-1]} channels"
       )
-  return {
-    **example,
-    key: (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32),
-  }
+  # JAX can be asked to broadcast between arrays of the same rank only.
+  shape = (1,) * (image.ndim - 1) + (-1,)
+  mean = np.asarray(mean, np.float32).reshape(shape)
+  std = np.asarray(std, np.float32).reshape(shape)
+  return {**example, key: (image - mean) / std}

@@ -6,16 +6,20 @@ many hosts it runs, and how many threads or processes read, changes nothing.
 """
 
 import dataclasses
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import root_logger
-from tokenlearner_flexivit.data import examples, memory, preprocess
+from tokenlearner_flexivit.data import (
+  alignment,
+  batches,
+  examples,
+  memory,
+  preprocess,
+)
 from tokenlearner_flexivit.data.fake import FakeSource
 from tokenlearner_flexivit.data.folder import FolderSource
 from tokenlearner_flexivit.data.sources import Source
@@ -23,7 +27,7 @@ from tokenlearner_flexivit.data.sources import Source
 with root_logger.unchanged():
   import grain
 
-Batch = dict[str, np.ndarray]
+Batch = batches.Batch
 
 # The draws of random ops in evaluation: fixed for each example.
 _EVAL_SEED = 0
@@ -37,13 +41,17 @@ class _Settings:
     name: dataset: "digits", a TFDS name, "folder:/path", "video_folder:/path"
       or "fake:...".
     split: split of it, perhaps a slice.
-    pp: preprocessing string; only opening the source works without.
+    pp: preprocessing string; opening the source works without.
     data_dir: folder of TFDS datasets, and of videos made ready for reading.
     features: names of the features of a TFDS dataset that are read, None for
       all; the fewer, the faster.
     num_workers: processes that make batches; 0 means threads in this one.
-    num_threads: threads that make batches, in each process; 0 means none.
-    prefetch: batches that are ready or in the making.
+      Each holds the library, some 200 MB, and an evaluation starts them anew
+      for each pass.
+    num_threads: threads that make examples, in each process; 0 means none.
+      None: as many, in all processes, as this one may use processors.
+    prefetch: batches that are ready or in the making. None: up to 8, as many
+      as take 2 GB, but at least 2.
     max_corrupt: how many different corrupt examples training may skip before
       it stops; see `train_batches`. 0 for evaluation.
   """
@@ -54,36 +62,94 @@ class _Settings:
   data_dir: str | None = None
   features: Sequence[str] | None = None
   num_workers: int = 0
-  num_threads: int = min(8, os.cpu_count() or 1)
-  prefetch: int = 8
+  num_threads: int | None = None
+  prefetch: int | None = None
   max_corrupt: int = 0
 
   @classmethod
-  def from_config(cls, data_config: Mapping[str, Any]) -> "_Settings":
-    """Returns the settings or raises ValueError about the keys."""
+  def from_config(
+    cls, data_config: Mapping[str, Any], where: str
+  ) -> "_Settings":
+    """Returns the settings.
+
+    Args:
+      data_config: the data section of a config.
+      where: name of the section for errors.
+
+    Raises:
+      ValueError: something about the keys is wrong.
+    """
     given = dict(data_config)
     known = [field.name for field in dataclasses.fields(cls)]
-    configuration.check_keys(given, known, "The data config")
-    missing = [key for key in ("name", "split") if not given.get(key)]
-    if missing:
-      raise ValueError(f"The data config {given} lacks {missing[0]!r}.")
-    for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
-      # To Python True is an int.
-      if key in given and not (type(given[key]) is int and given[key] >= 0):
+    configuration.check_keys(given, known, where)
+    for key in ("name", "split"):
+      if not given.get(key) or not isinstance(given[key], str):
         raise ValueError(
-          f"data.{key} must be a whole number from 0 on, not {given[key]!r}."
+          f"{where}.{key} must name what to read, not {given.get(key)!r}."
+        )
+    for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
+      if given.get(key) is None:
+        given.pop(key, None)  # The default.
+      else:
+        configuration.check_number(
+          given[key], f"{where}.{key}", "[0, inf)", whole=True
         )
     return cls(**given)
 
-  def make_example(self, source: Source | None) -> examples.MakeExample:
+  def make_example(
+    self, source: Source | None, where: str, *, skip_device_ops: bool = False
+  ) -> examples.MakeExample:
     """Returns what makes examples of the source, by default a new one."""
-    if not self.pp:
-      raise ValueError(f"The data config of {self.name!r} lacks 'pp'.")
-    parsed = preprocess.parse(self.pp)
-    source = self.source() if source is None else source
+    parsed = self.preprocess(where)
+    if skip_device_ops:
+      parsed, _ = parsed.split()
+    source = self.source(where) if source is None else source
     return examples.MakeExample(source, parsed, self.max_corrupt)
 
-  def source(self) -> Source:
+  def preprocess(self, where: str) -> preprocess.Preprocess:
+    """Returns the parsed preprocessing string."""
+    if not self.pp or not isinstance(self.pp, str):
+      raise ValueError(
+        f"{where}.pp must be a preprocessing string, not {self.pp!r}."
+      )
+    try:
+      return preprocess.parse(self.pp)
+    except ValueError as error:
+      raise ValueError(f"{where}.pp: {error}") from None
+
+  def stream(
+    self,
+    dataset: grain.MapDataset,
+    example: Mapping[str, np.ndarray],
+    batch_size: int,
+    part: slice,
+    shared_memory: memory.Memory,
+  ) -> batches.Delivery:
+    """Returns batches of a dataset of examples.
+
+    Args:
+      dataset: gives (an example, the corrupt ones that it stands in for).
+      example: one of them.
+      batch_size: examples of a batch.
+      part: of the batches.
+      shared_memory: where they lie.
+    """
+    spec = batches.spec_of(example)
+    threads, prefetch = self.num_threads, self.prefetch
+    if threads is None:
+      threads = -(-batches.available_cpus() // max(self.num_workers, 1))
+    if prefetch is None:
+      prefetch = batches.prefetch_of(spec, batch_size)
+    made = batches.Batches(dataset, spec, batch_size, threads, shared_memory)
+    return batches.Delivery(
+      made,
+      part,
+      prefetch=prefetch,
+      num_workers=self.num_workers,
+      max_corrupt=self.max_corrupt,
+    )
+
+  def source(self, where: str) -> Source:
     """Opens the source."""
     is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
     is_tfds = not (
@@ -91,8 +157,8 @@ class _Settings:
     )
     if self.features is not None and not is_tfds:
       raise ValueError(
-        f"data.features={self.features!r} is for TFDS datasets; {self.name!r} "
-        "has no more than is used. Leave it out."
+        f"{where}.features={self.features!r} is for TFDS datasets; "
+        f"{self.name!r} has no more than is used. Leave it out."
       )
     if self.name.startswith("folder:"):
       source = FolderSource(self.name.removeprefix("folder:"), self.split)
@@ -112,12 +178,13 @@ class _Settings:
     return source
 
 
-def open_source(data_config: Mapping[str, Any]) -> Source:
+def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
   """Opens the dataset split that a data config names.
 
   Args:
     data_config: dict or ConfigDict with `name`, `split` and possibly other
       keys of a data config; see `_Settings`.
+    where: name of the section for errors, such as "config.data".
 
   Returns:
     The source.
@@ -126,38 +193,89 @@ def open_source(data_config: Mapping[str, Any]) -> Source:
     ValueError: the config has unknown keys, or the dataset or the split cannot
       be read; the message says what to do.
   """
-  return _Settings.from_config(data_config).source()
+  return _Settings.from_config(data_config, where).source(where)
 
 
 def peek(
-  data_config: Mapping[str, Any], source: Source | None = None
+  data_config: Mapping[str, Any],
+  source: Source | None = None,
+  where: str = "data",
 ) -> dict[str, np.ndarray]:
   """Returns one preprocessed example, to check a config before the first step.
 
   Args:
     data_config: dict or ConfigDict; see `_Settings`.
     source: the opened source, if there is one already.
+    where: name of the section for errors.
 
   Returns:
-    The first example that is not corrupt. Its arrays have the shapes and
-    dtypes of all.
+    The first example that is not corrupt, after all ops. Its arrays have the
+    shapes and dtypes of all.
 
   Raises:
-    ValueError: the config is wrong, or something in the example cannot be put
-      into a batch of numbers.
+    ValueError: the config is wrong, something in the example cannot be put
+      into a batch of numbers, or an op moves the image but not a mask or boxes
+      that the example keeps.
     ExampleError: it cannot be read or preprocessed.
   """
-  settings = _Settings.from_config(data_config)
-  make_example = settings.make_example(source)
-  example, _ = make_example(0, np.random.default_rng(_EVAL_SEED))
+  settings = _Settings.from_config(data_config, where)
+  return _peek(settings.make_example(source, where), where)
+
+
+def _peek(
+  make_example: examples.MakeExample, where: str
+) -> dict[str, np.ndarray]:
+  """Returns the first good example or raises ValueError; see `peek`."""
+  text = make_example.preprocess.text
+  followed = alignment.Alignment(make_example.preprocess)
+  example, _ = make_example(
+    0, np.random.default_rng(_EVAL_SEED), followed.watch
+  )
   for key, value in example.items():
     if np.asarray(value).dtype.kind not in "biuf":
       raise ValueError(
-        f"After the preprocessing {settings.pp!r} the example has {key!r}, "
-        f"which is no array of numbers but {type(value).__name__}. Decode it, "
-        "or leave it out with keep(...) or drop(...)."
+        f"{where}.pp: after the preprocessing {text!r} the example has "
+        f"{key!r}, which is no array of numbers but {type(value).__name__}. "
+        "Decode it, or leave it out with keep(...) or drop(...)."
       )
+  try:
+    followed.check(example)
+  except ValueError as error:
+    raise ValueError(f"{where}.pp: {error}") from None
   return {key: np.asarray(value) for key, value in example.items()}
+
+
+def device_ops(
+  data_config: Mapping[str, Any], where: str = "data"
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+  """Returns the ops at the end of the preprocessing that a device may do.
+
+  These are `value_range`, `standardize` and what else is registered with
+  `on_device`, if nothing else touches the image after them. The streams leave
+  them out with `skip_device_ops`, so that images leave the host as uint8, in a
+  quarter of the memory.
+
+  Args:
+    data_config: dict or ConfigDict; see `_Settings`.
+    where: name of the section for errors.
+
+  Returns:
+    A function of a batch, of NumPy or JAX and in a compiled program, that
+    returns it with these ops done to those of its entries that they are for.
+
+  Raises:
+    ValueError: the config is wrong.
+  """
+  parsed = _Settings.from_config(data_config, where).preprocess(where)
+  _, on_device = parsed.split()
+
+  def finish(batch: dict[str, Any]) -> dict[str, Any]:
+    for step in on_device.steps:
+      if batch.keys() >= set(step.entries):
+        batch = step.fn(batch, *step.args, **step.kwargs)
+    return batch
+
+  return finish
 
 
 def check_entries(
@@ -178,6 +296,8 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   source: Source | None = None,
+  skip_device_ops: bool = False,
+  where: str = "data",
 ) -> Iterator[Batch]:
   """Returns this host's part of an endless stream of training batches.
 
@@ -201,6 +321,8 @@ def train_batches(
     process_index: number of this host.
     process_count: number of hosts.
     source: the opened source, if there is one already.
+    skip_device_ops: leaves the ops of `device_ops` to the caller.
+    where: name of the section for errors.
 
   Returns:
     An iterator of dicts of arrays [batch_size / process_count, ...]. Its method
@@ -208,14 +330,17 @@ def train_batches(
 
   Raises:
     ValueError: the config is wrong or the hosts do not divide the batch size.
-    ExampleError: from the iterator, when an example cannot be read, or when
-      more than data.max_corrupt are corrupt; names them.
+    ExampleError: an example cannot be read, or more than data.max_corrupt are
+      corrupt; names them. From the iterator it comes in the place of the batch
+      with that example.
   """
-  settings = _Settings.from_config(data_config)
+  settings = _Settings.from_config(data_config, where)
   host_batch_size = _host_batch_size(batch_size, process_count)
   if start_step < 0:
     raise ValueError(f"start_step must not be negative, got {start_step}.")
-  make_example = settings.make_example(source)
+  make_example = settings.make_example(
+    source, where, skip_device_ops=skip_device_ops
+  )
   order_seed, ops_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
   dataset = (
     grain.MapDataset.range(len(make_example.source))
@@ -225,11 +350,12 @@ def train_batches(
     # this stream, which is the same for any number of hosts.
     .random_map(make_example, seed=ops_seed)
   )
-  dataset = _Batches(dataset, host_batch_size)
   # Host batches are consecutive parts of global ones. Slices of a MapDataset
   # are arithmetic on indices, so starting late costs nothing.
-  dataset = dataset[process_index::process_count][start_step:]
-  return _Delivery(_prefetch(dataset, settings), settings.max_corrupt)
+  part = slice(process_index + start_step * process_count, None, process_count)
+  return settings.stream(
+    dataset, _peek(make_example, where), host_batch_size, part, memory.Memory()
+  )
 
 
 def eval_batches(
@@ -239,6 +365,8 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
   source: Source | None = None,
+  skip_device_ops: bool = False,
+  where: str = "data",
 ) -> Iterable[Batch]:
   """Returns this host's part of one pass over a split, in order.
 
@@ -252,6 +380,9 @@ def eval_batches(
     process_index: number of this host.
     process_count: number of hosts.
     source: the opened source, if there is one already.
+    skip_device_ops: leaves the ops of `device_ops` to the caller; these then
+      change the filling as well.
+    where: name of the section for errors.
 
   Returns:
     An iterable with a length, each iteration of which is a pass. Its elements
@@ -264,138 +395,57 @@ def eval_batches(
     ExampleError: from the iteration, when an example cannot be read or
       preprocessed; names it.
   """
-  settings = _Settings.from_config(data_config)
+  settings = _Settings.from_config(data_config, where)
   if settings.max_corrupt:
     raise ValueError(
-      f"data.max_corrupt={settings.max_corrupt} is for training only: an "
+      f"{where}.max_corrupt={settings.max_corrupt} is for training only: an "
       f"evaluation, here on {settings.name!r}, counts every example, so a "
       "corrupt one stops it. Leave max_corrupt out."
     )
   host_batch_size = _host_batch_size(batch_size, process_count)
-  make_example = settings.make_example(source)
-  source = make_example.source
-  filling = {
-    key: np.zeros_like(value)
-    for key, value in peek(data_config, source).items()
-  }
-  if "mask" in filling:
+  make_example = settings.make_example(
+    source, where, skip_device_ops=skip_device_ops
+  )
+  example = _peek(make_example, where)
+  if "mask" in example:
     raise ValueError(
-      f"The preprocessing {settings.pp!r} leaves a 'mask', but that is what "
-      "eval batches call theirs."
+      f"{where}.pp={settings.pp!r} leaves a 'mask', but that is what eval "
+      "batches call theirs."
     )
-  num_batches = -(-len(source) // batch_size)
+  filling = {key: np.zeros_like(value) for key, value in example.items()}
+  num_batches = -(-len(make_example.source) // batch_size)
   dataset = grain.MapDataset.range(num_batches * batch_size).random_map(
     examples.MakeMaskedExample(make_example, filling), seed=_EVAL_SEED
   )
-  dataset = _Batches(dataset, host_batch_size)[process_index::process_count]
-  return _EvalBatches(_prefetch(dataset, settings), num_batches)
+  part = slice(process_index, None, process_count)
+  example["mask"] = np.float32(1)
+  shared_memory = memory.Memory()
+
+  def begin() -> batches.Delivery:
+    return settings.stream(
+      dataset, example, host_batch_size, part, shared_memory
+    )
+
+  return _Passes(begin, num_batches)
 
 
 @dataclasses.dataclass(frozen=True)
-class _EvalBatches:
-  """An iterable with a length."""
+class _Passes:
+  """An iterable with a length, each iteration of which begins anew."""
 
-  dataset: grain.IterDataset
+  begin: Callable[[], batches.Delivery]
   num_batches: int
 
   def __len__(self) -> int:
     return self.num_batches
 
   def __iter__(self) -> Iterator[Batch]:
-    iterator = _Delivery(self.dataset, max_corrupt=0)
+    delivery = self.begin()
     try:
-      yield from iterator
+      yield from delivery
     finally:
       # A pass that is broken off leaves no threads or processes behind.
-      iterator.close()
-
-
-class _Delivery(Iterator[Batch]):
-  """Hands out batches, and counts and names the corrupt examples skipped."""
-
-  def __init__(self, dataset: grain.IterDataset, max_corrupt: int):
-    self._batches = iter(dataset)
-    self._max_corrupt = max_corrupt
-    self._corrupt: dict[int, str] = {}
-
-  def __next__(self) -> Batch:
-    try:
-      batch, corrupt = next(self._batches)
-      self._count(corrupt)
-    except Exception:
-      # Else garbage collection would end the threads, and might run in one.
-      self.close()
-      raise
-    return batch
-
-  def _count(self, corrupt: examples.Corrupt) -> None:
-    # Counted here rather than where they are found, because batches arrive
-    # here in order and from all threads and processes.
-    for index, words in corrupt:
-      if index in self._corrupt:
-        continue
-      self._corrupt[index] = words
-      count = len(self._corrupt)
-      if count > self._max_corrupt:
-        raise examples.ExampleError(
-          examples.too_many(self._corrupt.values(), self._max_corrupt)
-        )
-      logging.warning(
-        "Skipped a corrupt example, the %d. of at most %d (data.max_corrupt): "
-        "%s",
-        count,
-        self._max_corrupt,
-        words,
-      )
-
-  def close(self) -> None:
-    """Ends the threads and processes."""
-    self._batches.close()
-
-
-class _Batches(grain.MapDataset):
-  """Consecutive examples of a dataset, `batch_size` at a time.
-
-  Grain's own `batch` holds all examples of a batch before it stacks them. Here
-  each is copied into the batch as soon as it is made, so that the next one uses
-  the same memory again: fresh memory costs more than what is written there.
-  With each batch come the corrupt examples that others stand in for.
-  """
-
-  def __init__(self, examples: grain.MapDataset, batch_size: int):
-    super().__init__(examples)
-    self._batch_size = batch_size
-    self._memory = memory.Memory()
-
-  def __len__(self) -> int:
-    return len(self.parents[0]) // self._batch_size
-
-  def __getitem__(
-    self, index: int | slice
-  ) -> "tuple[Batch, examples.Corrupt] | grain.MapDataset":
-    if isinstance(index, slice):
-      return self.slice(index)
-    start = index * self._batch_size
-    batch, first, corrupt = {}, {}, ()
-    for row in range(self._batch_size):
-      example, skipped = self.parents[0][start + row]
-      corrupt += skipped
-      example = {key: np.asarray(value) for key, value in example.items()}
-      spec = {key: (v.shape, v.dtype) for key, v in example.items()}
-      if row == 0:
-        first = spec
-        batch = {
-          key: self._memory.empty((self._batch_size, *value.shape), value.dtype)
-          for key, value in example.items()
-        }
-      elif spec != first:
-        raise ValueError(
-          "Examples of different shapes or types cannot be a batch; does the "
-          f"preprocessing lack a resize? There are {first} and {spec}."
-        )
-      for key, value in example.items():
-        batch[key][row] = value
-    return batch, corrupt
+      delivery.close()
 
 
 def _host_batch_size(batch_size: int, process_count: int) -> int:
@@ -405,31 +455,3 @@ def _host_batch_size(batch_size: int, process_count: int) -> int:
       f"{process_count} hosts do not divide the batch size {batch_size}."
     )
   return batch_size // process_count
-
-
-def _prefetch(
-  dataset: grain.MapDataset, settings: _Settings
-) -> grain.IterDataset:
-  """Returns the batches in order, made ahead by threads or processes."""
-  workers = settings.num_workers
-  # Each process has a share of the batches in the making.
-  buffer = -(-settings.prefetch // max(workers, 1))
-  iter_dataset = dataset.to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=min(settings.num_threads, buffer),
-      prefetch_buffer_size=buffer,
-    )
-  )
-  if workers:
-    # Grain looks at absl's flags, which are parsed only in programs that absl
-    # started; tests and notebooks are others.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    # Grain spawns its workers (a fork would copy JAX's threads and locks), and
-    # deals the batches out in turn, so that the order stays.
-    iter_dataset = iter_dataset.mp_prefetch(
-      grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=1
-      )
-    )
-  return iter_dataset

@@ -179,7 +179,7 @@ class Preprocess:
     host, device, touched = [], [], set()
     for step in reversed(self.steps):
       free = touched is not None and touched.isdisjoint(step.entries or ())
-      if step.on_device and free:
+      if step.on_device and not step.is_random and free:
         device.append(step)
         continue
       host.append(step)

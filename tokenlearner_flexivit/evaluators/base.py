@@ -126,7 +126,7 @@ class Evaluator(abc.ABC):
     Raises:
       ValueError: it has classes that the model does not know; or see `Images`.
     """
-    source = data_lib.open_source(data)
+    source = data_lib.open_source(data, f"{self._where}.data")
     self._check_classes(data, source)
     self._images = self._open(
       data, source, check_labels=self._task.check_labels

@@ -139,7 +139,7 @@ class Evaluator(base.Evaluator):
         f"{where} needs teachers, in the form of config.task.teachers of a "
         "distillation: this run trains without."
       )
-    source = data_lib.open_source(data)
+    source = data_lib.open_source(data, f"{where}.data")
     self._images = self._open(
       data,
       source,

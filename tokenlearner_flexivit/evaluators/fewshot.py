@@ -136,7 +136,8 @@ class Evaluator(base.Evaluator):
     self._train_data = {**data, "split": train_split}
     test_data = {**data, "split": test_split}
     self._sources = tuple(
-      data_lib.open_source(section) for section in (self._train_data, test_data)
+      data_lib.open_source(section, f"{where}.data")
+      for section in (self._train_data, test_data)
     )
     shots_lib.check(*self._sources, label_key, where)
     self._test = self._open(

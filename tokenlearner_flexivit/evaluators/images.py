@@ -14,7 +14,8 @@ from tokenlearner_flexivit.tasks import views
 class Images:
   """The batches of a split. Each iteration is a pass; see `eval_batches`.
 
-  Batches lie on the devices and have the entries asked for and `mask`.
+  Batches lie on the devices and have the entries asked for and `mask`. The
+  devices do the end of the preprocessing, so that images come as uint8.
 
   Attributes:
     num_examples: of the split, each counted once.
@@ -62,7 +63,7 @@ class Images:
     """
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
-    self.example = data_lib.peek(data, source)
+    self.example = data_lib.peek(data, source, f"{where}.data")
     entries = (model.input, *entries)
     data_lib.check_entries(self.example, entries, f"{where}.data.pp")
     there = [key for key in optional if key in self.example]
@@ -82,10 +83,23 @@ class Images:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       source=source,
+      skip_device_ops=True,
+      where=f"{where}.data",
+    )
+
+    device_ops = data_lib.device_ops(data, f"{where}.data")
+    self._finish = parallel.one_at_a_time(
+      parallel.parallelize(
+        lambda _, batch: device_ops(batch), kind, sharded_output=True
+      )
     )
 
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
-    return parallel.prefetch(self._host_batches(), self._kind)
+    # Of no use, but pmap of JAX 0.10 takes the next argument for an empty one.
+    unused = parallel.replicate(np.int32(0), self._kind)
+    for batch in parallel.prefetch(self._host_batches(), self._kind):
+      # One batch at a time: finished, it is four times as large.
+      yield self._finish(unused, batch)
 
   def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
     labels = None if self._labels is None else self._labels()

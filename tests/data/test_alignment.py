@@ -1,0 +1,136 @@
+"""Ops that move an image and not its mask: refused before the first step."""
+
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import data
+
+RNG = np.random.default_rng(0)
+EXAMPLE = {
+  "image": RNG.integers(0, 256, (48, 64, 3), np.uint8),
+  "semantic": RNG.integers(0, 9, (48, 64, 1), np.uint8),
+  "depth": RNG.random((48, 64), np.float32),
+  "boxes": np.zeros((5, 4), np.float32),
+  "bbox": np.zeros(4, np.float32),
+  "text": np.zeros((7, 30), np.float32),
+  "label": np.int32(3),
+  "weights": np.zeros(4, np.float32),
+  "video": RNG.integers(0, 256, (9, 12, 16, 3), np.uint8),
+  "masks": RNG.integers(0, 9, (9, 12, 16, 1), np.uint8),
+}
+
+
+class OneExample(data.Source):
+  name = "one example"
+
+  def __len__(self):
+    return 1
+
+  def __getitem__(self, index):
+    return dict(EXAMPLE)
+
+
+def look(pp):
+  """Opens a stream with the preprocessing, as a run does."""
+  config = {"name": "mine", "split": "train", "pp": pp, "num_threads": 0}
+  data.peek(config, OneExample())
+  for _ in data.eval_batches(config, batch_size=2, source=OneExample()):
+    pass
+  data.train_batches(config, batch_size=2, seed=0, source=OneExample()).close()
+
+
+@pytest.mark.parametrize("kept", ["semantic", "depth", "boxes", "bbox"])
+@pytest.mark.parametrize(
+  "op",
+  [
+    "flip_lr",
+    "inception_crop(32)",
+    "random_crop(16)",
+    "random_translate(4)",
+    "random_affine(10)",
+    "randaug",
+  ],
+)
+def test_random_ops_leave_no_mask_behind(op, kept):
+  pp = f"decode|{op}|keep('image','{kept}')"
+  with pytest.raises(ValueError) as error:
+    look(pp)
+  for words in (
+    "data.pp: ",
+    f"{op.partition('(')[0]}",
+    f"moves 'image' but not '{kept}'",
+    "keep(...)",
+  ):
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "pp, moved, other",
+  [
+    # Two draws are not one.
+    ("flip_lr|flip_lr(key='semantic')", "image", "semantic"),
+    ("flip_lr(key='semantic')|flip_lr", "image", "semantic"),
+    # Copies are no way out.
+    ("copy('semantic','target')|drop('semantic')|flip_lr", "image", "target"),
+    ("flip_lr|copy('image','teacher')|drop('image')", "teacher", "semantic"),
+    ("resize(32)|resize(32,'nearest',key='semantic')|flip_lr", "image", ""),
+    # Without chance, too.
+    ("central_crop(32)", "image", "semantic"),
+    ("central_crop(32)|central_crop(40,key='semantic')", "image", "semantic"),
+    ("central_crop(32,key='semantic')", "semantic", "image"),
+    ("temporal_crop(4)|keep('video','masks')", "video", "masks"),
+    ("temporal_central_crop(4)|keep('video','masks')", "video", "masks"),
+    (
+      "temporal_central_crop(4)|temporal_central_crop(4,2,key='masks')"
+      "|keep('video','masks')",
+      "video",
+      "masks",
+    ),
+    ("random_crop(8,key='video')|keep('video','masks')", "video", "masks"),
+  ],
+)
+def test_what_no_longer_fits_is_refused(pp, moved, other):
+  if "masks" not in pp:
+    pp += "|drop('depth','boxes','bbox','video','masks')"
+  with pytest.raises(ValueError, match=f"moves '{moved}' but not '{other}"):
+    look(pp)
+
+
+@pytest.mark.parametrize(
+  "pp",
+  [
+    "flip_lr|inception_crop(8)|keep('image','label','text','weights')",
+    "resize(32)|resize(20,'nearest',key='semantic')|keep('image','semantic')",
+    "resize_small(32)|central_crop(24)"
+    "|resize_small(64,'nearest',key='semantic')|central_crop(48,key='semantic')"
+    "|keep('image','semantic')",
+    "flip_lr|inception_crop|copy('image','teacher')|resize(8)"
+    "|resize(16,key='teacher')|keep('image','teacher','label')",
+    "randaug|value_range|drop('semantic','depth','boxes','bbox','masks')"
+    "|keep('image','label')",
+    "temporal_central_crop(4,2)|temporal_central_crop(4,2,key='masks')"
+    "|keep('video','masks')",
+    "copy('image','mirror')|keep('mirror','semantic')",
+  ],
+)
+def test_what_fits_is_accepted(pp):
+  look(pp)
+
+
+def test_copies_that_part_are_told(caplog):
+  pp = "copy('image','teacher')|flip_lr|keep('image','teacher')"
+  look(pp)
+  assert "flip_lr changes 'image' but not 'teacher', a copy" in caplog.text
+  caplog.clear()
+  look("flip_lr|copy('image','teacher')|keep('image','teacher')")
+  assert not caplog.text
+
+
+def test_ops_of_users_can_say_that_they_move():
+  def upside_down(example, *, key: str = "image"):
+    return {**example, key: example[key][::-1]}
+
+  data.register_op(upside_down, moves=True)
+  with pytest.raises(ValueError, match=r"Do the same to 'semantic', or leave"):
+    look("upside_down|keep('image','semantic')")
+  look("upside_down|upside_down(key='semantic')|keep('image','semantic')")
