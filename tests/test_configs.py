@@ -166,6 +166,14 @@ def test_images_in_folders_have_the_splits_that_are_there(
         data.open_source({"name": config.data.name, "split": split})
 
 
+def test_a_path_one_level_off_is_an_error_that_says_so(tmp_path):
+  write_images(tmp_path, "pets/cat", "pets/dog")
+  with pytest.raises(ValueError, match=r"one level down, such as .*/pets"):
+    folder.get_config(f"path={tmp_path}")
+  with pytest.raises(ValueError, match=r"Did you mean .*/pets"):
+    folder.get_config(f"path={tmp_path}/pets/cat")
+
+
 def test_splits_that_are_asked_for_must_be_there(tmp_path):
   write_images(tmp_path, "train/cat", "test/cat")
   for get in (

@@ -52,6 +52,8 @@ def test_names_are_resolved():
     (["train", "val"], {"train": "train[:5%]"}, ("train[:5%]", "val")),
     (["train", "val", "test"], {"train": "train+val", "test": "test"}, None),
     (["a", "b"], {"train": "a", "test": "b"}, ("a", "b")),
+    # Where the data for training are not, there are evaluations.
+    (["test"], {}, ("train", "test")),
   ],
 )
 def test_choice(known, asked, expected):
@@ -72,7 +74,8 @@ def test_splits_without_labels_are_not_chosen():
     (["train"], {"train": "full[:5%]"}, "no split 'full'"),
     (["train"], {"train": "train"}, r"such as test=train\[90%:\]"),
     (["train"], {"test": "train[90%:]"}, "is a part of the split to train on"),
-    (["test"], {}, "no split to train on"),
+    (["animals"], {}, "no split to train on"),
+    (["test"], {"train": "train"}, "no split 'train'. Its splits are: test"),
     (["train", "val", "dev"], {}, "both val and dev"),
   ],
 )

@@ -182,7 +182,11 @@ def choose_splits(
   """
   if not paths.local(path, "folder:").is_dir():
     return train or "train[:90%]", test or "train[90%:]"
-  return splits.choose([*split_folders(path)], f"folder:{path}", train, test)
+  folders = split_folders(path)
+  try:
+    return splits.choose(list(folders), f"folder:{path}", train, test)
+  except ValueError as error:
+    raise ValueError(f"{error}{_hint(folders, _root(path))}") from None
 
 
 def _root(path: str | os.PathLike) -> pathlib.Path:
@@ -208,22 +212,27 @@ def _resolve(
   try:
     return splits.resolve(name, list(folders), str(root))
   except ValueError as error:
-    if folders == {"train": root}:
-      classes = _some(image_listing.class_folders(root))
-      hint = (
-        f"Its folders were read as classes: {classes}. If these are classes, "
-        "use 'train' or slices such as 'train[:90%]' and 'train[90%:]'."
-      )
-    elif (root / name).is_dir():
-      hint = f"{root / name} is there, but holds no class folders."
-    elif splits.role(name) and not any(map(splits.role, folders)):
-      hint = (
-        "Its folders hold folders. If these are classes of images, give the "
-        f"path one level down, such as {root / next(iter(folders))}."
-      )
-    else:
-      hint = ""
-    raise ValueError(f"{error} {hint}".rstrip()) from None
+    raise ValueError(f"{error}{_hint(folders, root, name)}") from None
+
+
+def _hint(
+  folders: dict[str, pathlib.Path], root: pathlib.Path, asked: str = ""
+) -> str:
+  """Returns how a folder was read, for errors about its splits."""
+  if folders == {"train": root}:
+    classes = _some(image_listing.class_folders(root))
+    return (
+      f" Its folders were read as classes: {classes}. If these are classes, "
+      "use 'train' or slices such as 'train[:90%]' and 'train[90%:]'."
+    )
+  if asked and (root / asked).is_dir():
+    return f" {root / asked} is there, but holds no class folders."
+  if not any(map(splits.role, folders)):
+    return (
+      " Its folders hold folders. If these are classes of images, give the "
+      f"path one level down, such as {root / next(iter(folders))}."
+    )
+  return ""
 
 
 def _class_names(

@@ -175,7 +175,8 @@ def choose(
 
   The split for training is "train". The split for evaluation is "validation",
   or without one "test", or without both the last tenth of "train", which is
-  then left out of the training.
+  then left out of the training. Where no split is for training, it is called
+  "train" all the same: an evaluation needs none.
 
   Args:
     known: the splits that there are.
@@ -194,29 +195,29 @@ def choose(
     for name, _ in parse(asked):
       if name != "all":
         resolve(name, known, where)
-  if not train and "train" not in roles:
+  if not (train or roles):
     raise ValueError(
       f"{where} has no split to train on. Its splits are: "
       f"{', '.join(known) or 'none'}. Say which to use, such as train=NAME."
     )
+  own = roles.get("train", "train")
   if test:
-    tested = [role(name) or name for name, _ in parse(test)]
-    if not train and {"train", "all", roles["train"]} & {*tested}:
+    tested = {role(name) or name for name, _ in parse(test)}
+    if not train and tested & {"train", "all"}:
       raise ValueError(
         f"test={test} of {where} is a part of the split to train on. Say also "
         "which part to train on, such as train=train[:90%],test=train[90%:]."
       )
-    return train or roles["train"], test
+    return train or own, test
   for part in ("validation", "test"):
     if part in roles and has_labels(roles[part]):
-      return train or roles["train"], roles[part]
+      return train or own, roles[part]
   if train:
     raise ValueError(
       f"{where} has no split to evaluate on beside train={train}. Its splits "
       f"are: {', '.join(known)}. Say which to use, such as test=train[90%:]."
     )
-  name = roles["train"]
-  return f"{name}[:90%]", f"{name}[90%:]"
+  return f"{own}[:90%]", f"{own}[90%:]"
 
 
 def visible(folder: str | os.PathLike) -> list[os.DirEntry]:
