@@ -6,9 +6,11 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from tests.conftest import make_config, write_untrained
-from tokenlearner_flexivit import binding, train, train_step
+from tokenlearner_flexivit import binding, main, train, train_step
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
@@ -68,7 +70,23 @@ def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):
   def out_of_memory(*args, **kwargs):
     raise MemoryError
 
+  closed, original = [], data_lib.train_batches
+
+  class Batches:
+    """Notes that it was closed."""
+
+    def __init__(self, *args, **kwargs):
+      self._iterator = original(*args, **kwargs)
+
+    def __iter__(self):
+      return self._iterator
+
+    def close(self):
+      self._iterator.close()
+      closed.append(True)
+
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data_lib, "train_batches", Batches)
     patch.setattr(train_step, "compile_steps", out_of_memory)
     with pytest.raises(MemoryError):
       train.train_and_evaluate(config, tmp_path)
@@ -77,6 +95,7 @@ def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):
     config.total_steps = 8
     with pytest.raises(MemoryError):
       train.train_and_evaluate(config, tmp_path)
+  assert closed == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +157,15 @@ def test_what_changes_the_result_is_refused(bound, key, value):
   with pytest.raises(ValueError, match=rf"config\.{name}: .* -> ") as error:
     claim(bound, **{key: value})
   assert f"another workdir with config.init='{bound}'" in str(error.value)
+
+
+def test_a_run_is_continued_without_its_config_file(bound, tmp_path_factory):
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(workdir=str(bound), mode="train"):
+    assert main._read_config().to_dict() == complete()
+  empty = str(tmp_path_factory.mktemp("empty"))
+  with flagsaver.flagsaver(workdir=empty, mode="train"):
+    assert main._read_config() is None
 
 
 def test_a_new_evaluation_is_welcome(bound, capsys):

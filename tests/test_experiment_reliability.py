@@ -22,7 +22,10 @@ saved = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
 step = max(saved, default=0)
 total = int((folder / str(step)).read_text()) + LOSES if step else 0
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
-print(f"Training steps {step + 1} to 120", flush=True)
+if step == 120:
+  print("All 120 steps of this run are done.", flush=True)
+else:
+  print(f"Training steps {step + 1} to 120", flush=True)
 def save():
   partial = folder / f"{step}.tmp"
   partial.write_text(str(total))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from configs import quickstart
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import metric_log, report, train
@@ -77,6 +78,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
   printed = capsys.readouterr().out
   for row in report["settings"]:
     assert f"{100 * row['accuracy']:.2f}" in text
+  assert re.search(r"Compiled 2/3 in .* s, about \d+ s left", printed)
   assert "test, 21 images" in printed and "1shot %" in printed
   for word in ("img/s", "per device", "ETA", "grad", "setting:times 3:"):
     assert word in printed
@@ -226,6 +228,24 @@ def test_blocks_in_a_loop_are_trained_as_blocks_one_by_one(config, tmp_path):
   shutil.rmtree(workdir / "checkpoints" / "4")
   continued, _ = train.train_and_evaluate(config, workdir)
   chex.assert_trees_all_equal(scanned, continued)
+
+
+def test_a_first_line_comes_before_the_log_does(capsys, monkeypatch):
+  clock = iter(range(0, 900, 4))
+  monkeypatch.setattr(progress_lib.time, "perf_counter", lambda: next(clock))
+  progress = progress_lib.Progress(
+    [], first_step=2, total_steps=102, batch_size=1, pending=[(2, {"loss": 9})]
+  )
+  progress.start()
+  progress.glance()
+  for step in range(3, 9):
+    progress.add(step, {"loss": np.float32(1 / step)})
+    progress.glance()
+  progress.close()
+  # Ten seconds are over in the second glance after a step; then once.
+  assert re.findall(r"step +\d+/102.*", capsys.readouterr().out) == [
+    "step   4/102  loss 0.2500  ETA 13:04"
+  ]
 
 
 def test_pending_metrics_are_those_of_now():
@@ -412,7 +432,8 @@ def test_bad_values_are_found_before_the_first_step(
       section = config
       for part in sections:
         section = section[part]
-      section[name] = value
+      with section.ignore_type():
+        section[name] = value
   with pytest.raises(ValueError, match=message):
     train.train_and_evaluate(config, tmp_path / "work")
   assert not (tmp_path / "work" / "metrics.jsonl").exists()
@@ -442,6 +463,27 @@ def test_keys_that_nothing_reads_are_refused(config, tmp_path, section):
     target.tpyo = 1
   with pytest.raises(ValueError, match="tpyo"):
     train.train_and_evaluate(config, tmp_path)
+
+
+def test_settings_that_token_learner_makes_dearer_are_told():
+  """With what they cost; and settings are in the order of their true cost."""
+  config = quickstart.get_config()
+  said = experiment_lib.Experiment(config).dearer_settings()
+  assert (
+    "patch24: 4 patches become 8 tokens, 3.379 M multiply-adds instead of 2.446"
+  ) in said
+  assert "patch16" not in said
+  config.flexi = dict(
+    patch_size=dict(values=(24, 6)),
+    num_tokens=dict(values=(8, "all")),
+    sandwich=True,
+  )
+  drawn_from = experiment_lib.Experiment(config).dials
+  assert drawn_from.largest == ((6, 6), "all")
+  assert drawn_from.smallest == ((24, 24), "all")
+  del config.model.token_learner
+  config.flexi = None
+  assert experiment_lib.Experiment(config).dearer_settings() is None
 
 
 def test_sum_pooling_under_several_patch_sizes_warns(config):

@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
       return
     if config is None:
       raise app.UsageError(
-        "--mode=train needs --config, such as --config=configs/quickstart.py"
+        "--mode=train needs --config, such as --config=configs/quickstart.py, "
+        "unless --workdir holds a run that is to be continued."
       )
     try:
       train.train_and_evaluate(config, _WORKDIR.value)
@@ -89,7 +90,12 @@ def main(argv: list[str]) -> None:
 
 
 def _read_config() -> Any:
-  """Returns the config of the flags; None if they give none."""
+  """Returns the config of the flags, or of the run in --workdir.
+
+  Without a config file the run there is continued or evaluated, also where the
+  file could not be read any more, such as after its weights to start from are
+  gone. None if there is neither.
+  """
   import ml_collections
 
   from tokenlearner_flexivit import (
@@ -102,11 +108,11 @@ def _read_config() -> Any:
 
   if _CONFIG.value is not None:
     config = overrides.load(_CONFIG.value)
-  elif _VALUES.value and _MODE.value == "eval":
-    run = paths.local(_WORKDIR.value, "--workdir")
-    config = ml_collections.ConfigDict(workdir.read_config(run))
   else:
-    return None
+    run = paths.local(_WORKDIR.value, "--workdir")
+    if _MODE.value == "train" and not (run / workdir.CONFIG_FILE).exists():
+      return None
+    config = ml_collections.ConfigDict(workdir.read_config(run))
   for sentence in overrides.apply(config, _VALUES.value, experiment.DEFAULTS):
     progress.say(sentence)
   return config

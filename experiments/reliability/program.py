@@ -124,13 +124,16 @@ class Program:
   @property
   def training(self) -> bool:
     """Whether the loop has begun."""
-    return "Training steps " in self.output()
+    return self.continued_from is not None
 
   @property
   def continued_from(self) -> int | None:
     """The step that the loop began after, None before it has."""
-    found = re.search(r"Training steps (\d+) to", self.output())
-    return int(found[1]) - 1 if found else None
+    output = self.output()
+    if done := re.search(r"All (\d+) steps of this run are done", output):
+      return int(done[1])
+    first = re.search(r"Training steps (\d+) to", output)
+    return int(first[1]) - 1 if first else None
 
   @property
   def step(self) -> int | None:
