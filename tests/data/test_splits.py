@@ -128,3 +128,32 @@ def test_split_folders_without_classes_are_refused(tmp_path):
   make(tmp_path, "train/a/1.png", "training/a/1.png")
   with pytest.raises(ValueError, match="both train and training"):
     find(tmp_path)
+
+
+def describe(name, *splits_read, **evals):
+  data = [{"name": name, "split": split} for split in splits_read]
+  evals |= {f"eval{i}": {"data": d} for i, d in enumerate(data[1:])}
+  return splits.describe({"data": data[0], "evals": evals})
+
+
+def test_a_run_says_which_folders_it_reads_and_which_not(tmp_path):
+  make(tmp_path, "Training/a/1.png", "val/a/1.png", "test/1.png", "new/1.png")
+  name = f"folder:{tmp_path}"
+  (line,) = describe(name, "train[:50%]", "validation", "training[50%:]")
+  assert line == f"{name}: reading Training, val. Not reading new, test."
+  fewshot = {"data": {"name": name}, "test_split": "dev"}
+  (line,) = describe(name, "train", fewshot=fewshot)
+  assert line == f"{name}: reading Training, val. Not reading new, test."
+  (line,) = describe(name, "all")
+  assert "reading Training, val. Not" in line
+  make(tmp_path / "classes", "a/1.png")
+  (line,) = describe(f"folder:{tmp_path}/classes", "train[:90%]", "train[90%:]")
+  assert "no folders of splits. Reading train[:90%], train[90%:]." in line
+  assert describe("digits", "train") == []
+  assert describe("folder:/nowhere", "train") == []
+
+
+def test_a_run_says_which_tables_it_reads(tmp_path):
+  make(tmp_path, "train.csv", "test.csv", "clips/1.mp4")
+  (line,) = describe(f"video_folder:{tmp_path}?fps=5", "train")
+  assert line.endswith("?fps=5: reading train.csv. Not reading test.csv.")

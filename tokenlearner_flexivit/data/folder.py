@@ -180,7 +180,7 @@ def choose_splits(
   Raises:
     ValueError: see `split_folders` and `splits.choose`.
   """
-  if not paths.local(path, "folder:").is_dir():
+  if not paths.local(path, "folder").is_dir():
     return train or "train[:90%]", test or "train[90%:]"
   folders = split_folders(path)
   try:
@@ -191,7 +191,7 @@ def choose_splits(
 
 def _root(path: str | os.PathLike) -> pathlib.Path:
   """Returns the folder or raises ValueError if there is none."""
-  root = paths.local(path, "folder:")
+  root = paths.local(path, "folder")
   if not root.is_dir():
     raise ValueError(f"folder:{path}: there is no such folder.")
   return root

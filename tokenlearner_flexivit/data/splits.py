@@ -339,11 +339,13 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   used = dict.fromkeys(known.get(role(part), part) for part in parts)
   if "all" in used:
     used = dict.fromkeys(known.values())
+  # Beside tables there are the folders of their files.
+  has_tables = any(name.endswith(_TABLE) for name in known.values())
   left = [
     entry.name
     for entry in visible(root)
     if entry.name not in used
-    and (role(entry.name) or (entry.is_dir() and holds_folders(entry.path)))
+    and (role(entry.name) or (entry.is_dir() and not has_tables))
   ]
   unused = f" Not reading {', '.join(left)}." if left else ""
   return f"{name}: reading {', '.join(used)}.{unused}"

@@ -15,22 +15,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import decode_ops, image_ops
+from tokenlearner_flexivit.data import decode_ops, image_ops, splits
+from tokenlearner_flexivit.data.image_listing import EXTENSIONS
 
 # Others, such as EPS, would start programs on what may be hostile.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Of the files that `files` lists.
-EXTENSIONS = (
-  ".avif",
-  ".bmp",
-  ".gif",
-  ".jpeg",
-  ".jpg",
-  ".png",
-  ".tif",
-  ".tiff",
-  ".webp",
-)
 _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
 
@@ -64,7 +53,8 @@ def listed(images: Any) -> list[Any]:
 def files(folder: str | os.PathLike) -> list[str]:
   """Returns the image files in a folder and in those below it, in order.
 
-  Hidden ones are left out, and whatever has not the ending of an image.
+  Hidden ones are left out, what operating systems leave behind (see
+  `data.splits.is_hidden`), and whatever has not the ending of an image.
 
   Args:
     folder: that is there.
@@ -74,11 +64,11 @@ def files(folder: str | os.PathLike) -> list[str]:
   """
   known = []
   for parent, names, files_there in os.walk(folder):
-    names[:] = sorted(name for name in names if not name.startswith("."))
+    names[:] = sorted(name for name in names if not splits.is_hidden(name))
     known += [
       os.path.join(parent, name)
       for name in sorted(files_there)
-      if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+      if name.lower().endswith(EXTENSIONS) and not splits.is_hidden(name)
     ]
   if not known:
     raise ValueError(
