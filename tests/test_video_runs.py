@@ -18,7 +18,7 @@ from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import interop, models, parallel, train
 from tokenlearner_flexivit.analysis import flops, runs, video_maps
 from tokenlearner_flexivit.data import fake
-from tokenlearner_flexivit.inference import trained
+from tokenlearner_flexivit.inference import Predictor, export
 
 LAST = "value_range(-1,1,key='video')|keep('video','label')"
 
@@ -76,9 +76,40 @@ def test_the_report_is_complete(workdir):
   assert about["image_shape"] == [4, 12, 12, 3]
 
 
+def test_predictions_of_videos_are_those_of_the_evaluation(workdir, tmp_path):
+  predictor = Predictor.load(workdir, max_batch=2)
+  data = make_config().evals.test.data.to_dict()
+  source = data_lib.open_source(data)
+  videos = [source[i]["video"] for i in range(3)]
+  experiment = experiment_lib.Experiment(make_config())
+  batch = next(iter(data_lib.eval_batches(data, batch_size=8)))
+  setting = predictor.setting()
+  expected = experiment.task.predict(
+    predictor.trained.params, {"video": batch["video"]}, setting
+  )
+  prepared, errors = predictor.preprocess(videos)
+  assert not errors and prepared.shape == (3, 2, 4, 12, 12, 3)
+  found = predictor.forward(prepared, setting)
+  np.testing.assert_allclose(found.logits, expected[:3], atol=1e-5)
+  assert found.pre_logits.shape == (3, experiment.task.model.width)
+  (row,) = predictor.profile(repeats=1)
+  assert row["accuracy"] == predictor.trained.recorded[0]["accuracy"]
+
+  # A file, one that is none, and the file of the model in place of its run.
+  write_video(tmp_path / "clip.mp4", 8)
+  (tmp_path / "bad.mp4").write_bytes(b"nothing")
+  given = [tmp_path / "clip.mp4", tmp_path / "bad.mp4", b"bytes"]
+  good, bad, unknown = predictor.predict(given)
+  assert sum(label.probability for label in good.labels) == pytest.approx(1)
+  assert bad.error and "bytes is no video" in unknown.error
+  predictor.trained.save(tmp_path / "model.safetensors")
+  again = Predictor.load(tmp_path)
+  assert again.predict(given[0])[0].labels[0].index == good.labels[0].index
+  with pytest.raises(ValueError, match="of videos, and exports are"):
+    export.write(again.trained, tmp_path / "out")
+
+
 def test_what_is_for_images_says_so(workdir):
-  with pytest.raises(ValueError, match="of videos, predictions are of images"):
-    trained.load(workdir)
   with pytest.raises(ValueError, match=r"of videos.*video_maps"):
     runs.open_run(workdir, "image")
 

@@ -71,7 +71,7 @@ def _add_setting(add: Any) -> None:
 
 def _predict(argv: Sequence[str]) -> bool:
   """Classifies images; returns whether any failed."""
-  parser = _parser("", "Says what is on images.")
+  parser = _parser("", "Says what is on images, or in videos.")
   add = parser.add_argument
   add("images", nargs="+", metavar="IMAGE", help="a file, or a folder of them")
   _add_setting(add)
@@ -96,8 +96,8 @@ def _predict(argv: Sequence[str]) -> bool:
   for word in COMMANDS:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
-  images = _expanded(args.images)
   predictor = Predictor.load(args.workdir)
+  images = _expanded(args.images, predictor.extensions)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
   elif args.budget_ms is not None:
@@ -116,12 +116,13 @@ def _predict(argv: Sequence[str]) -> bool:
   return failed > 0
 
 
-def _expanded(names: Sequence[str]) -> list[str]:
+def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
   """Returns files, with those of a folder in its place."""
   images = []
   for name in names:
     path = os.path.expanduser(name)
-    images += images_lib.files(path) if os.path.isdir(path) else [name]
+    is_folder = os.path.isdir(path)
+    images += images_lib.files(path, extensions) if is_folder else [name]
   return images
 
 

@@ -94,6 +94,16 @@ def check_new(folder: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def check_kind(trained: trained_lib.Trained) -> None:
+  """Raises ValueError for a model for videos."""
+  if trained.video is not None:
+    raise ValueError(
+      "The model is of videos, and exports are of models for images so far. "
+      "`Predictor.load(WORKDIR).trained.save(FILE)` writes one file that "
+      "`Predictor.load` reads elsewhere."
+    )
+
+
 def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
   """Returns the settings worth choosing, from the cheapest to the dearest.
 
@@ -191,6 +201,7 @@ def write(
     ValueError: there is something in the folder, no setting is given, or one
       does not fit the images or the model.
   """
+  check_kind(trained)
   if settings is None:
     settings = best_settings(trained)
   settings = tuple(dict.fromkeys(settings))

@@ -50,7 +50,9 @@ def listed(images: Any) -> list[Any]:
   return images
 
 
-def files(folder: str | os.PathLike) -> list[str]:
+def files(
+  folder: str | os.PathLike, extensions: tuple[str, ...] = EXTENSIONS
+) -> list[str]:
   """Returns the image files in a folder and in those below it, in order.
 
   Hidden ones are left out, what operating systems leave behind (see
@@ -58,6 +60,7 @@ def files(folder: str | os.PathLike) -> list[str]:
 
   Args:
     folder: that is there.
+    extensions: the endings, in small letters.
 
   Raises:
     ValueError: there are none.
@@ -68,11 +71,12 @@ def files(folder: str | os.PathLike) -> list[str]:
     known += [
       os.path.join(parent, name)
       for name in sorted(files_there)
-      if name.lower().endswith(EXTENSIONS) and not splits.is_hidden(name)
+      if name.lower().endswith(extensions) and not splits.is_hidden(name)
     ]
   if not known:
     raise ValueError(
-      f"The folder {folder} holds no images ({', '.join(EXTENSIONS)})."
+      f"The folder {folder} holds none of what the model sees "
+      f"({', '.join(extensions)})."
     )
   return known
 
@@ -196,10 +200,10 @@ def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
     (H, W, C); None if it depends on the image, or if none is large enough.
   """
   preprocess = data_lib.parse(pp)
-  stand_ins = _stand_ins(preprocess)
+  beside = stand_ins(preprocess)
   shapes = set()
   for size in ((1531, 2047), (2049, 1537)):  # Of nothing in common.
-    example = {**stand_ins, "image": np.zeros((*size, channels), np.uint8)}
+    example = {**beside, "image": np.zeros((*size, channels), np.uint8)}
     try:
       example = preprocess(example, np.random.default_rng(0))
     except ValueError:
@@ -217,7 +221,7 @@ def _decoding(preprocess: Any) -> dict[str, Any]:
   return {}
 
 
-def _stand_ins(preprocess: Any) -> dict[str, Any]:
+def stand_ins(preprocess: Any) -> dict[str, Any]:
   """What a preprocessing keeps or converts beside the image, as a label."""
   names = ["label", "id"]
   for step in preprocess.steps:
@@ -232,6 +236,9 @@ class Preparation:
   Where that gives images of their own size, because those of its data have all
   the same, or cuts more than there is, an image is first brought to the model's
   size: resized until it just covers it, then cut around its centre.
+
+  Attributes:
+    shape: (H, W, C) of one.
   """
 
   def __init__(self, pp: str, image_shape: tuple[int, int, int]):
@@ -245,9 +252,11 @@ class Preparation:
       ValueError: an impossible preprocessing.
     """
     self._preprocess = data_lib.parse(pp)
-    self._shape = tuple(image_shape)
+    self.shape = tuple(image_shape)
     self._decoding = _decoding(self._preprocess)
-    self._stand_ins = _stand_ins(self._preprocess)
+    self._stand_ins = stand_ins(self._preprocess)
+
+  listed = staticmethod(listed)
 
   def __call__(self, image: Any) -> np.ndarray:
     """Returns one image as float32 [H, W, C].
@@ -258,19 +267,19 @@ class Preparation:
     Raises:
       Exception: as `read`; or ValueError for one that cannot be preprocessed.
     """
-    *size, channels = self._shape
+    *size, channels = self.shape
     pixels = read(image, channels, **self._decoding)
     _check_aspect(pixels, size)
     try:
       prepared = self._apply(pixels)
     except ValueError:
       prepared = None
-    if prepared is None or prepared.shape != self._shape:
+    if prepared is None or prepared.shape != self.shape:
       prepared = self._apply(_fit(pixels, *size))
-    if prepared.shape != self._shape:
+    if prepared.shape != self.shape:
       raise ValueError(
         f"the preprocessing {self._preprocess.text!r} gives "
-        f"{list(prepared.shape)} where the model takes {list(self._shape)}"
+        f"{list(prepared.shape)} where the model takes {list(self.shape)}"
       )
     return prepared.astype(np.float32)
 

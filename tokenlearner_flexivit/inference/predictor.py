@@ -15,6 +15,7 @@ from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import programs as programs_lib
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.inference import videos as videos_lib
 
 
 class Predictor:
@@ -26,26 +27,37 @@ class Predictor:
   device is used.
 
   Images that cannot be read cost the others nothing: they get an error instead
-  of an answer.
+  of an answer. Of a model for videos all methods take videos instead: paths, or
+  uint8 arrays [T, H, W, C], see `inference.videos`; their views are averaged.
 
   Attributes:
     trained: the model and what is known of it.
   """
 
-  def __init__(self, trained: trained_lib.Trained, max_batch: int = 64):
+  def __init__(
+    self, trained: trained_lib.Trained, max_batch: int | None = None
+  ):
     """Puts the parameters on the device.
 
     Args:
       trained: see `inference.trained`.
-      max_batch: see the class.
+      max_batch: see the class; None for 64 images, or 4 videos.
 
     Raises:
       ValueError: `max_batch` is not positive.
     """
     self.trained = trained
     self._known = settings_lib.Settings(trained)
-    self._programs = programs_lib.Programs(trained, max_batch)
-    self._prepare = images_lib.Preparation(trained.pp, trained.image_shape)
+    about = trained.pp, trained.image_shape
+    if trained.video is None:
+      self._prepare = images_lib.Preparation(*about)
+    else:
+      self._prepare = videos_lib.Preparation(*about, **trained.video)
+    if max_batch is None:
+      max_batch = 64 if trained.video is None else 4
+    self._programs = programs_lib.Programs(
+      trained, max_batch, self._prepare.shape
+    )
     # What was measured: the rows by number of images and setting.
     self._measured: dict[int, dict[dials.Setting, profile_lib.Row]] = (
       collections.defaultdict(dict)
@@ -66,7 +78,9 @@ class Predictor:
     self._measured.update(state["measured"])
 
   @classmethod
-  def load(cls, source: str | os.PathLike, max_batch: int = 64) -> "Predictor":
+  def load(
+    cls, source: str | os.PathLike, max_batch: int | None = None
+  ) -> "Predictor":
     """Opens the workdir of a run, or an exported model; see `trained.load`.
 
     Args:
@@ -294,7 +308,7 @@ class Predictor:
       ValueError: no image, a setting that does not fit, both a setting and a
         budget, or a budget that no setting keeps.
     """
-    images = images_lib.listed(images)
+    images = self._prepare.listed(images)
     if budget_ms is None:
       setting = self.setting(patch_size, num_tokens)
     elif patch_size is None and num_tokens is None:
@@ -339,14 +353,15 @@ class Predictor:
       images: see `predict`.
 
     Returns:
-      float32 [n, H, W, C], and by its number what is wrong with each image
+      float32 [n, H, W, C], of videos [n, T, H, W, C] or [n, views, T, H, W, C],
+      and by its number what is wrong with each image
       that could not be read, in whose place there are zeros.
 
     Raises:
       ValueError: no image.
     """
-    images = images_lib.listed(images)
-    prepared = np.zeros((len(images), *self.trained.image_shape), np.float32)
+    images = self._prepare.listed(images)
+    prepared = np.zeros((len(images), *self._prepare.shape), np.float32)
     errors = {}
     for i, image in enumerate(images):
       try:
@@ -363,7 +378,7 @@ class Predictor:
     """Runs the model.
 
     Args:
-      prepared: float32 [n, H, W, C], see `preprocess`.
+      prepared: float32, see `preprocess`.
       setting: of the dials.
 
     Returns:
@@ -372,6 +387,12 @@ class Predictor:
     size = self._programs.max_batch
     starts = range(0, len(prepared), size)
     return self._programs.run((prepared[i : i + size] for i in starts), setting)
+
+  @property
+  def extensions(self) -> tuple[str, ...]:
+    """The endings of files that it reads, in small letters."""
+    is_image = self.trained.video is None
+    return (images_lib if is_image else videos_lib).EXTENSIONS
 
   def apply(
     self, setting: dials.Setting
@@ -382,7 +403,7 @@ class Predictor:
   def _of_images(
     self, images: Any, setting: dials.Setting
   ) -> tuple[programs_lib.Outputs, dict[int, str]]:
-    images = images_lib.listed(images)
+    images = self._prepare.listed(images)
     errors = {}
 
     def prepared() -> Iterator[np.ndarray]:

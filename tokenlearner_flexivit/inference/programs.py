@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
-from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import classification, views
 
 
 class Outputs(NamedTuple):
@@ -37,12 +37,18 @@ class Programs:
     max_batch: the most images that run at once.
   """
 
-  def __init__(self, trained: trained_lib.Trained, max_batch: int):
+  def __init__(
+    self,
+    trained: trained_lib.Trained,
+    max_batch: int,
+    input_shape: tuple[int, ...],
+  ):
     """Puts the parameters on the device.
 
     Args:
       trained: the model.
       max_batch: see the class.
+      input_shape: of one prepared image or video, with its views.
 
     Raises:
       ValueError: `max_batch` is not positive.
@@ -51,7 +57,7 @@ class Programs:
       raise ValueError(f"max_batch={max_batch} must be at least 1.")
     self.max_batch = max_batch
     self._model = trained.model
-    self._image_shape = trained.image_shape
+    self._input_shape = input_shape
     self._link = classification.LINKS[trained.loss]
     self._params = jax.device_put(trained.params, jax.devices()[0])
     self._applied: dict[dials.Setting, Any] = {}
@@ -62,19 +68,22 @@ class Programs:
   ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns the model at a setting, jitted.
 
-    It takes parameters and images float32 [B, H, W, C] of the model's size,
-    and gives logits [B, C] and pre_logits [B, D], both float32.
+    It takes parameters and images float32 [B, H, W, C] of the model's size, or
+    videos [B, T, H, W, C] or [B, views, T, H, W, C], and gives logits [B, C]
+    and pre_logits [B, D], both float32 and means over the views.
     """
     if setting not in self._applied:
 
       def apply(params, images):
-        logits, out = self._model.apply(
-          {"params": params}, images, **setting._asdict(), train=False
-        )
-        logits, pre_logits = (
-          x.astype(jnp.float32) for x in (logits, out["pre_logits"])
-        )
-        return logits, pre_logits
+        def answer(images):
+          logits, out = self._model.apply(
+            {"params": params}, images, **setting._asdict(), train=False
+          )
+          return tuple(
+            x.astype(jnp.float32) for x in (logits, out["pre_logits"])
+          )
+
+        return views.average(answer, images, self._model)
 
       self._applied[setting] = jax.jit(apply)
     return self._applied[setting]
@@ -85,7 +94,7 @@ class Programs:
     """Runs the model on batches.
 
     Args:
-      batches: float32 [n, H, W, C], each of at most `max_batch` images.
+      batches: float32 [n, *input_shape], each of at most `max_batch` images.
       setting: of the dials.
 
     Raises:
@@ -140,7 +149,7 @@ class Programs:
         logits, pre_logits = self.apply(setting)(params, images)
         return logits, self._link(logits), pre_logits
 
-      shape = batch_size, *self._image_shape
+      shape = batch_size, *self._input_shape
       images = jax.ShapeDtypeStruct(shape, jnp.float32)
       lowered = jax.jit(outputs).lower(self._params, images)
       self._compiled[key] = lowered.compile()

@@ -37,7 +37,8 @@ class Trained:
     params: nested dicts of NumPy arrays.
     model_section: keys of `models.create`, with `num_classes`.
     pp: how the run's evaluation preprocesses an example.
-    image_shape: (H, W, C) of the images that its evaluation sees.
+    image_shape: (H, W, C) of the images that its evaluation sees, or (T, H, W,
+      C) of a view of its videos.
     loss: of the training, a key of `classification.LOSSES`.
     settings: of the dials, those of the training.
     class_names: in order, or None where the data has none.
@@ -47,6 +48,8 @@ class Trained:
       end on steps, seconds, hardware, date and the number of test examples.
     headline: the metric of `recorded` that settings are compared by, in [0, 1]:
       "accuracy", or of examples with several classes "mAP".
+    video: of a model for videos, at how many frames per second and at which
+      greatest smaller side its data were read: fps and size.
   """
 
   params: Mapping[str, Any]
@@ -59,6 +62,7 @@ class Trained:
   recorded: tuple[Mapping[str, Any], ...]
   training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   headline: str = "accuracy"
+  video: Mapping[str, Any] | None = None
 
   @property
   def model(self) -> nn.Module:
@@ -153,16 +157,11 @@ def load(source: str | os.PathLike) -> Trained:
 def _from_run(workdir: pathlib.Path) -> Trained:
   config = workdir_lib.read_config(workdir)
   report = workdir_lib.read_report(workdir) or {}
-  if models.MODELS[config["model"].get("name", "vit")].input == "video":
-    raise ValueError(
-      f"The run in {workdir} is of videos, predictions are of images. Evaluate "
-      "it with --mode=eval; look at it with analysis.video_maps."
-    )
   data = _evaluated_data(config, report)
   if data is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
-      " so how to preprocess images is not known. Evaluate it by a config that "
+      " so its preprocessing is not known. Evaluate it by a config that "
       "has one: python -m tokenlearner_flexivit.main --mode=eval "
       f"--workdir={workdir} --config=..."
     )
@@ -172,15 +171,21 @@ def _from_run(workdir: pathlib.Path) -> Trained:
   model = models.create(**section)
   params = checkpoint.read_params(workdir)
   # The evaluation may be at another resolution than the training.
-  shape = report.get("image_shape", about["image_shape"])
-  shape = images.common_shape(data["pp"], shape[-1]) or shape
+  shape, video = report.get("image_shape", about["image_shape"]), None
+  if model.input == "video":
+    from tokenlearner_flexivit.data import video_folder  # TFDS takes a while.
+
+    fps, size = video_folder.fps_and_size(data["name"])
+    video = {"fps": fps, "size": size}
+  else:
+    shape = images.common_shape(data["pp"], shape[-1]) or shape
   if not report:
     warnings.warn(
       f"The run in {workdir} has no report, so it has not ended: these are the "
       "weights of its newest checkpoint, and no accuracies are known.",
       stacklevel=4,
     )
-  trained, _ = dials.from_config(config["flexi"], model.patch_size)
+  trained = runs.trained_dials(config, model)
   return _build(
     params,
     model_section=section,
@@ -192,6 +197,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     recorded=_named_alike(report.get("settings", []), trained, model),
     training=_about_training(config["data"], data, report),
     headline=_headline(report),
+    video=video,
   )
 
 

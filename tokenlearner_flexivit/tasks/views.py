@@ -36,8 +36,8 @@ def check_single(example: dict[str, Any], model: Any, where: str) -> None:
 
 
 def average(
-  answer: Callable[[jax.Array], jax.Array], inputs: jax.Array, model: Any
-) -> jax.Array:
+  answer: Callable[[jax.Array], Any], inputs: jax.Array, model: Any
+) -> Any:
   """Averages a model's answers to the views of each example, if it has several.
 
   As ViViT's published evaluation, which averages logits unless told otherwise
@@ -45,17 +45,18 @@ def average(
   other, so that the memory is that of one.
 
   Args:
-    answer: from views [B, ...] to answers [B, C].
+    answer: from views [B, ...] to answers: arrays [B, C], in any pytree.
     inputs: [B, H, W, C] or [B, views, H, W, C], of videos with T after these.
     model: that answers.
 
   Returns:
-    [B, C].
+    The answers to the examples, as `answer` gives them.
   """
   if inputs.ndim == _AXES[model.input] + 1:
     return answer(inputs)
 
-  def of_view(number: jax.Array) -> jax.Array:
+  def of_view(number: jax.Array) -> Any:
     return answer(jax.lax.dynamic_index_in_dim(inputs, number, 1, False))
 
-  return jax.lax.map(of_view, jnp.arange(inputs.shape[1])).mean(axis=0)
+  answers = jax.lax.map(of_view, jnp.arange(inputs.shape[1]))
+  return jax.tree.map(lambda x: x.mean(axis=0), answers)

@@ -1,0 +1,109 @@
+"""Videos of users, made into what a model was trained on."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit.data import video_file
+from tokenlearner_flexivit.inference import images
+
+EXTENSIONS = video_file.EXTENSIONS
+_PATHS = (str, os.PathLike)
+
+
+def listed(videos: Any) -> list[Any]:
+  """Returns videos as a list, whether one was given, several, or a batch.
+
+  Args:
+    videos: one that `Preparation` takes, several of them in any iterable, or a
+      batch as an array [B, T, H, W, C].
+
+  Raises:
+    ValueError: there is none.
+  """
+  if isinstance(videos, jax.Array):
+    videos = np.asarray(videos)
+  is_batch = isinstance(videos, np.ndarray) and videos.ndim == 5
+  if isinstance(videos, (*_PATHS, np.ndarray)) and not is_batch:
+    return [videos]
+  if not isinstance(videos, Iterable) or isinstance(videos, bytes):
+    raise ValueError(f"{_no_video(videos)} A list of such is fine, too.")
+  videos = list(videos)
+  if not videos:
+    raise ValueError("There is no video in what was given; give at least one.")
+  return videos
+
+
+def _no_video(value: Any) -> str:
+  return (
+    f"{type(value).__name__} is no video. Give a path, or a uint8 array [T, H, "
+    "W, C] of frames."
+  )
+
+
+class Preparation:
+  """Makes model inputs of videos, by the preprocessing of an evaluation.
+
+  Attributes:
+    shape: of one, [T, H, W, C], or of several views [views, T, H, W, C].
+  """
+
+  def __init__(
+    self, pp: str, view_shape: tuple[int, ...], fps: float, size: int
+  ):
+    """Parses the preprocessing.
+
+    Args:
+      pp: the preprocessing string.
+      view_shape: (T, H, W, C) that the model sees.
+      fps: frames per second of the data that it was trained on.
+      size: the greatest smaller side of their frames, in pixels.
+
+    Raises:
+      ValueError: an impossible preprocessing.
+    """
+    self._preprocess = data_lib.parse(pp)
+    self._stand_ins = images.stand_ins(self._preprocess)
+    self._fps, self._size = fps, size
+    self.shape = self._apply(np.zeros(view_shape, np.uint8)).shape
+
+  listed = staticmethod(listed)
+
+  def __call__(self, video: Any) -> np.ndarray:
+    """Returns one video as float32, of `shape`.
+
+    Args:
+      video: a path of a file that FFmpeg reads, whose frames are taken at the
+        rate and size of the training's data; or frames as they come from
+        there, a uint8 array [T, H, W, 1 or 3] of NumPy or JAX.
+
+    Raises:
+      ValueError, OSError: it cannot be read or preprocessed.
+      ImportError: PyAV is not installed.
+    """
+    if isinstance(video, _PATHS):
+      path = pathlib.Path(video).expanduser()
+      frames = video_file.read_jpegs(path, self._fps, self._size)
+    elif isinstance(video, np.ndarray | jax.Array):
+      frames = np.asarray(video)
+      if frames.dtype != np.uint8:
+        raise ValueError(f"the array is {frames.dtype}, not uint8")
+    else:
+      raise ValueError(_no_video(video))
+    prepared = self._apply(frames)
+    if prepared.shape != self.shape:
+      raise ValueError(
+        f"the preprocessing {self._preprocess.text!r} gives "
+        f"{list(prepared.shape)} where the model takes {list(self.shape)}"
+      )
+    return prepared.astype(np.float32)
+
+  def _apply(self, frames: Any) -> np.ndarray:
+    example = {**self._stand_ins, "video": frames}
+    # Random ops draw the same for each video.
+    return self._preprocess(example, np.random.default_rng(0))["video"]
