@@ -94,9 +94,10 @@ class Checkpoints:
     self._manager = None
     self._saving = None  # The step that is being saved in the background.
     self._failures = []  # Of the saves since the last good one.
-    if self._writes:
-      self._directory.mkdir(parents=True, exist_ok=True)
-      self._remove_half_written()
+    with workdir_lib.together():
+      if self._writes:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._remove_half_written()
 
   @property
   def newest(self) -> int | None:

@@ -9,7 +9,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ def _argument(name: str, text: str | None, default: Any) -> Any:
 
 def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
   """Returns `known[name]`; an unknown name raises a ValueError listing all."""
-  if name not in known:
+  if not isinstance(name, Hashable) or name not in known:
     raise ValueError(
       f"{where}={name!r} is unknown. Known: {', '.join(sorted(known))}."
     )

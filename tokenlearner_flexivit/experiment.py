@@ -362,6 +362,11 @@ def _check_values(config: Mapping[str, Any]) -> None:
     if config[key] is None:
       continue
     configuration.check_list(config[key], f"config.{key}")
+    if init is None or not config[key]:
+      raise ValueError(
+        f"config.{key}={config[key]!r} must be one number per channel of the "
+        f"images that the weights of config.init={init!r} expect."
+      )
     for number in config[key]:
       configuration.check_number(number, f"config.{key}", interval)
 

@@ -71,8 +71,11 @@ class MetricLog:
       [r for r in records if r["step"] <= first_step]
     )
     self._file = self._events = None
-    if not self._writes:
-      return
+    with workdir_lib.together():
+      if self._writes:
+        self._open(broken)
+
+  def _open(self, broken: int) -> None:
     if broken:
       progress.say(
         f"WARNING: {self._path} held {broken} bytes of lines that were not "
@@ -80,7 +83,7 @@ class MetricLog:
       )
     self._write_all()
     # Not TensorFlow: tensorboard's own writer.
-    self._events = Writer(str(workdir / "tensorboard"))
+    self._events = Writer(str(self._path.parent / "tensorboard"))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one record: `{"step": step, **scalars}`."""

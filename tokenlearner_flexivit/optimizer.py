@@ -119,6 +119,8 @@ def create_schedule(
     A function from the step to the factor of the learning rate.
   """
   where = "config.optimizer.schedule"
+  if not isinstance(section, Mapping):
+    raise ValueError(f"{where}={section!r} must be a section: keys, values.")
   arguments = dict(section)
   name = arguments.pop("name", "cosine")
   create = configuration.choose(name, SCHEDULES, f"{where}.name")
@@ -146,6 +148,7 @@ def create_schedule(
       "as a part of the training: warmup_percent=10."
     )
   arguments.setdefault("end", 0.0)
+  configuration.check_number(arguments["end"], f"{where}.end", "[0, inf)")
   provided = {"progress_steps": total_steps - warmup}
   if name == "rsqrt":
     arguments.setdefault("timescale", 10_000)
@@ -228,6 +231,16 @@ def sgd(
   return _decoupled(trace, lr, schedule, mask, weight_decay)
 
 
+# Where the numbers among their arguments lie.
+_INTERVALS = {
+  "lr": "[0, inf)",
+  "weight_decay": "[0, inf)",
+  "b1": "[0, 1)",
+  "b2": "[0, 1)",
+  "eps": "(0, inf)",
+  "momentum": "[0, 1)",
+  "grad_clip_norm": "(0, inf)",
+}
 OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
 
 
@@ -265,6 +278,13 @@ def create(
   function = configuration.choose(
     arguments.pop("name", "adamw"), OPTIMIZERS, f"{where}.name"
   )
+  if arguments.get("grad_clip_norm") is None:
+    arguments.pop("grad_clip_norm", None)
+  for key, interval in _INTERVALS.items():
+    if key in arguments:
+      configuration.check_number(arguments[key], f"{where}.{key}", interval)
+  decay = arguments.pop("decay", None) or DECAYED
+  configuration.check_list(decay, f"{where}.decay")
   schedule = create_schedule(
     arguments.pop("schedule", None) or {},
     total_steps,
@@ -272,15 +292,13 @@ def create(
     num_examples=num_examples,
   )
   clip = arguments.pop("grad_clip_norm", None)
-  if clip is not None and clip <= 0:
-    raise ValueError(f"{where}.grad_clip_norm={clip} must be > 0 or None.")
   factors = layer_rates.factors(
     params,
     arguments.pop("layer_decay", None),
     arguments.pop("freeze", None),
     model,
   )
-  mask = decay_mask(params, tuple(arguments.pop("decay", None) or DECAYED))
+  mask = decay_mask(params, tuple(decay))
   optimizer = configuration.call(
     function, arguments, where, schedule=schedule, mask=mask
   )

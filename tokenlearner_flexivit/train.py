@@ -63,6 +63,7 @@ def train_and_evaluate(
     checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
+    OSError: the report could not be written; its tables are printed.
   """
   workdir = paths.local(workdir, "workdir")
   with workdir_lib.together():
@@ -222,7 +223,8 @@ def train_and_evaluate(
       results = evaluate_due(step)
 
     # ---- The report ----------------------------------------------------------
-    report.write(experiment, workdir, state.eval_params, results)
+    with workdir_lib.together():
+      report.write(experiment, workdir, state.eval_params, results)
     # Blocks on the host are views of the stacks, not a second state.
     state = stacking.unstack(jax.device_get(state)) if runs else state
   return state, log.history
@@ -244,11 +246,14 @@ def evaluate(
 
   Raises:
     ValueError: no run there, none of this model, or anything else wrong.
+    OSError: the report could not be written; its tables are printed.
   """
   workdir = paths.local(workdir, "workdir")
   with workdir_lib.together():
     trained = workdir_lib.read_config(workdir)
-    about_data = workdir_lib.read_about_data(workdir)
+    about_data = None  # Of a very old run; then its data are opened.
+    if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
+      about_data = workdir_lib.read_about_data(workdir)
     if config is None:
       config = trained
     experiment = experiment_lib.Experiment(config, about_data)
@@ -264,7 +269,8 @@ def evaluate(
     say(line)
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)
-  report.write(experiment, workdir, params, results)
+  with workdir_lib.together():
+    report.write(experiment, workdir, params, results)
   return results
 
 

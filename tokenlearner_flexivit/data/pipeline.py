@@ -87,6 +87,11 @@ class _Settings:
         raise ValueError(
           f"{where}.{key} must name what to read, not {given.get(key)!r}."
         )
+    if not isinstance(given.get("pp"), str | None):
+      raise ValueError(
+        f"{where}.pp={given['pp']!r} must be a string of ops, such as "
+        "'decode|resize(224)|value_range(-1,1)'."
+      )
     for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
       if given.get(key) is None:
         given.pop(key, None)  # The default.
