@@ -139,7 +139,10 @@ class Experiment:
     model_section = {**config["model"], "num_classes": num_classes}
     model = models.create(**model_section)
     self.task = tasks.create(
-      config["task"], model=model, num_classes=num_classes
+      config["task"],
+      model=model,
+      num_classes=num_classes,
+      class_names=about_data["class_names"],
     )
     if is_training:
       self._check_training()
@@ -194,18 +197,19 @@ class Experiment:
   def _open_data(self) -> dict[str, Any]:
     """Returns what `about_data` says of the training data."""
     source, name = self.source, self.config["data"]["name"]
-    num_classes = self.config["model"].get("num_classes") or source.num_classes
+    count, class_names = data_lib.classes(source, self.config["data"].get("pp"))
+    num_classes = self.config["model"].get("num_classes")
+    num_classes = num_classes or count or source.num_classes
     if num_classes is None:
       raise ValueError(
         f"The dataset {name!r} does not tell its number of classes; set "
         "config.model.num_classes."
       )
-    if num_classes < (source.num_classes or 0):
+    if num_classes < (count or 0):
       raise ValueError(
         f"config.model.num_classes={num_classes} is too small: the dataset "
-        f"{name!r} has {source.num_classes} classes."
+        f"{name!r} has {count} classes."
       )
-    _, class_names = data_lib.classes(source, self.config["data"].get("pp"))
     return {
       "name": name,
       "num_classes": num_classes,

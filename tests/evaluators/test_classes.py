@@ -1,5 +1,8 @@
 """Evaluations whose classes are numbered otherwise are refused."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -7,15 +10,17 @@ import pytest
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import progress
-from tokenlearner_flexivit.data import fake, label_ops
-from tokenlearner_flexivit.evaluators import classes
+from tokenlearner_flexivit.data import class_names, fake, label_ops
 
 TRAINED = ["ant", "bee", "cat"]
+WHERE = "config.evals.x.data"
 
 
 @pytest.mark.parametrize("names", [TRAINED, ("ant", "bee"), ["ant"]])
 def test_the_same_classes_or_the_first_of_them(names):
-  classes.check_same(names, TRAINED, "config.evals.x.data", "the training data")
+  class_names.check_same(
+    names, TRAINED, "config.evals.x.data", "the training data"
+  )
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,9 @@ def test_the_same_classes_or_the_first_of_them(names):
 )
 def test_other_classes(names, message):
   with pytest.raises(ValueError, match=rf"x\.data has other .*{message}"):
-    classes.check_same(names, TRAINED, "config.evals.x.data", "the training")
+    class_names.check_same(
+      names, TRAINED, "config.evals.x.data", "the training"
+    )
 
 
 class Named(data_lib.Source):
@@ -99,6 +106,7 @@ def test_a_label_of_another_entry_has_its_names(config, monkeypatch):
   config.evals.test.data.pp = copied
   parts = build(config, monkeypatch, source, source)
   assert parts.about_data["class_names"] == ["red", "blue"]
+  assert parts.task.num_classes == 2  # Not the five of the other label.
 
 
 def test_copies_are_followed_from_the_last_to_the_first():
@@ -120,4 +128,25 @@ def test_folders_whose_names_differ(config, tmp_path):
   data = dict(name=f"folder:{tmp_path / 'two'}", split="train")
   config.evals.test.data.update(data)
   with pytest.raises(ValueError, match="class 0 is 'bee' here and 'ant' there"):
+    experiment_lib.Experiment(config)
+
+
+def test_a_teacher_that_numbers_classes_otherwise(
+  config, monkeypatch, untrained_run, tmp_path
+):
+  teacher = tmp_path / "teacher"
+  shutil.copytree(untrained_run, teacher)
+  about = json.loads((teacher / "about_data.json").read_text())
+  about["class_names"] = [*FIVE[1:], FIVE[0]]
+  (teacher / "about_data.json").write_text(json.dumps(about))
+  teachers = {"prof": dict(init=str(teacher))}
+  config.task = dict(name="distillation", teachers=teachers)
+  message = r"teachers.prof has other classes .*'bee' here and 'ant' there"
+  with pytest.raises(ValueError, match=rf"config\.task\.{message}"):
+    build(config, monkeypatch, Named(FIVE), Named(FIVE))
+  config.task = dict(name="classification")
+  config.evals.test.update(type="distance", teachers=teachers)
+  source = Named(FIVE)
+  monkeypatch.setattr(data_lib, "open_source", lambda section: source)
+  with pytest.raises(ValueError, match=rf"config\.evals\.test\.{message}"):
     experiment_lib.Experiment(config)

@@ -15,7 +15,8 @@ import numpy as np
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel, progress
-from tokenlearner_flexivit.evaluators import classes, images
+from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit.evaluators import images
 
 Batch = dict[str, jax.Array]
 Programs = Mapping[dials.Setting, Callable[..., Any]]
@@ -76,13 +77,12 @@ class Evaluator(abc.ABC):
     self._kind = kind
     self._where = where
     self._class_names = class_names
-    self.sources = []
+    self.sources = ()
 
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any
   ) -> images.Images:
     """Returns the images of a split; see there for options and errors."""
-    self.sources.append(source)
     return images.Images(
       data,
       source,
@@ -103,14 +103,14 @@ class Evaluator(abc.ABC):
     """
     count, names = data_lib.classes(source, data.get("pp"))
     where, known = f"{self._where}.data", self._task.num_classes
+    both = [class_names_lib.known(n) for n in (names, self._class_names)]
+    if None not in both:
+      class_names_lib.check_same(*both, where, "the training data")
     if (count or 0) > known:
       raise ValueError(
         f"{where} has {count} classes, but the model knows {known}."
       )
-    both = [classes.known(n) for n in (names, self._class_names)]
-    if None not in both:
-      classes.check_same(*both, where, "the training data")
-    elif both != [None, None]:
+    if None in both and both != [None, None]:
       progress.say(
         f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
         f"{known}. That they are the same, in the same order, cannot be "
@@ -128,6 +128,7 @@ class Evaluator(abc.ABC):
     """
     source = data_lib.open_source(data, f"{self._where}.data")
     self._check_classes(data, source)
+    self.sources = (source,)
     self._images = self._open(
       data, source, check_labels=self._task.check_labels
     )

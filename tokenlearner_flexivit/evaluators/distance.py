@@ -130,7 +130,7 @@ class Evaluator(base.Evaluator):
     self._distance = distance_of(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(
-        teachers, task.num_classes, f"{where}.teachers"
+        teachers, task.num_classes, f"{where}.teachers", class_names
       )
     elif isinstance(task, distillation.Distillation):
       self._teachers = task.teachers
@@ -140,6 +140,7 @@ class Evaluator(base.Evaluator):
         "distillation: this run trains without."
       )
     source = data_lib.open_source(data, f"{where}.data")
+    self.sources = (source,)
     self._images = self._open(
       data,
       source,

@@ -52,6 +52,7 @@ class Evaluator(base.Evaluator):
 
   Attributes:
     settings: the settings that are evaluated.
+    sources: the train split and the test split.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it: most shots.
   """
@@ -135,19 +136,19 @@ class Evaluator(base.Evaluator):
     self._label_key = label_key
     self._train_data = {**data, "split": train_split}
     test_data = {**data, "split": test_split}
-    self._sources = tuple(
+    self.sources = tuple(
       data_lib.open_source(section, f"{where}.data")
       for section in (self._train_data, test_data)
     )
-    shots_lib.check(*self._sources, label_key, where)
+    shots_lib.check(*self.sources, label_key, where)
     self._test = self._open(
       test_data,
-      self._sources[1],
+      self.sources[1],
       entries=(),
       labels=lambda: self._drawn.test_labels,
     )
     self.image_shape = self._test.shape
-    if all(source.has_labels_at_hand for source in self._sources):
+    if all(source.has_labels_at_hand for source in self.sources):
       self._train  # noqa: B018  # What is wrong with it is found now.
     self._check_representation(where)
     self._represent = {
@@ -169,7 +170,7 @@ class Evaluator(base.Evaluator):
   def _drawn(self) -> shots_lib.Drawn:
     """The examples that are drawn, and the labels of all to be classified."""
     return shots_lib.draw(
-      *self._sources,
+      *self.sources,
       self._label_key,
       shots=self._shots[-1],
       num_seeds=self._num_seeds,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.evaluators import classes as classes_lib
+from tokenlearner_flexivit.data import class_names as class_names_lib
 
 
 class Drawn(NamedTuple):
@@ -43,11 +43,11 @@ def check(
     except ValueError as error:
       raise ValueError(f"{where}.label_key={label_key!r}: {error}") from error
   names, known = (
-    classes_lib.known(data_lib.classes(source, key=label_key)[1])
+    class_names_lib.known(data_lib.classes(source, key=label_key)[1])
     for source in (test, train)
   )
   if names is not None and known is not None:
-    classes_lib.check_same(
+    class_names_lib.check_same(
       names, known, f"{where}.test_split", "the train_split"
     )
 

@@ -5,6 +5,7 @@ To add a task, write a module here with a class that has the members of
 the keys that `config.task` may have beside `name`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -90,13 +91,29 @@ TASKS = {
 
 
 def create(
-  section: ml_collections.ConfigDict, *, model: Any, num_classes: int
+  section: ml_collections.ConfigDict,
+  *,
+  model: Any,
+  num_classes: int,
+  class_names: Sequence[str] | None = None,
 ) -> Task:
-  """Builds the task that `config.task` names, with its other keys."""
+  """Builds the task that `config.task` names, with its other keys.
+
+  Args:
+    section: of the config.
+    model: the Flax module.
+    num_classes: of the training data.
+    class_names: likewise; None where they are not known.
+  """
   arguments = dict(section)
   cls = configuration.choose(
     arguments.pop("name", "classification"), TASKS, "config.task.name"
   )
   return configuration.call(
-    cls, arguments, "config.task", model=model, num_classes=num_classes
+    cls,
+    arguments,
+    "config.task",
+    model=model,
+    num_classes=num_classes,
+    class_names=class_names,
   )

@@ -1,5 +1,6 @@
 """Supervised classification with softmax or sigmoid cross-entropy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ class Classification:
   Attributes:
     model: the Flax module.
     num_classes: C.
+    class_names: of the training data; None where they are not known.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
     programs: see `tasks.Task`.
   """
@@ -53,6 +55,7 @@ class Classification:
     loss: str = "softmax_xent",
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    class_names: Sequence[str] | None = None,
   ):
     """Builds the task.
 
@@ -63,6 +66,7 @@ class Classification:
       label_smoothing: share of the label spread evenly over the classes,
         in [0, 1).
       mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
+      class_names: of the data, where they are known.
 
     Raises:
       ValueError: an unknown loss, or a number out of its range.
@@ -73,6 +77,7 @@ class Classification:
     self.model = model
     self.programs = {}
     self.num_classes = num_classes
+    self.class_names = class_names
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
     self.probabilities = LINKS[loss]
     self._label_smoothing = label_smoothing

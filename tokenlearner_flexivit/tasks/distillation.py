@@ -7,7 +7,8 @@ the same crop with the same mixup, and labels play no part.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ import optax
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, models, parallel, progress
+from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.tasks import classification, views
 
 
@@ -147,7 +150,10 @@ class Teacher:
 
 
 def create_teachers(
-  sections: Mapping[str, Mapping[str, Any]], num_classes: int, where: str
+  sections: Mapping[str, Mapping[str, Any]],
+  num_classes: int,
+  where: str,
+  class_names: Sequence[str] | None = None,
 ) -> tuple[Teacher, ...]:
   """Builds the teachers that a section of the config describes.
 
@@ -155,6 +161,8 @@ def create_teachers(
     sections: by name, see `Teacher.create`.
     num_classes: the student's.
     where: name of the section for errors, such as "config.task.teachers".
+    class_names: the student's. A teacher that is a run of this library must
+      have the same, where both are known.
 
   Raises:
     ValueError: no teacher, or one that does not fit.
@@ -171,7 +179,7 @@ def create_teachers(
       raise ValueError(
         f"{where}.{name}={section!r} must be a dict, such as dict(init=...)."
       )
-  return tuple(
+  teachers = tuple(
     configuration.call(
       Teacher.create,
       section,
@@ -181,6 +189,28 @@ def create_teachers(
     )
     for name, section in sections.items()
   )
+  for teacher in teachers:
+    _check_class_names(teacher, class_names)
+  return teachers
+
+
+def _check_class_names(
+  teacher: Teacher, class_names: Sequence[str] | None
+) -> None:
+  """Raises ValueError if a teacher's run numbers the classes otherwise."""
+  if teacher.source is None:
+    return
+  path = pathlib.Path(teacher.source).expanduser()
+  if not (path / workdir_lib.ABOUT_DATA_FILE).is_file():
+    return  # Files of weights know no names.
+  about = workdir_lib.read_about_data(path)
+  names, expected = map(
+    class_names_lib.known, (about.get("class_names"), class_names)
+  )
+  if names is not None and expected is not None:
+    class_names_lib.check_same(
+      names, expected, teacher.where, "the student's training data"
+    )
 
 
 class Distillation(classification.Classification):
@@ -206,6 +236,7 @@ class Distillation(classification.Classification):
     loss: str = "softmax_xent",
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    class_names: Sequence[str] | None = None,
   ):
     """Builds the task. Of the teachers nothing is read before it is needed.
 
@@ -221,11 +252,14 @@ class Distillation(classification.Classification):
       loss: the loss on labels, and what the evaluators report.
       label_smoothing: see `Classification`; of the labels, if they count.
       mixup_alpha: see there; teachers see the mixed images.
+      class_names: of the data, where they are known.
 
     Raises:
       ValueError: an unknown name, or a number out of its range.
     """
-    super().__init__(model, num_classes, loss, label_smoothing, mixup_alpha)
+    super().__init__(
+      model, num_classes, loss, label_smoothing, mixup_alpha, class_names
+    )
     where, check_number = "config.task", configuration.check_number
     check_number(temperature, f"{where}.temperature", "(0, inf)")
     check_number(label_weight, f"{where}.label_weight", "[0, inf)")
@@ -254,7 +288,10 @@ class Distillation(classification.Classification):
       ValueError: there is none, or one does not fit.
     """
     return create_teachers(
-      self._sections, self.num_classes, "config.task.teachers"
+      self._sections,
+      self.num_classes,
+      "config.task.teachers",
+      self.class_names,
     )
 
   @property
