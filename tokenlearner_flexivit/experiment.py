@@ -197,7 +197,9 @@ class Experiment:
   def _open_data(self) -> dict[str, Any]:
     """Returns what `about_data` says of the training data."""
     source, name = self.source, self.config["data"]["name"]
-    count, class_names = data_lib.classes(source, self.config["data"].get("pp"))
+    count, class_names = data_lib.classes(
+      self.config["data"], source, "config.data"
+    )
     num_classes = self.config["model"].get("num_classes")
     num_classes = num_classes or count or source.num_classes
     if num_classes is None:

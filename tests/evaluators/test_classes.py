@@ -10,7 +10,7 @@ import pytest
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import progress
-from tokenlearner_flexivit.data import class_names, fake, label_ops
+from tokenlearner_flexivit.data import class_names, fake
 
 TRAINED = ["ant", "bee", "cat"]
 WHERE = "config.evals.x.data"
@@ -69,7 +69,7 @@ def build(config, monkeypatch, train, test, kind="classification"):
     config.evals.test.teachers = {"t": dict(model=model)}
   opened = {"train": train, "test": test}
   monkeypatch.setattr(
-    data_lib, "open_source", lambda section: opened[section["split"]]
+    data_lib, "open_source", lambda section, *_: opened[section["split"]]
   )
   return experiment_lib.Experiment(config)
 
@@ -98,8 +98,8 @@ def test_where_only_numbers_are_known(config, monkeypatch):
 def test_a_label_of_another_entry_has_its_names(config, monkeypatch):
   copied = f"copy('kind','label')|{config.data.pp}"
   source = Named(FIVE)
-  assert data_lib.classes(source) == (5, FIVE)
-  assert data_lib.classes(source, copied) == (2, ["red", "blue"])
+  assert data_lib.classes(config.data, source) == (5, FIVE)
+  assert data_lib.classes({"pp": copied}, source) == (2, ["red", "blue"])
   config.data.pp = copied
   with pytest.raises(ValueError, match="class 0 is 'ant' here and 'red' there"):
     build(config, monkeypatch, source, source)
@@ -113,9 +113,11 @@ def test_copies_are_followed_from_the_last_to_the_first():
   pp = "copy('a','b')|onehot(3,'a')|copy('b','label')|copy('c','a')"
   source = Named(FIVE)
   source.value_names = {"a": ["x"], "c": ["y"]}
-  assert label_ops.classes(source, pp) == (1, ["x"])
+  assert data_lib.classes({"pp": pp}, source) == (1, ["x"])
   source.value_names = {}
-  assert label_ops.classes(source, pp) == (None, None)
+  assert data_lib.classes({"pp": pp}, source) == (None, None)
+  with pytest.raises(ValueError, match=r"data\.pp: .*Unknown op 'decod'"):
+    data_lib.classes({"pp": "decod"}, source)
 
 
 def test_folders_whose_names_differ(config, tmp_path):
@@ -147,6 +149,6 @@ def test_a_teacher_that_numbers_classes_otherwise(
   config.task = dict(name="classification")
   config.evals.test.update(type="distance", teachers=teachers)
   source = Named(FIVE)
-  monkeypatch.setattr(data_lib, "open_source", lambda section: source)
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
   with pytest.raises(ValueError, match=rf"config\.evals\.test\.{message}"):
     experiment_lib.Experiment(config)

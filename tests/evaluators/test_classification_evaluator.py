@@ -184,7 +184,7 @@ def evaluator_on(config, monkeypatch, labels, kind="classification"):
     config.task.loss = "sigmoid_xent"
   open_source = data_lib.open_source
 
-  def opened(section):
+  def opened(section, *_):
     is_test = section["split"] == "test"
     return Labelled(labels) if is_test else open_source(section)
 

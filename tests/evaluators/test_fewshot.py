@@ -153,7 +153,7 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   source = Large(np.arange(20) % 2, np.arange(20))
   open_source = data_lib.open_source
 
-  def opened(section):
+  def opened(section, *_):
     return source if section["name"] == "large" else open_source(section)
 
   monkeypatch.setattr(data_lib, "open_source", opened)

@@ -75,7 +75,7 @@ def test_every_example_counts_once(config, monkeypatch):
   Those without a class are last in all rankings, so they lower no precision.
   """
   source = Several()
-  monkeypatch.setattr(data_lib, "open_source", lambda config: source)
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
   experiment = experiment_lib.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
@@ -113,7 +113,7 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
 ):
   """Smoothing makes no class positive; a negative number is no label."""
   source = Several()
-  monkeypatch.setattr(data_lib, "open_source", lambda config: source)
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
   parts = experiment_lib.Experiment(config)
   params = parts.task.init(jax.random.key(0), (12, 12, 3))
   params = parallel.replicate(params)
@@ -157,7 +157,7 @@ def test_classes_that_exclude_one_another_are_refused(config):
 
 
 def test_several_classes_are_refused_by_a_loss_of_one(config, monkeypatch):
-  monkeypatch.setattr(data_lib, "open_source", lambda config: Several())
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: Several())
   config.task.loss = "softmax_xent"
   config.evals = {}
   with pytest.raises(ValueError, match=r"several may have several .*'softmax"):

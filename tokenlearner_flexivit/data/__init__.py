@@ -10,8 +10,8 @@ from tokenlearner_flexivit.data import (
   video_augment_ops,
   video_ops,
 )
+from tokenlearner_flexivit.data.class_names import classes
 from tokenlearner_flexivit.data.examples import ExampleError
-from tokenlearner_flexivit.data.label_ops import classes
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
   device_ops,

@@ -1,6 +1,41 @@
-"""Whether two datasets number their classes alike."""
+"""Which classes labels are of, and whether two datasets number them alike."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenlearner_flexivit.data import label_ops, preprocess
+from tokenlearner_flexivit.data.sources import Source
+
+
+def classes(
+  data_config: Mapping[str, Any], source: Source, where: str = "data"
+) -> tuple[int | None, Sequence[str] | None]:
+  """Returns the number and the names of the classes of preprocessed labels.
+
+  Args:
+    data_config: dict or ConfigDict; its preprocessing may make the label of
+      another entry by `copy`.
+    source: what it names.
+    where: name of the section for errors.
+
+  Returns:
+    See `Source.classes`.
+
+  Raises:
+    ValueError: the preprocessing cannot be parsed.
+  """
+  key, text = "label", data_config.get("pp")
+  try:
+    steps = preprocess.parse(text).steps if text else ()
+  except ValueError as error:
+    raise ValueError(f"{where}.pp: {error}") from None
+  for step in reversed(steps):
+    if step.fn is label_ops.copy:
+      bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
+      if bound.arguments["outkey"] == key:
+        key = bound.arguments["inkey"]
+  return source.classes(key)
 
 
 def known(names: Sequence[str] | None) -> list[str] | None:

@@ -1,11 +1,7 @@
 """Preprocessing ops on labels and on the keys of an example."""
 
-import inspect
-from collections.abc import Sequence
-
 import numpy as np
 
-from tokenlearner_flexivit.data import preprocess, sources
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 
@@ -87,32 +83,6 @@ def copy(example: Example, inkey: str, outkey: str) -> Example:
   """
   _require(example, inkey)
   return {**example, outkey: example[inkey]}
-
-
-def classes(
-  source: sources.Source, pp: str | None = None, key: str = "label"
-) -> tuple[int | None, Sequence[str] | None]:
-  """Returns the number and the names of the classes that a label tells apart.
-
-  Args:
-    source: of the examples.
-    pp: the preprocessing string that makes the label, perhaps of another entry
-      by `copy`; None for the label of the source itself.
-    key: the label.
-
-  Returns:
-    Both None where the source does not tell.
-  """
-  for step in reversed(preprocess.parse(pp).steps if pp else ()):
-    if step.fn is copy:
-      bound = inspect.signature(copy).bind(None, *step.args, **step.kwargs)
-      if bound.arguments["outkey"] == key:
-        key = bound.arguments["inkey"]
-  names = source.value_names.get(key)
-  count = None if names is None else len(names)
-  if key == "label" and source.num_classes is not None:
-    count, names = source.num_classes, source.class_names
-  return count, names
 
 
 def _check_keys(keys: tuple[str, ...]) -> None:

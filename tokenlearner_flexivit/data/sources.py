@@ -76,6 +76,22 @@ class Source(abc.ABC):
       ]
     return np.concatenate(parts)
 
+  def classes(
+    self, key: str = "label"
+  ) -> tuple[int | None, Sequence[str] | None]:
+    """Returns the number and the names of the classes of an entry.
+
+    Args:
+      key: the entry of an example.
+
+    Returns:
+      None for what the source does not tell.
+    """
+    if key == "label" and self.num_classes is not None:
+      return self.num_classes, self.class_names
+    names = self.value_names.get(key)
+    return None if names is None else len(names), names
+
   @property
   def has_labels_at_hand(self) -> bool:
     """Whether `labels` takes no more than seconds."""

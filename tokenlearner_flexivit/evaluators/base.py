@@ -101,8 +101,8 @@ class Evaluator(abc.ABC):
 
     Where one of both has no names only the numbers of classes are compared.
     """
-    count, names = data_lib.classes(source, data.get("pp"))
     where, known = f"{self._where}.data", self._task.num_classes
+    count, names = data_lib.classes(data, source, where)
     both = [class_names_lib.known(n) for n in (names, self._class_names)]
     if None not in both:
       class_names_lib.check_same(*both, where, "the training data")

@@ -105,7 +105,7 @@ class Evaluator(base.Evaluator):
         f"{where}.type='classification'."
       )
     source = self._open_labelled(data)
-    _, names = data_lib.classes(source, data["pp"])
+    _, names = data_lib.classes(data, source)
     self._names = names or range(task.num_classes)
     self._logits = self._logits_programs()
     self._gather = self._program(

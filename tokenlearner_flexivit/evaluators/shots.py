@@ -43,7 +43,7 @@ def check(
     except ValueError as error:
       raise ValueError(f"{where}.label_key={label_key!r}: {error}") from error
   names, known = (
-    class_names_lib.known(data_lib.classes(source, key=label_key)[1])
+    class_names_lib.known(source.classes(label_key)[1])
     for source in (test, train)
   )
   if names is not None and known is not None:
