@@ -3,11 +3,19 @@
     python -m tokenlearner_flexivit.main --workdir=/tmp/mine \
       --config=configs/video_folder.py:path=/data/clips
 
-`/data/clips/jump/1.mp4` is a video of class "jump". With `train` and
-`validation` (or `val`) below the path, as folders or CSV files, these are the
-splits; without, a tenth of the videos, fixed by their names, is held out (see
-`data.video_listing`). Other arguments:
+`/data/clips/jump/1.mp4` is a video of class "jump". With `train` and `val` or
+`test` below the path, as folders or CSV files and by any usual name (see
+`data.splits`), these are the splits: `val` is evaluated if it is there, else
+`test`. Without them a tenth of the videos of each class, fixed by their names,
+is held out, and all clips of one file are on the same side (see
+`data.video_listing`). A dozen videos are enough to try it.
 
+Arguments:
+  path: the folder; `~` is the home folder. Frames are stored once, 25 a second
+    of 256 pixels, or as in path=/data/clips?fps=12.5&size=128 (see
+    `data.video_folder`).
+  train, test: the splits to train on and to evaluate on, such as `test=test` or
+    `train=train+val,test=test`, if not those above.
   frames, stride: of a clip; 16 and 2.
   size: of its frames in pixels, a multiple of 112, which all the patch sizes
     divide.
@@ -16,10 +24,8 @@ splits; without, a tenth of the videos, fixed by their names, is held out (see
   init: weights to start from, of a model for images or videos, such as
     init=howto-i21k-Ti/16; without it, from scratch, which takes many videos.
   epochs: 50.
-  runlocal: a two-step check.
+  runlocal: a two-step check, on noise without `path`.
 """
-
-import pathlib
 
 import ml_collections
 
@@ -32,6 +38,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   args = configuration.parse_arg(
     arg,
     path="",
+    train="",
+    test="",
     frames=16,
     stride=2,
     size=112,
@@ -48,10 +56,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "Say where the videos are:"
       " --config=configs/video_folder.py:path=/data/clips"
     )
-  name = f"video_folder:{args['path']}"
-  if runlocal and not args["path"]:
+  if args["path"]:
+    name = video_folder.local_name(f"video_folder:{args['path']}")
+    train, test = video_folder.choose_splits(name, args["train"], args["test"])
+    _check_several(name, several)
+  else:
     name = f"fake:8x{size}x{size}x3:5:16"
-  train, test = _splits(args["path"], several)
+    train, test = "train", "test"
 
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -92,7 +103,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name="adamw",
     lr=1e-4 if args["init"] else 1e-3,
     weight_decay=0.05,
-    schedule=dict(name="cosine", warmup_steps=1 if runlocal else 200),
+    schedule=dict(name="cosine", warmup_percent=10),
     grad_clip_norm=1.0,
   )
   c.evals = dict(
@@ -112,28 +123,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return c
 
 
-def _splits(given: str, several: bool) -> tuple[str, str]:
-  """Returns the splits to train on and to evaluate on.
+def _check_several(name: str, several: bool) -> None:
+  """Raises ValueError if videos have several classes and the loss is for one.
 
   Args:
-    given: the path, with what may follow, or "".
+    name: of the dataset; if its folder is not there, opening it says so.
     several: whether the loss is for several classes per video.
-
-  Raises:
-    ValueError: the videos cannot be listed, or have several classes and the
-      loss is for one.
   """
-  parts = "train[:90%]", "train[90%:]"
-  if not given:
-    return parts
-  path, *_ = video_folder.parse_name(f"video_folder:{given}")
-  if not pathlib.Path(path).expanduser().is_dir():
-    return parts  # What is wrong is said when the data are opened.
-  listing = video_listing.list_videos(path)
-  if listing.has_several and not several:
+  if several or not video_folder.is_there(name):
+    return
+  path, *_ = video_folder.parse_name(name)
+  if video_listing.list_videos(path).has_several:
     raise ValueError(
       f"Videos in {path} have several classes, joined by ';', and the loss is "
       "for one per video. Add several to the config's argument: "
-      f"path={given},several."
+      f"path={name.removeprefix('video_folder:')},several."
     )
-  return ("train", "validation") if "validation" in listing.clips else parts

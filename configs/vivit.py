@@ -8,6 +8,9 @@ Arguments:
   data: a dataset of `DATASETS`: k400, k600, charades or avid.
   path: where its videos are, in folders of classes or with a CSV, as
     `video_folder` reads them.
+  train, test: the splits to train on and to evaluate on; by default "train",
+    and "validation" if it is there, else "test", by any usual name (see
+    `data.splits`).
   init: weights of an image model, a released name or a workdir; by default
     AugReg's of ImageNet-21k at patch size 16, "none" for training from scratch.
     The kernel is resized and goes to the central frame of a tubelet, the
@@ -60,6 +63,7 @@ with all tokens, 13 GiB with 16 after block 12 (`python -m benchmarks
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.data import video_folder
 
 # name: (variant, layers, learned tokens, before block, pixels, layers in time)
 MODELS = {
@@ -89,6 +93,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     model="L/16-16at18",
     data="k400",
     path="",
+    train="",
+    test="",
     init="",
     plain=False,
     runlocal=False,
@@ -120,12 +126,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 1 if runlocal else 50
   c.checkpoint_steps = 1000
 
-  name = f"video_folder:{args['path']}"
   if runlocal:
     name = f"fake:8x40x48x3:{7 if loss == 'softmax_xent' else 5}:16"
+    train, test = "train", "validation"
+  else:
+    name = video_folder.local_name(f"video_folder:{args['path']}")
+    train, test = video_folder.choose_splits(name, args["train"], args["test"])
   c.data = dict(
     name=name,
-    split="train",
+    split=train,
     pp=training_pp(frames, stride, crop),
   )
   c.model = dict(
@@ -173,7 +182,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       type=evaluator,
       data=dict(
         name=name,
-        split="validation",
+        split=test,
         pp=evaluation_pp(frames, stride, crop),
         prefetch=1,
       ),

@@ -12,6 +12,7 @@ Arguments:
     `video_folder` reads them. Frames are stored with a smaller side of 256
     pixels, and evaluation cuts its 256 out of 292, to which it would have to
     enlarge them: better store those, by path=/data/charades?size=292.
+  train, test: the splits, as in vivit.py.
   init: a workdir or file of the same model; without it, from scratch.
   variant: of the convolutions, M or L (see `models.BottleneckViViT`).
   tokens: how the 8 tokens of a frame are made: `learned`, or `average` for the
@@ -50,6 +51,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg,
     data="charades",
     path="",
+    train="",
+    test="",
     init="",
     variant="M",
     tokens="learned",
@@ -62,10 +65,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "The config's data",
   )
   tokens = configuration.choose(args["tokens"], TOKENS, "The config's tokens")
-  path = f",path={args['path']}" if args["path"] else ""
+  paths = "".join(
+    f",{key}=" + args[key].replace(",", "\\,")
+    for key in ("path", "train", "test")
+    if args[key]
+  )
   # All but the model, its clips and how long it trains is that of ViViT.
   c = vivit.get_config(
-    f"model=B/16,data={data},init=none{path}" + ",runlocal" * runlocal
+    f"model=B/16,data={data},init=none{paths}" + ",runlocal" * runlocal
   )
   frames, stride = (4, 1) if runlocal else (64, 4)
   train_size, test_size = (32, 64) if runlocal else (224, 256)

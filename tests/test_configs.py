@@ -21,6 +21,7 @@ from configs import (
   transfer,
   video_folder,
   vivit,
+  vivit_bottleneck,
 )
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data, models, train
@@ -302,7 +303,7 @@ def write_videos(root, *names):
     (root / name / "1.mp4").write_bytes(b"")
 
 
-@pytest.mark.parametrize("folder", ["validation", "val"])
+@pytest.mark.parametrize("folder", ["validation", "val", "Valid", "dev"])
 def test_video_folder_evaluates_on_the_validation_split(
   folder, tmp_path, monkeypatch
 ):
@@ -312,11 +313,28 @@ def test_video_folder_evaluates_on_the_validation_split(
 
   monkeypatch.setenv("HOME", str(tmp_path))
   write_videos(tmp_path / "all", "jump")
-  write_videos(tmp_path / "two", "train/jump", f"{folder}/jump")
+  write_videos(tmp_path / "two", "training/jump", f"{folder}/jump", "test/jump")
+  write_videos(tmp_path / "test", "Train/jump", "Testing/jump")
   for root in ("~", tmp_path):
     for options in ("", "?fps=5&size=128"):
       assert splits(f"{root}/all{options}") == ("train[:90%]", "train[90%:]")
       assert splits(f"{root}/two{options}") == ("train", "validation")
+      assert splits(f"{root}/test{options}") == ("train", "test")
+      config = video_folder.get_config(f"path={root}/all{options}")
+      assert config.data.name == f"video_folder:{tmp_path}/all{options}"
+      assert config.evals.test.data.name == config.data.name
+  two = tmp_path / "two"
+  assert splits(f"{two},test=test") == ("train", "test")
+  both = splits(f"{two},train=train+val,test=test")
+  assert both == ("train+val", "test")
+  with pytest.raises(ValueError, match=r"no split 'tset'. .* are: train, val"):
+    splits(f"{two},test=tset")
+  for get_config in (vivit.get_config, vivit_bottleneck.get_config):
+    for options in ("", ",test=test"):
+      config = get_config(f"data=charades,path={two}{options}")
+      assert config.data.split == "train"
+      tested = "test" if options else "validation"
+      assert config.evals.val.data.split == tested
   # What is wrong is said when the data are opened.
   assert splits(tmp_path / "none") == ("train[:90%]", "train[90%:]")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import video_folder
 from experiments import study
 from tests.data.test_video_file import frame_numbers, write_video
 from tokenlearner_flexivit import data as data_lib
@@ -200,6 +201,27 @@ def test_an_evaluation_reads_each_video_once(monkeypatch):
   found = dict(experiment.evaluators["test"].run(parallel.replicate(params)))
   assert {"patch6/accuracy", "patch4/accuracy"} <= found.keys()
   assert sorted(read) == [*range(9)]
+
+
+def test_a_dozen_videos_are_trained(tmp_path, capsys):
+  """The config for own videos as it stands, but for the size of the model."""
+  for i in range(12):
+    write_video(tmp_path / "clips" / "abc"[i % 3] / f"{i}.mp4", 20)
+  config = video_folder.get_config(
+    f"path={tmp_path / 'clips'},epochs=6,size=112"
+  )
+  config.data.data_dir = config.evals.test.data.data_dir = str(tmp_path)
+  config.flexi.patch_size["values"] = (28,)
+  config.model = dict(name="vivit", variant="mu", patch_size=(2, 28, 28))
+  with pytest.warns(UserWarning, match="no video of 2 of the 3 classes"):
+    _, history = train.train_and_evaluate(config, tmp_path / "run")
+  assert np.isfinite(history[-1]["test/patch28/accuracy"])
+  said = capsys.readouterr().out
+  for words in (
+    "Storing the frames of 12 videos once, in ",
+    "has no folders of splits. Reading train[:90%]",
+  ):
+    assert words in said
 
 
 @pytest.mark.slow

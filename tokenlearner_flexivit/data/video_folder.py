@@ -198,6 +198,44 @@ def parse_name(name: str) -> tuple[str, float, int]:
   return path, fps, size
 
 
+def local_name(name: str) -> str:
+  """Returns a dataset name with a leading `~` of its path expanded."""
+  path, *_ = parse_name(name)
+  _, mark, query = name.partition("?")
+  return f"video_folder:{paths.local(path, 'video_folder:')}{mark}{query}"
+
+
+def is_there(name: str) -> bool:
+  """Tells whether the folder of a dataset name exists."""
+  path, *_ = parse_name(name)
+  return paths.local(path, "video_folder:").is_dir()
+
+
+def choose_splits(
+  name: str, train: str = "", test: str = ""
+) -> tuple[str, str]:
+  """Returns the splits of a folder of videos to train on and to evaluate on.
+
+  Args:
+    name: of the dataset, "video_folder:PATH...". If the folder is not there, it
+      is taken for one without splits; opening it says what is wrong.
+    train: see `splits.choose`.
+    test: see `splits.choose`.
+
+  Raises:
+    ValueError: the name cannot be read, or see `splits.find` and
+      `splits.choose`.
+  """
+  path, *_ = parse_name(name)
+  known = ["train"]
+  if is_there(name):
+    root = paths.local(path, "video_folder:")
+    known = list(video_listing.find_splits(root))
+  elif train and test:
+    return train, test
+  return splits.choose(known, name, train, test)
+
+
 def fps_and_size(name: str) -> tuple[float, int]:
   """Returns the frames per second and the size that a dataset is stored at.
 

@@ -96,14 +96,10 @@ def list_videos(path: str | os.PathLike) -> Listing:
       label that "train" lacks. The message names the first few.
   """
   root = paths.local(path, "video_folder")
-  if not root.is_dir():
-    raise ValueError(f"video_folder:{path}: there is no such folder.")
   listed = {
     split: _read_table(root, part) if part.is_file() else _read(root, part)
-    for split, part in splits.find(root, _is_video).items()
+    for split, part in find_splits(root).items()
   }
-  if not listed:
-    listed["train"] = _read(root, root)
   listed = video_clips.with_groups(root, listed)
 
   source = [listed["train"]] if "train" in listed else listed.values()
@@ -125,6 +121,17 @@ def list_videos(path: str | os.PathLike) -> Listing:
   video_clips.warn_of_shared_groups(root, listed)
   ordered = {split: video_clips.order(clips) for split, clips in listed.items()}
   return Listing(root, ordered, names, has_several)
+
+
+def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the folders and tables of the splits; see `list_videos`.
+
+  Raises:
+    ValueError: there is no such folder, or see `splits.find`.
+  """
+  if not root.is_dir():
+    raise ValueError(f"video_folder:{root}: there is no such folder.")
+  return splits.find(root, _is_video) or {"train": root}
 
 
 def _is_video(name: str) -> bool:
