@@ -49,6 +49,7 @@ def folders(tmp_path_factory):
 def test_class_folders(folders):
   source = open_folder(*folders)
   assert source.class_names == ["a", "b"] and source.num_classes == 2
+  assert source.has_labels_at_hand and source.label_keys() == ["label"]
   lengths = {}
   for i, example in enumerate(source[i] for i in range(len(source))):
     assert example["id"] == i and example["label"].dtype == np.int32
@@ -318,6 +319,8 @@ def test_table_with_several_labels_and_times(tmp_path):
     ([5, 6, 7, 8, 9], [1, 1, 0]),
     ([15, 16, 17, 18, 19], [0, 0, 1]),
   ]
+  with pytest.raises(ValueError, match=r"'label' is no entry .* are: none"):
+    source.labels()
   test = open_folder(tmp_path, tmp_path / "tfds", "test")
   assert test[0]["label"].tolist() == [0, 0, 1]
 

@@ -80,6 +80,9 @@ def test_bad_folders(tmp_path):
   for name in ("Thumbs.db", "desktop.ini", "__MACOSX/a.mp4"):
     touch(folder, name, f"run/{name}")
   assert len(video_listing.list_videos(folder).clips["train"]) == 1
+  (folder / "run" / "b.mp4").symlink_to("nowhere.mp4")
+  refused(r"there is no file .*b.mp4, perhaps .* link")
+  (folder / "run" / "b.mp4").unlink()
   touch(folder, "run/old/b.mp4")
   refused(r"old is a folder inside of a class folder; is 'run' meant .* split")
 

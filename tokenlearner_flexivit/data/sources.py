@@ -21,7 +21,7 @@ class Source(abc.ABC):
   """A split of a dataset with random access.
 
   An example is a dict with `image` (encoded bytes, or uint8 [H, W, C]) or
-  `video` (a vector of encoded frames, or uint8 [T, H, W, C]), `label`
+  `video` (a sequence of encoded frames, or uint8 [T, H, W, C]), `label`
   (np.int32, or where an example may have several classes, float32
   [num_classes] with 1 at each of its own), `id` (np.int32, the position in the
   source) and whatever else the dataset has. Sources are pickled to worker

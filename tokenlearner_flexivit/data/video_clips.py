@@ -1,17 +1,20 @@
 """Clips of videos, in groups that no slice of a split cuts through."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
 import math
 import os
 import pathlib
+import stat as os_stat
 from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
 _MAX_SHOWN = 5
+_THREADS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +47,45 @@ def as_path(text: str) -> str:
   return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
+def stat_files(
+  root: pathlib.Path, clips: Iterable[Clip]
+) -> dict[str, os.stat_result | None]:
+  """Returns what the file system says of each path, None where no file is."""
+
+  def stat(path: str) -> os.stat_result | None:
+    try:
+      status = os.stat(root / as_path(path))
+    except (FileNotFoundError, NotADirectoryError):
+      return None
+    return None if os_stat.S_ISDIR(status.st_mode) else status
+
+  names = list(dict.fromkeys(clip.path for clip in clips))
+  # Threads wait for the disk or the network, not for the processor.
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    return dict(zip(names, pool.map(stat, names), strict=True))
+
+
 def with_groups(
-  root: pathlib.Path, listed: Mapping[str, Sequence[Clip]]
+  root: pathlib.Path,
+  listed: Mapping[str, Sequence[Clip]],
+  files: Mapping[str, os.stat_result],
 ) -> dict[str, list[Clip]]:
   """Returns the clips of all splits with their groups.
+
+  Args:
+    root: what paths are relative to.
+    listed: the clips by split.
+    files: of their paths; see `stat_files`.
 
   Raises:
     ValueError: the clips of a file have several groups, or the same clip has
       several labels.
   """
-  files = _name_files(root, listed)
+  names = _name_files(root, files)
   given = collections.defaultdict(set)
   for clip in itertools.chain.from_iterable(listed.values()):
     if clip.group:
-      given[files[clip.path]].add(clip.group)
+      given[names[clip.path]].add(clip.group)
   problems = [
     f"clips of {file} have the groups {', '.join(sorted(names))}: a file can "
     "only be in one"
@@ -69,7 +97,7 @@ def with_groups(
     labels = collections.defaultdict(set)
     grouped[split] = []
     for clip in clips:
-      file = files[clip.path]
+      file = names[clip.path]
       labels[file, clip.start, clip.end].add(clip.labels)
       name = min(given.get(file, {file}))
       grouped[split].append(dataclasses.replace(clip, group=name))
@@ -88,7 +116,7 @@ def with_groups(
 
 
 def _name_files(
-  root: pathlib.Path, listed: Mapping[str, Sequence[Clip]]
+  root: pathlib.Path, files: Mapping[str, os.stat_result]
 ) -> dict[str, str]:
   """Returns one name for each file by the paths that clips have.
 
@@ -96,20 +124,16 @@ def _name_files(
   the first of them in alphabetical order, relative to `root` if it is there, so
   that it is the same on every machine.
   """
-  home = os.path.normpath(root.absolute())
+  home = os.path.abspath(root)
   names, places = {}, {}
-  for clip in itertools.chain.from_iterable(listed.values()):
-    if clip.path in places:
-      continue
-    path = root / as_path(clip.path)
-    name = os.path.normpath(path.absolute())
+  for path, status in files.items():
+    name = os.path.abspath(root / as_path(path))
     if name.startswith(home + os.sep):
       name = os.path.relpath(name, home)
     name = as_text(name)
-    status = path.stat()
     # Some file systems number no files.
     place = (status.st_dev, status.st_ino) if status.st_ino else name
-    places[clip.path] = place
+    places[path] = place
     names[place] = min(names.get(place, name), name)
   return {path: names[place] for path, place in places.items()}
 

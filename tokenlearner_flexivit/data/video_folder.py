@@ -31,6 +31,11 @@ MAX_SIZE = 4096
 VERSION = "2.0.0"
 _ABOUT = "dataset.json"  # Written last: where it is, all is.
 _FRAMES = "frames"
+# What it says of the clips of a split, as one list each.
+_COLUMNS = (
+  *("path", "start", "end", "group"),
+  *("labels", "frames", "num_frames"),
+)
 
 
 class VideoFolderSource(sources.Source):
@@ -87,64 +92,76 @@ class VideoFolderSource(sources.Source):
     self.class_names = about["class_names"]
     self.num_classes = len(self.class_names)
     self.has_several = about["has_several"]
-    self._clips = []
+    clips = {column: [] for column in _COLUMNS}
     for asked, part in splits.parse(split):
       known = splits.resolve(asked, list(about["splits"]), name)
-      clips = about["splits"][known]
-      self._clips += _slice(clips, part, f"{name} ({known})")
-    labels = np.array(
-      [label for clip in self._clips for label in clip["labels"]], np.int64
+      columns = about["splits"][known]
+      chosen = _choose(columns["group"], part, f"{name} ({known})")
+      for column, values in clips.items():
+        values += columns[column][chosen]
+    self._digest = sources.hash_words(
+      self.class_names,
+      self.has_several,
+      [values for column, values in clips.items() if column != "frames"],
     )
+    self._paths, self._labels = clips["path"], clips["labels"]
+    self._files, self._lengths = clips["frames"], clips["num_frames"]
+    labels = np.array(list(itertools.chain(*self._labels)), np.int64)
     counts = np.bincount(labels, minlength=self.num_classes)
     sources.warn_of_missing_classes(
       self.name, self.class_names, counts, "video"
     )
 
   def __len__(self) -> int:
-    return len(self._clips)
+    return len(self._paths)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    clip = self._clips[index]
-    label = np.int32(clip["labels"][0])
+    classes = self._labels[index]
+    label = np.int32(classes[0])
     if self.has_several:
       label = np.zeros(self.num_classes, np.float32)
-      label[clip["labels"]] = 1
+      label[classes] = 1
     return {
       "video": frame_store.StoredFrames(
-        self._frames / clip["frames"], clip["num_frames"]
+        self._frames / self._files[index], self._lengths[index]
       ),
       "label": label,
       "id": np.int32(index),
-      "file_name": clip["path"].encode("utf-8", "surrogateescape"),
+      "file_name": self._paths[index].encode("utf-8", "surrogateescape"),
     }
 
   def describe(self, index: int) -> str:
     """Returns the position and the path of the video."""
-    return f"example {index}, {self._clips[index]['path']}"
+    return f"example {index}, {self._paths[index]}"
 
   def labels(self, key: str = "label") -> np.ndarray:
     """Returns the numbers of the classes, int64 [N], from memory."""
-    if key != "label" or self.has_several:
-      known = [] if self.has_several else ["label"]
-      raise ValueError(self._no_such_label(key, known))
-    numbers = [clip["labels"][0] for clip in self._clips]
-    return np.array(numbers, np.int64)
+    self.check_label(key)
+    return np.array([classes[0] for classes in self._labels], np.int64)
+
+  def label_keys(self) -> list[str]:
+    """Returns the only label that there is, if it is one class."""
+    return [] if self.has_several else ["label"]
+
+  @property
+  def has_labels_at_hand(self) -> bool:
+    """Labels are in memory."""
+    return True
 
   def digest(self) -> str:
     """Returns a hash of the classes and of the clips in their order."""
-    clips = [
-      {key: value for key, value in clip.items() if key != "frames"}
-      for clip in self._clips
-    ]
-    return sources.hash_words(self.class_names, self.has_several, clips)
+    return self._digest
 
 
-def _slice(
-  clips: Sequence[dict[str, Any]], part: str, where: str
-) -> Sequence[dict[str, Any]]:
-  """Returns the clips of a slice of a split, whole groups only."""
-  positions = splits.positions(part, len(clips), where)
-  groups = [clip["group"] for clip in clips]
+def _choose(groups: Sequence[str], part: str, where: str) -> slice:
+  """Returns the positions that a slice takes, whole groups only.
+
+  Args:
+    groups: of the clips of the split.
+    part: the slice, such as "[:90%]", or "".
+    where: the split, for errors.
+  """
+  positions = splits.positions(part, len(groups), where)
   start, stop = (
     video_clips.snap(groups, position)
     for position in (positions.start, positions.stop)
@@ -156,7 +173,7 @@ def _slice(
       "of a file, or of a group that a CSV file names, are together. There are "
       f"{len(set(groups))} in the split; ask for more of it."
     )
-  return clips[start:stop]
+  return slice(start, stop)
 
 
 def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -311,7 +328,7 @@ def prepare(
     about = _describe(listing, files, target / _FRAMES)
     new = scratch / _ABOUT
     # ASCII, so that names of files are kept whatever bytes they are.
-    new.write_text(json.dumps(about, indent=0), encoding="utf-8")
+    new.write_text(json.dumps(about), encoding="utf-8")
     new.rename(target / _ABOUT)
   stored = (target / _FRAMES / file for file in set(files.values()))
   megabytes = sum(file.stat().st_size for file in stored) / 1e6
@@ -326,24 +343,26 @@ def _describe(
 ) -> dict[str, Any]:
   """Returns what `VideoFolderSource` needs to know of the videos, for JSON."""
   numbers = {label: i for i, label in enumerate(listing.class_names)}
+  described = {}
+  for split, clips in listing.clips.items():
+    rows = (
+      (
+        clip.path,
+        clip.start,
+        clip.end,
+        clip.group,
+        [numbers[label] for label in clip.labels],
+        files[clip],
+        frame_store.count_frames(folder / files[clip]),
+      )
+      for clip in clips
+    )
+    columns = map(list, zip(*rows, strict=True))
+    described[split] = dict(zip(_COLUMNS, columns, strict=True))
   return {
     "class_names": listing.class_names,
     "has_several": listing.has_several,
-    "splits": {
-      split: [
-        {
-          "path": clip.path,
-          "start": clip.start,
-          "end": clip.end,
-          "group": clip.group,
-          "labels": [numbers[label] for label in clip.labels],
-          "frames": files[clip],
-          "num_frames": frame_store.count_frames(folder / files[clip]),
-        }
-        for clip in clips
-      ]
-      for split, clips in listing.clips.items()
-    },
+    "splits": described,
   }
 
 

@@ -30,12 +30,14 @@ class Listing:
       of one group follow each other.
     class_names: in alphabetical order, which numbers them.
     has_several: whether a clip may have several classes.
+    sizes: bytes of each file, by its path.
   """
 
   root: pathlib.Path
   clips: Mapping[str, Sequence[Clip]]
   class_names: list[str]
   has_several: bool
+  sizes: Mapping[str, int]
 
   def file(self, clip: Clip) -> pathlib.Path:
     """Returns the path of a clip's file."""
@@ -45,8 +47,7 @@ class Listing:
     """Returns a name for the content: paths, file sizes, labels and times."""
     content = {
       split: [
-        (*dataclasses.astuple(clip), self.file(clip).stat().st_size)
-        for clip in clips
+        (*dataclasses.astuple(clip), self.sizes[clip.path]) for clip in clips
       ]
       for split, clips in self.clips.items()
     }
@@ -100,7 +101,17 @@ def list_videos(path: str | os.PathLike) -> Listing:
     split: _read_table(root, part) if part.is_file() else _read(root, part)
     for split, part in find_splits(root).items()
   }
-  listed = video_clips.with_groups(root, listed)
+  everything = list(itertools.chain.from_iterable(listed.values()))
+  files = video_clips.stat_files(root, everything)
+  video_clips.check(
+    root,
+    (
+      f"there is no file {root / path}, perhaps it is a link to nowhere"
+      for path, status in files.items()
+      if status is None
+    ),
+  )
+  listed = video_clips.with_groups(root, listed, files)
 
   source = [listed["train"]] if "train" in listed else listed.values()
   names = sorted({name for part in source for c in part for name in c.labels})
@@ -120,7 +131,8 @@ def list_videos(path: str | os.PathLike) -> Listing:
   )
   video_clips.warn_of_shared_groups(root, listed)
   ordered = {split: video_clips.order(clips) for split, clips in listed.items()}
-  return Listing(root, ordered, names, has_several)
+  sizes = {path: status.st_size for path, status in files.items()}
+  return Listing(root, ordered, names, has_several, sizes)
 
 
 def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -182,7 +194,7 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   text = _read_text(table)
   header, *_ = text.splitlines() or [""]
   separator = max(_SEPARATORS, key=header.count)
-  clips, problems = [], []
+  clips, lines, problems = [], [], []
   reader = csv.reader(
     io.StringIO(text, newline=""),
     delimiter=separator,
@@ -196,7 +208,8 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
       if not any(value.strip() for value in row):
         continue  # Spreadsheets leave such behind.
       try:
-        clips.append(_read_row(root, columns, row, separator))
+        clips.append(_read_row(columns, row, separator))
+        lines.append(reader.line_num)
       except ValueError as error:
         problems.append(f"line {reader.line_num}: {error}")
   except csv.Error as error:
@@ -204,6 +217,12 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
       f"line {reader.line_num}: {error}; a value with quotes in it needs them "
       'doubled, inside of quotes: "a ""b"".mp4"'
     )
+  files = video_clips.stat_files(root, clips)
+  problems += [
+    f"line {line}: there is no file {root / clip.path}"
+    for line, clip in zip(lines, clips, strict=True)
+    if files[clip.path] is None
+  ]
   video_clips.check(table, problems)
   if not clips:
     raise ValueError(f"{table} lists no videos.")
@@ -234,7 +253,6 @@ def _read_text(table: pathlib.Path) -> str:
 
 
 def _read_row(
-  root: pathlib.Path,
   columns: Sequence[str],
   row: Sequence[str],
   separator: str,
@@ -254,9 +272,6 @@ def _read_row(
   labels = [label.strip() for label in values["label"].split(";")]
   if not all(labels):
     raise ValueError(f"a label of {values['path']} is missing")
-  path = root / video_clips.as_path(values["path"])
-  if not path.is_file():
-    raise ValueError(f"there is no file {video_clips.as_text(path)}")
   times = {}
   for key in ("start", "end"):
     if text := values[key]:
