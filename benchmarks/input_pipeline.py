@@ -5,8 +5,9 @@
 
 JPEGs of 500x375 pixels, the mean of ImageNet, are read from class folders,
 decoded, cropped as for Inception, resized to 240 pixels, mirrored, scaled and
-put into batches. With --tf_python, an environment with TensorFlow (see
-benchmarks/tf_data.py), tf.data does the same on the same core, by turns.
+put into batches. The row "listing" is about opening a folder. With --tf_python,
+an environment with TensorFlow (see benchmarks/tf_data.py), tf.data does the
+same on the same core, by turns.
 """
 
 import argparse

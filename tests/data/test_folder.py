@@ -222,9 +222,8 @@ def test_a_file_that_is_no_image_is_a_corrupt_example(tmp_path):
   fill(tmp_path, ("cat", "dog"), 2)
   (tmp_path / "cat" / "page.jpg").write_bytes(b"<html>")
   config = {"name": f"folder:{tmp_path}", "split": "all", "pp": "decode"}
-  batches = data.train_batches(config, batch_size=5, seed=0)
   with pytest.raises(data.ExampleError, match=r"page\.jpg of .*<html>"):
-    next(batches)
+    next(data.train_batches(config, batch_size=5, seed=0))
 
 
 def test_sources_are_sent_to_processes_in_few_bytes(tmp_path):
@@ -370,6 +369,5 @@ def test_a_file_that_vanished_is_named(tmp_path):
   config = {"name": f"folder:{tmp_path}", "split": "all", "pp": "decode"}
   source = data.open_source(config)
   (tmp_path / "cat" / "0.png").unlink()
-  batches = data.train_batches(config, batch_size=2, seed=0, source=source)
   with pytest.raises(data.ExampleError, match=r"cat/0\.png of folder"):
-    next(batches)
+    next(data.train_batches(config, batch_size=2, seed=0, source=source))

@@ -329,7 +329,9 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   kind, _, path = name.partition(":")
   if not kind.endswith("folder"):
     return ""
-  root = paths.local(path.partition("?")[0], kind)
+  if kind == "video_folder":
+    path = path.partition("?")[0]
+  root = paths.local(path, kind)
   if not root.is_dir():
     return ""
   known = {part: path.name for part, path in find(root).items()}
