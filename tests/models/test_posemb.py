@@ -1,9 +1,11 @@
 """Position embeddings on any grid."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import posemb
 
 
@@ -45,3 +47,44 @@ def test_sincos2d_is_separable():
 def test_sincos2d_width(width):
   with pytest.raises(ValueError, match=f"divisible by 4.*{width}"):
     posemb.sincos2d((3, 3), width)
+
+
+def published_sines(height, width, features):
+  """The formula of big_vision's posemb_sincos_2d, in float64."""
+  y, x = np.mgrid[:height, :width]
+  omega = np.arange(features // 4) / (features // 4 - 1)
+  omega = 1 / 10_000**omega
+  y = np.einsum("m,d->md", y.flatten(), omega)
+  x = np.einsum("m,d->md", x.flatten(), omega)
+  table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+  return table.reshape(height, width, features)
+
+
+@pytest.mark.parametrize("stored", [(5, 5), (6, 6), (3, 5)])
+def test_a_model_resizes_the_sines_of_its_stored_grid(stored):
+  arguments = dict(
+    num_classes=3, width=16, depth=1, mlp_dim=8, num_heads=1, patch_size=4
+  )
+  model = models.ViT(**arguments, posemb="sincos2d", posemb_grid=stored)
+  images = jnp.asarray(
+    np.random.default_rng(0).uniform(-1, 1, (1, 60, 60, 3)), jnp.float32
+  )
+  params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+  assert "pos_embedding" not in params
+  # Fewer cells than are stored, more, and of one axis fewer, of the other more.
+  outs = jax.jit(
+    lambda: [
+      model.apply({"params": params}, images, patch_size=patch_size)[1]
+      for patch_size in (20, 6, (30, 6))
+    ]
+  )()
+  for out in outs:
+    _, h, w, d = out["stem"].shape
+    expected = jax.image.resize(
+      jnp.asarray(published_sines(*stored, d), jnp.float32), (h, w, d), "linear"
+    )
+    np.testing.assert_allclose(
+      out["with_posemb"] - out["stem"].reshape(1, h * w, d),
+      expected.reshape(1, h * w, d),
+      atol=2e-5,
+    )

@@ -14,7 +14,6 @@ import pytest
 from tests import vectors as vectors_lib
 from tests.vectors import apply, assert_close, largest
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import posemb
 
 # Modules that check reference vectors.
 MODULES = (
@@ -161,14 +160,13 @@ def big_vision_model(cfg, **kwargs):
 def test_flexivit(name):
   vectors = vectors_lib.Vectors(name)
   cfg = vectors.meta["cfg"]
-  # The published FlexiViT computes sines for the stored grid and resizes them
-  # like a learned embedding; ours computes them for the grid at hand.
   model = big_vision_model(
-    cfg, posemb_grid=cfg["posemb_size"], pool=cfg["pool_type"]
+    cfg,
+    posemb=cfg["posemb"],
+    posemb_grid=cfg["posemb_size"],
+    pool=cfg["pool_type"],
   )
   params = vectors.tree("params/")
-  if cfg["posemb"] == "sincos2d":
-    params["pos_embedding"] = posemb.sincos2d(cfg["posemb_size"], cfg["width"])
   for call, settings in vectors.meta["calls"].items():
     images = vectors["in/" + call.split("@")[0]]
     _, out = apply(model, params, images, patch_size=settings["patch"])
@@ -194,10 +192,12 @@ def test_vit(name):
   vectors = vectors_lib.Vectors(name)
   cfg = vectors.meta["cfg"]
   pool = cfg["pool_type"]
+  size = vectors["in/x"].shape[1:3]
   model = big_vision_model(
     cfg,
     posemb=cfg["posemb"],
-    posemb_grid=4,
+    # The plain ViT has no stored grid: its sines are those of its images.
+    posemb_grid=np.floor_divide(size, cfg["patch_size"]).tolist(),
     pool=pool if pool in ("gap", "map", "tok") else "gap",
   )
   params = vectors.tree("params/")

@@ -264,3 +264,32 @@ def test_config():
     tl.TokenLearnerConfig.from_dict(dict(layer=2))
   with pytest.raises(ValueError, match="num_tokens must be at least 1"):
     tl.TokenLearnerConfig.from_dict(dict(layer=2, num_tokens=0))
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0", "average"])
+def test_half_precision_sums_in_float32(version):
+  # At 900 positions equal weights rounded to bfloat16 would all be off alike.
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 900, 8)) + 1)
+  x = x.astype(jnp.bfloat16)
+  tokens, maps = {}, {}
+  for dtype in (jnp.bfloat16, jnp.float32):
+    module = models.TokenLearner(
+      6, version=version, pooling="mean", dtype=dtype
+    )
+    params = {}
+    if version != "average":
+      shapes = jax.eval_shape(
+        lambda x, m=module: m.init(jax.random.key(0), x, (30, 30)), x
+      )
+      params = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    apply = jax.jit(lambda p, x, m=module: m.apply(p, x, (30, 30)))
+    tokens[dtype], maps[dtype] = apply(params, x)
+  assert maps[jnp.bfloat16].dtype == jnp.float32
+  np.testing.assert_allclose(
+    maps[jnp.bfloat16].sum(-1), 0.5 if version == "1.0" else 1, rtol=1e-5
+  )
+  assert tokens[jnp.bfloat16].dtype == jnp.bfloat16
+  # Nothing but the result is rounded.
+  np.testing.assert_array_equal(
+    tokens[jnp.bfloat16], tokens[jnp.float32].astype(jnp.bfloat16)
+  )

@@ -385,3 +385,26 @@ def test_one_trace_per_patch_size():
   for patch_size in (4, 8, 12, 4, 8, 12):
     for num_tokens in (1, 3):
       step(params, IMAGES, jnp.int32(num_tokens), patch_size=patch_size)
+
+
+@pytest.mark.parametrize(
+  ("section", "message"),
+  [
+    (dict(depth=2), "ViT needs width, mlp_dim, num_heads"),
+    (dict(variant="mu", width="8"), "width must be a whole number, got '8'"),
+    (dict(variant="mu", depth=2.0), "depth must be a whole number, got 2.0"),
+    (dict(variant="mu", dropout="x"), "dropout must be a number, got 'x'"),
+    (dict(variant="mu", scan=1), "scan must be True or False, got 1"),
+    (dict(variant="mu", patch_size="a"), "patch_size: Expected one or two"),
+    (dict(variant="mu", token_learner=3), "token_learner=3 must be None or"),
+    (
+      dict(variant="mu", token_learner=dict(layer=0, num_tokens="2")),
+      "token_learner.num_tokens must be a whole number, got '2'",
+    ),
+    (dict(name=["vit"]), "Unknown model"),
+    (dict(name="vivit_bottleneck", variant="M", stages=3), "cannot be built"),
+  ],
+)
+def test_wrong_types_in_a_config_name_the_key(section, message):
+  with pytest.raises(ValueError, match=message):
+    models.create(**section)

@@ -46,13 +46,17 @@ def create(
     a linen module.
 
   Raises:
-    ValueError: for an unknown name, variant or argument, listing those known.
+    ValueError: for an unknown name, variant or argument, listing those known;
+      for one that is missing or of a wrong type.
   """
-  if name not in MODELS:
+  if not isinstance(name, str) or name not in MODELS:
     raise ValueError(
       f"Unknown model {name!r}. Known: {', '.join(sorted(MODELS))}."
     )
-  return MODELS[name].from_variant(variant, **kwargs)
+  try:
+    return MODELS[name].from_variant(variant, **kwargs)
+  except TypeError as error:
+    raise ValueError(f"The model {name!r} cannot be built: {error}.") from error
 
 
 def input_shape(model: nn.Module, channels: int = 3) -> tuple[int, ...]:

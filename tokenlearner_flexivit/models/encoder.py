@@ -40,8 +40,9 @@ class Encoder(nn.Module):
     dtype: of the computation.
     remat: whether the backward pass recomputes each block.
     scan: whether blocks in a row are one `lax.scan`, which compiles once for
-      all of them. Parameters and results are the same; those of the blocks
-      may come stacked (see `stacking`).
+      all of them. Parameters are the same, stacked or not (see `stacking`), and
+      so are results without dropout and stochastic depth; with these the draws
+      are others, of the same distribution.
     block_cls: the class of the blocks, with the attributes and the call of
       `Encoder1DBlock`.
     learner_cls: likewise, of `TokenLearner`.

@@ -18,12 +18,13 @@ Size = int | Sequence[int]
 METHODS = ("pi", "vanilla", "area", "norm")
 
 
-def to_size(size: Size) -> tuple[int, ...]:
+def to_size(size: Size, name: str = "") -> tuple[int, ...]:
   """Returns (height, width), or (frames, height, width).
 
   Args:
     size: an int, or one in a list, for both height and width, or two ints,
       or three.
+    name: of the size, for errors.
 
   Raises:
     ValueError: for anything else, or a size that is traced.
@@ -38,17 +39,20 @@ def to_size(size: Size) -> tuple[int, ...]:
   static = all(isinstance(s, numbers.Integral) for s in sizes)
   if len(sizes) not in (2, 3) or not static or min(sizes) < 1:
     raise ValueError(
-      "Expected one or two positive integers, or three with frames first, got"
-      f" {size!r}."
+      f"{name and f'{name}: '}Expected one or two positive integers, or three"
+      f" with frames first, got {size!r}."
     )
   return tuple(int(s) for s in sizes)
 
 
-def to_pair(size: Size) -> tuple[int, int]:
+def to_pair(size: Size, name: str = "") -> tuple[int, int]:
   """Returns (height, width); as `to_size`, but frames are an error."""
-  sizes = to_size(size)
+  sizes = to_size(size, name)
   if len(sizes) != 2:
-    raise ValueError(f"Expected one or two positive integers, got {size!r}.")
+    raise ValueError(
+      f"{name and f'{name}: '}Expected one or two positive integers, got"
+      f" {size!r}."
+    )
   return sizes
 
 
@@ -167,11 +171,11 @@ def resize_kernel(
   # Weights, not activations: full precision costs little here, and TPU and GPU
   # defaults would round the kernel.
   matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-  resized = kernel
+  resized = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
   for axis, (old, new) in enumerate(zip(old_size, new_size, strict=True)):
     if old == new:
       continue
-    rows, batch = jnp.asarray(matrix(old, new), kernel.dtype), ()
+    rows, batch = jnp.asarray(matrix(old, new), resized.dtype), ()
     if axis:
       # One product per row leaves the layout as it is: on CPU this is three
       # times as fast as a single product and a transposition.
@@ -186,10 +190,10 @@ def resize_kernel(
   elif method == "norm":
     norms = [
       jnp.sqrt(jnp.sum(k**2, axis=range(k.ndim - 1), keepdims=True))
-      for k in (kernel, resized)
+      for k in (kernel.astype(resized.dtype), resized)
     ]
     resized *= norms[0] / jnp.maximum(norms[1], 1e-12)
-  return resized
+  return resized.astype(kernel.dtype)
 
 
 class PatchEmbed(nn.Module):

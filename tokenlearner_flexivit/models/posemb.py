@@ -12,10 +12,12 @@ POSEMBS = ("learn", "sincos2d")
 def resize_posemb(
   posemb: jax.Array, old_grid: Sequence[int], new_grid: Sequence[int]
 ) -> jax.Array:
-  """Resizes a learned position embedding bilinearly.
+  """Resizes a position embedding bilinearly.
 
   As in FlexiViT's forward pass the interpolation is antialiased when the grid
-  shrinks, which the resize of the patch kernel is not.
+  shrinks, which the resize of the patch kernel is not. Learned embeddings and
+  sines are resized alike, so that a place in the image keeps its position at
+  every patch size.
 
   Args:
     posemb: [1, N, D] for the N cells of `old_grid`.

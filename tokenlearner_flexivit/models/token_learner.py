@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tokenlearner_flexivit.models import blocks
+from tokenlearner_flexivit.models import blocks, checks
 from tokenlearner_flexivit.models.average_pooling import average_maps
 
 ALL = "all"  # As `num_tokens` of a model: TokenLearner is switched off.
@@ -50,10 +50,9 @@ class TokenLearnerConfig:
   def __post_init__(self):
     check_choices(self.version, self.pooling)
     for name in ("num_tokens", "bottleneck_dim"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"token_learner.{name} must be at least 1, got {getattr(self, name)}."
-        )
+      checks.whole(getattr(self, name), f"token_learner.{name}")
+    checks.whole(self.layer, "token_learner.layer", least=None)
+    checks.boolean(self.fuser, "token_learner.fuser")
 
   @classmethod
   def from_dict(cls, mapping: Mapping[str, Any]) -> "TokenLearnerConfig":
@@ -63,7 +62,13 @@ class TokenLearnerConfig:
       ValueError: for unknown or missing keys, listing those known, and for
         values out of range.
     """
-    given = dict(mapping)
+    try:
+      given = dict(mapping)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f"token_learner={mapping!r} must be None or a mapping, such as"
+        " dict(layer=2, num_tokens=8)."
+      ) from None
     fields = dataclasses.fields(cls)
     required = {f.name for f in fields if f.default is dataclasses.MISSING}
     unknown = set(given) - {f.name for f in fields}
@@ -146,6 +151,17 @@ def token_mask(
   return jnp.arange(learned) < num_tokens
 
 
+def _weighted_sums(maps: jax.Array, x: jax.Array) -> jax.Array:
+  """Returns maps [B, S, N] times x [B, N, D] in the dtype of `x`.
+
+  Half precision would round equal weights alike, so their sum would not be 1.
+  """
+  tokens = jnp.matmul(
+    maps, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+  )
+  return tokens.astype(x.dtype)
+
+
 class MapConv(nn.Module):
   """A 3x3 SAME convolution without bias, of which some outputs can be left.
 
@@ -192,7 +208,8 @@ class TokenLearner(nn.Module):
     pooling: "sum" or "mean".
     bottleneck_dim: hidden features of the MLP in v1.1.
     dropout_rate: in the MLP of v1.1, after both layers.
-    dtype: of the computation; softmax and parameters are float32.
+    dtype: of the computation; parameters, maps and their products with the
+      input are float32.
   """
 
   num_tokens: int
@@ -221,7 +238,8 @@ class TokenLearner(nn.Module):
       train: whether dropout is active.
 
     Returns:
-      tokens [B, S, D] and maps [B, S, N], or [B, s, D] and [B, s, N].
+      tokens [B, S, D] in `dtype` and maps [B, S, N] in float32, or [B, s, D]
+      and [B, s, N].
 
     Raises:
       ValueError: for unknown settings, a `num_tokens` out of range, or a grid
@@ -245,11 +263,11 @@ class TokenLearner(nn.Module):
       if self.is_initializing() and n == 1:
         # The whole image as one patch, which is for parameters alone. Here are
         # none, so it matters not that averages of one patch are no averages.
-        maps = jnp.ones((self.num_tokens, n), self.dtype)
+        maps = jnp.ones((self.num_tokens, n), jnp.float32)
       else:
-        maps = jnp.asarray(average_maps(self.num_tokens, grid), self.dtype)
+        maps = jnp.asarray(average_maps(self.num_tokens, grid), jnp.float32)
       maps = jnp.broadcast_to(maps, (b, *maps.shape))
-      return maps @ x, maps
+      return _weighted_sums(maps, x), maps
     y = blocks.layer_norm(self.dtype, "LayerNorm_0")(x)
     if self.version == "1.1":
       y = blocks.MlpBlock(
@@ -259,18 +277,18 @@ class TokenLearner(nn.Module):
         dtype=self.dtype,
         name="token_masking",
       )(y, train, num_out)
-      maps = y.transpose(0, 2, 1).astype(jnp.float32)
-      maps = nn.softmax(maps, axis=-1).astype(self.dtype)
+      maps = nn.softmax(y.transpose(0, 2, 1).astype(jnp.float32), axis=-1)
     else:
       y = self._convolve(y.reshape(b, *grid, d), num_out)
-      maps = nn.sigmoid(y).reshape(b, n, -1).transpose(0, 2, 1)
+      y = y.astype(jnp.float32).reshape(b, n, -1).transpose(0, 2, 1)
+      maps = nn.sigmoid(y)
       if self.pooling == "mean":
         maps /= n
 
     mask = token_mask(num_tokens, self.num_tokens)
     if mask is not None:
       maps = jnp.where(mask[None, :, None], maps, 0)
-    return maps @ x, maps
+    return _weighted_sums(maps, x), maps
 
   @nn.nowrap
   def _convolve(self, y: jax.Array, num_out: int | None) -> jax.Array:

@@ -15,11 +15,19 @@ from flax import core
 from flax import linen as nn
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.models import blocks, encoder, patch_embed, variants
+from tokenlearner_flexivit.models import (
+  blocks,
+  checks,
+  encoder,
+  patch_embed,
+  variants,
+)
 from tokenlearner_flexivit.models import posemb as posembs
 from tokenlearner_flexivit.models import token_learner as tl
 
 POOLS = ("gap", "tok", "map")
+# What has no default.
+_SIZES = ("width", "depth", "mlp_dim", "num_heads")
 DTYPES = ("float32", "bfloat16", "float16")
 Outputs = tuple[jax.Array, dict[str, Any]]
 
@@ -63,14 +71,26 @@ class VisionTransformer(nn.Module):
     known = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
     configuration.check_keys(overrides, {"variant", *known}, cls.__name__)
     defaults = cls._decode_variant(variant) if variant else {}
-    return cls(**(dict(num_classes=None) | defaults | overrides))
+    arguments = dict(num_classes=None) | defaults | overrides
+    missing = [name for name in _SIZES if name not in arguments]
+    if missing:
+      raise ValueError(
+        f"{cls.__name__} needs {', '.join(missing)}: give them, or a variant"
+        " such as 'S'."
+      )
+    return cls(**arguments)
 
   def __post_init__(self):
-    for name in ("width", "depth", "mlp_dim", "num_heads"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}."
-        )
+    for name in _SIZES:
+      checks.whole(getattr(self, name), name)
+    if self.num_classes is not None:
+      checks.whole(self.num_classes, "num_classes", least=0)
+    if self.rep_size is not None and not isinstance(self.rep_size, bool):
+      checks.whole(self.rep_size, "rep_size")
+    for name in ("head_zeroinit", "remat", "scan"):
+      checks.boolean(getattr(self, name), name)
+    for name in ("head_bias_init", "dropout", "stochastic_depth"):
+      checks.number(getattr(self, name), name)
     # Plain, hashable fields, whatever a config or a JSON file held.
     if self.token_learner is not None:
       config = tl.TokenLearnerConfig.from_dict(self.token_learner)
@@ -191,9 +211,9 @@ class VisionTransformer(nn.Module):
         nn.initializers.normal(self.width**-0.5),
         (1, math.prod(stored_grid), self.width),
       )
-      posemb = posembs.resize_posemb(posemb, stored_grid, grid)
     else:
-      posemb = posembs.sincos2d(grid, self.width)
+      posemb = posembs.sincos2d(stored_grid, self.width)
+    posemb = posembs.resize_posemb(posemb, stored_grid, grid)
     return posemb.astype(self.dtype)
 
   @nn.nowrap

@@ -27,8 +27,10 @@ class ViT(transformer.VisionTransformer):
     mlp_dim: hidden features of the MLPs.
     num_heads: attention heads, a divisor of `width`.
     patch_size: int or (p, q), size of the stored patch embedding kernel.
-    posemb_grid: int or (h, w), size of the stored position embedding.
-    posemb: "learn", or "sincos2d", which is computed for the grid at hand.
+    posemb_grid: int or (h, w), size of the position embedding before it is
+      resized to the grid of a call.
+    posemb: "learn" stores one; "sincos2d" computes sines and cosines for
+      `posemb_grid`, as the published FlexiViT does.
     pool: "gap" averages the tokens, "tok" takes a cls token that is put in
       front of them after the position embedding, "map" is attention pooling.
     token_learner: None or a mapping with the fields of `TokenLearnerConfig`:
@@ -42,14 +44,15 @@ class ViT(transformer.VisionTransformer):
     dtype: of the computation, by name or as a dtype. Parameters, LayerNorm
       statistics, softmax, pooling and head are float32.
     remat: whether the backward pass recomputes each block, to save memory.
-    scan: whether equal blocks in a row are one loop, to compile sooner.
+    scan: whether equal blocks in a row are one loop, to compile sooner. The
+      draws of dropout and stochastic depth are then others.
   """
 
   input = "image"  # What an example calls what the model sees.
 
   def __post_init__(self):
-    self.patch_size = patch_embed.to_pair(self.patch_size)
-    self.posemb_grid = patch_embed.to_pair(self.posemb_grid)
+    self.patch_size = patch_embed.to_pair(self.patch_size, "patch_size")
+    self.posemb_grid = patch_embed.to_pair(self.posemb_grid, "posemb_grid")
     super().__post_init__()
 
   def check(

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tokenlearner_flexivit.models import patch_embed, transformer, variants
+from tokenlearner_flexivit.models import (
+  checks,
+  patch_embed,
+  transformer,
+  variants,
+)
 
 
 def sample_frames(videos: jax.Array, num_frames: int) -> jax.Array:
@@ -63,7 +68,7 @@ class ViViT(transformer.VisionTransformer):
   _decode_variant = staticmethod(variants.decode_video_variant)
 
   def __post_init__(self):
-    self.patch_size = patch_embed.to_size(self.patch_size)
+    self.patch_size = patch_embed.to_size(self.patch_size, "patch_size")
     self.posemb_grid = _to_triple(self.posemb_grid, "posemb_grid")
     _check_num_frames(self.num_frames)
     super().__post_init__()
@@ -199,12 +204,12 @@ class ViViT(transformer.VisionTransformer):
 
 
 def _check_num_frames(num_frames: int | None) -> None:
-  if num_frames is not None and num_frames < 1:
-    raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+  if num_frames is not None:
+    checks.whole(num_frames, "num_frames")
 
 
 def _to_triple(size: patch_embed.Size, name: str) -> tuple[int, int, int]:
-  sizes = patch_embed.to_size(size)
+  sizes = patch_embed.to_size(size, name)
   if len(sizes) != 3:
     raise ValueError(
       f"{name} is (frames, height, width), three positive integers; got"

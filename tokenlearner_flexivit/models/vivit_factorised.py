@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from tokenlearner_flexivit.models import transformer, vivit
+from tokenlearner_flexivit.models import checks, transformer, vivit
 
 
 class ViViTFactorised(vivit.ViViT):
@@ -45,10 +45,7 @@ class ViViTFactorised(vivit.ViViT):
   temporal_depth: int = 4
 
   def __post_init__(self):
-    if self.temporal_depth < 1:
-      raise ValueError(
-        f"temporal_depth must be at least 1, got {self.temporal_depth}."
-      )
+    checks.whole(self.temporal_depth, "temporal_depth")
     super().__post_init__()
 
   @property
