@@ -6,6 +6,11 @@ def whole_numbers(text: str) -> list[int]:
   return [int(part) for part in text.split(",")]
 
 
+def numbers(text: str) -> list[float]:
+  """Reads "0.485,0.456,0.406"."""
+  return [float(part) for part in text.split(",")]
+
+
 def patch_size(text: str) -> int | list[int]:
   """Reads "8", or "8,16" for height and width."""
   size = whole_numbers(text)

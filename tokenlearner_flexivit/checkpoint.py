@@ -352,6 +352,33 @@ def read_params(workdir: pathlib.Path, step: int | None = None) -> Any:
   )
 
 
+def param_specs(
+  workdir: pathlib.Path,
+) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Returns shape and safetensors dtype of each array of `read_params`.
+
+  No array is read.
+
+  Raises:
+    ValueError: no checkpoint there, or its header is damaged.
+  """
+  step = newest_step(workdir)
+  try:
+    specs = state_file.specs(workdir / CHECKPOINTS / str(step) / "state")
+  except ValueError:
+    _intact(workdir)  # Says what is wrong.
+    raise
+  for prefix in ("ema/", "params/"):
+    shapes = {
+      name.removeprefix(prefix): spec
+      for name, spec in specs.items()
+      if name.startswith(prefix)
+    }
+    if shapes:
+      break
+  return shapes
+
+
 def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the whole state of a workdir's newest checkpoint.
 

@@ -58,6 +58,25 @@ def read(directory: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
     return {name: file.get_tensor(name) for name in names}
 
 
+def specs(directory: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Returns shape and safetensors dtype, as "F32", of every array by name.
+
+  Raises:
+    ValueError: the file is not there or its header is damaged.
+  """
+  try:
+    with safetensors.safe_open(
+      directory / _FILE, framework="np", backend="pread"
+    ) as file:
+      slices = {n: file.get_slice(n) for n in file.keys()}  # noqa: SIM118
+      return {
+        name: (tuple(spec.get_shape()), spec.get_dtype())
+        for name, spec in slices.items()
+      }
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{directory / _FILE} cannot be read: {error}.") from error
+
+
 class Handler(ocp.AsyncCheckpointHandler):
   """Writes the item of a checkpoint that holds the state."""
 

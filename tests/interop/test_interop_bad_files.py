@@ -230,11 +230,21 @@ def test_unknown_names(tmp_path, refused):
 
 def test_strange_shapes_in_torch_names(tmp_path, refused):
   path = tmp_path / "a.safetensors"
-  names = ("patch_embed.proj.weight", "blocks.99999999.attn.qkv.weight")
+  names = (
+    "patch_embed.proj.weight",
+    "blocks.99999999.attn.qkv.weight",
+    "pos_embed",
+    "norm.weight",
+    "norm.bias",
+  )
   safetensors.numpy.save_file(
     {name: np.zeros((7,), np.float32) for name in names}, path
   )
-  refused(path, r"embedding/kernel \[7\], the model's is \[4, 4, 3, 16\]")
+  refused(
+    path,
+    r"patch_embed.proj.weight \(here embedding/kernel\) \[7\], the model's is"
+    r" \[4, 4, 3, 16\]",
+  )
 
 
 def test_fortran_order_and_big_endian(

@@ -50,6 +50,36 @@ def test_released_name(web):
   assert web.asked == [url]
 
 
+def test_another_file_under_a_known_address_is_refused(web, tmp_path):
+  url = "https://example.com/a.npz"
+  web.pages[url] = Response(CONTENT)
+  path = interop.fetch(url)
+  noted = path.with_name(f"{path.name}.sha256")
+  assert noted.read_text().split()[0] == hashlib.sha256(CONTENT).hexdigest()
+  # The cached file changes on the disk.
+  path.write_bytes(b"other weights")
+  with pytest.raises(ValueError, match="damaged or was replaced"):
+    download.checked_sha256(path)
+  # The server has another one.
+  path.unlink()
+  web.pages[url] = Response(b"other weights")
+  with pytest.raises(ValueError, match="not what it was at its first download"):
+    interop.fetch(url)
+  assert [p.name for p in path.parent.iterdir()] == [noted.name]
+  noted.unlink()
+  web.pages[url] = Response(b"other weights")
+  assert interop.fetch(url).read_bytes() == b"other weights"
+
+
+def test_without_a_network(web):
+  url = "https://storage.googleapis.com/big_vision/flexivit/flexivit_b_i1k.npz"
+  web.pages[url] = urllib.error.URLError("no route")
+  with pytest.raises(OSError, match=f"{url} cannot be downloaded .*the path"):
+    interop.fetch("FlexiViT-B i1k")
+  with pytest.raises(FileNotFoundError, match="Released are FlexiViT-B i1k,"):
+    interop.fetch("no such name")
+
+
 def test_names_of_the_issue_are_known():
   assert {"FlexiViT-B i1k", "ViT-B/8 augreg i21k"} <= interop.RELEASED.keys()
   for location in interop.RELEASED.values():
@@ -132,6 +162,13 @@ def hub(tmp_path, monkeypatch):
 )
 def test_hugging_face(source, name, hub):
   assert interop.fetch(source).name == name
+
+
+def test_what_a_repository_tells_of_its_model_is_fetched_too(hub, tmp_path):
+  hub.append("config.json")
+  interop.fetch("hf://timm/vit")
+  assert (tmp_path / "timm-vit-None-config.json").exists()
+  assert not (tmp_path / "timm-vit-None-preprocessor_config.json").exists()
 
 
 def test_hugging_face_without_choice(hub):

@@ -59,7 +59,7 @@ def test_token_learner(
 
 
 def test_hugging_face(tmp_path, make_model, make_params, assert_same):
-  model = make_model(pool="tok", rep_size=True)
+  model = make_model(num_classes=None, pool="tok", rep_size=True)
   params = make_params(model)
   path = tmp_path / "model.safetensors"
   interop.save_params(params, path, "hugging_face")
@@ -116,6 +116,12 @@ def test_sines_are_stored_where_a_format_wants_them(
     (dict(rep_size=4), "timm", "a.safetensors", "pre_logits"),
     (dict(pool="map"), "scenic", "a.npz", "MAPHead_0"),
     (dict(), "hugging_face", "a.safetensors", "cls token"),
+    (
+      dict(pool="tok", rep_size=True),
+      "hugging_face",
+      "a.safetensors",
+      "no layer between the cls token and the classifier",
+    ),
     (dict(), "timm", "a.npz", r"saved as \.safetensors"),
     (dict(), "keras", "a.npz", "Known: big_vision"),
   ],

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tokenlearner_flexivit import models, terminal
+from tokenlearner_flexivit import arguments, models, terminal
 from tokenlearner_flexivit.interop import (
   FORMATS,
   describe,
@@ -37,12 +37,38 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument(
       "--num_heads",
       type=int,
-      help="attention heads; timm and Hugging Face files do not tell them",
+      help="attention heads, for timm's and Hugging Face's files without a "
+      "config.json",
     )
+    command.add_argument(
+      "--posemb_grid",
+      type=arguments.whole_numbers,
+      metavar="H,W",
+      help="grid of the positions, where no config tells it",
+    )
+  for name, meaning in (("mean", "subtracted from"), ("std", "dividing")):
+    turn.add_argument(
+      f"--input_{name}",
+      type=arguments.numbers,
+      metavar="R,G,B",
+      help=f"{meaning} the images in [0, 1] that the weights expect; absorbed, "
+      "so that images in [-1, 1] can be given",
+    )
+  turn.add_argument(
+    "--unused",
+    nargs="+",
+    default=(),
+    metavar="NAME",
+    help="beginnings of names of arrays to leave out",
+  )
   args = parser.parse_args(argv)
   try:
     if args.command == "describe":
-      print(describe(args.file, num_heads=args.num_heads))
+      print(
+        describe(
+          args.file, num_heads=args.num_heads, posemb_grid=args.posemb_grid
+        )
+      )
     else:
       _convert(args)
     sys.stdout.flush()
@@ -55,12 +81,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-  description = describe(args.input, num_heads=args.num_heads)
-  model = models.ViT(**description.model)
-  params, report = load_params_and_report(args.input, model, dtype=None)
+  description = describe(
+    args.input, num_heads=args.num_heads, posemb_grid=args.posemb_grid
+  )
+  model = models.create(**description.model)
+  params, report = load_params_and_report(
+    args.input,
+    model,
+    dtype=None,
+    posemb_grid=args.posemb_grid,
+    input_mean=args.input_mean,
+    input_std=args.input_std,
+    unused=args.unused,
+  )
   print(report)
-  for guess in description.guesses:
-    print(f"  guessed {guess}")
   save_params(params, args.output, args.format, model=model)
   print(f"Saved {args.output} ({args.format}).")
 

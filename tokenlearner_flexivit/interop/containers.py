@@ -4,10 +4,11 @@ The kind of a file is decided by its content, not by its name.
 """
 
 import contextlib
+import functools
 import pathlib
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -35,16 +36,29 @@ _REFUSED = {
 }
 
 
+class Opened(NamedTuple):
+  """An open container.
+
+  Attributes:
+    kind: "npz", "safetensors", "msgpack" or "workdir".
+    leaves: its arrays by name; names of nested ones are joined by "/".
+    metadata: texts that it has beside them.
+  """
+
+  kind: str
+  leaves: Leaves
+  metadata: Mapping[str, str]
+
+
 @contextlib.contextmanager
-def open_file(path: pathlib.Path) -> Iterator[tuple[str, Leaves]]:
+def open_file(path: pathlib.Path) -> Iterator[Opened]:
   """Opens weights without reading them.
 
   Args:
     path: a .npz, .safetensors or flax msgpack file, or the workdir of a run.
 
   Yields:
-    the container's name, and its arrays by name; names of nested ones are
-    joined by "/". They can be read while this context is open.
+    what can be read while this context is open.
 
   Raises:
     FileNotFoundError: nothing there.
@@ -59,8 +73,8 @@ def open_file(path: pathlib.Path) -> Iterator[tuple[str, Leaves]]:
     "msgpack": _open_msgpack,
     "workdir": _open_workdir,
   }[kind]
-  with opener(path) as leaves:
-    yield kind, leaves
+  with opener(path) as (leaves, metadata):
+    yield Opened(kind, leaves, metadata)
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -70,6 +84,11 @@ def _kind(path: pathlib.Path) -> str:
     head = file.read(32)
   if not head:
     raise ValueError(f"{path} is empty.")
+  # First of all, since the length of its header, which may begin like a pickle
+  # or a zip file, comes before a safetensors file's first character.
+  length = int.from_bytes(head[:8], "little")
+  if head[8:9] == b"{" and length <= path.stat().st_size - 8:
+    return "safetensors"
   for start, what in _REFUSED.items():
     if head.lower().startswith(start.lower()):
       raise ValueError(f"{path} holds no weights but is {what}.")
@@ -82,7 +101,12 @@ def _kind(path: pathlib.Path) -> str:
       " Save the weights as .safetensors or .npz where you trust the file."
     )
   if head[8:9] == b"{":
-    return "safetensors"
+    return "safetensors"  # Cut short, which its reader tells.
+  if head[:1] == b"{":
+    raise ValueError(
+      f"{path} holds no weights but JSON. An index of weights in several files"
+      " is not read: save them as one file, with max_shard_size."
+    )
   if 0x80 < head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
     return "msgpack"
   raise ValueError(
@@ -92,7 +116,9 @@ def _kind(path: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_safetensors(path: pathlib.Path) -> Iterator[Leaves]:
+def _open_safetensors(
+  path: pathlib.Path,
+) -> Iterator[tuple[Leaves, dict[str, str]]]:
   with contextlib.ExitStack() as stack:
     try:
       # Not mapped: pages of a mapped file count as memory of the process.
@@ -103,6 +129,7 @@ def _open_safetensors(path: pathlib.Path) -> Iterator[Leaves]:
       for name in file.keys():  # noqa: SIM118 (it is no dict)
         spec = file.get_slice(name)
         specs[name] = (tuple(spec.get_shape()), spec.get_dtype())
+      metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
       raise ValueError(
         f"{path} is damaged or no safetensors file: {error}."
@@ -111,17 +138,24 @@ def _open_safetensors(path: pathlib.Path) -> Iterator[Leaves]:
     last_read = LastRead()
 
     def leaf(name, shape, dtype):
-      # Integers are counters and ids; no parameter is one.
-      known = _SAFETENSORS_DTYPES.get(dtype, np.dtype(np.int64))
       return Leaf(
-        shape, known, lambda: last_read(name, lambda: file.get_tensor(name))
+        shape,
+        _dtype(dtype),
+        lambda: last_read(name, lambda: file.get_tensor(name)),
       )
 
-    yield {name: leaf(name, *spec) for name, spec in specs.items()}
+    yield {name: leaf(name, *spec) for name, spec in specs.items()}, metadata
+
+
+def _dtype(name: str) -> np.dtype:
+  # Integers are counters and ids; no parameter is one.
+  return _SAFETENSORS_DTYPES.get(name, np.dtype(np.int64))
 
 
 @contextlib.contextmanager
-def _open_msgpack(path: pathlib.Path) -> Iterator[Leaves]:
+def _open_msgpack(
+  path: pathlib.Path,
+) -> Iterator[tuple[Leaves, dict[str, str]]]:
   try:
     tree = serialization.msgpack_restore(path.read_bytes())
     leaves = _from_tree(tree)
@@ -130,12 +164,24 @@ def _open_msgpack(path: pathlib.Path) -> Iterator[Leaves]:
       f"{path} is damaged or no flax msgpack file:"
       f" {type(error).__name__}: {error}."
     ) from error
-  yield leaves
+  yield leaves, {}
 
 
 @contextlib.contextmanager
-def _open_workdir(path: pathlib.Path) -> Iterator[Leaves]:
-  yield _from_tree(checkpoint.read_params(path))
+def _open_workdir(
+  path: pathlib.Path,
+) -> Iterator[tuple[Leaves, dict[str, str]]]:
+  # Checked and read when the first array is wanted, not to tell the shapes.
+  read = functools.cache(
+    lambda: traverse_util.flatten_dict(checkpoint.read_params(path), sep="/")
+  )
+  yield (
+    {
+      name: Leaf(shape, _dtype(kind), lambda name=name: read()[name])
+      for name, (shape, kind) in checkpoint.param_specs(path).items()
+    },
+    {},
+  )
 
 
 def _from_tree(tree: Mapping[str, Any]) -> Leaves:
@@ -146,7 +192,11 @@ def _from_tree(tree: Mapping[str, Any]) -> Leaves:
   return {name: Leaf.of(array) for name, array in arrays.items()}
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write(
+  path: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str] | None = None,
+) -> None:
   """Writes arrays to a file, whose kind its name ends with.
 
   The file is complete or is not there at all. bfloat16 is kept; in .npz it is
@@ -155,15 +205,17 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   Args:
     path: ends with .npz, .safetensors or .msgpack.
     arrays: by name. For .msgpack the parts between "/" become nested dicts.
+    metadata: texts to keep beside them; .msgpack has no place for these.
   """
   partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
   try:
     if path.suffix == ".npz":
-      npz.write(partial, arrays)
+      npz.write(partial, arrays, metadata or {})
     elif path.suffix == ".safetensors":
+      texts = {"format": "pt", **(metadata or {})}
       # The library writes what lies in memory, whatever the strides say.
       arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-      safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
+      safetensors.numpy.save_file(arrays, partial, metadata=texts)
     else:
       tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
       partial.write_bytes(serialization.msgpack_serialize(tree))

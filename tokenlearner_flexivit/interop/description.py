@@ -1,20 +1,32 @@
-"""Tells what is in a file of weights, from names and shapes alone."""
+"""Tells what is in a file of weights, without reading the arrays."""
 
 import dataclasses
 import math
 import os
+import pathlib
 import re
 from typing import Any
 
-from flax import core
+from absl import logging
 
-from tokenlearner_flexivit import models
-from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.interop import containers, download, formats, surgery
+from tokenlearner_flexivit.interop import about as about_lib
+from tokenlearner_flexivit.interop import (
+  containers,
+  download,
+  formats,
+  released,
+  surgery,
+)
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import variants
+from tokenlearner_flexivit.models import patch_embed, variants
 
 _BLOCK = "Transformer/encoderblock_0/"
+# Attention heads of the published models of a width: those of `variants`, and
+# of SigLIP's So400m. Of 1536 there are some with 16 and some with 24.
+PUBLISHED_HEADS = {
+  size["width"]: size["num_heads"]
+  for size in map(variants.decode_variant, variants.VARIANTS)
+} | {1152: 16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +36,35 @@ class Description:
   Attributes:
     source: as it was asked for.
     container: "npz", "safetensors", "msgpack" or "workdir".
-    format: whose names it has.
-    sha256: of the file; None for a workdir.
+    format: the library whose names it has; "native" for a run and for files of
+      this library.
+    path: where it is on this machine.
     variant: the standard size, such as "B/16", or None.
-    model: constructor arguments of `models.ViT` for these weights.
-    guesses: what of these the file does not tell.
+    model: constructor arguments of `models.ViT` for these weights; of a run and
+      of a file of this library those of `models.create`, with the name.
+    guesses: what of these the file does not tell, and what the model of the
+      file computes otherwise.
     arrays: (our name, shape, dtype) of every array.
+    input_mean: of images in [0, 1], per channel, that the weights expect to be
+      subtracted; None if that is not known.
+    input_std: by which they expect them to be divided, likewise.
   """
 
   source: str
   container: str
   format: str
-  sha256: str | None
+  path: pathlib.Path
   variant: str | None
   model: dict[str, Any]
   guesses: tuple[str, ...]
   arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+  input_mean: tuple[float, ...] | None = None
+  input_std: tuple[float, ...] | None = None
+
+  @property
+  def sha256(self) -> str | None:
+    """The file's checksum, for which all of it is read; None for a workdir."""
+    return download.sha256(self.path)
 
   @property
   def num_params(self) -> int:
@@ -56,7 +81,8 @@ class Description:
       f"variant     {self.variant or 'none of the standard sizes'}",
       f"parameters  {self.num_params:,}",
       "model       " + ", ".join(f"{k}={v!r}" for k, v in self.model.items()),
-      *(f"guessed     {guess}" for guess in self.guesses),
+      f"images      {self._images()}",
+      *(f"WARNING     {guess}" for guess in self.guesses),
       "",
       *(
         f"{name:<{width}}  {dtype:<8}  {list(shape)}"
@@ -65,103 +91,127 @@ class Description:
     ]
     return "\n".join(lines)
 
+  def _images(self) -> str:
+    if self.input_mean is None:
+      return "of unknown mean and std"
+    mean, std = (
+      ", ".join(f"{x:g}" for x in values)
+      for values in (self.input_mean, self.input_std)
+    )
+    return f"minus {mean}, divided by {std}"
+
 
 def describe(
-  source: str | os.PathLike, *, num_heads: int | None = None
+  source: str | os.PathLike,
+  *,
+  num_heads: int | None = None,
+  posemb_grid: tuple[int, int] | None = None,
 ) -> Description:
-  """Guesses the model that a file is for.
+  """Returns what a file holds, and the model that it is for.
 
     model = models.ViT(**describe("FlexiViT-B i1k").model)
 
+  Of a run, and of files that this library wrote with their model, all is known,
+  and `model` are arguments of `models.create`. Elsewhere names, shapes and
+  timm's or Hugging Face's config.json tell it; what they leave open is guessed,
+  listed in `guesses`, and logged as a warning.
+
   Args:
     source: see `download.fetch`.
-    num_heads: attention heads, which timm's and Hugging Face's files do not
-      tell; None guesses them from the width.
+    num_heads: attention heads, for files of timm and Hugging Face without a
+      config.json.
+    posemb_grid: (h, w) of the stored positions or, if none are stored, of those
+      that are computed.
 
   Raises:
-    FileNotFoundError, ValueError: as `load_params_and_report`.
+    FileNotFoundError, ValueError: as `load_params_and_report`; or something
+      must be given that nothing tells.
   """
   path = download.fetch(source)
-  with containers.open_file(path) as (container, arrays):
-    name, leaves, _ = formats.to_ours(arrays, str(path), num_heads or 1)
-    guesses = []
-    if num_heads is None and name in ("timm", "hugging_face"):
-      guesses.append("num_heads, from the width")
-      width = leaves[surgery.KERNEL].shape[-1]
-      _, leaves, _ = formats.to_ours(arrays, str(path), _guess_heads(width))
-    if container == "workdir" and (path / workdir_lib.CONFIG_FILE).exists():
-      model = _model_of_run(leaves, path)
+  with containers.open_file(path) as opened:
+    known = about_lib.read(path, opened.leaves, opened.metadata)
+    format = known.format or formats.detect(opened.leaves, str(path))
+    guesses = [*known.differences, *known.unknown]
+    if num_heads and known.num_heads not in (None, num_heads):
+      raise ValueError(
+        f"{path} has num_heads={known.num_heads}, as {known.where} says, not"
+        f" {num_heads}."
+      )
+    heads = num_heads or known.num_heads
+    leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads or 1)
+    if known.model:
+      model = dict(known.model)
     else:
-      model = _model(leaves, guesses, path)
-    variant = _variant(model)
+      if not heads and format in formats.TORCH:
+        heads = _guess_heads(leaves, guesses, path)
+        leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads)
+      model = _model(leaves, guesses, path, format)
+      squares = str(source) in released.RELEASED
+      if format == "big_vision" and not (known.where or squares):
+        _guess_pool(model, guesses)
+      _add_posemb(model, leaves, known, posemb_grid, guesses, path, squares)
     table = tuple((k, v.shape, str(v.dtype)) for k, v in leaves.items())
+  _check_given(model, path, num_heads=num_heads, posemb_grid=posemb_grid)
+  for guess in guesses:
+    logging.warning("%s: %s.", source, guess)
   return Description(
     source=str(source),
-    container=container,
-    format=name,
-    sha256=download.sha256(path),
-    variant=variant,
+    container=opened.kind,
+    format=format,
+    path=path,
+    variant=_variant(model),
     model=model,
     guesses=tuple(guesses),
     arrays=table,
+    input_mean=known.input_mean,
+    input_std=known.input_std,
   )
 
 
-def _model_of_run(leaves: Leaves, path) -> dict[str, Any]:
-  """What the run's config says, which weights cannot tell in full."""
-  section = dict(workdir_lib.read_config(path)["model"])
-  section["num_classes"] = _size(leaves, "head/bias", None)
-  model = models.create(**section)
-  # How the run computed is not what its weights are.
-  training = {"dtype", "dropout", "stochastic_depth", "remat", "scan"}
-  found = {}
-  for field in dataclasses.fields(model):
-    value = getattr(model, field.name)
-    plain = field.name not in {"parent", "name"} | training
-    if plain and (field.name == "num_classes" or value != field.default):
-      is_dict = isinstance(value, core.FrozenDict)
-      found[field.name] = dict(value) if is_dict else value
-  return found
+def _check_given(model, path, **given) -> None:
+  """Raises ValueError where a caller says other than what is known."""
+  for name, value in given.items():
+    if value is not None and (
+      model[name] != (value if name == "num_heads" else tuple(value))
+    ):
+      raise ValueError(f"{path} has {name}={model[name]}, not {value}.")
 
 
-def _model(leaves: Leaves, guesses: list[str], path) -> dict[str, Any]:
+def _model(leaves: Leaves, guesses: list[str], path, format) -> dict[str, Any]:
   if surgery.KERNEL in leaves and len(leaves[surgery.KERNEL].shape) == 5:
     raise ValueError(
       f"{path} is of a model for videos, whose settings no file tells. Build a"
       " models.ViViT and load these weights with load_params."
     )
-  needed = (surgery.KERNEL, f"{_BLOCK}MlpBlock_0/Dense_0/kernel")
+  hidden = f"{_BLOCK}MlpBlock_0/Dense_0/kernel"
   query = f"{_BLOCK}MultiHeadDotProductAttention_0/query/kernel"
-  ranks = zip((*needed, query), (4, 2, 3), strict=True)
-  for key, rank in ranks:
+  for key, rank in ((surgery.KERNEL, 4), (hidden, 2), (query, 3)):
     if key not in leaves or len(leaves[key].shape) != rank:
-      raise ValueError(f"{path}: no array {key!r} with {rank} axes.")
+      theirs = formats.their_name(format, key)
+      raise ValueError(
+        f"{path}: no array {theirs!r} of the kind that the models here have"
+        f" ({rank} axes as {key})."
+      )
   p, q, _, width = leaves[surgery.KERNEL].shape
-  mlp_dim = leaves[needed[1]].shape[1]
   blocks = {m[1] for k in leaves if (m := re.match(_BLOCK[:-2] + r"(\d+)/", k))}
   model = dict(
-    num_classes=_size(leaves, "head/bias", None),
+    num_classes=_outputs(leaves, "head"),
     width=width,
     depth=len(blocks),
-    mlp_dim=mlp_dim,
+    mlp_dim=leaves[hidden].shape[1],
     num_heads=leaves[query].shape[1],
     patch_size=(p, q),
   )
-  if surgery.POSEMB in leaves:
-    n = leaves[surgery.POSEMB].shape[1]
-    grid, _ = surgery.posemb_grid(n, "cls" in leaves)
-    if grid is None:
-      grid = (1, n)
-      guesses.append(f"posemb_grid: {n} cells make no square")
-    model["posemb_grid"] = grid
-  else:
-    model["posemb"] = "sincos2d"
-    guesses.append("posemb: none is stored, so it is computed")
   if "cls" in leaves:
     model["pool"] = "tok"
   else:
     model["pool"] = "map" if "MAPHead_0/probe" in leaves else "gap"
-  rep_size = _size(leaves, "pre_logits/bias", None)
+  if format == "scenic":
+    guesses.append(
+      "pool='gap': Scenic's files do not tell the classifier, which may take"
+      " the maximum or the sum"
+    )
+  rep_size = _outputs(leaves, "pre_logits")
   if rep_size:
     model["rep_size"] = rep_size
   learner = _token_learner(leaves, model["depth"], guesses)
@@ -170,16 +220,69 @@ def _model(leaves: Leaves, guesses: list[str], path) -> dict[str, Any]:
   return model
 
 
-def _size(leaves, name, default):
-  return leaves[name].shape[0] if name in leaves else default
+def _guess_pool(model, guesses) -> None:
+  if model["pool"] == "gap":
+    guesses.append(
+      "pool='gap': big_vision's models may also take the first patch ('0') or"
+      " every token ('none'), which no array shows"
+    )
 
 
-def _guess_heads(width: int) -> int:
-  for name in variants.VARIANTS:
-    size = variants.decode_variant(name)
-    if size["width"] == width:
-      return size["num_heads"]
-  return max(1, width // 64)
+def _outputs(leaves, layer):
+  kernel = leaves.get(f"{layer}/kernel")
+  return kernel.shape[-1] if kernel else None
+
+
+def _add_posemb(model, leaves, known, given, guesses, path, squares) -> None:
+  """Adds the grid of the positions to a model's arguments."""
+  grid = given and patch_embed.to_pair(given)
+  if surgery.POSEMB not in leaves:
+    # What a variant of this patch size has, see `variants`.
+    sides = [max(1, 224 // side) for side in model["patch_size"]]
+    model["posemb"] = "sincos2d"
+    model["posemb_grid"] = grid or tuple(sides)
+    guesses.append("posemb: none is stored, so it is computed")
+    if not grid:
+      guesses.append(
+        f"posemb_grid={tuple(sides)} of the computed positions: that of 224"
+        " pixels; it may be another (pass posemb_grid)"
+      )
+    return
+  n = leaves[surgery.POSEMB].shape[1]
+  told = grid or known.posemb_grid
+  grid, _ = surgery.posemb_grid(
+    n, "cls" in leaves, given=told, cls_entry=None if grid else known.cls_entry
+  )
+  if grid is None:
+    raise ValueError(
+      f"{path} has {n} positions, which make no square. Say their grid:"
+      " posemb_grid=(h, w), on the command line --posemb_grid=h,w."
+    )
+  model["posemb_grid"] = grid
+  if not (told or squares):
+    guesses.append(
+      f"posemb_grid={grid}, the square; other grids have as many cells (pass"
+      " posemb_grid)"
+    )
+
+
+def _guess_heads(leaves: Leaves, guesses: list[str], path) -> int:
+  """Returns the heads that published models of a width have.
+
+  Raises:
+    ValueError: published models of this width, or none, differ in it.
+  """
+  kernel = leaves.get(surgery.KERNEL)
+  width = kernel.shape[-1] if kernel else 0
+  heads = PUBLISHED_HEADS.get(width)
+  if heads is None:
+    raise ValueError(
+      f"{path} does not tell how many attention heads its model has, nor does"
+      f" its width of {width}. Say it: num_heads=, on the command line"
+      " --num_heads; in a config the section model of what is loaded."
+    )
+  guesses.append(f"num_heads={heads}, from the width of {width}")
+  return heads
 
 
 def _variant(model: dict[str, Any]) -> str | None:
@@ -187,8 +290,8 @@ def _variant(model: dict[str, Any]) -> str | None:
     size = variants.decode_variant(name)
     keys = ("width", "depth", "mlp_dim", "num_heads")
     if all(size[key] == model[key] for key in keys):
-      p, q = model["patch_size"]
-      return f"{name}/{p}" if p == q else name
+      *t, p, q = model["patch_size"]
+      return f"{name}/{p}{''.join(f'x{n}' for n in t)}" if p == q else name
   return None
 
 

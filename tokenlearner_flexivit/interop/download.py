@@ -1,6 +1,8 @@
 """Brings weights from where they are to a file on this machine."""
 
+import contextlib
 import difflib
+import functools
 import hashlib
 import os
 import pathlib
@@ -17,6 +19,9 @@ from tokenlearner_flexivit.interop.released import RELEASED
 
 _GCS = "https://storage.googleapis.com/"
 _TIMEOUT_SECONDS = 60
+FOLDER_FILE = "model.safetensors"
+# What Hugging Face's repositories tell of a model, beside its weights.
+_ABOUT = ("config.json", "preprocessor_config.json")
 
 
 def cache_dir() -> pathlib.Path:
@@ -34,7 +39,8 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
       @revision and /file.
 
   Returns:
-    a file, or the folder that was given.
+    a file, or the workdir that was given. Of a folder with a model.safetensors,
+    as an export or Hugging Face's libraries write it, this file.
 
   Raises:
     FileNotFoundError: no such file or name; similar names are suggested.
@@ -62,17 +68,66 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
     close = difflib.get_close_matches(source, RELEASED, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise FileNotFoundError(
-      f"{source!r} is neither a file here nor a released name.{hint}"
+      f"{source!r} is neither a file here nor a released name.{hint} Released"
+      f" are {', '.join(RELEASED)}."
     )
-  return path
+  return _file_of_folder(path) if path.is_dir() else path
+
+
+def _file_of_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Returns the weights in an exported or a library's folder, or the folder."""
+  file = folder / FOLDER_FILE
+  if file.is_file():
+    return file
+  index = folder / f"{FOLDER_FILE}.index.json"
+  if index.is_file():
+    raise ValueError(
+      f"{folder} holds weights in several files, as {index.name} says, which"
+      " are not read: save them as one, with max_shard_size."
+    )
+  return folder
 
 
 def sha256(path: pathlib.Path) -> str | None:
-  """Returns the checksum of a file; None for a folder."""
+  """Returns the checksum of a file; None for a folder.
+
+  A file that has not changed since is not read again.
+  """
   if path.is_dir():
     return None
+  stat = path.stat()
+  return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: pathlib.Path, *identity: int) -> str:
+  del identity  # Another one is another file under this name.
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_sha256(path: pathlib.Path) -> str | None:
+  """Returns the checksum of a file, which is that of its first download.
+
+  Raises:
+    ValueError: the file was downloaded and has another one now.
+  """
+  checksum = sha256(path)
+  noted = _noted(path)
+  if checksum is not None and noted.is_file():
+    first = noted.read_text("utf-8").split()[0]
+    if checksum != first:
+      raise ValueError(
+        f"{path} has sha256 {checksum}, but had {first} when it was first"
+        f" downloaded: it is damaged or was replaced. Delete it to download it"
+        f" again, and {noted.name} beside it if you trust the new one."
+      )
+  return checksum
+
+
+def _noted(path: pathlib.Path) -> pathlib.Path:
+  """Returns the file with the checksum of the first download; it stays."""
+  return path.with_name(f"{path.name}.sha256")
 
 
 def _download(source: str, path: pathlib.Path) -> None:
@@ -91,6 +146,20 @@ def _download(source: str, path: pathlib.Path) -> None:
       if not source.startswith("gs://") or error.code not in (401, 403):
         raise
       _copy_gcs(source, partial)
+    except OSError as error:
+      raise OSError(
+        f"{url} cannot be downloaded ({error}). Download it where there is a"
+        " network, and give the path of the file."
+      ) from error
+    checksum, noted = sha256(partial), _noted(path)
+    if not noted.is_file():
+      noted.write_text(f"{checksum}  {path.name}\n", "utf-8")
+    elif checksum != noted.read_text("utf-8").split()[0]:
+      raise ValueError(
+        f"{url} is not what it was at its first download: its sha256 is"
+        f" {checksum}, that in {noted} another. Nothing was kept. Delete that"
+        " file if you trust the new one."
+      )
     partial.rename(path)
   finally:
     partial.unlink(missing_ok=True)
@@ -137,8 +206,14 @@ def _from_hugging_face(source: str) -> pathlib.Path:
     raise ImportError(
       f"{source} needs the library: pip install huggingface_hub."
     ) from error
-  if file is None:
+  files = None
+  try:
     files = huggingface_hub.list_repo_files(repo, revision=revision)
+  except Exception:  # Of one of two libraries, depending on the version.
+    # Without a network a file may be in the library's cache.
+    if file is None:
+      raise
+  if file is None:
     fitting = [f for f in files if f.endswith((".safetensors", ".npz"))]
     if "model.safetensors" in fitting:
       file = "model.safetensors"
@@ -149,6 +224,16 @@ def _from_hugging_face(source: str) -> pathlib.Path:
         f"{source}: say which file, as in {source}/FILE. It has"
         f" {', '.join(fitting) or 'no .safetensors and no .npz'}."
       )
-  return pathlib.Path(
-    huggingface_hub.hf_hub_download(repo, file, revision=revision)
+  download = functools.partial(
+    huggingface_hub.hf_hub_download, repo, revision=revision
   )
+  folder = file.rpartition("/")[0]
+  for name in _ABOUT:
+    # They then lie beside the weights, where they are looked for.
+    name = f"{folder}/{name}".lstrip("/")
+    if files is None:
+      with contextlib.suppress(Exception):
+        download(name)
+    elif name in files:
+      download(name)
+  return pathlib.Path(download(file))

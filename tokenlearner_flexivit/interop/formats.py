@@ -1,8 +1,8 @@
-"""Whose names the arrays of a file have."""
+"""Identifies which library named the arrays of a weight file."""
 
 from collections.abc import Callable
 
-from tokenlearner_flexivit.interop import jax_names, torch_names
+from tokenlearner_flexivit.interop import foreign, jax_names, torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves, shorten
 
 FORMATS = ("big_vision", "hugging_face", "native", "scenic", "timm")
@@ -14,13 +14,8 @@ SUFFIXES = {
   "scenic": (".npz", ".msgpack"),
   "timm": (".safetensors",),
 }
-# What a user should know beyond the table of arrays.
-_TORCH_NOTES = (
-  "GELU is computed with tanh here and with erf there, unless configured"
-  " otherwise: logits differ by about 5e-4. Google trained with tanh.",
-  "Images are in [-1, 1], which is mean=std=0.5 there. For weights that expect"
-  " other statistics pass input_mean= and input_std=.",
-)
+# Formats of PyTorch's libraries, which do not store the number of heads.
+TORCH = ("hugging_face", "timm")
 TO_THEIRS: dict[str, Callable[[Leaves], Leaves]] = {
   "big_vision": jax_names.to_big_vision,
   "hugging_face": torch_names.to_hugging_face,
@@ -34,7 +29,7 @@ def detect(leaves: Leaves, where: str) -> str:
   """Returns the format that the names are of; ours count as big_vision's.
 
   Raises:
-    ValueError: of none.
+    ValueError: the names are of no known format.
   """
   names = set(leaves)
   for name, matches in (
@@ -47,40 +42,49 @@ def detect(leaves: Leaves, where: str) -> str:
       return name
   raise ValueError(
     f"{where} holds no vision transformer whose names are known"
-    f" (big_vision, Scenic, timm, Hugging Face). It has"
-    f" {shorten(sorted(names))}."
+    f" (big_vision, Scenic, timm, Hugging Face's ViT)."
+    f"{foreign.family(names)} It has {shorten(sorted(names))}."
   )
 
 
 def to_ours(
-  leaves: Leaves, where: str, num_heads: int
-) -> tuple[str, Leaves, list[str]]:
+  leaves: Leaves, format: str, where: str, num_heads: int
+) -> tuple[Leaves, list[str]]:
   """Gives the arrays of a file our names and layouts.
 
   Args:
     leaves: of the file.
+    format: of the names.
     where: the file, for errors.
     num_heads: for formats that do not tell it.
 
   Returns:
-    the format; the arrays, of which those of unknown meaning keep their
-    names; and what else there is to know.
+    the arrays, of which those of unknown meaning keep their names, and what
+    else there is to know.
 
   Raises:
-    ValueError: names of no known format, or a model that ours cannot compute.
+    ValueError: a model that ours cannot compute; names the feature.
   """
-  name = detect(leaves, where)
-  if name in ("scenic", "big_vision"):
+  if format == "native":
+    return jax_names.from_big_vision(leaves), []
+  if format in ("scenic", "big_vision"):
     params = jax_names.of_parameters(leaves)
+    foreign.check(params, where)
     rest = len(leaves) - len(params)
     notes = [f"{rest} arrays that are no parameters were left out."]
     convert = {
       "scenic": jax_names.from_scenic,
       "big_vision": jax_names.from_big_vision,
-    }[name]
-    return name, convert(params), notes if rest else []
+    }[format]
+    return convert(params), notes if rest else []
+  foreign.check(leaves, where)
   convert = {
     "timm": torch_names.from_timm,
     "hugging_face": torch_names.from_hugging_face,
-  }[name]
-  return name, convert(leaves, num_heads), list(_TORCH_NOTES)
+  }[format]
+  return convert(leaves, where, num_heads), []
+
+
+def their_name(format: str, ours: str) -> str:
+  """Returns the name that an array of ours has in files of a format."""
+  return torch_names.their_name(format, ours) if format in TORCH else ours

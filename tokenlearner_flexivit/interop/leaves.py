@@ -70,6 +70,21 @@ class Leaf:
       lambda: function(self.read()),
     )
 
+  def compute(
+    self,
+    function: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, ...] | None = None,
+  ) -> "Leaf":
+    """As `map`, for arithmetic: half precision becomes float32 before it."""
+    dtype = self.dtype
+    if dtype.itemsize < 4:
+      dtype = np.dtype(np.float32)
+
+    def read():
+      return np.asarray(function(self.read().astype(dtype)), dtype)
+
+    return Leaf(self.shape if shape is None else shape, dtype, read)
+
 
 Leaves = dict[str, Leaf]
 
@@ -100,8 +115,8 @@ def concatenate(leaves: list[Leaf]) -> Leaf:
   )
 
 
-def shorten(names: list[str]) -> str:
-  """Lists names; of very many only the first few."""
-  more = len(names) - MAX_NAMES
-  shown = ", ".join(names[:MAX_NAMES])
+def shorten(names: list[str], most: int = MAX_NAMES) -> str:
+  """Lists names; of more than `most` only the first few."""
+  more = len(names) - most
+  shown = ", ".join(names[:most])
   return f"{shown} and {more} more" if more > 0 else shown

@@ -1,6 +1,7 @@
 """Loads weights of any known format into a model."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from flax import traverse_util
 
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.interop import about as about_lib
 from tokenlearner_flexivit.interop import (
   containers,
+  description,
   download,
   formats,
   surgery,
@@ -32,10 +36,12 @@ class Report:
   Attributes:
     source: as it was asked for.
     container: "npz", "safetensors", "msgpack" or "workdir".
-    format: whose names it has.
+    format: the library whose names it has; "native" for a run and for files of
+      this library.
     sha256: of the file; None for a workdir.
     rows: the fate of every array.
     notes: what else there is to know.
+    warnings: why answers may be others than those of the file's own model.
   """
 
   source: str
@@ -44,6 +50,7 @@ class Report:
   sha256: str | None
   rows: tuple[surgery.Row, ...]
   notes: tuple[str, ...] = ()
+  warnings: tuple[str, ...] = ()
 
   def names(self, fate: str) -> list[str]:
     """The names of all arrays of one fate."""
@@ -53,6 +60,7 @@ class Report:
     """A table: arrays that fitted are counted, all others are listed."""
     checksum = f", sha256 {self.sha256}" if self.sha256 else ""
     lines = [f"{self.source}: {self.format} ({self.container}){checksum}"]
+    lines += [f"  WARNING: {warning}." for warning in self.warnings]
     for fate in FATES:
       rows = [row for row in self.rows if row.fate == fate]
       size = sum(math.prod(row.here or row.there) for row in rows)
@@ -119,14 +127,18 @@ def load_params_and_report(
     params: where fresh arrays come from, and what the shapes must be. None
       initialises the model.
     seed: for that.
-    dtype: of the result; None keeps what the file has.
-    posemb_grid: (h, w) of the file's position embedding, if it is neither
-      square nor the model's; (T, h, w) if the file is of a model for videos.
+    dtype: of the result; None keeps what the file has, but for arrays that are
+      computed from half precision: these are float32.
+    posemb_grid: (h, w) of the file's position embedding, if nothing tells it
+      and it is neither square nor the model's; (T, h, w) if the file is of a
+      model for videos.
     posemb_method: "linear" or "zoom", see `resize.resize_posemb`.
     inflate: "central_frame" or "average", see `resize.inflate_kernel`.
     input_mean: of images in [0, 1], which the weights expect to be subtracted,
-      per channel. None means 0.5, as big_vision's do.
-    input_std: by which they expect images to be divided; None means 0.5.
+      per channel. It is absorbed, so that images in [-1, 1] can be given. None
+      means 0.5, as big_vision's do; where the file is known to expect another,
+      it must be given (0.5 leaves the weights as they are).
+    input_std: by which they expect images to be divided, likewise.
     fresh: beginnings of names of the model that are initialised, whatever the
       file has.
     unused: beginnings of names of the file (by our names) to leave out.
@@ -138,29 +150,43 @@ def load_params_and_report(
 
   Raises:
     FileNotFoundError: there is nothing.
-    ValueError: damaged, a pickle, of unknown names, with NaN, or a difference
-      that no rule bridges; these are listed. Nothing is loaded then.
+    ValueError: damaged, a pickle, of unknown names, with NaN, of a model with
+      parts that the models here have not, or a difference that no rule bridges;
+      these are listed. Nothing is loaded then.
   """
   path = download.fetch(source)
-  checksum = download.sha256(path)
+  checksum = download.checked_sha256(path)
   if sha256 is not None and checksum != sha256.lower():
     raise ValueError(f"{path} has sha256 {checksum}, not {sha256}.")
-  with containers.open_file(path) as (container, arrays):
+  with containers.open_file(path) as opened:
+    known = about_lib.read(path, opened.leaves, opened.metadata)
+    format = known.format or formats.detect(opened.leaves, str(path))
     num_heads = getattr(model, "num_heads", 1)
-    name, leaves, notes = formats.to_ours(arrays, str(path), num_heads)
-    if input_mean or input_std:
-      mean, std = input_mean or (0.5,), input_std or (0.5,)
-      leaves = surgery.absorb_statistics(leaves, mean, std)
-      notes.append(f"The patch embedding absorbed mean={mean}, std={std}.")
+    warnings = _compare(known, model, opened.leaves, format, path)
+    leaves, notes = formats.to_ours(opened.leaves, format, str(path), num_heads)
+    template = _shapes_of(model, params, leaves)
+    if format in formats.TORCH:
+      leaves = surgery.with_zero_biases(leaves, template)
+    statistics = _statistics(known, input_mean, input_std, path)
+    if statistics:
+      leaves = surgery.absorb_statistics(leaves, *statistics)
+      if {*statistics[0], *statistics[1]} != {0.5}:
+        notes.append(
+          "The patch embedding absorbed mean={}, std={}.".format(*statistics)
+        )
+    if input_mean is not None or input_std is not None:
+      warnings = [w for w in warnings if not w.startswith("mean and std")]
     if isinstance(model, models.ViViTFactorised):
       _check_not_joint(leaves, path)
-    template = _shapes_of(model, params, leaves)
+    file_grid = patch_embed.to_size(posemb_grid) if posemb_grid else None
     plan = surgery.Plan(
       leaves,
       template,
       str(path),
       grid=_grid_of(model),
-      file_grid=posemb_grid and patch_embed.to_size(posemb_grid),
+      file_grid=file_grid or known.posemb_grid,
+      cls_entry=None if file_grid else known.cls_entry,
+      their_name=functools.partial(formats.their_name, format),
       posemb_method=posemb_method,
       inflate=inflate,
       fresh=fresh,
@@ -169,19 +195,95 @@ def load_params_and_report(
     loaded = {
       name: _read(name, leaf, dtype, path) for name, leaf in plan.leaves.items()
     }
+  warnings += plan.warnings
+  for warning in warnings:
+    logging.warning("%s: %s.", source, warning)
   report = Report(
     str(source),
-    container,
-    name,
+    opened.kind,
+    format,
     checksum,
     tuple(plan.rows),
     tuple(notes),
+    tuple(warnings),
   )
   names = report.names("fresh")
   loaded |= _fresh(model, params, template, names, seed)
   # In the order of the model, whatever that of the file.
   ordered = {name: loaded[name] for name in template}
   return traverse_util.unflatten_dict(ordered, sep="/"), report
+
+
+def _statistics(known, mean, std, path):
+  """Returns the mean and std to absorb; None if nobody asks for it.
+
+  Raises:
+    ValueError: the file expects others, and the caller gives none.
+  """
+  if mean is None and std is None:
+    if known.other_statistics:
+      raise ValueError(
+        f"{path} expects images minus {list(known.input_mean)}, divided by"
+        f" {list(known.input_std)}, as {known.where} says, not images in"
+        " [-1, 1]. Pass these as input_mean= and input_std= (in a config"
+        " init_mean and init_std, of a teacher input_mean and input_std) and"
+        " give images in [-1, 1]; or 0.5 and 0.5 to give them prepared so."
+      )
+    return None
+  return tuple(
+    tuple(np.ravel(0.5 if x is None else x).tolist()) for x in (mean, std)
+  )
+
+
+def _compare(known, model, leaves, format, path) -> list[str]:
+  """Returns why a model's answers may be others than those of the file's.
+
+  Raises:
+    ValueError: the file's model is known to have other heads.
+  """
+  warnings = [*known.differences, *known.unknown]
+  heads = getattr(model, "num_heads", None)
+  if known.num_heads not in (None, heads):
+    raise ValueError(
+      f"{path} has num_heads={known.num_heads}, as {known.where} says, the"
+      f" model {heads}: attention would be another."
+    )
+  width = getattr(model, "width", None)
+  published = description.PUBLISHED_HEADS.get(width)
+  untold = known.num_heads is None and format in formats.TORCH
+  if untold and published not in (None, heads):
+    warnings.append(
+      f"num_heads={heads} is the model's, and the file does not tell it;"
+      f" published models of a width of {width} have {published}"
+    )
+  if format == "scenic":
+    learns = any("TokenLearner" in name for name in leaves)
+    fuses = any("TokenFuser" in name for name in leaves)
+    settings = "pool" + (", token_learner.layer" if learns > fuses else "")
+    warnings.append(
+      f"{settings} and the like are your model's: Scenic's files do not tell"
+      " the classifier nor where TokenLearner is"
+    )
+  if known.model:
+    ours = about_lib.arguments(model) or {}
+    warnings += [
+      f"{name}={ours[name]!r} of the model is {known.model[name]!r} in"
+      f" {known.where}: answers are others"
+      for name in _changes(known.model, ours)
+    ]
+  return warnings
+
+
+def _changes(theirs, ours) -> list[str]:
+  """Returns what two models differ in that the shapes of arrays do not show."""
+  if not ours:
+    return []
+  names = ["pool"]
+  if ours["posemb"] == theirs["posemb"] == "sincos2d":
+    names.append("posemb_grid")
+  if ours["token_learner"] and theirs["token_learner"]:
+    names.append("token_learner")
+  return [name for name in names if ours[name] != theirs[name]]
 
 
 def _grid_of(model: nn.Module) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ of an array while reading.
 """
 
 import contextlib
+import json
 import math
 import pathlib
 import zipfile
@@ -24,8 +25,8 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 @contextlib.contextmanager
-def open_npz(path: pathlib.Path) -> Iterator[Leaves]:
-  """Yields the arrays of a file by name; see `containers.open_file`.
+def open_npz(path: pathlib.Path) -> Iterator[tuple[Leaves, dict[str, str]]]:
+  """Yields the arrays of a file by name, and the texts that `write` was given.
 
   Raises:
     ValueError: damaged, hostile, or with a pickle in it.
@@ -57,7 +58,17 @@ def open_npz(path: pathlib.Path) -> Iterator[Leaves]:
         leaves[name] = _leaf(file, info, path, name, last_read)
     if not leaves:
       raise ValueError(f"{path} holds no arrays.")
-    yield leaves
+    yield leaves, _metadata(file.comment)
+
+
+def _metadata(comment: bytes) -> dict[str, str]:
+  """Reads the comment of a zip file, which others may use for anything."""
+  try:
+    texts = json.loads(comment)
+  except ValueError:
+    return {}
+  texts = texts if isinstance(texts, dict) else {}
+  return {k: text for k, text in texts.items() if isinstance(text, str)}
 
 
 def _array_name(filename: str, path: pathlib.Path) -> str:
@@ -148,9 +159,15 @@ def _leaf(archive, info, path, name, last_read) -> Leaf:
   return Leaf(tuple(shape), native, lambda: last_read(name, read))
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays uncompressed, one at a time."""
+def write(
+  path: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes arrays uncompressed, one at a time, and texts as zip's comment."""
   with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    if metadata:
+      archive.comment = json.dumps(dict(metadata)).encode()
     for name, array in arrays.items():
       array = np.asarray(array, order="C")
       if array.dtype == _BFLOAT16:

@@ -1,7 +1,6 @@
 """Saves parameters under the names and in the files of others."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,8 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.interop import containers, formats, surgery
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.interop import about, containers, formats, surgery
 from tokenlearner_flexivit.interop.leaves import Leaf
 from tokenlearner_flexivit.models import posemb
 
@@ -26,9 +26,10 @@ def save_params(
 
   The settings under which others compute the same function:
 
-  * timm: `VisionTransformer(no_embed_class=True, fc_norm=False,
-    act_layer="gelu_tanh")` with global_pool "token", "avg" or "map", the
-    latter two with class_token=False.
+  * timm: `VisionTransformer(fc_norm=False, act_layer="gelu_tanh")` with
+    global_pool "token", "avg" or "map", the latter two with class_token=False.
+    `timm.create_model("vit_base_patch16_224", checkpoint_path=...)` takes a
+    model with a cls token of that size.
   * Hugging Face: `ViTConfig(hidden_act="gelu_pytorch_tanh",
     layer_norm_eps=1e-6)`.
   * big_vision and Scenic: the models of the same size.
@@ -39,14 +40,15 @@ def save_params(
       big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
     format: "native" (our names), "big_vision", "timm", "hugging_face" or
       "scenic".
-    model: needed where the position embedding is computed, not stored
-      (posemb="sincos2d"), and the format has to store it.
+    model: noted in the file (but not in .msgpack), so that `describe` and
+      `load_params` guess nothing; needed where the position embedding is
+      computed, not stored (posemb="sincos2d"), and the format has to store it.
 
   Raises:
     ValueError: an unknown format, another suffix, or parameters that the
       format has no names for. Nothing is written then.
   """
-  path = pathlib.Path(path)
+  path = paths.local(path, "path")
   to_theirs = configuration.choose(format, formats.TO_THEIRS, "format")
   suffixes = formats.SUFFIXES[format]
   if path.suffix not in suffixes:
@@ -76,4 +78,16 @@ def save_params(
     embedding = posemb.sincos2d(model.posemb_grid, model.width)
     arrays[surgery.POSEMB] = np.asarray(embedding)
   leaves = to_theirs({name: Leaf.of(array) for name, array in arrays.items()})
-  containers.write(path, {name: leaf.read() for name, leaf in leaves.items()})
+  metadata = {}
+  if noted := about.of_model(model, _num_heads(arrays), format):
+    metadata[about.MODEL_KEY] = noted
+  containers.write(
+    path, {name: leaf.read() for name, leaf in leaves.items()}, metadata
+  )
+
+
+def _num_heads(arrays: Mapping[str, np.ndarray]) -> int | None:
+  """Returns the heads of the first block, None where there is no such."""
+  block = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0"
+  kernel = arrays.get(f"{block}/query/kernel")
+  return None if kernel is None or kernel.ndim != 3 else kernel.shape[1]

@@ -8,13 +8,13 @@ everything.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.interop import resize
-from tokenlearner_flexivit.interop.leaves import Leaves
+from tokenlearner_flexivit.interop import foreign, resize
+from tokenlearner_flexivit.interop.leaves import Leaf, Leaves
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
@@ -43,6 +43,7 @@ def posemb_grid(
   model_grid: Grid | None = None,
   given: Grid | None = None,
   of_video: bool | None = None,
+  cls_entry: bool | None = None,
 ) -> tuple[Grid | None, bool]:
   """Finds the grid of a position embedding, which a file does not tell.
 
@@ -59,6 +60,7 @@ def posemb_grid(
     model_grid: of the model, if there is one.
     given: by the caller, if it is known.
     of_video: whether the file is of a model for videos, if that is known.
+    cls_entry: whether there is an entry for the cls token, if that is known.
 
   Returns:
     the grid, None if there is none, and whether there is an entry for cls.
@@ -78,9 +80,10 @@ def posemb_grid(
   else:
     grids = [model_grid] if of_video else [model_grid[1:], *squares]
   for grid in grids:
-    if math.prod(grid) == num_positions:
+    if math.prod(grid) == num_positions and not cls_entry:
       return grid, False
-    if has_cls and math.prod(grid) == num_positions - 1 > 0:
+    entry = has_cls if cls_entry is None else cls_entry
+    if entry and math.prod(grid) == num_positions - 1 > 0:
       return grid, True
   if given:
     raise ValueError(
@@ -116,18 +119,38 @@ def absorb_statistics(
       raise ValueError(
         f"input_mean and input_std need {channels} values, or one."
       )
+  if not np.all(std > 0):
+    raise ValueError(f"input_std={std.tolist()} must be above 0.")
+  if np.all(mean == 0.5) and np.all(std == 0.5):
+    return leaves
   # (x - mean) / std = y * scale + shift for y = 2 x - 1.
   scale, shift = ((0.5 / std)[:, None], ((0.5 - mean) / std)[:, None])
 
   def shifted(array):
     axes = tuple(range(len(kernel.shape) - 1))
-    return array + np.sum(kernel.read() * shift, axes).astype(array.dtype)
+    return array + np.sum(kernel.read().astype(np.float64) * shift, axes)
 
   return {
     **leaves,
-    KERNEL: kernel.map(lambda k: (k * scale).astype(k.dtype)),
-    "embedding/bias": bias.map(shifted),
+    KERNEL: kernel.compute(lambda k: k * scale),
+    "embedding/bias": bias.compute(shifted),
   }
+
+
+def with_zero_biases(leaves: Leaves, template: Mapping[str, Any]) -> Leaves:
+  """Adds zeros for biases of projections that a model was trained without.
+
+  Args:
+    leaves: by our names, of a format that leaves such biases out.
+    template: of the model, by name, with shapes.
+  """
+  added = {}
+  for name, wanted in template.items():
+    kernel = leaves.get(name.removesuffix("/bias") + "/kernel")
+    if name.endswith("/bias") and name not in leaves and kernel:
+      shape = kernel.shape[-len(wanted.shape) :]
+      added[name] = Leaf.of(np.zeros(shape, np.float32))
+  return {**leaves, **added}
 
 
 class Plan:
@@ -146,6 +169,8 @@ class Plan:
     *,
     grid: Grid | None = None,
     file_grid: Grid | None = None,
+    cls_entry: bool | None = None,
+    their_name: Callable[[str], str] = str,
     posemb_method: str = "linear",
     inflate: str = "central_frame",
     fresh: Sequence[str] = (),
@@ -158,7 +183,9 @@ class Plan:
       template: of the model, by name, with shapes.
       where: the file, for errors.
       grid: of the model's position embedding, if it has one.
-      file_grid: of the file's, if it cannot be guessed.
+      file_grid: of the file's, if it is known.
+      cls_entry: whether the file has a position of the cls token, if known.
+      their_name: returns the name in the file of an array of ours.
       posemb_method: see `resize.resize_posemb`.
       inflate: see `resize.inflate_kernel`.
       fresh: beginnings of names of the model that the file is not asked for.
@@ -171,13 +198,14 @@ class Plan:
     resize.check_inflate_method(inflate)
     self.leaves, self.rows = {}, []
     self._template, self._grid = template, grid
+    self._their_name, self.warnings = their_name, []
     self._method, self._inflate = posemb_method, inflate
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
     given = dict(leaves)
     self._file_grid = None
     self._cls_note = ""
     if POSEMB in given and len(given[POSEMB].shape) == 3:
-      self._split_posemb(given, file_grid)
+      self._split_posemb(given, file_grid, cls_entry)
     self._settle(given, fresh, unused)
     self._settle_head(given)
     self._insert_token_learner(given)
@@ -186,9 +214,14 @@ class Plan:
     for name in self._without_fate(template):
       if name not in given:
         shape = list(template[name].shape)
-        self._problems["missing"].append(f"{name} {shape}")
+        self._problems["missing"].append(f"{self._shown(name)} {shape}")
     if any(self._problems.values()):
       raise ValueError(self._complaint(where))
+
+  def _shown(self, name):
+    """The name of an array there, and here if it is another."""
+    theirs = self._their_name(name)
+    return name if theirs == name else f"{theirs} (here {name})"
 
   def _note(self, name, fate, leaf=None, note=""):
     here = self._template.get(name)
@@ -200,17 +233,28 @@ class Plan:
     fresh = {row.name for row in self.rows if row.fate == "fresh"}
     return [name for name in names if name not in fresh]
 
-  def _split_posemb(self, given, file_grid):
+  def _split_posemb(self, given, file_grid, cls_entry):
     """Moves what is added to the cls token from the positions to the token."""
     posemb, cls = given[POSEMB], given.get("cls")
     n = posemb.shape[1]
     has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
+    of_video = self._of_video(given)
     self._file_grid, has_entry = posemb_grid(
-      n, has_cls, self._grid, file_grid, self._of_video(given)
+      n, has_cls, self._grid, file_grid, of_video, cls_entry
     )
+    if file_grid is None and not of_video and self._grid is not None:
+      square, _ = posemb_grid(n, has_cls, cls_entry=cls_entry)
+      taken = self._file_grid
+      if taken and square not in (None, taken, taken[-2:]):
+        self.warnings.append(
+          f"the {n} positions are taken as the model's grid {taken};"
+          f" {square} is as possible. Pass posemb_grid= to say which"
+        )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
-      given["cls"] = cls.map(lambda token: token + posemb.read()[:, :1])
+      given["cls"] = cls.compute(
+        lambda token: token + posemb.read()[:, :1].astype(token.dtype)
+      )
       given[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
       self._cls_note = "with its position"
 
@@ -236,6 +280,10 @@ class Plan:
           raise ValueError(f"{fate}={choice!r} is the beginning of no name.")
         for name in chosen:
           self._note(name, fate, given.pop(name, None), "as asked")
+    for name in [n for n in given if foreign.PRETRAINING.search(n)]:
+      if name not in self._template:
+        leaf = given.pop(name)
+        self._note(name, "unused", leaf, "of the pretraining alone")
 
   def _settle_head(self, given):
     """Another number of classes, or none, asks for another head."""
@@ -268,7 +316,9 @@ class Plan:
 
   def _fit(self, name, leaf):
     if name not in self._template:
-      self._problems["unexpected"].append(f"{name} {list(leaf.shape)}")
+      self._problems["unexpected"].append(
+        f"{self._shown(name)} {list(leaf.shape)}"
+      )
       return
     here, there = tuple(self._template[name].shape), leaf.shape
     other_grid = name == POSEMB and None not in (self._grid, self._file_grid)
@@ -294,7 +344,7 @@ class Plan:
       if name == POSEMB and self._grid and not self._file_grid:
         hint = "; pass the file's posemb_grid"
       self._problems["misshapen"].append(
-        f"{name} {list(there)}, the model's is {list(here)}{hint}"
+        f"{self._shown(name)} {list(there)}, the model's is {list(here)}{hint}"
       )
 
   def _fit_kernel(self, leaf, shape):
@@ -310,7 +360,7 @@ class Plan:
         return kernel
       return resize.inflate_kernel(kernel, here[0], self._inflate)
 
-    self.leaves[KERNEL] = leaf.map(fit, shape)
+    self.leaves[KERNEL] = leaf.compute(fit, shape)
     self._note(KERNEL, "resized", leaf, ", ".join(notes))
 
   def _fit_posemb(self, leaf, shape):
@@ -322,7 +372,7 @@ class Plan:
       notes = [self._method, " -> ".join(grids)]
     if size != here:
       notes.append(f"repeated {here[0]} times")
-    self.leaves[POSEMB] = leaf.map(
+    self.leaves[POSEMB] = leaf.compute(
       lambda array: resize.resize_posemb(array, there, here, self._method),
       shape,
     )
@@ -335,8 +385,10 @@ class Plan:
         lines.append(f"{problem}:")
         lines += [f"  {name}" for name in names]
     lines.append(
-      "Build the model of the file (`python -m tokenlearner_flexivit.interop"
-      " describe FILE` guesses it), or pass fresh=(...) for beginnings of names"
-      " to initialise and unused=(...) for those of the file to leave out."
+      "Build the model of the file: `python -m tokenlearner_flexivit.interop"
+      " describe FILE` tells it. What another task replaces, such as a head,"
+      " can be initialised with fresh=(...) or left out with unused=(...),"
+      " beginnings of names; what the file's model computes with cannot: the"
+      " answers would be another model's."
     )
     return "\n".join(lines)

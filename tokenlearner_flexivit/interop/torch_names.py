@@ -64,6 +64,7 @@ _HUGGING_FACE_ARRAYS = (
   ("cls", "vit.embeddings.cls_token"),
   ("pos_embedding", "vit.embeddings.position_embeddings"),
 )
+HUGGING_FACE_KERNEL = "embeddings.patch_embeddings.projection.weight"
 
 
 def is_timm(names: set[str]) -> bool:
@@ -73,11 +74,27 @@ def is_timm(names: set[str]) -> bool:
 
 def is_hugging_face(names: set[str]) -> bool:
   """Whether there is a patch embedding of transformers' name."""
-  end = "embeddings.patch_embeddings.projection.weight"
-  return end in names or f"vit.{end}" in names
+  kernel = HUGGING_FACE_KERNEL
+  return kernel in names or f"vit.{kernel}" in names
 
 
-def from_timm(leaves: Leaves, num_heads: int) -> Leaves:
+def their_name(format: str, ours: str) -> str:
+  """Returns the name of an array of ours in timm's or Hugging Face's files."""
+  modules, arrays = {
+    "timm": (_TIMM, _TIMM_ARRAYS),
+    "hugging_face": (_HUGGING_FACE, _HUGGING_FACE_ARRAYS),
+  }[format]
+  index = re.search(r"/encoderblock_(\d+)/", ours)
+  depth = int(index[1]) + 1 if index else 1
+  names = {name: theirs for name, theirs, _ in _expand(modules, arrays, depth)}
+  theirs = names.get(ours, ours)
+  if format == "timm":  # Joint projections.
+    theirs = re.sub(r"^(blocks\.\d+\.attn)\.[qkv]\.", r"\1.qkv.", theirs)
+    theirs = re.sub(r"^attn_pool\.[kv]\.", "attn_pool.kv.", theirs)
+  return theirs
+
+
+def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
   """Gives arrays our names and layouts.
 
   LayerScale ("ls1.gamma", DeiT III) multiplies what a branch gives; so do the
@@ -85,6 +102,7 @@ def from_timm(leaves: Leaves, num_heads: int) -> Leaves:
 
   Args:
     leaves: timm's VisionTransformer.
+    where: the file, for errors.
     num_heads: which the file does not tell.
 
   Returns:
@@ -93,11 +111,11 @@ def from_timm(leaves: Leaves, num_heads: int) -> Leaves:
   Raises:
     ValueError: a model that ours cannot compute.
   """
-  if "fc_norm.weight" in leaves:
+  _check_parts(leaves, where, "norm.", "pos_embed")
+  if {"cls_token", "attn_pool.latent"} <= leaves.keys():
     raise ValueError(
-      "These weights are for a norm after the pooling (timm's fc_norm, its"
-      " default for global_pool='avg'); here the norm comes before. No renaming"
-      " makes these equal."
+      f"{where} is of a model with attention pooling beside a cls token; the"
+      " models here have one of them."
     )
   split = {}
   for name, leaf in leaves.items():
@@ -113,17 +131,52 @@ def from_timm(leaves: Leaves, num_heads: int) -> Leaves:
   return _from_torch(split, _TIMM, _TIMM_ARRAYS, num_heads)
 
 
-def from_hugging_face(leaves: Leaves, num_heads: int) -> Leaves:
+def _check_parts(leaves, where, norm, positions) -> None:
+  """Refuses models without positions or a last norm, and with other norms."""
+  if positions not in leaves:
+    raise ValueError(
+      f"{where} holds no {positions!r}: its model has no positions, or"
+      " computes them in a way (rotary, relative) that the models here do not."
+    )
+  if f"{norm}weight" not in leaves:
+    raise ValueError(
+      f"{where} holds no {norm}weight: its model has no norm after the blocks;"
+      " the models here have one."
+    )
+  for name in leaves:
+    module = name.removesuffix(".weight")
+    is_norm = re.search(r"(^|\.)(layer)?norm(\d|_\w+)?$", module)
+    if module != name and is_norm and f"{module}.bias" not in leaves:
+      raise ValueError(
+        f"{where} holds {name!r} without a bias: a norm of another kind, such"
+        " as RMSNorm, which the models here have not."
+      )
+
+
+def from_hugging_face(leaves: Leaves, where: str, num_heads: int) -> Leaves:
   """As `from_timm`, for ViTModel and ViTForImageClassification."""
   named = {
     name if name.startswith(("vit.", "classifier.")) else f"vit.{name}": leaf
     for name, leaf in leaves.items()
   }
+  _check_parts(
+    named, where, "vit.layernorm.", "vit.embeddings.position_embeddings"
+  )
+  if {"vit.pooler.dense.weight", "classifier.weight"} <= named.keys():
+    raise ValueError(
+      f"{where} holds a pooler beside a classifier: Hugging Face's classifier"
+      " does not use it, the models here would."
+    )
   return _from_torch(named, _HUGGING_FACE, _HUGGING_FACE_ARRAYS, num_heads)
 
 
 def to_timm(leaves: Leaves) -> Leaves:
-  """The inverse, for VisionTransformer(no_embed_class=True, fc_norm=False)."""
+  """The inverse, for VisionTransformer(fc_norm=False).
+
+  A cls token gets a zero position, as timm's models have one by default.
+  """
+  if {"cls", "pos_embedding"} <= leaves.keys():
+    leaves = _with_cls_position(leaves)
   return _join(_to_torch(leaves, "timm", _TIMM, _TIMM_ARRAYS))
 
 
@@ -138,15 +191,26 @@ def to_hugging_face(leaves: Leaves) -> Leaves:
       "Hugging Face's ViT has a cls token and a learned position embedding;"
       " without both, weights cannot be saved in its format."
     )
-  cells = leaves["pos_embedding"].transpose(1, 0, 2)
-  zero = cells.rows(0, 1).map(np.zeros_like)
-  posemb = concatenate([zero, cells]).transpose(1, 0, 2)
+  if {"pre_logits/kernel", "head/kernel"} <= leaves.keys():
+    raise ValueError(
+      "Hugging Face's ViTForImageClassification has no layer between the cls"
+      " token and the classifier, but these weights have pre_logits. Save them"
+      " without the head, as a ViTModel, or use format='native'."
+    )
   return _to_torch(
-    {**leaves, "pos_embedding": posemb},
+    _with_cls_position(leaves),
     "Hugging Face's ViT",
     _HUGGING_FACE,
     _HUGGING_FACE_ARRAYS,
   )
+
+
+def _with_cls_position(leaves: Leaves) -> Leaves:
+  """Puts a position of zeros, for the cls token, in front of the others."""
+  cells = leaves["pos_embedding"].transpose(1, 0, 2)
+  zero = cells.rows(0, 1).map(np.zeros_like)
+  posemb = concatenate([zero, cells]).transpose(1, 0, 2)
+  return {**leaves, "pos_embedding": posemb}
 
 
 def _expand(modules, arrays, depth) -> Iterator[tuple[str, str, str]]:
@@ -260,4 +324,6 @@ def _join(leaves: Mapping[str, Leaf]) -> Leaves:
 
 def _scale_rows(leaf: Leaf, gamma: Leaf) -> Leaf:
   shape = (-1, *(1,) * (len(leaf.shape) - 1))
-  return leaf.map(lambda array: array * gamma.read().reshape(shape))
+  return leaf.compute(
+    lambda array: array * gamma.read().astype(array.dtype).reshape(shape)
+  )

@@ -1,0 +1,358 @@
+"""Weights of others: what is beside them is read, what differs is refused."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from tokenlearner_flexivit import interop, models
+from tokenlearner_flexivit.models import patch_embed
+
+TIMM = dict(
+  architecture="vit_tiny_patch4_12",
+  num_features=16,
+  global_pool="token",
+  model_args=dict(num_heads=2, img_size=[12, 12], embed_dim=16),
+  pretrained_cfg=dict(mean=[0.5] * 3, std=[0.5] * 3, input_size=[3, 12, 12]),
+)
+HUGGING_FACE = dict(
+  model_type="vit",
+  hidden_size=16,
+  num_attention_heads=2,
+  hidden_act="gelu_pytorch_tanh",
+  layer_norm_eps=1e-6,
+  image_size=12,
+)
+
+
+@pytest.fixture
+def library_file(tmp_path, make_model, make_params):
+  """Returns a function that saves a file as a library does.
+
+  It takes the format, what config.json holds (None for no such file), changes
+  of the arrays and arguments of the model; it returns path, model and arrays.
+  """
+
+  def save(format, config, changes=None, **overrides):
+    model = make_model(**dict(pool="tok", **overrides))
+    path = tmp_path / "model.safetensors"
+    interop.save_params(make_params(model), path, format)
+    arrays = safetensors.numpy.load_file(path) | (changes or {})
+    arrays = {
+      name: array for name, array in arrays.items() if array is not None
+    }
+    # Without the note on our model that `save_params` leaves.
+    safetensors.numpy.save_file(arrays, path)
+    if config is not None:
+      (tmp_path / "config.json").write_text(json.dumps(config))
+    return path, model, arrays
+
+  return save
+
+
+@pytest.mark.parametrize(
+  ("format", "config"), [("timm", TIMM), ("hugging_face", HUGGING_FACE)]
+)
+def test_a_config_beside_the_file(format, config, library_file):
+  path, model, _ = library_file(format, config)
+  described = interop.describe(path)
+  assert models.ViT(**described.model) == model
+  with pytest.raises(
+    ValueError, match=r"has num_heads=2, as .*config\.json says"
+  ):
+    interop.load_params(path, model.clone(num_heads=4))
+  with pytest.raises(ValueError, match="has num_heads=2"):
+    interop.describe(path, num_heads=4)
+  # A folder is what is in it.
+  assert interop.describe(path.parent).model == described.model
+  width = {"timm": "num_features", "hugging_face": "hidden_size"}[format]
+  other = dict(config, model_args={}) | {width: 768}
+  (path.parent / "config.json").write_text(json.dumps(other))
+  with pytest.raises(ValueError, match="another model: its width is 768"):
+    interop.load_params(path, model)
+
+
+def test_a_bare_file_needs_its_heads(library_file):
+  path, model, _ = library_file("timm", None)
+  with pytest.raises(ValueError, match="how many attention heads"):
+    interop.describe(path)
+  described = interop.describe(path, num_heads=2)
+  assert models.ViT(**described.model) == model
+  text = "\n".join(described.guesses)
+  for part in ("erf", "pooling", "mean and std", "posemb_grid=(3, 3)"):
+    assert part in text
+  _, report = interop.load_params_and_report(path, model)
+  for part in ("erf", "pooling", "mean and std"):
+    assert f"WARNING: {part}" in str(report) or part in str(report)
+  _, report = interop.load_params_and_report(path, model, input_mean=0.5)
+  assert "mean and std" not in str(report)
+
+
+@pytest.mark.parametrize(
+  ("width", "heads"), [(1152, 16), (192, 3), (1536, None)]
+)
+def test_heads_of_published_widths(width, heads, library_file):
+  path, model, _ = library_file(
+    "timm", None, width=width, depth=1, mlp_dim=8, num_heads=heads or 24
+  )
+  if heads is None:  # Some have 16, some 24.
+    with pytest.raises(ValueError, match="how many attention heads"):
+      interop.describe(path)
+    return
+  described = interop.describe(path)
+  assert described.model["num_heads"] == heads
+  assert f"num_heads={heads}, from the width of {width}" in described.guesses
+  _, report = interop.load_params_and_report(
+    path, model.clone(num_heads=2 * heads)
+  )
+  assert f"width of {width} have {heads}" in str(report)
+
+
+@pytest.mark.parametrize(
+  ("format", "config", "message"),
+  [
+    ("timm", {"architecture": "vit_base_patch16_clip_quickgelu_224"}, "quick"),
+    ("timm", {"architecture": "vit_base_patch16_rope_224"}, "rotary"),
+    ("timm", {"global_pool": "max"}, "global_pool='max'"),
+    ("timm", {"global_pool": "avg"}, "global_pool='avg' with a cls token"),
+    ("timm", {"model_args": {"act_layer": "relu"}}, "act_layer='relu'"),
+    ("timm", {"model_args": {"reg_tokens": 4}}, "reg_tokens=4"),
+    ("hugging_face", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'"),
+    ("hugging_face", {"hidden_act": "relu"}, "hidden_act='relu'"),
+    ("hugging_face", {"layer_norm_eps": 1e-3}, "layer_norm_eps=0.001"),
+    ("hugging_face", {"model_type": "dinov2"}, "of the kind 'dinov2'"),
+  ],
+)
+def test_features_that_a_config_tells(format, config, message, library_file):
+  base = {"timm": TIMM, "hugging_face": HUGGING_FACE}[format]
+  path, model, _ = library_file(format, base | config)
+  for call in (interop.describe, lambda p: interop.load_params(p, model)):
+    with pytest.raises(ValueError, match=f"{message}.*which the models here"):
+      call(path)
+
+
+ROW = np.ones((16,), np.float32)
+TOKEN = np.ones((1, 1, 16), np.float32)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"reg_token": TOKEN}, "register tokens: reg_token"),
+    ({"norm_pre.weight": ROW, "norm_pre.bias": ROW}, "norm before the blocks"),
+    ({"dist_token": TOKEN}, "distillation token"),
+    ({"blocks.0.attn.q_norm.weight": ROW}, "normalised queries and keys"),
+    ({"blocks.0.mlp.w12.weight": ROW}, "gated MLP"),
+    ({"rope.freqs": ROW}, "rotary positions"),
+    ({"blocks.0.attn.rel_pos_h": ROW}, "relative positions"),
+    ({"blocks.0.gamma_1": ROW}, "LayerScale under names"),
+    ({"blocks.0.attn.q_bias": ROW}, "biases of queries and values alone"),
+    ({"fc_norm.weight": ROW}, "norm after the pooling"),
+    ({"patch_embed.backbone.conv.weight": ROW}, "hybrid"),
+    ({"attn_pool.latent": TOKEN}, "attention pooling beside a cls token"),
+    ({"pos_embed": None}, "holds no 'pos_embed'"),
+    ({"norm.weight": None, "norm.bias": None}, "no norm after the blocks"),
+    ({"blocks.0.norm1.bias": None}, "such as RMSNorm"),
+  ],
+)
+def test_features_that_arrays_tell(changes, message, library_file):
+  path, model, _ = library_file("timm", TIMM, changes)
+  unused = [name for name, array in changes.items() if array is not None]
+  for call in (
+    interop.describe,
+    lambda p: interop.load_params(p, model),
+    # Leaving these arrays out would give another model, so it is no way out.
+    lambda p: interop.load_params(p, model, unused=unused),
+  ):
+    with pytest.raises(ValueError, match=message):
+      call(path)
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (["module.patch_embed.proj.weight"], "timm, behind the prefix 'module.'"),
+    (
+      ["deit.embeddings.patch_embeddings.projection.weight"],
+      "relatives of ViT .*behind the prefix 'deit.'",
+    ),
+    (
+      ["vision_model.embeddings.patch_embedding.weight"],
+      "Hugging Face's CLIP or SigLIP",
+    ),
+    (["visual.conv1.weight"], "CLIP's own or open_clip"),
+    (["conv_proj.weight"], "torchvision"),
+  ],
+)
+def test_families_whose_names_are_not_read(names, message, tmp_path):
+  path = tmp_path / "a.safetensors"
+  safetensors.numpy.save_file({name: ROW for name in names}, path)
+  with pytest.raises(ValueError, match=message):
+    interop.describe(path)
+
+
+def test_hybrids_of_big_vision_are_refused(tmp_path, make_model, make_params):
+  flat = traverse_util.flatten_dict(make_params(make_model()), sep="/")
+  path = tmp_path / "a.npz"
+  np.savez(path, **flat, **{"conv_root/kernel": ROW})
+  with pytest.raises(ValueError, match=r"convolutions in place of patches"):
+    interop.describe(path)
+
+
+def test_statistics_must_be_said(library_file, logits):
+  mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+  cfg = dict(TIMM["pretrained_cfg"], mean=mean, std=std)
+  path, model, _ = library_file("timm", dict(TIMM, pretrained_cfg=cfg))
+  described = interop.describe(path)
+  assert described.input_mean == tuple(mean)
+  assert "minus 0.485, 0.456, 0.406" in str(described)
+  with pytest.raises(
+    ValueError, match=r"expects images minus \[0.485.*init_mean"
+  ):
+    interop.load_params(path, model)
+  absorbed, _ = interop.load_params_and_report(
+    path, model, input_mean=described.input_mean, input_std=described.input_std
+  )
+  as_stored, report = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
+  assert "absorbed" not in str(report)
+  images = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3))
+  np.testing.assert_allclose(
+    logits(model, absorbed, 2 * images - 1),
+    logits(model, as_stored, (images - np.array(mean)) / np.array(std)),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_statistics_of_hugging_face(library_file):
+  path, model, _ = library_file("hugging_face", HUGGING_FACE)
+  _, report = interop.load_params_and_report(path, model)
+  assert "mean and std" in str(report)
+  processor = path.parent / "preprocessor_config.json"
+  processor.write_text(
+    json.dumps(dict(image_mean=[0.5] * 3, image_std=[0.5] * 3))
+  )
+  _, report = interop.load_params_and_report(path, model)
+  assert not report.warnings
+  processor.write_text(json.dumps(dict(do_normalize=False)))
+  with pytest.raises(ValueError, match=r"images minus \[0.0\]"):
+    interop.load_params(path, model)
+
+
+@pytest.mark.parametrize("format", ["timm", "hugging_face"])
+def test_a_wide_image_size_in_the_config(format, library_file):
+  # 24 cells and a cls token: 25 positions, which would make a square.
+  base = {"timm": TIMM, "hugging_face": HUGGING_FACE}[format]
+  size = {
+    "timm": {"model_args": {"num_heads": 2, "img_size": [16, 24]}},
+    "hugging_face": {"image_size": [16, 24]},
+  }[format]
+  path, model, _ = library_file(format, base | size, posemb_grid=(4, 6))
+  assert interop.describe(path).model["posemb_grid"] == (4, 6)
+  loaded, report = interop.load_params_and_report(
+    path, model.clone(posemb_grid=(5, 5))
+  )
+  assert "4x6 -> 5x5" in str(report)
+  assert loaded["pos_embedding"].shape == (1, 25, 16)
+
+
+def test_a_grid_that_is_no_square_must_be_said(library_file):
+  path, model, _ = library_file("timm", None, posemb_grid=(2, 5))
+  with pytest.raises(ValueError, match=r"11 positions.*posemb_grid=\(h, w\)"):
+    interop.describe(path, num_heads=2)
+  described = interop.describe(path, num_heads=2, posemb_grid=(2, 5))
+  assert models.ViT(**described.model) == model
+
+
+@pytest.mark.parametrize("format", ["timm", "hugging_face"])
+def test_biases_that_are_not_there_are_zeros(format, library_file, make_model):
+  config = {"timm": TIMM, "hugging_face": HUGGING_FACE}[format]
+  path, model, arrays = library_file(format, config)
+  kept = {
+    name: array
+    for name, array in arrays.items()
+    if not ("bias" in name and any(p in name for p in (".qkv", ".attention.a")))
+  }
+  zeros = {
+    name: array if name in kept else np.zeros_like(array)
+    for name, array in arrays.items()
+  }
+  trees = []
+  for content in (kept, zeros):
+    safetensors.numpy.save_file(content, path)
+    trees.append(interop.load_params_and_report(path, model)[0])
+  flat = [traverse_util.flatten_dict(tree, sep="/") for tree in trees]
+  assert len(kept) < len(arrays) and flat[0].keys() == flat[1].keys()
+  for name, array in flat[0].items():
+    np.testing.assert_array_equal(array, flat[1][name], err_msg=name)
+
+
+def test_errors_have_the_names_of_the_file(library_file):
+  path, model, _ = library_file(
+    "hugging_face",
+    HUGGING_FACE,
+    {"vit.encoder.layer.1.intermediate.dense.weight": None},
+  )
+  with pytest.raises(ValueError) as error:
+    interop.load_params(path, model)
+  text = str(error.value)
+  assert "  vit.encoder.layer.1.intermediate.dense.weight (here Trans" in text
+  assert "the answers would be another model's" in text
+
+
+def test_parts_of_the_pretraining_are_left_out(library_file):
+  more = {"mask_token": TOKEN, "decoder_blocks.0.attn.qkv.weight": ROW}
+  path, model, _ = library_file("timm", TIMM, more)
+  _, report = interop.load_params_and_report(path, model)
+  assert set(report.names("unused")) == set(more)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_widened_before_arithmetic(dtype, library_file):
+  gamma = np.full((16,), 1e-5, np.float32)
+  path, model, arrays = library_file(
+    "timm", TIMM, {"blocks.0.ls1.gamma": gamma}
+  )
+  half = {name: array.astype(dtype) for name, array in arrays.items()}
+  # The cls token has a position, which is added to it.
+  half["pos_embed"][:, 0] = half["cls_token"][:, 0] * dtype(0.37)
+  wide = {name: array.astype(np.float32) for name, array in half.items()}
+  model = model.clone(patch_size=(6, 6))
+  loaded = []
+  for content in (half, wide):
+    safetensors.numpy.save_file(content, path)
+    tree, _ = interop.load_params_and_report(path, model)
+    loaded.append(traverse_util.flatten_dict(tree, sep="/"))
+  for name, array in loaded[1].items():
+    np.testing.assert_allclose(
+      loaded[0][name], array, rtol=1e-6, atol=1e-12, err_msg=name
+    )
+  kernel = np.ones((4, 4, 3, 8), np.float32).astype(dtype)
+  resized = patch_embed.resize_kernel(kernel, 7)
+  assert resized.dtype == dtype
+
+
+def test_a_layer_before_the_classifier_is_no_vit_of_hugging_face(library_file):
+  path, _, _ = library_file(
+    "hugging_face",
+    HUGGING_FACE,
+    {
+      "vit.pooler.dense.weight": np.ones((16, 16), np.float32),
+      "vit.pooler.dense.bias": ROW,
+    },
+  )
+  with pytest.raises(ValueError, match="a pooler beside a classifier"):
+    interop.describe(path)
+
+
+def test_several_files_are_named(tmp_path, make_model):
+  (tmp_path / "model.safetensors.index.json").write_text("{}")
+  with pytest.raises(ValueError, match="several files"):
+    interop.describe(tmp_path)
+  with pytest.raises(ValueError, match="several files"):
+    interop.describe(tmp_path / "model.safetensors.index.json")

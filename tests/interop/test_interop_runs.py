@@ -1,0 +1,227 @@
+"""Runs, exports and files of this library tell all of their models."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tokenlearner_flexivit import checkpoint, interop, models, workdir
+from tokenlearner_flexivit.inference import trained
+from tokenlearner_flexivit.interop import about, containers
+from tokenlearner_flexivit.tasks import distillation
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Arguments of configs, so that they need no data.
+ARGS = {
+  "folder": "path=/data/flowers",
+  "transfer": "runlocal",
+  "video_folder": "path=/data/clips",
+  "vivit": "path=/data/k400",
+  "vivit_bottleneck": "path=/data/charades",
+}
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
+
+
+def write_run(folder, section, num_classes=7):
+  """Writes what describes a run, with a checkpoint of holes of the right size.
+
+  Returns the model, and the size of the checkpoint in bytes.
+  """
+  folder.mkdir(exist_ok=True)
+  config = json.dumps({"model": section})
+  (folder / workdir.CONFIG_FILE).write_text(config)
+  model = models.create(**section, num_classes=num_classes)
+  example = jnp.zeros((1, *models.input_shape(model)))
+  params = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
+  header, end = {}, 0
+  for name, spec in traverse_util.flatten_dict(params, sep="/").items():
+    start, end = end, end + 4 * spec.size
+    header[f"params/{name}"] = {
+      "dtype": "F32",
+      "shape": spec.shape,
+      "data_offsets": [start, end],
+    }
+  head = json.dumps(header).encode()
+  state = folder / checkpoint.CHECKPOINTS / "3" / "state"
+  state.mkdir(parents=True)
+  with (state / "state.safetensors").open("wb") as file:
+    file.write(len(head).to_bytes(8, "little") + head)
+    file.truncate(8 + len(head) + end)
+  return model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_of_each_config_is_described(name, tmp_path):
+  module = importlib.import_module(f"configs.{name}")
+  section = module.get_config(ARGS.get(name, "")).model.to_dict()
+  section.pop("num_classes", None)
+  model = write_run(tmp_path / "run", section)
+  # Its arrays are holes: to tell the shapes none of them is read.
+  described = interop.describe(tmp_path / "run")
+  assert described.format == "native" and not described.guesses
+  assert described.model["name"] == section.get("name", "vit")
+  for key in ("width", "depth", "patch_size", "posemb_grid", "posemb", "pool"):
+    assert described.model[key] == getattr(model, key)
+  built = models.create(**described.model)
+  assert type(built) is type(model)
+  assert about.arguments(built) == about.arguments(model)
+  assert str(described).startswith("source")
+
+
+def test_variants_of_runs(tmp_path):
+  for variant, name, expected in (
+    ("Ti", "vit", "Ti/32"),
+    ("Ti/16", "vit", "Ti/16"),
+    ("Ti/16x2", "vivit", "Ti/16x2"),
+  ):
+    folder = tmp_path / variant.replace("/", "-")
+    write_run(folder, dict(name=name, variant=variant))
+    assert interop.describe(folder).variant == expected
+
+
+@pytest.fixture
+def run(tmp_path, make_params):
+  """Returns a function that writes a run with real arrays."""
+
+  def write(section, shape=(12, 12), num_classes=5):
+    model = models.create(**section, num_classes=num_classes)
+    params = make_params(model, shape=shape)
+    folder = tmp_path / "run"
+    checkpoints = checkpoint.Checkpoints(folder, keep=1, config={})
+    checkpoints.save(
+      3, {"params": jax.tree.map(jnp.asarray, params), "ema": None}
+    )
+    checkpoints.close()
+    (folder / workdir.CONFIG_FILE).write_text(json.dumps({"model": section}))
+    return folder, model, params
+
+  return write
+
+
+TINY = dict(width=8, depth=1, mlp_dim=8, num_heads=1, patch_size=[8, 8])
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (8, 8)])
+def test_the_grid_of_a_run_is_known(grid, run):
+  folder, _, params = run(TINY | dict(posemb_grid=[2, 8]), shape=(16, 64))
+  model = models.ViT(num_classes=5, **TINY | dict(posemb_grid=grid))
+  loaded, report = interop.load_params_and_report(folder, model)
+  right, _ = interop.load_params_and_report(folder, model, posemb_grid=(2, 8))
+  np.testing.assert_array_equal(loaded["pos_embedding"], right["pos_embedding"])
+  assert "2x8 -> " in str(report)
+  # A file with its model knows it, one without takes the model's.
+  wide = models.ViT(num_classes=5, **TINY | dict(posemb_grid=(2, 8)))
+  for name, noted in (
+    ("a.npz", wide),
+    ("b.safetensors", wide),
+    ("c.npz", None),
+  ):
+    interop.save_params(params, folder / name, model=noted)
+    again, report = interop.load_params_and_report(folder / name, model)
+    same = np.array_equal(again["pos_embedding"], right["pos_embedding"])
+    assert same == (noted is not None)
+    assert not report.warnings
+  _, report = interop.load_params_and_report(folder / "c.npz", wide)
+  assert "(4, 4) is as possible" in str(report)
+  with pytest.raises(ValueError, match=r"posemb_grid=\(2, 8\), not \(4, 4\)"):
+    interop.describe(folder, posemb_grid=(4, 4))
+
+
+def test_other_places_and_sines_are_said(run):
+  learner = dict(layer=0, num_tokens=2, bottleneck_dim=4)
+  section = TINY | dict(
+    depth=2, posemb="sincos2d", posemb_grid=[2, 3], token_learner=learner
+  )
+  folder, model, _ = run(section, shape=(16, 24))
+  _, report = interop.load_params_and_report(folder, model)
+  assert not report.warnings
+  other = model.clone(posemb_grid=(7, 7), token_learner=dict(learner, layer=1))
+  _, report = interop.load_params_and_report(folder, other)
+  assert "WARNING: posemb_grid=(7, 7) of the model is (2, 3)" in str(report)
+  assert "WARNING: token_learner={'layer': 1" in str(report)
+
+
+def test_an_export_is_described_loaded_and_a_teacher(
+  tmp_path, make_model, make_params, assert_same, capsys
+):
+  learner = dict(layer=1, num_tokens=3, bottleneck_dim=8)
+  model = make_model(token_learner=learner, posemb_grid=(2, 5))
+  params = make_params(model)
+  section = dict(
+    width=16,
+    depth=2,
+    mlp_dim=24,
+    num_heads=2,
+    patch_size=(4, 4),
+    posemb_grid=(2, 5),
+    token_learner=learner,
+    num_classes=5,
+  )
+  export = tmp_path / "export"
+  export.mkdir()
+  trained.Trained(
+    params,
+    section,
+    "decode",
+    (8, 20, 3),
+    "softmax_xent",
+    (),
+    None,
+    (),
+  ).save(export / trained.MODEL_FILE)
+  for source in (export, export / trained.MODEL_FILE):
+    described = interop.describe(source)
+    assert described.format == "native" and not described.guesses
+    assert models.create(**described.model) == model
+    loaded, report = interop.load_params_and_report(source, model)
+    assert_same(loaded, params)
+    assert report.sha256
+  teacher = distillation.Teacher.create(
+    5, "config.task.teachers.t", str(export)
+  )
+  assert_same(teacher.load(), params)
+
+
+def test_a_run_for_videos_is_a_teacher(tmp_path):
+  write_run(tmp_path / "run", dict(name="vivit", variant="mu/4x2"), 5)
+  teacher = distillation.Teacher.create(
+    5, "config.task.teachers.t", str(tmp_path / "run")
+  )
+  assert isinstance(teacher.model, models.ViViT) and teacher.image == "video"
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280])
+def test_the_length_of_a_header_is_no_pickle(length, tmp_path):
+  header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+  text = json.dumps(header).encode().ljust(length)
+  path = tmp_path / "a.safetensors"
+  path.write_bytes(length.to_bytes(8, "little") + text + bytes(4))
+  with containers.open_file(path) as opened:
+    assert opened.kind == "safetensors" and list(opened.leaves) == ["a"]
+
+
+def test_a_file_is_read_once_for_its_checksum(
+  tmp_path, make_model, make_params, monkeypatch
+):
+  model = make_model()
+  path = tmp_path / "a.npz"
+  interop.save_params(make_params(model), path)
+  counted = []
+  digest = importlib.import_module("hashlib").file_digest
+  monkeypatch.setattr(
+    "hashlib.file_digest", lambda *a: counted.append(1) or digest(*a)
+  )
+  described = interop.describe(path)
+  assert not counted
+  _, first = interop.load_params_and_report(path, model)
+  _, second = interop.load_params_and_report(path, model)
+  assert first.sha256 == second.sha256 == described.sha256
+  assert len(counted) == 1
+  interop.save_params(make_params(model, seed=1), path)
+  _, third = interop.load_params_and_report(path, model)
+  assert third.sha256 != first.sha256

@@ -1,0 +1,110 @@
+"""Names of arrays whose models compute what the models here do not.
+
+To leave such an array out, or to initialise it, gives another model, whose
+answers are wrong without a word. So they are refused by the feature's name.
+"""
+
+import re
+from collections.abc import Iterable
+
+from tokenlearner_flexivit.interop.leaves import shorten
+
+# Parts of names, and the features that they stand for.
+_FEATURES = (
+  (r"reg_token|register_tokens", "register tokens"),
+  (r"norm_pre|pre_layrnorm|ln_pre", "a norm before the blocks (CLIP)"),
+  (
+    r"dist_token|distillation_token|head_dist|distillation_classifier",
+    "a distillation token (DeiT)",
+  ),
+  (r"detection_tokens|mid_position", "detection tokens (YOLOS)"),
+  (r"\b[qk]_norm\b|query_norm|key_norm", "normalised queries and keys"),
+  (
+    r"\bmlp\.(w12|w3|fc1_[gx]|gate_proj)|weights_(in|out)\.|swiglu",
+    "a gated MLP (SwiGLU)",
+  ),
+  (r"\brope\b|\bfreqs|rotary", "rotary positions"),
+  (r"rel_pos|relative_position", "relative positions"),
+  (r"\bfc_norm\b", "a norm after the pooling (timm's fc_norm)"),
+  (
+    r"patch_embed\.backbone|^conv_root/|^gn_root/|^block\d+/unit\d+/",
+    "a hybrid's convolutions in place of patches (R+ViT)",
+  ),
+  (r"patch_embed\.(norm|proj\.\d|conv)", "more than a patch embedding"),
+  (r"\b(attn|mlp)\.norm\.", "norms inside the branches"),
+  (
+    r"\bgamma_[12]$|layer_scale\d\.lambda|\.lambda_[12]$",
+    "LayerScale under names that are not read (gamma_1, lambda1)",
+  ),
+  (r"\b[qv]_bias$", "biases of queries and values alone (BEiT, EVA)"),
+  (r"blocks\.\d+\.(attns|ffns)\.", "parallel branches in a block"),
+  (r"\blora_[AB]\b|lora_(down|up)", "LoRA adapters, which are not merged"),
+  (r"attn_pool\.pos_embed|attn_pool\.(ls|norm1)", "another attention pooling"),
+  (r"\bneck\.", "a neck after the blocks (SAM)"),
+  (r"type_embedding|temporal_embed|time_embed", "embeddings of other inputs"),
+)
+# A patch embedding, and whose names it has where they are read under no prefix.
+_FAMILIES = (
+  (r"visual\.trunk\.patch_embed\.proj\.weight", "open_clip's tower of timm"),
+  (r"patch_embed\.proj\.weight", "timm"),
+  (
+    r"embeddings\.patch_embeddings\.projection\.weight",
+    "Hugging Face's relatives of ViT (such as DeiT, DINOv2, BEiT, ViViT)",
+  ),
+  (
+    r"vision_model\.embeddings\.patch_embedding\.weight",
+    "Hugging Face's CLIP or SigLIP",
+  ),
+  (r"embeddings\.patch_embedding\.weight", "Hugging Face's CLIP or SigLIP"),
+  (r"embeddings\.patch_embeddings\.weight", "Hugging Face's DINOv3"),
+  (r"embeddings\.patch_embed\.weight", "Hugging Face's AIMv2"),
+  (r"visual\.conv1\.weight", "CLIP's own or open_clip"),
+  (r"conv_proj\.weight", "torchvision"),
+  (r"embeds\.proj\.weight", "timm's NaFlex"),
+  (r"embedding/kernel", "big_vision or Scenic"),
+  (r"patch_embeddings/projection/kernel", "Hugging Face's Flax models"),
+)
+# Parts that only pretraining uses.
+PRETRAINING = re.compile(r"(^|\.)(mask_token$|decoder\w*(\.|$))")
+
+
+def check(names: Iterable[str], where: str) -> None:
+  """Refuses arrays of what the models here cannot compute.
+
+  Args:
+    names: of the arrays, as the file has them.
+    where: the file, for errors.
+
+  Raises:
+    ValueError: names the features and arrays of each.
+  """
+  found: dict[str, list[str]] = {}
+  for name in names:
+    if PRETRAINING.search(name):
+      continue
+    for pattern, feature in _FEATURES:
+      if re.search(pattern, name):
+        found.setdefault(feature, []).append(name)
+        break
+  if found:
+    features = "; ".join(
+      f"{feature}: {shorten(sorted(arrays), 3)}"
+      for feature, arrays in found.items()
+    )
+    raise ValueError(
+      f"{where} is of a model with {features}. The models here have none, and"
+      " without these arrays they would give other answers."
+    )
+
+
+def family(names: Iterable[str]) -> str:
+  """Says whose names arrays have that no reader knows, if that shows."""
+  names = sorted(names)
+  for pattern, who in _FAMILIES:
+    for name in names:
+      match = re.fullmatch(rf"(.*?)\b{pattern}", name)
+      if match:
+        prefix = match[1]
+        behind = f", behind the prefix {prefix!r}" if prefix else ""
+        return f" The names are those of {who}{behind}, which are not read."
+  return ""
