@@ -12,9 +12,9 @@ plain ViT-B/30 collapses away from its size. `init=FlexiViT-B i21k 300ep` and
 here.
 
 Arguments:
-  init: a workdir, a file or a released name (see `interop.fetch`). The model,
-    TokenLearner included, is the one found there. The head is new and starts
-    at zero.
+  init: a workdir, an exported folder, a file or a released name (see
+    `interop.fetch`). The model, TokenLearner included, is the one described
+    there. The head is new and starts at zero.
   data: a TFDS name (prepared where `TFDS_DATA_DIR` says) or `folder:/path`; it
     tells the number of classes.
   train, test: its splits. By default "train", and "validation" if it is there,
@@ -38,17 +38,17 @@ those of big_vision's configs/transfer.py, found for AugReg's ViT-B/32 at 384 px
 is its default and 2,500 steps are ours. Its values are for training every
 layer alike: with `layer_decay` or `freeze` try larger learning rates.
 
-Images come in [-1, 1], as big_vision's models expect them. If a model of yours
-has seen others, change `data.pp` and `evals.test.data.pp`.
+Images come in [-1, 1], as big_vision's models expect them. Where a config.json
+beside the weights tells that they expect others, `init_mean` and `init_std`
+say so, and the patch embedding absorbs the difference.
 """
 
 import ml_collections
 import numpy as np
-from absl import logging
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import interop, paths
+from tokenlearner_flexivit import interop, models, paths
 from tokenlearner_flexivit.data import folder
 from tokenlearner_flexivit.data import splits as split_names
 
@@ -62,8 +62,8 @@ PUBLISHED = {
 }
 OTHERS = (2_500, 10, 0.01)
 ALL_BUT_THE_HEAD = "(?!head/).*"
-# How a head starts; the new one has another task.
-HEAD = ("num_classes", "head_zeroinit", "head_bias_init")
+# The new head has another task.
+HEAD = ("num_classes",)
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -114,10 +114,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.init = args["init"] or None
   c.model = dict(variant="mu")
   if c.init:
-    found = interop.describe(c.init)
-    for guess in found.guesses:
-      logging.warning("%s: guessed %s", c.init, guess)
-    c.model = {k: v for k, v in found.model.items() if k not in HEAD}
+    described = interop.describe(c.init)  # Logs what it has to guess.
+    c.model = {k: v for k, v in described.model.items() if k not in HEAD}
+    if models.MODELS[c.model.get("name", "vit")].input != "image":
+      raise ValueError(
+        f"{c.init} is a model for videos; this config transfers models for"
+        " images."
+      )
+    mean, std = described.input_mean, described.input_std
+    if mean and {*mean, *std} != {0.5}:
+      c.init_mean, c.init_std = mean, std
     c.init_fresh = ("head/",)  # Also where the classes are as many.
   c.model.dtype = "float32" if runlocal else "bfloat16"
   c.flexi = dict(patch_size=dict(values=(patch_size,)))

@@ -4,6 +4,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.analysis import (
@@ -63,6 +64,8 @@ def opened(*arguments):
 def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   pool = dict(pool="tok") if format == "timm" else {}
   path, params = save(tmp_path / name, format=format, **pool)
+  if format == "timm":  # As a file of others, without a note on the model.
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
   args, found = opened(f"--init={path}", FAKE)
   assert [setting.name for setting in found.settings] == ["patch6"]
   kernel = params["embedding"]["kernel"]
@@ -76,7 +79,23 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   }
   assert command.read_images(args, found).shape == (4, 12, 12, 3)
   # What a format does not tell is said.
-  assert ("Guessed: num_heads" in capsys.readouterr().out) == (format == "timm")
+  out = capsys.readouterr().out
+  for guess in ("WARNING: num_heads=2, from the width", "WARNING: GELU"):
+    assert (guess in out) == (format == "timm")
+
+
+def test_flags_say_what_weights_do_not_tell(tmp_path, capsys):
+  path, params = save(tmp_path / "x.safetensors", format="timm", pool="tok")
+  safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
+  flags = ["--num_heads=4", "--posemb_grid=2,2", "--input_mean=0.4,0.4,0.4"]
+  _, found = opened(f"--init={path}", FAKE, *flags)
+  out = capsys.readouterr().out
+  assert found.model.num_heads == 4 and "posemb_grid=" not in out
+  assert "absorbed mean=(0.4, 0.4, 0.4)" in out
+  kernel = params["embedding"]["kernel"]
+  np.testing.assert_allclose(found.params["embedding"]["kernel"], kernel)
+  with pytest.raises(ValueError, match="--num_heads goes with --init"):
+    opened("--workdir=/none", "--num_heads=4")
 
 
 def test_flags_beat_what_is_stored(weights, tmp_path):

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenlearner_flexivit import arguments, dials, terminal
+from tokenlearner_flexivit import arguments, dials, interop, terminal
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import captions, runs
+
+# Flags that go with --init, arguments of `runs.open_weights`.
+_OF_WEIGHTS = ("num_heads", "posemb_grid", "input_mean", "input_std")
 
 
 class Opened(NamedTuple):
@@ -61,6 +64,17 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     help="or weights of others: a file, an address or a released name, as in "
     "config.init; with --data",
   )
+  for name, type_, meaning in (
+    ("num_heads", int, "attention heads"),
+    ("posemb_grid", arguments.whole_numbers, "H,W, grid of the positions"),
+    ("input_mean", arguments.numbers, "R,G,B, of the images in [0, 1]"),
+    ("input_std", arguments.numbers, "R,G,B, of the images in [0, 1]"),
+  ):
+    add(
+      f"--{name}",
+      type=type_,
+      help=f"with --init: {meaning}, where nothing beside the weights tells it",
+    )
   add("--data", metavar="NAME", help="with --init: the dataset, as digits")
   add(
     "--pp",
@@ -114,7 +128,7 @@ def open_run(args: argparse.Namespace) -> Opened:
       size, data given of a run, or none of weights of others.
   """
   if args.init is None:
-    for name in ("data", "pp"):
+    for name in ("data", "pp", *_OF_WEIGHTS):
       if getattr(args, name) is not None:
         raise ValueError(
           f"--{name} goes with --init: a run has its own data. To see it on "
@@ -129,7 +143,9 @@ def open_run(args: argparse.Namespace) -> Opened:
         "such as --data=digits or --data=folder:/path"
         + (", or files with --images." if hasattr(args, "images") else ".")
       )
-    run = runs.open_weights(args.init)
+    run = runs.open_weights(
+      args.init, **{name: getattr(args, name) for name in _OF_WEIGHTS}
+    )
     data = {"name": args.data, "split": args.split or "test", **run.data}
     data["pp"] = args.pp or data.get("pp")
     if data["pp"] is None:
@@ -153,7 +169,7 @@ def open_other(source: str) -> runs.Run:
   Raises:
     ValueError, OSError: see `runs.open_run` and `runs.open_weights`.
   """
-  if (pathlib.Path(source) / workdir_lib.CONFIG_FILE).is_file():
+  if (interop.fetch(source) / workdir_lib.CONFIG_FILE).is_file():
     return runs.open_run(source, "image")
   return runs.open_weights(source)
 

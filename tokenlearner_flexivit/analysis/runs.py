@@ -250,14 +250,25 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   return Run(config, model, params, trained_dials(config, model), data, names)
 
 
-def open_weights(source: str) -> Run:
+def open_weights(
+  source: str,
+  *,
+  num_heads: int | None = None,
+  posemb_grid: Sequence[int] | None = None,
+  input_mean: Sequence[float] | None = None,
+  input_std: Sequence[float] | None = None,
+) -> Run:
   """Opens a model for images by what `config.init` takes.
 
   Says what was loaded, and what of the model the weights do not tell.
 
   Args:
-    source: a file, an address, a released name or the folder of a run, see
-      `interop.load_params_and_report`.
+    source: a file, an address, a released name or the folder of a run or an
+      export, see `interop.load_params_and_report`.
+    num_heads: see `interop.describe`.
+    posemb_grid: see `interop.describe`.
+    input_mean: see `interop.load_params_and_report`.
+    input_std: see `interop.load_params_and_report`.
 
   Returns:
     The model at its stored patch size. `pp` resizes to the images of which the
@@ -271,13 +282,21 @@ def open_weights(source: str) -> Run:
   config = {"task": {}}
   if (path / workdir_lib.CONFIG_FILE).is_file():
     config = workdir_lib.read_config(path)
-    if models.MODELS[config["model"].get("name", "vit")].input != "image":
-      raise ValueError(_REFUSED["image"][0].format(source))
-  found = interop.describe(source)
-  model = models.ViT(**found.model)
-  params = interop.load_params(source, model)
-  for guess in found.guesses:
-    progress.say(f"Guessed: {guess}.")
+  described = interop.describe(
+    source, num_heads=num_heads, posemb_grid=posemb_grid
+  )
+  model = models.create(**described.model)
+  if model.input != "image":
+    raise ValueError(_REFUSED["image"][0].format(source))
+  params = interop.load_params(
+    source,
+    model,
+    posemb_grid=posemb_grid,
+    input_mean=input_mean,
+    input_std=input_std,
+  )
+  for guess in described.guesses:
+    progress.say(f"WARNING: {guess}.")
   data = {}
   if model.posemb == "learn":
     sides = np.multiply(model.patch_size, model.posemb_grid).tolist()

@@ -50,6 +50,8 @@ class Teacher:
     setting: of its dials.
     image: the entry of a batch that it looks at.
     where: its name in the config, for errors.
+    input_mean: see `interop.load_params_and_report`.
+    input_std: see `interop.load_params_and_report`.
   """
 
   source: str | None
@@ -57,6 +59,8 @@ class Teacher:
   setting: dials.Setting
   image: str
   where: str
+  input_mean: Sequence[float] | None = None
+  input_std: Sequence[float] | None = None
 
   @classmethod
   def create(
@@ -69,20 +73,25 @@ class Teacher:
     num_tokens: int | None = None,
     image: str | None = None,
     dtype: str = "bfloat16",
+    input_mean: Sequence[float] | None = None,
+    input_std: Sequence[float] | None = None,
   ) -> "Teacher":
     """Reads an entry of `teachers` in the config.
 
     Args:
       num_classes: the student's.
       where: the entry's name.
-      init: a file, a workdir or a released name; None takes random weights,
-        which is good for nothing but a check of the program.
+      init: a file, a workdir, an exported folder or a released name; None takes
+        random weights, which is good for nothing but a check of the program.
       model: as `config.model`; None takes what the weights tell.
       patch_size: the teacher's; None for that of its kernel.
       num_tokens: its learned tokens; None for all it has.
       image: the entry of an example that has the teacher's resolution; None
         for "image", for a model for videos "video".
       dtype: of its computation.
+      input_mean: of images in [0, 1], per channel, that the weights expect to
+        be subtracted. Without `model`, None takes what the weights tell.
+      input_std: by which they expect them to be divided, likewise.
 
     Raises:
       ValueError: neither weights nor a model, other classes than the student,
@@ -91,7 +100,13 @@ class Teacher:
     if init is None and model is None:
       raise ValueError(f"{where} needs init, model, or both.")
     if model is None:
-      arguments = interop.describe(init).model
+      try:
+        described = interop.describe(init)  # Logs what it has to guess.
+      except ValueError as error:
+        raise ValueError(f"{where}.init: {error}") from error
+      arguments = described.model
+      if input_mean is None and input_std is None:
+        input_mean, input_std = described.input_mean, described.input_std
     else:
       arguments = {"num_classes": num_classes, **model}
     arguments = {**arguments, "dtype": dtype}
@@ -106,7 +121,15 @@ class Teacher:
       patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
     setting = dials.Setting(patch_size, num_tokens)
     built = models.create(**arguments)
-    return cls(init, built, setting, image or built.input, where)
+    return cls(
+      init,
+      built,
+      setting,
+      image or built.input,
+      where,
+      input_mean,
+      input_std,
+    )
 
   def check(self, example: Mapping[str, Any]) -> None:
     """Raises ValueError if an example's image does not fit the teacher."""
@@ -128,7 +151,12 @@ class Teacher:
       progress.say(f"{self.where} has no init: its weights are random!")
       images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
       return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
-    params, report = interop.load_params_and_report(self.source, self.model)
+    params, report = interop.load_params_and_report(
+      self.source,
+      self.model,
+      input_mean=self.input_mean,
+      input_std=self.input_std,
+    )
     if missing := report.names("fresh"):
       raise ValueError(
         f"{self.where}: {self.source} lacks {', '.join(missing[:4])}. A "
