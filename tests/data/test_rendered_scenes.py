@@ -290,12 +290,13 @@ def test_features_that_are_named_are_read_alone(tiny):
     data.open_source({**c, "features": ("image", "lable")})
 
 
-def test_prepared_files_are_the_same_again(tiny, tmp_path):
+def test_prepared_files_are_the_same_again(tiny, tmp_path, caplog):
   folder, config = tiny
   builder.prepare(tmp_path, config, num_processes=1)
   for one in builder.RenderedScenes.folder(folder, "mini").glob("*record*"):
     again = builder.RenderedScenes.folder(tmp_path, "mini") / one.name
     assert again.read_bytes() == one.read_bytes()
+  assert "custom data configuration" not in caplog.text
 
 
 def test_video_features(tmp_path):

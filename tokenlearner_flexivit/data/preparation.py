@@ -43,8 +43,10 @@ def prepare(
   with alone(target), scratch(target.parent) as folder:
     if target.exists():
       return
-    builder = make_builder(str(folder))
-    # TFDS announces a download and draws progress bars of its own.
+    # TFDS warns of configs that it does not know, announces a download and
+    # draws progress bars of its own.
+    with _filtered(logging.get_absl_logger(), "custom data configuration"):
+      builder = make_builder(str(folder))
     with _muted("stdout"), _muted("stderr"):
       builder.download_and_prepare()
     try:
@@ -129,6 +131,20 @@ def _age(folder: pathlib.Path) -> float:
     with contextlib.suppress(OSError):  # It is being removed.
       times.append(path.stat().st_mtime)
   return time.time() - max(times)
+
+
+@contextlib.contextmanager
+def _filtered(logger: Any, words: str) -> Iterator[None]:
+  """Drops what a logger would say with these words in it."""
+
+  def is_shown(record: Any) -> bool:
+    return words not in record.getMessage()
+
+  logger.addFilter(is_shown)
+  try:
+    yield
+  finally:
+    logger.removeFilter(is_shown)
 
 
 @contextlib.contextmanager

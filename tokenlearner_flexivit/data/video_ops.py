@@ -342,9 +342,10 @@ def _video(example: Example, key: str) -> np.ndarray | UndecodedVideo:
   video = example[key]
   if isinstance(video, UndecodedVideo):
     return video
-  if np.ndim(video) < 4:
+  shape = (len(video),) if isinstance(video, StoredFrames) else np.shape(video)
+  if len(shape) < 4:
     raise ValueError(
-      f"{key!r} has shape {np.shape(video)} instead of [T, H, W, C]: put "
+      f"{key!r} has shape {shape} instead of [T, H, W, C]: put "
       "decode_video before this op"
     )
   return video
