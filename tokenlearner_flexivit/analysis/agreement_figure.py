@@ -3,20 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
 
-from tokenlearner_flexivit.analysis import heat_map
+from tokenlearner_flexivit.analysis import drawing, heat_map
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
 
 
-def draw(found: Mapping[str, Any]) -> mpl_figure.Figure:
+def draw(found: Mapping[str, Any]) -> drawing.Figure:
   """Draws what `agreement.summary` gives; of attributes the first."""
   panels = 3 if found["attributes"] else 2
-  drawn = mpl_figure.Figure(figsize=(3.6 * panels, 4.4), layout="constrained")
+  drawn = drawing.Figure(figsize=(3.6 * panels, 4.4), layout="constrained")
   # The two last ones share a column.
   grid = drawn.add_gridspec(2, panels, height_ratios=(3, 1))
   _costs(drawn.add_subplot(grid[:, 0]), found)
@@ -50,10 +47,10 @@ def _costs(axes: Any, found: Mapping[str, Any]) -> None:
       color=color,
       label=label,
     )
-  axes.set_xscale("log")
-  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  drawing.log_axis(
+    axes,
+    [1000 * row["gmacs"] for row in found["settings"] + found["ensembles"]],
+  )
   axes.set_xlabel("multiply-adds per image in 10⁶")
   axes.set_ylabel("accuracy in %")
   axes.set_title("alone and together", fontsize=10)
@@ -68,9 +65,7 @@ def _attribute(
   """Accuracy of each setting, and who only fine ones get right, by value."""
   parts = of["parts"]
   x = np.arange(len(parts))
-  colors = matplotlib.colormaps[heat_map.COLORS](
-    np.linspace(0, 0.85, len(names))
-  )
+  colors = drawing.colormaps[heat_map.COLORS](np.linspace(0, 0.85, len(names)))
   for i, (name, color) in enumerate(zip(names, colors, strict=True)):
     values = [100 * part["accuracy"][i] for part in parts.values()]
     above.plot(x, values, "o-", color=color, label=name)

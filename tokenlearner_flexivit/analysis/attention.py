@@ -32,11 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command, overlay
+from tokenlearner_flexivit.analysis import command, drawing, overlay
 from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
 
@@ -290,7 +289,7 @@ def figure(
   *,
   captions: Sequence[str] | None = None,
   class_names: Sequence[str] | None = None,
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws images beside their maps, a column for each setting.
 
   In the corner of each map stands the class that the model answers there.

@@ -26,11 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import command, correspondence_figure
+from tokenlearner_flexivit.analysis import (
+  command,
+  correspondence_figure,
+  drawing,
+)
 from tokenlearner_flexivit.models.token_learner import ALL
 
 
@@ -210,7 +213,7 @@ def figure(
   source: dials.Setting,
   position: tuple[float, float] = (0.5, 0.5),
   name: str | None = None,
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws how similar all tokens are to a chosen one, and the rates.
 
   Args:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import figure as mpl_figure
 
-from tokenlearner_flexivit.analysis import heat_map, overlay
+from tokenlearner_flexivit.analysis import drawing, heat_map, overlay
 
 _BEST = "#d55e00"
 
@@ -19,7 +18,7 @@ def draw(
   source: str,
   grid: tuple[int, int],
   position: tuple[float, float],
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws a row for each image, a column for each map, and the rates.
 
   Args:
@@ -31,7 +30,7 @@ def draw(
     position: of the chosen token, from the top and from the left, in [0, 1).
   """
   rows, columns = len(images), 1 + len(maps)
-  drawn = mpl_figure.Figure(
+  drawn = drawing.Figure(
     figsize=(1.3 * columns + 4.2, max(3.8, 1.35 * rows + 1)),
     layout="constrained",
   )

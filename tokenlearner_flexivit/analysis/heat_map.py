@@ -37,10 +37,12 @@ def draw(
   Returns:
     The image, for a colour bar.
   """
-  import matplotlib  # Only what draws needs it, and a backend that works.
+  from tokenlearner_flexivit.analysis import (
+    drawing,  # Only what draws needs it.
+  )
 
   low, high = limits
-  colors = matplotlib.colormaps[cmap].with_extremes(bad=_NONE)
+  colors = drawing.colormaps[cmap].with_extremes(bad=_NONE)
   image = axes.imshow(values, vmin=low, vmax=high, cmap=colors, aspect="auto")
   for (y, x), value in np.ndenumerate(values):
     axes.text(

@@ -15,11 +15,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib import cm
-from matplotlib import colors as mpl_colors
-from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit.analysis import drawing
 
 # Perceptually uniform, and the same for the colour-blind.
 COLORS = "viridis"
@@ -99,7 +97,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   shares = np.asarray(weights, np.float64) / (weights.max() or 1.0)
   # Each patch keeps its borders: no interpolation between weights.
   shares = np.kron(shares, np.ones((height // h, width // w)))
-  colors = matplotlib.colormaps[COLORS](shares)[..., :3]
+  colors = drawing.colormaps[COLORS](shares)[..., :3]
   grey = image.mean(axis=-1, keepdims=True)
   return (1 - _ALPHA) * grey + _ALPHA * colors
 
@@ -109,7 +107,7 @@ def figure(
   title: str = "",
   names: Sequence[str] | None = None,
   first: str = "image",
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws rows of an image and its maps.
 
   Rows of one image stand close together, apart from those of the next.
@@ -150,7 +148,7 @@ def figure(
     max(3.6, inch * shown.shape[1] + 1.6),
     max(2.4, inch * shown.shape[0] + 1.2),
   )
-  drawn = mpl_figure.Figure(figsize=size, layout="constrained")
+  drawn = drawing.Figure(figsize=size, layout="constrained")
   axes = drawn.subplots()
   axes.imshow(shown)
   axes.spines[:].set_visible(False)
@@ -172,7 +170,7 @@ def figure(
       if text:
         _write(axes, text, j * across + 0.03 * width, top + 0.03 * height)
   bar = drawn.colorbar(
-    cm.ScalarMappable(cmap=_as_laid_over_grey()),
+    drawing.cm.ScalarMappable(cmap=_as_laid_over_grey()),
     ax=axes,
     shrink=min(0.9, 4 / len(rows)),
     anchor=(0, 1),
@@ -212,7 +210,7 @@ def _write(axes: Any, text: str, x: float, y: float) -> None:
   )
 
 
-def _as_laid_over_grey() -> mpl_colors.Colormap:
+def _as_laid_over_grey() -> drawing.colors.Colormap:
   """The colours as they are over an image that is neither dark nor bright."""
-  pure = matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
-  return mpl_colors.ListedColormap((1 - _ALPHA) * 0.5 + _ALPHA * pure)
+  pure = drawing.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
+  return drawing.colors.ListedColormap((1 - _ALPHA) * 0.5 + _ALPHA * pure)

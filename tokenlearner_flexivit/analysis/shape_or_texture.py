@@ -33,11 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit import arguments, dials, progress
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.analysis import command, runs
+from tokenlearner_flexivit.analysis import command, drawing, runs
 from tokenlearner_flexivit.evaluators import ridge
 
 # Penalties tried, as powers of two; a quarter of the training examples decides.
@@ -266,13 +265,13 @@ def compare(
   return rows
 
 
-def figure(rows: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
+def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
   """Draws both measures by setting, a line for each label.
 
   Args:
     rows: of `compare`.
   """
-  drawn = mpl_figure.Figure(figsize=(9, 3.8), layout="constrained")
+  drawn = drawing.Figure(figsize=(9, 3.8), layout="constrained")
   panels = (
     ("answer", "what the answer follows", "% of the label's entropy"),
     (

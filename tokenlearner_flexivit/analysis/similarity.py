@@ -20,16 +20,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
-from matplotlib import lines
 from sklearn import manifold
 
 from tokenlearner_flexivit import arguments, dials, progress
 from tokenlearner_flexivit.analysis import (
   cka,
   command,
+  drawing,
   runs,
   similarity_by_depth,
 )
@@ -84,7 +82,7 @@ def embedding(values: np.ndarray) -> np.ndarray:
   return placed.fit_transform(distances)
 
 
-def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
+def figure(values: np.ndarray, labels: Sequence[Label]) -> drawing.Figure:
   """Draws the map of CKA, and the layers as points.
 
   Args:
@@ -101,7 +99,7 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
       f"{len(_STYLES)} or fewer."
     )
   columns = -(-len(sides) // 16)  # Of the legend.
-  drawn = mpl_figure.Figure(
+  drawn = drawing.Figure(
     figsize=(8.7 + 1.3 * columns, 4.5), layout="constrained"
   )
   left, right = drawn.subplots(1, 2, width_ratios=(1.1, 1))
@@ -126,7 +124,7 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
   drawn.colorbar(image, ax=left, label="CKA")
 
   points = embedding(values)
-  colours = matplotlib.colormaps["viridis"]
+  colours = drawing.colormaps["viridis"]
   for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
     x, y = points[start:end].T
     right.plot(x, y, "-", color="#bbbbbb", lw=0.8, zorder=0)
@@ -159,9 +157,9 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> mpl_figure.Figure:
   return drawn
 
 
-def _key(edge: str, marker: str) -> lines.Line2D:
+def _key(edge: str, marker: str) -> drawing.lines.Line2D:
   """A marker of the legend: grey, as colours are of depth, not of settings."""
-  return lines.Line2D(
+  return drawing.lines.Line2D(
     [], [], ls="", marker=marker, mfc="#bbbbbb", mec=edge, ms=7
   )
 

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from matplotlib import figure as mpl_figure
+
+from tokenlearner_flexivit.analysis import drawing
 
 Label = tuple[str, str]
 Curve = Mapping[str, float]
@@ -61,7 +62,7 @@ def of_pairs(
 
 def figure(
   curves: Mapping[str, Sequence[Curve]], mark: tuple[str, str] | None = None
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws CKA by layer.
 
   Args:
@@ -79,7 +80,7 @@ def figure(
       f"1 to {len(_COLORS)}, of the same layers."
     )
   (layers,) = layers
-  drawn = mpl_figure.Figure(
+  drawn = drawing.Figure(
     figsize=(max(7.5, 0.42 * len(layers)), 4.2), layout="constrained"
   )
   axes = drawn.subplots()

@@ -26,10 +26,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import figure as mpl_figure
 
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command, overlay, runs
+from tokenlearner_flexivit.analysis import command, drawing, overlay, runs
 from tokenlearner_flexivit.models import patch_embed, vivit
 
 TITLE = "Where learned tokens look"
@@ -119,7 +118,7 @@ def image_figure(
   name: str | None = None,
   title: str = TITLE,
   captions: Sequence[str] | None = None,
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws the maps of images: rows are patch sizes, columns are tokens.
 
   Args:
@@ -163,7 +162,7 @@ def video_figure(
   name: str | None = None,
   title: str = TITLE,
   caption: str = "",
-) -> mpl_figure.Figure:
+) -> drawing.Figure:
   """Draws the maps of a video over time: rows are frames, columns are tokens.
 
   Args:

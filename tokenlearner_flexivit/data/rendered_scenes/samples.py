@@ -6,11 +6,7 @@ python -m tokenlearner_flexivit.data.rendered_scenes.samples
 import argparse
 import pathlib
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from tokenlearner_flexivit.analysis import drawing
 from tokenlearner_flexivit.data.rendered_scenes import (
   draw,
   examples,
@@ -31,9 +27,8 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
     side: of an image in pixels.
     seed: of the dataset.
   """
-  figure, axes = plt.subplots(
-    _ROWS, _COLUMNS, figsize=(10.5, 7.9), layout="constrained"
-  )
+  figure = drawing.Figure(figsize=(10.5, 7.9), layout="constrained")
+  axes = figure.subplots(_ROWS, _COLUMNS)
   for index, axis in enumerate(axes.flat):
     rng = scene.generator(seed, "test", index)
     one = scene.sample(rng)
@@ -51,7 +46,6 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
     )
     axis.axis("off")
   figure.savefig(path, dpi=80)
-  plt.close(figure)
 
 
 def main() -> None:
