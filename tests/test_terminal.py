@@ -1,6 +1,7 @@
 """Output where there is no terminal, as in another program or a service."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -62,14 +63,19 @@ def test_a_run_needs_no_stderr_for_its_bar(monkeypatch, stream):
   assert stream is None or stream.text == ""
 
 
-def test_imports_need_no_streams():
+def test_imports_need_no_streams_and_no_backend():
   code = (
     "import sys; out = sys.stdout; sys.stdout = sys.stderr = None\n"
     "from tokenlearner_flexivit import inference, interop, predict, train\n"
+    "from tokenlearner_flexivit.analysis import attention, similarity\n"
     "from tokenlearner_flexivit.data.rendered_scenes import builder\n"
     "out.write('imported')"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "MPLBACKEND": "module://no_such_backend"},
+    capture_output=True,
+  )
   assert done.stdout == b"imported"
 
 

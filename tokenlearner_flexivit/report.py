@@ -4,21 +4,21 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
 
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, progress, table
+from tokenlearner_flexivit import intervals, metric_log, progress, table
 from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import flops, plane, token_maps, video_maps
+from tokenlearner_flexivit.analysis import flops
 
 Row = dict[str, Any]
 # What costs are of. A video may be seen in several views, an image is one.
 _VIEW = {"image": "image", "video": "view"}
+# A line of an evaluation fits in about 120 columns.
+_WIDTH_OF_SETTINGS = 72
 
 
 def _cost(model, image_shape, setting) -> Row:
@@ -57,13 +57,21 @@ def one_line(
   step: int,
   seconds: float,
 ) -> str:
-  """One evaluation as a line: the headline of each setting in percent."""
+  """Returns an evaluation as a line: each setting's headline in percent."""
   evaluator = experiment.evaluators[name]
-  shown = "  ".join(
-    f"{setting.name.removeprefix('patch')}: "
-    f"{100 * values[f'{setting.name}/{evaluator.headline}']:.2f}"
+  parts = {
+    setting.name.removeprefix("patch"): (
+      100 * values[f"{setting.name}/{evaluator.headline}"]
+    )
     for setting in evaluator.settings
-  )
+  }
+  shown = "  ".join(f"{key}: {value:.2f}" for key, value in parts.items())
+  if len(shown) > _WIDTH_OF_SETTINGS:
+    low, high = (choose(parts, key=parts.get) for choose in (min, max))
+    shown = (
+      f"{parts[low]:.2f} ({low}) to {parts[high]:.2f} ({high}), "
+      f"{len(parts)} settings"
+    )
   title = f"{name} {evaluator.headline} in %"
   return f"step {step}  {title}  {shown}  ({seconds:.1f} s)"
 
@@ -123,25 +131,49 @@ def other_rows(
   return list(rows.values())
 
 
-def markdown(rows: Sequence[Row], kind: str = "image") -> str:
-  """The rows as a table, accuracies in percent, spreads beside their means.
+def markdown(
+  rows: Sequence[Row],
+  kind: str = "image",
+  headline: str | None = None,
+  num_examples: int | None = None,
+) -> str:
+  """Returns the rows as a table, accuracies in percent.
+
+  Spreads stand beside their means.
 
   Args:
     rows: see `setting_rows`.
     kind: what the model sees, "image" or "video".
+    headline: the metric that gets an interval, see `intervals.of_share`.
+    num_examples: what it is of; None leaves the interval out.
   """
+
+  def interval(row: Row) -> Row:
+    if headline is None:
+      return {}
+    bounds = intervals.in_percent(row[headline], headline, num_examples)
+    if bounds is None:
+      return {}
+    return {"95 % interval": "{:.1f} to {:.1f}".format(*bounds)}
+
   return table.markdown(
     [
       {
         **_shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
-        **dict(_shown_metrics(row)),
+        **_after_first(dict(_shown_metrics(row)), interval(row)),
         # Videos with all their views may be few.
         f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
       }
       for row in rows
     ]
   )
+
+
+def _after_first(shown: Row, more: Row) -> Row:
+  """Puts `more` behind the first column of `shown`."""
+  first = dict(itertools.islice(shown.items(), 1))
+  return first | more | shown
 
 
 def _shown_setting(row: Row) -> dict[str, Any]:
@@ -188,68 +220,6 @@ def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
       yield title, f"{row[key]:.4f}"
 
 
-def draw(
-  rows: Sequence[Row],
-  path: pathlib.Path,
-  title: str,
-  headline: str,
-  kind: str = "image",
-) -> None:
-  """Draws a metric against patch size, cost, tokens and throughput.
-
-  Args:
-    rows: see `setting_rows`.
-    path: of the picture.
-    title: of the picture.
-    headline: the metric.
-    kind: what the model sees, "image" or "video".
-  """
-  names = [
-    str(r["patch_size"])
-    if isinstance(r["patch_size"], int)
-    else "x".join(map(str, r["patch_size"]))
-    for r in rows
-  ]
-  accuracy = [100 * r[headline] for r in rows]
-  macs = [1e3 * r["gmacs"] for r in rows]
-  speed = [r["images_per_s"] for r in rows]
-  panels = (
-    ("patch size in pixels", range(len(rows)), "#0072b2"),
-    (f"multiply-adds per {_VIEW[kind]} in 10⁶", macs, "#d55e00"),
-    (f"tokens per {_VIEW[kind]}", [r["seq_len"] for r in rows], "#009e73"),
-    (f"{kind}s per second, measured", speed, "#cc79a7"),
-  )
-  # Without pyplot: a notebook keeps its backend, and no window is needed.
-  figure = mpl_figure.Figure(figsize=(9, 6.5), layout="constrained")
-  grid = figure.subplots(2, 2, sharey=True)
-  for axes, (label, values, color) in zip(grid.flat, panels, strict=True):
-    axes.plot(values, accuracy, "o-", color=color)
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.08, y=0.18)
-    axes.spines[["top", "right"]].set_visible(False)
-    if label.startswith("patch"):
-      axes.set_xticks(values, names)
-      continue
-    axes.set_xscale("log")
-    # Few plain numbers: the default labels of a short range overlap.
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    for name, x, y in zip(names, values, accuracy, strict=True):
-      axes.annotate(
-        f"/{name}",
-        (x, y),
-        textcoords="offset points",
-        xytext=(0, 7),
-        ha="center",
-      )
-  for axes in grid[:, 0]:
-    axes.set_ylabel(f"{headline} in %")
-  figure.suptitle(title)
-  figure.savefig(path, dpi=120)
-
-
 def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
   """The rows of one evaluator, with metrics of others as `name/metric`."""
   rows = [dict(row) for row in tables[first]]
@@ -266,7 +236,7 @@ def write(
   params: Any,
   results: dict[str, dict[str, float]],
 ) -> dict[str, Any] | None:
-  """Writes report.md, report.json and a picture; prints the table.
+  """Prints the tables; writes report.md, report.json and pictures.
 
   The picture is patch_sizes.png, or plane.png where there are several numbers
   of learned tokens.
@@ -282,6 +252,10 @@ def write(
 
   Returns:
     What report.json holds, or None if the config has no evaluator.
+
+  Raises:
+    OSError: files that could not be written; all others are, and all tables
+      were printed.
   """
   if not results:
     return None
@@ -296,6 +270,58 @@ def write(
     for name, values in results.items()
     if (rows := other_rows(experiment, name, values))
   }
+  sections = _say_tables(experiment, tables, others)
+  report = _content(experiment, workdir, params, tables, others)
+  problems = []
+
+  def attempt(what: str, write: Callable[[pathlib.Path], Any]) -> Any:
+    """Writes a file, or notes what is wrong; returns what `write` does."""
+    try:
+      return write(workdir / what)
+    except OSError as error:
+      problems.append(f"{what} ({error.strerror or error})")
+
+  attempt(
+    workdir_lib.REPORT_FILE, lambda path: workdir_lib.write_json(path, report)
+  )
+  title, pictures = _draw(experiment, params, report, attempt)
+  text = _text(experiment, report, title, pictures, sections)
+  attempt("report.md", lambda path: path.write_text(text, encoding="utf-8"))
+  if problems:
+    raise OSError(
+      f"In {workdir} could not be written: {', '.join(problems)}. The results "
+      "are in the tables above; --mode=eval writes the report anew."
+    )
+  progress.say(f"\nReport: {workdir / 'report.md'}")
+  return report
+
+
+def _say_tables(
+  experiment: experiment_lib.Experiment,
+  tables: Mapping[str, Sequence[Row]],
+  others: Mapping[str, Sequence[Row]],
+) -> list[str]:
+  """Prints the table of each evaluation; returns them as Markdown."""
+  kind, sections = experiment.task.model.input, []
+  for name, rows in tables.items():
+    evaluator = experiment.evaluators[name]
+    count = evaluator.num_examples
+    shown = markdown(rows, kind, evaluator.headline, count)
+    if name in others:
+      shown += f"\n\n{_markdown_of_others(others[name])}"
+    sections.append(f"## {name} ({count} {kind}s)\n\n{shown}\n")
+    progress.say(f"\n{name}, {count} {kind}s:\n{shown}")
+  return sections
+
+
+def _content(
+  experiment: experiment_lib.Experiment,
+  workdir: pathlib.Path,
+  params: Any,
+  tables: dict[str, list[Row]],
+  others: dict[str, list[Row]],
+) -> dict[str, Any]:
+  """Returns what report.json holds."""
   log = [r for r in metric_log.read(workdir) if "train_seconds" in r]
   # A ConfigDict sorts its keys: no name may push the accuracy aside.
   first = min(
@@ -305,11 +331,12 @@ def write(
       n in others,  # Ensembles after plain accuracy.
     ),
   )
-  report = {
+  evaluator = experiment.evaluators[first]
+  return {
     "evaluation": first,
-    "headline": experiment.evaluators[first].headline,
-    "num_examples": experiment.evaluators[first].num_examples,
-    "image_shape": list(experiment.evaluators[first].image_shape),
+    "headline": evaluator.headline,
+    "num_examples": evaluator.num_examples,
+    "image_shape": list(evaluator.image_shape),
     "settings": _joined(tables, first),
     "evals": tables,
     "others": others,  # Of what is no setting: teachers, ensembles.
@@ -322,48 +349,66 @@ def write(
     "date": time.strftime("%Y-%m-%d"),
     "config": experiment.config,
   }
-  workdir_lib.write_json(workdir / workdir_lib.REPORT_FILE, report)
-  data = experiment.config["data"]["name"]
-  rows = tables[first]
-  headline = experiment.evaluators[first].headline
-  kind = experiment.task.model.input
+
+
+def _draw(
+  experiment: experiment_lib.Experiment,
+  params: Any,
+  report: Mapping[str, Any],
+  attempt: Callable[[str, Callable[[pathlib.Path], Any]], Any],
+) -> tuple[str, str]:
+  """Draws the pictures; returns the title, and Markdown that shows them."""
+  # Here, as a training needs no Matplotlib before.
+  from tokenlearner_flexivit.analysis import (
+    curve,
+    plane,
+    token_maps,
+    video_maps,
+  )
+
+  rows = report["evals"][report["evaluation"]]
+  about = report["headline"], report["num_examples"]
+  data, kind = experiment.config["data"]["name"], experiment.task.model.input
   # Of one number of tokens there is no plane.
   if len({row["num_tokens"] for row in rows}) > 1:
     title = f"{data}: one model, {len(rows)} settings"
-    plane.draw(rows, workdir / "plane.png", title, headline)
+    attempt("plane.png", lambda path: plane.draw(rows, path, title, *about))
     pictures = "![accuracy by patch size and learned tokens](plane.png)\n\n"
   else:
     title = f"{data}: one model, {len(rows)} patch sizes"
-    draw(rows, workdir / "patch_sizes.png", title, headline, kind)
-    pictures = "![accuracy against patch size and cost](patch_sizes.png)\n\n"
+    attempt(
+      "patch_sizes.png",
+      lambda path: curve.draw(rows, path, title, *about, kind),
+    )
+    pictures = "![accuracy against cost and speed](patch_sizes.png)\n\n"
   maps = {"image": token_maps, "video": video_maps}[kind]
-  if maps.draw_run(
-    workdir / "token_maps.png",
-    experiment.config,
-    experiment.task.model,
-    params,
+  if attempt(
+    "token_maps.png",
+    lambda path: maps.draw_run(
+      path, experiment.config, experiment.task.model, params
+    ),
   ):
     pictures += "![where learned tokens look](token_maps.png)\n\n"
     if kind == "video":
       pictures += "![the same in time](token_maps.gif)\n\n"
-  sections = []
-  for name, rows in tables.items():
-    count = experiment.evaluators[name].num_examples
-    shown = markdown(rows, kind)
-    if name in others:
-      shown += f"\n\n{_markdown_of_others(others[name])}"
-    sections.append(f"## {name} ({count} {kind}s)\n\n{shown}\n")
-    progress.say(f"\n{name}, {count} {kind}s:\n{shown}")
-  train = report["train"]
-  text = (
+  return title, pictures
+
+
+def _text(
+  experiment: experiment_lib.Experiment,
+  report: Mapping[str, Any],
+  title: str,
+  pictures: str,
+  sections: Sequence[str],
+) -> str:
+  """Returns report.md."""
+  train, kind = report["train"], experiment.task.model.input
+  return (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
     f"in {progress.duration(train['seconds'])} on {report['hardware']}.\n\n"
     f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
     f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
-    "this hardware, median of interleaved runs.\n\n"
+    "this hardware, median of interleaved runs. An interval is Wilson's, for "
+    f"so many {kind}s tested; other seeds of the training differ beside it."
+    "\n\n" + "\n".join(sections)
   )
-  (workdir / "report.md").write_text(
-    text + "\n".join(sections), encoding="utf-8"
-  )
-  progress.say(f"\nReport: {workdir / 'report.md'}")
-  return report

@@ -45,5 +45,5 @@ def test_picture(tmp_path):
     for size in (16, 8)
     for tokens in (4, 16, "all")
   ]
-  plane.draw(rows, tmp_path / "plane.png", "a title", "accuracy")
+  plane.draw(rows, tmp_path / "plane.png", "a title", "accuracy", 15)
   assert cv2.imread(str(tmp_path / "plane.png")).std() > 10

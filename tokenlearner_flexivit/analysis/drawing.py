@@ -48,8 +48,6 @@ def log_axis(axes: Any, values: Sequence[float]) -> None:
 
 
 def _plain(value: float, position: int | None) -> str:
-  """Returns a number as people write it: "12,000", "0.5", "3e-05"."""
+  """Returns a number as people write it: "1,200", "0.5", "3e-05"."""
   del position
-  if value >= 10_000 and value == round(value):
-    return f"{value:,.0f}"
-  return f"{value:.5g}"
+  return f"{value:,.0f}" if value >= 1000 else f"{value:.5g}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.analysis import heat_map
+from tokenlearner_flexivit.analysis import curve, heat_map
 
 Row = Mapping[str, Any]
 
@@ -41,7 +41,11 @@ def tokens_of(row: Row) -> str:
 
 
 def draw(
-  rows: Sequence[Row], path: pathlib.Path, title: str, headline: str
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  title: str,
+  headline: str,
+  num_examples: int | None = None,
 ) -> None:
   """Draws a metric as a heat map, and against cost and time with its fronts.
 
@@ -51,14 +55,14 @@ def draw(
     path: the picture to write.
     title: above it.
     headline: the metric, in [0, 1].
+    num_examples: what the metric is of, for its intervals; None draws none.
   """
-  # Here, as many use `front` where there is nothing to draw, and perhaps an
-  # environment that names a backend which is not installed.
-  from matplotlib import figure as mpl_figure
+  # Here, as many use `front` where there is nothing to draw.
+  from tokenlearner_flexivit.analysis import drawing
 
-  figure = mpl_figure.Figure(figsize=(13, 4.3), layout="constrained")
+  figure = drawing.Figure(figsize=(14, 4.3), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
-  _heat_map(figure, axes[0], rows, headline)
+  _heat_map(figure, axes[0], rows, headline, num_examples)
   for axis, label, cost in (
     (axes[1], "multiply-adds per image in 10⁶", lambda r: 1e3 * r["gmacs"]),
     (
@@ -67,10 +71,19 @@ def draw(
       lambda r: 1e3 / r["images_per_s"],
     ),
   ):
-    _scatter(axis, rows, headline, cost)
+    _scatter(axis, rows, headline, num_examples, cost)
     axis.set_xlabel(label)
   axes[1].set_ylabel(f"{headline} in %")
-  figure.suptitle(title)
+  # Beside the panels: within them it would cover points.
+  handles, labels = axes[1].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside right center", frameon=False, fontsize=8
+  )
+  about = [
+    "numbers at the front: learned tokens",
+    curve.about_examples(num_examples, "image", headline),
+  ]
+  figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
   figure.savefig(path, dpi=120)
 
 
@@ -78,36 +91,51 @@ def _distinct(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[Any]:
   return list(dict.fromkeys(map(key, rows)))
 
 
-def _size_of(row: Row) -> str:
-  size = row["patch_size"]
-  return str(size) if isinstance(size, int) else "x".join(map(str, size))
-
-
 def _heat_map(
-  figure: Any, axes: Any, rows: Sequence[Row], headline: str
+  figure: Any,
+  axes: Any,
+  rows: Sequence[Row],
+  headline: str,
+  num_examples: int | None,
 ) -> None:
-  sizes, tokens = _distinct(rows, _size_of), _distinct(rows, tokens_of)
+  sizes, tokens = _distinct(rows, curve.size_name), _distinct(rows, tokens_of)
   values = np.full((len(tokens), len(sizes)), np.nan)
   for row in rows:
-    place = tokens.index(tokens_of(row)), sizes.index(_size_of(row))
+    place = tokens.index(tokens_of(row)), sizes.index(curve.size_name(row))
     values[place] = 100 * row[headline]
-  image = heat_map.draw(axes, values, tokens, sizes, "{:.1f}")
+  limits = _color_limits(values, headline, num_examples)
+  image = heat_map.draw(axes, values, tokens, sizes, "{:.1f}", limits=limits)
   axes.set_xlabel("patch size in pixels")
   axes.set_ylabel("learned tokens")
   figure.colorbar(image, ax=axes, label=f"{headline} in %")
+
+
+def _color_limits(
+  values: np.ndarray, headline: str, num_examples: int | None
+) -> tuple[float, float]:
+  """Returns limits so wide that colours do not show what may be chance."""
+  low, high = np.nanmin(values), np.nanmax(values)
+  below, above = curve.errors([low, high], headline, num_examples) or (
+    (0.0, 0.0),
+    (0.0, 0.0),
+  )
+  # Half of the intervals at both ends: differences that matter keep colours.
+  low, high = low - below[0] / 2, high + above[1] / 2
+  missing = max(0.0, curve.LEAST_SPAN - (high - low)) / 2
+  return float(low - missing), float(high + missing)
 
 
 def _scatter(
   axes: Any,
   rows: Sequence[Row],
   headline: str,
+  num_examples: int | None,
   cost: Callable[[Row], float],
 ) -> None:
-  import matplotlib
-  from matplotlib import ticker
+  from tokenlearner_flexivit.analysis import drawing
 
-  sizes = _distinct(rows, _size_of)
-  colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
+  sizes = _distinct(rows, curve.size_name)
+  colors = drawing.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
   costs = [cost(row) for row in rows]
   values = [100 * row[headline] for row in rows]
   best = front(costs, values)
@@ -120,23 +148,30 @@ def _scatter(
     label="front",
   )
   for size, color in zip(sizes, colors, strict=True):
-    chosen = [i for i, row in enumerate(rows) if _size_of(row) == size]
+    chosen = [i for i, row in enumerate(rows) if curve.size_name(row) == size]
     x, y = ([xs[i] for i in chosen] for xs in (costs, values))
-    axes.plot(x, y, "o", color=color, label=f"patch size {size}")
+    axes.errorbar(
+      x,
+      y,
+      curve.errors(y, headline, num_examples),
+      fmt="o",
+      color=color,
+      elinewidth=0.6,
+      label=f"patch size {size}",
+    )
   for index in best:
     axes.annotate(
       tokens_of(rows[index]),
       (costs[index], values[index]),
       textcoords="offset points",
-      xytext=(0, 6),
-      ha="center",
+      xytext=(-5, 6),
+      ha="right",
       fontsize=8,
+      # The line would run through it.
+      bbox=dict(boxstyle="square,pad=0.1", fc="white", ec="none", alpha=0.7),
     )
-  axes.set_xscale("log")
-  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-  axes.margins(y=0.12)
+  drawing.log_axis(axes, costs)
+  axes.margins(x=0.08, y=0.12)
+  curve.span(axes)
   axes.grid(alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=8)

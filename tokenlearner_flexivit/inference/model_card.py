@@ -10,7 +10,7 @@ import jax
 
 import tokenlearner_flexivit
 from tokenlearner_flexivit import dials, paths, table
-from tokenlearner_flexivit.analysis import plane
+from tokenlearner_flexivit.analysis import curve, plane
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
@@ -134,13 +134,10 @@ def _draw(
   title = f"{data}: one model" if data else "One model"
   # Of one number of tokens there is no plane.
   has_plane = len({row["num_tokens"] for row in rows}) > 1
-  if has_plane:
-    draw = plane.draw
-  else:
-    from tokenlearner_flexivit import report  # Of no other use here.
-
-    draw = report.draw
-  draw(rows, path, f"{title}, {len(rows)} settings", trained.headline)
+  draw = plane.draw if has_plane else curve.draw
+  number = trained.training.get("num_examples")
+  title = f"{title}, {len(rows)} settings"
+  draw(rows, path, title, trained.headline, number)
 
 
 def _front_matter(

@@ -1,0 +1,151 @@
+"""Reports: tables before files, and intervals beside shares."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import dials, experiment, report
+from tokenlearner_flexivit.analysis import curve, drawing
+
+PARAMS = {"kernel": jnp.ones((2, 3))}
+
+
+@pytest.fixture
+def parts(config, monkeypatch):
+  """An experiment whose throughput is not measured."""
+  config.model.token_learner = None
+  parts = experiment.Experiment(config)
+  for evaluator in parts.evaluators.values():
+    speeds = {s: 100.0 * s.patch_size[0] for s in evaluator.settings}
+    monkeypatch.setattr(evaluator, "throughput", lambda _, all=speeds: all)
+  return parts
+
+
+def results(parts):
+  return {
+    name: {
+      f"{setting.name}/{metric}": 14 / 21
+      for setting in evaluator.settings
+      for metric in (evaluator.headline, "loss")
+    }
+    for name, evaluator in parts.evaluators.items()
+  }
+
+
+def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
+  written = report.write(parts, tmp_path, PARAMS, results(parts))
+  assert written == json.loads((tmp_path / "report.json").read_bytes())
+  assert (written["headline"], written["num_examples"]) == ("accuracy", 21)
+  assert written["num_params"] == 6
+  text = (tmp_path / "report.md").read_text(encoding="utf-8")
+  for shown in (text, capsys.readouterr().out):
+    assert "| 95 % interval |" in shown
+    assert shown.count("|  45.4 to 82.8 |") == 3
+  assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10
+
+
+def test_tables_are_said_whatever_cannot_be_written(
+  parts, tmp_path, capsys, monkeypatch
+):
+  def full(*unused):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(curve, "draw", full)
+  (tmp_path / "report.json.partial").mkdir()  # Also stops root.
+  with pytest.raises(OSError, match="could not be written") as error:
+    report.write(parts, tmp_path, PARAMS, results(parts))
+  assert "report.json (Is a directory), patch_sizes.png (No sp" in str(
+    error.value
+  )
+  assert "| patch size |" in capsys.readouterr().out
+  assert (tmp_path / "report.md").is_file()
+
+
+def test_evaluations_of_many_settings_are_a_short_line(parts):
+  evaluator = parts.evaluators["test"]
+  values = results(parts)["test"]
+  line = report.one_line(parts, "test", values, 7, 1.0)
+  assert line == (
+    "step 7  test accuracy in %  6: 66.67  4: 66.67  3: 66.67  (1.0 s)"
+  )
+  evaluator.settings = [dials.Setting((i, i), 4) for i in range(1, 30)]
+  values = {
+    f"{setting.name}/accuracy": i / 100
+    for i, setting in enumerate(evaluator.settings)
+  }
+  line = report.one_line(parts, "test", values, 7, 1.0)
+  assert "0.00 (1_tok4) to 28.00 (29_tok4), 29 settings" in line
+
+
+def lines_of(rows, monkeypatch, **arguments):
+  """Returns the panels that `curve.draw` draws."""
+  panels = []
+  monkeypatch.setattr(
+    drawing.Figure, "savefig", lambda self, *_, **__: panels.extend(self.axes)
+  )
+  curve.draw(rows, "x.png", "title", "accuracy", **arguments)
+  return panels
+
+
+def row(patch_size, gmacs, images_per_s, accuracy):
+  return dict(
+    patch_size=patch_size,
+    num_tokens=None,
+    gmacs=gmacs,
+    images_per_s=images_per_s,
+    accuracy=accuracy,
+  )
+
+
+def test_curves_do_not_run_back_nor_exaggerate(monkeypatch):
+  speeds = (900, 1000, 400)  # As measured: the coarsest is not the quickest.
+  rows = [
+    row(size, 1 / size, speed, 0.66 + 0.001 * i)
+    for i, (size, speed) in enumerate(zip((24, 16, 8), speeds, strict=True))
+  ]
+  for axes in lines_of(rows, monkeypatch):
+    assert (np.diff(axes.lines[0].get_xdata()) > 0).all()
+    assert np.diff(axes.get_ylim()) > 4.99
+  for axes in lines_of(rows, monkeypatch, num_examples=15):
+    low, high = axes.get_ylim()
+    assert low < 45 and high > 80  # The intervals of 15 images.
+
+
+@pytest.mark.parametrize(
+  "low, high", [(2500, 2750), (0.0252, 0.0261), (1.5, 4), (2, 90), (1, 5e6)]
+)
+def test_numbers_of_an_axis_are_few_and_apart(low, high, monkeypatch):
+  rows = [row(16, low / 1e3, 10, 0.5), row(8, high / 1e3, 5, 0.6)]
+  figure = drawing.Figure(figsize=(4, 3), layout="constrained")
+  axes = figure.subplots()
+  axes.plot([low, high], [1, 2])
+  drawing.log_axis(axes, [1e3 * r["gmacs"] for r in rows])
+  figure.canvas.draw()
+  boxes = [
+    label.get_window_extent()
+    for label in axes.get_xticklabels()
+    if label.get_text() and low <= label.get_position()[0] <= high
+  ]
+  assert 1 <= len(boxes) <= 8
+  edges = sorted((box.x0, box.x1) for box in boxes)
+  assert all(a[1] < b[0] for a, b in itertools.pairwise(edges))
+
+
+def test_a_notebooks_backend_stops_nothing():
+  code = (
+    "import sys; from tokenlearner_flexivit.analysis import drawing\n"
+    "drawing.Figure().savefig(sys.stdout.buffer)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "MPLBACKEND": "module://no_such_backend"},
+    capture_output=True,
+  )
+  assert done.stdout.startswith(b"\x89PNG"), done.stderr
