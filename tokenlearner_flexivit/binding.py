@@ -55,8 +55,10 @@ def claim_workdir(
   check_hosts_agree(config, about_data)
   with workdir_lib.together():
     if jax.process_index() == 0 and _is_bound(workdir):
-      _check_bound(workdir, config, about_data)
-      _write(workdir, config, about_data)
+      before = _check_bound(workdir, config, about_data)
+      # A full disk is no reason to stop where nothing has changed.
+      if before != (config, about_data):
+        _write(workdir, config, about_data)
 
 
 def bind_workdir(
@@ -150,10 +152,15 @@ def _write(
 
 def _check_bound(
   workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
-) -> None:
-  """Compares with the run that is there, and says what may have changed."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Compares with the run that is there, and says what may have changed.
+
+  Returns:
+    Config and `about_data` of that run, as they are in its files.
+  """
+  kept = workdir_lib.read_config(workdir)
   # An older run has no keys of later days.
-  before = {**experiment_lib.DEFAULTS, **workdir_lib.read_config(workdir)}
+  before = {**experiment_lib.DEFAULTS, **kept}
   about_before = {}
   if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
     about_before = workdir_lib.read_about_data(workdir)
@@ -196,6 +203,7 @@ def _check_bound(
       f"{workdir} does not say what its data were in detail, so they are not "
       "compared at this start. From now on they are."
     )
+  return kept, about_before
 
 
 def _say_evaluations_differ(
