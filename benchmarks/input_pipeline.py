@@ -187,7 +187,9 @@ def measure_starvation(
     batch_size: images per batch.
     steps: how many, after those whose batches were made ahead.
   """
-  stream = data.train_batches(config, batch_size=batch_size, seed=0)
+  stream = data.train_batches(
+    config, batch_size=batch_size, seed=0, skip_device_ops=True
+  )
   batches = parallel.prefetch(stream, "pmap")
   for _ in range(4 + config.get("prefetch", 8)):
     next(batches)

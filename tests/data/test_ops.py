@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data import (
   augment_ops,
   decode_ops,
@@ -135,6 +136,21 @@ def test_resize_small_keeps_the_aspect_ratio():
   assert apply(image_ops.resize_small, NOISE, 5).shape == (6, 5, 3)
   wide = NOISE.transpose(1, 0, 2).copy()
   assert apply(image_ops.resize_small, wide, 20).shape == (20, 24, 3)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+@pytest.mark.parametrize("shape", [(2, 60000, 3), (60000, 2, 3)])
+def test_a_strip_is_cut_and_squeezed_but_not_enlarged_without_bound(
+  shape, extension
+):
+  file = encoded(np.full(shape, 100, np.uint8), extension)
+  for pp in ("decode|inception_crop(24)", "decode|resize(24)"):
+    example = data.parse(pp)({"image": file}, np.random.default_rng(0))
+    assert example["image"].shape == (24, 24, 3)
+    assert (example["image"] == 100).all()
+  message = r"(2 x 60000|60000 x 2) pixels would become .*7680000.* more than"
+  with pytest.raises(ValueError, match=message):
+    data.parse("decode|resize_small(256)|central_crop(224)")({"image": file})
 
 
 def test_central_crop():

@@ -305,6 +305,7 @@ def assert_the_rest_is_for_the_device(config, *, entries, batch_size=8):
     ),
     # What is not at the end stays.
     ("value_range(-1,1)|flip_lr", []),
+    ("value_range(0,1)|flip_lr|standardize(.5,(.2,.3,.1))", []),
     ("value_range(-1,1)|copy('image','b')", []),
     ("value_range(-1,1)|resize(4)|standardize(.1,.5)", []),
     ("value_range(-1,1)|copy('image','b')|drop('image')", []),

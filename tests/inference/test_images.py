@@ -131,6 +131,30 @@ def test_what_is_no_image_is_told(image, words):
     images.read(image)
 
 
+@pytest.mark.parametrize(
+  "more",
+  [
+    "decode_ids(key='semantic')|resize(4,'nearest',key='semantic')",
+    "copy('image','teacher')|resize(99,key='teacher')",
+    "onehot(9,'kind')|copy('kind','label')",
+    "decode(key='other')|drop('other')",
+  ],
+)
+def test_what_is_not_done_to_the_image_is_left_out(more):
+  pp = f"decode|{more}|resize(8)|value_range|keep('image','label')"
+  prepare = images.Preparation(pp, (8, 8, 3))
+  alone = images.Preparation("decode|resize(8)|value_range", (8, 8, 3))
+  chex.assert_trees_all_equal(prepare(RGB), alone(RGB))
+  assert images.common_shape(pp, 3) == (8, 8, 3)
+
+
+def test_a_copy_of_a_copy_is_the_image():
+  pp = "decode|copy('image','b')|drop('image')|resize(8,key='b')"
+  prepare = images.Preparation(f"{pp}|copy('b','image')", (8, 8, 3))
+  alone = images.Preparation("decode|resize(8)", (8, 8, 3))
+  chex.assert_trees_all_equal(prepare(RGB), alone(RGB))
+
+
 def test_what_unfolds_to_more_than_the_memory_is_refused(monkeypatch):
   encoded = encode(np.zeros((40, 40), np.uint8), "PNG")
   for limit in (1000, 1599):

@@ -24,6 +24,10 @@ Spec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 # What batches that are ready or in the making may take of a host's memory.
 _MAX_PREFETCH_BYTES = 2 << 30
 _MAX_PREFETCH, _MIN_PREFETCH = 8, 2
+# Of a JPEG's time a fifth to a quarter is spent in Python, where one thread
+# runs at a time: more threads than these would wait for one another. More
+# processors are for processes (data.num_workers).
+MAX_THREADS = 16
 # Parts of a batch per thread: the smaller, the less a thread waits at the end
 # for the last; the larger, the less there is to hand over.
 _PARTS_PER_THREAD = 4

@@ -49,7 +49,9 @@ class _Settings:
       Each holds the library, some 200 MB, and an evaluation starts them anew
       for each pass.
     num_threads: threads that make examples, in each process; 0 means none.
-      None: as many, in all processes, as this one may use processors.
+      None: as many, in all processes, as this one may use processors, but up
+      to 16 in each; more only wait for Python's lock, so that a machine with
+      more processors needs processes.
     prefetch: batches that are ready or in the making. None: up to 8, as many
       as take 2 GB, but at least 2.
     max_corrupt: how many different corrupt examples training may skip before
@@ -143,6 +145,7 @@ class _Settings:
     threads, prefetch = self.num_threads, self.prefetch
     if threads is None:
       threads = -(-batches.available_cpus() // max(self.num_workers, 1))
+      threads = min(threads, batches.MAX_THREADS)
     if prefetch is None:
       prefetch = batches.prefetch_of(spec, batch_size)
     made = batches.Batches(dataset, spec, batch_size, threads, shared_memory)

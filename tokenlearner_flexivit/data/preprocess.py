@@ -166,6 +166,26 @@ class Preprocess:
     """Whether any op draws random numbers."""
     return any(step.is_random for step in self.steps)
 
+  def only(self, key: str) -> "Preprocess":
+    """Returns the ops on which an entry of the result depends.
+
+    What is done to labels, masks or a teacher's image is left out, so that an
+    example needs none of them.
+
+    Args:
+      key: of the entry.
+    """
+    steps, needed = [], {key}
+    for step in reversed(self.steps):
+      if step.entries is None:
+        needed = None  # The op may read anything.
+      elif needed is not None:
+        if needed.isdisjoint(step.entries):
+          continue
+        needed.update(step.entries)
+      steps.append(step)
+    return dataclasses.replace(self, steps=tuple(reversed(steps)))
+
   def split(self) -> tuple["Preprocess", "Preprocess"]:
     """Splits off the ops at the end that may run on a device.
 

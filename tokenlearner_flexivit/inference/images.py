@@ -22,6 +22,8 @@ from tokenlearner_flexivit.data.image_listing import EXTENSIONS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
+# What ops of users may look for beside an image or a video.
+STAND_INS = {"label": np.int32(0), "id": np.int32(0)}
 
 
 def listed(images: Any) -> list[Any]:
@@ -199,11 +201,10 @@ def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
   Returns:
     (H, W, C); None if it depends on the image, or if none is large enough.
   """
-  preprocess = data_lib.parse(pp)
-  beside = stand_ins(preprocess)
+  preprocess = data_lib.parse(pp).only("image")
   shapes = set()
   for size in ((1531, 2047), (2049, 1537)):  # Of nothing in common.
-    example = {**beside, "image": np.zeros((*size, channels), np.uint8)}
+    example = {**STAND_INS, "image": np.zeros((*size, channels), np.uint8)}
     try:
       example = preprocess(example, np.random.default_rng(0))
     except ValueError:
@@ -219,15 +220,6 @@ def _decoding(preprocess: Any) -> dict[str, Any]:
     if step.fn in decoders and step.entries == ("image",):
       return {k: v for k, v in step.kwargs.items() if k in ("exif", "bits")}
   return {}
-
-
-def stand_ins(preprocess: Any) -> dict[str, Any]:
-  """What a preprocessing keeps or converts beside the image, as a label."""
-  names = ["label", "id"]
-  for step in preprocess.steps:
-    names += [arg for arg in step.args if isinstance(arg, str)]
-    names += [arg for arg in step.kwargs.values() if isinstance(arg, str)]
-  return dict.fromkeys(names, np.int32(0))
 
 
 class Preparation:
@@ -251,10 +243,9 @@ class Preparation:
     Raises:
       ValueError: an impossible preprocessing.
     """
-    self._preprocess = data_lib.parse(pp)
+    self._preprocess = data_lib.parse(pp).only("image")
     self.shape = tuple(image_shape)
     self._decoding = _decoding(self._preprocess)
-    self._stand_ins = stand_ins(self._preprocess)
 
   listed = staticmethod(listed)
 
@@ -284,7 +275,7 @@ class Preparation:
     return prepared.astype(np.float32)
 
   def _apply(self, pixels: np.ndarray) -> np.ndarray:
-    example = {**self._stand_ins, "image": pixels}
+    example = {**STAND_INS, "image": pixels}
     # Random ops draw the same for each image.
     return self._preprocess(example, np.random.default_rng(0))["image"]
 

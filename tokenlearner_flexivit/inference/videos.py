@@ -67,8 +67,7 @@ class Preparation:
     Raises:
       ValueError: an impossible preprocessing.
     """
-    self._preprocess = data_lib.parse(pp)
-    self._stand_ins = images.stand_ins(self._preprocess)
+    self._preprocess = data_lib.parse(pp).only("video")
     self._fps, self._size = fps, size
     self.shape = self._apply(np.zeros(view_shape, np.uint8)).shape
 
@@ -104,6 +103,6 @@ class Preparation:
     return prepared.astype(np.float32)
 
   def _apply(self, frames: Any) -> np.ndarray:
-    example = {**self._stand_ins, "video": frames}
+    example = {**images.STAND_INS, "video": frames}
     # Random ops draw the same for each video.
     return self._preprocess(example, np.random.default_rng(0))["video"]
