@@ -51,6 +51,8 @@ def test_names_are_resolved():
     (["train", "val", "test"], {"test": "test"}, ("train", "test")),
     (["train", "val"], {"train": "train[:5%]"}, ("train[:5%]", "val")),
     (["train", "val", "test"], {"train": "train+val", "test": "test"}, None),
+    # What is trained on is not evaluated.
+    (["train", "val", "test"], {"train": "train+val"}, ("train+val", "test")),
     (["a", "b"], {"train": "a", "test": "b"}, ("a", "b")),
     # Where the data for training are not, there are evaluations.
     (["test"], {}, ("train", "test")),
@@ -72,7 +74,13 @@ def test_splits_without_labels_are_not_chosen():
   [
     (["train", "test"], {"test": "val"}, "no split 'val'. Its splits are: tr"),
     (["train"], {"train": "full[:5%]"}, "no split 'full'"),
-    (["train"], {"train": "train"}, r"such as test=train\[90%:\]"),
+    (["train"], {"train": "train"}, r"such as .*,test=train\[90%:\]"),
+    (
+      ["train", "val"],
+      {"train": "train+dev"},
+      "evaluate on beside train=train+d",
+    ),
+    (["train", "val"], {"train": "all"}, "evaluate on beside train=all"),
     (["train"], {"test": "train[90%:]"}, "is a part of the split to train on"),
     (["animals"], {}, "no split to train on"),
     (["test"], {"train": "train"}, "no split 'train'. Its splits are: test"),

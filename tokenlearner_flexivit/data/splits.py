@@ -209,13 +209,17 @@ def choose(
         "which part to train on, such as train=train[:90%],test=train[90%:]."
       )
     return train or own, test
+  trained = {role(name) or name for name, _ in parse(train or own)}
   for part in ("validation", "test"):
+    if trained & {part, "all"}:
+      continue  # Nobody means to evaluate on what is trained on.
     if part in roles and has_labels(roles[part]):
       return train or own, roles[part]
   if train:
     raise ValueError(
       f"{where} has no split to evaluate on beside train={train}. Its splits "
-      f"are: {', '.join(known)}. Say which to use, such as test=train[90%:]."
+      f"are: {', '.join(known)}. Say which to use, such as "
+      "train=train[:90%],test=train[90%:]."
     )
   return f"{own}[:90%]", f"{own}[90%:]"
 
