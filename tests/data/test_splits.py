@@ -78,7 +78,7 @@ def test_splits_without_labels_are_not_chosen():
     (
       ["train", "val"],
       {"train": "train+dev"},
-      "evaluate on beside train=train+d",
+      r"on beside train=train\+d",
     ),
     (["train", "val"], {"train": "all"}, "evaluate on beside train=all"),
     (["train"], {"test": "train[90%:]"}, "is a part of the split to train on"),
