@@ -45,7 +45,9 @@ def test_bad_splits(split):
     splits.parse(split)
 
 
-@pytest.mark.parametrize("part", ["[5]", "[:999]", "[::2]", "[:101%]", "[a:]"])
+@pytest.mark.parametrize(
+  "part", ["[5]", "[:999]", "[::2]", "[:1shard]", "[:101%]", "[a:]"]
+)
 def test_bad_slices(part):
   with pytest.raises(ValueError, match="of flowers, which has 200 examples"):
     splits.positions(part, 200, "flowers")

@@ -149,7 +149,7 @@ def test_a_run_says_which_folders_it_reads_and_which_not(tmp_path):
   name = f"folder:{tmp_path}"
   (line,) = describe(name, "train[:50%]", "validation", "training[50%:]")
   assert line == f"{name}: reading Training, val. Not reading new, test."
-  fewshot = {"data": {"name": name}, "test_split": "dev"}
+  fewshot = {"type": "fewshot", "data": {"name": name}, "test_split": "dev"}
   (line,) = describe(name, "train", fewshot=fewshot)
   assert line == f"{name}: reading Training, val. Not reading new, test."
   (line,) = describe(name, "all")

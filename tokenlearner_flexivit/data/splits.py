@@ -111,6 +111,8 @@ def positions(slice_text: str, length: int, where: str) -> range:
 
   whole = tfds.core.SplitInfo(name="all_", shard_lengths=[length], num_bytes=0)
   try:
+    if "shard" in slice_text:
+      raise ValueError("There are no shards but TFDS's own.")
     instruction = tfds.core.ReadInstruction.from_spec(f"all_{slice_text}")
     (part,) = instruction.to_absolute({"all_": whole})
   except ValueError:
@@ -317,10 +319,9 @@ def describe(config: Mapping[str, Any]) -> list[str]:
   read = {}
   for section in (config, *config["evals"].values()):
     data = section.get("data") or config["data"]
-    asked = (
-      data.get("split"),
-      *map(section.get, ("train_split", "test_split")),
-    )
+    asked = [data.get("split")]
+    if section.get("type") == "fewshot":
+      asked += [section.get(f"{s}_split", s) for s in ("train", "test")]
     read.setdefault(data["name"], []).extend(filter(None, asked))
   lines = [
     _describe(name, dict.fromkeys(asked)) for name, asked in read.items()
