@@ -126,6 +126,9 @@ def test_the_grid_of_a_run_is_known(grid, run):
     same = np.array_equal(again["pos_embedding"], right["pos_embedding"])
     assert same == (noted is not None)
     assert not report.warnings
+  assert "taken as a grid (4, 4), but nothing tells" in str(report)
+  described = interop.describe(folder / "c.npz")
+  assert any(g.startswith("posemb_grid=(4, 4)") for g in described.guesses)
   _, report = interop.load_params_and_report(folder / "c.npz", wide)
   assert "(4, 4) is as possible" in str(report)
   with pytest.raises(ValueError, match=r"posemb_grid=\(2, 8\), not \(4, 4\)"):

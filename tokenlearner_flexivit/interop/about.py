@@ -170,6 +170,8 @@ def read(
     return About(
       str(path),
       num_heads=noted["num_heads"],
+      # In what is saved for timm and Hugging Face a cls token has a position.
+      cls_entry=any(name.endswith("cls_token") for name in leaves),
       input_mean=(0.5,),
       input_std=(0.5,),
     )

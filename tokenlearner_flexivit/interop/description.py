@@ -250,16 +250,16 @@ def _add_posemb(model, leaves, known, given, guesses, path, squares) -> None:
     return
   n = leaves[surgery.POSEMB].shape[1]
   told = grid or known.posemb_grid
-  grid, _ = surgery.posemb_grid(
-    n, "cls" in leaves, given=told, cls_entry=None if grid else known.cls_entry
-  )
+  has_cls, cls_entry = "cls" in leaves, None if grid else known.cls_entry
+  grid, _ = surgery.posemb_grid(n, has_cls, given=told, cls_entry=cls_entry)
   if grid is None:
     raise ValueError(
       f"{path} has {n} positions, which make no square. Say their grid:"
       " posemb_grid=(h, w), on the command line --posemb_grid=h,w."
     )
   model["posemb_grid"] = grid
-  if not (told or squares):
+  others = surgery.possible_grids(n, has_cls, cls_entry) - {grid}
+  if others and not (told or squares):
     guesses.append(
       f"posemb_grid={grid}, the square; other grids have as many cells (pass"
       " posemb_grid)"

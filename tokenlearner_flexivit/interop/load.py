@@ -154,6 +154,10 @@ def load_params_and_report(
       parts that the models here have not, or a difference that no rule bridges;
       these are listed. Nothing is loaded then.
   """
+  if dtype is not None and dtype not in surgery.FLOATS:
+    raise ValueError(
+      f"dtype={dtype!r} is unknown. Known: {', '.join(surgery.FLOATS)}, None."
+    )
   path = download.fetch(source)
   checksum = download.checked_sha256(path)
   if sha256 is not None and checksum != sha256.lower():
@@ -196,6 +200,7 @@ def load_params_and_report(
       name: _read(name, leaf, dtype, path) for name, leaf in plan.leaves.items()
     }
   warnings += plan.warnings
+  notes += plan.notes
   for warning in warnings:
     logging.warning("%s: %s.", source, warning)
   report = Report(

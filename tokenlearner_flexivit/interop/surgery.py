@@ -22,7 +22,7 @@ POSEMB = "pos_embedding"
 _KERNEL_RANKS = (4, 5)
 _HEAD = ("pre_logits/", "head/")
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 Grid = tuple[int, ...]
 
 
@@ -93,6 +93,27 @@ def posemb_grid(
   return None, False
 
 
+def possible_grids(
+  num_positions: int, has_cls: bool, cls_entry: bool | None = None
+) -> set[Grid]:
+  """Returns the grids of two rows and columns or more with so many cells.
+
+  Args:
+    num_positions: entries of a position embedding.
+    has_cls: whether the file has a cls token.
+    cls_entry: whether there is an entry for it, if that is known.
+  """
+  counts = [] if cls_entry else [num_positions]
+  if has_cls if cls_entry is None else cls_entry:
+    counts.append(num_positions - 1)
+  return {
+    (rows, count // rows)
+    for count in counts
+    for rows in range(2, count // 2 + 1)
+    if count % rows == 0
+  }
+
+
 def absorb_statistics(
   leaves: Leaves, mean: Sequence[float], std: Sequence[float]
 ) -> Leaves:
@@ -159,6 +180,8 @@ class Plan:
   Attributes:
     leaves: what to load, by the model's names, in the order of the file.
     rows: the fate of every array.
+    notes: what else there is to know.
+    warnings: why answers may be others than those of the file's own model.
   """
 
   def __init__(
@@ -198,7 +221,7 @@ class Plan:
     resize.check_inflate_method(inflate)
     self.leaves, self.rows = {}, []
     self._template, self._grid = template, grid
-    self._their_name, self.warnings = their_name, []
+    self._their_name, self.warnings, self.notes = their_name, [], []
     self._method, self._inflate = posemb_method, inflate
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
     given = dict(leaves)
@@ -249,6 +272,11 @@ class Plan:
         self.warnings.append(
           f"the {n} positions are taken as the model's grid {taken};"
           f" {square} is as possible. Pass posemb_grid= to say which"
+        )
+      elif taken and possible_grids(n, has_cls, cls_entry) - {taken[-2:]}:
+        self.notes.append(
+          f"The {n} positions are taken as a grid {taken}, but nothing tells"
+          " it."
         )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
@@ -324,7 +352,7 @@ class Plan:
     other_grid = name == POSEMB and None not in (self._grid, self._file_grid)
     other_grid = other_grid and self._grid != self._file_grid
     fewer_axes = other_grid and len(self._grid) < len(self._file_grid)
-    if str(leaf.dtype) not in _FLOATS:
+    if str(leaf.dtype) not in FLOATS:
       self._problems["misshapen"].append(f"{name} of type {leaf.dtype}")
     elif there == here and not other_grid:
       self.leaves[name] = leaf
