@@ -62,7 +62,8 @@ def opened(*arguments):
   "name, format", [("x.npz", "native"), ("x.safetensors", "timm")]
 )
 def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
-  pool = dict(pool="tok") if format == "timm" else {}
+  timm = dict(pool="tok", width=192, num_heads=3)
+  pool = timm if format == "timm" else {}
   path, params = save(tmp_path / name, format=format, **pool)
   if format == "timm":  # As a file of others, without a note on the model.
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
@@ -80,7 +81,7 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   assert command.read_images(args, found).shape == (4, 12, 12, 3)
   # What a format does not tell is said.
   out = capsys.readouterr().out
-  for guess in ("WARNING: num_heads=2, from the width", "WARNING: GELU"):
+  for guess in ("WARNING: num_heads=3, from the width", "WARNING: GELU"):
     assert (guess in out) == (format == "timm")
 
 

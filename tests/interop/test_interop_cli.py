@@ -38,8 +38,8 @@ def test_variant(name, tmp_path, make_params, capsys):
   # Our own files tell the heads, and with their model all.
   assert not description.guesses
   assert models.ViT(**description.model) == model
-  with pytest.raises(ValueError, match="has 8 cells"):
-    interop.describe(tmp_path / name, posemb_grid=(2, 4))
+  with pytest.raises(ValueError, match="has 12 cells"):
+    interop.describe(tmp_path / name, posemb_grid=(3, 4))
   interop.save_params(make_params(model), tmp_path / name, format, model=model)
   description = interop.describe(tmp_path / name)
   assert not description.guesses and description.format == format
