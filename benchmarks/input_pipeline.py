@@ -133,6 +133,30 @@ def measure(
   return rate
 
 
+def measure_first_batch(
+  config: dict[str, Any], batch_size: int
+) -> dict[str, Any]:
+  """Returns the seconds until the first batch, and what it takes of memory.
+
+  A batch leaves the host without the ops that the device does; beside it stands
+  what it would take with them.
+
+  Args:
+    config: of the data.
+    batch_size: images of the batch.
+  """
+  row = dict(name="first_batch", batch_size=batch_size)
+  for key, skip in (("bytes_with_device_ops", False), ("bytes", True)):
+    start = time.perf_counter()
+    batches = data.train_batches(
+      config, batch_size=batch_size, seed=0, skip_device_ops=skip
+    )
+    row[key] = sum(value.nbytes for value in next(batches).values())
+    row["seconds"] = time.perf_counter() - start
+    batches.close()
+  return row
+
+
 def measure_ops(folder: pathlib.Path, num_images: int) -> list[dict[str, Any]]:
   """Returns the microseconds per image of what the pipeline does, apart.
 
@@ -267,6 +291,11 @@ def run(quick: bool, tf_python: str | None = None) -> list[dict[str, Any]]:
       rate = measure(config, batch_size=batch_size, seconds=seconds)
       rates.append(rate)
       rows.append(dict(name="pipeline", **changes, images_per_s=rate))
+    rows.append(
+      measure_first_batch(
+        data_config(folder, num_threads=cores), 16 if quick else 512
+      )
+    )
     rows += measure_ops(folder, num_images)
     # Steps that ask for more than the threads can make, and for less.
     batch_ms = 1e3 * batch_size / rates[len(threads) - 1]

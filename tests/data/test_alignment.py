@@ -96,6 +96,12 @@ def test_what_no_longer_fits_is_refused(pp, moved, other):
     look(pp)
 
 
+@pytest.mark.parametrize("other", ["boxes", "depth"])
+def test_nobody_is_told_to_crop_what_is_no_image(other):
+  with pytest.raises(ValueError, match="No op moves both yet: take this op"):
+    look(f"central_crop(32)|keep('image','{other}')")
+
+
 @pytest.mark.parametrize(
   "pp",
   [

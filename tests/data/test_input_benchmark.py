@@ -12,11 +12,13 @@ def test_runs(monkeypatch):
   monkeypatch.setattr(input_pipeline.os, "cpu_count", lambda: 2)
   rows = input_pipeline.run(quick=True)
   names = [row["name"] for row in rows]
-  expected = dict(listing=1, pipeline=3, op=6, starvation=3)
+  expected = dict(listing=1, pipeline=3, first_batch=1, op=6, starvation=3)
   assert names == [name for name in expected for _ in range(expected[name])]
   assert rows[0]["bytes_per_image"] < 64
+  (first,) = [row for row in rows if row["name"] == "first_batch"]
+  assert 3.9 < first["bytes_with_device_ops"] / first["bytes"] <= 4
   for row in rows:
-    for key in ("images_per_s", "us_per_image", "step_ms"):
+    for key in ("seconds", "images_per_s", "us_per_image", "step_ms"):
       assert row.get(key, 1) > 0
     assert 0 <= row.get("waiting", 0) <= 1
 

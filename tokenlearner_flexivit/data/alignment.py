@@ -110,11 +110,9 @@ class Alignment:
               *(text, moved, other, self._text),
             )
           continue
-        advice = (
-          f"Do the same to {other!r}"
-          if not missing.step.is_random
-          else "No op moves both with the same draw yet: take this op out"
-        )
+        advice = "No op moves both yet: take this op out"
+        if not missing.step.is_random and np.ndim(example[other]) >= 3:
+          advice = f"Do the same to {other!r}"
         raise ValueError(
           f"{text} in the preprocessing {self._text!r} moves {moved!r} but not "
           f"{other!r}, which the example keeps: they would no longer show the "
