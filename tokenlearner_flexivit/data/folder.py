@@ -145,16 +145,13 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
   root = _root(path)
   names = image_listing.class_folders(root)
   if not names:
-    images = any(
-      entry.name.lower().endswith(image_listing.EXTENSIONS)
-      for entry in splits.visible(root)
-    )
+    images = any(image_listing.is_image(e.name) for e in splits.visible(root))
     hint = f" Did you mean {root.parent}?" if images else ""
     raise ValueError(
       f"{root} holds no class folders: expected one folder per class, with "
       f"images ({', '.join(image_listing.EXTENSIONS)}) in it.{hint}"
     )
-  folders = splits.find(root, _is_image)
+  folders = splits.find(root, image_listing.is_image)
   folders = {s: folder for s, folder in folders.items() if folder.is_dir()}
   if not folders and not splits.holds_folders(root / names[0]):
     return {"train": root}
@@ -195,10 +192,6 @@ def _root(path: str | os.PathLike) -> pathlib.Path:
   if not root.is_dir():
     raise ValueError(f"folder:{path}: there is no such folder.")
   return root
-
-
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(image_listing.EXTENSIONS)
 
 
 def _resolve(

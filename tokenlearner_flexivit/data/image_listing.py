@@ -138,13 +138,18 @@ def _changed(root: pathlib.Path, class_names: Sequence[str]) -> list[int]:
       return []
 
 
+def is_image(name: str) -> bool:
+  """Tells whether a file's name ends as that of an image does."""
+  return name.lower().endswith(EXTENSIONS)
+
+
 def class_folders(path: pathlib.Path) -> list[str]:
   """Returns the names of the folders in `path`, in alphabetical order."""
   return [entry.name for entry in splits.visible(path) if entry.is_dir()]
 
 
 def _list(root: pathlib.Path) -> Listing:
-  """Returns a new listing."""
+  """Returns a new listing; see `list_images`."""
   now = time.time_ns()
   classes = class_folders(root)
   changed = _changed(root, classes)
@@ -170,7 +175,7 @@ def _list(root: pathlib.Path) -> Listing:
   bad += [
     (root / entry.name, "lies outside of the class folders")
     for entry in splits.visible(root)
-    if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()
+    if is_image(entry.name) and not entry.is_dir()
   ]
   _check(root, bad)
   return Listing(root, classes, *_put_in_order(classes, parts), changed)
@@ -194,6 +199,7 @@ class _Class:
 
 
 def _list_class(path: pathlib.Path) -> _Class:
+  """Returns what a class folder holds; opens no file."""
   content = _Class(path)
   with os.scandir(path) as entries:
     for entry in entries:
@@ -205,7 +211,7 @@ def _list_class(path: pathlib.Path) -> _Class:
         content.bad.append((path / name, reason))
       elif entry.is_symlink() and not entry.is_file():
         content.bad.append((path / name, "is a link to nothing"))
-      elif name.lower().endswith(EXTENSIONS):
+      elif is_image(name):
         content.names.append(os.fsencode(name))
       else:
         content.unsure.append(name)
