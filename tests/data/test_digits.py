@@ -1,5 +1,7 @@
 """The digits builder: what is in it, and preparing it."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -164,6 +166,19 @@ def test_what_killed_processes_left_is_removed(tmp_path):
   digits_module.prepare(tmp_path)
   # Another host may still be writing.
   assert sorted(os.listdir(folder)) == [fresh.name, "1.0.0"]
+
+
+def test_without_locks_each_prepares_by_itself(tmp_path, monkeypatch, caplog):
+  def no_locks(*args):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, "flock", no_locks)
+  mine = tmp_path / "digits" / f".new-{socket.gethostname()}-x"
+  mine.mkdir(parents=True)
+  digits_module.prepare(tmp_path)
+  # Perhaps of a process that is alive.
+  assert sorted(os.listdir(mine.parent)) == [mine.name, "1.0.0"]
+  assert "has no locks (No locks available)" in caplog.text
 
 
 def test_other_threads_are_heard_while_tfds_is_silent(

@@ -1,7 +1,9 @@
 """People's own videos: storing them once, and reading what is stored."""
 
 import concurrent.futures
+import errno
 import itertools
+import os
 import pickle
 import shutil
 import threading
@@ -14,6 +16,7 @@ import pytest
 from tests.data.test_video_file import frame_numbers, write_video
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data import (
+  frame_store,
   preparation,
   video_file,
   video_folder,
@@ -325,6 +328,17 @@ def test_table_with_several_labels_and_times(tmp_path):
   assert test[0]["label"].tolist() == [0, 0, 1]
 
 
+def test_a_full_disk_is_named(folders, tmp_path, monkeypatch):
+  def no_space(file, jpegs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(frame_store, "write", no_space)
+  with pytest.raises(OSError, match=r"No space left .*/\.frames-25fps-16px-2"):
+    open_folder(folders[0], tmp_path)
+  monkeypatch.undo()
+  assert len(open_folder(folders[0], tmp_path)) == 6
+
+
 def test_unreadable_videos_are_all_listed(tmp_path):
   root, data_dir = tmp_path / "videos", tmp_path / "tfds"
   write_video(root / "a" / "good.mp4", 3)
@@ -336,6 +350,10 @@ def test_unreadable_videos_are_all_listed(tmp_path):
   assert str(listed) in str(error.value)
   for words in ("empty.mp4: the file is empty", "text.mp4: the file cannot be"):
     assert words in str(error.value) and words in listed.read_text()
+    (root / "a" / words.partition(":")[0]).unlink()
+  assert len(open_folder(root, data_dir)) == 1
+  (stored,) = (data_dir / "video_folder").iterdir()  # Nothing else is left.
+  assert stored.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def touch(root, *names):
       ["path,label", "a.mp4,run", "b.mp4,run"],
       "line 3: there is no file .*b.mp4",
     ),
+    (["path,label", r"x\b.mp4,run"], "no file .*; folders are separated by /"),
     (["path,label,start", "a.mp4,run,-1"], "start must be a number .* '-1'"),
     (["path,label,end", "a.mp4,run,nan"], "end must be a number .* 'nan'"),
     (["path,label,start,end", "a.mp4,run,2,1"], "end 1.0 s is not after 2.0 s"),
@@ -139,6 +140,19 @@ def test_tables_as_spreadsheets_write_them(tmp_path, lines):
     assert by_path["a.mp4"].start == 0.5 and by_path["b.mp4"].start == 0
   if "'run'" in lines[1]:
     assert by_path["b.mp4"].labels == ("run", "sit")
+
+
+def test_other_ends_of_lines_and_utf16(tmp_path):
+  touch(tmp_path, "a.mp4", "b.mp4")
+  table = tmp_path / "train.csv"
+  for text in (
+    "path\tlabel\r\na.mp4\tr\u00fcn\r\n",
+    "path,label\ra.mp4,r\u00fcn\r",
+  ):
+    for encoding in ("utf-16", "utf-8"):
+      table.write_bytes(text.encode(encoding))
+      (clip,) = video_listing.list_videos(tmp_path).clips["train"]
+      assert (clip.path, clip.labels) == ("a.mp4", ("r\u00fcn",))
 
 
 def test_a_quote_that_is_not_closed(tmp_path):

@@ -130,14 +130,14 @@ class FrameStore:
   Attributes:
     folder: where these files are until all clips are decoded; several stores
       may share it.
-    name: of the dataset, for the list of what cannot be read.
+    unreadable: where what cannot be read is listed.
     listing: the videos.
     fps: frames per second.
     size: greatest smaller side of a frame in pixels.
   """
 
   folder: pathlib.Path
-  name: str
+  unreadable: pathlib.Path
   listing: Listing
   fps: float
   size: int
@@ -175,6 +175,7 @@ class FrameStore:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
           (self.folder / name).rename(target / name)
+    self.unreadable.unlink(missing_ok=True)
     for folder in (*self.folder.glob("*/"), self.folder):
       with contextlib.suppress(OSError):  # Other stores have files there.
         folder.rmdir()
@@ -199,6 +200,10 @@ class FrameStore:
         new.rename(path)
       except ValueError as error:
         return f"{self.listing.file(clip)}: {error}"
+      except OSError as error:
+        if error.filename is None:  # Such as a full disk.
+          error.filename = str(self.folder)
+        raise
       finally:
         new.unlink(missing_ok=True)
 
@@ -246,9 +251,7 @@ class FrameStore:
   def _refuse(self, problems: Sequence[str], tried: int) -> None:
     """Writes a list of what cannot be read and raises ValueError about it."""
     root = self.listing.root
-    listed = self.folder.parent / f"unreadable-{self.name}.txt"
-    listed.parent.mkdir(parents=True, exist_ok=True)
-    listed.write_text(
+    self.unreadable.write_text(
       "".join(f"{words}\n" for words in problems),
       encoding="utf-8",
       errors="surrogateescape",
@@ -256,8 +259,8 @@ class FrameStore:
     shown = "".join(f"\n  {words}" for words in problems[:5])
     raise ValueError(
       f"{len(problems)} of the {tried} videos in {root} cannot be read; "
-      f"{listed} lists all. Mend them or leave them out; the others need not "
-      f"be decoded again:{shown}"
+      f"{self.unreadable} lists all. Mend them or leave them out; the others "
+      f"need not be decoded again:{shown}"
     )
 
   def _name(self, clip: Clip) -> str:

@@ -40,7 +40,10 @@ def prepare(
   """
   if target.exists():
     return
-  with alone(target), scratch(target.parent) as folder:
+  with (
+    alone(target) as is_alone,
+    scratch(target.parent, is_alone) as folder,
+  ):
     if target.exists():
       return
     # TFDS warns of configs that it does not know, announces a download and
@@ -58,7 +61,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def alone(target: pathlib.Path) -> Iterator[None]:
+def alone(target: pathlib.Path) -> Iterator[bool]:
   """Lets one process at a time write to `target`; others wait, and say so.
 
   Processes of one machine see each other, and those of several where the file
@@ -67,22 +70,36 @@ def alone(target: pathlib.Path) -> Iterator[None]:
   Args:
     target: the folder; there is a file beside it as long as this lasts.
 
+  Yields:
+    Whether no other process of this machine can be there.
+
   Raises:
     OSError: the folder of `target` cannot be written.
   """
-  target.parent.mkdir(parents=True, exist_ok=True)
   path = target.parent / f".lock-{target.name}"
   with contextlib.ExitStack() as stack:
     while True:
-      file = stack.enter_context(open(path, "a+", encoding="utf-8"))
-      if not _lock(file, target):
+      target.parent.mkdir(parents=True, exist_ok=True)
+      try:
+        file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+      except FileNotFoundError:  # Who had the lock left nothing behind.
+        continue
+      is_alone = _lock(file, target)
+      if not is_alone:
         break
       # Who had the lock has removed the file, and others may lock a new one.
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
           break
-    stack.callback(path.unlink, missing_ok=True)
-    yield
+    stack.callback(_clean_up, path)
+    yield is_alone
+
+
+def _clean_up(path: pathlib.Path) -> None:
+  """Removes a file, and its folder if nothing is left in it."""
+  path.unlink(missing_ok=True)
+  with contextlib.suppress(OSError):
+    path.parent.rmdir()
 
 
 def _lock(file: Any, target: pathlib.Path) -> bool:
@@ -107,15 +124,20 @@ def _lock(file: Any, target: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+def scratch(parent: pathlib.Path, is_alone: bool) -> Iterator[pathlib.Path]:
   """Makes a folder in `parent` that is gone afterwards.
 
-  Those that killed processes have left there are removed: those of this
-  machine, so call this with the lock of `alone`, and of others after a day.
+  Those that killed processes have left there are removed; of processes that may
+  still live, after a day.
+
+  Args:
+    parent: where to make it.
+    is_alone: whether no other process of this machine is using `parent`.
   """
   mine = f"{_NEW}{socket.gethostname()}-"
   for left in parent.glob(f"{_NEW}*"):
-    if left.name.startswith(mine) or _age(left) > _ABANDONED:
+    is_dead = is_alone and left.name.startswith(mine)
+    if is_dead or _age(left) > _ABANDONED:
       logging.info("Removing %s, which was broken off.", left)
       shutil.rmtree(left, ignore_errors=True)
   with tempfile.TemporaryDirectory(

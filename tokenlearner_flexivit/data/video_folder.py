@@ -14,6 +14,7 @@ from absl import logging
 
 from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import (
+  batches,
   frame_store,
   preparation,
   sources,
@@ -314,17 +315,21 @@ def prepare(
   # Shared by all states of the folder, so that a mended one is soon stored.
   # Not by those of another version, which may have made other frames.
   store = frame_store.FrameStore(
-    folder / f".frames-{kind}-{VERSION}", name, listing, fps, size
+    folder / f".frames-{kind}-{VERSION}",
+    folder / f"unreadable-{stem}-{kind}.txt",
+    listing,
+    fps,
+    size,
   )
   with (
-    preparation.alone(target),
-    preparation.scratch(target.parent) as scratch,
+    preparation.alone(target) as is_alone,
+    preparation.scratch(target.parent, is_alone) as scratch,
   ):
     if (target / _ABOUT).exists():
       return name
     _announce(folder, stem, kind, target, listing)
     files = store.fill(
-      target / _FRAMES, scratch, num_threads or os.cpu_count() or 1
+      target / _FRAMES, scratch, num_threads or batches.available_cpus()
     )
     about = _describe(listing, files, target / _FRAMES)
     new = scratch / _ABOUT

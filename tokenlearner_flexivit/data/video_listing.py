@@ -1,5 +1,6 @@
 """Lists the videos of a folder, their splits and their labels."""
 
+import codecs
 import csv
 import dataclasses
 import hashlib
@@ -70,11 +71,11 @@ def list_videos(path: str | os.PathLike) -> Listing:
 
     PATH/CLASS/VIDEO
 
-  A CSV file is UTF-8, with commas, or with semicolons or tabs as spreadsheets
-  write them; empty lines are ignored. A path in it is relative to PATH or
-  absolute; start and end are seconds and may be left empty. Several labels are
-  joined by ";". If any clip has several, all are read as having perhaps
-  several.
+  A CSV file is UTF-8 (or UTF-16 with its mark), with commas, or with semicolons
+  or tabs as spreadsheets write them; empty lines are ignored. A path in it is
+  relative to PATH or absolute; start and end are seconds and may be left empty.
+  Several labels are joined by ";". If any clip has several, all are read as
+  having perhaps several.
 
   The classes are those of "train", if it exists, in alphabetical order. No
   slice of a split cuts through a group: all clips of a file, or those with the
@@ -196,7 +197,7 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   separator = max(_SEPARATORS, key=header.count)
   clips, lines, problems = [], [], []
   reader = csv.reader(
-    io.StringIO(text, newline=""),
+    io.StringIO(text, newline=None),
     delimiter=separator,
     skipinitialspace=True,
     strict=True,
@@ -220,6 +221,7 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   files = video_clips.stat_files(root, clips)
   problems += [
     f"line {line}: there is no file {root / clip.path}"
+    + ("; folders are separated by /" if "\\" in clip.path else "")
     for line, clip in zip(lines, clips, strict=True)
     if files[clip.path] is None
   ]
@@ -241,8 +243,10 @@ def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
 
 def _read_text(table: pathlib.Path) -> str:
   """Returns a file's text or raises ValueError that says where it is none."""
+  data = table.read_bytes()
+  is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
   try:
-    return table.read_bytes().decode("utf-8-sig")
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
   except UnicodeDecodeError as error:
     line = error.object[: error.start].count(b"\n") + 1
     raise ValueError(
