@@ -282,6 +282,16 @@ def test_random_translate_draws_all_shifts():
     augment_ops.random_translate({"image": image}, rng, 6)
 
 
+@pytest.mark.parametrize("fill", [-1, 0.5, 256])
+def test_a_fill_is_a_pixel(fill):
+  rng = np.random.default_rng(0)
+  grey = NOISE.astype(np.float32)
+  for op in (augment_ops.random_translate, augment_ops.random_affine):
+    with pytest.raises(ValueError, match="whole number from 0 to 255"):
+      op({"image": NOISE}, rng, 2, fill=fill)
+    assert op({"image": grey}, rng, 2, fill=fill)["image"].dtype == np.float32
+
+
 def test_flip_lr():
   for draw, expected in [(0.4, NOISE[:, ::-1]), (0.5, NOISE)]:
     flipped = apply(augment_ops.flip_lr, NOISE, Draws(draw))

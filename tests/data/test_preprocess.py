@@ -94,6 +94,7 @@ def test_is_pickled_with_its_functions():
     ("random_affine(scale=(0,1))", "scale must be"),
     ("random_affine(scale=('a',1))", "scale must be"),
     ("random_affine(-5)", "must not be negative"),
+    ("random_affine(translate=2)", "translate at most 1"),
     ("random_affine(shear=90)", "shear below 90"),
     ("value_range(1,1)", "two different ends"),
     ("value_range(0,1,5,5)", "two different ends"),

@@ -139,6 +139,15 @@ register_stand_in(decode, decode_when_cut, before=inception_crop)
 register_stand_in(decode, decode_when_cut, before=random_crop)
 
 
+def _check_fill(fill: float, image: np.ndarray) -> None:
+  """Raises ValueError for a fill that is no pixel of such an image."""
+  if image.dtype == np.uint8 and (fill != int(fill) or not 0 <= fill <= 255):
+    raise ValueError(
+      f"fill must be a whole number from 0 to 255 in an image of uint8, not "
+      f"{fill}: after value_range this op may have others"
+    )
+
+
 def _check_translate(pixels: int) -> None:
   if pixels < 0:
     raise ValueError(f"pixels must not be negative, got {pixels}")
@@ -173,6 +182,7 @@ def random_translate(
     raise ValueError(
       f"cannot shift an image of {height} x {width} by {pixels} pixels"
     )
+  _check_fill(fill, image)
   down, right = rng.integers(-pixels, pixels, size=2, endpoint=True).tolist()
   shifted = np.full_like(image, fill)
   shifted[
@@ -193,10 +203,11 @@ def _check_affine(
     raise ValueError(
       f"scale must be (least, greatest), both above 0, not {scale}"
     )
-  if degrees < 0 or translate < 0 or not 0 <= shear < 90:
+  if degrees < 0 or not 0 <= translate <= 1 or not 0 <= shear < 90:
     raise ValueError(
       "degrees, translate and shear go either way, so they must not be "
-      f"negative, and shear below 90, not {degrees}, {translate}, {shear}"
+      "negative, translate at most 1 and shear below 90, not "
+      f"{degrees}, {translate}, {shear}"
     )
 
 
@@ -231,6 +242,7 @@ def random_affine(
   """
   _check_affine(degrees, translate, scale, shear)
   image = get_image(example, key)
+  _check_fill(fill, image)
   height, width, _ = image.shape
   draws = rng.random(5).tolist()
   turn, lean, right, down = (2 * draw - 1 for draw in draws[:4])
