@@ -356,3 +356,9 @@ def test_several_files_are_named(tmp_path, make_model):
     interop.describe(tmp_path)
   with pytest.raises(ValueError, match="several files"):
     interop.describe(tmp_path / "model.safetensors.index.json")
+
+
+def test_an_unknown_dtype_is_named(library_file):
+  path, model, _ = library_file("timm", TIMM)
+  with pytest.raises(ValueError, match="dtype='float23' is unknown"):
+    interop.load_params(path, model, dtype="float23")

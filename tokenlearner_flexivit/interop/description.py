@@ -171,9 +171,9 @@ def describe(
 def _check_given(model, path, **given) -> None:
   """Raises ValueError where a caller says other than what is known."""
   for name, value in given.items():
-    if value is not None and (
-      model[name] != (value if name == "num_heads" else tuple(value))
-    ):
+    if value is not None and name == "posemb_grid":
+      value = patch_embed.to_size(value, name)
+    if value not in (None, model[name]):
       raise ValueError(f"{path} has {name}={model[name]}, not {value}.")
 
 

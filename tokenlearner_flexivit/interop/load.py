@@ -154,10 +154,7 @@ def load_params_and_report(
       parts that the models here have not, or a difference that no rule bridges;
       these are listed. Nothing is loaded then.
   """
-  if dtype is not None and dtype not in surgery.FLOATS:
-    raise ValueError(
-      f"dtype={dtype!r} is unknown. Known: {', '.join(surgery.FLOATS)}, None."
-    )
+  _check_dtype(dtype)
   path = download.fetch(source)
   checksum = download.checked_sha256(path)
   if sha256 is not None and checksum != sha256.lower():
@@ -217,6 +214,17 @@ def load_params_and_report(
   # In the order of the model, whatever that of the file.
   ordered = {name: loaded[name] for name in template}
   return traverse_util.unflatten_dict(ordered, sep="/"), report
+
+
+def _check_dtype(dtype) -> None:
+  try:
+    known = dtype is None or np.dtype(dtype).name in surgery.FLOATS
+  except TypeError:
+    known = False
+  if not known:
+    raise ValueError(
+      f"dtype={dtype!r} is unknown. Known: {', '.join(surgery.FLOATS)}, None."
+    )
 
 
 def _statistics(known, mean, std, path):
