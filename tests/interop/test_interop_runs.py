@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from configs import transfer
 from tokenlearner_flexivit import checkpoint, interop, models, workdir
+from tokenlearner_flexivit.analysis import runs
 from tokenlearner_flexivit.inference import trained
+from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import about, containers
 from tokenlearner_flexivit.tasks import distillation
 
@@ -133,6 +136,31 @@ def test_the_grid_of_a_run_is_known(grid, run):
   assert "(4, 4) is as possible" in str(report)
   with pytest.raises(ValueError, match=r"posemb_grid=\(2, 8\), not \(4, 4\)"):
     interop.describe(folder, posemb_grid=(4, 4))
+
+
+def test_a_run_of_a_standard_size_is_a_source(
+  run, tmp_path, assert_same, capsys
+):
+  folder, model, params = run(dict(variant="mu"), shape=(224, 224))
+  assert model.patch_size == (32, 32)
+  config = transfer.get_config(
+    f"init={folder},data=fake:64x64x3:2:16,size=64,patch_size=32,runlocal"
+  )
+  tuned = models.create(**config.model.to_dict(), num_classes=5)
+  assert tuned == model
+  assert runs.open_weights(str(folder)).model.clone(name=None) == model
+  for suffix, format in (("npz", "big_vision"), ("safetensors", "native")):
+    path = tmp_path / f"a.{suffix}"
+    cli.main(["convert", str(folder), str(path), f"--format={format}"])
+    loaded, report = interop.load_params_and_report(path, model)
+    assert_same(loaded, params)
+    assert not report.warnings
+  video = tmp_path / "video"
+  write_run(video, dict(name="vivit", variant="mu/4x2"))
+  with pytest.raises(ValueError, match="is a model for videos"):
+    transfer.get_config(f"init={video},runlocal")
+  with pytest.raises(ValueError, match=r"analysis\.video_maps"):
+    runs.open_weights(str(video))
 
 
 def test_other_places_and_sines_are_said(run):
