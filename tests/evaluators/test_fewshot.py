@@ -292,6 +292,7 @@ def test_accuracies_are_those_of_scikit_learn(
   experiment = experiment_lib.Experiment(config)
   evaluator = experiment.evaluators["few"]
   assert evaluator.num_examples == 21  # In batches of 16: 16 and 5.
+  assert [len(source) for source in evaluator.sources] == [61, 21]
   assert evaluator.image_shape == (12, 12, 3)
   assert evaluator.headline == "3shot"
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))

@@ -150,7 +150,6 @@ class Evaluator(base.Evaluator):
     self.image_shape = self._test.shape
     if all(source.has_labels_at_hand for source in self.sources):
       self._train  # noqa: B018  # What is wrong with it is found now.
-    self.sources = list(self._sources)  # Whole, drawn from already or not.
     self._check_representation(where)
     self._represent = {
       setting: self._program(
