@@ -57,7 +57,7 @@ class FakeSource(sources.Source):
         zlib.crc32(split_name.encode()),
         splits.positions(part, num_examples, self.name),
       )
-      for split_name, part in splits.parse(split)
+      for split_name, part in splits.parse(split, name)
     ]
 
   def __len__(self) -> int:

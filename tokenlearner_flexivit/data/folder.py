@@ -44,7 +44,7 @@ class FolderSource(sources.Source):
     folders = split_folders(path)
     root = _root(path)
     asked = []
-    for name, part in splits.parse(split):
+    for name, part in splits.parse(split, f"folder:{path}"):
       if name == "all":
         names = [n for n in folders if splits.role(n)] or list(folders)
       else:

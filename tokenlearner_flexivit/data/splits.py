@@ -74,8 +74,12 @@ def by_role(names: Iterable[str], where: str) -> dict[str, str]:
   return chosen
 
 
-def parse(split: str) -> list[tuple[str, str]]:
+def parse(split: str, where: str = "") -> list[tuple[str, str]]:
   """Returns the names and slices of a split such as "train[:90%]+val".
+
+  Args:
+    split: the split.
+    where: the dataset, for the error.
 
   Returns:
     Pairs (name, slice), the slice "" where there is none: [("train", "[:90%]"),
@@ -86,9 +90,10 @@ def parse(split: str) -> list[tuple[str, str]]:
   """
   matches = [_PART.fullmatch(part) for part in split.split("+")]
   if not all(matches):
+    dataset = f" of {where}" if where else ""
     raise ValueError(
-      f"Cannot read the split {split!r}: expected a name, perhaps with a "
-      "slice, or a sum of such, as in 'train', 'train[:90%]', "
+      f"Cannot read the split {split!r}{dataset}: expected a name, perhaps "
+      "with a slice, or a sum of such, as in 'train', 'train[:90%]', "
       "'train[100:200]' or 'train+validation'."
     )
   return [(match["name"], match["slice"] or "") for match in matches]
@@ -124,19 +129,27 @@ def positions(slice_text: str, length: int, where: str) -> range:
   return range(part.from_ or 0, length if part.to is None else part.to)
 
 
-def rename(split: str, known: Sequence[str]) -> str:
+def rename(split: str, known: Sequence[str], where: str) -> str:
   """Returns `split` with the known names in place of their aliases.
 
   Names that are no alias of a known one stay as they are.
+
+  Args:
+    split: perhaps with slices, or a sum.
+    known: the splits that there are.
+    where: the dataset, for errors.
+
+  Raises:
+    ValueError: the syntax is wrong.
   """
 
   def known_name(name):
     try:
-      return resolve(name, known, "")
+      return resolve(name, known, where)
     except ValueError:
       return name
 
-  return "+".join(known_name(name) + part for name, part in parse(split))
+  return "+".join(known_name(name) + part for name, part in parse(split, where))
 
 
 def resolve(asked: str, known: Sequence[str], where: str) -> str:

@@ -76,7 +76,7 @@ class TfdsSource(sources.Source):
         f"{error}. Once it is prepared it can be read without, if the version "
         "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
       ) from error
-    split = splits.rename(split, list(builder.info.splits))
+    split = splits.rename(split, list(builder.info.splits), name)
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:

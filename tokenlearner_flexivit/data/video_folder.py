@@ -95,7 +95,7 @@ class VideoFolderSource(sources.Source):
     self.num_classes = len(self.class_names)
     self.has_several = about["has_several"]
     clips = {column: [] for column in _COLUMNS}
-    for asked, part in splits.parse(split):
+    for asked, part in splits.parse(split, name):
       known = splits.resolve(asked, list(about["splits"]), name)
       columns = about["splits"][known]
       chosen = _choose(columns["group"], part, f"{name} ({known})")
