@@ -148,6 +148,27 @@ def test_factors_multiply_the_whole_update_also_of_stacked_blocks():
   chex.assert_trees_all_equal(stacking.stack(saved, RUNS), state)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "scale_by_adam"])
+@pytest.mark.parametrize("freeze", [None, ("cls", ".*/encoderblock_0")])
+def test_decay_names_blocks_of_a_stack_as_those_of_none(name, freeze):
+  """Two of the three blocks decay, whether a loop runs them or not."""
+  params = make_params()
+  decay = (r"Transformer/encoderblock_[02]/.*kernel", "head/kernel")
+  section = dict(name=name, weight_decay=0.1, freeze=freeze)
+  updates, _ = step(params, decay=decay, **section)
+  without, _ = step(params, decay=("head/kernel",), **section)
+  without = flatten(without)
+  changed = {n for n, u in flatten(updates).items() if (u != without[n]).any()}
+  blocks = "02" if freeze is None else "2"
+  assert changed == {
+    name
+    for name in flatten(params)
+    if name.endswith("kernel") and any(f"block_{i}/" in name for i in blocks)
+  }
+  scanned, _ = step(stacking.stack(params, RUNS), decay=decay, **section)
+  chex.assert_trees_all_close(stacking.unstack(scanned), updates, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name, moments", [("sgd", 1), ("adamw", 2)])
 def test_what_is_frozen_stays_and_has_no_moments(name, moments):
   params = make_params()
@@ -241,8 +262,12 @@ def test_without_rates_the_optimizer_is_the_same():
     ),
     (dict(freeze=("(head",)), "no regular expression"),
     (dict(freeze=("head", "(?!head).*")), "leaves nothing to train.*head"),
-    (dict(layer_decay=0.0), r"layer_decay=0.0 must be in \(0, 1\]"),
-    (dict(layer_decay=1.1), r"must be in \(0, 1\]"),
+    (dict(freeze=3), "freeze=3 must be a list"),
+    (dict(decay=("Transformer/encoderblock_9/.*",)), "matches the whole of no"),
+    (dict(decay="(head"), "no regular expression"),
+    (dict(layer_decay=0.0), r"layer_decay=0.0 must be a number in \(0, 1\]"),
+    (dict(layer_decay=1.1), r"must be a number in \(0, 1\]"),
+    (dict(layer_decay="0.5"), r"must be a number in \(0, 1\]"),
   ],
 )
 def test_bad_sections(section, message):

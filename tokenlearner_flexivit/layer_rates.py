@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import stacking
 
 _STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
@@ -63,21 +64,31 @@ def factors(
       nothing, nothing left to train, or a model without blocks.
   """
   flat = flax.traverse_util.flatten_dict(params, sep="/")
-  names = {leaf: _names(leaf) for leaf in flat}
-  every = [name for of_leaf in names.values() for name in of_leaf]
-  found = dict.fromkeys(every, 1.0)
+  every = [name for leaf in flat for name in names(leaf)]
+  rates = dict.fromkeys(every, 1.0)
   if layer_decay is not None:
-    found = _decayed(every, layer_decay, model)
-  found |= dict.fromkeys(_frozen(every, freeze or ()), 0.0)
+    rates = _decayed(every, layer_decay, model)
+  rates |= dict.fromkeys(_frozen(every, freeze or ()), 0.0)
 
-  def array(leaf: str) -> np.ndarray:
-    values = np.asarray([found[name] for name in names[leaf]], np.float32)
-    axes = flat[leaf].ndim
-    return values.reshape((len(values), *[1] * (axes - 1))[:axes])
+  arrays = {
+    leaf: per_block(np.float32([rates[name] for name in names(leaf)]), value)
+    for leaf, value in flat.items()
+  }
+  return flax.traverse_util.unflatten_dict(arrays, sep="/")
 
-  return flax.traverse_util.unflatten_dict(
-    {leaf: array(leaf) for leaf in flat}, sep="/"
-  )
+
+def per_block(values: Sequence[Any], leaf: Any) -> np.ndarray:
+  """Returns a value for each of `names` in the shape that broadcasts to a leaf.
+
+  Args:
+    values: one, or one for each block of a stack.
+    leaf: of the parameters.
+
+  Returns:
+    [1, 1, ...] or [blocks, 1, ...], with as many axes as `leaf`.
+  """
+  shape = (len(values), *[1] * (leaf.ndim - 1))[: leaf.ndim]
+  return np.asarray(values).reshape(shape)
 
 
 def frozen(factors: Any) -> Any:
@@ -120,8 +131,8 @@ def _multiply(factors: Any) -> optax.GradientTransformation:
   )
 
 
-def _names(leaf: str) -> list[str]:
-  """The names of the parameters in a leaf: several if it is a stack."""
+def names(leaf: str) -> list[str]:
+  """Returns the names of the parameters in a leaf: several of a stack."""
   match = _STACK.fullmatch(leaf)
   if match is None:
     return [leaf]
@@ -133,14 +144,13 @@ def _names(leaf: str) -> list[str]:
 def _decayed(
   names: Sequence[str], layer_decay: float, model: Any
 ) -> dict[str, float]:
-  where = f"config.optimizer.layer_decay={layer_decay}"
-  if not 0 < layer_decay <= 1:
-    raise ValueError(
-      f"{where} must be in (0, 1]; 0.65 to 0.95 is usual, None leaves it out."
-    )
+  where = "config.optimizer.layer_decay"
+  configuration.check_number(layer_decay, where, "(0, 1]")
   blocks = {m.groups() for name in names if (m := _BLOCK.fullmatch(name))}
   if not blocks:
-    raise ValueError(f"{where} needs a model with blocks encoderblock_0, ....")
+    raise ValueError(
+      f"{where}={layer_decay} needs a model with blocks encoderblock_0, ...."
+    )
   depth = len(blocks)
   in_space = sum(encoder != _TEMPORAL for encoder, _ in blocks)
 
@@ -162,11 +172,13 @@ def _decayed(
 
 def _frozen(names: Iterable[str], patterns: str | Sequence[str]) -> set[str]:
   frozen = set()
-  for pattern in [patterns] if isinstance(patterns, str) else patterns:
+  patterns = [patterns] if isinstance(patterns, str) else patterns
+  configuration.check_list(patterns, "config.optimizer.freeze")
+  for pattern in patterns:
     where = f"config.optimizer.freeze: {pattern!r}"
     try:
       regex = re.compile(rf"(?:{pattern})(?:/.*)?")
-    except re.error as error:
+    except (TypeError, re.error) as error:
       raise ValueError(f"{where} is no regular expression: {error}.") from None
     found = {name for name in names if regex.fullmatch(name)}
     if not found:

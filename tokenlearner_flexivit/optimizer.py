@@ -1,10 +1,11 @@
 """Optimizers and schedules, all of optax, as `config.optimizer` names them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
+import jax
 import optax
 
 from tokenlearner_flexivit import config as configuration
@@ -14,30 +15,44 @@ from tokenlearner_flexivit import layer_rates
 DECAYED = (r".*/kernel",)
 
 
-def decay_mask(params: Any, patterns: tuple[str, ...] = DECAYED) -> Any:
+def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
   """Tells which parameters decay.
 
   Args:
-    params: the parameter tree.
+    params: the parameter tree; only names and numbers of axes are read.
     patterns: regular expressions, one of which must match the whole
-      "/"-joined name.
+      "/"-joined name, as checkpoints have it: a stack of blocks (see
+      `models.stacking`) has the names of all of them.
 
   Returns:
-    A tree of bools like `params`.
+    A tree like `params` of arrays of bools [1, 1, ...], for a stack
+    [blocks, 1, ...], with as many axes as the parameters.
 
   Raises:
-    ValueError: a pattern that matches nothing.
+    ValueError: a pattern that is none, or matches nothing.
   """
-  names = flax.traverse_util.flatten_dict(params, sep="/")
+  patterns = [patterns] if isinstance(patterns, str) else patterns
+  configuration.check_list(patterns, "config.optimizer.decay")
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  names = {leaf: layer_rates.names(leaf) for leaf in flat}
+  every = [name for several in names.values() for name in several]
+  decays = set()
   for pattern in patterns:
-    if not any(re.fullmatch(pattern, name) for name in names):
+    where = f"config.optimizer.decay: {pattern!r}"
+    try:
+      regex = re.compile(pattern)
+    except (TypeError, re.error) as error:
+      raise ValueError(f"{where} is no regular expression: {error}.") from None
+    matched = {name for name in every if regex.fullmatch(name)}
+    if not matched:
       raise ValueError(
-        f"config.optimizer.decay: {pattern!r} matches no parameter. Names are "
-        f"such as {', '.join(sorted(names)[:4])}."
+        f"{where} matches the whole of no parameter's name. Names are such as "
+        f"{', '.join(every[:: max(1, len(every) // 6)])}."
       )
+    decays |= matched
   mask = {
-    name: any(re.fullmatch(pattern, name) for pattern in patterns)
-    for name in names
+    leaf: layer_rates.per_block([name in decays for name in names[leaf]], value)
+    for leaf, value in flat.items()
   }
   return flax.traverse_util.unflatten_dict(mask, sep="/")
 
@@ -69,10 +84,9 @@ def rsqrt(
     timescale: t, in steps.
     cooldown_steps: length of the cooldown; 0 for none.
   """
-  if timescale < 1:
-    raise ValueError(
-      f"config.optimizer.schedule.timescale={timescale} must be >= 1."
-    )
+  configuration.check_number(
+    timescale, "config.optimizer.schedule.timescale", "[1, inf)"
+  )
 
   def decay(count):
     return (timescale / (count + timescale)) ** 0.5
@@ -171,15 +185,30 @@ def adamw(
   mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
   """AdamW as optax and PyTorch define it: the decay is multiplied by lr."""
-  return optax.adamw(
-    lambda count: lr * schedule(count),
-    b1=b1,
-    b2=b2,
-    eps=eps,
-    mu_dtype=mu_dtype,
-    weight_decay=weight_decay,
-    mask=mask,
+  return optax.chain(
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+    _decayed(weight_decay, mask),
+    optax.scale_by_learning_rate(lambda count: lr * schedule(count)),
   )
+
+
+def _decayed(weight_decay: float, mask: Any) -> optax.GradientTransformation:
+  """Adds to updates the decay of what `decay_mask` tells."""
+
+  def add(updates: Any, params: Any) -> Any:
+    return jax.tree.map(
+      lambda decays, update, param: (
+        update  # What is masked, here or by who uses this, stays out.
+        if isinstance(update, optax.MaskedNode)
+        else update + weight_decay * decays * param
+      ),
+      mask,
+      updates,
+      params,
+    )
+
+  some = jax.tree.map(lambda decays: bool(decays.any()), mask)
+  return optax.masked(optax.stateless(add), some)
 
 
 def _decoupled(
@@ -193,7 +222,7 @@ def _decoupled(
   return optax.chain(
     direction,
     optax.scale(lr),
-    optax.add_decayed_weights(weight_decay, mask),
+    _decayed(weight_decay, mask),
     optax.scale_by_schedule(lambda count: -schedule(count)),
   )
 
@@ -241,6 +270,26 @@ _INTERVALS = {
   "momentum": "[0, 1)",
   "grad_clip_norm": "(0, inf)",
 }
+# Half precision has no room for squares and small means of gradients.
+_DTYPES = (None, "float32", "bfloat16")
+
+
+def _check_values(arguments: Mapping[str, Any], where: str) -> None:
+  """Raises ValueError for a value that no optimizer can train with."""
+  for key, interval in _INTERVALS.items():
+    if key in arguments:
+      configuration.check_number(arguments[key], f"{where}.{key}", interval)
+  if arguments.get("mu_dtype") not in _DTYPES:
+    raise ValueError(
+      f"{where}.mu_dtype={arguments['mu_dtype']!r} must be 'float32', "
+      "'bfloat16' or None, that of the parameters."
+    )
+  if not isinstance(arguments.get("nesterov", False), bool):
+    raise ValueError(
+      f"{where}.nesterov={arguments['nesterov']!r} must be true or false."
+    )
+
+
 OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
 
 
@@ -280,11 +329,7 @@ def create(
   )
   if arguments.get("grad_clip_norm") is None:
     arguments.pop("grad_clip_norm", None)
-  for key, interval in _INTERVALS.items():
-    if key in arguments:
-      configuration.check_number(arguments[key], f"{where}.{key}", interval)
-  decay = arguments.pop("decay", None) or DECAYED
-  configuration.check_list(decay, f"{where}.decay")
+  _check_values(arguments, where)
   schedule = create_schedule(
     arguments.pop("schedule", None) or {},
     total_steps,
@@ -298,7 +343,7 @@ def create(
     arguments.pop("freeze", None),
     model,
   )
-  mask = decay_mask(params, tuple(decay))
+  mask = decay_mask(params, arguments.pop("decay", None) or DECAYED)
   optimizer = configuration.call(
     function, arguments, where, schedule=schedule, mask=mask
   )
