@@ -66,6 +66,23 @@ def test_photos_stand_upright_in_training_evaluation_and_prediction(
   np.testing.assert_array_equal(images.read(file, 1), grey)
 
 
+def test_folders_of_photos_are_read_upright(tmp_path):
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "photo.jpg").write_bytes(photo("JPEG", 6))
+  config = {
+    "name": f"folder:{tmp_path}",
+    "split": "train",
+    "pp": "decode|central_crop((80,50))|keep('image')",
+    "num_threads": 0,
+  }
+  expected = viewed(photo("JPEG", 6))[5:85, 5:55]
+  batches = data.train_batches(config, batch_size=2, seed=0)
+  for batch in (*data.eval_batches(config, batch_size=2), next(batches)):
+    for image in batch["image"]:
+      np.testing.assert_array_equal(image, expected)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crops_of_photos_are_those_of_the_upright_image(orientation, channels):
@@ -111,6 +128,12 @@ def test_damaged_exif_is_no_orientation(kind):
     for place in rng.integers(0, min(length, 150), 3).tolist():
       changed[place] = rng.integers(256)
     assert exif.orientation(bytes(changed)) in range(1, 9)
+
+
+def test_padded_markers_hide_no_orientation():
+  file = photo("JPEG", 6)
+  assert exif.orientation(file[:2] + b"\xff\xff" + file[2:]) == 6
+  assert exif.orientation(file[:2] + 200 * b"\xff") == 1
 
 
 def test_frames_of_videos_lie_as_they_are_stored():

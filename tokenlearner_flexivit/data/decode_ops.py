@@ -147,7 +147,8 @@ def decode_bytes(
       "PNG"
     )
   image = _with_channels(_to_uint8(decoded, bits), channels)
-  return exif_lib.turn(image, exif_lib.orientation(data)) if exif else image
+  number = exif_lib.orientation(bytes(data)) if exif else 1
+  return exif_lib.turn(image, number)
 
 
 def _decode_by_pillow(data: bytes, exif: bool) -> np.ndarray:

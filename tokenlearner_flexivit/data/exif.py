@@ -85,6 +85,9 @@ def _find_exif(data: bytes) -> bytes:
     position = 2
     while data[position] == 0xFF:
       marker = data[position + 1]
+      if marker == 0xFF:  # Markers may be padded.
+        position += 1
+        continue
       size = int.from_bytes(data[position + 2 : position + 4])
       content = data[position + 4 : position + 10]
       if marker == _APP1 and content == b"Exif\0\0":
