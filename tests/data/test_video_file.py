@@ -234,6 +234,16 @@ def test_frames_are_turned_as_the_file_asks(tmp_path, matrix, corner):
       assert sorted(quarters.values())[-2] < 30 < 200 < quarters[corner]
 
 
+def copy_video(source, container):
+  """Copies the video of an opened file to another."""
+  video = source.streams.video[0]
+  stream = container.add_stream_from_template(video)
+  for packet in source.demux(video):
+    if packet.dts is not None:
+      packet.stream = stream
+      container.mux(packet)
+
+
 def box(kind, content):
   """Returns a box of an MP4 file."""
   return struct.pack(">I4s", 8 + len(content), kind) + content
@@ -295,15 +305,26 @@ def test_a_cover_in_matroska(tmp_path):
   ):
     # FFmpeg shows it as a video, which may come first.
     container.add_attachment("cover.png", "image/png", picture)
-    source = plain.streams.video[0]
-    stream = container.add_stream_from_template(source)
-    for packet in plain.demux(source):
-      if packet.dts is not None:
-        packet.stream = stream
-        container.mux(packet)
+    copy_video(plain, container)
   with av.open(str(path)) as container:
     assert sorted(s.width for s in container.streams.video) == [32, 48]
   assert read(path) == list(range(10))
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_title_in_another_encoding(tmp_path, suffix):
+  path = tmp_path / f"video{suffix}"
+  write_video(tmp_path / f"plain{suffix}", 5)
+  with (
+    av.open(str(tmp_path / f"plain{suffix}")) as plain,
+    av.open(str(path), "w") as container,
+  ):
+    container.metadata["title"] = "TITLE"
+    copy_video(plain, container)
+  data = path.read_bytes()
+  assert data.count(b"TITLE") == 1
+  path.write_bytes(data.replace(b"TITLE", "caf\u00e9s".encode("latin1")))
+  assert read(path) == [0, 1, 2, 3, 4]
 
 
 def test_of_several_videos_the_default_one_is_read(tmp_path):

@@ -63,7 +63,8 @@ def test_class_folders(folders):
     f"train/{'ab'[i % 2]}/{i}.mp4": (3 + i, i % 2) for i in range(6)
   }
   # The same number means the same class in all splits.
-  validation = open_folder(*folders, "validation")
+  validation = open_folder(*folders, "val")
+  assert len(open_folder(*folders, "all")) == 7
   assert len(validation) == 1 and validation[0]["label"] == 1
   assert "validation/b/x.mp4" in validation.describe(0)
   # As for the processes that make batches.

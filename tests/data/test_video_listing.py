@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tokenlearner_flexivit.data import splits, video_clips, video_listing
@@ -259,6 +260,22 @@ def test_a_held_out_part_leaves_every_class_to_the_training(tmp_path):
     assert trained == {"many", "few", "pair", "one"}
   held_out = [clip.labels[0] for clip in clips[round(0.8 * len(clips)) :]]
   assert held_out.count("few") == 1 and held_out.count("many") > 10
+
+
+def test_films_of_several_classes_leave_every_class_to_the_training():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    clips = [
+      video_clips.Clip(f"{i}", (f"{label}",), start, group=f"{i}")
+      for i in range(12)
+      for start, label in enumerate(rng.integers(0, 8, rng.integers(1, 6)))
+    ]
+    ordered = video_clips.order(clips)
+    assert sorted(map(repr, ordered)) == sorted(map(repr, clips))
+    groups = list(dict.fromkeys(clip.group for clip in ordered))
+    first = [clip for clip in ordered if clip.group in groups[:8]]
+    labels = [{clip.labels for clip in part} for part in (first, clips)]
+    assert labels[0] == labels[1]
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,9 @@ class FrameStore:
         if error.filename is None:  # Such as a full disk.
           error.filename = str(self.folder)
         raise
+      except Exception as error:
+        error.add_note(f"while reading {self.listing.file(clip)}")
+        raise
       finally:
         new.unlink(missing_ok=True)
 

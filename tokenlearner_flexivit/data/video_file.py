@@ -239,7 +239,8 @@ def _decoded(
     raise ValueError("the file is empty")
   count = 0
   try:
-    with av.open(os.fspath(path)) as container:
+    # Titles may be in any encoding.
+    with av.open(os.fspath(path), metadata_errors="replace") as container:
       stream = _video_stream(container, av.stream.Disposition)
       if stream.codec_context is None:
         raise ValueError("FFmpeg does not know how the file's video is coded")

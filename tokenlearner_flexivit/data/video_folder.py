@@ -72,8 +72,8 @@ class VideoFolderSource(sources.Source):
 
     Args:
       name: "video_folder:PATH..." or "video_folder/STORED"; see above.
-      split: train, validation or test by any of their names (see `splits`), a
-        slice of one, or several joined by "+".
+      split: train, validation or test by any of their names (see `splits`), or
+        "all" of them; a slice of one, or several joined by "+".
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
 
@@ -95,8 +95,7 @@ class VideoFolderSource(sources.Source):
     self.num_classes = len(self.class_names)
     self.has_several = about["has_several"]
     clips = {column: [] for column in _COLUMNS}
-    for asked, part in splits.parse(split, name):
-      known = splits.resolve(asked, list(about["splits"]), name)
+    for known, part in _parse(split, list(about["splits"]), name):
       columns = about["splits"][known]
       chosen = _choose(columns["group"], part, f"{name} ({known})")
       for column, values in clips.items():
@@ -153,6 +152,17 @@ class VideoFolderSource(sources.Source):
   def digest(self) -> str:
     """Returns a hash of the classes and of the clips in their order."""
     return self._digest
+
+
+def _parse(
+  split: str, known: Sequence[str], name: str
+) -> list[tuple[str, str]]:
+  """Returns the known splits that are meant, and the slice of each."""
+  parts = []
+  for asked, part in splits.parse(split, name):
+    meant = known if asked == "all" else [splits.resolve(asked, known, name)]
+    parts += [(one, part) for one in meant]
+  return parts
 
 
 def _choose(groups: Sequence[str], part: str, where: str) -> slice:
