@@ -130,6 +130,9 @@ def test_a_dial_that_is_not_given_is_at_its_most_accurate(predictor):
     dataclasses.replace(predictor.trained, recorded=tuple(rows))
   )
   assert changed.setting() == ((6, 6), "all")
+  rows[3]["accuracy"] = 0.95  # As good, but dearer.
+  equal = Predictor(dataclasses.replace(changed.trained, recorded=tuple(rows)))
+  assert equal.setting() == ((6, 6), "all")
   unknown = Predictor(dataclasses.replace(predictor.trained, recorded=()))
   assert unknown.setting() == LARGE  # The dearest.
 

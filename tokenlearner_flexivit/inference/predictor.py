@@ -106,7 +106,8 @@ class Predictor:
       patch_size: int or (int, int) in pixels.
       num_tokens: how many learned tokens; "all" switches TokenLearner off. Of
         a dial that is not given, the value is taken that was most accurate in
-        the run's report, by its headline metric; without one, the dearest.
+        the run's report, by its headline metric, and of several such ones the
+        cheapest; without a report the dearest.
 
     Raises:
       ValueError: it does not fit the model or its images.

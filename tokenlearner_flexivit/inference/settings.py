@@ -57,9 +57,7 @@ class Settings:
     candidates = [dials.Setting(p, n) for p in sizes for n in numbers]
     candidates = [s for s in candidates if s in self.known] or candidates
     try:
-      chosen = max(
-        candidates, key=lambda s: (self.values.get(s, 0), self.gmacs(s))
-      )
+      chosen = max(candidates, key=self._rank)
     except ValueError as error:
       raise ValueError(f"{error} {self._known_for()}") from None
     if chosen not in self.known:
@@ -69,6 +67,15 @@ class Settings:
         stacklevel=4,
       )
     return chosen
+
+  def _rank(self, setting: dials.Setting) -> tuple[float, float]:
+    """Orders settings: by metric, and then the cheapest is the best.
+
+    Of what is not evaluated the dearest is taken for the most accurate.
+    """
+    if setting in self.values:
+      return self.values[setting], -self.gmacs(setting)
+    return 0.0, self.gmacs(setting)
 
   def _known_for(self) -> str:
     """Names the settings that are known."""
