@@ -27,9 +27,10 @@ _READING = r"data\.(max_corrupt|num_workers|num_threads|prefetch|data_dir)"
 _CHANGES_NOTHING = re.compile(
   rf"config\.((log|eval|checkpoint){_PERIOD}"
   r"|keep_checkpoints|max_save_failures|parallel|flexi\.dispatch"
-  rf"|model\.(remat|scan)|{_READING}"
+  rf"|model\.remat|{_READING}"
   rf"|evals\.[^.]+\.(batch_size|eval{_PERIOD}|{_READING}))"
 )
+_CHANGES_DROPOUT = ("config.accumulate", "config.model.scan")
 _DATA_NAME = re.compile(r"config\.(?:evals\.([^.]+)\.)?data\.name")
 _EVALUATION = re.compile(r"config\.evals\.([^.]+)")
 
@@ -92,7 +93,11 @@ def check_model(
   changes = configuration.changes(
     *({key: of.get(key) for key in keys} for of in (trained, config))
   )
-  differ = [c for c in changes if not _CHANGES_NOTHING.fullmatch(c[0])]
+  differ = [
+    c
+    for c in changes
+    if c[0] not in _CHANGES_DROPOUT and not _CHANGES_NOTHING.fullmatch(c[0])
+  ]
   if differ:
     raise ValueError(
       f"--workdir={workdir} holds a run of another model (there -> now):"
@@ -228,9 +233,10 @@ def _harmless(
   key, old, new = change
   if _CHANGES_NOTHING.fullmatch(key):
     return ", which changes no result."
-  if key == "config.accumulate":
+  if key in _CHANGES_DROPOUT:
     return (
-      ". The gradients are the same but for rounding, and dropout draws others."
+      ". The gradients are the same but for rounding; dropout and stochastic "
+      "depth, where there are any, draw others."
     )
   if match := _DATA_NAME.fullmatch(key):
     kinds = {str(name).partition(":")[0] for name in (old, new)}
