@@ -76,6 +76,19 @@ def test_vector_attention_is_its_formula():
   )
 
 
+def test_equal_weights_of_half_precision_sum_to_one():
+  module = vector_attention.VectorAttention(num_heads=1, dtype=jnp.bfloat16)
+  # 1/11 rounded to bfloat16 is 0.2 % too large, for all 11 tokens alike.
+  x = jnp.ones((1, 11, 4))
+  params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+  params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
+  for name in ("value", "out"):
+    params[name]["kernel"] = jnp.eye(4)
+  np.testing.assert_array_equal(
+    jax.jit(module.apply)({"params": params}, x).astype(jnp.float32), x
+  )
+
+
 def test_a_single_convolution_makes_the_maps():
   module = bottleneck.ConvTokenLearner(3, version="1.0", pooling="mean")
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 8)), "float32")

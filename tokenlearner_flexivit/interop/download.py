@@ -144,13 +144,10 @@ def _download(source: str, path: pathlib.Path) -> None:
     except urllib.error.HTTPError as error:
       # Public objects need no credentials and no library; others need both.
       if not source.startswith("gs://") or error.code not in (401, 403):
-        raise
+        raise _not_downloaded(url, error) from error
       _copy_gcs(source, partial)
     except OSError as error:
-      raise OSError(
-        f"{url} cannot be downloaded ({error}). Download it where there is a"
-        " network, and give the path of the file."
-      ) from error
+      raise _not_downloaded(url, error) from error
     checksum, noted = sha256(partial), _noted(path)
     if not noted.is_file():
       noted.write_text(f"{checksum}  {path.name}\n", "utf-8")
@@ -163,6 +160,13 @@ def _download(source: str, path: pathlib.Path) -> None:
     partial.rename(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def _not_downloaded(url: str, error: Exception) -> OSError:
+  return OSError(
+    f"{url} cannot be downloaded ({error}). Download it by other means, such as"
+    " on a machine with a network, and give the path of the file."
+  )
 
 
 def _copy_url(url: str, path: pathlib.Path) -> None:

@@ -101,8 +101,8 @@ def from_scenic(leaves: Leaves) -> Leaves:
   if cls and posemb and len(posemb.shape) == 3:
     # There the cls token has a position, the first; here none has.
     _, n, width = posemb.shape
-    ours["cls_TemporalTransformer"] = cls.map(
-      lambda token: token + posemb.read()[:, :1]
+    ours["cls_TemporalTransformer"] = cls.compute(
+      lambda token: token + posemb.read()[:, :1].astype(token.dtype)
     )
     ours["pos_embedding_TemporalTransformer"] = posemb.map(
       lambda positions: positions[:, 1:], (1, n - 1, width)

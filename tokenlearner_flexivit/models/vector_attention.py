@@ -50,9 +50,18 @@ class VectorAttention(nn.Module):
     logits = logits.astype(jnp.float32)
     if mask is not None:
       logits = jnp.where(mask[None, None, :, None], logits, -1e30)
-    weights = nn.softmax(logits, axis=2).astype(self.dtype)
-    value = value.reshape(b, n, self.num_heads, -1)
-    y = jnp.einsum("bnmg,bmgc->bngc", weights, value).reshape(b, n, d)
+    # Divided after the product, as in `blocks`: rounded alike, equal weights of
+    # many tokens would not sum to one.
+    logits -= jax.lax.stop_gradient(jnp.max(logits, axis=2, keepdims=True))
+    weights = jnp.exp(logits)
+    y = jnp.einsum(
+      "bnmg,bmgc->bngc",
+      weights.astype(self.dtype),
+      value.reshape(b, n, self.num_heads, -1),
+      preferred_element_type=jnp.float32,
+    )
+    y /= jnp.sum(weights, axis=2)[..., None]
+    y = y.astype(self.dtype).reshape(b, n, d)
     return blocks.Dense(d, dtype=self.dtype, name="out")(y)
 
 
