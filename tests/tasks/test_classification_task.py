@@ -172,6 +172,9 @@ def test_a_training_stops_at_labels_that_teach_nothing(config, monkeypatch):
 def test_labels_that_a_loss_can_learn_from():
   for labels in (np.int32([0, 2]), np.eye(3, dtype=bool), np.full((2, 3), 0.3)):
     make_task().check_batch({"label": labels})
+  # Of a host that has nothing but filling.
+  make_task().check_labels(np.zeros((0, 3), np.float32), "config.evals")
+  make_task().check_labels(np.zeros(0, np.int32), "config.evals")
   # Of classes that may all be absent.
   make_task(loss="sigmoid_xent").check_batch({"label": np.zeros((2, 3))})
 

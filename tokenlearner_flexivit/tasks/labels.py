@@ -52,14 +52,15 @@ def check(
       "it of one class or several."
     )
   weights = np.asarray(labels, np.float32)
+  least, most = weights.min(axis=1), weights.max(axis=1)
   # Of NaN neither is true.
-  wrong = ~((weights >= 0) & (weights <= 1))
-  if wrong.any():
+  if not ((least >= 0) & (most <= 1)).all():
+    wrong = ~((weights >= 0) & (weights <= 1))
     raise ValueError(
       f"{where} gives a class of a label the weight {weights[wrong][0]}. "
       "Weights of classes must be in [0, 1]."
     )
-  if not may_be_zero and not weights.any(axis=1).all():
+  if not may_be_zero and not most.all():
     raise ValueError(
       f"{where} gives a label in which no class has any weight. Nothing can be "
       "learned from it with config.task.loss='softmax_xent': take a split, or "
