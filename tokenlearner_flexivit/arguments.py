@@ -1,5 +1,36 @@
 """Types of command-line arguments, for argparse."""
 
+import argparse
+import os
+import pathlib
+
+from tokenlearner_flexivit import paths
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def picture(text: str) -> pathlib.Path:
+  """Reads the path of a picture, which can be written there.
+
+  So nothing is computed for hours and then lost.
+  """
+  try:
+    path = paths.local(text, "path")
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
+  problem = None
+  if path.suffix.lower() not in _PICTURES:
+    problem = f"must end in one of {', '.join(_PICTURES)}"
+  elif path.is_dir():
+    problem = "is a folder"
+  elif not path.parent.is_dir():
+    problem = f"there is no folder {path.parent}"
+  elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    problem = "you may not write there"
+  if problem:
+    raise argparse.ArgumentTypeError(f"{path}: {problem}")
+  return path
+
 
 def whole_numbers(text: str) -> list[int]:
   """Reads "24,12,6"."""

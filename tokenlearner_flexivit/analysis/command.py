@@ -81,7 +81,12 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     help="with --init: the preprocessing; else to the size of the stored grid, "
     "in [-1, 1]",
   )
-  add("--output", required=True, help=f"the picture, such as {name}.png")
+  add(
+    "--output",
+    required=True,
+    type=arguments.picture,
+    help=f"the picture, such as {name}.png",
+  )
   add(
     "--patch_sizes",
     type=arguments.whole_numbers,
@@ -211,7 +216,7 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
   return read_captioned(args, opened)[0]
 
 
-def write_numbers(picture: str, found: Any) -> pathlib.Path:
+def write_numbers(picture: str | pathlib.Path, found: Any) -> pathlib.Path:
   """Writes as JSON what a picture shows; returns the file, beside it."""
   path = pathlib.Path(picture).with_suffix(".json")
   path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

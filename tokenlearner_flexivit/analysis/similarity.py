@@ -16,7 +16,6 @@ same settings.
 
 import argparse
 import itertools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -288,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
       batches(), sides.by_name, lambda number: progress.say(f"{number} images")
     )
     figure(values, labels).savefig(args.output, dpi=150)
-    output = pathlib.Path(args.output)
+    output = args.output
     numbers = output.with_suffix(".npz")
     np.savez(numbers, cka=values, labels=labels)
     written = [str(output), str(numbers)]

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tokenlearner_flexivit import arguments
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
@@ -272,7 +273,12 @@ def main(argv: list[str] | None = None) -> None:
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of a trained run")
-  add("--output", required=True, help="the picture, such as maps.png")
+  add(
+    "--output",
+    required=True,
+    type=arguments.picture,
+    help="the picture, such as maps.png",
+  )
   add("--videos", nargs="+", metavar="FILE", help="videos of your own")
   add("--num_videos", type=int, default=3, help="how many of the test split")
   add("--num_tokens", type=int, help="how many of the tokens to show")
@@ -292,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
       captions=words,
     )
     draw(args.output, run.model, run.params, videos, **choice)
-  moving = pathlib.Path(args.output).with_suffix(".gif")
+  moving = args.output.with_suffix(".gif")
   print(f"Maps of {len(videos)} videos: {args.output} and {moving}")
 
 
