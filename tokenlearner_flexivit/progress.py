@@ -91,6 +91,7 @@ class Progress:
     self._steps_before = len(self._pending)
     self._bar = None
     self._has_said = False
+    self._first_done = None
 
   def start(self) -> None:
     """Starts the clock and the bar."""
@@ -105,26 +106,30 @@ class Progress:
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Notes the metrics of a step, 1 for the first."""
+    if self._first_done is None:
+      self._first_done = time.perf_counter()
     self._pending.append((step, metrics))
     self._bar.update()
 
   def glance(self) -> None:
     """Prints a first short line, once, after ten steps or ten seconds.
 
-    The first line of the log may be far away.
+    The first line of the log may be far away. The first step does not count: it
+    may compile.
     """
-    steps = self._pending[-1][0] - self._first_step if self._pending else 0
-    seconds = time.perf_counter() - self._start
-    if self._has_said or steps < 1 or (steps < 10 and seconds < 10):
+    step = self._pending[-1][0] if self._pending else self._first_step
+    steps = step - self._first_step - 1
+    if self._has_said or steps < 1:
+      return
+    if steps < 10 and time.perf_counter() - self._first_done < 10:
       return
     self._has_said = True
     self._fetch()
-    step, metrics = self._pending[-1]
-    seconds = time.perf_counter() - self._start
+    seconds = time.perf_counter() - self._first_done
     left = duration((self._total_steps - step) * seconds / steps)
     say(
       f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  "
-      f"loss {metrics['loss']:.4f}  ETA {left}"
+      f"loss {self._pending[-1][1]['loss']:.4f}  ETA {left}"
     )
 
   @contextlib.contextmanager

@@ -268,36 +268,53 @@ def compile_steps(
     A function of (state, batch) to be called once for each step, in order. It
     takes the state's buffers over.
   """
+  # A compiled pmap of several processes would want global arrays where a call
+  # of pmap takes this host's part: there each program compiles when it is first
+  # called.
+  ahead = kind == "shard_map" or jax.process_count() == 1
 
-  def compiled(branch: int | None) -> Step:
+  def build(branch: int | None) -> Step:
     step = make_train_step(
       task, optimizer, drawn_from, seed=seed, branch=branch, **options
     )
     step = parallel.parallelize(step, kind, donate=True, num_constants=1)
-    if kind == "shard_map" or jax.process_count() == 1:
+    if ahead:
       step = step.lower(state, batch, constants).compile()
-    # Else a compiled pmap would want global arrays where a call of pmap takes
-    # this host's part: there each program compiles when it is first called.
     return parallel.one_at_a_time(step)
 
-  count = 1 if dispatch == "switch" else len(drawn_from.branches)
+  built = [None]
+  if dispatch == "host":
+    built = list(range(len(drawn_from.branches)))
+  count = f"{len(built)} program{'s' * (len(built) > 1)}"
   say(
-    f"Compiling {count} program{'s' * (count > 1)} for "
-    f"{len(drawn_from.settings)} settings (dispatch={dispatch})"
+    f"Compiling {count} for {len(drawn_from.settings)} settings "
+    f"(dispatch={dispatch}){'' if ahead else ', each at its first step'}"
   )
   start = time.perf_counter()
-  if dispatch == "switch":
-    program = compiled(None)
-    say(f"Compiled in {time.perf_counter() - start:.1f} s")
-    return lambda state, batch: program(state, batch, constants)
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    futures = [pool.submit(compiled, branch) for branch in range(count)]
-    for done, _ in enumerate(concurrent.futures.as_completed(futures), 1):
-      seconds = time.perf_counter() - start
-      text = f"Compiled {done}/{count} in {seconds:.1f} s"
-      if done < count:
-        text += f", about {seconds / done * (count - done):.0f} s left"
-      say(text)
+
+  def say_compiled(done: int) -> None:
+    seconds = time.perf_counter() - start
+    left = seconds / done * (len(built) - done)
+    if ahead:
+      say(
+        f"Compiled {done}/{len(built)} in {seconds:.1f} s"
+        + f", about {left:.0f} s left" * (done < len(built))
+      )
+
+  if len(built) == 1:  # In this thread, whose settings of JAX are its own.
+    programs = [build(built[0])]
+    say_compiled(1)
+  else:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      futures = [pool.submit(build, branch) for branch in built]
+      completed = concurrent.futures.as_completed(futures)
+      for done, future in enumerate(completed, 1):
+        if future.exception() is not None:
+          pool.shutdown(cancel_futures=True)
+        future.result()
+        say_compiled(done)
     programs = [future.result() for future in futures]
+  if dispatch == "switch":
+    return lambda state, batch: programs[0](state, batch, constants)
   branches = host_branches(drawn_from, seed, first_step)
   return lambda state, batch: programs[next(branches)](state, batch, constants)
