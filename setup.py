@@ -24,14 +24,27 @@ setuptools.setup(
   long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
-  packages=setuptools.find_packages(include=["tokenlearner_flexivit*"]),
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "License :: OSI Approved :: Apache Software License",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
+  # The configs, too: `--config=configs/...` finds them from any folder.
+  packages=setuptools.find_packages(
+    include=["tokenlearner_flexivit*", "configs"]
+  ),
+  package_data={"tokenlearner_flexivit": ["py.typed"]},
   python_requires=">=3.11",
   install_requires=_requirements(),
   extras_require={
     "test": [
       "pytest>=8.3",
       "pytest-xdist>=3.6",
-      "ruff>=0.9",
+      "ruff==0.17.5",  # As .pre-commit-config.yaml has it.
       "av>=15.0",
       "ipykernel>=6.29",  # These three execute the notebooks.
       "nbclient>=0.10",

@@ -76,6 +76,61 @@ def test_a_signal_reaches_the_program_and_ends_the_loop(launch, tmp_path, name):
   assert starts(tmp_path) == [*ONE_START, *ONE_START, name]
 
 
+# Stands in for gcloud: runs the command as a host does.
+GCLOUD = """#!/bin/bash
+for argument; do
+  [[ $argument == --command=* ]] && cd && exec bash -c "${argument#--command=}"
+done
+"""
+
+
+@pytest.fixture
+def pod(tmp_path, monkeypatch):
+  """Calls tpu_pod.sh for a pod of one host, whose home is `tmp_path`."""
+  for path, text in {
+    "gcloud": GCLOUD,
+    "python": PYTHON.replace('"$@"', '"$@" "$TFDS_DATA_DIR"'),
+    "venv/bin/activate": "touch ~/activated\n",
+  }.items():
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    (tmp_path / path).chmod(0o755)
+  (tmp_path / "tokenlearner_flexivit").mkdir()
+  (tmp_path / "tokenlearner_flexivit" / "launch").symlink_to(LAUNCH)
+  monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("VENV", str(tmp_path / "venv"))
+  monkeypatch.setenv("TFDS_DATA_DIR", "/a bucket")
+  monkeypatch.setenv("ZONE", "here")
+
+  def call(*arguments):
+    return subprocess.run([LAUNCH / "tpu_pod.sh", "pod", *arguments]).returncode
+
+  return call
+
+
+def wait_for(is_so):
+  for _ in range(1000):
+    if is_so():
+      return
+    time.sleep(0.02)
+  raise AssertionError("waited too long")
+
+
+def test_a_run_on_a_pod_outlives_the_connection_and_is_stopped(pod, tmp_path):
+  (tmp_path / "exits").write_text("wait\n")
+  assert pod(*ARGUMENTS) == 0
+  wait_for((tmp_path / "waiting").exists)
+  assert pod(*ARGUMENTS) == 1  # It runs already.
+  number = int((tmp_path / "run.pid").read_text())
+  assert pod("stop") == 0
+  wait_for(lambda: not pathlib.Path(f"/proc/{number}").exists())
+  command = ["-m", "tokenlearner_flexivit.main", "--multihost", *ARGUMENTS]
+  assert starts(tmp_path) == [*command, "/a bucket", "TERM"]
+  assert (tmp_path / "activated").exists()
+  assert pod("stop") == 0  # Nothing to do.
+
+
 @pytest.mark.parametrize(
   "script", sorted(LAUNCH.iterdir()), ids=lambda p: p.name
 )

@@ -191,6 +191,11 @@ def test_files_that_are_no_configs(tmp_path, content, message):
     overrides.load(str(path))
 
 
+def test_the_configs_are_there_in_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert overrides.load("configs/quickstart.py:runlocal").total_steps == 2
+
+
 def test_files_of_configs(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   path = tmp_path / "c.py"

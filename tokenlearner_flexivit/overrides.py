@@ -8,6 +8,7 @@ file; None is taken everywhere.
 import ast
 import importlib.util
 import inspect
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -53,13 +54,17 @@ def load(source: str) -> ml_collections.ConfigDict:
   """Calls `get_config` of a file.
 
   Args:
-    source: the file, or FILE:ARGUMENT.
+    source: the file, or FILE:ARGUMENT. A relative path is looked for in the
+      working directory, then beside this package, where `configs/` is.
 
   Raises:
     ValueError: no such file, or none of a config.
   """
   name, colon, argument = source.partition(":")
   path = paths.local(name, "--config")
+  if not path.is_file():
+    beside = pathlib.Path(__file__).parents[1] / path
+    path = beside if beside.is_file() else path
   if not path.is_file():
     raise ValueError(f"--config={source}: there is no file {path}.")
   spec = importlib.util.spec_from_file_location("config_file", path)
