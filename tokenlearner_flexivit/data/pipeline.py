@@ -115,7 +115,7 @@ class _Settings:
 
   def preprocess(self, where: str) -> preprocess.Preprocess:
     """Returns the parsed preprocessing string."""
-    if not self.pp or not isinstance(self.pp, str):
+    if not self.pp:
       raise ValueError(
         f"{where}.pp must be a preprocessing string, not {self.pp!r}."
       )
