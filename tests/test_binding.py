@@ -276,9 +276,9 @@ def test_weights_to_start_from_and_training_data_are_needed_once(
 
   original = data_lib.open_source
 
-  def without_training_data(section, where):
+  def without_training_data(section, *where):
     assert section["split"] != "train"
-    return original(section, where)
+    return original(section, *where)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(data_lib, "open_source", without_training_data)
