@@ -98,6 +98,21 @@ def test_every_frame_once_at_the_rate_of_the_file(tmp_path, suffix):
   assert read(path, fps=60) == [i for i in everything for _ in range(2)]
 
 
+def test_frames_are_decoded_as_they_are_taken(tmp_path, monkeypatch):
+  """Of a film only a few are in memory."""
+  path = tmp_path / "video.mp4"
+  write_video(path, 200)
+  encode, calls = cv2.imencode, []
+  monkeypatch.setattr(
+    cv2, "imencode", lambda *args: calls.append(args) or encode(*args)
+  )
+  frames = video_file.iter_jpegs(path, 25, 256)
+  for count in (1, 2, 3):
+    next(frames)
+    assert len(calls) == count
+  frames.close()
+
+
 def test_other_rates_keep_the_pace(tmp_path):
   path = tmp_path / "video.mp4"
   write_video(path, 24, fps=30)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from absl import logging
 
 _MAX_SHOWN = 5
-_THREADS = 32
+_THREADS, _CHUNK = 32, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +52,23 @@ def stat_files(
 ) -> dict[str, os.stat_result | None]:
   """Returns what the file system says of each path, None where no file is."""
 
-  def stat(path: str) -> os.stat_result | None:
-    try:
-      status = os.stat(root / as_path(path))
-    except (FileNotFoundError, NotADirectoryError):
-      return None
-    return None if os_stat.S_ISDIR(status.st_mode) else status
+  def stat(names: Sequence[str]) -> list[os.stat_result | None]:
+    results = []
+    for name in names:
+      try:
+        status = os.stat(os.path.join(root, as_path(name)))
+      except (FileNotFoundError, NotADirectoryError):
+        status = None
+      is_file = status is not None and not os_stat.S_ISDIR(status.st_mode)
+      results.append(status if is_file else None)
+    return results
 
   names = list(dict.fromkeys(clip.path for clip in clips))
+  chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
   # Threads wait for the disk or the network, not for the processor.
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    return dict(zip(names, pool.map(stat, names), strict=True))
+    results = itertools.chain.from_iterable(pool.map(stat, chunks))
+    return dict(zip(names, results, strict=True))
 
 
 def with_groups(
@@ -124,13 +130,12 @@ def _name_files(
   the first of them in alphabetical order, relative to `root` if it is there, so
   that it is the same on every machine.
   """
-  home = os.path.abspath(root)
+  home = as_text(os.path.abspath(root)) + os.sep
   names, places = {}, {}
   for path, status in files.items():
-    name = os.path.abspath(root / as_path(path))
-    if name.startswith(home + os.sep):
-      name = os.path.relpath(name, home)
-    name = as_text(name)
+    name = os.path.normpath(path)
+    if name.startswith((os.sep, "..")):
+      name = os.path.normpath(os.path.join(home, name)).removeprefix(home)
     # Some file systems number no files.
     place = (status.st_dev, status.st_ino) if status.st_ino else name
     places[path] = place

@@ -47,9 +47,7 @@ class Listing:
   def digest(self) -> str:
     """Returns a name for the content: paths, file sizes, labels and times."""
     content = {
-      split: [
-        (*dataclasses.astuple(clip), self.sizes[clip.path]) for clip in clips
-      ]
+      split: [(*vars(clip).values(), self.sizes[clip.path]) for clip in clips]
       for split, clips in self.clips.items()
     }
     text = json.dumps([content, self.class_names, self.has_several])
@@ -154,6 +152,7 @@ def _is_video(name: str) -> bool:
 def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
   """Returns the videos in the class folders of `folder`."""
   clips, problems = [], []
+  prefix = "" if folder == root else f"{folder.name}/"
   for entry in splits.visible(folder):
     if not entry.is_dir():
       # A README beside the class folders does no harm.
@@ -161,6 +160,7 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
         problems.append(f"{entry.path} lies outside of the class folders")
       continue
     files = splits.visible(entry)
+    labels = (video_clips.as_text(entry.name),)
     if not files:
       problems.append(f"{entry.path} has no videos")
     for file in files:
@@ -175,10 +175,8 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
           f"{file.path} is none of {', '.join(video_file.EXTENSIONS)}; remove "
           "it, or hide it with a leading dot"
         )
-      relative = pathlib.Path(file.path).relative_to(root).as_posix()
-      clips.append(
-        Clip(video_clips.as_text(relative), (video_clips.as_text(entry.name),))
-      )
+      path = f"{prefix}{entry.name}/{file.name}"
+      clips.append(Clip(video_clips.as_text(path), labels))
   video_clips.check(folder, problems)
   if not clips:
     raise ValueError(
