@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tokenlearner_flexivit import dials, progress, terminal
@@ -96,3 +97,10 @@ def test_lines_stay_short_whatever_the_number_of_settings(capsys):
   shown.close()
   line = capsys.readouterr().out.strip()
   assert "28 of 28 settings" in line and len(line) <= 120
+
+
+def test_a_model_is_a_line(capsys):
+  params = {"head": {"bias": np.ones(5)}, "embedding": np.ones((4, 400))}
+  progress.describe_model(params)
+  line = "1,605 parameters: head 5, embedding 1,600\n"
+  assert capsys.readouterr().out == line

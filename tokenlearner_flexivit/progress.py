@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-from clu import parameter_overview
 
 from tokenlearner_flexivit import dials, parallel, terminal
 
@@ -51,8 +50,13 @@ def describe_devices(batch_size: int) -> None:
 
 
 def describe_model(params: Any) -> None:
-  """Prints the table of parameters."""
-  say(parameter_overview.get_parameter_overview(params, include_stats=False))
+  """Prints the number of parameters, of the whole and of its parts."""
+  sizes = {
+    name: sum(leaf.size for leaf in jax.tree.leaves(part))
+    for name, part in params.items()
+  }
+  parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+  say(f"{sum(sizes.values()):,} parameters: {parts}")
 
 
 class Progress:
