@@ -130,7 +130,7 @@ def _check_several(name: str, several: bool) -> None:
     name: of the dataset; if its folder is not there, opening it says so.
     several: whether the loss is for several classes per video.
   """
-  if several or not video_folder.is_there(name):
+  if several or not video_folder.folder_exists(name):
     return
   path, *_ = video_folder.parse_name(name)
   if video_listing.list_videos(path).has_several:

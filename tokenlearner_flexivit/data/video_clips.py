@@ -88,14 +88,14 @@ def with_groups(
       several labels.
   """
   names = _name_files(root, files)
-  given = collections.defaultdict(set)
+  named = collections.defaultdict(set)
   for clip in itertools.chain.from_iterable(listed.values()):
     if clip.group:
-      given[names[clip.path]].add(clip.group)
+      named[names[clip.path]].add(clip.group)
   problems = [
     f"clips of {file} have the groups {', '.join(sorted(names))}: a file can "
     "only be in one"
-    for file, names in given.items()
+    for file, names in named.items()
     if len(names) > 1
   ]
   grouped = {}
@@ -105,7 +105,7 @@ def with_groups(
     for clip in clips:
       file = names[clip.path]
       labels[file, clip.start, clip.end].add(clip.labels)
-      name = min(given.get(file, {file}))
+      name = min(named.get(file, {file}))
       grouped[split].append(dataclasses.replace(clip, group=name))
     problems += [
       f"{split}: {file}"

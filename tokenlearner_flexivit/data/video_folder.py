@@ -1,4 +1,4 @@
-"""People's own videos: `video_folder:/path`, stored once as JPEGs of frames."""
+"""Reads people's own videos, `video_folder:/path`, stored once as JPEGs."""
 
 import itertools
 import json
@@ -33,10 +33,7 @@ VERSION = "2.0.0"
 _ABOUT = "dataset.json"  # Written last: where it is, all is.
 _FRAMES = "frames"
 # What it says of the clips of a split, as one list each.
-_COLUMNS = (
-  *("path", "start", "end", "group"),
-  *("labels", "frames", "num_frames"),
-)
+_COLUMNS = ("path", "start", "end", "group", "labels", "frames", "num_frames")
 
 
 class VideoFolderSource(sources.Source):
@@ -214,9 +211,11 @@ def parse_name(name: str) -> tuple[str, float, int]:
   path, _, query = name.removeprefix("video_folder:").partition("?")
   low, high = video_file.FPS_RANGE
   try:
-    given = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
-    fps, size = float(given.pop("fps", FPS)), int(given.pop("size", SIZE))
-    if not path or given or not low <= fps <= high or not 1 <= size <= MAX_SIZE:
+    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
+    fps, size = float(options.pop("fps", FPS)), int(options.pop("size", SIZE))
+    if (
+      not path or options or not low <= fps <= high or not 1 <= size <= MAX_SIZE
+    ):
       raise ValueError
   except ValueError:
     raise ValueError(
@@ -234,7 +233,7 @@ def local_name(name: str) -> str:
   return f"video_folder:{paths.local(path, 'video_folder:')}{mark}{query}"
 
 
-def is_there(name: str) -> bool:
+def folder_exists(name: str) -> bool:
   """Tells whether the folder of a dataset name exists."""
   path, *_ = parse_name(name)
   return paths.local(path, "video_folder:").is_dir()
@@ -257,7 +256,7 @@ def choose_splits(
   """
   path, *_ = parse_name(name)
   known = ["train"]
-  if is_there(name):
+  if folder_exists(name):
     root = paths.local(path, "video_folder:")
     known = list(video_listing.find_splits(root))
   elif train and test:
