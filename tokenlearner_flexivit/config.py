@@ -165,6 +165,27 @@ def check_list(value: Any, where: str) -> None:
     raise ValueError(f"{where}={value!r} must be a list, such as ({value!r},).")
 
 
+def check_numbers(value: Any, where: str, interval: str) -> None:
+  """Raises ValueError unless a value of a config is a list of numbers.
+
+  Args:
+    value: of the config.
+    where: the key's name for errors.
+    interval: of each, see `check_number`.
+  """
+  check_list(value, where)
+  if not value:
+    raise ValueError(f"{where} is empty; leave it out, or give a number.")
+  for number in value:
+    check_number(number, where, interval)
+
+
+def check_text(value: Any, where: str) -> None:
+  """Raises ValueError unless a value of a config is a text that says some."""
+  if not isinstance(value, str) or not value:
+    raise ValueError(f"{where}={value!r} must be a string.")
+
+
 def call(
   function: Callable[..., Any],
   section: Mapping[str, Any],

@@ -64,7 +64,10 @@ def as_patch_size(value: Any, where: str) -> tuple[int, int]:
   """Reads a patch size given as an int or as (height, width)."""
   pair = tuple(value) if isinstance(value, Sequence) else (value, value)
   # Integral, so that NumPy's integers are taken, too.
-  are_sizes = [isinstance(p, numbers.Integral) and p > 0 for p in pair]
+  are_sizes = [
+    isinstance(p, numbers.Integral) and type(p) is not bool and p > 0
+    for p in pair
+  ]
   if are_sizes != [True, True]:
     raise ValueError(
       f"{where}: {value!r} is no patch size. Give a positive integer or a "

@@ -367,14 +367,12 @@ def _check_values(config: Mapping[str, Any]) -> None:
   for key, interval in (("init_mean", "(-inf, inf)"), ("init_std", "(0, inf)")):
     if config[key] is None:
       continue
-    configuration.check_list(config[key], f"config.{key}")
-    if init is None or not config[key]:
+    configuration.check_numbers(config[key], f"config.{key}", interval)
+    if init is None:
       raise ValueError(
-        f"config.{key}={config[key]!r} must be one number per channel of the "
-        f"images that the weights of config.init={init!r} expect."
+        f"config.{key}={config[key]!r} is one number per channel of the images "
+        "that the weights of config.init expect, which is None."
       )
-    for number in config[key]:
-      configuration.check_number(number, f"config.{key}", interval)
 
 
 def _check_loss(

@@ -256,6 +256,21 @@ def test_devices_share_teachers(config, tmp_path):
       "no head",
     ),
     (dict(teachers={"prof": TEACHER | {"patch_size": 0}}), "no patch size"),
+    (dict(teachers={"prof": TEACHER | {"patch_size": True}}), "no patch size"),
+    (dict(teachers={"prof": {"init": 3}}), "prof.init=3 must be a string"),
+    (dict(teachers={"prof": {"model": "B/16"}}), "prof.model='B/16' must be"),
+    (
+      dict(teachers={"prof": TEACHER | {"image": ["large"]}}),
+      r"prof.image=\['large'\] must be a string",
+    ),
+    (
+      dict(teachers={"prof": TEACHER | {"input_mean": 0.5}}),
+      "prof.input_mean=0.5 must be a list",
+    ),
+    (
+      dict(teachers={"prof": TEACHER | {"input_std": [0.2, 0]}}),
+      r"prof.input_std=0 must be a number in \(0, inf\)",
+    ),
   ],
 )
 def test_bad_sections(section, message):

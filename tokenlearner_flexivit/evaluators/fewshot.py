@@ -118,8 +118,7 @@ class Evaluator(base.Evaluator):
       ("test_split", test_split),
       ("label_key", label_key),
     ):
-      if not isinstance(value, str):
-        raise ValueError(f"{where}.{key}={value!r} must be a string.")
+      configuration.check_text(value, f"{where}.{key}")
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     del class_names
     super().__init__(

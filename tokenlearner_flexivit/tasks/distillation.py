@@ -95,10 +95,21 @@ class Teacher:
 
     Raises:
       ValueError: neither weights nor a model, other classes than the student,
-        or no classes at all.
+        no classes at all, or a value of another type.
     """
     if init is None and model is None:
       raise ValueError(f"{where} needs init, model, or both.")
+    for key, text in (("init", init), ("image", image)):
+      if text is not None:
+        configuration.check_text(text, f"{where}.{key}")
+    for key, numbers, interval in (
+      ("input_mean", input_mean, "(-inf, inf)"),
+      ("input_std", input_std, "(0, inf)"),
+    ):
+      if numbers is not None:
+        configuration.check_numbers(numbers, f"{where}.{key}", interval)
+    if not isinstance(model, Mapping | None):
+      raise ValueError(f"{where}.model={model!r} must be like config.model.")
     if model is None:
       try:
         described = interop.describe(init)  # Logs what it has to guess.
