@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import shutil
+import socket
 import threading
 import warnings
 
@@ -241,6 +242,16 @@ def test_processes_that_need_the_same_prepare_it_once(
     )
   assert len(set(names)) == 1 and len(done) == 7
   assert "Another process prepares" in caplog.text
+
+
+def test_what_killed_processes_left_is_removed(folders, tmp_path):
+  folder = tmp_path / "video_folder"
+  left = folder / f".new-{socket.gethostname()}-x"
+  left.mkdir(parents=True)
+  (left / "part.jpegs").write_bytes(b"part")
+  (tmp_path / ".lock-video_folder").touch()
+  open_folder(folders[0], tmp_path)
+  assert len(list(folder.iterdir())) == 1 == len(list(tmp_path.iterdir()))
 
 
 def test_a_changed_folder_is_stored_anew(folders, tmp_path):

@@ -151,7 +151,8 @@ class FrameStore:
 
     Args:
       target: where the files are to be in the end.
-      scratch: an empty folder beside it, for files that are being written.
+      scratch: an empty folder on the same disk, for files that are being
+        written.
       num_threads: how many clips are decoded at a time.
 
     Returns:
@@ -216,7 +217,7 @@ class FrameStore:
     with (
       concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
       tqdm.tqdm(
-        desc=self.listing.root.name,
+        desc=self.listing.root.resolve().name,
         total=len(missing),
         unit=" videos",
         mininterval=0.5 if terminal.is_watched(sys.stderr) else 30,

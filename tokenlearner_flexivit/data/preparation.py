@@ -134,6 +134,7 @@ def scratch(parent: pathlib.Path, is_alone: bool) -> Iterator[pathlib.Path]:
     parent: where to make it.
     is_alone: whether no other process of this machine is using `parent`.
   """
+  parent.mkdir(parents=True, exist_ok=True)
   mine = f"{_NEW}{socket.gethostname()}-"
   for left in parent.glob(f"{_NEW}*"):
     is_dead = is_alone and left.name.startswith(mine)

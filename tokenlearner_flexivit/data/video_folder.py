@@ -292,8 +292,8 @@ def prepare(
 
   Videos are decoded by several threads, each with a few frames in memory. When
   this is broken off, the next call goes on with those that are left. What is
-  stored does not depend on that. Of several processes that need the same, one
-  does it and the others wait.
+  stored does not depend on that. Of several processes that store videos, one
+  does so and the others wait.
 
   Args:
     path: the folder.
@@ -330,9 +330,11 @@ def prepare(
     fps,
     size,
   )
+  # One at a time for all folders of videos: each has work for all processors,
+  # and what any left behind when it was killed is found by the next.
   with (
-    preparation.alone(target) as is_alone,
-    preparation.scratch(target.parent, is_alone) as scratch,
+    preparation.alone(folder) as is_alone,
+    preparation.scratch(folder, is_alone) as scratch,
   ):
     if (target / _ABOUT).exists():
       return name
