@@ -114,7 +114,7 @@ def checked_sha256(path: pathlib.Path) -> str | None:
   """
   checksum = sha256(path)
   noted = _noted(path)
-  if checksum is not None and noted.is_file():
+  if path.parent == cache_dir() and noted.is_file():
     first = noted.read_text("utf-8").split()[0]
     if checksum != first:
       raise ValueError(
