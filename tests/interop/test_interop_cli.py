@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tokenlearner_flexivit import checkpoint, interop, models, workdir
@@ -44,6 +45,9 @@ def test_variant(name, tmp_path, make_params, capsys):
   description = interop.describe(tmp_path / name)
   assert not description.guesses and description.format == format
   assert models.create(**description.model) == model
+  if name.endswith(".npz"):
+    with np.load(tmp_path / name) as file:
+      assert file["params/embedding/kernel"].shape == (4, 4, 3, 32)
 
 
 def test_convert_there_and_back(

@@ -235,7 +235,9 @@ def _of_torch(path: pathlib.Path, leaves: Leaves) -> About:
   pooling = "the pooling, which is that of its arrays" if timm else ""
   return About(
     cls_entry=None if timm else True,
-    differences=(f"{ERF}, unless the model has another activation",),
+    differences=(
+      f"{ERF}; quick GELU and ReLU, which no array shows, differ by 0.2",
+    ),
     unknown=tuple(
       f"{what}: there is no config.json beside the file"
       for what in (pooling, "mean and std of the images, taken as 0.5")
