@@ -146,15 +146,15 @@ def _in_calls(
 
 
 def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
-  found = []
+  answers = []
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is None:
       labels = [label._asdict() for label in prediction.labels]
-      found.append({"image": image, "labels": labels})
+      answers.append({"image": image, "labels": labels})
     else:
-      found.append({"image": image, "error": prediction.error})
+      answers.append({"image": image, "error": prediction.error})
   setting = predictions[0].setting.row
-  return json.dumps({**setting, "predictions": found}, indent=2)
+  return json.dumps({**setting, "predictions": answers}, indent=2)
 
 
 def _as_csv(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
@@ -201,11 +201,11 @@ def _profile(argv: Sequence[str]) -> None:
   predictor = Predictor.load(args.workdir)
   rows = []
   for batch_size in args.batch_sizes:
-    found = predictor.profile(batch_size=batch_size, repeats=args.repeats)
+    measured = predictor.profile(batch_size=batch_size, repeats=args.repeats)
     if not args.json:
-      shown = profile_lib.markdown(found, predictor.trained.headline)
+      shown = profile_lib.markdown(measured, predictor.trained.headline)
       print(f"{shown}\n", flush=True)
-    rows += found
+    rows += measured
   if args.json:
     print(profile_lib.as_json(rows))
   if output:

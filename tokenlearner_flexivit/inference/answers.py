@@ -1,4 +1,4 @@
-"""What predictors answer."""
+"""Answers of predictors."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -157,7 +157,10 @@ def _front_matter(
   results = _hub_results(trained, rows)
   if results:
     values["model-index"] = [{"name": name, "results": results}]
-  lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
+  lines = [
+    f"{key}: {json.dumps(value, ensure_ascii=False)}"
+    for key, value in values.items()
+  ]
   return "\n".join(["---", *lines, "---\n"])
 
 
@@ -221,7 +224,7 @@ def _metric_and_cost(
   if any(row[metric] is not None for row in rows):
     on = trained.training.get("evaluation")
     notes.append(f"The {metric} is measured on {on}." if on else "")
-    notes.append(f"A star: no setting that costs less has as high a {metric}.")
+    notes.append(f"A star: no setting that costs less reaches this {metric}.")
   else:
     notes.append(f"No {metric} is recorded for these weights.")
   if profile:

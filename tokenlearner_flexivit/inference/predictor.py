@@ -324,7 +324,7 @@ class Predictor:
     """Does what `predict` does, at a setting of `setting` or `choose`."""
     if top_k < 1:
       raise ValueError(f"top_k={top_k} must be at least 1.")
-    outputs, errors = self._of_images(images, setting)
+    outputs, errors = self._run_on(images, setting)
     return [
       answers.Prediction(setting, error=errors[i])
       if i in errors
@@ -342,7 +342,7 @@ class Predictor:
   ) -> answers.Embeddings:
     """Represents images by vectors; arguments and errors as of `predict`."""
     setting = self.setting(patch_size, num_tokens)
-    outputs, errors = self._of_images(images, setting)
+    outputs, errors = self._run_on(images, setting)
     vectors = outputs.pre_logits.copy()
     vectors[list(errors)] = np.nan
     return answers.Embeddings(setting, vectors, errors)
@@ -391,7 +391,7 @@ class Predictor:
 
   @property
   def extensions(self) -> tuple[str, ...]:
-    """The endings of files that it reads, in small letters."""
+    """Endings of the files that it reads, in small letters."""
     is_image = self.trained.video is None
     return (images_lib if is_image else videos_lib).EXTENSIONS
 
@@ -401,7 +401,7 @@ class Predictor:
     """Returns the model at a setting, jitted; see `Programs.apply`."""
     return self._programs.apply(setting)
 
-  def _of_images(
+  def _run_on(
     self, images: Any, setting: dials.Setting
   ) -> tuple[programs_lib.Outputs, dict[int, str]]:
     images = self._prepare.listed(images)
@@ -410,8 +410,8 @@ class Predictor:
     def prepared() -> Iterator[np.ndarray]:
       for start in range(0, len(images), self._programs.max_batch):
         part = images[start : start + self._programs.max_batch]
-        array, found = self.preprocess(part)
-        errors.update({start + i: why for i, why in found.items()})
+        array, wrong = self.preprocess(part)
+        errors.update({start + i: why for i, why in wrong.items()})
         yield array
 
     return self._programs.run(prepared(), setting), errors

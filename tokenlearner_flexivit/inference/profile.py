@@ -113,12 +113,12 @@ def hardware() -> str:
 
 
 def _cpu() -> str:
-  """Its name in brackets, where the system tells."""
+  """Returns the name of the CPU in brackets, where the system tells it."""
   info = pathlib.Path("/proc/cpuinfo")  # Linux; Python's own has no name there.
-  found = info.exists() and re.search(
+  match = info.exists() and re.search(
     r"model name\s*: (.+)", info.read_text(encoding="utf-8", errors="replace")
   )
-  name = found[1] if found else platform.processor()
+  name = match[1] if match else platform.processor()
   return f" ({name})" if name else ""
 
 

@@ -113,23 +113,23 @@ class Programs:
     return Outputs(*map(np.concatenate, zip(*done, strict=True)))
 
   def bucket(self, number: int) -> int:
-    """The number of images of the program that takes so many."""
+    """Returns the number of images of the program that takes so many."""
     return min(1 << max(0, number - 1).bit_length(), self.max_batch)
 
   def memory_bytes(self, setting: dials.Setting, batch_size: int) -> int | None:
-    """What a program takes, in bytes; None if the compiler does not say.
+    """Returns what a program takes, in bytes; None if the compiler is silent.
 
     Args:
       setting: of the dials.
       batch_size: images of the program, see `bucket`.
     """
-    found = self._program(setting, batch_size).memory_analysis()
-    if found is None:
+    analysis = self._program(setting, batch_size).memory_analysis()
+    if analysis is None:
       return None
     return (
-      found.argument_size_in_bytes
-      + found.output_size_in_bytes
-      + found.temp_size_in_bytes
+      analysis.argument_size_in_bytes
+      + analysis.output_size_in_bytes
+      + analysis.temp_size_in_bytes
     )
 
   def _start(self, batch: np.ndarray, setting: dials.Setting) -> Any:
@@ -141,7 +141,7 @@ class Programs:
     return self._program(setting, size)(self._params, batch)
 
   def _program(self, setting: dials.Setting, batch_size: int) -> Any:
-    """The compiled program of a setting and number of images."""
+    """Returns the compiled program of a setting and number of images."""
     key = setting, batch_size
     if key not in self._compiled:
 

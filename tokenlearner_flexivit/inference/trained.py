@@ -268,7 +268,7 @@ def _about_training(
 
 
 def _public_name(name: str) -> str:
-  """The name of data without the path to it, which is nobody's business."""
+  """Returns the name of data without the path, which is nobody's business."""
   kind, colon, rest = name.partition(":")
   return f"{kind}:{pathlib.Path(rest).name}" if colon else name
 
