@@ -13,6 +13,7 @@ sandwich rule gradient and metrics are the means over three settings.
 import concurrent.futures
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -290,22 +291,26 @@ def compile_steps(
     f"Compiling {count} for {len(drawn_from.settings)} settings "
     f"(dispatch={dispatch}){'' if ahead else ', each at its first step'}"
   )
+  # More threads than cores would gain nothing, and no time left could be told.
+  workers = min(len(built), os.cpu_count() or 1)
   start = time.perf_counter()
 
   def say_compiled(done: int) -> None:
     seconds = time.perf_counter() - start
-    left = seconds / done * (len(built) - done)
+    left = seconds / max(done, workers) * (len(built) - done)
     if ahead:
       say(
         f"Compiled {done}/{len(built)} in {seconds:.1f} s"
         + f", about {left:.0f} s left" * (done < len(built))
       )
 
-  if len(built) == 1:  # In this thread, whose settings of JAX are its own.
-    programs = [build(built[0])]
-    say_compiled(1)
+  if workers == 1:  # In this thread, whose settings of JAX are its own.
+    programs = []
+    for branch in built:
+      programs.append(build(branch))
+      say_compiled(len(programs))
   else:
-    with concurrent.futures.ThreadPoolExecutor() as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
       futures = [pool.submit(build, branch) for branch in built]
       completed = concurrent.futures.as_completed(futures)
       for done, future in enumerate(completed, 1):
