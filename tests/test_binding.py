@@ -308,3 +308,15 @@ def test_blocks_in_a_loop_are_evaluated_in_stacks(config, tmp_path):
 def test_changes_are_those_of_leaves():
   changes = configuration.changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
   assert list(changes) == [("config.a.b", 1, 3), ("config.a.c", 2, None)]
+
+
+def test_an_evaluation_elsewhere_need_not_share_batches_of_training(config):
+  """Of other devices, which the batches of the training do not suit."""
+  about_data = experiment_lib.Experiment(config).about_data
+  config.accumulate = 3
+  experiment_lib.Experiment(config, about_data)
+  config.batch_size = 12
+  config.evals.test.batch_size = 16
+  experiment_lib.Experiment(config, about_data)
+  with pytest.raises(ValueError, match="multiple of 8"):
+    experiment_lib.Experiment(config)

@@ -207,12 +207,21 @@ def test_files_of_configs(tmp_path, monkeypatch):
     overrides.load(f"{path}:arg")
 
 
-def test_a_misspelt_key_ends_the_command_in_a_line(tmp_path):
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (
+      [f"--config={QUICKSTART}", "--config.model.dept=3"],
+      "Error: ViT has no key 'dept'. Did you mean 'depth'?",
+    ),
+    # What a config file itself refuses.
+    (["--config=configs/folder.py"], "Error: Say where the images are: --conf"),
+  ],
+)
+def test_a_mistake_ends_the_command_in_a_line(tmp_path, flags, message):
   command = [sys.executable, "-m", "tokenlearner_flexivit.main"]
-  flags = [f"--workdir={tmp_path / 'w'}", f"--config={QUICKSTART}"]
-  done = subprocess.run(
-    [*command, *flags, "--config.model.dept=3"], capture_output=True, text=True
-  )
+  flags = [f"--workdir={tmp_path / 'w'}", *flags]
+  done = subprocess.run([*command, *flags], capture_output=True, text=True)
   last = done.stderr.splitlines()[-1]
   assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert last.startswith("Error: ViT has no key 'dept'. Did you mean 'depth'?")
+  assert last.startswith(message)

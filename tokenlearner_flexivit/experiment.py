@@ -124,15 +124,9 @@ class Experiment:
     """
     self.config = config = complete(config)
     batch_size = config["batch_size"]
-    parallel.check_batch_size(batch_size, "config.batch_size")
-    share = batch_size // jax.device_count()
-    if share % config["accumulate"]:
-      raise ValueError(
-        f"config.accumulate={config['accumulate']} does not divide the {share} "
-        "examples that each device has of a batch."
-      )
     is_training = about_data is None
     if is_training:
+      self._check_devices()
       about_data = self._open_data()
     self.about_data = about_data = dict(about_data)
     num_classes = about_data["num_classes"]
@@ -193,6 +187,20 @@ class Experiment:
   def image_shape(self) -> tuple[int, ...]:
     """(H, W, C) of a preprocessed training image, or (T, H, W, C)."""
     return tuple(self.about_data["image_shape"])
+
+  def _check_devices(self) -> None:
+    """Raises ValueError unless the devices can share a batch of training."""
+    batch_size, accumulate = (
+      self.config["batch_size"],
+      self.config["accumulate"],
+    )
+    parallel.check_batch_size(batch_size, "config.batch_size")
+    share = batch_size // jax.device_count()
+    if share % accumulate:
+      raise ValueError(
+        f"config.accumulate={accumulate} does not divide the {share} examples "
+        "that each device has of a batch."
+      )
 
   def _open_data(self) -> dict[str, Any]:
     """Returns what `about_data` says of the training data."""

@@ -121,18 +121,21 @@ def _read_config() -> Any:
 
 @contextlib.contextmanager
 def _errors_in_a_line() -> Iterator[None]:
-  """Ends the program with a line on what this package refuses.
+  """Ends the program with a line on what this package or a config refuses.
 
   What others raise keeps its traceback, unless it is about a file. So does
-  what this package raises by mistake: not in a line of `raise`.
+  what these raise by mistake: not in a line of `raise`.
   """
+  from tokenlearner_flexivit import overrides
+
   try:
     yield
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     *_, (frame, number) = traceback.walk_tb(error.__traceback__)
     module = frame.f_globals.get("__name__", "").partition(".")[0]
     line = linecache.getline(frame.f_code.co_filename, number).lstrip()
-    is_meant = module == "tokenlearner_flexivit" and line.startswith("raise")
+    ours = ("tokenlearner_flexivit", "configs", overrides.MODULE)
+    is_meant = module in ours and line.startswith("raise")
     if is_meant or (isinstance(error, OSError) and error.filename):
       sys.exit(f"Error: {error}")
     raise

@@ -18,6 +18,9 @@ import ml_collections
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import paths
 
+# What a config file is called while its functions run.
+MODULE = "config_file"
+
 _FLAG = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _DURATION = re.compile(rf"(.+)_({'|'.join(configuration.PART_UNITS)})")
@@ -67,7 +70,7 @@ def load(source: str) -> ml_collections.ConfigDict:
     path = beside if beside.is_file() else path
   if not path.is_file():
     raise ValueError(f"--config={source}: there is no file {path}.")
-  spec = importlib.util.spec_from_file_location("config_file", path)
+  spec = importlib.util.spec_from_file_location(MODULE, path)
   if spec is None:
     raise ValueError(f"--config={source}: {path} is no file of Python (.py).")
   module = importlib.util.module_from_spec(spec)

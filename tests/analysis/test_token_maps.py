@@ -226,6 +226,17 @@ def test_the_picture_of_a_report(untrained_run, tmp_path):
   assert 2 < height / width < 4
 
   none = tmp_path / "none.png"
+  # Images of another size than those of the training: 4 divides it, 6 and 3 do
+  # not; then none of them does.
+  data = config["evals"]["test"]["data"]
+  pp = data["pp"]
+  data["pp"] = pp.replace("decode|", "decode|resize(8)|")
+  assert token_maps.draw_run(path, config, model, params)
+  assert cv2.imread(path).shape[0] / cv2.imread(path).shape[1] < 2
+  data["pp"] = pp.replace("decode|", "decode|resize(10)|")
+  assert not token_maps.draw_run(none, config, model, params)
+  data["pp"] = pp
+
   for learner in (None, dict(layer=1, num_tokens=9, version="average")):
     other = model.clone(token_learner=learner)
     assert not token_maps.draw_run(none, config, other, params)
@@ -264,3 +275,12 @@ def test_the_colour_bar_shows_the_colours_that_are_drawn():
     np.testing.assert_allclose(
       colors.get_cmap()(share)[:3], drawn[at], atol=1e-6
     )
+
+
+def test_files_need_nothing_that_is_done_to_labels(tmp_path):
+  """An evaluation may make its labels of what only its dataset has."""
+  file = tmp_path / "a.png"
+  cv2.imwrite(file, np.zeros((8, 8, 3), np.uint8))
+  labels = "onehot(5,'real')|copy('real','label')|keep('image','label')"
+  pp = f"decode|resize(4)|value_range(-1,1)|{labels}"
+  np.testing.assert_array_equal(runs.read_files([file], pp), -1)

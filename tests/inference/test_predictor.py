@@ -291,6 +291,22 @@ def test_trained_and_evaluated_settings_that_differ(predictor):
   assert mixed.setting(num_tokens=2) == ((3, 3), 2)
 
 
+def test_patch_sizes_of_the_training_that_the_evaluation_cannot_have(
+  predictor,
+):
+  """As of a training at another resolution than that of the evaluation."""
+  found = _evaluated(predictor, (0.5, 0.6, 0.9), settings=((8, 8), (6, 6)))
+  assert dials.Setting((8, 8)) not in found.trained.known_settings
+  assert found.setting() == ((3, 3), None)
+  with pytest.raises(ValueError, match=r"8x8 does not divide .* 12x12"):
+    found.setting(8)
+  trained = dataclasses.replace(
+    found.trained, settings=(dials.Setting((8, 8)),), recorded=()
+  )
+  with pytest.raises(ValueError, match=r"No patch size .* trained for patch8"):
+    Predictor(trained).setting()
+
+
 def test_another_metric_than_accuracy(predictor):
   found = _evaluated(predictor, (0.5, 0.6, 0.9), headline="mAP")
   assert found.choose(gmacs=100) == ((3, 3), None)

@@ -173,12 +173,12 @@ def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
   Raises:
     ValueError: a file cannot be read or preprocessed; names it.
   """
-  preprocess = data_lib.parse(pp)
+  preprocess = data_lib.parse(pp).only("image")
   images = []
   for path in paths:
     try:
       encoded = pathlib.Path(path).expanduser().read_bytes()
-      # A preprocessing for training or evaluation may keep the label.
+      # Ops of users may look for the label.
       example = {"image": encoded, "label": np.int32(0), "id": np.int32(0)}
       images.append(preprocess(example, np.random.default_rng(0))["image"])
     except (OSError, ValueError) as error:
@@ -308,6 +308,24 @@ def open_weights(
     )
   one = dials.from_config(None, model.patch_size)[0]
   return Run(config, model, params, one, data)
+
+
+def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
+  """Tells whether a setting of the dials suits images, or videos.
+
+  A run may be evaluated at another resolution than it is trained at, which
+  patch sizes of the training need not divide.
+
+  Args:
+    model: that sees them.
+    shape: [H, W, C], of videos [T, H, W, C].
+    setting: of the dials.
+  """
+  try:
+    model.check(tuple(shape[:-1]), *setting)
+  except ValueError:
+    return False
+  return True
 
 
 def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:

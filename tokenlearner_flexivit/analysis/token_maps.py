@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, drawing, overlay, runs
 from tokenlearner_flexivit.models import patch_embed, vivit
@@ -219,6 +220,23 @@ def data_to_draw(
   return runs.test_data(config)
 
 
+def fitting_sizes(
+  config: Mapping[str, Any], model: Any, shape: Sequence[int]
+) -> list[tuple[int, int]]:
+  """Returns the patch sizes of the training that suit test images or videos.
+
+  Args:
+    config: of the run, complete.
+    model: the run's.
+    shape: [H, W, C] or [T, H, W, C].
+  """
+  return [
+    size
+    for size in runs.trained_dials(config, model).patch_size.values
+    if runs.fits(model, shape, dials.Setting(size))
+  ]
+
+
 def draw_run(
   path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
 ) -> bool:
@@ -234,14 +252,17 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw, see `data_to_draw`.
+    Whether there was something to draw, see `data_to_draw`, and a patch size
+    to draw it at, see `fitting_sizes`.
   """
   data = data_to_draw(config, model)
   if data is None:
     return False
-  sizes = runs.trained_dials(config, model).patch_size.values
-  picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
   images, words = captions_lib.read_examples(data, 4)
+  sizes = fitting_sizes(config, model, images.shape[1:])
+  if not sizes:
+    return False
+  picked = sorted({0, (len(sizes) - 1) // 2, len(sizes) - 1})
   drawn = image_figure(
     model,
     params,

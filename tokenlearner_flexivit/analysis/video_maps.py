@@ -163,14 +163,16 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw, see `token_maps.data_to_draw`.
+    Whether there was something to draw, see `token_maps.draw_run`.
   """
   data = token_maps.data_to_draw(config, model)
   if data is None:
     return False
-  sizes = runs.trained_dials(config, model).patch_size.values
-  # The maps of the smallest are the finest.
   videos, words = read_captioned(data, 3)
+  sizes = token_maps.fitting_sizes(config, model, videos.shape[1:])
+  if not sizes:
+    return False
+  # The maps of the smallest are the finest.
   draw(path, model, params, videos, patch_size=min(sizes), captions=words)
   return True
 
@@ -229,7 +231,7 @@ def read_files(
     path = pathlib.Path(path).expanduser()
     try:
       frames = video_file.read_jpegs(path, fps, size)
-      # The preprocessing may keep the label.
+      # Ops of users may look for the label.
       example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
       videos.append(_prepared(example, data_config["pp"], 0))
     except (OSError, ValueError) as error:
@@ -239,7 +241,7 @@ def read_files(
 
 def _prepared(example: Mapping[str, Any], pp: str, seed: int) -> np.ndarray:
   """Returns the video of an example, [T, H, W, C]."""
-  preprocess = data_lib.parse(pp)
+  preprocess = data_lib.parse(pp).only("video")
   # Random ops draw the same numbers each time.
   video = preprocess(dict(example), np.random.default_rng(seed))["video"]
   if video.ndim == 4:

@@ -58,8 +58,9 @@ def batch_sums(
     "correct": correct.sum(),
     "top5": (hits.any(axis=-1) * mask).sum(),
     "loss": jnp.where(mask > 0, losses, 0).sum(),
-    "bin_confidence": (confidence * mask) @ in_bin,
-    "bin_correct": correct @ in_bin,
+    # No matrix product: TPUs and newer GPUs would round its factors.
+    "bin_confidence": ((confidence * mask)[:, None] * in_bin).sum(axis=0),
+    "bin_correct": (correct[:, None] * in_bin).sum(axis=0),
   }
 
 

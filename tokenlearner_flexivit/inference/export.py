@@ -108,8 +108,8 @@ def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
   """Returns the settings worth choosing, from the cheapest to the dearest.
 
   They are the Pareto front of the headline metric against multiply-adds, of all
-  settings that the run's report has evaluated; or those of the training where
-  nothing is recorded.
+  settings that the run's report has evaluated; or those of the training that
+  fit the images where nothing is recorded.
   """
   known = settings_lib.Settings(trained)
   settings = tuple(known.values)
@@ -117,7 +117,7 @@ def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
     [known.gmacs(setting) for setting in settings],
     [known.values[setting] for setting in settings],
   )
-  return tuple(settings[index] for index in best) or trained.settings
+  return tuple(settings[index] for index in best) or trained.known_settings
 
 
 def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:

@@ -336,7 +336,7 @@ def _training(trained: trained_lib.Trained) -> str:
   told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"
   settings = len(trained.settings)
   for_all = f" One model for {settings} settings." if settings > 1 else ""
-  others = len(trained.known_settings) - settings
+  others = len(set(trained.known_settings) - set(trained.settings))
   if others:
     for_all += f" {others} more were evaluated, but not trained."
   return f"## Training\n\n{told}.{for_all} `{CONFIG_FILE}` has the model.\n"

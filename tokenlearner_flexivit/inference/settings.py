@@ -56,6 +56,11 @@ class Settings:
       numbers = [None if own else number]
     candidates = [dials.Setting(p, n) for p in sizes for n in numbers]
     candidates = [s for s in candidates if s in self.known] or candidates
+    if not candidates:
+      raise ValueError(
+        f"No patch size of the training fits images of {self._image_shape}; "
+        f"give one, patch_size=. {self._known_for()}"
+      )
     try:
       chosen = max(candidates, key=self._rank)
     except ValueError as error:

@@ -74,9 +74,15 @@ class Trained:
 
   @property
   def known_settings(self) -> tuple[dials.Setting, ...]:
-    """The settings that were evaluated, then others of the training."""
+    """The settings that were evaluated, then others of the training.
+
+    Those of the training that do not fit the images of the evaluation are left
+    out.
+    """
     evaluated = map(dials.Setting.of_row, self.recorded)
-    return tuple(dict.fromkeys((*evaluated, *self.settings)))
+    model, shape = self.model, self.image_shape
+    fitting = (s for s in self.settings if runs.fits(model, shape, s))
+    return tuple(dict.fromkeys((*evaluated, *fitting)))
 
   def row(self, setting: dials.Setting) -> Mapping[str, Any] | None:
     """Returns what the report says of a setting, None if nothing."""
