@@ -246,7 +246,7 @@ def test_create():
   assert models.create("vit", **fields) == model
   with pytest.raises(ValueError, match=r"Unknown model 'resnet'. Known: vit"):
     models.create("resnet")
-  with pytest.raises(ValueError, match=r"patchsize.*Known: variant.*width"):
+  with pytest.raises(ValueError, match=r"patchsize.*Did you mean 'patch_size'"):
     models.create(variant="mu", patchsize=8)
 
 
