@@ -1,9 +1,10 @@
 """Evaluators: one module per metric family, one `Evaluator` class each.
 
 To add one, write a module with a class `Evaluator` that has the members of
-the protocol below, and name it in `EVALUATORS`. The keyword parameters of its
-constructor are the keys that an entry of `config.evals` may have beside `type`
-and its period (`eval_steps`, `eval_epochs` or `eval_examples`).
+the protocol below, and name it in `EVALUATORS`. Its constructor is given what
+`create` is given; its other keyword parameters are the keys that an entry of
+`config.evals` may have beside `type` and its period (`eval_steps`,
+`eval_epochs` or `eval_examples`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

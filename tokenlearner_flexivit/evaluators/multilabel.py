@@ -74,7 +74,8 @@ class Evaluator(base.Evaluator):
     """Opens the data and checks that every setting fits it.
 
     Args:
-      task: has `predict`, `one_hot`, `probabilities` and `example_loss`.
+      task: has `predict`, `one_hot`, `probabilities`, `example_loss` and
+        `check_labels`.
       data: the data section of the config.
       settings: the settings of training.
       batch_size: over all hosts.

@@ -1,8 +1,9 @@
 """Tasks: what a training step optimises. The loop is the same for all.
 
 To add a task, write a module here with a class that has the members of
-`Task`, and name it in `TASKS`. The keyword parameters of its constructor are
-the keys that `config.task` may have beside `name`.
+`Task`, and name it in `TASKS`. Its constructor is given `model`, `num_classes`
+and `class_names`; its other keyword parameters are the keys that `config.task`
+may have beside `name`.
 """
 
 from collections.abc import Sequence
