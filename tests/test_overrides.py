@@ -142,7 +142,7 @@ def test_values_that_cannot_be(value, message):
     ("evals.tst.batch_size=8", "config.evals.tst needs data"),
     ("evals.test.patch_sizes=8", r"patch_sizes=8 must be a list, .*\(8,\)"),
     ("flexi.patch_size.values=None", "values=None must be a list"),
-    ("evals.test.data=None", "test.data=None must be a section with name"),
+    ("evals.test.data=None", "test.data=None must be a section"),
     ("evals.test=3", "evals.test=3 must be keys and values"),
     ("flexi=3", "must be keys and values"),
   ],

@@ -81,10 +81,6 @@ class _Settings:
     Raises:
       ValueError: something about the keys is wrong.
     """
-    if not isinstance(data_config, Mapping):
-      raise ValueError(
-        f"{where}={data_config!r} must be a section with name, split and pp."
-      )
     given = dict(data_config)
     known = [field.name for field in dataclasses.fields(cls)]
     configuration.check_keys(given, known, where)
