@@ -7,7 +7,7 @@ the protocol below, and name it in `EVALUATORS`. Its constructor is given what
 `eval_epochs` or `eval_examples`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from tokenlearner_flexivit import config as configuration
@@ -91,6 +91,10 @@ def create(
     arguments.pop("type", "classification"), EVALUATORS, f"{where}.type"
   )
   arguments.setdefault("batch_size", batch_size)
+  if not isinstance(arguments.get("data", {}), Mapping):
+    raise ValueError(
+      f"{where}.data={arguments['data']!r} must be a section, as config.data."
+    )
   return configuration.call(
     cls,
     arguments,

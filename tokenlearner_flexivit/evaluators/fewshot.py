@@ -18,7 +18,7 @@ The fixed penalty is that of wide models; narrow ones may want less.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -108,10 +108,6 @@ class Evaluator(base.Evaluator):
         number out of its range; or, if the labels are read here, more shots
         than examples of some class.
     """
-    if not isinstance(data, Mapping):
-      raise ValueError(
-        f"{where}.data={data!r} must be a section with name and pp."
-      )
     if "split" in data:
       raise ValueError(
         f"{where}.data.split: few-shot evaluation needs two splits. Set "
