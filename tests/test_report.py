@@ -65,7 +65,8 @@ def test_tables_are_said_whatever_cannot_be_written(
     error.value
   )
   assert "| patch size |" in capsys.readouterr().out
-  assert (tmp_path / "report.md").is_file()
+  text = (tmp_path / "report.md").read_text(encoding="utf-8")
+  assert "| patch size |" in text and "patch_sizes.png" not in text
 
 
 def test_evaluations_of_many_settings_are_a_short_line(parts):

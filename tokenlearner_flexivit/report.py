@@ -274,12 +274,13 @@ def write(
   report = _content(experiment, workdir, params, tables, others)
   problems = []
 
-  def attempt(what: str, write: Callable[[pathlib.Path], Any]) -> Any:
-    """Writes a file, or notes what is wrong; returns what `write` does."""
+  def attempt(what: str, write: Callable[[pathlib.Path], Any]) -> bool:
+    """Writes a file, or notes what is wrong; tells whether it is there."""
     try:
-      return write(workdir / what)
+      return write(workdir / what) is not False  # As what had nothing to draw.
     except OSError as error:
       problems.append(f"{what} ({error.strerror or error})")
+      return False
 
   attempt(
     workdir_lib.REPORT_FILE, lambda path: workdir_lib.write_json(path, report)
@@ -355,7 +356,7 @@ def _draw(
   experiment: experiment_lib.Experiment,
   params: Any,
   report: Mapping[str, Any],
-  attempt: Callable[[str, Callable[[pathlib.Path], Any]], Any],
+  attempt: Callable[[str, Callable[[pathlib.Path], Any]], bool],
 ) -> tuple[str, str]:
   """Draws the pictures; returns the title, and Markdown that shows them."""
   # Here, as a training needs no Matplotlib before.
@@ -369,18 +370,17 @@ def _draw(
   rows = report["evals"][report["evaluation"]]
   about = report["headline"], report["num_examples"]
   data, kind = experiment.config["data"]["name"], experiment.task.model.input
+  title = f"{data}: one model, {len(rows)} patch sizes"
+  file, draw = "patch_sizes.png", curve.draw
+  text = "accuracy against cost and speed"
   # Of one number of tokens there is no plane.
   if len({row["num_tokens"] for row in rows}) > 1:
     title = f"{data}: one model, {len(rows)} settings"
-    attempt("plane.png", lambda path: plane.draw(rows, path, title, *about))
-    pictures = "![accuracy by patch size and learned tokens](plane.png)\n\n"
-  else:
-    title = f"{data}: one model, {len(rows)} patch sizes"
-    attempt(
-      "patch_sizes.png",
-      lambda path: curve.draw(rows, path, title, *about, kind),
-    )
-    pictures = "![accuracy against cost and speed](patch_sizes.png)\n\n"
+    file, draw = "plane.png", plane.draw
+    text = "accuracy by patch size and learned tokens"
+  pictures = ""
+  if attempt(file, lambda path: draw(rows, path, title, *about, kind)):
+    pictures += f"![{text}]({file})\n\n"
   maps = {"image": token_maps, "video": video_maps}[kind]
   if attempt(
     "token_maps.png",

@@ -17,6 +17,11 @@ def size_name(row: Row) -> str:
   return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 
+def view(kind: str) -> str:
+  """Returns what costs are of: a video may be seen in several views."""
+  return {"image": "image", "video": "view"}[kind]
+
+
 def errors(
   values: Sequence[float], metric: str, count: int | None
 ) -> list[list[float]] | None:
@@ -77,9 +82,8 @@ def draw(
   from tokenlearner_flexivit.analysis import drawing
 
   figure = drawing.Figure(figsize=(9, 4), layout="constrained")
-  view = "view" if kind == "video" else kind  # Of a video there are several.
   panels = (
-    (f"multiply-adds per {view} in 10⁶", "#d55e00", "gmacs", 1e3),
+    (f"multiply-adds per {view(kind)} in 10⁶", "#d55e00", "gmacs", 1e3),
     (f"{kind}s per second, measured", "#0072b2", "images_per_s", 1),
   )
   grid = figure.subplots(1, 2, sharey=True)

@@ -46,6 +46,7 @@ def draw(
   title: str,
   headline: str,
   num_examples: int | None = None,
+  kind: str = "image",
 ) -> None:
   """Draws a metric as a heat map, and against cost and time with its fronts.
 
@@ -56,6 +57,7 @@ def draw(
     title: above it.
     headline: the metric, in [0, 1].
     num_examples: what the metric is of, for its intervals; None draws none.
+    kind: what the model sees, "image" or "video".
   """
   # Here, as many use `front` where there is nothing to draw.
   from tokenlearner_flexivit.analysis import drawing
@@ -64,10 +66,14 @@ def draw(
   axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
   _heat_map(figure, axes[0], rows, headline, num_examples)
   for axis, label, cost in (
-    (axes[1], "multiply-adds per image in 10⁶", lambda r: 1e3 * r["gmacs"]),
+    (
+      axes[1],
+      f"multiply-adds per {curve.view(kind)} in 10⁶",
+      lambda r: 1e3 * r["gmacs"],
+    ),
     (
       axes[2],
-      "milliseconds per image, measured in batches",
+      f"milliseconds per {kind}, measured in batches",
       lambda r: 1e3 / r["images_per_s"],
     ),
   ):
@@ -81,7 +87,7 @@ def draw(
   )
   about = [
     "numbers at the front: learned tokens",
-    curve.about_examples(num_examples, "image", headline),
+    curve.about_examples(num_examples, kind, headline),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
   figure.savefig(path, dpi=120)
