@@ -178,7 +178,12 @@ def _check_bound(
     elif name and None in (
       section["evals"].get(name[1]) for section in (before, config)
     ):
-      _say_evaluations_differ(workdir, name[1], name[1] in config["evals"])
+      new = config["evals"].get(name[1])
+      if new is not None and _has_results(workdir, name[1]):
+        # Else they would be taken for its own.
+        renamed.append((key, "an earlier one, left out since", new))
+      else:
+        _say_evaluations_differ(workdir, name[1], new is not None)
     else:
       (renamed if name else refused).append(change)
   if refused:
@@ -214,16 +219,19 @@ def _check_bound(
 def _say_evaluations_differ(
   workdir: pathlib.Path, name: str, is_new: bool
 ) -> None:
-  has_results = any(
+  text = f"The evaluation {name!r} is {'new' if is_new else 'left out now'}."
+  if _has_results(workdir, name):
+    text += f" Results so far stay in {metric_log.METRICS_FILE}."
+  progress.say(text)
+
+
+def _has_results(workdir: pathlib.Path, name: str) -> bool:
+  """Tells whether there are results of an evaluation, or of one so called."""
+  return any(
     key.startswith(f"{name}/")
     for record in metric_log.read(workdir)
     for key in record
   )
-  text = f"The evaluation {name!r} is {'new' if is_new else 'left out now'}."
-  if has_results:
-    earlier = "of an earlier one of this name" if is_new else "so far"
-    text += f" Results {earlier} stay in {metric_log.METRICS_FILE}."
-  progress.say(text)
 
 
 def _harmless(
