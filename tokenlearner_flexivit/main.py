@@ -85,8 +85,8 @@ def main(argv: list[str]) -> None:
       sys.exit(preemption.EXIT_CODE)
     except checkpoint.CheckpointError:
       traceback.print_exc()
-      sys.stdout.flush()
-      sys.stderr.flush()
+      for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
       os._exit(1)  # Threads that could not save may never end.
 
 
