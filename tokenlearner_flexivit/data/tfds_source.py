@@ -70,6 +70,8 @@ class TfdsSource(sources.Source):
       builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
       raise ValueError(_unknown_name(name)) from None
+    except ValueError as error:  # Of its configuration, or how it is written.
+      raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
     except ImportError as error:
       raise ValueError(
         f"The code of the dataset {name!r} needs what is not installed: "
