@@ -73,6 +73,20 @@ def test_any_key_takes_a_value_of_its_type(value, section, key, expected):
   assert value == expected and type(value) is type(expected) and not said
 
 
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("~/run", "/home/me/run"),
+    ("folder:~/images", "folder:/home/me/images"),
+    ("/a/~b", "/a/~b"),
+    ("a:b:~/c", "a:b:~/c"),
+  ],
+)
+def test_the_home_is_noted_as_a_path(monkeypatch, text, expected):
+  monkeypatch.setenv("HOME", "/home/me")
+  assert quickstart(f"init={text}")[0]["init"] == expected
+
+
 def test_values_in_sections_that_the_file_lacks():
   config, _ = quickstart(
     "flexi.num_tokens.values=8,16", "evals.again.data.name=digits"

@@ -8,6 +8,7 @@ file; None is taken everywhere.
 import ast
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from tokenlearner_flexivit import paths
 MODULE = "config_file"
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+# At the start, or behind "folder:" and such.
+_HOME = re.compile(r"^(\w+:)?(~(?=/|$))")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _DURATION = re.compile(rf"(.+)_({'|'.join(configuration.PART_UNITS)})")
 
@@ -136,6 +139,11 @@ def apply(
       )
     old = node.get(name, None if sections else defaults.get(name))
     new = _read(text, old, f"--config.{key}={text}")
+    if isinstance(new, str):
+      # What a run notes must mean the same to another user.
+      new = _HOME.sub(
+        lambda match: (match[1] or "") + os.path.expanduser(match[2]), new
+      )
     _set(node, name, new)
     for other in _beside(name) if new is not None and new != old else ():
       path = ".".join([*sections, other])
