@@ -248,25 +248,27 @@ def _of_torch(path: pathlib.Path, leaves: Leaves) -> About:
 
 def _of_timm(config: Mapping[str, Any], leaves: Leaves, where: str) -> About:
   name = str(config["architecture"])
-  given = config.get("model_args") or {}
+  model_args = config.get("model_args") or {}
   for part, feature in _ARCHITECTURES.items():
     if re.search(part, name):
       raise _unsupported(where, f"{name} has {feature}")
   for key, allowed in _TIMM_ARGUMENTS.items():
-    if given.get(key) not in allowed:
-      raise _unsupported(where, f"it has {key}={given[key]!r}")
+    if model_args.get(key) not in allowed:
+      raise _unsupported(where, f"it has {key}={model_args[key]!r}")
   kernel = leaves["patch_embed.proj.weight"].shape
-  width = given.get("embed_dim", config.get("num_features", kernel[0]))
+  width = model_args.get("embed_dim", config.get("num_features", kernel[0]))
   _check_width(width, kernel[0], where)
-  _check_timm_pool(config.get("global_pool", given.get("global_pool")), leaves)
+  _check_timm_pool(
+    config.get("global_pool", model_args.get("global_pool")), leaves
+  )
   cfg = config.get("pretrained_cfg") or config
-  size = given.get("img_size") or (cfg.get("input_size") or ())[1:]
+  size = model_args.get("img_size") or (cfg.get("input_size") or ())[1:]
   cls_entry = None
-  if "no_embed_class" in given:
-    cls_entry = not given["no_embed_class"] and "cls_token" in leaves
+  if "no_embed_class" in model_args:
+    cls_entry = not model_args["no_embed_class"] and "cls_token" in leaves
   grid, cls_entry = _grid(size, kernel, leaves.get("pos_embed"), cls_entry)
   heads = [n for part, n in _ARCHITECTURE_HEADS.items() if part in name]
-  tanh = given.get("act_layer") in _TANH
+  tanh = model_args.get("act_layer") in _TANH
   differences = [] if tanh else [f"{ERF}, unless {name} is configured so"]
   if name.startswith("flexivit"):
     differences.append(
@@ -277,7 +279,7 @@ def _of_timm(config: Mapping[str, Any], leaves: Leaves, where: str) -> About:
   mean, std = _statistics(cfg.get("mean"), cfg.get("std"))
   return About(
     where,
-    num_heads=given.get("num_heads", heads[0] if heads else None),
+    num_heads=model_args.get("num_heads", heads[0] if heads else None),
     posemb_grid=grid,
     cls_entry=cls_entry,
     input_mean=mean,

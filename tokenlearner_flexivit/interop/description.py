@@ -151,7 +151,7 @@ def describe(
         _guess_pool(model, guesses)
       _add_posemb(model, leaves, known, posemb_grid, guesses, path, squares)
     table = tuple((k, v.shape, str(v.dtype)) for k, v in leaves.items())
-  _check_given(model, path, num_heads=num_heads, posemb_grid=posemb_grid)
+  _check_as_known(model, path, num_heads=num_heads, posemb_grid=posemb_grid)
   for guess in guesses:
     logging.warning("%s: %s.", source, guess)
   return Description(
@@ -168,9 +168,9 @@ def describe(
   )
 
 
-def _check_given(model, path, **given) -> None:
+def _check_as_known(model, path, **values) -> None:
   """Raises ValueError where a caller says other than what is known."""
-  for name, value in given.items():
+  for name, value in values.items():
     if value is not None and name == "posemb_grid":
       value = patch_embed.to_size(value, name)
     if value not in (None, model[name]):
@@ -233,9 +233,9 @@ def _outputs(leaves, layer):
   return kernel.shape[-1] if kernel else None
 
 
-def _add_posemb(model, leaves, known, given, guesses, path, squares) -> None:
+def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   """Adds the grid of the positions to a model's arguments."""
-  grid = given and patch_embed.to_pair(given)
+  grid = asked and patch_embed.to_pair(asked, "posemb_grid")
   if surgery.POSEMB not in leaves:
     # What a variant of this patch size has, see `variants`.
     sides = [max(1, 224 // side) for side in model["patch_size"]]

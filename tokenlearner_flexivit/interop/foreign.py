@@ -78,18 +78,18 @@ def check(names: Iterable[str], where: str) -> None:
   Raises:
     ValueError: names the features and arrays of each.
   """
-  found: dict[str, list[str]] = {}
+  arrays_by_feature: dict[str, list[str]] = {}
   for name in names:
     if PRETRAINING.search(name):
       continue
     for pattern, feature in _FEATURES:
       if re.search(pattern, name):
-        found.setdefault(feature, []).append(name)
+        arrays_by_feature.setdefault(feature, []).append(name)
         break
-  if found:
+  if arrays_by_feature:
     features = "; ".join(
       f"{feature}: {shorten(sorted(arrays), 3)}"
-      for feature, arrays in found.items()
+      for feature, arrays in arrays_by_feature.items()
     )
     raise ValueError(
       f"{where} is of a model with {features}. The models here have none, and"
