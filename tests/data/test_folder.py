@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data import image_listing
+from tokenlearner_flexivit.data import folder, image_listing
 
 
 def write(path, value, extension=".png"):
@@ -371,3 +371,24 @@ def test_a_file_that_vanished_is_named(tmp_path):
   (tmp_path / "cat" / "0.png").unlink()
   with pytest.raises(data.ExampleError, match=r"cat/0\.png of folder"):
     next(data.train_batches(config, batch_size=2, seed=0, source=source))
+
+
+def test_no_image_is_read_twice_from_the_check_to_the_end_of_a_pass(
+  tmp_path, monkeypatch
+):
+  fill(tmp_path)
+  read = []
+  original = folder.FolderSource._read
+
+  def note(self, index):
+    read.append(index)
+    return original(self, index)
+
+  monkeypatch.setattr(folder.FolderSource, "_read", note)
+  section = dict(name=f"folder:{tmp_path}", split="train", num_threads=2)
+  section["pp"] = "decode|keep('image','label')"
+  source = data.open_source(section)
+  assert not read
+  data.peek(section, source)
+  batches = list(data.eval_batches(section, batch_size=8, source=source))
+  assert len(batches) == 3 and sorted(read) == list(range(20))

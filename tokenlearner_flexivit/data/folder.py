@@ -1,5 +1,6 @@
 """Images in class folders: `folder:/path`."""
 
+import functools
 import os
 import pathlib
 import warnings
@@ -90,12 +91,20 @@ class FolderSource(sources.Source):
     return len(self._labels)
 
   def __getitem__(self, index: int) -> dict[str, bytes | np.ndarray]:
+    return {
+      "image": self._read(index) if index else self._first_image,
+      "label": self._labels[index],
+      "id": np.int32(index),
+    }
+
+  @functools.cached_property
+  def _first_image(self) -> bytes:
+    # A config is checked by the first example before batches have it again.
+    return self._read(0)
+
+  def _read(self, index: int) -> bytes:
     with open(self._path(index), "rb", buffering=0) as file:
-      return {
-        "image": file.read(),
-        "label": self._labels[index],
-        "id": np.int32(index),
-      }
+      return file.read()
 
   def _path(self, index: int) -> str:
     (listing, _), position = sources.locate(self._parts, index)
