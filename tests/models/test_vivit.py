@@ -321,7 +321,7 @@ def test_variants():
     models.ViViT.from_variant("XLx2")
   with pytest.raises(ValueError, match="Unknown variant 'B/16x2'"):
     models.ViT.from_variant("B/16x2")
-  with pytest.raises(ValueError, match=r"ViViT: frames\. Known.*num_frames"):
+  with pytest.raises(ValueError, match=r"'frames'. Did you mean 'num_frames'"):
     models.ViViT.from_variant("B", frames=3)
 
 
