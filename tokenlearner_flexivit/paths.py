@@ -8,6 +8,15 @@ import re
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
+def cache_dir() -> pathlib.Path:
+  """Returns the folder for what can be computed or downloaded again.
+
+  It is TLFV_CACHE, or a folder in ~/.cache.
+  """
+  default = "~/.cache/tokenlearner_flexivit"
+  return pathlib.Path(os.environ.get("TLFV_CACHE", default)).expanduser()
+
+
 def local(path: str | os.PathLike, what: str) -> pathlib.Path:
   """Returns `path` with a leading `~` or `~user` expanded.
 

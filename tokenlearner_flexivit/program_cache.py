@@ -4,7 +4,7 @@ import platform
 
 import jax
 
-from tokenlearner_flexivit.interop import download
+from tokenlearner_flexivit import paths
 
 
 def use() -> None:
@@ -14,5 +14,5 @@ def use() -> None:
   that compiled it, so machines with one home keep their own.
   """
   if jax.config.jax_compilation_cache_dir is None:
-    folder = download.cache_dir() / "compiled" / platform.node()
+    folder = paths.cache_dir() / "compiled" / platform.node()
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import splits, tfds_source
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,31 @@ def test_digests_tell_data_apart(digits):
   assert len(set(digests)) == len(digests)
   assert data.open_source(digits()).digest() == digests[-2]
   assert all(len(digest) == 16 for digest in digests)
+
+
+def test_labels_of_many_examples_are_read_once(digits, tmp_path, monkeypatch):
+  """By all evaluations, and by the starts of a run that follow."""
+  monkeypatch.setenv("TLFV_CACHE", str(tmp_path))
+  monkeypatch.setattr(
+    tfds_source.TfdsSource, "has_labels_at_hand", property(lambda self: False)
+  )
+  section = digits(split="test")
+  first = data.open_source(section).labels()
+  source = data.open_source(section)
+  assert first.tolist() == [int(source[i]["label"]) for i in range(len(source))]
+  other = data.open_source(digits(split="train"))
+  assert len(other.labels()) == len(other) != len(first)
+  monkeypatch.setattr(tfds_source.TfdsSource, "_read_labels", None)
+  np.testing.assert_array_equal(data.open_source(section).labels(), first)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(
+  digits, tmp_path, monkeypatch
+):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("TLFV_CACHE", str(tmp_path / "file"))
+  monkeypatch.setattr(
+    tfds_source.TfdsSource, "has_labels_at_hand", property(lambda self: False)
+  )
+  source = data.open_source(digits(split="test"))
+  assert len(source.labels()) == len(source)

@@ -15,6 +15,7 @@ import uuid
 
 from etils import epath
 
+from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.interop.released import RELEASED
 
 _GCS = "https://storage.googleapis.com/"
@@ -22,12 +23,6 @@ _TIMEOUT_SECONDS = 60
 FOLDER_FILE = "model.safetensors"
 # What Hugging Face's repositories tell of a model, beside its weights.
 _ABOUT = ("config.json", "preprocessor_config.json")
-
-
-def cache_dir() -> pathlib.Path:
-  """Where downloads are kept: TLFV_CACHE, or a folder in ~/.cache."""
-  default = "~/.cache/tokenlearner_flexivit"
-  return pathlib.Path(os.environ.get("TLFV_CACHE", default)).expanduser()
 
 
 def fetch(source: str | os.PathLike) -> pathlib.Path:
@@ -54,7 +49,7 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
   if scheme in ("gs", "https", "file"):
     name = re.sub(r"[^\w.-]", "_", source.rpartition("/")[2])
     address = hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = cache_dir() / f"{address}-{name}"
+    path = paths.cache_dir() / f"{address}-{name}"
     if not path.exists():
       _download(source, path)
     return path
@@ -114,7 +109,7 @@ def checked_sha256(path: pathlib.Path) -> str | None:
   """
   checksum = sha256(path)
   noted = _noted(path)
-  if path.parent == cache_dir() and noted.is_file():
+  if path.parent == paths.cache_dir() and noted.is_file():
     first = noted.read_text("utf-8").split()[0]
     if checksum != first:
       raise ValueError(
