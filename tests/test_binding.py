@@ -322,3 +322,17 @@ def test_an_evaluation_elsewhere_need_not_share_batches_of_training(config):
   experiment_lib.Experiment(config, about_data)
   with pytest.raises(ValueError, match="multiple of 8"):
     experiment_lib.Experiment(config)
+
+
+def test_weights_of_images_of_other_values_are_told(config, tmp_path, capsys):
+  """Of a run that standardized its images, unlike the one that begins."""
+  run = {"model": {}, "data": {"pp": "decode|value_range(0,1)|resize(12)"}}
+  (tmp_path / "config.json").write_text(json.dumps(run))
+  config.init = str(tmp_path)
+  experiment_lib.Experiment(config)
+  said = capsys.readouterr().out
+  assert "config.init" in said and "minus [0.0], divided by [1.0]" in said
+  run["data"]["pp"] = config.data.pp
+  (tmp_path / "config.json").write_text(json.dumps(run))
+  experiment_lib.Experiment(config)
+  assert "WARNING" not in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pathlib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,8 +21,10 @@ from tokenlearner_flexivit import (
   parallel,
   progress,
   tasks,
+  workdir,
 )
 from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.models.token_learner import ALL
 
 # Every key that a config may have, with its default.
@@ -234,6 +237,7 @@ class Experiment:
     task.check(example, "config.data.pp")
     self.about_data["image_shape"] = list(example[task.model.input].shape)
     _check_loss(task, self.source, example)
+    self._warn_of_other_values()
     if self.config["model"].get("dtype") == "float16":
       raise ValueError(
         "config.model.dtype='float16' is for inference alone: small gradients "
@@ -247,6 +251,34 @@ class Experiment:
         "folder per class. To learn whether or not something is there, set "
         "config.task.loss='sigmoid_xent'."
       )
+
+  def _warn_of_other_values(self) -> None:
+    """Warns where runs to start or to learn from saw images of other values."""
+    starts = []
+    if self.config["init_mean"] is None and self.config["init_std"] is None:
+      starts = [("config.init", self.config["init"], self.task.model.input)]
+    for teacher in getattr(self.task, "teachers", ()):
+      starts.append((f"{teacher.where}.init", teacher.source, teacher.image))
+    for where, source, key in starts:
+      path = pathlib.Path(source or "").expanduser()
+      if source is None or not (path / workdir.CONFIG_FILE).is_file():
+        continue  # What is known of files is checked where they are loaded.
+      run = workdir.read_config(path)
+      input_there = models.MODELS[run["model"].get("name", "vit")].input
+      there = statistics.of_preprocessing(run["data"]["pp"], input_there)
+      here = statistics.of_preprocessing(self.config["data"]["pp"], key)
+      if there is None or here is None:
+        continue
+      if not all(map(functools.partial(np.allclose, atol=1e-3), there, here)):
+        shown = [
+          "minus {}, divided by {}".format(*(x.round(4).tolist() for x in pair))
+          for pair in (there, here)
+        ]
+        progress.say(
+          f"WARNING: {where}={source} was trained on images in [0, 1] "
+          f"{shown[0]}, but {key!r} of config.data.pp is {shown[1]}. Give both "
+          "the same value_range and standardize."
+        )
 
   @property
   def _num_examples(self) -> int:

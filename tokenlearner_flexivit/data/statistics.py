@@ -1,0 +1,48 @@
+"""Which range of values a preprocessing gives to images."""
+
+import contextlib
+
+import numpy as np
+
+from tokenlearner_flexivit.data import label_ops, preprocess
+
+
+def of_preprocessing(pp: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+  """Returns what a preprocessing subtracts from images and divides them by.
+
+  Args:
+    pp: the preprocessing string.
+    key: of the entry of the result.
+
+  Returns:
+    Mean and standard deviation, each [1] or [C], of images in [0, 1]: 0.5 and
+    0.5 for images in [-1, 1]. None where the values do not depend on those of
+    the file in this way.
+
+  Raises:
+    ValueError: the string cannot be parsed.
+  """
+  steps = [
+    step
+    for step in preprocess.parse(pp).only(key).steps
+    if step.on_device or step.fn is label_ops.copy
+  ]
+  entries = {key, *(entry for step in steps for entry in step.entries)}
+  for channels in (1, 3):
+    # Statistics of three channels do not fit one.
+    with contextlib.suppress(ValueError):
+      low, high = (
+        _apply(steps, dict.fromkeys(entries, np.full((1, 1, channels), value)))
+        for value in (0.0, 255.0)
+      )
+      std = 1 / (high[key] - low[key]).astype(np.float64).ravel()
+      return 0 - low[key].astype(np.float64).ravel() * std, std
+  return None
+
+
+def _apply(
+  steps: list[preprocess.Step], example: preprocess.Example
+) -> preprocess.Example:
+  for step in steps:
+    example = step.fn(example, *step.args, **step.kwargs)
+  return example
