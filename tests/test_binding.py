@@ -326,9 +326,13 @@ def test_an_evaluation_elsewhere_need_not_share_batches_of_training(config):
 
 def test_weights_of_images_of_other_values_are_told(config, tmp_path, capsys):
   """Of a run that standardized its images, unlike the one that begins."""
-  run = {"model": {}, "data": {"pp": "decode|value_range(0,1)|resize(12)"}}
+  run = {"model_type": "vit"}  # The config.json of another library.
   (tmp_path / "config.json").write_text(json.dumps(run))
   config.init = str(tmp_path)
+  experiment_lib.Experiment(config)
+  data = {"pp": "decode|value_range(0,1)|resize(12)"}
+  run = {"model": {}, "data": data, "evals": {}}
+  (tmp_path / "config.json").write_text(json.dumps(run))
   experiment_lib.Experiment(config)
   said = capsys.readouterr().out
   assert "config.init" in said and "minus [0.0], divided by [1.0]" in said

@@ -264,6 +264,8 @@ class Experiment:
       if source is None or not (path / workdir.CONFIG_FILE).is_file():
         continue  # What is known of files is checked where they are loaded.
       run = workdir.read_config(path)
+      if not {"model", "data", "evals"} <= run.keys():
+        continue  # Other libraries call theirs so, too.
       input_there = models.MODELS[run["model"].get("name", "vit")].input
       there = statistics.of_preprocessing(run["data"]["pp"], input_there)
       here = statistics.of_preprocessing(self.config["data"]["pp"], key)
