@@ -336,3 +336,19 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
   )
   source = data.open_source(digits(split="test"))
   assert len(source.labels()) == len(source)
+
+
+def test_an_empty_file_in_the_cache_is_written_anew(
+  digits, tmp_path, monkeypatch
+):
+  """As a power cut may leave it."""
+  monkeypatch.setenv("TLFV_CACHE", str(tmp_path))
+  monkeypatch.setattr(
+    tfds_source.TfdsSource, "has_labels_at_hand", property(lambda self: False)
+  )
+  source = data.open_source(digits(split="test"))
+  labels = source.labels()
+  (file,) = (tmp_path / "labels").iterdir()
+  file.write_bytes(b"")
+  np.testing.assert_array_equal(source.labels(), labels)
+  assert file.stat().st_size

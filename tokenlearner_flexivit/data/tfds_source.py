@@ -178,7 +178,8 @@ class TfdsSource(sources.Source):
       return self._read_labels(key)
     name = sources.hash_words(self._place, self._digest, key)
     path = paths.cache_dir() / "labels" / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError):
+    # A power cut may leave an empty file.
+    with contextlib.suppress(OSError, ValueError, EOFError):
       return np.load(path)
     labels = self._read_labels(key)
     # A full disk or one that may only be read costs time, nothing else.
