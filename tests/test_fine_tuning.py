@@ -93,6 +93,7 @@ def test_what_was_exported_is_the_model_again(
   for folder in (exported, hub):
     again = Predictor.load(folder).trained
     assert again.describe() == trained.describe()
+    assert interop.class_names(folder) == list(CLASSES)
     described = interop.describe(folder)
     model = models.ViT(**described.model)
     params = interop.load_params(folder, model)

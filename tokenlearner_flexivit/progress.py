@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from clu import parameter_overview
 
 from tokenlearner_flexivit import dials, parallel, terminal
 
@@ -52,7 +53,7 @@ def describe_devices(batch_size: int) -> None:
 def describe_model(params: Any) -> None:
   """Prints the number of parameters, of the whole and of its parts."""
   sizes = {
-    name: sum(leaf.size for leaf in jax.tree.leaves(part))
+    name: parameter_overview.count_parameters({name: part})
     for name, part in params.items()
   }
   parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())

@@ -9,7 +9,11 @@ difference that no rule bridges is an error. `save_params` goes the other way.
 Nothing is ever unpickled.
 """
 
-from tokenlearner_flexivit.interop.description import Description, describe
+from tokenlearner_flexivit.interop.description import (
+  Description,
+  class_names,
+  describe,
+)
 from tokenlearner_flexivit.interop.download import fetch
 from tokenlearner_flexivit.interop.formats import FORMATS
 from tokenlearner_flexivit.interop.load import (
@@ -26,6 +30,7 @@ __all__ = [
   "RELEASED",
   "Description",
   "Report",
+  "class_names",
   "describe",
   "fetch",
   "inflate_kernel",

@@ -181,6 +181,25 @@ def read(
   return About()
 
 
+def class_names(
+  path: pathlib.Path, metadata: Mapping[str, str]
+) -> list[str] | None:
+  """Returns the names of the classes that a run or an export has.
+
+  Args:
+    path: of the file or workdir.
+    metadata: of the file.
+
+  Returns:
+    None where there are none: files of weights alone know no names.
+  """
+  if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
+    return workdir_lib.read_about_data(path).get("class_names")
+  if EXPORT_KEY in metadata:
+    return _json(metadata[EXPORT_KEY], path).get("class_names")
+  return None
+
+
 def _of_run(path: pathlib.Path, leaves: Leaves) -> About:
   config = workdir_lib.read_config(path)
   if "model" not in config:

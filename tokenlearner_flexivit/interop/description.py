@@ -101,6 +101,20 @@ class Description:
     return f"minus {mean}, divided by {std}"
 
 
+def class_names(source: str | os.PathLike) -> list[str] | None:
+  """Returns the names of the classes of a run or an export, None for others.
+
+  Args:
+    source: see `download.fetch`.
+
+  Raises:
+    ValueError, OSError: it cannot be read.
+  """
+  path = download.fetch(source)
+  with containers.open_file(path) as opened:
+    return about_lib.class_names(path, opened.metadata)
+
+
 def describe(
   source: str | os.PathLike,
   *,

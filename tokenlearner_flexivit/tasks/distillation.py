@@ -7,7 +7,6 @@ the same crop with the same mixup, and labels play no part.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ import optax
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, models, parallel, progress
-from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.tasks import classification, views
 
@@ -236,15 +234,11 @@ def create_teachers(
 def _check_class_names(
   teacher: Teacher, class_names: Sequence[str] | None
 ) -> None:
-  """Raises ValueError if a teacher's run numbers the classes otherwise."""
+  """Raises ValueError if a teacher numbers the classes otherwise."""
   if teacher.source is None:
     return
-  path = pathlib.Path(teacher.source).expanduser()
-  if not (path / workdir_lib.ABOUT_DATA_FILE).is_file():
-    return  # Files of weights know no names.
-  about = workdir_lib.read_about_data(path)
   names, expected = map(
-    class_names_lib.known, (about.get("class_names"), class_names)
+    class_names_lib.known, (interop.class_names(teacher.source), class_names)
   )
   if names is not None and expected is not None:
     class_names_lib.check_same(
