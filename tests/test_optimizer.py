@@ -37,6 +37,7 @@ def step(optimizer):
     (dict(name="linear"), 25, 0.75),
     (dict(name="linear", end=0.5), 100, 0.5),
     (dict(name="constant"), 77, 1.0),
+    (dict(name="constant", end=None), 77, 1.0),
     (dict(name="linear", warmup_steps=20), 5, 0.25),
     (dict(name="linear", warmup_steps=20), 20, 1.0),
     (dict(name="linear", warmup_steps=20), 60, 0.5),
@@ -70,6 +71,8 @@ def test_schedules(section, at, expected):
     (dict(name="rsqrt", timescale=0), r"timescale=0 must be .*\[1, inf"),
     (dict(end=-1), "end=-1 must be a number"),
     (dict(name="rsqrt", cooldown_steps=101), "longer than"),
+    (dict(name="rsqrt", end=0.1), r"end=0\.1 has no part .* without a cool"),
+    (dict(name="constant", end=0.1), r"end=0\.1 has no part in 'constant'"),
   ],
 )
 def test_bad_schedules(section, message):

@@ -161,7 +161,14 @@ def create_schedule(
       f"of {total_steps} steps does. Train longer, or give the warmup "
       "as a part of the training: warmup_percent=10."
     )
-  arguments.setdefault("end", 0.0)
+  has_end = name != "constant" and (name != "rsqrt" or durations["cooldown"])
+  if arguments.get("end") is None:
+    arguments["end"] = 0.0
+  elif not has_end:
+    raise ValueError(
+      f"{where}.end={arguments['end']!r} has no part in {name!r}"
+      f"{' without a cooldown' if name == 'rsqrt' else ''}. Leave it out."
+    )
   configuration.check_number(arguments["end"], f"{where}.end", "[0, inf)")
   provided = {"progress_steps": total_steps - warmup}
   if name == "rsqrt":
