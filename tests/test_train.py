@@ -397,6 +397,8 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"checkpoint_steps": "9"}, r"config\.checkpoint_steps='9' "),
     ({"evals.test.eval_steps": "9"}, r"eval_steps='9' "),
     ({"evals": [1]}, r"config\.evals=\[1\] must be"),
+    ({"evals": {"a/b": {}}}, r"named 'a/b'.* no '/'"),
+    ({"evals": {"": {}}}, r"named ''.* not empty"),
     ({"evals": {"test": 3}}, r"config\.evals\.test=3 must be"),
     ({"evals.test.data": "fake"}, r"evals\.test\.data='fake' must be"),
     ({"init": 3}, r"config\.init=3 must be"),

@@ -73,6 +73,12 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
     config["evals"] = evals
   sections = {name: config[name] for name in SECTIONS}
   for name, section in evals.items():
+    # Metrics are called NAME/..., and keys config.evals.NAME....
+    if not name or "/" in name or "." in name:
+      raise ValueError(
+        f"config.evals has an evaluation named {name!r}. A name is not empty "
+        "and has no '/' and no '.'."
+      )
     sections[f"evals.{name}"] = section
     if isinstance(section, dict):
       sections[f"evals.{name}.data"] = section.get("data")

@@ -191,7 +191,7 @@ def test_errors():
   for number in (0, -1, 7):
     with pytest.raises(ValueError, match=f"num_tokens={number}.* 1 to 6"):
       apply(x, GRID, num_tokens=number)
-  for number in (jnp.ones((2,), "int32"), jnp.float32(1)):
+  for number in (jnp.ones((2,), "int32"), jnp.float32(1), "al"):
     with pytest.raises(ValueError, match="integer scalar"):
       apply(x, GRID, num_tokens=number)
   with pytest.raises(

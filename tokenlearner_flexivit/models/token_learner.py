@@ -134,8 +134,10 @@ def check_num_tokens(
         f"num_tokens={num_tokens} is out of range: the model learned {learned}"
         f" tokens, so 1 to {learned} of them can be used."
       )
-  elif jnp.shape(num_tokens) or not jnp.issubdtype(
-    jnp.result_type(num_tokens), jnp.integer
+  elif (
+    isinstance(num_tokens, str)
+    or jnp.shape(num_tokens)
+    or not jnp.issubdtype(jnp.result_type(num_tokens), jnp.integer)
   ):
     raise ValueError(
       f"num_tokens must be an integer scalar or {ALL!r}, got {num_tokens!r}."
