@@ -43,13 +43,15 @@ beside the weights tells that they expect others, `init_mean` and `init_std`
 say so, and the patch embedding absorbs the difference.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import interop, models, paths
-from tokenlearner_flexivit.data import folder
+from tokenlearner_flexivit import interop, models, paths, workdir
+from tokenlearner_flexivit.data import folder, statistics
 from tokenlearner_flexivit.data import splits as split_names
 
 # Steps, percentage of them for the warmup, learning rate.
@@ -121,7 +123,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         f"{c.init} is a model for videos; this config transfers models for"
         " images."
       )
-    mean, std = described.input_mean, described.input_std
+    mean, std = _statistics(described)
     if mean and {*mean, *std} != {0.5}:
       c.init_mean, c.init_std = mean, std
     c.init_fresh = ("head/",)  # Also where the classes are as many.
@@ -157,6 +159,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
+
+
+def _statistics(described: interop.Description) -> tuple[Sequence[float], ...]:
+  """Returns mean and std of the images in [0, 1] that weights expect."""
+  found = None
+  if described.container == "workdir":
+    data = workdir.read_config(described.path).get("data")
+    found = data and statistics.of_preprocessing(data["pp"], "image")
+  if found is None:
+    return described.input_mean, described.input_std
+  return tuple(values.round(6).tolist() for values in found)
 
 
 def patch_sizes(size: int) -> list[int]:

@@ -13,6 +13,7 @@ from flax import traverse_util
 from configs import transfer
 from tokenlearner_flexivit import checkpoint, interop, models, workdir
 from tokenlearner_flexivit.analysis import runs
+from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.inference import trained
 from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import about, containers
@@ -256,3 +257,25 @@ def test_a_file_is_read_once_for_its_checksum(
   interop.save_params(make_params(model, seed=1), path)
   _, third = interop.load_params_and_report(path, model)
   assert third.sha256 != first.sha256
+
+
+def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
+  """A run that standardizes its images has other values than [-1, 1]."""
+  folder = tmp_path / "run"
+  folder.mkdir()
+  for name in ("about_data.json", "checkpoints"):
+    (folder / name).symlink_to(untrained_run / name)
+  config = json.loads((untrained_run / "config.json").read_text())
+  section = f"init={folder},data=fake:60x60x3:4:16,size=60,patch_size=30"
+  for values, mean, std in (
+    ("value_range(-1,1)", None, None),
+    ("value_range(0,1)|standardize(0.3,0.2)", [0.3], [0.2]),
+  ):
+    config["data"]["pp"] = f"decode|{values}|keep('image','label')"
+    (folder / "config.json").write_text(json.dumps(config))
+    chosen = transfer.get_config(f"{section},runlocal")
+    assert (chosen.get("init_mean"), chosen.get("init_std")) == (mean, std)
+    pp = runs.open_weights(str(folder)).data["pp"]
+    found = statistics.of_preprocessing(pp, "image")
+    np.testing.assert_allclose(found[0], mean or [0.5], atol=1e-5)
+    np.testing.assert_allclose(found[1], std or [0.5], atol=1e-5)

@@ -17,8 +17,10 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.data import statistics
 
 _KEPT = ("image", "label")
+_KEEP = "keep('image','label')"
 # By what a model has to see: what to say of a run of the other kind, and of one
 # without test data.
 _REFUSED = {
@@ -272,7 +274,8 @@ def open_weights(
 
   Returns:
     The model at its stored patch size. `pp` resizes to the images of which the
-    stored position embedding is; there is none where that is not stored.
+    stored position embedding is, and gives them the values of a run's own, or
+    those in [-1, 1]; there is none where that is not stored.
 
   Raises:
     ValueError, OSError: see `interop.describe` and `interop.load_params`, or
@@ -303,11 +306,24 @@ def open_weights(
     size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     channels = params["embedding"]["kernel"].shape[2]
     decode = "decode" if channels == 3 else f"decode({channels})"
-    data["pp"] = (
-      f"{decode}|resize({size})|value_range(-1,1)|keep('image','label')"
-    )
+    data["pp"] = f"{decode}|resize({size})|{_values(config)}|{_KEEP}"
   one = dials.from_config(None, model.patch_size)[0]
   return Run(config, model, params, one, data)
+
+
+def _values(config: Mapping[str, Any]) -> str:
+  """Returns the ops that give images the values that a model was trained on.
+
+  Args:
+    config: of a run; without data for weights of others, which take [-1, 1].
+  """
+  found = None
+  if "data" in config:
+    found = statistics.of_preprocessing(config["data"]["pp"], "image")
+  if found is None or np.allclose(found, 0.5, rtol=0, atol=1e-6):
+    return "value_range(-1,1)"
+  mean, std = (tuple(values.tolist()) for values in found)
+  return f"value_range(0,1)|standardize({mean},{std})"
 
 
 def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
