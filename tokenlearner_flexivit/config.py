@@ -162,7 +162,11 @@ def check_number(
 def check_list(value: Any, where: str) -> None:
   """Raises ValueError unless a value of a config is a list or a tuple."""
   if not isinstance(value, list | tuple):
-    raise ValueError(f"{where}={value!r} must be a list, such as ({value!r},).")
+    shown = (value,)
+    if isinstance(value, str):  # As the command line may give it: 3,all.
+      parts = [part.strip() for part in value.split(",")]
+      shown = tuple(int(p) if p.isdecimal() else p for p in parts)
+    raise ValueError(f"{where}={value!r} must be a list, such as {shown!r}.")
 
 
 def check_numbers(value: Any, where: str, interval: str) -> None:
