@@ -50,7 +50,7 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import interop, models, paths, workdir
+from tokenlearner_flexivit import interop, models, paths
 from tokenlearner_flexivit.data import folder, statistics
 from tokenlearner_flexivit.data import splits as split_names
 
@@ -163,10 +163,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def _statistics(described: interop.Description) -> tuple[Sequence[float], ...]:
   """Returns mean and std of the images in [0, 1] that weights expect."""
-  found = None
-  if described.container == "workdir":
-    data = workdir.read_config(described.path).get("data")
-    found = data and statistics.of_preprocessing(data["pp"], "image")
+  pp = interop.preprocessing(described.source)
+  found = None if pp is None else statistics.of_preprocessing(pp)
   if found is None:
     return described.input_mean, described.input_std
   return tuple(values.round(6).tolist() for values in found)

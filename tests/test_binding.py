@@ -6,6 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import safetensors.numpy
 from absl import flags
 from absl.testing import flagsaver
 
@@ -332,6 +333,11 @@ def test_weights_of_images_of_other_values_are_told(config, tmp_path, capsys):
   experiment_lib.Experiment(config)
   data = {"pp": "decode|value_range(0,1)|resize(12)"}
   run = {"model": {}, "data": data, "evals": {}}
+  (tmp_path / "checkpoints" / "2" / "state").mkdir(parents=True)
+  safetensors.numpy.save_file(
+    {"params/x": np.zeros(1)},
+    tmp_path / "checkpoints" / "2" / "state" / "state.safetensors",
+  )
   (tmp_path / "config.json").write_text(json.dumps(run))
   experiment_lib.Experiment(config)
   said = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """An experiment: what a config describes, built and checked."""
 
+import contextlib
 import functools
 import math
 import pathlib
@@ -21,7 +22,6 @@ from tokenlearner_flexivit import (
   parallel,
   progress,
   tasks,
-  workdir,
 )
 from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.data import statistics
@@ -266,14 +266,15 @@ class Experiment:
     for teacher in getattr(self.task, "teachers", ()):
       starts.append((f"{teacher.where}.init", teacher.source, teacher.image))
     for where, source, key in starts:
-      path = pathlib.Path(source or "").expanduser()
-      if source is None or not (path / workdir.CONFIG_FILE).is_file():
-        continue  # What is known of files is checked where they are loaded.
-      run = workdir.read_config(path)
-      if not {"model", "data", "evals"} <= run.keys():
-        continue  # Other libraries call theirs so, too.
-      input_there = models.MODELS[run["model"].get("name", "vit")].input
-      there = statistics.of_preprocessing(run["data"]["pp"], input_there)
+      # A run that is continued needs them no more.
+      if not (source and pathlib.Path(source).expanduser().exists()):
+        continue
+      pp = None
+      with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+        pp = interop.preprocessing(source)
+      if pp is None:
+        continue
+      there = statistics.of_preprocessing(pp)
       here = statistics.of_preprocessing(self.config["data"]["pp"], key)
       if there is None or here is None:
         continue

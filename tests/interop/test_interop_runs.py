@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import traverse_util
 
 from configs import transfer
@@ -279,3 +280,14 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     found = statistics.of_preprocessing(pp, "image")
     np.testing.assert_allclose(found[0], mean or [0.5], atol=1e-5)
     np.testing.assert_allclose(found[1], std or [0.5], atol=1e-5)
+
+
+def test_an_export_tells_its_preprocessing(tmp_path):
+  array = {"x": np.zeros(1, np.float32)}
+  for name, metadata, expected in (
+    ("export", {about.EXPORT_KEY: json.dumps({"pp": "decode"})}, "decode"),
+    ("weights", None, None),
+  ):
+    path = tmp_path / f"{name}.safetensors"
+    safetensors.numpy.save_file(array, path, metadata=metadata)
+    assert interop.preprocessing(path) == expected

@@ -306,20 +306,19 @@ def open_weights(
     size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     channels = params["embedding"]["kernel"].shape[2]
     decode = "decode" if channels == 3 else f"decode({channels})"
-    data["pp"] = f"{decode}|resize({size})|{_values(config)}|{_KEEP}"
+    data["pp"] = f"{decode}|resize({size})|{_values(source)}|{_KEEP}"
   one = dials.from_config(None, model.patch_size)[0]
   return Run(config, model, params, one, data)
 
 
-def _values(config: Mapping[str, Any]) -> str:
+def _values(source: str) -> str:
   """Returns the ops that give images the values that a model was trained on.
 
   Args:
-    config: of a run; without data for weights of others, which take [-1, 1].
+    source: of weights; those of others take [-1, 1].
   """
-  found = None
-  if "data" in config:
-    found = statistics.of_preprocessing(config["data"]["pp"], "image")
+  pp = interop.preprocessing(source)
+  found = None if pp is None else statistics.of_preprocessing(pp)
   if found is None or np.allclose(found, 0.5, rtol=0, atol=1e-6):
     return "value_range(-1,1)"
   mean, std = (tuple(values.tolist()) for values in found)

@@ -7,12 +7,15 @@ import numpy as np
 from tokenlearner_flexivit.data import label_ops, preprocess
 
 
-def of_preprocessing(pp: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+def of_preprocessing(
+  pp: str, key: str | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
   """Returns what a preprocessing subtracts from images and divides them by.
 
   Args:
     pp: the preprocessing string.
-    key: of the entry of the result.
+    key: of the entry of the result; None for "video" where there is one, and
+      else "image".
 
   Returns:
     Mean and standard deviation, each [1] or [C], of images in [0, 1]: 0.5 and
@@ -22,9 +25,13 @@ def of_preprocessing(pp: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
   Raises:
     ValueError: the string cannot be parsed.
   """
+  parsed = preprocess.parse(pp)
+  if key is None:
+    is_video = any("video" in (step.entries or ()) for step in parsed.steps)
+    key = "video" if is_video else "image"
   steps = [
     step
-    for step in preprocess.parse(pp).only(key).steps
+    for step in parsed.only(key).steps
     if step.on_device or step.fn is label_ops.copy
   ]
   entries = {key, *(entry for step in steps for entry in step.entries)}

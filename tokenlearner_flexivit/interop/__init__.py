@@ -13,6 +13,7 @@ from tokenlearner_flexivit.interop.description import (
   Description,
   class_names,
   describe,
+  preprocessing,
 )
 from tokenlearner_flexivit.interop.download import fetch
 from tokenlearner_flexivit.interop.formats import FORMATS
@@ -36,5 +37,6 @@ __all__ = [
   "inflate_kernel",
   "load_params",
   "load_params_and_report",
+  "preprocessing",
   "save_params",
 ]

@@ -200,6 +200,25 @@ def class_names(
   return None
 
 
+def preprocessing(
+  path: pathlib.Path, metadata: Mapping[str, str]
+) -> str | None:
+  """Returns the preprocessing string of a run or an export.
+
+  Args:
+    path: of the file or workdir.
+    metadata: of the file.
+
+  Returns:
+    None where there is none: files of weights alone know of none.
+  """
+  if path.is_dir() and (path / workdir_lib.CONFIG_FILE).is_file():
+    return (workdir_lib.read_config(path).get("data") or {}).get("pp")
+  if EXPORT_KEY in metadata:
+    return _json(metadata[EXPORT_KEY], path).get("pp")
+  return None
+
+
 def _of_run(path: pathlib.Path, leaves: Leaves) -> About:
   config = workdir_lib.read_config(path)
   if "model" not in config:
