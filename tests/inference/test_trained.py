@@ -239,7 +239,8 @@ def test_what_a_hub_publishes_is_loaded(run, tmp_path, monkeypatch):
   hub.hf_hub_download = download
   monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
   again = trained_lib.load("hf://ann/flowers@main")
-  assert asked == [("ann/flowers", "model.safetensors", "main")]
+  files = ("config.json", "model.safetensors")
+  assert asked == [("ann/flowers", file, "main") for file in files]
   assert again.describe() == trained.describe()
   address = (tmp_path / "model.safetensors").as_uri()
   monkeypatch.setenv("TLFV_CACHE", str(tmp_path / "cache"))
