@@ -3,12 +3,22 @@
 import pathlib
 import re
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+from tokenlearner_flexivit import experiment
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(
+  encoding="utf-8"
+)
 
 
 def code_after(heading: str, language: str) -> str:
   section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
   return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
+
+
+def test_the_config_describes_a_run():
+  names = {}
+  exec(code_after("A config", "python"), names)
+  experiment.Experiment(names["get_config"]())
 
 
 def test_the_modules_alone(capsys):
