@@ -38,12 +38,11 @@ those of big_vision's configs/transfer.py, found for AugReg's ViT-B/32 at 384 px
 is its default and 2,500 steps are ours. Its values are for training every
 layer alike: with `layer_decay` or `freeze` try larger learning rates.
 
-Images come in [-1, 1], as big_vision's models expect them. Where a config.json
-beside the weights tells that they expect others, `init_mean` and `init_std`
-say so, and the patch embedding absorbs the difference.
+Images come in [-1, 1], as big_vision's models expect them. Where a run's
+preprocessing, or a config.json beside the weights, tells that they expect
+others, `init_mean` and `init_std` say so, and the patch embedding absorbs the
+difference.
 """
-
-from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -51,7 +50,7 @@ import numpy as np
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, paths
-from tokenlearner_flexivit.data import folder, statistics
+from tokenlearner_flexivit.data import folder
 from tokenlearner_flexivit.data import splits as split_names
 
 # Steps, percentage of them for the warmup, learning rate.
@@ -123,7 +122,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         f"{c.init} is a model for videos; this config transfers models for"
         " images."
       )
-    mean, std = _statistics(described)
+    mean, std = described.input_mean, described.input_std
     if mean and {*mean, *std} != {0.5}:
       c.init_mean, c.init_std = mean, std
     c.init_fresh = ("head/",)  # Also where the classes are as many.
@@ -159,15 +158,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
-
-
-def _statistics(described: interop.Description) -> tuple[Sequence[float], ...]:
-  """Returns mean and std of the images in [0, 1] that weights expect."""
-  pp = interop.preprocessing(described.source)
-  found = None if pp is None else statistics.of_preprocessing(pp)
-  if found is None:
-    return described.input_mean, described.input_std
-  return tuple(values.round(6).tolist() for values in found)
 
 
 def patch_sizes(size: int) -> list[int]:

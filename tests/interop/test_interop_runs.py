@@ -270,10 +270,27 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
   section = f"init={folder},data=fake:60x60x3:4:16,size=60,patch_size=30"
   for values, mean, std in (
     ("value_range(-1,1)", None, None),
-    ("value_range(0,1)|standardize(0.3,0.2)", [0.3], [0.2]),
+    ("value_range(0,1)|standardize(0.3,0.2)", (0.3,), (0.2,)),
   ):
     config["data"]["pp"] = f"decode|{values}|keep('image','label')"
     (folder / "config.json").write_text(json.dumps(config))
+    described = interop.describe(folder)
+    model = models.create(**described.model)
+    shown = (
+      "minus 0.5, divided by 0.5" if mean is None else "minus 0.3, divided"
+    )
+    assert shown in str(described)
+    params, report = interop.load_params_and_report(folder, model)
+    assert ("minus [0.3], divided by [0.2]" in str(report)) == bool(mean)
+    teacher = distillation.Teacher.create(
+      described.model["num_classes"], "config.task.teachers.t", str(folder)
+    )
+    assert teacher.input_mean is None  # It sees what the run saw.
+    path = tmp_path / "a.safetensors"
+    cli.main(["convert", str(folder), str(path), "--format=native"])
+    both = params, interop.load_params(path, model)
+    same = np.array_equal(*(each["embedding"]["kernel"] for each in both))
+    assert same == (mean is None)  # What is written takes [-1, 1].
     chosen = transfer.get_config(f"{section},runlocal")
     assert (chosen.get("init_mean"), chosen.get("init_std")) == (mean, std)
     pp = runs.open_weights(str(folder)).data["pp"]

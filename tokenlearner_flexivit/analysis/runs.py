@@ -17,7 +17,6 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.data import statistics
 
 _KEPT = ("image", "label")
 _KEEP = "keep('image','label')"
@@ -306,22 +305,18 @@ def open_weights(
     size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     channels = params["embedding"]["kernel"].shape[2]
     decode = "decode" if channels == 3 else f"decode({channels})"
-    data["pp"] = f"{decode}|resize({size})|{_values(source)}|{_KEEP}"
+    as_given = input_mean is None and input_std is None
+    values = _values(described) if as_given else "value_range(-1,1)"
+    data["pp"] = f"{decode}|resize({size})|{values}|{_KEEP}"
   one = dials.from_config(None, model.patch_size)[0]
   return Run(config, model, params, one, data)
 
 
-def _values(source: str) -> str:
-  """Returns the ops that give images the values that a model was trained on.
-
-  Args:
-    source: of weights; those of others take [-1, 1].
-  """
-  pp = interop.preprocessing(source)
-  found = None if pp is None else statistics.of_preprocessing(pp)
-  if found is None or np.allclose(found, 0.5, rtol=0, atol=1e-6):
+def _values(described: interop.Description) -> str:
+  """Returns the ops that give images the values that a model was trained on."""
+  mean, std = described.input_mean, described.input_std
+  if mean is None or {*mean, *std} == {0.5}:
     return "value_range(-1,1)"
-  mean, std = (tuple(values.tolist()) for values in found)
   return f"value_range(0,1)|standardize({mean},{std})"
 
 

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
       type=arguments.numbers,
       metavar="R,G,B",
       help=f"{meaning} the images in [0, 1] that the weights expect; absorbed, "
-      "so that images in [-1, 1] can be given",
+      "so that images in [-1, 1] can be given; of a run known",
     )
   turn.add_argument(
     "--unused",
@@ -85,13 +85,17 @@ def _convert(args: argparse.Namespace) -> None:
     args.input, num_heads=args.num_heads, posemb_grid=args.posemb_grid
   )
   model = models.create(**description.model)
+  mean, std = args.input_mean, args.input_std
+  if description.format == "native" and mean is None and std is None:
+    # What is written tells nothing of the preprocessing of a run.
+    mean, std = description.input_mean, description.input_std
   params, report = load_params_and_report(
     args.input,
     model,
     dtype=None,
     posemb_grid=args.posemb_grid,
-    input_mean=args.input_mean,
-    input_std=args.input_std,
+    input_mean=mean,
+    input_std=std,
     unused=args.unused,
   )
   print(report)

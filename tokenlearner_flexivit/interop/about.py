@@ -5,6 +5,7 @@ images are expected. A run's config.json does, so does what this library writes
 into its own files, and so do timm's and Hugging Face's config.json.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from flax import linen as nn
 
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
 
@@ -83,7 +85,8 @@ class About:
     num_heads: attention heads.
     posemb_grid: (h, w) of the stored positions.
     cls_entry: whether the first position is that of the cls token.
-    input_mean: of images in [0, 1], per channel, that the model subtracts.
+    input_mean: of images in [0, 1], per channel, that the model subtracts; of
+      a run or an export by its preprocessing.
     input_std: per channel, that it divides by.
     differences: in words, what the file's library computes otherwise.
     unknown: in words, what nobody tells and the answers depend on.
@@ -105,7 +108,8 @@ class About:
     """Whether images in [-1, 1] are not what the model expects."""
     if self.input_mean is None or self.input_std is None:
       return False
-    return {*self.input_mean, *self.input_std} != {0.5}
+    values = (*self.input_mean, *self.input_std)
+    return any(abs(value - 0.5) > 1e-6 for value in values)
 
 
 def arguments(model: nn.Module) -> dict[str, Any] | None:
@@ -162,7 +166,10 @@ def read(
     return _of_run(path, leaves)
   if EXPORT_KEY in metadata:
     section = _json(metadata[EXPORT_KEY], path).get("model_section")
-    return _ours(dict(section or {}), str(path), "native")
+    pp = preprocessing(path, metadata)
+    return _ours(
+      dict(section or {}), str(path), "native", *_of_preprocessing(pp)
+    )
   if MODEL_KEY in metadata:
     noted = _json(metadata[MODEL_KEY], path)
     if noted["model"]:
@@ -230,10 +237,33 @@ def _of_run(path: pathlib.Path, leaves: Leaves) -> About:
   head = leaves.get("head/kernel")
   num_classes = head.shape[-1] if head else None
   section = {**config["model"], "num_classes": num_classes}
-  return _ours(section, str(path / workdir_lib.CONFIG_FILE), "native")
+  statistics_seen = _of_preprocessing(preprocessing(path, {}))
+  where = str(path / workdir_lib.CONFIG_FILE)
+  return _ours(section, where, "native", *statistics_seen)
 
 
-def _ours(section: dict[str, Any], where: str, format: str) -> About:
+def _of_preprocessing(pp: str | None):
+  """Returns mean and std of images that a string prepares; None if unknown."""
+  told = None
+  if pp is not None:
+    # Ops of a person's own need not be registered to read weights.
+    with contextlib.suppress(ValueError):
+      told = statistics.of_preprocessing(pp)
+  if told is None:
+    return None, None
+  # They are of float32, whose last digits are rounding.
+  return tuple(
+    tuple(float(f"{value:.6g}") for value in values) for values in told
+  )
+
+
+def _ours(
+  section: dict[str, Any],
+  where: str,
+  format: str,
+  input_mean: tuple[float, ...] | None = (0.5,),
+  input_std: tuple[float, ...] | None = (0.5,),
+) -> About:
   try:
     model = models.create(**section)
   except (TypeError, ValueError) as error:
@@ -251,8 +281,8 @@ def _ours(section: dict[str, Any], where: str, format: str) -> About:
     arguments(model),
     model.num_heads,
     grid,
-    input_mean=(0.5,),
-    input_std=(0.5,),
+    input_mean=input_mean,
+    input_std=input_std,
   )
 
 

@@ -46,7 +46,8 @@ class Description:
       file computes otherwise.
     arrays: (our name, shape, dtype) of every array.
     input_mean: of images in [0, 1], per channel, that the weights expect to be
-      subtracted; None if that is not known.
+      subtracted; None if that is not known. Of a run or an export by its
+      preprocessing.
     input_std: by which they expect them to be divided, likewise.
   """
 

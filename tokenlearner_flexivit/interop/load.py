@@ -136,8 +136,9 @@ def load_params_and_report(
     inflate: "central_frame" or "average", see `resize.inflate_kernel`.
     input_mean: of images in [0, 1], which the weights expect to be subtracted,
       per channel. It is absorbed, so that images in [-1, 1] can be given. None
-      means 0.5, as big_vision's do; where the file is known to expect another,
-      it must be given (0.5 leaves the weights as they are).
+      leaves the weights as they are, and so does 0.5, which big_vision's
+      expect. Where a file of others is known to expect another, it must be
+      given; of a run or an export that saw others, the report says which.
     input_std: by which they expect images to be divided, likewise.
     fresh: beginnings of names of the model that are initialised, whatever the
       file has.
@@ -175,6 +176,12 @@ def load_params_and_report(
         notes.append(
           "The patch embedding absorbed mean={}, std={}.".format(*statistics)
         )
+    elif known.other_statistics:
+      notes.append(
+        f"The weights are of images in [0, 1] minus {list(known.input_mean)}, "
+        f"divided by {list(known.input_std)}. Give images prepared so; or pass "
+        "these as input_mean= and input_std=, and give images in [-1, 1]."
+      )
     if input_mean is not None or input_std is not None:
       warnings = [w for w in warnings if not w.startswith("mean and std")]
     if isinstance(model, models.ViViTFactorised):
@@ -234,7 +241,8 @@ def _statistics(known, mean, std, path):
     ValueError: the file expects others, and the caller gives none.
   """
   if mean is None and std is None:
-    if known.other_statistics:
+    # A run may be continued with the images that it has seen.
+    if known.other_statistics and not known.model:
       raise ValueError(
         f"{path} expects images minus {list(known.input_mean)}, divided by"
         f" {list(known.input_std)}, as {known.where} says, not images in"

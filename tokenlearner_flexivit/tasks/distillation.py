@@ -88,7 +88,9 @@ class Teacher:
         for "image", for a model for videos "video".
       dtype: of its computation.
       input_mean: of images in [0, 1], per channel, that the weights expect to
-        be subtracted. Without `model`, None takes what the weights tell.
+        be subtracted; absorbed, so that it sees images in [-1, 1]. Without
+        `model`, None takes what weights of others tell; runs and exports of
+        this library then see images as they are.
       input_std: by which they expect them to be divided, likewise.
 
     Raises:
@@ -114,7 +116,9 @@ class Teacher:
       except ValueError as error:
         raise ValueError(f"{where}.init: {error}") from error
       arguments = described.model
-      if input_mean is None and input_std is None:
+      # A run sees what it was trained on, if that is what it is given.
+      others = described.format != "native"
+      if others and input_mean is None and input_std is None:
         input_mean, input_std = described.input_mean, described.input_std
     else:
       arguments = {"num_classes": num_classes, **model}
