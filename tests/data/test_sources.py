@@ -182,6 +182,9 @@ class Nested(tfds.core.GeneratorBasedBuilder):
       "label": tfds.features.ClassLabel(names=["a", "b"]),
       "maps": {"depth": image, "scale": tfds.features.Scalar(np.float32)},
       "objects": tfds.features.Sequence({"crop": image, "area": np.int64}),
+      "real_label": tfds.features.Sequence(
+        tfds.features.ClassLabel(names=["c", "d"])
+      ),
     }
     return tfds.core.DatasetInfo(
       builder=self, features=tfds.features.FeaturesDict(features)
@@ -205,6 +208,7 @@ class Nested(tfds.core.GeneratorBasedBuilder):
           "label": i % 2,
           "maps": {"depth": png(50 + i), "scale": 0.5},
           "objects": crops,
+          "real_label": [0] * (i % 2),
         },
       )
 
@@ -242,6 +246,18 @@ def test_images_inside_of_features_stay_encoded(built):
   assert source.labels("id").tolist() == [
     int(source[i]["dataset_id"]) for i in range(5)
   ]
+
+
+def test_names_of_several_classes_are_known(built):
+  config = {
+    "name": "nested:1.0.0",
+    "split": "train",
+    "data_dir": built,
+    "pp": "onehot(2,'real_label')|copy('real_label','label')",
+  }
+  source = data.open_source(config)
+  assert data.classes(config, source) == (2, ["c", "d"])
+  assert source.classes() == (2, ["a", "b"])
 
 
 def test_corrupt_examples_are_named_by_files_whatever_is_read(built):

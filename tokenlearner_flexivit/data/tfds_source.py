@@ -106,9 +106,9 @@ class TfdsSource(sources.Source):
       )
     known = self._features = dict(builder.info.features.items())
     self.value_names = {
-      key: feature.names
+      key: one.names
       for key, feature in known.items()
-      if isinstance(feature, tfds.features.ClassLabel)
+      if isinstance(one := _element(feature), tfds.features.ClassLabel)
     }
     if features is None:
       self._parse = dict
@@ -123,10 +123,8 @@ class TfdsSource(sources.Source):
         tfds.features.FeaturesDict(known).deserialize_example_np,
         decoders=encoded_features.decoders(known),
       )
-    label = known.get("label")
-    is_sequence = isinstance(label, tfds.features.Sequence)
-    if is_sequence:
-      label = label.feature
+    is_sequence = isinstance(known.get("label"), tfds.features.Sequence)
+    label = _element(known.get("label"))
     self._has_classes = isinstance(label, tfds.features.ClassLabel)
     if self._has_classes:
       self.has_several = is_sequence
@@ -219,6 +217,12 @@ class TfdsSource(sources.Source):
     if isinstance(file_name, bytes):
       file_name = file_name.decode(errors="replace")
     return f"example {index}, {file_name}"
+
+
+def _element(feature: Any) -> Any:
+  """Returns what a sequence is of, or the feature itself."""
+  is_sequence = isinstance(feature, tfds.features.Sequence)
+  return feature.feature if is_sequence else feature
 
 
 def _choose(
