@@ -59,6 +59,17 @@ def test_all_forms_of_an_image_are_the_same(tmp_path):
   assert len(images.listed(iter(forms[:2]))) == 2
 
 
+def test_links_to_folders_are_followed(tmp_path):
+  (tmp_path / "real").mkdir()
+  (tmp_path / "real" / "1.JPG").touch()
+  (tmp_path / "real" / "round").symlink_to(tmp_path)
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  (folder / "a").symlink_to(tmp_path / "real")
+  (folder / "b").symlink_to(folder)
+  assert images.files(folder) == [str(folder / "a" / "1.JPG")]
+
+
 def test_a_rotated_photo_stands_upright():
   exif = Image.Exif()
   exif[0x0112] = 6  # The camera was held so that the top is at the right.

@@ -57,8 +57,9 @@ def files(
 ) -> list[str]:
   """Returns the image files in a folder and in those below it, in order.
 
-  Hidden ones are left out, what operating systems leave behind (see
-  `data.splits.is_hidden`), and whatever has not the ending of an image.
+  Links to folders are followed, as where a model is trained. Hidden files are
+  left out, what operating systems leave behind (see `data.splits.is_hidden`),
+  and whatever has not the ending of an image.
 
   Args:
     folder: that is there.
@@ -67,19 +68,27 @@ def files(
   Raises:
     ValueError: there are none.
   """
-  known = []
-  for parent, names, files_there in os.walk(folder):
-    names[:] = sorted(name for name in names if not splits.is_hidden(name))
-    known += [
-      os.path.join(parent, name)
-      for name in sorted(files_there)
-      if name.lower().endswith(extensions) and not splits.is_hidden(name)
-    ]
+  known = _walk(os.fspath(folder), extensions)
   if not known:
     raise ValueError(
       f"The folder {folder} holds none of what the model sees "
       f"({', '.join(extensions)})."
     )
+  return known
+
+
+def _walk(
+  folder: str, extensions: tuple[str, ...], above: tuple[str, ...] = ()
+) -> list[str]:
+  """Returns what `files` does; `above` are the folders that it is in."""
+  above = (*above, os.path.realpath(folder))
+  names = {True: [], False: []}
+  for entry in splits.visible(folder):
+    names[entry.is_dir()].append(os.path.join(folder, entry.name))
+  known = [name for name in names[False] if name.lower().endswith(extensions)]
+  for name in names[True]:
+    if os.path.realpath(name) not in above:  # Such a link would never end.
+      known += _walk(name, extensions, above)
   return known
 
 
