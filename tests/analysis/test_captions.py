@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import captions, overlay, runs
+from tokenlearner_flexivit import data, dials
+from tokenlearner_flexivit.analysis import captions, overlay
 
 
 @pytest.fixture
 def names(monkeypatch):
-  known = {"label": ["cat", "a very long-winded name"]}
-  monkeypatch.setattr(runs, "value_names", lambda data, keys: known)
+  known = ["cat", "a very long-winded name"]
+  monkeypatch.setattr(data, "open_source", lambda data: None)
+  monkeypatch.setattr(data, "classes", lambda data, source: (2, known))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,23 @@ def names(monkeypatch):
 )
 def test_images_are_named_by_their_classes(names, labels, expected):
   assert captions.label_names({}, {"label": labels}) == expected
+
+
+def test_names_are_those_of_the_label_that_is_left(monkeypatch):
+  class Two(data.Source):
+    num_classes, class_names = 2, ["disc", "star"]
+    value_names = {"texture": ["dots", "lines"]}  # noqa: RUF012
+
+    def __len__(self):
+      return 1
+
+    def __getitem__(self, index):
+      return {}
+
+  monkeypatch.setattr(data, "open_source", lambda data: Two())
+  batch = {"label": np.int32([1])}
+  for pp, expected in (("", "star"), ("copy('texture','label')", "lines")):
+    assert captions.label_names({"pp": pp}, batch) == [expected]
 
 
 def test_images_without_labels_have_no_names():

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import runs
 
@@ -37,7 +38,8 @@ def label_names(
   size = len(next(iter(batch.values())))
   if "label" not in batch:
     return [""] * size
-  names = runs.value_names(data_config, ("label",)).get("label")
+  # The preprocessing may make the label of another entry.
+  _, names = data_lib.classes(data_config, data_lib.open_source(data_config))
   labels = np.asarray(batch["label"])
   classes = labels[:, None].tolist()
   if labels.ndim == 2:
