@@ -14,3 +14,8 @@ def test_numbers_are_aligned_right_and_text_left():
     "| ViT      | 100 % |            |",
     "| 8 tokens |   9 % | -1.0 ± 0.5 |",
   ]
+
+
+def test_bars_in_cells_begin_no_column():
+  rows = [{"class": "a|b", "share": "1"}]
+  assert r"| a\|b  |" in table.markdown(rows)

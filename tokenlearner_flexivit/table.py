@@ -10,10 +10,13 @@ _NUMBER = re.compile(r"[-+]?\d|$")
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
   """Formats rows, dicts of equal keys, which become the columns.
 
-  Columns of nothing but numbers, perhaps with units, are right-aligned.
+  Columns of nothing but numbers, perhaps with units, are right-aligned. A "|"
+  in a cell, as in a class's name, begins no column.
   """
   columns = list(rows[0])
-  cells = [[str(row[column]) for row in rows] for column in columns]
+  cells = [
+    [str(row[column]).replace("|", "\\|") for row in rows] for column in columns
+  ]
   lines = [[] for _ in range(len(rows) + 2)]
   for column, values in zip(columns, cells, strict=True):
     width = max(map(len, [column, *values]))

@@ -380,10 +380,19 @@ def test_bad_names(tmp_path, options):
     open_folder(tmp_path, tmp_path, options=options)
 
 
+def test_a_path_may_have_question_marks():
+  for path in ("/what?", "/what?/clips", "/what/clips"):
+    for options in ("", "?fps=5&size=9"):
+      name = f"video_folder:{path}{options}"
+      assert video_folder.parse_name(name)[0] == path
+      assert video_folder.local_name(name) == name
+
+
 def test_rate_and_size_by_the_name_of_a_dataset():
   for name, expected in (
     ("video_folder:/clips", (25, 256)),
     ("video_folder:/clips?fps=5", (5, 256)),
+    ("video_folder:/what?/clips?fps=5", (5, 256)),
     ("video_folder/my-9fps-8px-clips-12.5fps-128px-0a1b:2.0.0", (12.5, 128)),
     ("ucf101", (25, 256)),
   ):

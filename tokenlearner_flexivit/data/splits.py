@@ -323,6 +323,16 @@ def _holds_examples(
   )
 
 
+def split_options(name: str) -> tuple[str, str]:
+  """Returns the path and the options of a name "PATH?KEY=VALUE&KEY=VALUE".
+
+  A "?" at the end of a folder's name is one of the path.
+  """
+  path, _, options = name.rpartition("?")
+  is_path = not path or not options or "/" in options
+  return (name, "") if is_path else (path, options)
+
+
 def describe(config: Mapping[str, Any]) -> list[str]:
   """Returns a line per folder of data that says which of its splits are read.
 
@@ -348,7 +358,7 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   if not kind.endswith("folder"):
     return ""
   if kind == "video_folder":
-    path = path.partition("?")[0]
+    path, _ = split_options(path)
   root = paths.local(path, kind)
   if not root.is_dir():
     return ""

@@ -208,7 +208,7 @@ def _read_about(name: str, folder: pathlib.Path) -> dict[str, Any]:
 
 def parse_name(name: str) -> tuple[str, float, int]:
   """Returns the path, the frames per second and the size in a dataset name."""
-  path, _, query = name.removeprefix("video_folder:").partition("?")
+  path, query = splits.split_options(name.removeprefix("video_folder:"))
   low, high = video_file.FPS_RANGE
   try:
     options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
@@ -229,8 +229,9 @@ def parse_name(name: str) -> tuple[str, float, int]:
 def local_name(name: str) -> str:
   """Returns a dataset name with a leading `~` of its path expanded."""
   path, *_ = parse_name(name)
-  _, mark, query = name.partition("?")
-  return f"video_folder:{paths.local(path, 'video_folder:')}{mark}{query}"
+  _, query = splits.split_options(name)
+  query = query and f"?{query}"
+  return f"video_folder:{paths.local(path, 'video_folder:')}{query}"
 
 
 def folder_exists(name: str) -> bool:
