@@ -40,7 +40,7 @@ def results(parts):
 
 
 def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
-  written = report.write(parts, tmp_path, PARAMS, results(parts))
+  written = report.write(parts, tmp_path, PARAMS, results(parts), 4)
   assert written == json.loads((tmp_path / "report.json").read_bytes())
   assert (written["headline"], written["num_examples"]) == ("accuracy", 21)
   assert written["num_params"] == 6
@@ -49,6 +49,32 @@ def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
     assert "| 95 % interval |" in shown
     assert shown.count("|  45.4 to 82.8 |") == 3
   assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10
+
+
+def test_a_report_is_of_the_steps_that_its_weights_have_seen(parts, tmp_path):
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"step": 2, "train_seconds": 1.5}\n{"step": 4, "train_seconds": 3.0}\n'
+  )
+  written = report.write(parts, tmp_path, PARAMS, results(parts), 3)
+  assert written["train"] == {"steps": 3, "seconds": 1.5}
+
+
+def test_a_report_is_of_the_evaluation_that_suits_the_training(parts, tmp_path):
+  test, evaluator = parts.config["evals"]["test"], parts.evaluators["test"]
+  parts.config["data"]["name"] = test["data"]["name"]
+  for name, changes in (
+    ("a_few_held_out", {"split": "train[90%:]"}),
+    ("another", {"name": "fake:12x12x3:5:9"}),
+  ):
+    data = {**test["data"], **changes}
+    parts.config["evals"][name] = {**test, "data": data}
+    parts.evaluators[name] = evaluator
+  all_results = dict(sorted(results(parts).items()))
+  written = report.write(parts, tmp_path, PARAMS, all_results, 4)
+  assert written["evaluation"] == "test"
+  del all_results["test"]
+  written = report.write(parts, tmp_path, PARAMS, all_results, 4)
+  assert written["evaluation"] == "a_few_held_out"
 
 
 def test_tables_are_said_whatever_cannot_be_written(
@@ -60,7 +86,7 @@ def test_tables_are_said_whatever_cannot_be_written(
   monkeypatch.setattr(curve, "draw", full)
   (tmp_path / "report.json.partial").mkdir()  # Also stops root.
   with pytest.raises(OSError, match="could not be written") as error:
-    report.write(parts, tmp_path, PARAMS, results(parts))
+    report.write(parts, tmp_path, PARAMS, results(parts), 4)
   assert "report.json (Is a directory), patch_sizes.png (No sp" in str(
     error.value
   )

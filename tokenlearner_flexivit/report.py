@@ -235,20 +235,23 @@ def write(
   workdir: pathlib.Path,
   params: Any,
   results: dict[str, dict[str, float]],
+  step: int,
 ) -> dict[str, Any] | None:
   """Prints the tables; writes report.md, report.json and pictures.
 
   The picture is patch_sizes.png, or plane.png where there are several numbers
   of learned tokens.
 
-  The first evaluator of accuracy, or just the first, is the report's; others
-  get a table each, and a place in its rows of report.json.
+  One evaluator is the report's: of accuracy, on the dataset of the training, on
+  another split of it, as far as there are such. Others get a table each, and a
+  place in its rows of report.json.
 
   Args:
     experiment: the run.
     workdir: gets the files.
     params: the evaluated parameters, replicated.
     results: metrics by evaluator and name.
+    step: of the training, that the parameters are of.
 
   Returns:
     What report.json holds, or None if the config has no evaluator.
@@ -271,7 +274,7 @@ def write(
     if (rows := other_rows(experiment, name, values))
   }
   sections = _say_tables(experiment, tables, others)
-  report = _content(experiment, workdir, params, tables, others)
+  report = _content(experiment, workdir, params, tables, others, step)
   problems = []
 
   def attempt(what: str, write: Callable[[pathlib.Path], Any]) -> bool:
@@ -321,17 +324,28 @@ def _content(
   params: Any,
   tables: dict[str, list[Row]],
   others: dict[str, list[Row]],
+  step: int,
 ) -> dict[str, Any]:
   """Returns what report.json holds."""
-  log = [r for r in metric_log.read(workdir) if "train_seconds" in r]
-  # A ConfigDict sorts its keys: no name may push the accuracy aside.
-  first = min(
-    tables,
-    key=lambda n: (
-      experiment.evaluators[n].headline != "accuracy",
-      n in others,  # Ensembles after plain accuracy.
-    ),
-  )
+  seconds = [
+    record["train_seconds"]
+    for record in metric_log.read(workdir)
+    if "train_seconds" in record and record["step"] <= step
+  ]
+  trained_on = experiment.config["data"]
+
+  def rank(name: str) -> tuple[bool, ...]:
+    """Returns what counts before the name: a ConfigDict sorts its keys."""
+    data = experiment.config["evals"][name]["data"]
+    return (
+      experiment.evaluators[name].headline != "accuracy",
+      name in others,  # Ensembles after plain accuracy.
+      data["name"] != trained_on["name"],
+      # After others what is held out of the split that is trained on.
+      _base(data.get("split")) == _base(trained_on["split"]),
+    )
+
+  first = min(tables, key=rank)
   evaluator = experiment.evaluators[first]
   return {
     "evaluation": first,
@@ -342,14 +356,19 @@ def _content(
     "evals": tables,
     "others": others,  # Of what is no setting: teachers, ensembles.
     "train": {
-      "steps": log[-1]["step"] if log else 0,
-      "seconds": log[-1]["train_seconds"] if log else 0.0,
+      "steps": step,
+      "seconds": seconds[-1] if seconds else 0.0,
     },
     "num_params": sum(x.size for x in jax.tree.leaves(params)),
     "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "date": time.strftime("%Y-%m-%d"),
     "config": experiment.config,
   }
+
+
+def _base(split: str | None) -> str | None:
+  """Returns the name of a split that may be sliced."""
+  return None if split is None else split.partition("[")[0]
 
 
 def _draw(

@@ -77,9 +77,9 @@ def train_and_evaluate(
   checkpoint_every = experiment.steps("checkpoint", default=1000)
   eval_every = {
     name: experiment.steps(
-      "eval", default=experiment.steps("eval", total_steps), section=section
+      "eval", default=experiment.steps("eval", total_steps), evaluation=name
     )
-    for name, section in config["evals"].items()
+    for name in config["evals"]
   }
   shapes, runs = experiment.init_shapes(), task.model.scanned_runs
   stacked = jax.eval_shape(lambda tree: stacking.stack(tree, runs), shapes)
@@ -224,7 +224,7 @@ def train_and_evaluate(
 
     # ---- The report ----------------------------------------------------------
     with workdir_lib.together():
-      report.write(experiment, workdir, state.eval_params, results)
+      report.write(experiment, workdir, state.eval_params, results, total_steps)
     # Blocks on the host are views of the stacks, not a second state.
     state = stacking.unstack(jax.device_get(state)) if runs else state
   return state, log.history
@@ -270,7 +270,7 @@ def evaluate(
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)
   with workdir_lib.together():
-    report.write(experiment, workdir, params, results)
+    report.write(experiment, workdir, params, results, step)
   return results
 
 
