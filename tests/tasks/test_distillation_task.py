@@ -264,6 +264,16 @@ def test_devices_share_teachers(config, tmp_path):
       r"prof.image=\['large'\] must be a string",
     ),
     (
+      dict(teachers={"prof": TEACHER | {"input_mean": [0.4]}}),
+      r"prof\.input_mean=\[0\.4\] .*prof\.init expect, which is None",
+    ),
+    (
+      dict(
+        teachers={"prof": TEACHER | {"model": MODEL | {"dtype": "bfloat16"}}}
+      ),
+      r"prof\.dtype='float32', but .*prof\.model\.dtype='bfloat16'",
+    ),
+    (
       dict(teachers={"prof": TEACHER | {"input_mean": 0.5}}),
       "prof.input_mean=0.5 must be a list",
     ),
@@ -303,6 +313,23 @@ def test_image_that_the_teacher_cannot_cut(config):
   message = r"teachers\.prof, which sees 'image' .*7x7 does not divide"
   with pytest.raises(ValueError, match=message):
     experiment.Experiment(config)
+
+
+def test_a_teacher_computes_as_its_model_says():
+  for section, dtype in (
+    ({"model": MODEL}, "bfloat16"),
+    ({"model": MODEL | {"dtype": "float32"}}, "float32"),
+  ):
+    (teacher,) = make_task({"prof": section}).teachers
+    assert teacher.model.dtype == dtype
+
+
+def test_a_teacher_of_images_of_other_channels():
+  task = make_task()
+  (teacher,), (weights,) = task.teachers, task.constants()
+  message = r"teachers\.prof, which sees 'image' \[12, 12, 1\].*channels"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(teacher.logits, weights, jnp.zeros((2, 12, 12, 1)))
 
 
 def test_teacher_without_all_its_weights(tmp_path):

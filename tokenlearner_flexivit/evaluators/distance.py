@@ -161,6 +161,11 @@ class Evaluator(base.Evaluator):
     self._own_weights = None
     if teachers is not None:
       self._own_weights = tuple(teacher.load() for teacher in self._teachers)
+      for teacher, weights in zip(
+        self._teachers, self._own_weights, strict=True
+      ):
+        seen = self._images.example[teacher.image][None]
+        jax.eval_shape(teacher.logits, weights, seen)  # That it fits.
     self._logits = self._logits_programs()
     # The function keeps the teachers, so no others get their ids.
     self._ask = self._program(

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -70,7 +71,7 @@ class Teacher:
     patch_size: Any = None,
     num_tokens: int | None = None,
     image: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     input_mean: Sequence[float] | None = None,
     input_std: Sequence[float] | None = None,
   ) -> "Teacher":
@@ -86,7 +87,7 @@ class Teacher:
       num_tokens: its learned tokens; None for all it has.
       image: the entry of an example that has the teacher's resolution; None
         for "image", for a model for videos "video".
-      dtype: of its computation.
+      dtype: of its computation; None for that of `model`, or "bfloat16".
       input_mean: of images in [0, 1], per channel, that the weights expect to
         be subtracted; absorbed, so that it sees images in [-1, 1]. Without
         `model`, None takes what weights of others tell; runs and exports of
@@ -108,6 +109,11 @@ class Teacher:
     ):
       if numbers is not None:
         configuration.check_numbers(numbers, f"{where}.{key}", interval)
+        if init is None:
+          raise ValueError(
+            f"{where}.{key}={numbers!r} is of the images that the weights of "
+            f"{where}.init expect, which is None."
+          )
     if not isinstance(model, Mapping | None):
       raise ValueError(f"{where}.model={model!r} must be like config.model.")
     if model is None:
@@ -122,7 +128,13 @@ class Teacher:
         input_mean, input_std = described.input_mean, described.input_std
     else:
       arguments = {"num_classes": num_classes, **model}
-    arguments = {**arguments, "dtype": dtype}
+      dtype = dtype or model.get("dtype")
+      if dtype != (model.get("dtype") or dtype):
+        raise ValueError(
+          f"{where}.dtype={dtype!r}, but {where}.model.dtype="
+          f"{model['dtype']!r}. Keep one."
+        )
+    arguments = {**arguments, "dtype": dtype or "bfloat16"}
     if not arguments["num_classes"]:
       raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
     if arguments["num_classes"] != num_classes:
@@ -179,12 +191,22 @@ class Teacher:
     return params
 
   def logits(self, params: Any, images: jax.Array) -> jax.Array:
-    """Returns the answers, float32 [B, C]; to several views their mean."""
+    """Returns the answers, float32 [B, C]; to several views their mean.
+
+    Raises:
+      ValueError: the weights are for images of other channels.
+    """
 
     def answer(images: jax.Array) -> jax.Array:
-      logits, _ = self.model.apply(
-        {"params": params}, images, **self.setting._asdict(), train=False
-      )
+      try:
+        logits, _ = self.model.apply(
+          {"params": params}, images, **self.setting._asdict(), train=False
+        )
+      except flax.errors.ScopeParamShapeError as error:
+        raise ValueError(
+          f"{self.where}, which sees {self.image!r} {list(images.shape[1:])}, "
+          f"has weights for others, such as of other channels: {error}"
+        ) from error
       return logits.astype(jnp.float32)
 
     return views.average(answer, images, self.model)
