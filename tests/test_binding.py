@@ -298,7 +298,8 @@ def test_blocks_in_a_loop_are_evaluated_in_stacks(config, tmp_path):
   write_untrained(run, tmp_path)
   names = []
 
-  def look(experiment, workdir, params, results):
+  def look(experiment, workdir, params, results, step):
+    assert step == 0
     names.extend(params["Transformer"])
 
   with pytest.MonkeyPatch.context() as patch:
@@ -346,3 +347,11 @@ def test_weights_of_images_of_other_values_are_told(config, tmp_path, capsys):
   (tmp_path / "config.json").write_text(json.dumps(run))
   experiment_lib.Experiment(config)
   assert "WARNING" not in capsys.readouterr().out
+
+
+def test_evaluations_on_images_of_other_values_are_told(config, capsys):
+  config.evals.test.data.pp = "decode|value_range(0,1)|keep('image','label')"
+  experiment_lib.Experiment(config)
+  said = capsys.readouterr().out
+  assert "WARNING: images of config.evals.test.data.pp are in [0, 1]" in said
+  assert "minus [0.0], divided by [1.0], but those of config.data.pp" in said

@@ -93,6 +93,12 @@ def test_sgd_first_step_and_mask():
   )
 
 
+def test_no_pattern_is_no_decay():
+  section = dict(name="sgd", lr=0.1, schedule=dict(name="constant"), decay=())
+  updates = step(create(weight_decay=0.5, **section)[0])
+  np.testing.assert_allclose(updates["kernel"], -0.3, rtol=1e-6)
+
+
 def test_clipping_scales_to_the_norm():
   section = dict(name="sgd", lr=1.0, schedule=dict(name="constant"))
   clipped = step(create(grad_clip_norm=1.0, **section)[0])

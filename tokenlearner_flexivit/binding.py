@@ -203,7 +203,7 @@ def _check_bound(
     )
   if renamed := [*renamed, *_other_evaluations(about_before, about_data)]:
     raise ValueError(
-      f"--workdir={workdir} has results of other evaluations under these names "
+      f"--workdir={workdir} holds a run with other evaluations of these names "
       f"(there -> now):{_lines(renamed)}\nGive a changed evaluation another "
       "name in config.evals, so that its results do not mix with the earlier "
       "ones."

@@ -253,14 +253,15 @@ def from_config(
   configuration.check_keys(
     section, ("patch_size", "num_tokens", *switches, "dispatch"), "config.flexi"
   )
+  sizes = section.get("patch_size")
   patch_size = _dial(
-    section.get("patch_size") or {"values": (default,)},
+    {"values": (default,)} if sizes is None else sizes,
     as_patch_size,
     "config.flexi.patch_size",
     total_steps,
   )
   num_tokens = Dial()
-  if section.get("num_tokens"):
+  if section.get("num_tokens") is not None:
     num_tokens = _dial(
       section["num_tokens"],
       as_num_tokens,

@@ -175,6 +175,7 @@ class Experiment:
       )
       for name, section in config["evals"].items()
     }
+    self._check_evaluated_images()
     about_data["evals"] = {
       name: [
         {"num_examples": len(source), "digest": source.digest()}
@@ -274,19 +275,34 @@ class Experiment:
         pp = interop.preprocessing(source)
       if pp is None:
         continue
-      there = statistics.of_preprocessing(pp)
-      here = statistics.of_preprocessing(self.config["data"]["pp"], key)
-      if there is None or here is None:
-        continue
-      if not all(map(functools.partial(np.allclose, atol=1e-3), there, here)):
-        shown = [
-          "minus {}, divided by {}".format(*(x.round(4).tolist() for x in pair))
-          for pair in (there, here)
-        ]
+      if differ := statistics.differ(pp, self.config["data"]["pp"], key):
         progress.say(
-          f"WARNING: {where}={source} was trained on images in [0, 1] "
-          f"{shown[0]}, but {key!r} of config.data.pp is {shown[1]}. Give both "
-          "the same value_range and standardize."
+          f"WARNING: {where}={source} was trained on images {differ[0]}, but "
+          f"{key!r} of config.data.pp is {differ[1]}. Give both the same "
+          "value_range and standardize."
+        )
+
+  def _check_evaluated_images(self) -> None:
+    """Raises ValueError for images of other channels than those of training.
+
+    Warns of other values, which the model has never seen.
+    """
+    config, channels = self.config, self.image_shape[-1]
+    for name, evaluator in self.evaluators.items():
+      where = f"config.evals.{name}.data.pp"
+      if evaluator.image_shape[-1] != channels:
+        raise ValueError(
+          f"{where} gives images of {evaluator.image_shape[-1]} channels, but "
+          f"the model is trained on {channels}. Give both the same."
+        )
+      pp = config["evals"][name]["data"]["pp"]
+      if differ := statistics.differ(
+        pp, config["data"]["pp"], self.task.model.input
+      ):
+        progress.say(
+          f"WARNING: images of {where} are {differ[0]}, but those of "
+          f"config.data.pp are {differ[1]}. Give both the same value_range and "
+          "standardize."
         )
 
   @property
@@ -295,29 +311,33 @@ class Experiment:
     return self.about_data.get("num_examples") or len(self.source)
 
   def steps(
-    self, name: str, default: int | None = None, section: Any = None
+    self, name: str, default: int | None = None, evaluation: str | None = None
   ) -> int:
     """Resolves a duration of the config to steps.
 
     Args:
       name: "total", "log", "eval" or "checkpoint".
       default: the answer if the config is silent; None if it must not be.
-      section: where to look, if not at the top of the config.
+      evaluation: of `config.evals`, whose own duration is asked for.
 
     Raises:
       ValueError: the duration is missing, given twice, or below one step.
     """
+    where, section = "config", self.config
+    if evaluation is not None:
+      where = f"config.evals.{evaluation}"
+      section = self.config["evals"][evaluation]
     number = configuration.steps(
-      self.config if section is None else section,
+      section,
       name,
-      "config",
+      where,
       batch_size=self.config["batch_size"],
       num_examples=self._num_examples,
       default=default,
     )
     if not number:
       spelled = ", ".join(configuration.duration_keys(name))
-      raise ValueError(f"config needs one of {spelled}, above 0.")
+      raise ValueError(f"{where} needs one of {spelled}, above 0.")
     return number
 
   def init_shapes(self) -> Any:
@@ -412,6 +432,12 @@ def _check_values(config: Mapping[str, Any]) -> None:
     raise ValueError(
       f"config.init_fresh={fresh!r} must be a list of names or of beginnings "
       "of names, such as ('head/',)."
+    )
+  if init is None and (fresh or config["init_inflate"] == "average"):
+    key = "init_fresh" if fresh else "init_inflate"
+    raise ValueError(
+      f"config.{key}={config[key]!r} is about the weights of config.init, "
+      "which is None. Leave it out, or name weights."
     )
   for key, interval in (("init_mean", "(-inf, inf)"), ("init_std", "(0, inf)")):
     if config[key] is None:

@@ -350,7 +350,8 @@ def create(
     arguments.pop("freeze", None),
     model,
   )
-  mask = decay_mask(params, arguments.pop("decay", None) or DECAYED)
+  decay = arguments.pop("decay", None)
+  mask = decay_mask(params, DECAYED if decay is None else decay)
   optimizer = configuration.call(
     function, arguments, where, schedule=schedule, mask=mask
   )

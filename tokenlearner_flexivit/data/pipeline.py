@@ -168,6 +168,11 @@ class _Settings:
         f"{where}.features={self.features!r} is for TFDS datasets; "
         f"{self.name!r} has no more than is used. Leave it out."
       )
+    if self.data_dir is not None and not (is_tfds or is_video_folder):
+      raise ValueError(
+        f"{where}.data_dir={self.data_dir!r} is where prepared datasets are; "
+        f"{self.name!r} needs none. Leave it out."
+      )
     if self.name.startswith("folder:"):
       source = FolderSource(self.name.removeprefix("folder:"), self.split)
     elif self.name.split(":")[0] == "fake":

@@ -47,6 +47,35 @@ def of_preprocessing(
   return None
 
 
+def differ(
+  pp: str, other: str, key: str | None = None
+) -> tuple[str, str] | None:
+  """Returns in words what two preprocessings subtract from images, divide by.
+
+  None where both do the same, or where that is not known.
+
+  Args:
+    pp: a preprocessing string.
+    other: another one.
+    key: of the entry of its result, see `of_preprocessing`.
+
+  Raises:
+    ValueError: a string cannot be parsed.
+  """
+  both = of_preprocessing(pp), of_preprocessing(other, key)
+  if None in both or all(
+    np.allclose(*values, atol=1e-3) for values in zip(*both, strict=True)
+  ):
+    return None
+  first, second = (
+    "in [0, 1] minus {}, divided by {}".format(
+      *(x.round(4).tolist() for x in pair)
+    )
+    for pair in both
+  )
+  return first, second
+
+
 def _apply(
   steps: list[preprocess.Step], example: preprocess.Example
 ) -> preprocess.Example:
