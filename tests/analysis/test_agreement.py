@@ -220,6 +220,10 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
   ]
   assert len(found["ensembles"]) == 4  # Three pairs, and all.
   assert sum(found["kinds"].values()) == found["examples"] == 21
+  command("--attribute=label", "--num_images=21", "--batch_size=7")
+  found = json.loads(picture.with_suffix(".json").read_text())
+  (by_label,) = found["attributes"]
+  assert by_label["attribute"] == "label" and len(by_label["parts"]) > 1
   for arguments, words in (
     (["--attribute=scale"], "no number 'scale'.* have label, id"),
     (["--patch_sizes=6"], "at least two"),

@@ -144,6 +144,8 @@ def test_meanings_of_values():
   data = {"name": "digits", "split": "test"}
   found = runs.value_names(data, ["label", "id"])
   assert found == {"label": [str(i) for i in range(10)]}
+  renamed = {**data, "pp": "copy('kind','label')"}
+  assert runs.value_names(renamed, ["label"]) == {}
   data["name"] = "fake:4x4x3:2"
   assert runs.value_names(data, ["label"]) == {}
 

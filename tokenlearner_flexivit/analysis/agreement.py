@@ -362,27 +362,30 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     opened = command.open_run(args)
     attributes = [args.attribute] if args.attribute else []
+    # The label that answers are compared with is there anyway; the dataset's
+    # own may be another.
+    others = [name for name in attributes if name != "label"]
 
     def batches():
       number = 0
       for batch in runs.read_batches(
-        opened.data, args.num_images, args.batch_size, attributes
+        opened.data, args.num_images, args.batch_size, others
       ):
         opened.check(batch["image"])
         yield batch
         number += len(batch["image"])
         progress.say(f"{number} images")
 
-    found = summary(
-      answer(
-        opened.model,
-        opened.params,
-        batches(),
-        opened.settings,
-        link_of(opened.config),
-      ),
-      runs.value_names(opened.data, attributes),
+    answers = answer(
+      opened.model,
+      opened.params,
+      batches(),
+      opened.settings,
+      link_of(opened.config),
     )
+    if attributes != others:
+      answers = answers._replace(attributes={"label": answers.labels})
+    found = summary(answers, runs.value_names(opened.data, attributes))
     agreement_figure.draw(found).savefig(args.output, dpi=150)
     numbers = command.write_numbers(args.output, found)
   print(f"Answers to {found['examples']} images: {args.output}, {numbers}")

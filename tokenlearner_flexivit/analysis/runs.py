@@ -140,7 +140,7 @@ def value_names(
   Args:
     data_config: as in `read_examples`; of a TFDS dataset the features that are
       classes tell it, of others the label alone.
-    attributes: names of them.
+    attributes: names of them; "label" is that which the preprocessing leaves.
 
   Raises:
     ValueError: the split cannot be read.
@@ -149,9 +149,8 @@ def value_names(
     return {}
   source = data_lib.open_source(data_config)
   known = dict(source.value_names)
-  if source.class_names:
-    known.setdefault("label", list(source.class_names))
-  return {name: known[name] for name in attributes if name in known}
+  _, known["label"] = data_lib.classes(data_config, source)
+  return {name: list(known[name]) for name in attributes if known.get(name)}
 
 
 def _check_attributes(source: data_lib.Source, names: Sequence[str]) -> None:
