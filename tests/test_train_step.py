@@ -338,6 +338,13 @@ def test_gradients_have_the_underlying_shapes():
     chex.assert_shape(grads["embedding"]["kernel"], (4, 4, 3, 32))
 
 
+def test_frozen_blocks_of_a_loop_have_no_gradients():
+  stays = np.array([True, False, True])[:, None]
+  x = jnp.arange(6.0).reshape(3, 2)
+  grads = jax.grad(lambda x: train_step_lib._hold(x, stays).sum())(x)
+  np.testing.assert_array_equal(grads, np.where(stays, 0, np.ones((3, 2))))
+
+
 def test_frozen_parameters_cost_no_gradients():
   """With a head alone a step is little more than a forward pass."""
   task = make_task()
@@ -351,7 +358,7 @@ def test_frozen_parameters_cost_no_gradients():
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make_batches()[0]
   )
   frozen = {
-    name: jax.tree.map(lambda _, name=name: name != "head", tree)
+    name: jax.tree.map(lambda _, name=name: np.array(name != "head"), tree)
     for name, tree in params.items()
   }
 

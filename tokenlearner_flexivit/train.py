@@ -91,9 +91,10 @@ def train_and_evaluate(
     num_examples=experiment.about_data["num_examples"],
     model=task.model,
   )
-  frozen = layer_rates.frozen(
-    layer_rates.factors(stacked, freeze=config["optimizer"].get("freeze"))
+  factors = layer_rates.factors(
+    stacked, freeze=config["optimizer"].get("freeze")
   )
+  frozen = jax.tree.map(lambda factor: factor == 0, factors)
   create_state = functools.partial(
     train_step_lib.create_state,
     optimizer=optimizer,

@@ -112,8 +112,9 @@ def make_train_step(
     accumulate: micro-batches that a device computes one after the other; the
       gradient is that of the whole batch, in less memory.
     ema_decay: decay of the moving average, if there is one.
-    frozen: a tree of bools, true for parameters that the optimizer does not
-      change: their gradients are zero and cost nothing. None for none.
+    frozen: a tree of arrays of bools that broadcast to the parameters, true for
+      those that the optimizer does not change: their gradients are zero, and
+      cost nothing unless they are blocks in a loop with others. None for none.
     device_ops: end of the preprocessing, which the host has left to the device;
       see `data.device_ops`.
 
@@ -127,11 +128,7 @@ def make_train_step(
   def loss_and_grad(setting, params, batch, key):
     def loss(params, *args):
       if frozen is not None:
-        params = jax.tree.map(
-          lambda x, stays: jax.lax.stop_gradient(x) if stays else x,
-          params,
-          frozen,
-        )
+        params = jax.tree.map(_hold, params, frozen)
       return task.loss(params, *args, setting=setting)
 
     (value, (metrics, answer)), grads = jax.value_and_grad(loss, has_aux=True)(
@@ -214,6 +211,14 @@ def make_train_step(
     return state, metrics
 
   return step
+
+
+def _hold(params: jax.Array, stays: np.ndarray) -> jax.Array:
+  """Returns the parameters, with no gradient where they stay as they are."""
+  if not stays.any():
+    return params
+  held = jax.lax.stop_gradient(params)
+  return held if stays.all() else jnp.where(stays, held, params)
 
 
 def host_branches(
