@@ -13,6 +13,7 @@ from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import intervals, metric_log, progress, table
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.data import splits
 
 Row = dict[str, Any]
 # What costs are of. A video may be seen in several views, an image is one.
@@ -340,9 +341,7 @@ def _content(
     return (
       experiment.evaluators[name].headline != "accuracy",
       name in others,  # Ensembles after plain accuracy.
-      data["name"] != trained_on["name"],
-      # After others what is held out of the split that is trained on.
-      _base(data.get("split")) == _base(trained_on["split"]),
+      *splits.unlike_training(data, trained_on),
     )
 
   first = min(tables, key=rank)
@@ -364,11 +363,6 @@ def _content(
     "date": time.strftime("%Y-%m-%d"),
     "config": experiment.config,
   }
-
-
-def _base(split: str | None) -> str | None:
-  """Returns the name of a split that may be sliced."""
-  return None if split is None else split.partition("[")[0]
 
 
 def _draw(
@@ -400,6 +394,8 @@ def _draw(
   pictures = ""
   if attempt(file, lambda path: draw(rows, path, title, *about, kind)):
     pictures += f"![{text}]({file})\n\n"
+  # Of one device: the other processes take no part.
+  params = jax.tree.map(lambda x: x.addressable_data(0), params)
   maps = {"image": token_maps, "video": video_maps}[kind]
   if attempt(
     "token_maps.png",

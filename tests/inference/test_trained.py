@@ -196,6 +196,18 @@ def test_few_shots_alone_tell_how_to_preprocess(run, tmp_path):
   # Data with a split come first, and evaluations of a report last.
   evals = {"few": few, "test": dict(data=OTHER)}
   assert runs.test_data({"evals": evals}) == OTHER
+  # Of these another split of what is trained on, before another dataset.
+  val = {**OTHER, "split": "validation"}
+  minival = {**OTHER, "split": "train[90%:]"}
+  several = {
+    "a": dict(data={**OTHER, "name": "other"}),
+    "b": dict(data=minival),
+    "c": dict(data=val),
+  }
+  about = {"data": {**OTHER, "split": "train[:90%]"}, "evals": several}
+  assert runs.test_data(about) == val
+  del several["c"]
+  assert runs.test_data(about) == minival
   config["evals"] = {}
   (tmp_path / "config.json").write_text(json.dumps(config))
   report = dict(evaluation="few", settings=[], config={"evals": evals})

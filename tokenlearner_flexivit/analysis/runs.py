@@ -17,6 +17,7 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.data import splits
 
 _KEPT = ("image", "label")
 _KEEP = "keep('image','label')"
@@ -37,9 +38,10 @@ _REFUSED = {
 
 
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns the data section, with a split, of a config's first evaluation.
+  """Returns the data section, with a split, of an evaluation of a config.
 
-  Few-shot evaluations come last: they may be of another dataset.
+  It is the one that suits the training best, see `splits.unlike_training`;
+  few-shot evaluations come last.
 
   Args:
     config: of a run, complete.
@@ -47,10 +49,15 @@ def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
   Returns:
     name, split, pp and what else the section has; None without evaluations.
   """
-  entries = sorted(
-    config["evals"].values(), key=lambda entry: entry.get("type") == "fewshot"
-  )
-  sections = map(evaluation_data, entries)
+
+  def rank(entry: Mapping[str, Any]) -> tuple[bool, ...]:
+    data = evaluation_data(entry)
+    return (
+      entry.get("type") == "fewshot",
+      *splits.unlike_training(data, config.get("data") or data),
+    )
+
+  sections = map(evaluation_data, sorted(config["evals"].values(), key=rank))
   return next((data for data in sections if data.get("split")), None)
 
 

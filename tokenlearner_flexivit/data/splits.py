@@ -352,6 +352,30 @@ def describe(config: Mapping[str, Any]) -> list[str]:
   return [line for line in lines if line]
 
 
+def unlike_training(
+  data: Mapping[str, Any], training: Mapping[str, Any]
+) -> tuple[bool, bool]:
+  """Returns what makes data less suited to tell how well a training went.
+
+  Sorted by it, another split of the dataset that is trained on comes first,
+  then what is held out of the same split, then other datasets.
+
+  Args:
+    data: the data section of an evaluation.
+    training: that of the training.
+
+  Returns:
+    Whether the dataset is another, and whether a split is that of the training.
+  """
+  parts = [
+    {role(part) or part for part, _ in parse(section["split"])}
+    if section.get("split")  # Few-shot evaluations have others.
+    else set()
+    for section in (data, training)
+  ]
+  return data["name"] != training["name"], not parts[0].isdisjoint(parts[1])
+
+
 def _describe(name: str, asked: Iterable[str]) -> str:
   """Returns the line about a dataset, "" for one that is not in a folder."""
   kind, _, path = name.partition(":")
