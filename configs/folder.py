@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     train, test = folder.choose_splits(path, args["train"], args["test"])
   else:
     name = f"fake:{size}x{size}x3:5:64"
-    train, test = "train", "test"
+    train, test = args["train"] or "train", args["test"] or "test"
 
   c = ml_collections.ConfigDict()
   c.seed = 0

@@ -27,9 +27,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     size=96,
     patch_size=8,
     token_learner=False,
-    num_tokens=8,
+    num_tokens=0,
   )
   runlocal, patch_size = args["runlocal"], args["patch_size"]
+  if args["num_tokens"] and not args["token_learner"]:
+    raise ValueError(
+      f"The config's num_tokens={args['num_tokens']} needs token_learner: "
+      f"token_learner,num_tokens={args['num_tokens']}."
+    )
   size = 64 if runlocal else args["size"]
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -54,7 +59,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   if args["token_learner"]:
     c.model.token_learner = dict(
-      layer=depth // 2, num_tokens=args["num_tokens"]
+      layer=depth // 2, num_tokens=args["num_tokens"] or 8
     )
   c.task = dict(name="classification", loss="softmax_xent", label_smoothing=0.1)
   c.optimizer = dict(

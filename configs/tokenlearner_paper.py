@@ -75,12 +75,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   args = configuration.parse_arg(
     arg,
     model="B/16",
-    data="imagenet21k",
+    data="",
     init="",
     plain=False,
     runlocal=False,
   )
   runlocal = args["runlocal"]
+  if args["init"] and args["data"]:
+    raise ValueError(
+      f"The config's data={args['data']} is for the pre-training; with init it "
+      "fine-tunes on imagenet2012. Give one of both, or fine-tune on other "
+      "data by configs/transfer.py."
+    )
   variant, depth, num_tokens, layer, size = configuration.choose(
     args["model"], MODELS, "The config's model"
   )
@@ -110,7 +116,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["init"]:
     _finetune(c, args["init"], size, last, runlocal)
   else:
-    _pretrain(c, args["data"], size, last, AUGMENTATION[variant[0]], runlocal)
+    _pretrain(
+      c,
+      args["data"] or "imagenet21k",
+      size,
+      last,
+      AUGMENTATION[variant[0]],
+      runlocal,
+    )
   return c
 
 

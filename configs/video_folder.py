@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     _check_several(name, several)
   else:
     name = f"fake:8x{size}x{size}x3:5:16"
-    train, test = "train", "test"
+    train, test = args["train"] or "train", args["test"] or "test"
 
   c = ml_collections.ConfigDict()
   c.seed = 0

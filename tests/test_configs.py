@@ -17,6 +17,7 @@ import pytest
 from configs import (
   folder,
   quickstart,
+  rendered_scenes,
   tokenlearner_paper,
   transfer,
   video_folder,
@@ -243,6 +244,20 @@ def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
 def test_transfer_says_what_it_lacks(arg, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     transfer.get_config(arg)
+
+
+def test_arguments_that_nothing_would_use():
+  with pytest.raises(ValueError, match=r"data=own is .*fine-tunes on imagenet"):
+    tokenlearner_paper.get_config("data=own,init=x")
+  assert tokenlearner_paper.get_config().data.name == "imagenet21k"
+  with pytest.raises(ValueError, match="num_tokens=16 needs token_learner"):
+    rendered_scenes.get_config("num_tokens=16")
+  learned = rendered_scenes.get_config("token_learner").model.token_learner
+  assert learned.num_tokens == 8
+  for config in (folder, video_folder):
+    noise = config.get_config("runlocal,train=train[8:],test=train[:8]")
+    assert noise.data.split == "train[8:]"
+    assert noise.evals.test.data.split == "train[:8]"
 
 
 @pytest.mark.parametrize("name", tokenlearner_paper.MODELS)
