@@ -1,9 +1,17 @@
 """Pictures of CKA: points where they should be, and a command that draws."""
 
+import argparse
+import json
+
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit.analysis import similarity, similarity_by_depth
+from tokenlearner_flexivit.analysis import (
+  command,
+  runs,
+  similarity,
+  similarity_by_depth,
+)
 
 
 def test_what_is_alike_lies_together():
@@ -107,3 +115,24 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)
+
+
+def test_a_second_model_that_sees_other_values_is_told(
+  untrained_run, tmp_path, capsys
+):
+  for name in ("about_data.json", "checkpoints"):
+    (tmp_path / name).symlink_to(untrained_run / name)
+  config = json.loads((untrained_run / "config.json").read_text())
+  for section in config["evals"].values():
+    section["data"]["pp"] = "decode|value_range(0,3)|keep('image','label')"
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  opened = runs.open_run(untrained_run, "image")
+  opened = command.Opened(
+    opened.model, opened.params, [], opened.data, opened.config
+  )
+  for other, told in ((tmp_path, True), (untrained_run, False)):
+    args = argparse.Namespace(
+      other=str(other), workdir="run", init=None, names=None, tokens="all"
+    )
+    similarity._Sides(args, opened)
+    assert ("WARNING" in capsys.readouterr().out) == told

@@ -16,7 +16,7 @@ same settings.
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from tokenlearner_flexivit.analysis import (
   runs,
   similarity_by_depth,
 )
+from tokenlearner_flexivit.data import statistics
 
 Label = tuple[str, str]
 # Of a setting: its marker, and from the eleventh on another edge too.
@@ -206,6 +207,7 @@ class _Sides:
     self._opened = opened
     if args.other is not None:
       other = command.open_other(args.other)
+      _warn_of_other_values(args.other, opened.data, other.data)
       self._models.append(other.model)
       self._titles = command.short_names(args.workdir or args.init, args.other)
       self._by_model = [
@@ -252,6 +254,19 @@ class _Sides:
       title: [{layer: curve[layer] for layer in common}]
       for title, curve in found
     }
+
+
+def _warn_of_other_values(
+  name: str, data: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
+  """Says that a second model is used to images of other values than it gets."""
+  if not (data.get("pp") and other.get("pp")):
+    return
+  if differ := statistics.differ(other["pp"], data["pp"]):
+    progress.say(
+      f"WARNING: {name} is used to images {differ[0]}, but gets those of the "
+      f"first model, {differ[1]}, so its representations are others."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -210,7 +210,10 @@ def read_captioned(
     _prepared(raw, pp, i) for i, raw in zip(wanted, examples, strict=True)
   ]
   labels = {"label": np.stack([raw["label"] for raw in examples])}
-  return _stacked(videos, pp), captions_lib.label_names(data_config, labels)
+  # Labels as the dataset has them, whatever the preprocessing makes of them.
+  return _stacked(videos, pp), captions_lib.label_names(
+    {**data_config, "pp": None}, labels
+  )
 
 
 def read_files(
