@@ -482,6 +482,21 @@ def test_keys_that_nothing_reads_are_refused(config, tmp_path, section):
     train.train_and_evaluate(config, tmp_path)
 
 
+def test_none_is_the_default_everywhere(config):
+  """As the command line gives it."""
+  test = config.evals.test
+  for section, keys in (
+    (config, ("seed", "task", "ema_decay")),
+    (config.flexi, ("dispatch", "num_tokens", "sandwich")),
+    (test, ("type", "batch_size", "patch_sizes", "eval_steps")),
+    (test.data, ("num_threads", "prefetch", "data_dir")),
+  ):
+    with section.unlocked(), section.ignore_type():
+      for key in keys:
+        section[key] = None
+  assert experiment_lib.Experiment(config).dispatch in ("host", "switch")
+
+
 def test_settings_that_token_learner_makes_dearer_are_told():
   """With what they cost; and settings are in the order of their true cost."""
   config = quickstart.get_config()

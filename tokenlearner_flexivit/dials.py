@@ -268,7 +268,8 @@ def from_config(
       "config.flexi.num_tokens",
       total_steps,
     )
-  dispatch = section.get("dispatch", "auto")
+  dispatch = section.get("dispatch")
+  dispatch = "auto" if dispatch is None else dispatch
   known = {"switch": "switch", "host": "host", "auto": default_dispatch()}
   sandwich, inplace = (section.get(name) or False for name in switches)
   for name, value in zip(switches, (sandwich, inplace), strict=True):

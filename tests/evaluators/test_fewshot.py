@@ -233,7 +233,7 @@ def test_a_label_beyond_the_classes():
     ("patch_sizes", (6, (6, 6)), r"few.patch_sizes=.* has a value twice"),
     ("train_split", "train[:0]", "split is empty"),
     ("label_key", "shape", r"Such are: label\."),
-    ("data", None, r"few.data=None must be a section"),
+    ("data", None, r"few needs data"),
     ("label_key", 3, "few.label_key=3 must be a string"),
     ("test_split", 3, "few.test_split=3 must be a string"),
     ("representation", "stems", r"Known: encoded, .*\+mlp"),

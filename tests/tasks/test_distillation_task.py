@@ -257,6 +257,7 @@ def test_devices_share_teachers(config, tmp_path):
     ),
     (dict(teachers={"prof": TEACHER | {"patch_size": 0}}), "no patch size"),
     (dict(teachers={"prof": TEACHER | {"patch_size": True}}), "no patch size"),
+    (dict(teachers={"prof": TEACHER | {"num_tokens": True}}), "no number of"),
     (dict(teachers={"prof": {"init": 3}}), "prof.init=3 must be a string"),
     (dict(teachers={"prof": {"model": "B/16"}}), "prof.model='B/16' must be"),
     (

@@ -69,7 +69,7 @@ def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
   """
   data = section["data"]
   if section.get("type") == "fewshot":
-    return {**data, "split": section.get("test_split", "test")}
+    return {**data, "split": section.get("test_split") or "test"}
   return data
 
 

@@ -344,7 +344,7 @@ def describe(config: Mapping[str, Any]) -> list[str]:
     data = section.get("data") or config["data"]
     asked = [data.get("split")]
     if section.get("type") == "fewshot":
-      asked += [section.get(f"{s}_split", s) for s in ("train", "test")]
+      asked += [section.get(f"{s}_split") or s for s in ("train", "test")]
     read.setdefault(data["name"], []).extend(filter(None, asked))
   lines = [
     _describe(name, dict.fromkeys(asked)) for name, asked in read.items()

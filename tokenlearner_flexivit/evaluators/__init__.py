@@ -84,7 +84,8 @@ def create(
   Raises:
     ValueError: something is wrong with the entry or its data.
   """
-  arguments = dict(section)
+  # None is the default's, as the command line gives it.
+  arguments = {k: v for k, v in section.items() if v is not None}
   for key in configuration.duration_keys("eval"):
     arguments.pop(key, None)
   cls = configuration.choose(

@@ -108,7 +108,7 @@ class Evaluator(base.Evaluator):
         number out of its range; or, if the labels are read here, more shots
         than examples of some class.
     """
-    if "split" in data:
+    if data.get("split") is not None:
       raise ValueError(
         f"{where}.data.split: few-shot evaluation needs two splits. Set "
         f"{where}.train_split and {where}.test_split instead."

@@ -69,7 +69,7 @@ class Teacher:
     init: str | None = None,
     model: Mapping[str, Any] | None = None,
     patch_size: Any = None,
-    num_tokens: int | None = None,
+    num_tokens: int | str | None = None,
     image: str | None = None,
     dtype: str | None = None,
     input_mean: Sequence[float] | None = None,
@@ -84,7 +84,8 @@ class Teacher:
         random weights, which is good for nothing but a check of the program.
       model: as `config.model`; None takes what the weights tell.
       patch_size: the teacher's; None for that of its kernel.
-      num_tokens: its learned tokens; None for all it has.
+      num_tokens: its learned tokens; None for all it has, "all" for all
+        patches.
       image: the entry of an example that has the teacher's resolution; None
         for "image", for a model for videos "video".
       dtype: of its computation; None for that of `model`, or "bfloat16".
@@ -144,6 +145,8 @@ class Teacher:
       )
     if patch_size is not None:
       patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
+    if num_tokens is not None:
+      num_tokens = dials.as_num_tokens(num_tokens, f"{where}.num_tokens")
     setting = dials.Setting(patch_size, num_tokens)
     built = models.create(**arguments)
     return cls(
