@@ -95,6 +95,28 @@ def test_where_only_numbers_are_known(config, monkeypatch):
     build(config, monkeypatch, Named(FIVE), Named(None, 6))
 
 
+@pytest.mark.parametrize(
+  ("names", "expected", "are"),
+  [
+    (["0", "1", "2"], ["0", "1", "10", "2"], True),
+    (["0", "1", "10", "2"], [str(i) for i in range(11)], True),
+    (["0", "1"], ["ant", "bee"], False),
+    (["ant"], ["ant", "bee"], True),
+    (["bee"], ["ant"], True),
+    (None, ["ant"], False),
+  ],
+)
+def test_numbers_compare_with_the_same_numbers(names, expected, are):
+  assert class_names.comparable(names, expected) == are
+
+
+def test_folders_of_numbers_are_in_the_order_of_texts(config, monkeypatch):
+  texts = ["0", "1", "10", "2", "3"]
+  numbers = [str(i) for i in range(4)]
+  with pytest.raises(ValueError, match="class 2 is '2' here and '10' there"):
+    build(config, monkeypatch, Named(texts), Named(numbers, 4))
+
+
 def test_a_label_of_another_entry_has_its_names(config, monkeypatch):
   copied = f"copy('kind','label')|{config.data.pp}"
   source = Named(FIVE)

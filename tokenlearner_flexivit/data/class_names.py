@@ -48,6 +48,24 @@ def known(names: Sequence[str] | None) -> list[str] | None:
   return list(names)
 
 
+def comparable(
+  names: Sequence[str] | None, expected: Sequence[str] | None
+) -> bool:
+  """Tells whether names say if numbers stand for the same classes.
+
+  Numbers in the place of names say nothing beside real names. They do beside
+  the same numbers: folders of these are in the order of texts, "10" before "2".
+
+  Args:
+    names: of the classes 0, 1, ..., or None.
+    expected: likewise, of other data.
+  """
+  if names is None or expected is None:
+    return False
+  real = None not in (known(names), known(expected))
+  return real or set(names) <= set(expected)
+
+
 def check_same(
   names: Sequence[str], expected: Sequence[str], where: str, of_expected: str
 ) -> None:

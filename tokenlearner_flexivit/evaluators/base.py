@@ -104,8 +104,11 @@ class Evaluator(abc.ABC):
     where, known = f"{self._where}.data", self._task.num_classes
     count, names = data_lib.classes(data, source, where)
     both = [class_names_lib.known(n) for n in (names, self._class_names)]
-    if None not in both:
-      class_names_lib.check_same(*both, where, "the training data")
+    if class_names_lib.comparable(names, self._class_names):
+      class_names_lib.check_same(
+        names, self._class_names, where, "the training data"
+      )
+      both = []
     if (count or 0) > known:
       raise ValueError(
         f"{where} has {count} classes, but the model knows {known}."

@@ -42,14 +42,9 @@ def check(
       source.check_label(label_key)
     except ValueError as error:
       raise ValueError(f"{where}.label_key={label_key!r}: {error}") from error
-  names, known = (
-    class_names_lib.known(source.classes(label_key)[1])
-    for source in (test, train)
-  )
-  if names is not None and known is not None:
-    class_names_lib.check_same(
-      names, known, f"{where}.test_split", "the train_split"
-    )
+  both = [source.classes(label_key)[1] for source in (test, train)]
+  if class_names_lib.comparable(*both):
+    class_names_lib.check_same(*both, f"{where}.test_split", "the train_split")
 
 
 def draw(

@@ -266,12 +266,10 @@ def _check_class_names(
   """Raises ValueError if a teacher numbers the classes otherwise."""
   if teacher.source is None:
     return
-  names, expected = map(
-    class_names_lib.known, (interop.class_names(teacher.source), class_names)
-  )
-  if names is not None and expected is not None:
+  names = interop.class_names(teacher.source)
+  if class_names_lib.comparable(names, class_names):
     class_names_lib.check_same(
-      names, expected, teacher.where, "the student's training data"
+      names, class_names, teacher.where, "the student's training data"
     )
 
 
