@@ -294,6 +294,7 @@ def test_weights_that_are_not_complete_are_found_before_the_first_step(
 
 def test_labels_of_other_classes(config, monkeypatch):
   monkeypatch.setattr(distillation.Teacher, "load", lambda _: {})
+  monkeypatch.setattr(distillation.Teacher, "logits", lambda *_: None)
   config.evals.dist.data.name = "fake:12x12x3:9:21"
   with pytest.raises(ValueError, match=r"dist.data has 9 classes"):
     experiment_lib.Experiment(config)
