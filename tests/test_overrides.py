@@ -157,7 +157,7 @@ def test_values_that_cannot_be(value, message):
     ("evals.test.patch_sizes=8", r"patch_sizes=8 must be a list, .*\(8,\)"),
     ("evals.test.num_tokens=4,all", r"must be a list, such as \(4, 'all'\)"),
     ("flexi.patch_size.values=None", "values=None must be a list"),
-    ("evals.test.data=None", "test.data=None must be a section"),
+    ("evals.test.data=None", "test needs data"),
     ("evals.test=3", "evals.test=3 must be keys and values"),
     ("flexi=3", "must be keys and values"),
   ],
