@@ -164,7 +164,7 @@ def test_values_that_cannot_be(value, message):
 )
 def test_what_no_section_knows_is_refused_by_name(value, message):
   with pytest.raises(ValueError, match=message):
-    experiment.Experiment(quickstart(value)[0])
+    experiment.Experiment(quickstart("init=weights.npz", value)[0])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_no_section_knows_is_refused_by_name(value, message):
   ],
 )
 def test_what_sections_take(value):
-  experiment.Experiment(quickstart(value)[0])
+  experiment.Experiment(quickstart("init=weights.npz", value)[0])
 
 
 def test_none_leaves_an_evaluation_out():
