@@ -294,12 +294,12 @@ def _of_torch(path: pathlib.Path, leaves: Leaves) -> About:
     return _of_timm(config, leaves, str(beside))
   if not timm and "model_type" in config:
     processor = path.parent / "preprocessor_config.json"
-    statistics = (
+    prepared = (
       _json(processor.read_text("utf-8"), processor)
       if processor.is_file()
       else {}
     )
-    return _of_hugging_face(config, statistics, leaves, str(beside))
+    return _of_hugging_face(config, prepared, leaves, str(beside))
   pooling = "the pooling, which is that of its arrays" if timm else ""
   return About(
     cls_entry=None if timm else True,
