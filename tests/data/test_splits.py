@@ -165,3 +165,6 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
   make(tmp_path, "train.csv", "test.csv", "clips/1.mp4")
   (line,) = describe(f"video_folder:{tmp_path}?fps=5", "train")
   assert line.endswith("?fps=5: reading train.csv. Not reading test.csv.")
+  (tmp_path / "train.csv").rename(tmp_path / "TRAIN.CSV")
+  (line,) = describe(f"video_folder:{tmp_path}?fps=5", "train")
+  assert line.endswith("?fps=5: reading TRAIN.CSV. Not reading test.csv.")

@@ -394,7 +394,7 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   if "all" in used:
     used = dict.fromkeys(known.values())
   # Beside tables there are the folders of their files.
-  has_tables = any(name.endswith(_TABLE) for name in known.values())
+  has_tables = any(name.lower().endswith(_TABLE) for name in known.values())
   left = [
     entry.name
     for entry in visible(root)
