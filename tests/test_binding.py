@@ -1,4 +1,4 @@
-"""What a run may be continued with, and what its workdir refuses."""
+"""Tests the changes that a workdir takes, and those that it refuses."""
 
 import json
 import shutil

@@ -202,7 +202,7 @@ def test_no_array_is_lost_for_its_name(tmp_path):
 
 
 def test_a_run_that_continued_is_told_to_stop(tmp_path, capsys, monkeypatch):
-  """What it saves then removes older checkpoints like any other save."""
+  """A save at such a step removes older checkpoints like any other."""
   save(tmp_path, 1, 2, 3)
   monkeypatch.setattr(
     multihost_utils, "reached_preemption_sync_point", lambda step: True

@@ -1,4 +1,4 @@
-"""What is installed, and with what it is checked."""
+"""Tests the files that are installed, and the pinned tools."""
 
 import os
 import pathlib

@@ -12,7 +12,7 @@ from tokenlearner_flexivit import dials, progress, terminal
 
 
 class Log:
-  """What stands for a stream in programs that log."""
+  """Stands for a stream in programs that log."""
 
   def __init__(self):
     self.text = ""

@@ -1,4 +1,4 @@
-"""What binds a workdir to a run: a config, and data that do not change.
+"""Binds a workdir to a run: to its config, and to data that do not change.
 
 A workdir is bound when its first checkpoint is written, not before: a start
 that fails leaves it free. From then on what changes the result is fixed. What

@@ -1,4 +1,4 @@
-"""How sure a share of examples is, such as an accuracy."""
+"""Intervals of a share of examples, such as an accuracy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which folder or table is which split."""
+"""Tests that folders and tables become the splits that they are meant as."""
 
 import pytest
 

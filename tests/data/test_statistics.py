@@ -1,4 +1,4 @@
-"""Which range of values a preprocessing gives to images."""
+"""Tests the values that a preprocessing gives to images."""
 
 import numpy as np
 import pytest

@@ -278,7 +278,7 @@ def test_other_patch_sizes_than_those_of_training(config):
 
 
 def test_no_sum_is_a_matrix_product():
-  """Whose factors TPUs and newer GPUs round to 8 or 11 bits by default."""
+  """TPUs and newer GPUs round its factors to 8 or 11 bits by default."""
   rows, mask = jnp.zeros((4, 3)), jnp.ones(4)
   program = jax.make_jaxpr(classification.batch_sums)(
     rows, rows, rows, mask, mask

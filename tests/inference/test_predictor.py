@@ -282,7 +282,7 @@ def test_evaluated_settings_are_known_though_not_trained(predictor, recwarn):
 
 
 def test_trained_and_evaluated_settings_that_differ(predictor):
-  """What is asked for is one of these, if one of them fits."""
+  """A request takes one of these, if one of them fits."""
   found = _evaluated(predictor, (0.5, 0.6, 0.9), settings=((12, 12),))
   assert found.trained.known_settings[-1] == ((12, 12), None)
   rows = tuple({**row, "num_tokens": 2} for row in found.trained.recorded)

@@ -1,4 +1,4 @@
-"""Which classes labels are of, and whether two datasets number them alike."""
+"""Tells the classes of labels, and whether two datasets number them alike."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -183,7 +183,7 @@ def _list(root: pathlib.Path) -> Listing:
 
 @dataclasses.dataclass
 class _Class:
-  """What a class folder holds.
+  """Holds the images of a class folder.
 
   Attributes:
     path: the folder.

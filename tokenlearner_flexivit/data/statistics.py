@@ -1,4 +1,4 @@
-"""Which range of values a preprocessing gives to images."""
+"""Tells the range of values that a preprocessing gives to images."""
 
 import contextlib
 

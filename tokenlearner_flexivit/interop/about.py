@@ -76,7 +76,7 @@ _HUGGING_FACE = ("vit", "vit_mae", "vit_msn", "ijepa", "deit")
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What is known of a file's model beside its arrays.
+  """Holds what is known of a file's model beside its arrays.
 
   Attributes:
     where: what told it, for errors; empty if nothing did.
