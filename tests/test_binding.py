@@ -1,22 +1,24 @@
 """Tests the changes that a workdir takes, and those that it refuses."""
 
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
-from absl import flags
-from absl.testing import flagsaver
 
 from tests.conftest import make_config, write_untrained
-from tokenlearner_flexivit import binding, main, train, train_step
+from tokenlearner_flexivit import binding, train, train_step
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import report as report_lib
 
+ROOT = pathlib.Path(__file__).parent.parent
 ABOUT = {
   "name": "fake:12x12x3:5:64",
   "num_classes": 5,
@@ -161,12 +163,22 @@ def test_what_changes_the_result_is_refused(bound, key, value):
 
 
 def test_a_run_is_continued_without_its_config_file(bound, tmp_path_factory):
-  flags.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver(workdir=str(bound), mode="train"):
-    assert main._read_config().to_dict() == complete()
-  empty = str(tmp_path_factory.mktemp("empty"))
-  with flagsaver.flagsaver(workdir=empty, mode="train"):
-    assert main._read_config() is None
+  # In a process of its own: its flags have the names of other programs' flags.
+  code = """
+import json, sys
+from absl import flags
+from tokenlearner_flexivit import main
+for workdir in sys.argv[1:]:
+  flags.FLAGS(["main", f"--workdir={workdir}"])
+  config = main._read_config()
+  print(json.dumps(config and config.to_dict()))
+"""
+  empty = tmp_path_factory.mktemp("empty")
+  printed = subprocess.check_output(
+    [sys.executable, "-c", code, bound, empty], text=True, cwd=ROOT
+  )
+  continued, nothing = map(json.loads, printed.splitlines())
+  assert continued == complete() and nothing is None
 
 
 def test_a_new_evaluation_is_welcome(bound, capsys):

@@ -97,7 +97,11 @@ def test_both_dials_are_drawn_and_evaluated(config, tmp_path, capsys):
   assert cv2.imread(str(tmp_path / "plane.png")).shape[0] > 300
   assert not (tmp_path / "patch_sizes.png").exists()
   printed = capsys.readouterr().out
-  assert "6_tokall" in printed and "| learned |" in printed.replace("  ", "")
+  accuracies = [100 * row["accuracy"] for row in report["settings"]]
+  assert "accuracy in %  " in printed and "6 settings" in printed
+  for extreme in (min(accuracies), max(accuracies)):
+    assert re.search(rf"{extreme:.2f} \([46]_tok(1|3|all)\)", printed)
+  assert "| learned |" in printed.replace("  ", "")
 
   # With the numbers as masks or not, what is evaluated is the same model.
   config.flexi = None

@@ -57,7 +57,7 @@ def available_cpus(
     count = os.cpu_count() or 1
   limits = [count]
   try:
-    for line in own.read_text().splitlines():
+    for line in own.read_text(encoding="utf-8").splitlines():
       _, controllers, path = line.split(":", 2)
       if not controllers:  # Version 2: one tree for all.
         root, names = cgroups, ("cpu.max",)
@@ -80,7 +80,9 @@ def available_cpus(
 def _read_limit(folder: pathlib.Path, names: tuple[str, ...]) -> float:
   """Returns the processors that a control group may use."""
   try:
-    words = " ".join((folder / name).read_text() for name in names).split()
+    words = " ".join(
+      (folder / name).read_text(encoding="utf-8") for name in names
+    ).split()
   except OSError:
     return math.inf
   if words[0] in ("max", "-1"):

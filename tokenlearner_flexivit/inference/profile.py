@@ -150,7 +150,7 @@ def check_writable(path: str | os.PathLike) -> pathlib.Path:
   with tempfile.TemporaryFile(dir=path.parent):
     pass
   if path.exists():
-    with path.open("r+"):
+    with path.open("r+", encoding="utf-8"):
       pass
   return path
 

@@ -288,14 +288,18 @@ def _ours(
 
 def _of_torch(path: pathlib.Path, leaves: Leaves) -> About:
   beside = path.parent / "config.json"
-  config = _json(beside.read_text("utf-8"), beside) if beside.is_file() else {}
+  config = (
+    _json(beside.read_text(encoding="utf-8"), beside)
+    if beside.is_file()
+    else {}
+  )
   timm = torch_names.is_timm(set(leaves))
   if timm and "architecture" in config:
     return _of_timm(config, leaves, str(beside))
   if not timm and "model_type" in config:
     processor = path.parent / "preprocessor_config.json"
     prepared = (
-      _json(processor.read_text("utf-8"), processor)
+      _json(processor.read_text(encoding="utf-8"), processor)
       if processor.is_file()
       else {}
     )

@@ -110,7 +110,7 @@ def checked_sha256(path: pathlib.Path) -> str | None:
   checksum = sha256(path)
   noted = _noted(path)
   if path.parent == paths.cache_dir() and noted.is_file():
-    first = noted.read_text("utf-8").split()[0]
+    first = noted.read_text(encoding="utf-8").split()[0]
     if checksum != first:
       raise ValueError(
         f"{path} has sha256 {checksum}, but had {first} when it was first"
@@ -145,8 +145,8 @@ def _download(source: str, path: pathlib.Path) -> None:
       raise _not_downloaded(url, error) from error
     checksum, noted = sha256(partial), _noted(path)
     if not noted.is_file():
-      noted.write_text(f"{checksum}  {path.name}\n", "utf-8")
-    elif checksum != noted.read_text("utf-8").split()[0]:
+      noted.write_text(f"{checksum}  {path.name}\n", encoding="utf-8")
+    elif checksum != noted.read_text(encoding="utf-8").split()[0]:
       raise ValueError(
         f"{url} is not what it was at its first download: its sha256 is"
         f" {checksum}, that in {noted} another. Nothing was kept. Delete that"
