@@ -216,6 +216,7 @@ def test_examples_with_a_negative_label_do_not_count(config, monkeypatch):
   evaluator, params = evaluator_on(config, monkeypatch, labels)
   some = dict(evaluator.run(params))
   assert some["patch4/loss"] == pytest.approx(np.log(5))  # A head of zeros.
+  assert evaluator.num_examples == 2  # The report's intervals are of these.
   labels[:] = -1
   with pytest.raises(ValueError, match=r"No example of .*test\.data has a"):
     dict(evaluator.run(params))

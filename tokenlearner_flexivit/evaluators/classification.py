@@ -120,7 +120,8 @@ class Evaluator(base.Evaluator):
 
   Attributes:
     settings: the settings that are evaluated.
-    num_examples: examples in the split, each counted once.
+    num_examples: examples in the split, each counted once; after `run` those
+      that have a label, which the metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
@@ -186,7 +187,9 @@ class Evaluator(base.Evaluator):
         answers = {**labels, "logits": logits(params, inputs)}
         sums[setting] = self._add(sums[setting], answers)
     for setting, of_setting in sums.items():
-      metrics = metrics_of(jax.device_get(of_setting), self._where)
+      of_setting = jax.device_get(of_setting)
+      metrics = metrics_of(of_setting, self._where)
+      self.num_examples = round(float(of_setting["count"]))
       for name, value in metrics.items():
         yield f"{setting.name}/{name}", value
 

@@ -93,7 +93,8 @@ class Evaluator(base.Evaluator):
   Attributes:
     settings: the settings that are evaluated.
     groups: the ensembles of them.
-    num_examples: examples in the split, each counted once.
+    num_examples: examples in the split, each counted once; after `run` those
+      that have a label, which the metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
@@ -179,6 +180,7 @@ class Evaluator(base.Evaluator):
       )
       for i, group in enumerate(self._all)
     }
+    self.num_examples = round(float(sums["count"][0]))
     macs = {
       setting: flops.macs(self._task.model, self.image_shape, *setting)
       for setting in self.settings
