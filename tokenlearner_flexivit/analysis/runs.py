@@ -57,8 +57,12 @@ def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
       *splits.unlike_training(data, config.get("data") or data),
     )
 
-  sections = map(evaluation_data, sorted(config["evals"].values(), key=rank))
-  return next((data for data in sections if data.get("split")), None)
+  entries = [
+    entry
+    for entry in config["evals"].values()
+    if evaluation_data(entry).get("split")
+  ]
+  return evaluation_data(min(entries, key=rank)) if entries else None
 
 
 def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
