@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tokenlearner_flexivit import progress, table
+from tokenlearner_flexivit import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 SEEDS = (0, 1, 2)  # The committed results are the means over these.
@@ -74,9 +75,7 @@ def do_all(
 def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
   """Returns what a JSON file holds, or computes it and writes it there."""
   if not path.exists():
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(compute(), indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)
+    workdir_lib.write_json(path, compute())
   return json.loads(path.read_text(encoding="utf-8"))
 
 

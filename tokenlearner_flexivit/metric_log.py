@@ -112,14 +112,7 @@ class MetricLog:
   def _write_all(self) -> None:
     """Writes the history to a new file, then puts it in the old one's place."""
     self._give_up_file()
-    partial = self._path.with_suffix(".partial")
-    try:
-      partial.write_bytes(b"".join(map(_line, self.history)))
-      partial.rename(self._path)
-    except OSError:
-      with contextlib.suppress(OSError):
-        partial.unlink()  # A full disk has better use for it.
-      raise
+    workdir_lib.write_whole(self._path, b"".join(map(_line, self.history)))
     # Unbuffered: each record is the system's at once, whatever kills this.
     self._file = self._path.open("ab", buffering=0)
 

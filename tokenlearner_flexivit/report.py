@@ -291,7 +291,9 @@ def write(
   )
   title, pictures = _draw(experiment, params, report, attempt)
   text = _text(experiment, report, title, pictures, sections)
-  attempt("report.md", lambda path: path.write_text(text, encoding="utf-8"))
+  attempt(
+    "report.md", lambda path: workdir_lib.write_whole(path, text.encode())
+  )
   if problems:
     raise OSError(
       f"In {workdir} could not be written: {', '.join(problems)}. The results "

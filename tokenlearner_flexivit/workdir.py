@@ -195,11 +195,21 @@ class Lock:
     self.close()
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-  """Writes a JSON file, whole or not at all."""
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file, whole or not at all: then the one before it stays."""
   partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-  partial.rename(path)
+  try:
+    partial.write_bytes(content)
+    partial.rename(path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      partial.unlink()  # A full disk has better use for it.
+    raise
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  write_whole(path, f"{json.dumps(values, indent=2)}\n".encode())
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

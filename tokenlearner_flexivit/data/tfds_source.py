@@ -184,8 +184,11 @@ class TfdsSource(sources.Source):
     with contextlib.suppress(OSError):
       path.parent.mkdir(parents=True, exist_ok=True)
       partial = path.with_name(f"{uuid.uuid4().hex}.partial.npy")
-      np.save(partial, labels)
-      partial.rename(path)
+      try:
+        np.save(partial, labels)
+        partial.rename(path)
+      finally:
+        partial.unlink(missing_ok=True)
     return labels
 
   def _read_labels(self, key: str) -> np.ndarray:
