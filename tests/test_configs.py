@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from configs import (
+  flexivit_i21k_sup,
   folder,
   quickstart,
   rendered_scenes,
@@ -258,6 +259,17 @@ def test_arguments_that_nothing_would_use():
     noise = config.get_config("runlocal,train=train[8:],test=train[:8]")
     assert noise.data.split == "train[8:]"
     assert noise.evals.test.data.split == "train[:8]"
+
+
+@pytest.mark.parametrize("patch_size, side", [(30, 8), (16, 15)])
+def test_a_fixed_vit_resizes_neither_kernel_nor_positions(patch_size, side):
+  config = flexivit_i21k_sup.get_config(f"fixed={patch_size}")
+  assert "flexi" not in config
+  model = models.create(**configuration.plain(config.model))
+  assert model.patch_size == (patch_size, patch_size)
+  assert model.check(240) == model.posemb_grid == (side, side)
+  with pytest.raises(ValueError, match="Patch size 32x32 does not divide"):
+    flexivit_i21k_sup.get_config("fixed=32")
 
 
 @pytest.mark.parametrize("name", tokenlearner_paper.MODELS)
