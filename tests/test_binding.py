@@ -196,7 +196,19 @@ def test_a_new_evaluation_is_welcome(bound, capsys):
     claim(bound, evals__test__patch_sizes=(6,))
 
 
+def test_an_evaluation_may_change_until_it_has_results(bound, capsys):
+  # One whose name begins as its own has some.
+  (bound / "metrics.jsonl").write_text('{"step": 2, "testing/accuracy": 1}\n')
+  other = {"test": [{"num_examples": 22, "digest": "89"}]}
+  claim(bound, about={"evals": other}, evals__test__patch_sizes=(6,))
+  said = capsys.readouterr().out
+  assert "evals.test.patch_sizes: None -> [6]. 'test' has no results" in said
+  kept = json.loads((bound / "about_data.json").read_text())
+  assert kept["evals"] == other
+
+
 def test_two_evaluations_of_one_name_are_refused(bound):
+  (bound / "metrics.jsonl").write_text('{"step": 2, "test/accuracy": 1}\n')
   with pytest.raises(
     ValueError, match=r"(?s)patch_sizes: None -> .*another name"
   ):

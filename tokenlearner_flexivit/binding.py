@@ -169,23 +169,22 @@ def _check_bound(
   about_before = {}
   if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
     about_before = workdir_lib.read_about_data(workdir)
-  refused, renamed = [], []
+  refused, renamed, with_results = [], [], _with_results(workdir)
   for change in configuration.changes(before, config):
     key = change[0]
     name = _EVALUATION.match(key)
     if words := _harmless(change, about_before, about_data):
       progress.say(f"Changed since the last start: {_line(change)}{words}")
-    elif name and None in (
-      section["evals"].get(name[1]) for section in (before, config)
-    ):
-      new = config["evals"].get(name[1])
-      if new is not None and _has_results(workdir, name[1]):
-        # Else they would be taken for its own.
-        renamed.append((key, "an earlier one, left out since", new))
-      else:
-        _say_evaluations_differ(workdir, name[1], new is not None)
+    elif name is None:
+      refused.append(change)
     else:
-      (renamed if name else refused).append(change)
+      old, new = (x["evals"].get(name[1]) for x in (before, config))
+      if new is not None and name[1] in with_results:
+        # Else they would be taken for its own.
+        left_out = key, "an earlier one, left out since", new
+        renamed.append(left_out if old is None else change)
+      else:
+        _say_evaluation_differs(change, old, new, name[1] in with_results)
   if refused:
     raise ValueError(
       f"--workdir={workdir} holds a run of a different config (there -> now):"
@@ -201,7 +200,8 @@ def _check_bound(
       "from the weights of this run, use another workdir with "
       f"config.init={str(workdir)!r}."
     )
-  if renamed := [*renamed, *_other_evaluations(about_before, about_data)]:
+  others = _other_evaluations(about_before, about_data, with_results)
+  if renamed := [*renamed, *others]:
     raise ValueError(
       f"--workdir={workdir} holds a run with other evaluations of these names "
       f"(there -> now):{_lines(renamed)}\nGive a changed evaluation another "
@@ -216,22 +216,30 @@ def _check_bound(
   return kept, about_before
 
 
-def _say_evaluations_differ(
-  workdir: pathlib.Path, name: str, is_new: bool
+def _say_evaluation_differs(
+  change: Change, old: Any, new: Any, has_results: bool
 ) -> None:
-  text = f"The evaluation {name!r} is {'new' if is_new else 'left out now'}."
-  if _has_results(workdir, name):
+  name = _EVALUATION.match(change[0])[1]
+  if old is not None and new is not None:
+    text = f"{_line(change)}. {name!r} has no results yet that this could mix."
+    progress.say(f"Changed since the last start: {text}")
+    return
+  text = (
+    f"The evaluation {name!r} is {'new' if old is None else 'left out now'}."
+  )
+  if has_results:
     text += f" Results so far stay in {metric_log.METRICS_FILE}."
   progress.say(text)
 
 
-def _has_results(workdir: pathlib.Path, name: str) -> bool:
-  """Tells whether there are results of an evaluation, or of one so called."""
-  return any(
-    key.startswith(f"{name}/")
+def _with_results(workdir: pathlib.Path) -> set[str]:
+  """Returns the names of evaluations that have results."""
+  return {
+    key.partition("/")[0]
     for record in metric_log.read(workdir)
     for key in record
-  )
+    if "/" in key
+  }
 
 
 def _harmless(
@@ -280,11 +288,11 @@ def _other_data(
 
 
 def _other_evaluations(
-  before: Mapping[str, Any], now: Mapping[str, Any]
+  before: Mapping[str, Any], now: Mapping[str, Any], with_results: set[str]
 ) -> Iterator[Change]:
-  """Yields evaluations of one name whose data differ."""
+  """Yields evaluations of one name that have results, whose data differ."""
   old = before.get("evals", {})
-  for name in old.keys() & now["evals"].keys():
+  for name in sorted(old.keys() & now["evals"].keys() & with_results):
     yield from configuration.changes(
       {"data": old[name]}, {"data": now["evals"][name]}, f"config.evals.{name}"
     )
