@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 
 import cv2
 import jax
@@ -18,8 +20,8 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import interop, models, optimizer, parallel, train
 from tokenlearner_flexivit.analysis import flops, runs, video_maps
-from tokenlearner_flexivit.data import fake
-from tokenlearner_flexivit.inference import Predictor, export
+from tokenlearner_flexivit.data import fake, video_file
+from tokenlearner_flexivit.inference import Predictor, export, videos
 
 LAST = "value_range(-1,1,key='video')|keep('video','label')"
 
@@ -81,14 +83,14 @@ def test_predictions_of_videos_are_those_of_the_evaluation(workdir, tmp_path):
   predictor = Predictor.load(workdir, max_batch=2)
   data = make_config().evals.test.data.to_dict()
   source = data_lib.open_source(data)
-  videos = [source[i]["video"] for i in range(3)]
+  clips = [source[i]["video"] for i in range(3)]
   experiment = experiment_lib.Experiment(make_config())
   batch = next(iter(data_lib.eval_batches(data, batch_size=8)))
   setting = predictor.setting()
   expected = experiment.task.predict(
     predictor.trained.params, {"video": batch["video"]}, setting
   )
-  prepared, errors = predictor.preprocess(videos)
+  prepared, errors = predictor.preprocess(clips)
   assert not errors and prepared.shape == (3, 2, 4, 12, 12, 3)
   found = predictor.forward(prepared, setting)
   np.testing.assert_allclose(found.logits, expected[:3], atol=1e-5)
@@ -176,10 +178,10 @@ def test_all_of_many_averages_are_drawn(tmp_path):
   arguments = make_config().model.to_dict()
   arguments["token_learner"] = dict(layer=0, num_tokens=9, version="average")
   model = models.create(**arguments, num_classes=5)
-  videos = np.zeros((1, 4, 12, 12, 3), "f4")
-  shapes = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
+  clips = np.zeros((1, 4, 12, 12, 3), "f4")
+  shapes = jax.eval_shape(model.init, jax.random.key(0), clips)["params"]
   params = jax.tree.map(lambda x: np.zeros(x.shape, "f4"), shapes)
-  video_maps.draw(tmp_path / "maps.png", model, params, videos)
+  video_maps.draw(tmp_path / "maps.png", model, params, clips)
   with Image.open(tmp_path / "maps.gif") as moving:
     assert moving.size[0] == 10 * (108 + 4) - 4
 
@@ -302,3 +304,29 @@ def test_bad_values_are_found_before_the_first_step():
   config.model.token_learner.num_tokens = 10
   with pytest.raises(ValueError, match=r"frames of 12x12 .* most 9"):
     experiment_lib.Experiment(config)
+
+
+def test_a_film_is_not_held_in_memory(tmp_path, monkeypatch):
+  """Neither for a prediction nor for a picture; and nothing is left behind."""
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  jpeg = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+  monkeypatch.setattr(
+    video_file,
+    "iter_jpegs",
+    lambda *_: (jpeg + bytes(100_000 + i) for i in range(300)),
+  )
+  pp = "decode_video|temporal_views(4,2,3)|keep('video')"
+  section = dict(name="video_folder:clips", pp=pp)
+  prepare = videos.Preparation(pp, (4, 16, 16, 3), 25, 256)
+  for read, shape in (
+    (lambda: prepare("film.mp4"), (3, 4, 16, 16, 3)),
+    (lambda: video_maps.read_files(["film.mp4"], section), (1, 4, 16, 16, 3)),
+  ):
+    tracemalloc.start()
+    try:
+      assert read().shape == shape
+      _, peak = tracemalloc.get_traced_memory()
+    finally:
+      tracemalloc.stop()
+    assert peak < 3e6  # Of 30e6.
+  assert not list(tmp_path.iterdir())

@@ -27,7 +27,7 @@ from tokenlearner_flexivit import arguments
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
-from tokenlearner_flexivit.data import video_file, video_folder, video_ops
+from tokenlearner_flexivit.data import frame_store, video_folder, video_ops
 from tokenlearner_flexivit.models import patch_embed, vivit
 
 _MAX_TOKENS = 8
@@ -233,10 +233,10 @@ def read_files(
   for path in paths:
     path = pathlib.Path(path).expanduser()
     try:
-      frames = video_file.read_jpegs(path, fps, size)
-      # Ops of users may look for the label.
-      example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
-      videos.append(_prepared(example, data_config["pp"], 0))
+      with frame_store.stored(path, fps, size) as frames:
+        # Ops of users may look for the label.
+        example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
+        videos.append(_prepared(example, data_config["pp"], 0))
     except (OSError, ValueError) as error:
       raise ValueError(f"{path}: {error}") from error
   return _stacked(videos, data_config["pp"])

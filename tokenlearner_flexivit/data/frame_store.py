@@ -9,6 +9,7 @@ import itertools
 import os
 import pathlib
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
@@ -121,6 +122,33 @@ def write(file: BinaryIO, jpegs: Iterable[bytes]) -> int:
   file.write(np.array(places, _NUMBER).tobytes())
   file.write(np.array(len(places), _NUMBER).tobytes() + _FORMAT)
   return len(places)
+
+
+@contextlib.contextmanager
+def stored(
+  path: str | os.PathLike, fps: float, size: int
+) -> Iterator[StoredFrames]:
+  """Stores a video file for as long as the context lasts.
+
+  The frames are in a temporary file, 2 GB for an hour of 25 frames per second
+  and 256 pixels, so that no more than one of them is in memory.
+
+  Args:
+    path: see `video_file.iter_jpegs`.
+    fps: see `video_file.iter_jpegs`.
+    size: see `video_file.iter_jpegs`.
+
+  Yields:
+    The frames.
+
+  Raises:
+    ValueError, OSError, ImportError: see `video_file.iter_jpegs`.
+    OSError: the temporary file cannot be written.
+  """
+  with tempfile.NamedTemporaryFile(suffix=".jpegs") as file:
+    count = write(file, video_file.iter_jpegs(path, fps, size))
+    file.flush()
+    yield StoredFrames(pathlib.Path(file.name), count)
 
 
 @dataclasses.dataclass(frozen=True)

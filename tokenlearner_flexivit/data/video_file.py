@@ -38,17 +38,6 @@ _MAX_HELD = 60  # s
 _MEND = "ffmpeg -i FILE -vf setpts=N/25/TB -r 25 NEW.mp4 makes it 25 a second"
 
 
-def read_jpegs(
-  path: str | os.PathLike,
-  fps: float,
-  size: int,
-  start: float = 0,
-  end: float | None = None,
-) -> list[bytes]:
-  """Returns all that `iter_jpegs` yields, of a video that fits in memory."""
-  return list(iter_jpegs(path, fps, size, start, end))
-
-
 def iter_jpegs(
   path: str | os.PathLike,
   fps: float,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import video_file
+from tokenlearner_flexivit.data import frame_store, video_file
 from tokenlearner_flexivit.inference import images
 
 EXTENSIONS = video_file.EXTENSIONS
@@ -87,14 +87,15 @@ class Preparation:
     """
     if isinstance(video, _PATHS):
       path = pathlib.Path(video).expanduser()
-      frames = video_file.read_jpegs(path, self._fps, self._size)
+      with frame_store.stored(path, self._fps, self._size) as frames:
+        prepared = self._apply(frames)
     elif isinstance(video, np.ndarray | jax.Array):
       frames = np.asarray(video)
       if frames.dtype != np.uint8:
         raise ValueError(f"the array is {frames.dtype}, not uint8")
+      prepared = self._apply(frames)
     else:
       raise ValueError(_no_video(video))
-    prepared = self._apply(frames)
     if prepared.shape != self.shape:
       raise ValueError(
         f"the preprocessing {self._preprocess.text!r} gives "
