@@ -144,19 +144,25 @@ def check_number(
   Args:
     value: of the config.
     where: the key's name for errors, such as "config.task.temperature".
-    interval: as mathematics writes it: "[0, 1)" has 0 and not 1.
+    interval: as mathematics writes it: "[0, 1)" has 0 and not 1. Of two, as
+      in "(-inf, 0) or (0, inf)", the number must be in one.
     whole: whether it must be a whole number, of Python's type int.
   """
-  low, high = map(float, interval[1:-1].split(","))
   # To Python True is an int.
-  fits = type(value) in ((int,) if whole else (int, float))
-  if fits:
-    fits = low < value < high
-    fits |= value == low and interval[0] == "["
-    fits |= value == high and interval[-1] == "]"
-  if not fits:
+  is_number = type(value) in ((int,) if whole else (int, float))
+  parts = interval.split(" or ")
+  if not is_number or not any(_is_in(value, part) for part in parts):
     kind = "whole number" if whole else "number"
     raise ValueError(f"{where}={value!r} must be a {kind} in {interval}.")
+
+
+def _is_in(value: float, interval: str) -> bool:
+  low, high = map(float, interval[1:-1].split(","))
+  return (
+    low < value < high
+    or (value == low and interval[0] == "[")
+    or (value == high and interval[-1] == "]")
+  )
 
 
 def check_list(value: Any, where: str) -> None:

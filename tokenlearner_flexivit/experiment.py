@@ -439,7 +439,10 @@ def _check_values(config: Mapping[str, Any]) -> None:
       f"config.{key}={config[key]!r} is about the weights of config.init, "
       "which is None. Leave it out, or name weights."
     )
-  for key, interval in (("init_mean", "(-inf, inf)"), ("init_std", "(0, inf)")):
+  for key, interval in (
+    ("init_mean", "(-inf, inf)"),
+    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
+  ):
     if config[key] is None:
       continue
     configuration.check_numbers(config[key], f"config.{key}", interval)

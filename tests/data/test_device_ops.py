@@ -56,6 +56,7 @@ def assert_the_rest_is_for_the_device(config, *, entries, batch_size=8):
     ("decode|value_range(-1,1)|keep('image','label')", ["image"]),
     ("value_range(0,1)|standardize((.5,.4,.3),(.2,.3,.1))", ["image"]),
     ("random_affine(10)|value_range(-1,1)|onehot(5)", ["image"]),
+    ("value_range(1,-1)|value_range(-1,1,255,0)", ["image"]),
     (
       "flip_lr|copy('image','b')|value_range(-1,1)|resize(4,key='b')"
       "|value_range(0,1,key='b')|drop('id')",

@@ -30,6 +30,8 @@ from tokenlearner_flexivit.data import statistics
       0.5,
     ),
     ("decode|resize(8)", "image", 0, 1 / 255),
+    ("value_range(1,-1)", "image", 0.5, -0.5),
+    ("value_range(-1,1,255,0)", "image", 0.5, -0.5),
   ],
 )
 def test_statistics(pp, key, mean, std):

@@ -271,17 +271,16 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
   for values, mean, std in (
     ("value_range(-1,1)", None, None),
     ("value_range(0,1)|standardize(0.3,0.2)", (0.3,), (0.2,)),
+    ("value_range(1,-1)", (0.5,), (-0.5,)),
   ):
     config["data"]["pp"] = f"decode|{values}|keep('image','label')"
     (folder / "config.json").write_text(json.dumps(config))
     described = interop.describe(folder)
     model = models.create(**described.model)
-    shown = (
-      "minus 0.5, divided by 0.5" if mean is None else "minus 0.3, divided"
-    )
-    assert shown in str(described)
+    (m,), (s,) = mean or (0.5,), std or (0.5,)
+    assert f"minus {m}, divided by {s}" in str(described)
     params, report = interop.load_params_and_report(folder, model)
-    assert ("minus [0.3], divided by [0.2]" in str(report)) == bool(mean)
+    assert (f"minus [{m}], divided by [{s}]" in str(report)) == bool(mean)
     teacher = distillation.Teacher.create(
       described.model["num_classes"], "config.task.teachers.t", str(folder)
     )

@@ -176,9 +176,15 @@ def test_fresh_arrays_from_given_parameters(saved, make_model, make_params):
   )
 
 
-def test_statistics_of_the_input(saved, make_model, logits):
+@pytest.mark.parametrize(
+  "mean, std",
+  [
+    ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ([0.5], [-0.5]),  # Inverted, by value_range(1,-1).
+  ],
+)
+def test_statistics_of_the_input(mean, std, saved, make_model, logits):
   path, params = saved()
-  mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
   model = make_model()
   loaded, report = interop.load_params_and_report(
     path, model, input_mean=mean, input_std=std
@@ -192,6 +198,8 @@ def test_statistics_of_the_input(saved, make_model, logits):
   )
   with pytest.raises(ValueError, match="need 3 values, or one"):
     interop.load_params(path, model, input_mean=[0.5, 0.5])
+  with pytest.raises(ValueError, match="must not have a 0"):
+    interop.load_params(path, model, input_std=[0])
 
 
 @pytest.mark.parametrize("pool", ["tok", "gap"])

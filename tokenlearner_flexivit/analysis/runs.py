@@ -327,7 +327,10 @@ def _values(described: interop.Description) -> str:
   mean, std = described.input_mean, described.input_std
   if mean is None or {*mean, *std} == {0.5}:
     return "value_range(-1,1)"
-  return f"value_range(0,1)|standardize({mean},{std})"
+  if min(std) > 0:
+    return f"value_range(0,1)|standardize({mean},{std})"
+  mean, std = (tuple(x.tolist()) for x in (1 - np.array(mean), -np.array(std)))
+  return f"value_range(1,0)|standardize({mean},{std})"
 
 
 def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:

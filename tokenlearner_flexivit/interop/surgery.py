@@ -122,7 +122,7 @@ def absorb_statistics(
   Args:
     leaves: by our names.
     mean: per channel, or one for all.
-    std: as `mean`.
+    std: as `mean`; negative where the images are inverted.
 
   Returns:
     leaves whose patch embedding is another, and computes the same.
@@ -140,8 +140,8 @@ def absorb_statistics(
       raise ValueError(
         f"input_mean and input_std need {channels} values, or one."
       )
-  if not np.all(std > 0):
-    raise ValueError(f"input_std={std.tolist()} must be above 0.")
+  if not np.all(std):
+    raise ValueError(f"input_std={std.tolist()} must not have a 0.")
   if np.all(mean == 0.5) and np.all(std == 0.5):
     return leaves
   # (x - mean) / std = y * scale + shift for y = 2 x - 1.

@@ -106,7 +106,7 @@ class Teacher:
         configuration.check_text(text, f"{where}.{key}")
     for key, numbers, interval in (
       ("input_mean", input_mean, "(-inf, inf)"),
-      ("input_std", input_std, "(0, inf)"),
+      ("input_std", input_std, "(-inf, 0) or (0, inf)"),
     ):
       if numbers is not None:
         configuration.check_numbers(numbers, f"{where}.{key}", interval)
