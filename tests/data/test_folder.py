@@ -298,6 +298,15 @@ def test_batches(tmp_path):
     (["train/1.png", "test/1.png"], "train", ["rename them, such as"]),
     (["a/x.png", "stray.png"], "train", ["stray.png: lies outside"]),
     (["a/x.png"], "train[:0]", ["empty", "There are 1 in"]),
+    (["train+val/a/x.png"], "train+val", ["Rename 'train+val': + and [ ] in"]),
+    (
+      ["x[1]/a/x.png", "val/a/1.png"],
+      "x[1]",
+      ["no split 'x'", "Rename 'x[1]'"],
+    ),
+    ([" x/a/x.png"], " x", ["Rename ' x'", "blanks"]),
+    (["]x/a/x.png"], "]x", ["+, [ or ] in its name", "rename it"]),
+    (["all/a/x.png", "test/a/x.png"], "all", ["a folder 'all'", "Rename"]),
     (["a/x.png"], "train[:2]", ["[:2] of", "which has 1 examples"]),
   ],
 )
@@ -311,6 +320,18 @@ def test_bad_folders(tmp_path, files, split, messages):
     open_folder(tmp_path, split)
   for message in [*messages, str(tmp_path)]:
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "name", ["a:b", "a,b", "my split", "caf\u00e9", "cafe\u0301", "a=b", "#%?&"]
+)
+def test_folders_may_have_odd_names(tmp_path, name):
+  fill(tmp_path / name, count=4)
+  assert len(open_folder(tmp_path, f"{name}[:50%] + {name}[75%:]")) == 6
+  assert folder.choose_splits(tmp_path, f"{name}[:50%]", f"{name}[50%:]")
+  for path in (name, "train+val", "x[1]", " "):
+    fill(tmp_path / "paths" / path / "train", count=4)
+    assert len(open_folder(tmp_path / "paths" / path, "train[:50%]")) == 4
 
 
 def test_missing_folder(tmp_path):

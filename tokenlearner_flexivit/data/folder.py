@@ -47,6 +47,12 @@ class FolderSource(sources.Source):
     asked = []
     for name, part in splits.parse(split, f"folder:{path}"):
       if name == "all":
+        if name in folders:
+          raise ValueError(
+            f"{root} has a folder 'all', but the split 'all' is train, "
+            "validation and test together. Rename the folder, such as to "
+            "'everything'."
+          )
         names = [n for n in folders if splits.role(n)] or list(folders)
       else:
         names = [_resolve(name, folders, root)]

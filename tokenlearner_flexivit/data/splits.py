@@ -94,7 +94,8 @@ def parse(split: str, where: str = "") -> list[tuple[str, str]]:
     raise ValueError(
       f"Cannot read the split {split!r}{dataset}: expected a name, perhaps "
       "with a slice, or a sum of such, as in 'train', 'train[:90%]', "
-      "'train[100:200]' or 'train+validation'."
+      "'train[100:200]' or 'train+validation'. A folder with +, [ or ] in its "
+      "name can be no split: rename it."
     )
   return [(match["name"], match["slice"] or "") for match in matches]
 
@@ -175,7 +176,19 @@ def resolve(asked: str, known: Sequence[str], where: str) -> str:
     )
   raise ValueError(
     f"{where} has no split {asked!r}. Its splits are: "
-    f"{', '.join(known) or 'none'}."
+    f"{', '.join(known) or 'none'}.{_advice(known)}"
+  )
+
+
+def _advice(known: Sequence[str]) -> str:
+  """Returns which names cannot be asked for, "" if all can."""
+  matches = {name: _PART.fullmatch(name) for name in known}
+  odd = [n for n, match in matches.items() if not match or match["name"] != n]
+  if not odd:
+    return ""
+  return (
+    f" Rename {' and '.join(map(repr, odd))}: + and [ ] in a name mean a sum "
+    "and a slice, and blanks at its ends are left out."
   )
 
 
