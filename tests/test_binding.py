@@ -12,7 +12,13 @@ import pytest
 import safetensors.numpy
 
 from tests.conftest import make_config, write_untrained
-from tokenlearner_flexivit import binding, train, train_step
+from tokenlearner_flexivit import (
+  binding,
+  checksums,
+  train,
+  train_step,
+  weight_digests,
+)
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import experiment as experiment_lib
@@ -312,6 +318,50 @@ def test_weights_to_start_from_and_training_data_are_needed_once(
     results = train.evaluate(None, workdir)
   accuracy = history[-1]["test/patch4/accuracy"]
   assert results["test"]["patch4/accuracy"] == accuracy
+
+
+def test_weights_may_move_and_must_not_change(untrained_run, tmp_path, capsys):
+  """Those of a run, and those of a file with what is told beside it."""
+  run, file = tmp_path / "teacher", tmp_path / "weights" / "model.npz"
+  shutil.copytree(untrained_run, run)
+  file.parent.mkdir()
+  file.write_bytes(b"weights")
+  (file.parent / "config.json").write_text("{}")
+  workdir = tmp_path / "run"
+  (workdir / "checkpoints" / "2").mkdir(parents=True)
+
+  def arguments(run, file):
+    teachers = {"prof": {"init": str(run)}}
+    config = complete(
+      init=str(file), task=dict(name="distillation", teachers=teachers)
+    )
+    weights = weight_digests.of_config(config)
+    return workdir, config, {**ABOUT, "weights": weights}
+
+  before = arguments(run, file)
+  binding.bind_workdir(*before)
+  moved_run = shutil.copytree(run, tmp_path / "moved")
+  moved_file = shutil.copytree(file.parent, tmp_path / "other") / "model.npz"
+  moved = arguments(moved_run, moved_file)
+  binding.check_model(workdir, before[1], moved[1], before[2]["weights"])
+  binding.claim_workdir(*moved)
+  said = capsys.readouterr().out
+  for key in "config.init: ", "config.task.teachers.prof.init: ":
+    assert f"Changed since the last start: {key}" in said
+  assert said.count("It is the same file or run.") == 2
+
+  # What the run started from, it needs no more; what it learns from, it does.
+  moved_file.unlink()
+  binding.claim_workdir(*arguments(moved_run, moved_file))
+  shutil.copy(run / "config.json", moved_run / "checkpoints" / "0" / "state")
+  checksums.write(moved_run / "checkpoints" / "0")
+  with pytest.raises(ValueError, match=r"digest of config\.task\.teachers"):
+    binding.claim_workdir(*arguments(moved_run, moved_file))
+  other = arguments(tmp_path / "nothing", moved_file)
+  with pytest.raises(ValueError, match=r"prof\.init: .*moved' -> .*nothing"):
+    binding.claim_workdir(*other)
+  with pytest.raises(ValueError, match=r"prof\.init: .*moved' -> .*nothing"):
+    binding.check_model(workdir, moved[1], other[1], moved[2]["weights"])
 
 
 def test_blocks_in_a_loop_are_evaluated_in_stacks(config, tmp_path):

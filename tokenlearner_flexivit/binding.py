@@ -16,7 +16,7 @@ import jax
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import metric_log, progress
+from tokenlearner_flexivit import metric_log, progress, weight_digests
 from tokenlearner_flexivit import workdir as workdir_lib
 
 Change = tuple[str, Any, Any]  # A key, such as "config.seed"; before and now.
@@ -80,7 +80,10 @@ def bind_workdir(
 
 
 def check_model(
-  workdir: pathlib.Path, trained: dict[str, Any], config: dict[str, Any]
+  workdir: pathlib.Path,
+  trained: dict[str, Any],
+  config: dict[str, Any],
+  weights: Mapping[str, str],
 ) -> None:
   """Raises ValueError unless a config has the model and task of a run.
 
@@ -88,6 +91,7 @@ def check_model(
     workdir: of the run.
     trained: the run's config.
     config: of an evaluation of it.
+    weights: digests of those that the run knows, by their keys.
   """
   keys = ("model", "task")
   changes = configuration.changes(
@@ -98,6 +102,9 @@ def check_model(
     for c in changes
     if c[0] not in _CHANGES_DROPOUT and not _CHANGES_NOTHING.fullmatch(c[0])
   ]
+  if differ:
+    now = weight_digests.of_config(config)
+    differ = [c for c in differ if not _is_same(c[0], weights, now)]
   if differ:
     raise ValueError(
       f"--workdir={workdir} holds a run of another model (there -> now):"
@@ -128,6 +135,8 @@ def check_hosts_agree(
       change
       for key in mine
       for change in configuration.changes(first[key], mine[key], key)
+      # A host may lack weights that are needed no more.
+      if not (change[0].startswith("about_data.weights") and None in change)
     ]
     if differ:
       raise ValueError(
@@ -262,7 +271,15 @@ def _harmless(
     is_path = ":" in str(old) and ":" in str(new)
     if is_path and len(kinds) == 1 and digests[0] and digests[0] == digests[1]:
       return ". It is the same data in another place."
-  return ""
+  weights = [about.get("weights", {}) for about in (about_before, about_data)]
+  return ". It is the same file or run." if _is_same(key, *weights) else ""
+
+
+def _is_same(
+  key: str, before: Mapping[str, str], now: Mapping[str, str]
+) -> bool:
+  """Tells whether the weights that a key names are those of before."""
+  return key in before and before[key] == now.get(key)
 
 
 def _digests(about: Mapping[str, Any], evaluation: str | None) -> Any:
@@ -285,6 +302,17 @@ def _other_data(
       yield f"class {number}", *names
   if before.get("digest", now["digest"]) != now["digest"]:
     yield "digest of the listing", before["digest"], now["digest"]
+  yield from _other_teachers("config.task.", before, now)
+
+
+def _other_teachers(
+  where: str, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[Change]:
+  """Yields the teachers of a section that have other weights than before."""
+  old, new = (about.get("weights", {}) for about in (before, now))
+  for key in sorted(old.keys() & new.keys()):
+    if key.startswith(where) and old[key] != new[key]:
+      yield f"digest of {key}", old[key], new[key]
 
 
 def _other_evaluations(
@@ -296,6 +324,7 @@ def _other_evaluations(
     yield from configuration.changes(
       {"data": old[name]}, {"data": now["evals"][name]}, f"config.evals.{name}"
     )
+    yield from _other_teachers(f"config.evals.{name}.", before, now)
 
 
 def _line(change: Change) -> str:

@@ -22,6 +22,7 @@ from tokenlearner_flexivit import (
   paths,
   preemption,
   report,
+  weight_digests,
 )
 from tokenlearner_flexivit import checkpoint as checkpoint_lib
 from tokenlearner_flexivit import data as data_lib
@@ -68,6 +69,10 @@ def train_and_evaluate(
   workdir = paths.local(workdir, "workdir")
   with workdir_lib.together():
     experiment = experiment_lib.Experiment(config)
+    about_data = {
+      **experiment.about_data,
+      "weights": weight_digests.of_config(experiment.config),
+    }
   config, task = experiment.config, experiment.task
   kind, batch_size = config["parallel"], config["batch_size"]
 
@@ -105,7 +110,7 @@ def train_and_evaluate(
   with contextlib.ExitStack() as closing:
     workdir_lib.check_shared(workdir)
     closing.enter_context(workdir_lib.Lock(workdir))
-    claim = workdir, config, experiment.about_data
+    claim = workdir, config, about_data
     binding.claim_workdir(*claim)
     for line in data_lib.describe_splits(config):
       say(line)
@@ -258,7 +263,8 @@ def evaluate(
     if config is None:
       config = trained
     experiment = experiment_lib.Experiment(config, about_data)
-    binding.check_model(workdir, trained, experiment.config)
+    weights = experiment.about_data.get("weights", {})
+    binding.check_model(workdir, trained, experiment.config, weights)
     step = checkpoint_lib.newest_step(workdir)
   binding.check_hosts_agree(experiment.config, experiment.about_data)
   step = workdir_lib.of_first_host(step)

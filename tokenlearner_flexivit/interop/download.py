@@ -22,7 +22,7 @@ _GCS = "https://storage.googleapis.com/"
 _TIMEOUT_SECONDS = 60
 FOLDER_FILE = "model.safetensors"
 # What Hugging Face's repositories tell of a model, beside its weights.
-_ABOUT = ("config.json", "preprocessor_config.json")
+ABOUT = ("config.json", "preprocessor_config.json")
 
 
 def fetch(source: str | os.PathLike) -> pathlib.Path:
@@ -227,7 +227,7 @@ def _from_hugging_face(source: str) -> pathlib.Path:
     huggingface_hub.hf_hub_download, repo, revision=revision
   )
   folder = file.rpartition("/")[0]
-  for name in _ABOUT:
+  for name in ABOUT:
     # They then lie beside the weights, where they are looked for.
     name = f"{folder}/{name}".lstrip("/")
     if files is None:
