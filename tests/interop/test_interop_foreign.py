@@ -275,6 +275,24 @@ def test_a_grid_that_is_no_square_must_be_said(library_file):
   assert models.ViT(**described.model) == model
 
 
+def test_a_square_may_be_another_grid_and_a_cls_token(library_file):
+  # 4x6 and an entry for the cls token, or 5x5 without one.
+  path, wide, _ = library_file("timm", None, posemb_grid=(4, 6))
+  described = interop.describe(path, num_heads=2)
+  assert described.model["posemb_grid"] == (5, 5)
+  square = models.ViT(**described.model)
+  _, report = interop.load_params_and_report(path, square)
+  for warnings in (described.guesses, report.warnings):
+    text = "\n".join(warnings)
+    assert "posemb_grid=(5, 5) and none for the cls token" in text
+    assert "(4, 6) or (6, 4) and one for the cls token" in text
+  described = interop.describe(path, num_heads=2, posemb_grid=(4, 6))
+  assert models.ViT(**described.model) == wide
+  _, report = interop.load_params_and_report(path, wide, posemb_grid=(4, 6))
+  for warnings in (described.guesses, report.warnings):
+    assert "posemb_grid" not in "\n".join(warnings)
+
+
 @pytest.mark.parametrize("format", ["timm", "hugging_face"])
 def test_biases_that_are_not_there_are_zeros(format, library_file, make_model):
   config = {"timm": TIMM, "hugging_face": HUGGING_FACE}[format]

@@ -7,7 +7,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from tokenlearner_flexivit import interop
-from tokenlearner_flexivit.interop import resize, surgery
+from tokenlearner_flexivit.interop import grids, resize
 from tokenlearner_flexivit.models import patch_embed, posemb
 
 LEARNED = dict(layer=1, num_tokens=3, bottleneck_dim=8)
@@ -94,7 +94,7 @@ def test_zoom_keeps_the_corners():
   ],
 )
 def test_guess_of_a_grid(arguments, expected):
-  assert surgery.posemb_grid(*arguments) == expected
+  assert grids.posemb_grid(*arguments) == expected
 
 
 def test_wrong_grid_is_refused(saved, make_model):

@@ -14,6 +14,7 @@ from tokenlearner_flexivit.interop import (
   containers,
   download,
   formats,
+  grids,
   released,
   surgery,
 )
@@ -280,15 +281,18 @@ def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   n = leaves[surgery.POSEMB].shape[1]
   told = grid or known.posemb_grid
   has_cls, cls_entry = "cls" in leaves, None if grid else known.cls_entry
-  grid, _ = surgery.posemb_grid(n, has_cls, given=told, cls_entry=cls_entry)
+  grid, _ = grids.posemb_grid(n, has_cls, given=told, cls_entry=cls_entry)
   if grid is None:
     raise ValueError(
       f"{path} has {n} positions, which make no square. Say their grid:"
       " posemb_grid=(h, w), on the command line --posemb_grid=h,w."
     )
   model["posemb_grid"] = grid
-  others = surgery.possible_grids(n, has_cls, cls_entry) - {grid}
-  if others and not (told or squares):
+  if told or squares:
+    return
+  if other := grids.other_reading(n, grid, has_cls, cls_entry):
+    guesses.append(other)
+  elif grids.possible_grids(n, has_cls, cls_entry) - {grid}:
     guesses.append(
       f"posemb_grid={grid}, the square; other grids have as many cells (pass"
       " posemb_grid)"

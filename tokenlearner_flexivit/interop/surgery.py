@@ -7,13 +7,12 @@ everything.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.interop import foreign, resize
+from tokenlearner_flexivit.interop import foreign, grids, resize
 from tokenlearner_flexivit.interop.leaves import Leaf, Leaves
 
 KERNEL = "embedding/kernel"
@@ -23,7 +22,6 @@ _KERNEL_RANKS = (4, 5)
 _HEAD = ("pre_logits/", "head/")
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
 FLOATS = ("float32", "float16", "bfloat16", "float64")
-Grid = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,83 +33,6 @@ class Row:
   there: tuple[int, ...] | None
   here: tuple[int, ...] | None
   note: str = ""
-
-
-def posemb_grid(
-  num_positions: int,
-  has_cls: bool,
-  model_grid: Grid | None = None,
-  given: Grid | None = None,
-  of_video: bool | None = None,
-  cls_entry: bool | None = None,
-) -> tuple[Grid | None, bool]:
-  """Finds the grid of a position embedding, which a file does not tell.
-
-  It is the given one, else the model's if it has as many cells, else a square.
-  One entry more than cells is that of the cls token, and comes first.
-
-  For a model for videos it is the model's, or that of one of its frames. A
-  square is one of an image, and no guess where it may be one of a video: 196
-  cells are 14x14 or 4x7x7.
-
-  Args:
-    num_positions: entries.
-    has_cls: whether the file has a cls token.
-    model_grid: of the model, if there is one.
-    given: by the caller, if it is known.
-    of_video: whether the file is of a model for videos, if that is known.
-    cls_entry: whether there is an entry for the cls token, if that is known.
-
-  Returns:
-    the grid, None if there is none, and whether there is an entry for cls.
-
-  Raises:
-    ValueError: the given grid has another number of cells.
-  """
-  root = math.isqrt(num_positions)
-  root_without = math.isqrt(max(0, num_positions - 1))
-  squares = [(root, root), (root_without, root_without)]
-  if given:
-    grids = [given]
-  elif model_grid is None or len(model_grid) == 2:
-    grids = ([model_grid] if model_grid else []) + squares
-  elif of_video is None:
-    grids = [model_grid, model_grid[1:]]
-  else:
-    grids = [model_grid] if of_video else [model_grid[1:], *squares]
-  for grid in grids:
-    if math.prod(grid) == num_positions and not cls_entry:
-      return grid, False
-    entry = has_cls if cls_entry is None else cls_entry
-    if entry and math.prod(grid) == num_positions - 1 > 0:
-      return grid, True
-  if given:
-    raise ValueError(
-      f"posemb_grid={given} has {math.prod(given)} cells, but the file's"
-      f" position embedding has {num_positions} entries."
-    )
-  return None, False
-
-
-def possible_grids(
-  num_positions: int, has_cls: bool, cls_entry: bool | None = None
-) -> set[Grid]:
-  """Returns the grids of two rows and columns or more with so many cells.
-
-  Args:
-    num_positions: entries of a position embedding.
-    has_cls: whether the file has a cls token.
-    cls_entry: whether there is an entry for it, if that is known.
-  """
-  counts = [] if cls_entry else [num_positions]
-  if has_cls if cls_entry is None else cls_entry:
-    counts.append(num_positions - 1)
-  return {
-    (rows, count // rows)
-    for count in counts
-    for rows in range(2, count // 2 + 1)
-    if count % rows == 0
-  }
 
 
 def absorb_statistics(
@@ -190,8 +111,8 @@ class Plan:
     template: Mapping[str, Any],
     where: str,
     *,
-    grid: Grid | None = None,
-    file_grid: Grid | None = None,
+    grid: grids.Grid | None = None,
+    file_grid: grids.Grid | None = None,
     cls_entry: bool | None = None,
     their_name: Callable[[str], str] = str,
     posemb_method: str = "linear",
@@ -262,21 +183,23 @@ class Plan:
     n = posemb.shape[1]
     has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
     of_video = self._of_video(given)
-    self._file_grid, has_entry = posemb_grid(
+    self._file_grid, has_entry = grids.posemb_grid(
       n, has_cls, self._grid, file_grid, of_video, cls_entry
     )
     if file_grid is None and not of_video and self._grid is not None:
-      square, _ = posemb_grid(n, has_cls, cls_entry=cls_entry)
+      square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
       taken = self._file_grid
       if taken and square not in (None, taken, taken[-2:]):
         self.warnings.append(
           f"the {n} positions are taken as the model's grid {taken};"
           f" {square} is as possible. Pass posemb_grid= to say which"
         )
-      elif taken and possible_grids(n, has_cls, cls_entry) - {taken[-2:]}:
+      elif other := grids.other_reading(n, taken, has_cls, cls_entry):
+        self.warnings.append(other)
+      elif taken and grids.possible_grids(n, has_cls, cls_entry) - {taken[-2:]}:
         self.notes.append(
           f"The {n} positions are taken as a grid {taken}, but nothing tells"
-          " it."
+          " it; if it is another, pass posemb_grid=."
         )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
@@ -396,8 +319,8 @@ class Plan:
     size = here[-len(there) :]
     notes = []
     if size != there:
-      grids = ["x".join(map(str, grid)) for grid in (there, size)]
-      notes = [self._method, " -> ".join(grids)]
+      sizes = ["x".join(map(str, grid)) for grid in (there, size)]
+      notes = [self._method, " -> ".join(sizes)]
     if size != here:
       notes.append(f"repeated {here[0]} times")
     self.leaves[POSEMB] = leaf.compute(
