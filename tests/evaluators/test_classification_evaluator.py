@@ -217,9 +217,20 @@ def test_examples_with_a_negative_label_do_not_count(config, monkeypatch):
   some = dict(evaluator.run(params))
   assert some["patch4/loss"] == pytest.approx(np.log(5))  # A head of zeros.
   assert evaluator.num_examples == 2  # The report's intervals are of these.
-  labels[:] = -1
-  with pytest.raises(ValueError, match=r"No example of .*test\.data has a"):
-    dict(evaluator.run(params))
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+  "labels", [np.full(4, -1, np.int32), np.zeros((4, 5), np.float32)]
+)
+def test_data_without_any_label_are_refused_before_the_training(
+  config, monkeypatch, kind, labels
+):
+  with pytest.raises(ValueError, match=r"test: no example of .* has a label"):
+    evaluator_on(config, monkeypatch, labels, kind)
+  some = labels.copy()
+  some[3] = 1  # One is enough.
+  evaluator_on(config, monkeypatch, some, kind)
 
 
 def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):

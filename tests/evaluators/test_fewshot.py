@@ -171,6 +171,13 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   config.evals.few.label_key = "colour"
   with pytest.raises(ValueError, match=r"few.label_key='colour'.*label, shape"):
     experiment_lib.Experiment(config)
+  for source._shape in ([-1] * 20, [-1] * 19 + [0]):
+    config.evals.few.label_key = "shape"
+    if max(source._shape) < 0:
+      with pytest.raises(ValueError, match=r"few: no example of"):
+        experiment_lib.Experiment(config)
+    else:
+      experiment_lib.Experiment(config)
   config.evals.few.update(label_key="label", shots=(11,))
   evaluator = experiment_lib.Experiment(config).evaluators["few"]
   with pytest.raises(ValueError, match=r"few.shots: 11 .*class 'ant' has"):

@@ -16,7 +16,9 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel, progress
 from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit.data import examples
 from tokenlearner_flexivit.evaluators import images
+from tokenlearner_flexivit.tasks import labels as labels_lib
 
 Batch = dict[str, jax.Array]
 Programs = Mapping[dials.Setting, Callable[..., Any]]
@@ -127,7 +129,8 @@ class Evaluator(abc.ABC):
       its source.
 
     Raises:
-      ValueError: it has classes that the model does not know; or see `Images`.
+      ValueError: it has classes that the model does not know, or no label at
+        all; or see `Images`.
     """
     source = data_lib.open_source(data, f"{self._where}.data")
     self._check_classes(data, source)
@@ -135,9 +138,37 @@ class Evaluator(abc.ABC):
     self._images = self._open(
       data, source, check_labels=self._task.check_labels
     )
+    parsed = data_lib.parse(data["pp"]).only("label")
+    make_example = examples.MakeExample(source, parsed)
+    self._check_some_known(
+      source,
+      lambda i: make_example(i, np.random.default_rng(0))[0]["label"],
+    )
     self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     return source
+
+  def _check_some_known(
+    self, source: data_lib.Source, label_of: Callable[[int], Any]
+  ) -> None:
+    """Raises ValueError if not one example has a label.
+
+    Args:
+      source: of the examples, which are read up to the first that has.
+      label_of: returns the label of the example at a position.
+    """
+    for index in range(len(source)):
+      if labels_lib.is_known(np.asarray(label_of(index))):
+        return
+      if not index:
+        progress.say(
+          f"{self._where}: {source.describe(0)} of {source.name} has no label; "
+          "looking for one that has."
+        )
+    raise ValueError(
+      f"{self._where}: no example of {source.name} has a label, so nothing can "
+      "be counted as right. Take a split that has."
+    )
 
   def _program(
     self, key: Hashable, function: Callable[..., Any], **options: Any

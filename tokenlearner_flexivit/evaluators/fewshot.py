@@ -149,6 +149,9 @@ class Evaluator(base.Evaluator):
     self.image_shape = self._test.shape
     if all(source.has_labels_at_hand for source in self.sources):
       self._train  # noqa: B018  # What is wrong with it is found now.
+    else:
+      for source in self.sources:
+        self._check_some_known(source, lambda i, s=source: s[i][label_key])
     self._check_representation(where)
     self._represent = {
       setting: self._program(

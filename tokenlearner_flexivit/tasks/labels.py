@@ -69,6 +69,18 @@ def check(
     )
 
 
+def is_known(label: np.ndarray) -> bool:
+  """Returns whether a label says anything: whether some class is right.
+
+  Args:
+    label: the number of a class, or weights [num_classes]; of one example.
+  """
+  if are_numbers(label[None]):
+    return bool(label >= 0)
+  # Some class is right, as `right_classes` says it.
+  return bool(label.max() > min(label.min(), 0.5))
+
+
 def right_classes(weights: jax.Array) -> jax.Array:
   """Returns which classes count as right answers, bool [B, C].
 
