@@ -1,5 +1,7 @@
 """A run on videos from end to end: training, views, report, pictures, init."""
 
+import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,17 +13,31 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from flax import traverse_util
+from jax import export as jax_export
 from PIL import Image
 
 from configs import video_folder
 from experiments import study
 from tests.data.test_video_file import frame_numbers, write_video
 from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import (
+  dials,
+  interop,
+  models,
+  optimizer,
+  parallel,
+  train,
+)
 from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import interop, models, optimizer, parallel, train
 from tokenlearner_flexivit.analysis import flops, runs, video_maps
 from tokenlearner_flexivit.data import fake, video_file
-from tokenlearner_flexivit.inference import Predictor, export, videos
+from tokenlearner_flexivit.inference import (
+  Predictor,
+  export,
+  model_card,
+  videos,
+)
 
 LAST = "value_range(-1,1,key='video')|keep('video','label')"
 
@@ -108,8 +124,94 @@ def test_predictions_of_videos_are_those_of_the_evaluation(workdir, tmp_path):
   predictor.trained.save(tmp_path / "model.safetensors")
   again = Predictor.load(tmp_path)
   assert again.predict(given[0])[0].labels[0].index == good.labels[0].index
-  with pytest.raises(ValueError, match="of videos, and exports are"):
-    export.write(again.trained, tmp_path / "out")
+
+
+def test_an_export_answers_as_the_evaluation_does(workdir, tmp_path):
+  """Its programs, the card, and either folder in place of the run."""
+  predictor = Predictor.load(workdir)
+  clips = np.random.default_rng(0).integers(0, 256, (3, 7, 12, 12, 3), np.uint8)
+  prepared, _ = predictor.preprocess(clips)
+  [setting] = export.best_settings(predictor.trained)
+  wanted = predictor.forward(prepared, setting).logits
+  assert np.ptp(prepared, axis=1).any()  # The views differ.
+
+  about = json.loads(
+    export.write(predictor.trained, tmp_path / "out").read_text()
+  )
+  assert about["input"]["shape"] == ["batch", 2, 4, 12, 12, 3]
+  assert about["input"]["axes"][:3] == ["batch", "views", "frames"]
+  assert (about["input"]["fps"], about["input"]["size"]) == (25, 256)
+  ops = {x["op"]: x["does"] for x in about["input"]["preprocessing_steps"]}
+  assert ops["decode_video"] == "Decodes a video."
+  assert len(ops) == 4
+  [row] = about["settings"]
+  assert row["seq_len"] == 2 * 9
+  assert row["accuracy"] == predictor.trained.recorded[0]["accuracy"]
+  text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+  assert "[batch, views, frames, height, width, channels]" in text
+  assert "25 times a second" in text and "image" not in text
+  code = text.split("```python\n")[1].split("```")[0]
+  code = code.replace("np.zeros((1, 2, 4, 12, 12, 3), np.float32)", "prepared")
+  names = {"prepared": prepared}
+  with contextlib.chdir(tmp_path / "out"):
+    exec(code, names)
+  np.testing.assert_allclose(names["logits"], wanted, atol=1e-5)
+
+  card = model_card.write(predictor.trained, tmp_path / "hub")
+  text = card.read_text(encoding="utf-8")
+  assert "# A video classifier" in text and "video-classification" in text
+  assert "9 videos" in text and "image" not in text
+  assert (tmp_path / "hub" / "plane.png").exists()
+  for folder in ("out", "hub"):
+    again = Predictor.load(tmp_path / folder)
+    same, _ = again.preprocess(clips)
+    np.testing.assert_array_equal(same, prepared)
+    np.testing.assert_allclose(
+      again.forward(same, setting).logits, wanted, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "model",
+  [
+    dict(name="vivit_factorised", temporal_depth=1),
+    dict(
+      name="vivit_bottleneck",
+      stages=((24, 1),),
+      width=24,
+      depth=1,
+      mlp_dim=8,
+      num_heads=3,
+      patch_size=None,
+    ),
+  ],
+)
+def test_models_of_all_kinds_are_exported(model, workdir, tmp_path):
+  """Of a preprocessing without views, too."""
+  trained = Predictor.load(workdir).trained
+  section = {**trained.model_section, **model}
+  if "stages" in model:
+    del section["variant"]
+  clips = np.random.default_rng(0).normal(size=(2, 4, 12, 12, 3)).astype("f4")
+  created = models.create(**section)
+  params = jax.jit(created.init)(jax.random.key(0), clips)["params"]
+  setting = dials.Setting((4, 4), None)
+  other = dataclasses.replace(
+    trained,
+    params=jax.tree.map(lambda x: np.asarray(x) + 0.1, params),
+    model_section=section,
+    pp=f"decode_video|temporal_central_crop(4)|{LAST}",
+    recorded=(),
+    settings=(setting,),
+  )
+  manifest = export.write(other, tmp_path / "out", [setting])
+  assert json.loads(manifest.read_text())["input"]["shape"][1] == 4
+  blob = (tmp_path / "out" / "patch4.jax").read_bytes()
+  weights = traverse_util.flatten_dict(other.params, sep="/")
+  answer, _ = created.apply({"params": other.params}, clips)
+  program = jax_export.deserialize(blob)
+  np.testing.assert_allclose(program.call(weights, clips), answer, atol=1e-4)
 
 
 def test_what_is_for_images_says_so(workdir):

@@ -168,6 +168,16 @@ def test_the_manifest_says_how_to_use_them(trained, folder):
   assert there == named | {"manifest.json", "README.md"}
 
 
+def test_an_op_is_told_by_its_own_words(trained):
+  """Also where another stands in for it, which spares work."""
+  cut = dataclasses.replace(trained, pp="decode|central_crop(12)")
+  decode, crop = export.about_input_and_output(cut)["input"][
+    "preprocessing_steps"
+  ]
+  assert decode["does"].startswith("Decodes ")
+  assert crop["arguments"] == {"size": 12}
+
+
 def test_the_weights_are_there_once_and_can_be_loaded(trained, folder):
   again = trained_lib.load(folder)
   chex.assert_trees_all_equal(again.params, trained.params)

@@ -127,6 +127,7 @@ class Step:
 
   Attributes:
     text: the op as it is written.
+    op: the op.
     fn: the op, or what stands in for it.
     is_random: whether it draws random numbers.
     args: its arguments.
@@ -137,6 +138,7 @@ class Step:
   """
 
   text: str
+  op: Callable[..., Example]
   fn: Callable[..., Example]
   is_random: bool
   args: tuple[Any, ...]
@@ -337,7 +339,15 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
   if entries is not None:
     entries = tuple(bound.arguments[name] for name in entries)
   return Step(
-    source, op.fn, is_random, args, kwargs, entries, op.moves, op.on_device
+    source,
+    op.fn,
+    op.fn,
+    is_random,
+    args,
+    kwargs,
+    entries,
+    op.moves,
+    op.on_device,
   )
 
 

@@ -1,14 +1,15 @@
 """A trained model as programs that run without this package.
 
 One set of weights, and for each setting a small program without any: a function
-of weights and images, as StableHLO that `jax.export` reads again. What must be
-known to use them stands beside them, for machines in manifest.json and for
-people in README.md.
+of weights and images or videos, as StableHLO that `jax.export` reads again.
+What must be known to use them stands beside them, for machines in manifest.json
+and for people in README.md.
 """
 
 import contextlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -27,7 +28,7 @@ from tokenlearner_flexivit import dials, paths, table
 from tokenlearner_flexivit.analysis import flops, plane
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
-from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import classification, views
 
 MANIFEST_FILE = "manifest.json"  # A folder that has it is complete.
 _PARTIAL = ".partial"  # What is not yet complete.
@@ -94,16 +95,6 @@ def check_new(folder: str | os.PathLike) -> pathlib.Path:
   return path
 
 
-def check_kind(trained: trained_lib.Trained) -> None:
-  """Raises ValueError for a model for videos."""
-  if trained.video is not None:
-    raise ValueError(
-      "The model is of videos, and exports are of models for images so far. "
-      "`Predictor.load(WORKDIR).trained.save(FILE)` writes one file that "
-      "`Predictor.load` reads elsewhere."
-    )
-
-
 def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
   """Returns the settings worth choosing, from the cheapest to the dearest.
 
@@ -124,10 +115,13 @@ def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
   """Returns what goes in, how it is made and what comes out, as JSON values."""
   return {
     "input": {
-      "shape": ["batch", *trained.image_shape],
+      "shape": ["batch", *trained.preparation().shape],
+      "axes": input_axes(trained),
       "dtype": "float32",
+      # Of the frames that the preprocessing begins with: fps and size.
+      **(trained.video or {}),
       "preprocessing": trained.pp,
-      "preprocessing_steps": _steps_in_words(trained.pp),
+      "preprocessing_steps": _steps_in_words(trained),
     },
     "output": {
       "shape": ["batch", trained.model_section["num_classes"]],
@@ -148,14 +142,14 @@ def about_setting(
   Raises:
     ValueError: it does not fit the images or the model.
   """
-  height, width = trained.model.check(trained.image_shape[:2], *setting)
+  grid = trained.model.check(trained.image_shape[:-1], *setting)
   return {
     "patch_size": setting.patch_size,
     "num_tokens": setting.num_tokens,
     "trained": setting in trained.settings,
     "evaluated": trained.row(setting) is not None,
-    # Of the image, before TokenLearner, and a cls token.
-    "seq_len": height * width + int(trained.model.pool == "tok"),
+    # Of the image, or view, before TokenLearner, and a cls token.
+    "seq_len": math.prod(grid) + int(trained.model.pool == "tok"),
     "multiply_adds": flops.macs(trained.model, trained.image_shape, *setting),
     **trained.metrics(setting),
   }
@@ -166,6 +160,27 @@ def link_name(trained: trained_lib.Trained) -> str:
   return classification.LINKS[trained.loss].__name__
 
 
+def input_axes(trained: trained_lib.Trained) -> list[str]:
+  """Returns the names of the axes of the input."""
+  axes = ["height", "width", "channels"]
+  if trained.kind == "video":
+    axes.insert(0, "frames")
+  if len(trained.preparation().shape) > len(axes):
+    axes.insert(0, "views")
+  return ["batch", *axes]
+
+
+def frames_in_words(trained: trained_lib.Trained) -> str:
+  """Returns what the preprocessing of videos begins with; "" for images."""
+  if trained.kind == "image":
+    return ""
+  return (
+    " The steps begin with the frames that a file shows "
+    f"{trained.video['fps']:g} times a second, reduced to a smaller side of "
+    f"{trained.video['size']} pixels if it is larger."
+  )
+
+
 def preprocessing_table(trained: trained_lib.Trained) -> str:
   """Returns the steps of the preprocessing as a Markdown table."""
   rows = [
@@ -174,9 +189,11 @@ def preprocessing_table(trained: trained_lib.Trained) -> str:
       "what it does": step["does"],
       "with": ", ".join(f"{k} {v}" for k, v in step["arguments"].items()),
     }
-    for step in _steps_in_words(trained.pp)
+    for step in _steps_in_words(trained)
   ]
-  return table.markdown(rows) if rows else "Images are taken as they are."
+  if rows:
+    return table.markdown(rows)
+  return f"{trained.kind.capitalize()}s are taken as they are."
 
 
 def write(
@@ -201,7 +218,6 @@ def write(
     ValueError: there is something in the folder, no setting is given, or one
       does not fit the images or the model.
   """
-  check_kind(trained)
   if settings is None:
     settings = best_settings(trained)
   settings = tuple(dict.fromkeys(settings))
@@ -237,8 +253,8 @@ def _write_files(
   about = {
     "weights": trained_lib.MODEL_FILE,
     "call": (
-      "jax.export.deserialize(bytes of a file).call(weights, images) gives "
-      "logits; weights is the dict of arrays in the weights file"
+      f"jax.export.deserialize(bytes of a file).call(weights, {trained.kind}s) "
+      "gives logits; weights is the dict of arrays in the weights file"
     ),
     **about_input_and_output(trained),
     "model": trained.model_section,
@@ -262,9 +278,13 @@ def _program(
 ) -> jax_export.Exported:
   model = trained.model
 
-  def logits(weights, images):
+  def logits(weights, inputs):
     params = traverse_util.unflatten_dict(weights, sep="/")
-    return model.apply({"params": params}, images, **setting._asdict())[0]
+
+    def answer(inputs):
+      return model.apply({"params": params}, inputs, **setting._asdict())[0]
+
+    return views.average(answer, inputs, model)
 
   weights = {
     name: jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -273,23 +293,24 @@ def _program(
     ).items()
   }
   batch = jax_export.symbolic_shape("batch")
-  images = jax.ShapeDtypeStruct((*batch, *trained.image_shape), jnp.float32)
+  shape = *batch, *trained.preparation().shape
+  inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
   exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)
-  return exported(weights, images)
+  return exported(weights, inputs)
 
 
-def _steps_in_words(pp: str) -> list[dict[str, Any]]:
-  """Returns what the ops do to the image, from their own docstrings."""
+def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
+  """Returns what the ops do to the input, from their own docstrings."""
   steps = []
-  for step in data_lib.parse(pp).steps:
-    signature = inspect.signature(step.fn)
+  for step in data_lib.parse(trained.pp).steps:
+    signature = inspect.signature(step.op)
     given = (None, None) if step.is_random else (None,)  # Example and rng.
     bound = signature.bind(*given, *step.args, **step.kwargs)
     bound.apply_defaults()
     arguments = dict(list(bound.arguments.items())[len(given) :])
     # Ops on labels, or on nothing but names, mean nothing to users.
-    if arguments.pop("key", None) == "image":
-      does = inspect.getdoc(step.fn).splitlines()[0]
+    if arguments.pop("key", None) == trained.kind:
+      does = inspect.getdoc(step.op).splitlines()[0]
       steps.append({"op": step.text, "does": does, "arguments": arguments})
   return steps
 
@@ -297,13 +318,16 @@ def _steps_in_words(pp: str) -> list[dict[str, Any]]:
 def _readme(
   trained: trained_lib.Trained, rows: Sequence[dict[str, Any]]
 ) -> str:
-  shape, metric = (1, *trained.image_shape), trained.headline
+  kind, axes, metric = trained.kind, input_axes(trained), trained.headline
+  shape = 1, *trained.preparation().shape
+  title = {"image": "An image", "video": "A video"}[kind]
+  per = " of a view" if "views" in axes else ""
   shown = [
     {
       "file": f"`{row['file']}`",
       "patch size": "x".join(map(str, row["patch_size"])),
       "learned tokens": row["num_tokens"] or "the model's own",
-      "multiply-adds in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
+      f"multiply-adds{per} in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
       f"{metric} %": (
         "not recorded" if row[metric] is None else f"{100 * row[metric]:.2f}"
       ),
@@ -311,7 +335,7 @@ def _readme(
     for row in rows
   ]
   return f"""\
-# An image classifier, exported
+# {title} classifier, exported
 
 One set of weights and {len(rows)} programs, one for each setting of the dials.
 They need no more than `pip install jax flatbuffers safetensors`:
@@ -326,18 +350,18 @@ weights = safetensors.numpy.load_file("{trained_lib.MODEL_FILE}")
 weights = jax.device_put(weights)
 with open("{rows[-1]["file"]}", "rb") as file:
   program = jax.jit(export.deserialize(file.read()).call)
-images = np.zeros({shape}, np.float32)  # Yours, preprocessed as below.
-logits = program(weights, images)
+{kind}s = np.zeros({shape}, np.float32)  # Yours, preprocessed as below.
+logits = program(weights, {kind}s)
 probabilities = jax.nn.{link_name(trained)}(logits)
 ```
 
-The number of images is free; each new one is compiled once. The programs are
+The number of {kind}s is free; each new one is compiled once. The programs are
 made for {", ".join(PLATFORMS[:-1])} and {PLATFORMS[-1]}.
 
 {table.markdown(shown)}
 
-Images are float32 [batch, height, width, channels], colours in the order red,
-green, blue, made of encoded files by these steps:
+{kind.capitalize()}s are float32 [{", ".join(axes)}], colours in the order red,
+green, blue, made of encoded files by these steps.{frames_in_words(trained)}
 
 {preprocessing_table(trained)}
 

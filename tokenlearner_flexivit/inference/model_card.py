@@ -18,7 +18,6 @@ from tokenlearner_flexivit.inference import trained as trained_lib
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 PICTURE_FILE = "plane.png"
-_HUB_TASK = "image-classification"
 _MAX_LABELS = 30  # More are a list that nobody reads; config.json has them.
 
 Row = dict[str, Any]
@@ -48,7 +47,6 @@ def write(
   Raises:
     ValueError: there is something in the folder.
   """
-  export.check_kind(trained)
   rows = _rows(trained, profile or ())
   # A folder of no name, such as "." or "..", has one nevertheless.
   name = export.check_new(folder).resolve().name
@@ -137,7 +135,7 @@ def _draw(
   draw = plane.draw if has_plane else curve.draw
   number = trained.training.get("num_examples")
   title = f"{title}, {len(rows)} settings"
-  draw(rows, path, title, trained.headline, number)
+  draw(rows, path, title, trained.headline, number, trained.kind)
 
 
 def _front_matter(
@@ -146,7 +144,7 @@ def _front_matter(
   """Returns what a hub reads: YAML, which JSON values are."""
   values = {
     "library_name": "tokenlearner_flexivit",
-    "pipeline_tag": _HUB_TASK,
+    "pipeline_tag": f"{trained.kind}-classification",
     "tags": ["vision", "jax", "flax", "vit", "flexivit", "tokenlearner"],
     "metrics": [trained.headline],
   }
@@ -192,12 +190,20 @@ def _hub_results(
   data, _, split = evaluation.rpartition(", ")
   kind, _, folder = data.partition("/")[0].partition(":")
   dataset = {"name": data, "type": folder or kind, "split": split}
-  return [{"task": {"type": _HUB_TASK}, "dataset": dataset, "metrics": metrics}]
+  task = {"type": f"{trained.kind}-classification"}
+  return [{"task": task, "dataset": dataset, "metrics": metrics}]
 
 
 def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
   number = sum(array.size for array in jax.tree.leaves(trained.params))
-  height, width, _ = trained.image_shape
+  *frames, height, width, _ = trained.image_shape
+  title = "An image"
+  inputs = f"images of {height}x{width} pixels"
+  if frames:
+    title = "A video"
+    inputs = (
+      f"videos, in clips of {frames[0]} frames of {height}x{width} pixels"
+    )
   dials = "The patch size ([FlexiViT](https://arxiv.org/abs/2212.08013)) is"
   if any(row["num_tokens"] is not None for row in rows):
     dials = (
@@ -205,9 +211,9 @@ def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
       "learned tokens ([TokenLearner](https://arxiv.org/abs/2106.11297)) are"
     )
   return f"""\
-# An image classifier with {len(rows)} settings
+# {title} classifier with {len(rows)} settings
 
-One set of weights, {number:,} parameters, for images of {height}x{width} pixels
+One set of weights, {number:,} parameters, for {inputs}
 and {trained.model_section["num_classes"]} classes. {dials} chosen per call, and
 with that what a call costs.
 """
@@ -220,7 +226,7 @@ def _metric_and_cost(
   has_picture: bool,
 ) -> str:
   metric = trained.headline
-  notes = ["Multiply-adds are those of one image."]
+  notes = [f"Multiply-adds are those of one {curve.view(trained.kind)}."]
   if any(row[metric] is not None for row in rows):
     on = trained.training.get("evaluation")
     notes.append(f"The {metric} is measured on {on}." if on else "")
@@ -229,7 +235,8 @@ def _metric_and_cost(
     notes.append(f"No {metric} is recorded for these weights.")
   if profile:
     notes.append(
-      "Time, speed and memory are those of a call with so many images, "
+      "Time, speed and memory are those of a call with so many "
+      f"{trained.kind}s, "
       f"measured on {profile_lib.hardware()} with JAX {jax.__version__}."
     )
   elif has_picture:
@@ -260,10 +267,10 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
   shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
   metric = trained.headline
   number = trained.training.get("num_examples")
-  on = f", {number:,} images" if number else ""
+  on = f", {number:,} {trained.kind}s" if number else ""
   columns = {
     metric: (f"{metric} %{on}", lambda x: f"{100 * x:.2f}"),
-    "batch_size": ("images", str),
+    "batch_size": (f"{trained.kind}s", str),
     "latency_ms": ("ms", "{:.2f}".format),
     "memory_bytes": ("MB", lambda x: f"{x / 1e6:.1f}"),
   }
@@ -278,9 +285,10 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
 
 def _use(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
   setting = rows[0]
-  by_budget = """\
+  file = {"image": "image.jpg", "video": "video.mp4"}[trained.kind]
+  by_budget = f"""\
 # The best setting that keeps to a budget, measured on your machine:
-predictor.predict("image.jpg", budget_ms=20)
+predictor.predict("{file}", budget_ms=20)
 """
   if all(row[trained.headline] is None for row in rows):
     by_budget = ""  # Which is the most accurate is not known.
@@ -298,13 +306,13 @@ package's extra `hub`.
 from tokenlearner_flexivit.inference import Predictor
 
 predictor = Predictor.load("model")
-predictor.predict("image.jpg", {chosen})
+predictor.predict("{file}", {chosen})
 {by_budget}```
 """
 
 
 def _input(trained: trained_lib.Trained) -> str:
-  labels = trained.class_names
+  labels, shape = trained.class_names, list(trained.preparation().shape)
   if labels is None:
     text = "The classes have no names."
   elif len(labels) > _MAX_LABELS:
@@ -314,8 +322,8 @@ def _input(trained: trained_lib.Trained) -> str:
   return f"""\
 ## Input and output
 
-Images become float32 arrays {list(trained.image_shape)} by these steps, which
-the library takes by itself:
+{trained.kind.capitalize()}s become float32 arrays {shape} by these steps, which
+the library takes by itself.{export.frames_in_words(trained)}
 
 {export.preprocessing_table(trained)}
 

@@ -48,11 +48,7 @@ class Predictor:
     """
     self.trained = trained
     self._known = settings_lib.Settings(trained)
-    about = trained.pp, trained.image_shape
-    if trained.video is None:
-      self._prepare = images_lib.Preparation(*about)
-    else:
-      self._prepare = videos_lib.Preparation(*about, **trained.video)
+    self._prepare = trained.preparation()
     if max_batch is None:
       max_batch = 64 if trained.video is None else 4
     self._programs = programs_lib.Programs(

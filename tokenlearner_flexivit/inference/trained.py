@@ -22,7 +22,7 @@ from tokenlearner_flexivit import checkpoint, dials, interop, models, paths
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.analysis import runs
-from tokenlearner_flexivit.inference import images
+from tokenlearner_flexivit.inference import images, videos
 from tokenlearner_flexivit.tasks import classification
 
 MODEL_FILE = "model.safetensors"
@@ -71,6 +71,17 @@ class Trained:
     # A loop over the blocks would copy all parameters into stacks at each call.
     section.pop("scan", None)
     return models.create(**section)
+
+  @property
+  def kind(self) -> str:
+    """Returns what the model sees, "image" or "video"."""
+    return "image" if self.video is None else "video"
+
+  def preparation(self) -> images.Preparation | videos.Preparation:
+    """Returns what makes model inputs of images, or of videos."""
+    if self.video is None:
+      return images.Preparation(self.pp, self.image_shape)
+    return videos.Preparation(self.pp, self.image_shape, **self.video)
 
   @property
   def known_settings(self) -> tuple[dials.Setting, ...]:
