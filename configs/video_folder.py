@@ -56,6 +56,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "Say where the videos are:"
       " --config=configs/video_folder.py:path=/data/clips"
     )
+  if frames < 2 or frames % 2 or size < 112 or size % 112:
+    raise ValueError(
+      f"frames={frames} must be even, since a tubelet has two, and size={size} "
+      "a multiple of 112, which all the patch sizes divide."
+    )
   if args["path"]:
     name = video_folder.local_name(f"video_folder:{args['path']}")
     train, test = video_folder.choose_splits(name, args["train"], args["test"])

@@ -419,3 +419,9 @@ def test_quickstart_reaches_its_accuracy(tmp_path):
   for row in report["settings"]:
     goal = 0.94 if row["patch_size"] > 8 else 0.97
     assert row["accuracy"] >= goal, row
+
+
+@pytest.mark.parametrize("arg", ["frames=15", "frames=0", "size=128", "size=0"])
+def test_video_folder_refuses_clips_before_it_reads_any(arg):
+  with pytest.raises(ValueError, match=r"must be even, .* multiple of 112"):
+    video_folder.get_config(f"path=/nowhere,{arg}")

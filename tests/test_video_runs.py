@@ -121,6 +121,8 @@ def test_predictions_of_videos_are_those_of_the_evaluation(workdir, tmp_path):
   good, bad, unknown = predictor.predict(given)
   assert sum(label.probability for label in good.labels) == pytest.approx(1)
   assert bad.error and "bytes is no video" in unknown.error
+  (same, _) = predictor.predict(np.array([str(path) for path in given[:2]]))
+  assert same.labels == good.labels
   predictor.trained.save(tmp_path / "model.safetensors")
   again = Predictor.load(tmp_path)
   assert again.predict(given[0])[0].labels[0].index == good.labels[0].index

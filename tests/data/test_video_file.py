@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tokenlearner_flexivit.data import video_file
 
@@ -111,6 +112,32 @@ def test_frames_are_decoded_as_they_are_taken(tmp_path, monkeypatch):
     next(frames)
     assert len(calls) == count
   frames.close()
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+  write_video(tmp_path / "12:30.mp4", 3)
+  monkeypatch.chdir(tmp_path)
+  assert read("12:30.mp4") == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  "suffix, codec",
+  [(".3gp", "mpeg4"), (".m2ts", "mpeg2video"), (".ogv", "libvpx")],
+)
+def test_formats_of_phones_cameras_and_wikis(tmp_path, suffix, codec):
+  assert suffix in video_file.EXTENSIONS
+  write_video(tmp_path / f"video{suffix}", 12, codec=codec)
+  assert read(tmp_path / f"video{suffix}") == list(range(12))
+
+
+def test_an_animated_gif_is_a_video(tmp_path):
+  assert ".gif" in video_file.EXTENSIONS
+  frames = [Image.new("RGB", (20, 10), (STEP * i,) * 3) for i in range(3)]
+  path = tmp_path / "moving.gif"
+  frames[0].save(
+    path, save_all=True, append_images=frames[1:], duration=[40, 120, 80]
+  )
+  assert read(path) == [0, 1, 1, 1, 2, 2]
 
 
 def test_other_rates_keep_the_pace(tmp_path):

@@ -11,14 +11,19 @@ import cv2
 import numpy as np
 
 EXTENSIONS = (
+  ".3gp",
   ".avi",
   ".flv",
+  ".gif",
+  ".m2ts",
   ".m4v",
   ".mkv",
   ".mov",
   ".mp4",
   ".mpeg",
   ".mpg",
+  ".mts",
+  ".ogv",
   ".ts",
   ".webm",
   ".wmv",
@@ -228,8 +233,10 @@ def _decoded(
     raise ValueError("the file is empty")
   count = 0
   try:
-    # Titles may be in any encoding.
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    # FFmpeg takes what stands before a colon for a protocol, such as http, but
+    # not in an absolute path. Titles may be in any encoding.
+    name = os.path.abspath(path)
+    with av.open(name, metadata_errors="replace") as container:
       stream = _video_stream(container, av.stream.Disposition)
       if stream.codec_context is None:
         raise ValueError("FFmpeg does not know how the file's video is coded")

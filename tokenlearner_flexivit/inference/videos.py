@@ -28,6 +28,8 @@ def listed(videos: Any) -> list[Any]:
   """
   if isinstance(videos, jax.Array):
     videos = np.asarray(videos)
+  if isinstance(videos, np.ndarray) and videos.dtype.kind in "UO":
+    videos = videos.ravel().tolist()  # Paths, or videos of several sizes.
   is_batch = isinstance(videos, np.ndarray) and videos.ndim == 5
   if isinstance(videos, (*_PATHS, np.ndarray)) and not is_batch:
     return [videos]
