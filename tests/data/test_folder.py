@@ -334,6 +334,37 @@ def test_folders_may_have_odd_names(tmp_path, name):
     assert len(open_folder(tmp_path / "paths" / path, "train[:50%]")) == 4
 
 
+def test_tables_beside_folders_without_classes_are_no_splits(tmp_path):
+  """As competitions hand images out: the folders are no classes."""
+  write(tmp_path / "train" / "1.png", 1)
+  write(tmp_path / "test" / "1.png", 1)
+  for name in ("train.csv", "test.csv"):
+    (tmp_path / name).write_text("file,label")
+  with pytest.raises(ValueError, match="read as having the splits test, train"):
+    open_folder(tmp_path)
+  fill(tmp_path / "train", count=1)
+  (tmp_path / "train" / "1.png").unlink()
+  assert folder.choose_splits(tmp_path) == ("train[:90%]", "train[90%:]")
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat ", "\uff43at"])
+def test_classes_of_nearly_the_same_name(tmp_path, other):
+  fill(tmp_path / "train", ("cat", "dog"), 1)
+  fill(tmp_path / "val", (other, "dog"), 1)
+  with pytest.raises(ValueError, match=f"lacks: '{other}'.* in case, in blank"):
+    open_folder(tmp_path, "val")
+  fill(tmp_path / "train", (other,), 1)
+  with pytest.warns(UserWarning, match="only in case.*'cat'.* join them"):
+    assert open_folder(tmp_path).num_classes == 3
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+  fill(tmp_path)
+  os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+  with pytest.raises(ValueError, match=r"cat/pipe\.jpg: is no file"):
+    open_folder(tmp_path)
+
+
 def test_missing_folder(tmp_path):
   with pytest.raises(ValueError, match="no such folder"):
     open_folder(tmp_path / "nowhere")

@@ -67,7 +67,7 @@ class FolderSource(sources.Source):
       if unknown:
         raise ValueError(
           f"{folder} holds classes that {folders['train']} lacks: "
-          f"{_some(unknown)}."
+          f"{_some(unknown)}.{_likely(unknown, self.class_names)}"
         )
       chosen = splits.positions(part, len(listing), str(folder))
       number = np.array([numbers[n] for n in listing.class_names], np.int32)
@@ -77,9 +77,9 @@ class FolderSource(sources.Source):
     if not len(self._labels):
       sizes = ", ".join(f"{len(x)} in {x.root}" for x, _ in self._parts)
       raise ValueError(f"The split is empty: {self.name}. There are {sizes}.")
-    self._warn_of_missing_classes(path)
+    self._warn_of_classes(path)
 
-  def _warn_of_missing_classes(self, path: str | os.PathLike) -> None:
+  def _warn_of_classes(self, path: str | os.PathLike) -> None:
     if self.num_classes == 1:
       warnings.warn(
         f"folder:{path} has a single class, {self.class_names[0]!r}, so there "
@@ -89,9 +89,7 @@ class FolderSource(sources.Source):
         stacklevel=3,
       )
     counts = np.bincount(self._labels, minlength=self.num_classes)
-    sources.warn_of_missing_classes(
-      self.name, self.class_names, counts, "image"
-    )
+    sources.warn_of_classes(self.name, self.class_names, counts, "image")
 
   def __len__(self) -> int:
     return len(self._labels)
@@ -166,8 +164,7 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
       f"{root} holds no class folders: expected one folder per class, with "
       f"images ({', '.join(image_listing.EXTENSIONS)}) in it.{hint}"
     )
-  folders = splits.find(root, image_listing.is_image)
-  folders = {s: folder for s, folder in folders.items() if folder.is_dir()}
+  folders = splits.find(root, image_listing.is_image, has_tables=False)
   if not folders and not splits.holds_folders(root / names[0]):
     return {"train": root}
   taken = [folder.name for folder in folders.values()]
@@ -253,6 +250,17 @@ def _class_names(
     parts = [folder for name, folder in folders.items() if splits.role(name)]
     counted = {*parts, *asked} if set(parts) & set(asked) else asked
   return sorted({n for f in counted for n in image_listing.class_folders(f)})
+
+
+def _likely(unknown: Sequence[str], known: Sequence[str]) -> str:
+  """Returns which unknown names may be known ones, in words."""
+  alike = sources.spelt_alike([*known, *unknown])
+  if not alike:
+    return ""
+  return (
+    f" Of {_some(alike)}, some differ only in case, in blanks or in how their "
+    "letters are encoded: give a class the same name in all splits."
+  )
 
 
 def _some(names: Sequence[str], limit: int = 10) -> str:

@@ -209,8 +209,10 @@ def _list_class(path: pathlib.Path) -> _Class:
       if entry.is_dir():
         reason = "is a folder inside a class folder"
         content.bad.append((path / name, reason))
-      elif entry.is_symlink() and not entry.is_file():
-        content.bad.append((path / name, "is a link to nothing"))
+      elif not entry.is_file():
+        is_link = entry.is_symlink()
+        reason = "is a link to nothing" if is_link else "is no file"
+        content.bad.append((path / name, reason))
       elif is_image(name):
         content.names.append(os.fsencode(name))
       else:

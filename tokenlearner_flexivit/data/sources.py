@@ -1,11 +1,14 @@
 """The interface of a source of examples."""
 
 import abc
+import collections
 import concurrent.futures
 import hashlib
+import itertools
 import types
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,10 +127,24 @@ def hash_words(*values: Any) -> str:
   return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
-def warn_of_missing_classes(
+def spelt_alike(names: Iterable[str]) -> list[str]:
+  """Returns the names that differ from another one by accident only.
+
+  That is in case, in blanks at the ends, or in how letters are encoded: disks
+  of Apple write an accent as a character of its own.
+  """
+  groups = collections.defaultdict(list)
+  for name in names:
+    spelling = unicodedata.normalize("NFKC", name).strip().casefold()
+    groups[spelling].append(name)
+  alike = [group for group in groups.values() if len(group) > 1]
+  return list(itertools.chain.from_iterable(alike))
+
+
+def warn_of_classes(
   name: str, class_names: Sequence[str], counts: Sequence[int], what: str
 ) -> None:
-  """Warns of the classes that a source has no example of.
+  """Warns of classes without an example and of names that are spelt alike.
 
   Args:
     name: of the source.
@@ -145,6 +162,13 @@ def warn_of_missing_classes(
     warnings.warn(
       f"{name} has no {what} of {len(missing)} of the {len(class_names)} "
       f"classes: {', '.join(map(repr, missing[:10]))}{more}.",
+      stacklevel=4,
+    )
+  if alike := spelt_alike(class_names):
+    warnings.warn(
+      f"{name} has classes whose names differ only in case, in blanks or in "
+      f"how their letters are encoded: {', '.join(map(repr, alike[:10]))}. If "
+      "they are one class, join them.",
       stacklevel=4,
     )
 

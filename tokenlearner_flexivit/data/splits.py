@@ -269,7 +269,10 @@ def is_hidden(name: str) -> bool:
 
 
 def find(
-  root: pathlib.Path, is_example: Callable[[str], bool] = lambda name: True
+  root: pathlib.Path,
+  is_example: Callable[[str], bool] = lambda name: True,
+  *,
+  has_tables: bool = True,
 ) -> dict[str, pathlib.Path]:
   """Returns the folders and tables in `root` that are splits of a dataset.
 
@@ -285,6 +288,8 @@ def find(
     root: the folder.
     is_example: tells by a file's name whether the file is an example, where
       not each is.
+    has_tables: whether a table may be a split. Folders of
+      images have none.
 
   Returns:
     Paths by "train", "validation" and "test". Empty if the folders in `root`
@@ -302,8 +307,8 @@ def find(
     if role(entry.name)
     and entry.is_dir() != entry.name.lower().endswith(_TABLE)
   ]
-  tables = [name for name in named if name.lower().endswith(_TABLE)]
-  folders = [name for name in named if name not in tables]
+  folders = [name for name in named if not name.lower().endswith(_TABLE)]
+  tables = [n for n in named if n not in folders] if has_tables else []
   nested = [name for name in folders if holds_folders(root / name)]
   if not nested and not tables:
     flat = [n for n in folders if _holds_examples(root / n, is_example)]
@@ -399,7 +404,8 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   root = paths.local(path, kind)
   if not root.is_dir():
     return ""
-  known = {part: path.name for part, path in find(root).items()}
+  found = find(root, has_tables=kind != "folder")
+  known = {part: path.name for part, path in found.items()}
   if not known:
     return f"{name} has no folders of splits. Reading {', '.join(asked)}."
   parts = [part for split in asked for part, _ in parse(split)]
