@@ -31,9 +31,13 @@ def parts(config, monkeypatch):
 def results(parts):
   return {
     name: {
-      f"{setting.name}/{metric}": 14 / 21
+      f"{setting.name}/{metric}": value
       for setting in evaluator.settings
-      for metric in (evaluator.headline, "loss")
+      for metric, value in (
+        (evaluator.headline, 14 / 21),
+        ("loss", 14 / 21),
+        ("examples", 21.0),
+      )
     }
     for name, evaluator in parts.evaluators.items()
   }
@@ -49,6 +53,32 @@ def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
     assert "| 95 % interval |" in shown
     assert shown.count("|  45.4 to 82.8 |") == 3
   assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10
+
+
+def test_a_report_counts_the_examples_that_an_evaluation_counted(
+  parts, tmp_path, capsys
+):
+  """Not those of the split: some may have no label."""
+  values = results(parts)
+  for key in values["test"]:
+    if key.endswith("/examples"):
+      values["test"][key] = 6.0
+  written = report.write(parts, tmp_path, PARAMS, values, 4)
+  assert written["num_examples"] == 6
+  text = capsys.readouterr().out
+  assert "test, 6 images:" in text and "|  30.0 to 90.3 |" in text
+
+
+def test_an_older_log_that_does_not_count_gives_no_interval(
+  parts, tmp_path, capsys
+):
+  values = {
+    k: v for k, v in results(parts)["test"].items() if "examples" not in k
+  }
+  written = report.write(parts, tmp_path, PARAMS, {"test": values}, 4)
+  assert written["num_examples"] is None
+  text = capsys.readouterr().out
+  assert "\ntest:\n" in text and "interval" not in text
 
 
 def test_a_report_is_of_the_steps_that_its_weights_have_seen(parts, tmp_path):
@@ -176,3 +206,18 @@ def test_a_notebooks_backend_stops_nothing():
     capture_output=True,
   )
   assert done.stdout.startswith(b"\x89PNG"), done.stderr
+
+
+def test_metrics_of_all_evaluations_have_a_place(parts, tmp_path):
+  """Also those that the first one has too."""
+  parts.evaluators["val"] = parts.evaluators["test"]
+  parts.config["evals"]["val"] = {
+    **parts.config["evals"]["test"],
+    "data": {**parts.config["evals"]["test"]["data"], "split": "train"},
+  }
+  values = results(parts)
+  values["val"] = {k: v / 2 for k, v in values["val"].items()}
+  written = report.write(parts, tmp_path, PARAMS, values, 4)
+  for row in written["settings"]:
+    assert row["val/accuracy"] == row["accuracy"] / 2
+    assert "val/gmacs" not in row

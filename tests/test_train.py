@@ -59,12 +59,13 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
       "seq_len",
       "gmacs",
       "accuracy",
-      "top5",
       "loss",
       "ece",
+      "examples",
       "images_per_s",
     }
-    assert 0 <= row["accuracy"] <= row["top5"] == 1
+    assert 0 <= row["accuracy"] <= 1
+    assert row["examples"] == 21
     assert row["num_tokens"] is None
     assert row["images_per_s"] > 0
   costs = [row["gmacs"] for row in report["settings"]]
@@ -178,7 +179,7 @@ def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
 
   config.evals.test.patch_sizes = (12,)  # Other evaluations are welcome.
   assert set(train.evaluate(config, tmp_path)["test"]) == {
-    f"patch12/{name}" for name in ("accuracy", "top5", "loss", "ece")
+    f"patch12/{name}" for name in ("accuracy", "loss", "ece", "examples")
   }
   config.model.depth = 3
   with pytest.raises(ValueError, match=r"config.model.depth: 2 -> 3"):

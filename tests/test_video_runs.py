@@ -86,7 +86,7 @@ def test_the_report_is_complete(workdir):
   assert row["seq_len"] == 2 * 9  # Of a view.
   model = models.create(**make_config().model.to_dict(), num_classes=5)
   assert row["gmacs"] == flops.macs(model, (4, 12, 12, 3)) / 1e9
-  assert 0 <= row["accuracy"] <= row["top5"] == 1
+  assert 0 <= row["accuracy"] <= 1
   assert row["images_per_s"] > 0
   text = (workdir / "report.md").read_text()
   for part in ("(9 videos)", "videos/s", "multiply-adds per view", ".gif)"):

@@ -136,7 +136,6 @@ def markdown(
   rows: Sequence[Row],
   kind: str = "image",
   headline: str | None = None,
-  num_examples: int | None = None,
 ) -> str:
   """Returns the rows as a table, accuracies in percent.
 
@@ -145,14 +144,15 @@ def markdown(
   Args:
     rows: see `setting_rows`.
     kind: what the model sees, "image" or "video".
-    headline: the metric that gets an interval, see `intervals.of_share`.
-    num_examples: what it is of; None leaves the interval out.
+    headline: the metric that gets an interval, see `intervals.of_share`, where
+      a row tells of how many `examples` it is.
   """
 
   def interval(row: Row) -> Row:
     if headline is None:
       return {}
-    bounds = intervals.in_percent(row[headline], headline, num_examples)
+    count = row.get("examples")
+    bounds = intervals.in_percent(row[headline], headline, count)
     if bounds is None:
       return {}
     return {"95 % interval": "{:.1f} to {:.1f}".format(*bounds)}
@@ -169,6 +169,12 @@ def markdown(
       for row in rows
     ]
   )
+
+
+def _num_examples(rows: Sequence[Row]) -> int | None:
+  """Returns of how many examples the rows are, None if they do not tell."""
+  count = rows[0].get("examples")
+  return None if count is None else round(count)
 
 
 def _after_first(shown: Row, more: Row) -> Row:
@@ -222,12 +228,16 @@ def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
-  """The rows of one evaluator, with metrics of others as `name/metric`."""
+  """The rows of one evaluator, with metrics of others as `name/metric`.
+
+  Costs are of the one evaluator alone.
+  """
+  costs = ("patch_size", "num_tokens", "seq_len", "gmacs", "images_per_s")
   rows = [dict(row) for row in tables[first]]
   for name, others in tables.items():
     for row, other in itertools.product(rows, others if name != first else ()):
       if all(other[k] == row[k] for k in ("patch_size", "num_tokens")):
-        row |= {f"{name}/{k}": v for k, v in other.items() if k not in row}
+        row |= {f"{name}/{k}": v for k, v in other.items() if k not in costs}
   return rows
 
 
@@ -312,12 +322,14 @@ def _say_tables(
   kind, sections = experiment.task.model.input, []
   for name, rows in tables.items():
     evaluator = experiment.evaluators[name]
-    count = evaluator.num_examples
-    shown = markdown(rows, kind, evaluator.headline, count)
+    shown = markdown(rows, kind, evaluator.headline)
     if name in others:
       shown += f"\n\n{_markdown_of_others(others[name])}"
-    sections.append(f"## {name} ({count} {kind}s)\n\n{shown}\n")
-    progress.say(f"\n{name}, {count} {kind}s:\n{shown}")
+    count = _num_examples(rows)
+    about = "" if count is None else f"{count} {kind}s"
+    title = f"{name} ({about})" if about else name
+    sections.append(f"## {title}\n\n{shown}\n")
+    progress.say(f"\n{', '.join(filter(None, (name, about)))}:\n{shown}")
   return sections
 
 
@@ -351,7 +363,7 @@ def _content(
   return {
     "evaluation": first,
     "headline": evaluator.headline,
-    "num_examples": evaluator.num_examples,
+    "num_examples": _num_examples(tables[first]),
     "image_shape": list(evaluator.image_shape),
     "settings": _joined(tables, first),
     "evals": tables,

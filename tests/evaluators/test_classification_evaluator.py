@@ -32,7 +32,8 @@ def test_metrics_by_hand():
   probabilities = [[0.7, 0.2, 0.1], [0.25, 0.4, 0.35], [0.05, 0.05, 0.9]]
   metrics = metrics_of(sums_of(probabilities, [0, 2, 2]))
   assert metrics["accuracy"] == pytest.approx(2 / 3)
-  assert metrics["top5"] == 1.0  # Of three classes, all are in the top five.
+  assert "top5" not in metrics  # Of three classes, all are in the top five.
+  assert metrics["examples"] == 3
   loss = -(np.log(0.7) + np.log(0.35) + np.log(0.9)) / 3
   assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
   # Three examples in three bins: |0.7 - 1| + |0.4 - 0| + |0.9 - 1|.
@@ -63,7 +64,7 @@ def test_padding_does_not_count_even_if_it_is_not_a_number():
 def test_an_answer_that_is_not_a_number_is_not_right():
   nan = [np.nan] * 3
   sums = sums_of([[0.7, 0.2, 0.1], nan, nan], [0, 0, 2])
-  assert (sums["correct"], sums["top5"], sums["count"]) == (1, 1, 3)
+  assert (sums["correct"], sums["count"]) == (1, 3)
   assert np.isnan(sums["loss"])
 
 
@@ -216,7 +217,7 @@ def test_examples_with_a_negative_label_do_not_count(config, monkeypatch):
   evaluator, params = evaluator_on(config, monkeypatch, labels)
   some = dict(evaluator.run(params))
   assert some["patch4/loss"] == pytest.approx(np.log(5))  # A head of zeros.
-  assert evaluator.num_examples == 2  # The report's intervals are of these.
+  assert some["patch4/examples"] == 2  # The report's intervals are of these.
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel"])
@@ -246,13 +247,13 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
   monkeypatch.setattr(data_lib, "eval_batches", counting)
   experiment = experiment_lib.Experiment(config)
   evaluator = experiment.evaluators["test"]
-  assert evaluator.num_examples == 21  # In batches of 16: 16 and 5.
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   noise = np.random.default_rng(0).standard_normal
   params["head"]["kernel"] = jnp.asarray(noise((32, 5)), jnp.float32)
   results = dict(evaluator.run(parallel.replicate(params)))
   assert len(reads) == 2
   assert len(results) == 3 * 4
+  assert results["patch6/examples"] == 21  # In batches of 16: 16 and 5.
 
   assert reads[0]["image"].dtype == np.uint8  # The rest is for the device.
   reads = [data_lib.device_ops(config.evals.test.data)(b) for b in reads]

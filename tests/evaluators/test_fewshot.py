@@ -167,7 +167,7 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   first = dict(evaluator.run(params))
   assert dict(evaluator.run(params)) == first
   assert Large.reads == 2  # Of each split, once.
-  assert evaluator.num_examples == 20
+  assert first["patch6/examples"] == 20
   config.evals.few.label_key = "colour"
   with pytest.raises(ValueError, match=r"few.label_key='colour'.*label, shape"):
     experiment_lib.Experiment(config)
@@ -299,7 +299,6 @@ def test_accuracies_are_those_of_scikit_learn(
   config.evals.few.patch_sizes = patch_sizes  # Those of training or others.
   experiment = experiment_lib.Experiment(config)
   evaluator = experiment.evaluators["few"]
-  assert evaluator.num_examples == 21  # In batches of 16: 16 and 5.
   assert [len(source) for source in evaluator.sources] == [61, 21]
   assert evaluator.image_shape == (12, 12, 3)
   assert evaluator.headline == "3shot"
@@ -351,7 +350,8 @@ def test_accuracies_are_those_of_scikit_learn(
       assert results[f"{prefix}_tuned_log2_l2"] == sweep[best]
       tuned = right[:, best].mean()
       assert results[f"{prefix}_tuned"] == pytest.approx(tuned)
-  assert len(results) == len(patch_sizes) * 2 * 5
+    assert results[f"{setting.name}/examples"] == 21  # In batches of 16 and 5.
+  assert len(results) == len(patch_sizes) * (2 * 5 + 1)
 
 
 def test_a_training_that_has_diverged(config):
@@ -374,6 +374,7 @@ def test_one_seed_has_no_spread(config):
   evaluator = experiment.evaluators["few"]
   # The two other shots of each class choose the penalty of one shot.
   expected = ["1shot", "1shot_tuned", "1shot_tuned_log2_l2", "3shot"]
+  expected.append("examples")
   names = sorted(dict(evaluator.run(params)))
   assert names == [f"patch6/{name}" for name in expected]
   speed = evaluator.throughput(params, repeats=1)

@@ -101,6 +101,7 @@ def test_every_example_counts_once(config, monkeypatch):
   assert found.pop("patch6/loss") == pytest.approx(
     float(losses.mean()), rel=1e-5
   )
+  assert found.pop("patch6/examples") == 21
   assert not found  # Nothing of the class that nobody has.
 
   source.labels[:] = False
@@ -139,9 +140,11 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
   found = dict(evaluator.run(params))
   # Of four classes each costs log 2; examples of -1 count for nothing.
   assert found["patch6/loss"] == pytest.approx(4 * np.log(2), rel=1e-5)
+  assert found["patch6/examples"] == 11  # Of 21.
   assert sorted(found) == [
     "patch6/AP/ant",
     "patch6/AP/cat",
+    "patch6/examples",
     "patch6/loss",
     "patch6/mAP",
   ]

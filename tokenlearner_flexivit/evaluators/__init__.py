@@ -28,14 +28,12 @@ class EvaluatorProtocol(Protocol):
   Attributes:
     settings: the settings that it evaluates.
     sources: the data that it reads.
-    num_examples: the examples that its metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it, in [0, 1].
   """
 
   settings: Sequence[dials.Setting]
   sources: Sequence[data_lib.Source]
-  num_examples: int
   image_shape: tuple[int, ...]
   headline: str
 
@@ -44,6 +42,9 @@ class EvaluatorProtocol(Protocol):
 
     Values of a setting are `{setting.name}/...`; what stands for none, such as
     a teacher, has a name of its own in its place. Neither has a "/" in it.
+    `{setting.name}/examples` is the number of examples that its headline is of,
+    without those that have no label: of a share of them, such as an accuracy,
+    it gives the interval.
     """
 
   def throughput(self, params: Any) -> dict[dials.Setting, float]:

@@ -123,7 +123,7 @@ class Evaluator(abc.ABC):
       )
 
   def _open_labelled(self, data: dict[str, Any]) -> data_lib.Source:
-    """Opens a split: `_images`, `num_examples` and `image_shape`.
+    """Opens a split: `_images` and `image_shape`.
 
     Returns:
       its source.
@@ -144,7 +144,6 @@ class Evaluator(abc.ABC):
       source,
       lambda i: make_example(i, np.random.default_rng(0))[0]["label"],
     )
-    self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     return source
 

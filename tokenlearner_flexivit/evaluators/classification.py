@@ -17,6 +17,8 @@ from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
 NUM_BINS = 15
+# Of so many classes or fewer every answer has the right one among its first.
+TOP = 5
 
 
 def batch_sums(
@@ -40,12 +42,12 @@ def batch_sums(
     mask: [B], 1 for a real example, 0 for padding.
 
   Returns:
-    float32 sums: `count`, `correct`, `top5`, `loss`, and per confidence bin
-    [15] `bin_confidence` and `bin_correct`.
+    float32 sums: `count`, `correct`, `loss`, of more than five classes `top5`,
+    and per confidence bin [15] `bin_confidence` and `bin_correct`.
   """
   right = labels_lib.right_classes(labels)
   mask = mask * right.any(axis=-1)
-  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  _, best = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))
   hits = jnp.take_along_axis(right, best, axis=-1)
   # An answer that is not a number is none.
   hits &= ~jnp.isnan(logits).any(axis=-1, keepdims=True)
@@ -53,10 +55,11 @@ def batch_sums(
   confidence = probabilities.max(axis=-1)
   bins = jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1
   in_bin = jax.nn.one_hot(jnp.clip(bins, 0, NUM_BINS - 1), NUM_BINS)
+  top5 = {"top5": (hits.any(axis=-1) * mask).sum()}
   return {
+    **(top5 if logits.shape[-1] > TOP else {}),
     "count": mask.sum(),
     "correct": correct.sum(),
-    "top5": (hits.any(axis=-1) * mask).sum(),
     "loss": jnp.where(mask > 0, losses, 0).sum(),
     # No matrix product: TPUs and newer GPUs would round its factors.
     "bin_confidence": ((confidence * mask)[:, None] * in_bin).sum(axis=0),
@@ -64,10 +67,11 @@ def batch_sums(
   }
 
 
-def zero_sums() -> dict[str, np.ndarray]:
+def zero_sums(num_classes: int) -> dict[str, np.ndarray]:
   """Returns the sums over no examples."""
   bins = np.zeros(NUM_BINS, np.float32)
-  scalars = dict.fromkeys(("count", "correct", "top5", "loss"), np.float32(0))
+  top5 = ("top5",) if num_classes > TOP else ()
+  scalars = dict.fromkeys(("count", "correct", *top5, "loss"), np.float32(0))
   return {**scalars, "bin_confidence": bins, "bin_correct": bins}
 
 
@@ -91,7 +95,9 @@ def add_sums(task: Any, sums: Any, batch: dict[str, jax.Array]) -> Any:
 
 
 def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
-  """Returns accuracy, top5, loss (nats) and ece, the first two in [0, 1].
+  """Returns accuracy, top5, loss (nats), ece and the number of examples.
+
+  The first two are in [0, 1]; `top5` is there if the sums have it.
 
   Args:
     sums: over all examples.
@@ -107,11 +113,13 @@ def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
       "a split that has."
     )
   gap = np.abs(sums["bin_confidence"] - sums["bin_correct"]).sum()
+  top5 = {"top5": float(sums["top5"]) / count} if "top5" in sums else {}
   return {
     "accuracy": float(sums["correct"]) / count,
-    "top5": float(sums["top5"]) / count,
+    **top5,
     "loss": float(sums["loss"]) / count,
     "ece": float(gap) / count,
+    "examples": count,
   }
 
 
@@ -120,8 +128,6 @@ class Evaluator(base.Evaluator):
 
   Attributes:
     settings: the settings that are evaluated.
-    num_examples: examples in the split, each counted once; after `run` those
-      that have a label, which the metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
@@ -174,12 +180,14 @@ class Evaluator(base.Evaluator):
     )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields `{setting.name}/{accuracy,top5,loss,ece}` and their values.
+    """Yields `{setting.name}/{accuracy,top5,loss,ece,examples}`.
+
+    `top5` is left out of five classes or fewer.
 
     Raises:
       ValueError: a label is none, or not one example has one.
     """
-    zeros = parallel.replicate(zero_sums(), self._kind)
+    zeros = parallel.replicate(zero_sums(self._task.num_classes), self._kind)
     sums = dict.fromkeys(self.settings, zeros)
     for batch in self._images:
       inputs, labels = self._inputs(batch), self._labels(batch)
@@ -187,9 +195,7 @@ class Evaluator(base.Evaluator):
         answers = {**labels, "logits": logits(params, inputs)}
         sums[setting] = self._add(sums[setting], answers)
     for setting, of_setting in sums.items():
-      of_setting = jax.device_get(of_setting)
-      metrics = metrics_of(of_setting, self._where)
-      self.num_examples = round(float(of_setting["count"]))
+      metrics = metrics_of(jax.device_get(of_setting), self._where)
       for name, value in metrics.items():
         yield f"{setting.name}/{name}", value
 

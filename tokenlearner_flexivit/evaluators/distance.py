@@ -7,7 +7,8 @@ of big_vision's `evaluators/proj/distill/distance.py`, means over the examples:
 * `kl`: KL(teacher || student) in nats; `binary_kl`, summed over the classes, if
   these do not exclude one another.
 * `agree1`, `agree5`: the share of examples for which the class that the teacher
-  holds most likely is the first, or among the first five, of the student.
+  holds most likely is the first, or among the first five, of the student. The
+  latter is left out of five classes or fewer, where it is always 1.
 * `logsoftmax_euclidean`: the L2 norm of the difference of the logarithms of the
   softmax. It weighs the unlikely classes as much as the likely.
 
@@ -40,19 +41,26 @@ def distances(
     name: of `distillation.DISTANCES`.
 
   Returns:
-    float32 [B] each: the distance of that name, `agree1`, `agree5` and
-    `logsoftmax_euclidean`.
+    float32 [B] each of `measures`.
   """
   divergence, link = distillation.DISTANCES[name]
-  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  num_classes = logits.shape[-1]
+  _, best = jax.lax.top_k(logits, min(classification.TOP, num_classes))
   agree = best == jnp.argmax(teacher_logits, axis=-1, keepdims=True)
   difference = jax.nn.log_softmax(logits) - jax.nn.log_softmax(teacher_logits)
-  return {
+  values = {
     name: divergence(link(teacher_logits), logits),
     "agree1": agree[:, 0].astype(jnp.float32),
     "agree5": agree.any(axis=-1).astype(jnp.float32),
     "logsoftmax_euclidean": jnp.linalg.norm(difference, axis=-1),
   }
+  return {key: values[key] for key in measures(name, num_classes)}
+
+
+def measures(name: str, num_classes: int) -> tuple[str, ...]:
+  """Returns what `distances` measures: `agree5` of more than five classes."""
+  agree5 = ("agree5",) if num_classes > classification.TOP else ()
+  return (name, "agree1", *agree5, "logsoftmax_euclidean")
 
 
 def distance_of(task: Any) -> str:
@@ -77,7 +85,6 @@ class Evaluator(base.Evaluator):
 
   Attributes:
     settings: the settings that are evaluated.
-    num_examples: examples in the split, each counted once.
     image_shape: (H, W, C) or (T, H, W, C) of what the student sees.
     headline: the metric of a setting that stands for it.
   """
@@ -156,7 +163,6 @@ class Evaluator(base.Evaluator):
     self._has_labels = "label" in self._images.example
     if self._has_labels:
       self._check_classes(data, source)
-    self.num_examples = self._images.num_examples
     self.image_shape = self._images.shape
     self._own_weights = None
     if teachers is not None:
@@ -181,16 +187,16 @@ class Evaluator(base.Evaluator):
     )
 
   def _zeros(self):
-    names = (self._distance, "agree1", "agree5", "logsoftmax_euclidean")
+    names = measures(self._distance, self._task.num_classes)
     zeros = dict.fromkeys(names, np.float32(0))
     return parallel.replicate(zeros, self._kind)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the measures of each setting, and how good the teachers are.
 
-    They are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean}` (or
-    `binary_kl`) and, if any example has a label,
-    `teacher/{accuracy,top5,loss,ece}` over those that have.
+    They are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean,examples}`
+    (or `binary_kl`) and, if any example has a label,
+    `teacher/{accuracy,top5,loss,ece,examples}` over those that have.
 
     Raises:
       ValueError: a label is none.
@@ -200,7 +206,9 @@ class Evaluator(base.Evaluator):
     else:
       weights = parallel.replicate(self._own_weights, self._kind)
     sums = dict.fromkeys(self.settings, self._zeros())
-    of_teacher = parallel.replicate(classification.zero_sums(), self._kind)
+    of_teacher = parallel.replicate(
+      classification.zero_sums(self._task.num_classes), self._kind
+    )
     for batch in self._images:
       seen = {teacher.image: batch[teacher.image] for teacher in self._teachers}
       known = {**self._labels(batch), "answers": self._ask(weights, seen)}
@@ -210,9 +218,11 @@ class Evaluator(base.Evaluator):
       for setting, logits in self._logits.items():
         answers = {**known, "logits": logits(params, self._inputs(batch))}
         sums[setting] = self._add(sums[setting], answers)
+    examples = self._images.num_examples
     for setting in self.settings:
       for name, value in jax.device_get(sums[setting]).items():
-        yield f"{setting.name}/{name}", float(value) / self.num_examples
+        yield f"{setting.name}/{name}", float(value) / examples
+      yield f"{setting.name}/examples", examples
     of_teacher = jax.device_get(of_teacher)
     if of_teacher["count"]:
       metrics = classification.metrics_of(of_teacher, self._where)

@@ -93,8 +93,6 @@ class Evaluator(base.Evaluator):
   Attributes:
     settings: the settings that are evaluated.
     groups: the ensembles of them.
-    num_examples: examples in the split, each counted once; after `run` those
-      that have a label, which the metrics are of.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
@@ -159,14 +157,14 @@ class Evaluator(base.Evaluator):
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the metrics of every setting and of every ensemble.
 
-    They are `{setting.name}/{accuracy,top5,loss,ece}`, the same for ensembles,
-    such as `patch24+patch16/accuracy`, and beside these `gmacs`, of all members
-    together, and `single_accuracy` and `single_gmacs`: of the setting that is
-    best on these examples among those that alone cost no more.
+    They are `{setting.name}/{accuracy,top5,loss,ece,examples}`, the same for
+    ensembles, such as `patch24+patch16/accuracy`, and beside these `gmacs`, of
+    all members together, and `single_accuracy` and `single_gmacs`: of the
+    setting that is best on these examples among those that alone cost no more.
     """
     sums = jax.tree.map(
       lambda x: np.zeros((len(self._all), *x.shape), x.dtype),
-      classification.zero_sums(),
+      classification.zero_sums(self._task.num_classes),
     )
     sums = parallel.replicate(sums, self._kind)
     for batch in self._images:
@@ -180,7 +178,6 @@ class Evaluator(base.Evaluator):
       )
       for i, group in enumerate(self._all)
     }
-    self.num_examples = round(float(sums["count"][0]))
     macs = {
       setting: flops.macs(self._task.model, self.image_shape, *setting)
       for setting in self.settings

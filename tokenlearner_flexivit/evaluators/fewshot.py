@@ -189,11 +189,6 @@ class Evaluator(base.Evaluator):
       labels=lambda: np.arange(len(self._drawn.train), dtype=np.int32),
     )
 
-  @property
-  def num_examples(self) -> int:
-    """The number of examples of the test split that have a label."""
-    return int((self._drawn.test_labels >= 0).sum())
-
   def _check_representation(self, where: str) -> None:
     """Raises ValueError if the model has none of that name."""
     key, shape = jax.random.key(0), self.image_shape
@@ -285,7 +280,8 @@ class Evaluator(base.Evaluator):
     [0, 1], means over the seeds; with `_std` behind, if there are several
     seeds, their standard deviations over these; and `{k}shot_tuned_log2_l2`,
     the penalty. What has no examples to be tuned on is left out: the most
-    shots of a single seed.
+    shots of a single seed. `{setting.name}/examples` is the number of test
+    examples that have a label.
     """
     zeros = np.zeros(
       (len(self._shots), len(self._drawn.rows), len(self._sweep)), np.int32
@@ -302,8 +298,10 @@ class Evaluator(base.Evaluator):
           counts[setting], features, solutions[setting]
         )
     fixed = self._sweep.index(self._log2_l2)
+    examples = int((self._drawn.test_labels >= 0).sum())
     for setting in self.settings:
-      accuracies = jax.device_get(counts[setting]) / self.num_examples
+      yield f"{setting.name}/examples", examples
+      accuracies = jax.device_get(counts[setting]) / examples
       for shots, of_seeds, best in zip(
         self._shots, accuracies, tuned[setting], strict=True
       ):

@@ -52,7 +52,6 @@ class Evaluator(base.Evaluator):
 
   Attributes:
     settings: the settings that are evaluated.
-    num_examples: examples in the split, each counted once.
     image_shape: (H, W, C), of videos (T, H, W, C).
     headline: the metric of a setting that stands for it.
   """
@@ -114,7 +113,10 @@ class Evaluator(base.Evaluator):
     )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields `{setting.name}/mAP`, `/loss` and, per class, `/AP/{class}`.
+    """Yields `{setting.name}/mAP`, `/loss`, `/examples`, `/AP/{class}`.
+
+    The examples are those that have a label, if only that of no class: the loss
+    is of them.
 
     Raises:
       ValueError: a label is none, not one example has a class, or answers are
@@ -150,6 +152,7 @@ class Evaluator(base.Evaluator):
         )
       yield f"{setting.name}/mAP", float(np.mean(list(found.values())))
       yield f"{setting.name}/loss", float(rows["losses"].mean())
+      yield f"{setting.name}/examples", len(ranked)
       for name, value in found.items():
         yield f"{setting.name}/AP/{name}", value
 
