@@ -397,3 +397,15 @@ def test_rate_and_size_by_the_name_of_a_dataset():
     ("ucf101", (25, 256)),
   ):
     assert video_folder.fps_and_size(name) == expected
+
+
+def test_a_single_class_is_told_before_videos_are_decoded(
+  tmp_path, monkeypatch, caplog
+):
+  """As of a path that is one level too high."""
+  (tmp_path / "root" / "clips").mkdir(parents=True)
+  (tmp_path / "root" / "clips" / "1.mp4").write_bytes(b"1")
+  monkeypatch.setattr(frame_store.FrameStore, "fill", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    video_folder.prepare(tmp_path / "root", tmp_path / "data")
+  assert "has a single class, 'clips'" in caplog.text

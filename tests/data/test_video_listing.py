@@ -42,6 +42,7 @@ def touch(root, *names):
     (["path,label,start", "a.mp4,run,-1"], "start must be a number .* '-1'"),
     (["path,label,end", "a.mp4,run,nan"], "end must be a number .* 'nan'"),
     (["path,label,start,end", "a.mp4,run,2,1"], "end 1.0 s is not after 2.0 s"),
+    (["path,label", "a\0.mp4,run"], "line 2: there is no file"),
     (["path,label"] + ["b.mp4,run"] * 8, "and 3 more"),
   ],
 )
@@ -50,6 +51,25 @@ def test_bad_tables(tmp_path, lines, message):
   write_table(tmp_path / "train.csv", *lines)
   with pytest.raises(ValueError, match=message):
     video_listing.list_videos(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["train.txt", "val.tsv", "Test.json"])
+def test_tables_of_other_kinds_are_not_passed_over(tmp_path, table):
+  """All videos would be of the class "videos"."""
+  touch(tmp_path, "videos/1.mp4", "README.txt", table)
+  with pytest.raises(ValueError, match=rf"{table} is called like .*train\.csv"):
+    video_listing.list_videos(tmp_path)
+  (tmp_path / table).rename(tmp_path / f".{table}")
+  assert video_listing.list_videos(tmp_path).class_names == ["videos"]
+
+
+def test_clips_that_are_listed_again_are_told(tmp_path, caplog):
+  touch(tmp_path, "a.mp4", "b.mp4")
+  rows = ["a.mp4,run,0", "./a.mp4,run,0", "a.mp4,run,1", "b.mp4,run,0"]
+  write_table(tmp_path / "train.csv", "path,label,start", *rows)
+  with caplog.at_level(logging.WARNING):
+    assert len(video_listing.list_videos(tmp_path).clips["train"]) == 4
+  assert "train lists 1 clips again" in caplog.text
 
 
 def test_label_that_training_lacks(tmp_path):

@@ -57,8 +57,8 @@ def stat_files(
     for name in names:
       try:
         status = os.stat(os.path.join(root, as_path(name)))
-      except (FileNotFoundError, NotADirectoryError):
-        status = None
+      except (FileNotFoundError, NotADirectoryError, ValueError):
+        status = None  # ValueError: no name has a null character.
       is_file = status is not None and not os_stat.S_ISDIR(status.st_mode)
       results.append(status if is_file else None)
     return results
@@ -77,6 +77,8 @@ def with_groups(
   files: Mapping[str, os.stat_result],
 ) -> dict[str, list[Clip]]:
   """Returns the clips of all splits with their groups.
+
+  Warns of clips that a split lists more than once.
 
   Args:
     root: what paths are relative to.
@@ -107,6 +109,14 @@ def with_groups(
       labels[file, clip.start, clip.end].add(clip.labels)
       name = min(named.get(file, {file}))
       grouped[split].append(dataclasses.replace(clip, group=name))
+    if repeated := len(clips) - len(labels):
+      logging.warning(
+        "%s: %s lists %d clips again that it has already, by the same or by "
+        "another path. Each counts as often as it is listed.",
+        root,
+        split,
+        repeated,
+      )
     problems += [
       f"{split}: {file}"
       + (f" from {start:g} s" if start else "")

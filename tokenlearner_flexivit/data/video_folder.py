@@ -392,6 +392,14 @@ def _announce(
   """Logs what is going to be stored where, and what is of no more use."""
   count = sum(map(len, listing.clips.values()))
   terminal.write(f"Storing the frames of {count} videos once, in {target}.")
+  if len(listing.class_names) == 1:  # Told before hours of decoding.
+    logging.warning(
+      "%s has a single class, %r, so there is nothing to tell apart. Expected "
+      "PATH/CLASS/VIDEO, PATH/SPLIT/CLASS/VIDEO or PATH/SPLIT.csv. Is the path "
+      "one level off?",
+      listing.root,
+      *listing.class_names,
+    )
   old = (
     *folder.glob(f"{stem}-{kind}-*/1.*"),
     *folder.glob(f".frames-{kind}-1.*"),

@@ -138,11 +138,26 @@ def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns the folders and tables of the splits; see `list_videos`.
 
   Raises:
-    ValueError: there is no such folder, or see `splits.find`.
+    ValueError: there is no such folder; it has tables of splits that are no
+      CSV files, whose videos would all become those of one class; or see
+      `splits.find`.
   """
   if not root.is_dir():
     raise ValueError(f"video_folder:{root}: there is no such folder.")
-  return splits.find(root, _is_video) or {"train": root}
+  known = splits.find(root, _is_video)
+  if not known:
+    video_clips.check(
+      root,
+      (
+        f"{entry.path} is called like a split, which is a folder or a CSV "
+        "file, such as train.csv with the first line path,label. Convert it, "
+        "or hide it with a leading dot"
+        for entry in splits.visible(root)
+        if entry.is_file() and splits.role(pathlib.Path(entry.name).stem)
+        if not _is_video(entry.name)
+      ),
+    )
+  return known or {"train": root}
 
 
 def _is_video(name: str) -> bool:
