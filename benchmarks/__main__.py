@@ -22,7 +22,7 @@ import time
 import flax
 import jax
 
-from tokenlearner_flexivit import table
+from tokenlearner_flexivit.figures import table
 
 SUITES = {
   "steps": "forward pass and training step per patch size, and a stock ViT",

@@ -24,8 +24,9 @@ import optax
 
 from benchmarks import processes, steps, stock
 from experiments.cost.published import PATCH_SIZES
-from tokenlearner_flexivit import dials, models, parallel, train_step
+from tokenlearner_flexivit import dials, models, parallel
 from tokenlearner_flexivit.models import stacking, variants
+from tokenlearner_flexivit.train import step as train_step
 
 WAYS = ("stock", "host", "switch", "host scan", "switch scan")
 IMAGE = (240, 240, 3)

@@ -13,9 +13,10 @@ import time
 import jax
 
 from configs import quickstart
-from tokenlearner_flexivit import data, parallel, train_step
-from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import optimizer as optimizer_lib
+from tokenlearner_flexivit import data, parallel
+from tokenlearner_flexivit.train import optimizer as optimizer_lib
+from tokenlearner_flexivit.train import setup
+from tokenlearner_flexivit.train import step as train_step
 
 DISPATCHES = ("switch", "host")
 
@@ -59,7 +60,7 @@ def measure(config, rounds=6, steps=20):
     rounds: how often each takes its turn; the median counts.
     steps: steps in a turn, of the same patch sizes for both.
   """
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   runs = {name: prepare(experiment, name) for name in DISPATCHES}
   states = {name: run[0] for name, run in runs.items()}
   seconds = {name: [] for name in DISPATCHES}

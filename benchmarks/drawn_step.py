@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tokenlearner_flexivit import dials, parallel, tasks, train_step
+from tokenlearner_flexivit import dials, parallel, tasks
+from tokenlearner_flexivit.train import step as train_step
 
 OPTIMIZER = optax.adamw(1e-4)
 

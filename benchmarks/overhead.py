@@ -20,7 +20,8 @@ import ml_collections
 
 from benchmarks import timing
 from configs import quickstart
-from tokenlearner_flexivit import checkpoint, train
+from tokenlearner_flexivit import train
+from tokenlearner_flexivit.run import checkpoint
 
 SAVE_EVERY = 50
 

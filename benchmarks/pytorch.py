@@ -13,7 +13,8 @@ import statistics
 import jax
 
 from benchmarks import processes, steps, timing
-from tokenlearner_flexivit import models, table
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.figures import table
 
 PATCH_SIZES = (48, 30, 16)
 

@@ -8,7 +8,7 @@ process of its own; the processes take turns.
 
 Growth: forward time against image size (at one patch size), tokens (at one
 image size) and batch size; the exponent fitted to it stands beside that of the
-multiply-adds, by `analysis.flops`.
+multiply-adds, by `models.cost`.
 """
 
 import argparse
@@ -24,8 +24,9 @@ import numpy as np
 import optax
 
 from benchmarks import compilation, processes, timing
-from tokenlearner_flexivit import dials, models, parallel, train_step
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit import dials, models, parallel
+from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.train import step as train_step
 
 NUM_CLASSES = 1000
 DEVICES = (1, 2, 4, 8)
@@ -179,7 +180,7 @@ def grow(
 
     compiled = jax.jit(apply).lower(params, images).compile()
     programs[x] = lambda call=compiled, images=images: call(params, images)
-    macs.append(batch_size * flops.macs(model, shape, patch_size))
+    macs.append(batch_size * cost.macs(model, shape, patch_size))
   seconds = timing.by_turns(programs, rounds)
   medians = [statistics.median(times) for times in seconds.values()]
   points = list(calls)

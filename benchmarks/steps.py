@@ -16,8 +16,7 @@ import optax
 from benchmarks import products, stock, timing
 from experiments.cost.published import PATCH_SIZES
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.analysis import flops
-from tokenlearner_flexivit.models import variants
+from tokenlearner_flexivit.models import cost, variants
 
 NUM_CLASSES = 1000
 OPTIMIZER = optax.adamw(1e-4)
@@ -131,7 +130,7 @@ def compare(
       limits = measure_limits(apply, params, images, labels, rounds)
   peak = timing.peak_flops(dtype, peak_size)
   seconds = timing.by_turns(programs, rounds)
-  gmacs = flops.macs(ours, shape, (patch_size, patch_size)) / 1e9
+  gmacs = cost.macs(ours, shape, (patch_size, patch_size)) / 1e9
   row = {"variant": variant, "patch_size": patch_size, "gmacs": gmacs}
   # The backward pass has two products for each of the forward pass.
   for what, passes in (("forward", 1), ("train", 3)):

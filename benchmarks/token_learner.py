@@ -7,7 +7,7 @@ import jax
 
 from benchmarks import steps, timing
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.models import cost
 
 
 def compare(
@@ -44,7 +44,7 @@ def compare(
     params = jax.jit(model.init)(key, images[:1])
     made = steps.make_programs(apply, params, images, labels)
     programs |= {(name, what): run for what, run in made.items()}
-    gmacs[name] = flops.macs(model, shape, patch_size) / 1e9
+    gmacs[name] = cost.macs(model, shape, patch_size) / 1e9
   seconds = timing.by_turns(programs, rounds)
   promised = gmacs["plain"] / gmacs["learned"]
   row = {

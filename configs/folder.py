@@ -22,7 +22,7 @@ import ml_collections
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import paths
-from tokenlearner_flexivit.data import folder
+from tokenlearner_flexivit.data.sources import folder
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

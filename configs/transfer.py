@@ -50,8 +50,8 @@ import numpy as np
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, paths
-from tokenlearner_flexivit.data import folder
 from tokenlearner_flexivit.data import splits as split_names
+from tokenlearner_flexivit.data.sources import folder
 
 # Steps, percentage of them for the warmup, learning rate.
 PUBLISHED = {

@@ -8,12 +8,12 @@
 `data.splits`), these are the splits: `val` is evaluated if it is there, else
 `test`. Without them a tenth of the videos of each class, fixed by their names,
 is held out, and all clips of one file are on the same side (see
-`data.video_listing`). A dozen videos are enough to try it.
+`data.sources.video_folder.listing`). A dozen videos are enough to try it.
 
 Arguments:
   path: the folder; `~` is the home folder. Frames are stored once, 25 a second
     of 256 pixels, or as in path=/data/clips?fps=12.5&size=128 (see
-    `data.video_folder`).
+    `data.sources.video_folder`).
   train, test: the splits to train on and to evaluate on, such as `test=test` or
     `train=train+val,test=test`, if not those above.
   frames, stride: of a clip; 16 and 2.
@@ -30,7 +30,12 @@ Arguments:
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.data import video_folder, video_listing
+from tokenlearner_flexivit.data.sources.video_folder import (
+  listing as video_listing,
+)
+from tokenlearner_flexivit.data.sources.video_folder import (
+  source as video_folder,
+)
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

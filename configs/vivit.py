@@ -63,7 +63,9 @@ with all tokens, 13 GiB with 16 after block 12 (`python -m benchmarks
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.data import video_folder
+from tokenlearner_flexivit.data.sources.video_folder import (
+  source as video_folder,
+)
 
 # name: (variant, layers, learned tokens, before block, pixels, layers in time)
 MODELS = {

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tokenlearner_flexivit import progress, table
-from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 SEEDS = (0, 1, 2)  # The committed results are the means over these.
@@ -61,7 +62,7 @@ def do_all(
         eta = (time.perf_counter() - begin) / done * (len(work) - done)
         print(
           f"{done}/{len(work)} {name}: {describe(result)} "
-          f"({progress.duration(seconds)})  ETA {progress.duration(eta)}",
+          f"({terminal.duration(seconds)})  ETA {terminal.duration(eta)}",
           flush=True,
         )
     except BaseException:

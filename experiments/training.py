@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from experiments import study
 from experiments.study import Report
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import workdir as workdir_lib
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 Cell = TypeVar("Cell")
 

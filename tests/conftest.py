@@ -89,12 +89,13 @@ def write_untrained(parts, path: pathlib.Path, **about) -> pathlib.Path:
   """Leaves in a folder what a run does, with random parameters.
 
   Args:
-    parts: an `experiment.Experiment`.
+    parts: an `setup.Experiment`.
     path: of the folder.
     **about: what is known of the data, other than it tells.
   """
   # Most tests need none of it.
-  from tokenlearner_flexivit import binding, checkpoint
+  from tokenlearner_flexivit.run import checkpoint
+  from tokenlearner_flexivit.train import binding
 
   path.mkdir(parents=True, exist_ok=True)
   binding.bind_workdir(path, parts.config, {**parts.about_data, **about})
@@ -115,7 +116,7 @@ def write_untrained(parts, path: pathlib.Path, **about) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def untrained_run(tmp_path_factory) -> pathlib.Path:
   """The workdir of a run of `make_config`, which no test may change."""
-  from tokenlearner_flexivit import experiment
+  from tokenlearner_flexivit.train import setup
 
-  parts = experiment.Experiment(make_config())
+  parts = setup.Experiment(make_config())
   return write_untrained(parts, tmp_path_factory.mktemp("untrained"))

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, train_step
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.train import step as train_step
 
 
 def both(total_steps=1, **section):

@@ -7,7 +7,8 @@ import sys
 import ml_collections
 import pytest
 
-from tokenlearner_flexivit import experiment, overrides
+from tokenlearner_flexivit import overrides
+from tokenlearner_flexivit.train import setup
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 QUICKSTART = f"{CONFIGS / 'quickstart.py'}:runlocal"
@@ -16,7 +17,7 @@ QUICKSTART = f"{CONFIGS / 'quickstart.py'}:runlocal"
 def quickstart(*values):
   """Returns the config with values, and what is said of them."""
   config = overrides.load(QUICKSTART)
-  said = overrides.apply(config, values, experiment.DEFAULTS)
+  said = overrides.apply(config, values, setup.DEFAULTS)
   return config.to_dict(), said
 
 
@@ -115,7 +116,7 @@ def test_a_duration_in_another_unit_replaces_that_of_the_file():
   schedule = config["optimizer"]["schedule"]
   assert (schedule["warmup_percent"], schedule["warmup_steps"]) == (10, None)
   assert "total_steps=2 is left out" in said[0]
-  experiment.complete(config)
+  setup.complete(config)
   # Both of them are the caller's own fault.
   both, _ = quickstart("total_epochs=1", "total_steps=3")
   assert (both["total_epochs"], both["total_steps"]) == (1, 3)
@@ -164,7 +165,7 @@ def test_values_that_cannot_be(value, message):
 )
 def test_what_no_section_knows_is_refused_by_name(value, message):
   with pytest.raises(ValueError, match=message):
-    experiment.Experiment(quickstart("init=weights.npz", value)[0])
+    setup.Experiment(quickstart("init=weights.npz", value)[0])
 
 
 @pytest.mark.parametrize(
@@ -182,12 +183,12 @@ def test_what_no_section_knows_is_refused_by_name(value, message):
   ],
 )
 def test_what_sections_take(value):
-  experiment.Experiment(quickstart("init=weights.npz", value)[0])
+  setup.Experiment(quickstart("init=weights.npz", value)[0])
 
 
 def test_none_leaves_an_evaluation_out():
   config, _ = quickstart("evals.test=None", "evals.again.data.name=digits")
-  assert experiment.complete(config)["evals"].keys() == {"again"}
+  assert setup.complete(config)["evals"].keys() == {"again"}
 
 
 @pytest.mark.parametrize(

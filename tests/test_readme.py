@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from tokenlearner_flexivit import experiment
+from tokenlearner_flexivit.train import setup
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(
   encoding="utf-8"
@@ -18,7 +18,7 @@ def code_after(heading: str, language: str) -> str:
 def test_the_config_describes_a_run():
   names = {}
   exec(code_after("A config", "python"), names)
-  experiment.Experiment(names["get_config"]())
+  setup.Experiment(names["get_config"]())
 
 
 def test_the_modules_alone(capsys):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, experiment, report
-from tokenlearner_flexivit.analysis import curve, drawing
+from tokenlearner_flexivit import dials, report
+from tokenlearner_flexivit.figures import curve, drawing
+from tokenlearner_flexivit.train import setup
 
 PARAMS = {"kernel": jnp.ones((2, 3))}
 
@@ -21,7 +22,7 @@ PARAMS = {"kernel": jnp.ones((2, 3))}
 def parts(config, monkeypatch):
   """An experiment whose throughput is not measured."""
   config.model.token_learner = None
-  parts = experiment.Experiment(config)
+  parts = setup.Experiment(config)
   for evaluator in parts.evaluators.values():
     speeds = {s: 100.0 * s.patch_size[0] for s in evaluator.settings}
     monkeypatch.setattr(evaluator, "throughput", lambda _, all=speeds: all)

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, progress, terminal
+from tokenlearner_flexivit import dials, terminal
+from tokenlearner_flexivit.run import progress
 
 
 class Log:
@@ -34,20 +35,20 @@ def test_what_is_no_terminal_is_not_watched(stream):
 
 def test_text_reaches_a_logger(monkeypatch):
   monkeypatch.setattr(sys, "stdout", log := Log())
-  progress.say("one ± two")
+  terminal.say("one ± two")
   assert log.text == "one ± two\n"
 
 
 @pytest.mark.parametrize("stream", [None, closed()])
 def test_text_without_a_place_is_left_out(monkeypatch, stream):
   monkeypatch.setattr(sys, "stdout", stream)
-  progress.say("text")
+  terminal.say("text")
 
 
 def test_letters_that_the_locale_lacks_are_escaped(monkeypatch):
   ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
   monkeypatch.setattr(sys, "stdout", ascii_only)
-  progress.say("1 ± 2")
+  terminal.say("1 ± 2")
   assert ascii_only.buffer.getvalue() == b"1 \\xb1 2\n"
   terminal.escape_unknown_letters()
   print("3 ± 4", flush=True)

@@ -57,14 +57,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
   # Imports after the flags: --help should be quick.
   _join_processes()
-  from tokenlearner_flexivit import (
-    checkpoint,
-    preemption,
-    program_cache,
-    progress,
-    terminal,
-    train,
-  )
+  from tokenlearner_flexivit import terminal, train
+  from tokenlearner_flexivit.run import checkpoint, program_cache
+  from tokenlearner_flexivit.train import preemption
 
   program_cache.use()
   terminal.escape_unknown_letters()
@@ -81,7 +76,7 @@ def main(argv: list[str]) -> None:
     try:
       train.train_and_evaluate(config, _WORKDIR.value)
     except preemption.PreemptedError as stopped:
-      progress.say(str(stopped))
+      terminal.say(str(stopped))
       sys.exit(preemption.EXIT_CODE)
     except checkpoint.CheckpointError:
       traceback.print_exc()
@@ -99,13 +94,9 @@ def _read_config() -> Any:
   """
   import ml_collections
 
-  from tokenlearner_flexivit import (
-    experiment,
-    overrides,
-    paths,
-    progress,
-    workdir,
-  )
+  from tokenlearner_flexivit import overrides, paths, terminal
+  from tokenlearner_flexivit.run import workdir
+  from tokenlearner_flexivit.train import setup
 
   if _CONFIG.value is not None:
     config = overrides.load(_CONFIG.value)
@@ -114,8 +105,8 @@ def _read_config() -> Any:
     if _MODE.value == "train" and not (run / workdir.CONFIG_FILE).exists():
       return None
     config = ml_collections.ConfigDict(workdir.read_config(run))
-  for sentence in overrides.apply(config, _VALUES.value, experiment.DEFAULTS):
-    progress.say(sentence)
+  for sentence in overrides.apply(config, _VALUES.value, setup.DEFAULTS):
+    terminal.say(sentence)
   return config
 
 

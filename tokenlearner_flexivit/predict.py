@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tokenlearner_flexivit import arguments, program_cache, terminal
+from tokenlearner_flexivit import arguments, terminal
 from tokenlearner_flexivit.inference import (
   Prediction,
   Predictor,
@@ -28,6 +28,7 @@ from tokenlearner_flexivit.inference import (
 )
 from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
+from tokenlearner_flexivit.run import program_cache
 
 
 def main(argv: Sequence[str] | None = None) -> None:

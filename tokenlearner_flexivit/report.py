@@ -5,17 +5,38 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
-from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import intervals, metric_log, progress, table
-from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.figures import intervals, table
+from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 Row = dict[str, Any]
+
+
+class Experiment(Protocol):
+  """What a report reads of the built config, `train.setup.Experiment`.
+
+  Attributes:
+    config: all of it, as plain values.
+    dials: settings, and how often each is drawn.
+    evaluators: by name.
+    image_shape: [H, W, C] or [T, H, W, C] of a training example.
+    task: with its model.
+  """
+
+  config: Mapping[str, Any]
+  dials: Any
+  evaluators: Mapping[str, Any]
+  image_shape: tuple[int, ...]
+  task: Any
+
+
 # What costs are of. A video may be seen in several views, an image is one.
 _VIEW = {"image": "image", "video": "view"}
 # A line of an evaluation fits in about 120 columns.
@@ -29,11 +50,11 @@ def _cost(model, image_shape, setting) -> Row:
     **setting._replace(patch_size=patch_size).row,
     # Of the image, or view, before TokenLearner, and a cls token.
     "seq_len": math.prod(grid) + int(model.pool == "tok"),
-    "gmacs": flops.macs(model, image_shape, *setting) / 1e9,
+    "gmacs": cost.macs(model, image_shape, *setting) / 1e9,
   }
 
 
-def cost_table(experiment: experiment_lib.Experiment) -> str:
+def cost_table(experiment: Experiment) -> str:
   """The cost of every setting, for the start of a run."""
   drawn_from, model = experiment.dials, experiment.task.model
   rows = []
@@ -52,7 +73,7 @@ def cost_table(experiment: experiment_lib.Experiment) -> str:
 
 
 def one_line(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   name: str,
   values: dict[str, float],
   step: int,
@@ -78,7 +99,7 @@ def one_line(
 
 
 def setting_rows(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   name: str,
   params: Any,
   values: dict[str, float],
@@ -111,7 +132,7 @@ def setting_rows(
 
 
 def other_rows(
-  experiment: experiment_lib.Experiment, name: str, values: dict[str, float]
+  experiment: Experiment, name: str, values: dict[str, float]
 ) -> list[Row]:
   """The metrics of what is no setting, such as a teacher or an ensemble.
 
@@ -242,7 +263,7 @@ def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
 
 
 def write(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   params: Any,
   results: dict[str, dict[str, float]],
@@ -309,12 +330,12 @@ def write(
       f"In {workdir} could not be written: {', '.join(problems)}. The results "
       "are in the tables above; --mode=eval writes the report anew."
     )
-  progress.say(f"\nReport: {workdir / 'report.md'}")
+  terminal.say(f"\nReport: {workdir / 'report.md'}")
   return report
 
 
 def _say_tables(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   tables: Mapping[str, Sequence[Row]],
   others: Mapping[str, Sequence[Row]],
 ) -> list[str]:
@@ -329,12 +350,12 @@ def _say_tables(
     about = "" if count is None else f"{count} {kind}s"
     title = f"{name} ({about})" if about else name
     sections.append(f"## {title}\n\n{shown}\n")
-    progress.say(f"\n{', '.join(filter(None, (name, about)))}:\n{shown}")
+    terminal.say(f"\n{', '.join(filter(None, (name, about)))}:\n{shown}")
   return sections
 
 
 def _content(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   params: Any,
   tables: dict[str, list[Row]],
@@ -380,19 +401,15 @@ def _content(
 
 
 def _draw(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   params: Any,
   report: Mapping[str, Any],
   attempt: Callable[[str, Callable[[pathlib.Path], Any]], bool],
 ) -> tuple[str, str]:
   """Draws the pictures; returns the title, and Markdown that shows them."""
   # Here, as a training needs no Matplotlib before.
-  from tokenlearner_flexivit.analysis import (
-    curve,
-    plane,
-    token_maps,
-    video_maps,
-  )
+  from tokenlearner_flexivit.analysis import token_maps, video_maps
+  from tokenlearner_flexivit.figures import curve, plane
 
   rows = report["evals"][report["evaluation"]]
   about = report["headline"], report["num_examples"]
@@ -424,7 +441,7 @@ def _draw(
 
 
 def _text(
-  experiment: experiment_lib.Experiment,
+  experiment: Experiment,
   report: Mapping[str, Any],
   title: str,
   pictures: str,
@@ -434,7 +451,7 @@ def _text(
   train, kind = report["train"], experiment.task.model.input
   return (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
-    f"in {progress.duration(train['seconds'])} on {report['hardware']}.\n\n"
+    f"in {terminal.duration(train['seconds'])} on {report['hardware']}.\n\n"
     f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
     f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
     "this hardware, median of interleaved runs. An interval is Wilson's, for "

@@ -4,7 +4,10 @@
 a logger in many others, and their encoding need not know every letter.
 """
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import tqdm
@@ -36,6 +39,39 @@ def write(text: str) -> None:
       stream.flush()
   except (OSError, ValueError):
     pass
+
+
+def say(text: str) -> None:
+  """Prints a line on host 0, above the progress bar if there is one."""
+  import jax  # Here, as commands print their help without JAX.
+
+  if jax.process_index() == 0:
+    write(text)
+
+
+def duration(seconds: float) -> str:
+  """Formats seconds as "1:02:03" or "2:03"."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02}:{seconds:02}"
+  return f"{minutes}:{seconds:02}"
+
+
+@contextlib.contextmanager
+def root_logger_unchanged() -> Iterator[None]:
+  """Leaves the root logger's handlers as they are while a library is imported.
+
+  Orbax, which Grain imports too, logs at import through absl, which gives a
+  root logger without handlers one. After that a program's own
+  `logging.basicConfig(...)` would do nothing.
+  """
+  handler = logging.NullHandler()
+  logging.root.addHandler(handler)
+  try:
+    yield
+  finally:
+    logging.root.removeHandler(handler)
 
 
 def escape_unknown_letters() -> None:

@@ -51,7 +51,7 @@ class Setting:
 
   @property
   def call(self) -> tuple[tuple[int, ...], int | None]:
-    """Image shape and patch size, as the functions of `flops` take them."""
+    """Image shape and patch size, as `models.cost` takes them."""
     return (*self.size, 3), self.patch_size
 
 

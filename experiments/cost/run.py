@@ -18,8 +18,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import lines, ticker
 
 from experiments.cost import published
-from tokenlearner_flexivit import table
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.models import cost
 
 HERE = pathlib.Path(__file__).parent
 WITHIN = 0.02  # How far our figure may be from another.
@@ -29,15 +29,15 @@ def closed_form(setting: published.Setting) -> dict[str, Any]:
   """A row as far as arithmetic goes; deviations are relative."""
   model = setting.model
   seq_lens = model.seq_lens(setting.size, setting.patch_size)
-  count = flops.operations(model, *setting.call)
+  count = cost.operations(model, *setting.call)
   row = {
     "table": setting.table,
     "model": setting.name,
     "image_size": setting.image_size,
     "patch_size": setting.patch_size or model.patch_size[-1],
     "tokens": seq_lens[0],
-    "params": flops.num_params(model),
-    "gmacs": flops.macs(model, *setting.call) / 1e9,
+    "params": cost.num_params(model),
+    "gmacs": cost.macs(model, *setting.call) / 1e9,
     "operations": count,
     "published_params_m": setting.params_m,
     "published_gmacs": setting.gmacs,
@@ -53,7 +53,7 @@ def closed_form(setting: published.Setting) -> dict[str, Any]:
     for s in (16, 8):
       learner = dict(layer=model.depth // 2, num_tokens=s)
       learned = model.clone(token_learner=learner)
-      row[f"gmacs_{s}_tokens"] = flops.macs(learned, *setting.call) / 1e9
+      row[f"gmacs_{s}_tokens"] = cost.macs(learned, *setting.call) / 1e9
   return row
 
 
@@ -62,7 +62,7 @@ def check(setting: published.Setting, row: dict[str, Any]) -> dict[str, Any]:
   image_shape, _ = setting.call
   images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
   params = jax.eval_shape(setting.model.init, jax.random.key(0), images)
-  counted = flops.xla_operations(setting.model, *setting.call)
+  counted = cost.xla_operations(setting.model, *setting.call)
   return {
     "params_of_init": sum(p.size for p in jax.tree.leaves(params)),
     "xla_operations": counted,

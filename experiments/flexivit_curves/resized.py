@@ -12,9 +12,10 @@ import numpy as np
 
 from experiments import study
 from experiments.flexivit_curves import config, scales
-from tokenlearner_flexivit import checkpoint, dials, models, parallel, tasks
+from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.run import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

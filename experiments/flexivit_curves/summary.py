@@ -13,8 +13,9 @@ from experiments.flexivit_curves import (
   scales,
 )
 from experiments.flexivit_curves.letters import Letter
-from tokenlearner_flexivit import data, dials, models, table
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit import data, dials, models
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.models import cost
 
 
 def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
@@ -34,7 +35,7 @@ def speed(scale: scales.Scale, rounds: int = 15) -> list[study.Row]:
   return [
     {
       "size": size,
-      "gmacs": flops.macs(model, (scale.side, scale.side, 3), size) / 1e9,
+      "gmacs": cost.macs(model, (scale.side, scale.side, 3), size) / 1e9,
       "images_per_s": statistics.median(speeds),
     }
     for size, speeds in found.items()

@@ -12,11 +12,11 @@ from tokenlearner_flexivit.analysis import (
   agreement,
   cka,
   correspondence,
-  runs,
   shape_or_texture,
   similarity,
   similarity_by_depth,
 )
+from tokenlearner_flexivit.inference import runs
 
 # Numbers of each example of rendered_scenes.
 LABELS = ("shape", "texture")

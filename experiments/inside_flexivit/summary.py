@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments import study
 from experiments.inside_flexivit import claims
-from tokenlearner_flexivit import table
+from tokenlearner_flexivit.figures import table
 
 # Name of the figure, its title, and what it shows.
 _SECTIONS = (

@@ -15,7 +15,8 @@ from matplotlib import ticker
 
 from configs import quickstart
 from experiments import study
-from tokenlearner_flexivit import table, train
+from tokenlearner_flexivit import train
+from tokenlearner_flexivit.figures import table
 
 HERE = pathlib.Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a folder per seed.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit import checkpoint, metric_log
+from tokenlearner_flexivit.run import checkpoint, metric_log
 
 # Parts of a result; a run that lost nothing agrees in all of them.
 PARTS = (

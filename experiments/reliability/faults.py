@@ -20,7 +20,8 @@ from sklearn import datasets
 
 from experiments.reliability import compare, kills, program
 from experiments.reliability.program import Program
-from tokenlearner_flexivit import metric_log, preemption
+from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.train import preemption
 
 # No file may grow beyond this while the disk is "full", in bytes; less than a
 # checkpoint has, more than the metrics.

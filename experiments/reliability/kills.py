@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.reliability import compare, program
 from experiments.reliability.program import Program
-from tokenlearner_flexivit import preemption
+from tokenlearner_flexivit.train import preemption
 
 # A host that dies must not leave the others waiting for longer, in seconds:
 # while they train, and before, when they may wait for it to join them (JAX does

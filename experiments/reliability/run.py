@@ -24,7 +24,7 @@ from matplotlib import lines
 
 from experiments import study
 from experiments.reliability import compare, faults, kills, program
-from tokenlearner_flexivit import table
+from tokenlearner_flexivit.figures import table
 
 HERE = pathlib.Path(__file__).parent
 WHOLE_KILLS = 100  # Of the committed results.

@@ -14,7 +14,7 @@ from experiments import recipe
 from experiments.token_learner_placement import cells
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.analysis import flops
+from tokenlearner_flexivit.models import cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ def model_of(cell: cells.Cell, scale: Scale) -> dict:
   if cell.deeper:
     shape = (scale.crop, scale.crop, 3)
     plain = {k: v for k, v in section.items() if k != "token_learner"}
-    budget = flops.macs(models.create(**plain), shape)
-    while flops.macs(models.create(**_deeper(section)), shape) <= budget:
+    budget = cost.macs(models.create(**plain), shape)
+    while cost.macs(models.create(**_deeper(section)), shape) <= budget:
       section = _deeper(section)
   return section
 

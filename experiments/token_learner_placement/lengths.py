@@ -1,7 +1,7 @@
 """Compares models after trainings of several lengths."""
 
 from experiments import study
-from tokenlearner_flexivit import table
+from tokenlearner_flexivit.figures import table
 
 
 def rows(

@@ -5,8 +5,9 @@ import statistics
 from benchmarks import timing
 from experiments import study, throughput
 from experiments.token_learner_placement import cells, config
-from tokenlearner_flexivit import dials, models, table
+from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.data.rendered_scenes import textures
+from tokenlearner_flexivit.figures import table
 
 
 def speed(scale: config.Scale, rounds: int = 15) -> dict[str, list[float]]:

@@ -11,7 +11,7 @@ from matplotlib import ticker
 from experiments import study
 from experiments.two_dials import cells, hull, planes
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import heat_map
+from tokenlearner_flexivit.figures import heat_map
 from tokenlearner_flexivit.models.token_learner import ALL
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"

@@ -13,8 +13,8 @@ from flax import linen as nn
 from experiments import study
 from experiments.two_dials import cells, config, hull
 from tokenlearner_flexivit import dials, models
-from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.data.rendered_scenes import textures
+from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models.token_learner import ALL
 
 Plane = Mapping[dials.Setting, Sequence[float]]
@@ -85,15 +85,15 @@ def model_of(scale: cells.Scale) -> nn.Module:
 def costs(scale: cells.Scale) -> dict[dials.Setting, float]:
   """Multiply-adds per image in 10⁹ of the model with both dials."""
   model, shape = model_of(scale), (scale.crop, scale.crop, 3)
-  return {s: flops.macs(model, shape, *s) / 1e9 for s in scale.settings}
+  return {s: cost.macs(model, shape, *s) / 1e9 for s in scale.settings}
 
 
 def points(
-  plane: Plane, cost: Mapping[dials.Setting, float]
+  plane: Plane, gmacs: Mapping[dials.Setting, float]
 ) -> list[hull.Point]:
   """Returns (cost, mean accuracy in percent) of each setting."""
   return [
-    (cost[setting], 100 * study.spread(values)["mean"])
+    (gmacs[setting], 100 * study.spread(values)["mean"])
     for setting, values in plane.items()
   ]
 

@@ -2,7 +2,8 @@
 
 from experiments import study
 from experiments.two_dials import cells, planes
-from tokenlearner_flexivit import dials, table
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.inference import Predictor
 
 _BATCH_SIZE = 64

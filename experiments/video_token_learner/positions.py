@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments import study, training
 from experiments.video_token_learner import cells
-from tokenlearner_flexivit.analysis import runs, token_maps, video_maps
+from tokenlearner_flexivit.analysis import token_maps, video_maps
+from tokenlearner_flexivit.inference import runs
 
 NUM_VIDEOS = 100
 

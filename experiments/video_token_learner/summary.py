@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments import study
 from experiments.video_token_learner import cells
-from tokenlearner_flexivit import table
+from tokenlearner_flexivit.figures import table
 
 
 def rows(

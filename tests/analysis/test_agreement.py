@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import (
-  agreement,
-  agreement_figure,
-  runs,
-)
+from tokenlearner_flexivit.analysis import agreement, agreement_figure
+from tokenlearner_flexivit.inference import runs
 
 COARSE, MIDDLE, FINE = (dials.Setting((p, p)) for p in (6, 4, 3))
 

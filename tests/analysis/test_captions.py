@@ -6,7 +6,8 @@ import pytest
 from flax import linen as nn
 
 from tokenlearner_flexivit import data, dials
-from tokenlearner_flexivit.analysis import captions, overlay
+from tokenlearner_flexivit.analysis import captions
+from tokenlearner_flexivit.figures import overlay
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from tokenlearner_flexivit.analysis import (
   agreement,
   attention,
   command,
-  runs,
   shape_or_texture,
   similarity,
 )
+from tokenlearner_flexivit.inference import runs
 
 FAKE = "--data=fake:12x12x3:5:21"
 

@@ -8,10 +8,10 @@ import pytest
 
 from tokenlearner_flexivit.analysis import (
   command,
-  runs,
   similarity,
   similarity_by_depth,
 )
+from tokenlearner_flexivit.inference import runs
 
 
 def test_what_is_alike_lies_together():

@@ -10,13 +10,11 @@ import matplotlib
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import models, workdir
-from tokenlearner_flexivit.analysis import (
-  overlay,
-  runs,
-  token_maps,
-  video_maps,
-)
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.analysis import token_maps, video_maps
+from tokenlearner_flexivit.figures import overlay
+from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.run import workdir
 
 SMALL = dict(width=16, depth=2, mlp_dim=16, num_heads=1, num_classes=3)
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 24, 3)).astype("f4")

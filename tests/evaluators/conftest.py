@@ -17,7 +17,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 if count > 1:
   jax.distributed.initialize(f"localhost:{port}", count, index)
 from tokenlearner_flexivit import experiment, parallel
-made = experiment.Experiment(ml_collections.ConfigDict(config))
+made = setup.Experiment(ml_collections.ConfigDict(config))
 params = made.task.init(jax.random.key(0), made.image_shape)
 params = parallel.replicate(params, config["parallel"])
 results = {

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit import progress
-from tokenlearner_flexivit.data import class_names, fake
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.data import class_names
+from tokenlearner_flexivit.data.sources import fake
+from tokenlearner_flexivit.train import setup
 
 TRAINED = ["ant", "bee", "cat"]
 WHERE = "config.evals.x.data"
@@ -71,7 +72,7 @@ def build(config, monkeypatch, train, test, kind="classification"):
   monkeypatch.setattr(
     data_lib, "open_source", lambda section, *_: opened[section["split"]]
   )
-  return experiment_lib.Experiment(config)
+  return setup.Experiment(config)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_every_evaluator_looks_at_the_names(config, monkeypatch, kind):
 
 def test_where_only_numbers_are_known(config, monkeypatch):
   said = []
-  monkeypatch.setattr(progress, "say", said.append)
+  monkeypatch.setattr(terminal, "say", said.append)
   names = [str(i) for i in range(5)]  # So TFDS calls classes without names.
   for train, test in ((FIVE, None), (FIVE, names), (None, FIVE)):
     build(config, monkeypatch, Named(train), Named(test))
@@ -152,7 +153,7 @@ def test_folders_whose_names_differ(config, tmp_path):
   data = dict(name=f"folder:{tmp_path / 'two'}", split="train")
   config.evals.test.data.update(data)
   with pytest.raises(ValueError, match="class 0 is 'bee' here and 'ant' there"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_a_teacher_that_numbers_classes_otherwise(
@@ -173,4 +174,4 @@ def test_a_teacher_that_numbers_classes_otherwise(
   source = Named(FIVE)
   monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
   with pytest.raises(ValueError, match=rf"config\.evals\.test\.{message}"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)

@@ -7,10 +7,10 @@ import pytest
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.tasks import labels as labels_lib
+from tokenlearner_flexivit.train import setup
 
 
 def metrics_of(sums):
@@ -134,7 +134,7 @@ def test_all_evaluators_share_the_programs_of_the_model(config, monkeypatch):
   section = config.evals.test.to_dict()
   config.evals = {f"test{i}": section for i in range(3)}
   config.evals.together = {**section, "type": "ensemble"}
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   traces = []
   predict, one_hot = experiment.task.predict, experiment.task.one_hot
 
@@ -190,7 +190,7 @@ def evaluator_on(config, monkeypatch, labels, kind="classification"):
     return Labelled(labels) if is_test else open_source(section)
 
   monkeypatch.setattr(data_lib, "open_source", opened)
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   return experiment.evaluators["test"], parallel.replicate(params)
 
@@ -245,7 +245,7 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
       yield batch
 
   monkeypatch.setattr(data_lib, "eval_batches", counting)
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   noise = np.random.default_rng(0).standard_normal
@@ -275,10 +275,10 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
 
 def test_other_patch_sizes_than_those_of_training(config):
   config.evals.test.patch_sizes = (12, 2)
-  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  evaluator = setup.Experiment(config).evaluators["test"]
   assert [s.name for s in evaluator.settings] == ["patch12", "patch2"]
   config.evals.test.num_tokens = (2, None)
-  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  evaluator = setup.Experiment(config).evaluators["test"]
   assert [s.name for s in evaluator.settings] == [
     "patch12_tok2",
     "patch12_tokall",
@@ -287,7 +287,7 @@ def test_other_patch_sizes_than_those_of_training(config):
   ]
   config.evals.test.num_tokens = (4,)  # It learns three.
   with pytest.raises(ValueError, match="num_tokens=4 is out of range"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_no_sum_is_a_matrix_product():

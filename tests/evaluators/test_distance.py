@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import interop, models, parallel, train
-from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import distance
 from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.train import setup
 
 MODEL = dict(
   variant="mu",
@@ -170,7 +170,7 @@ def test_every_example_counts_once_for_every_setting(
     temperature=2.0,  # Of training alone.
   )
   del config.evals.dist["teachers"]
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   monkeypatch.setattr(
     experiment.task,
     "predict",
@@ -217,7 +217,7 @@ def test_a_model_compared_with_its_own_weights(config, tmp_path):
   config.evals.dist.teachers.prof = dict(
     init=str(tmp_path / "prof.npz"), model=MODEL, dtype="float32"
   )
-  evaluator = experiment_lib.Experiment(config).evaluators["dist"]
+  evaluator = setup.Experiment(config).evaluators["dist"]
   params = parallel.replicate(params)
   results = dict(evaluator.run(params))
   names = ("kl", "agree1", "logsoftmax_euclidean", "examples")
@@ -275,7 +275,7 @@ def test_teachers_that_do_not_fit(config, teachers, message):
   else:
     config.evals.dist["teachers"] = teachers
   with pytest.raises(ValueError, match=message):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_weights_that_are_not_complete_are_found_before_the_first_step(
@@ -288,7 +288,7 @@ def test_weights_that_are_not_complete_are_found_before_the_first_step(
   interop.save_params(params, tmp_path / "prof.npz")
   config.evals.dist.teachers.prof.init = str(tmp_path / "prof.npz")
   with pytest.raises(ValueError, match=r"dist.teachers.prof: .* lacks head/"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_labels_of_other_classes(config, monkeypatch):
@@ -296,6 +296,6 @@ def test_labels_of_other_classes(config, monkeypatch):
   monkeypatch.setattr(distillation.Teacher, "logits", lambda *_: None)
   config.evals.dist.data.name = "fake:12x12x3:9:21"
   with pytest.raises(ValueError, match=r"dist.data has 9 classes"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
   config.evals.dist.data.pp = "decode|value_range(-1,1)|keep('image')"
-  experiment_lib.Experiment(config)
+  setup.Experiment(config)

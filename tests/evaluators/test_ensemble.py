@@ -5,9 +5,9 @@ import pytest
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit import experiment as experiment_lib
-from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.evaluators import ensemble
+from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.train import setup
 
 WHERE = "config.evals.ens.groups"
 SETTINGS = tuple(dials.Setting((p, p)) for p in (6, 4, 3))
@@ -61,7 +61,7 @@ def test_groups_that_are_none(groups, message):
 def test_one_patch_size_is_no_ensemble(config):
   config.flexi.patch_size.values = (6,)
   with pytest.raises(ValueError, match=r"at least two patch sizes, .* patch6"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
   config.evals.test.groups = groups
   config.data.name = "fake:12x12x3:9:64"
   config.evals.test.data.name = "fake:12x12x3:9:21"
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   monkeypatch.setattr(experiment.task, "predict", predict)
   evaluator = experiment.evaluators["test"]
   results = dict(evaluator.run(parallel.replicate(params, kind)))
@@ -99,20 +99,20 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
     right = answers[setting].argmax(axis=-1) == labels
     accuracies[setting] = np.mean(right)
     assert results[f"{setting.name}/accuracy"] == pytest.approx(np.mean(right))
-    macs = flops.macs(experiment.task.model, (12, 12, 3), *setting)
+    macs = cost.macs(experiment.task.model, (12, 12, 3), *setting)
     gmacs[setting] = macs / 1e9
   assert len(evaluator.groups) == (1 if groups else 4)
   for group in evaluator.groups:
     mean = np.mean([answers[setting] for setting in group], axis=0)
-    cost = sum(gmacs[setting] for setting in group)
-    affordable = [s for s in gmacs if gmacs[s] <= cost]
+    total = sum(gmacs[setting] for setting in group)
+    affordable = [s for s in gmacs if gmacs[s] <= total]
     expected = {
       "accuracy": np.mean(mean.argmax(axis=-1) == labels),
       "top5": np.mean(
         (mean.argsort(axis=-1)[:, -5:] == labels[:, None]).any(1)
       ),
       "loss": -np.log(mean[np.arange(21), labels]).mean(),
-      "gmacs": cost,
+      "gmacs": total,
       "single_accuracy": max(accuracies[s] for s in affordable),
     }
     name = ensemble.group_name(group)
@@ -126,7 +126,7 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
 def test_the_best_single_setting_costs_no_more(config):
   """The best of all is out of reach of the cheap pair, not of the dear."""
   config.flexi.patch_size.values = (6, 4, 2)
-  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  evaluator = setup.Experiment(config).evaluators["test"]
   six, four, two = evaluator.settings
   accuracies = {(six,): 0.5, (four,): 0.4, (two,): 0.9}
   metrics = {group: {"accuracy": v} for group, v in accuracies.items()}

@@ -8,10 +8,10 @@ import pytest
 from sklearn import linear_model
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import parallel
-from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import shots
+from tokenlearner_flexivit.train import setup
 
 WHERE = "config.evals.few"
 PP = "decode|value_range(-1,1)|keep('image')"  # It needs no label.
@@ -159,7 +159,7 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   monkeypatch.setattr(data_lib, "open_source", opened)
   monkeypatch.setattr(Large, "reads", 0)
   config.flexi.patch_size.values = (6,)
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   assert Large.reads == 0
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   params = parallel.replicate(params)
@@ -170,16 +170,16 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   assert first["patch6/examples"] == 20
   config.evals.few.label_key = "colour"
   with pytest.raises(ValueError, match=r"few.label_key='colour'.*label, shape"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
   for source._shape in ([-1] * 20, [-1] * 19 + [0]):
     config.evals.few.label_key = "shape"
     if max(source._shape) < 0:
       with pytest.raises(ValueError, match=r"few: no example of"):
-        experiment_lib.Experiment(config)
+        setup.Experiment(config)
     else:
-      experiment_lib.Experiment(config)
+      setup.Experiment(config)
   config.evals.few.update(label_key="label", shots=(11,))
-  evaluator = experiment_lib.Experiment(config).evaluators["few"]
+  evaluator = setup.Experiment(config).evaluators["few"]
   with pytest.raises(ValueError, match=r"few.shots: 11 .*class 'ant' has"):
     dict(evaluator.run(params))
 
@@ -251,13 +251,13 @@ def test_a_label_beyond_the_classes():
 def test_mistakes(config, key, value, message):
   config.evals = {"few": {**config.evals.few.to_dict(), key: value}}
   with pytest.raises(ValueError, match=message):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_a_split_in_the_data_section(config):
   config.evals.few.data.split = "train"
   with pytest.raises(ValueError, match=r"few.train_split and .*few.test_split"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 # Accuracies
@@ -297,7 +297,7 @@ def test_accuracies_are_those_of_scikit_learn(
   config.parallel = kind
   config.evals.few.representation = name
   config.evals.few.patch_sizes = patch_sizes  # Those of training or others.
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["few"]
   assert [len(source) for source in evaluator.sources] == [61, 21]
   assert evaluator.image_shape == (12, 12, 3)
@@ -356,7 +356,7 @@ def test_accuracies_are_those_of_scikit_learn(
 
 def test_a_training_that_has_diverged(config):
   config.flexi.patch_size.values = (6,)
-  parts = experiment_lib.Experiment(config)
+  parts = setup.Experiment(config)
   shapes = jax.eval_shape(
     lambda: parts.task.init(jax.random.key(0), (12, 12, 3))
   )
@@ -368,7 +368,7 @@ def test_a_training_that_has_diverged(config):
 def test_one_seed_has_no_spread(config):
   config.flexi.patch_size.values = (6,)
   config.evals.few.num_seeds = 1
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   params = parallel.replicate(params)
   evaluator = experiment.evaluators["few"]

@@ -6,10 +6,10 @@ import pytest
 from sklearn import metrics
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import experiment as experiment_lib
 from tokenlearner_flexivit import parallel
-from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import multilabel
+from tokenlearner_flexivit.train import setup
 
 
 def test_average_precision_by_hand():
@@ -76,7 +76,7 @@ def test_every_example_counts_once(config, monkeypatch):
   """
   source = Several()
   monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
-  experiment = experiment_lib.Experiment(config)
+  experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   found = dict(evaluator.run(parallel.replicate(params)))
@@ -115,7 +115,7 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
   """Smoothing makes no class positive; a negative number is no label."""
   source = Several()
   monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
-  parts = experiment_lib.Experiment(config)
+  parts = setup.Experiment(config)
   params = parts.task.init(jax.random.key(0), (12, 12, 3))
   params = parallel.replicate(params)
   hard = dict(parts.evaluators["test"].run(params))
@@ -136,7 +136,7 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
 
   monkeypatch.setattr(Several, "__getitem__", single)
   params = jax.tree.map(np.zeros_like, params)  # Every answer is 1/2.
-  evaluator = experiment_lib.Experiment(config).evaluators["test"]
+  evaluator = setup.Experiment(config).evaluators["test"]
   found = dict(evaluator.run(params))
   # Of four classes each costs log 2; examples of -1 count for nothing.
   assert found["patch6/loss"] == pytest.approx(4 * np.log(2), rel=1e-5)
@@ -156,7 +156,7 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
 def test_classes_that_exclude_one_another_are_refused(config):
   config.task.loss = "softmax_xent"
   with pytest.raises(ValueError, match=r"config.task.loss='sigmoid_xent'"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_several_classes_are_refused_by_a_loss_of_one(config, monkeypatch):
@@ -164,7 +164,7 @@ def test_several_classes_are_refused_by_a_loss_of_one(config, monkeypatch):
   config.task.loss = "softmax_xent"
   config.evals = {}
   with pytest.raises(ValueError, match=r"several may have several .*'softmax"):
-    experiment_lib.Experiment(config)
+    setup.Experiment(config)
   # Unless the preprocessing leaves one.
   config.data.pp = f"copy('first','label')|{config.data.pp}"
-  experiment_lib.Experiment(config)
+  setup.Experiment(config)

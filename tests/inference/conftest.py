@@ -7,9 +7,9 @@ import ml_collections
 import pytest
 
 from tests.conftest import write_untrained
-from tokenlearner_flexivit import experiment
-from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.inference import Predictor
+from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.train import setup
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
 # Of patch size 6, then 3; with two learned tokens, then with all.
@@ -17,7 +17,7 @@ ACCURACIES = (0.5, 0.7, 0.6, 0.9)
 
 
 @pytest.fixture(scope="session")
-def parts() -> experiment.Experiment:
+def parts() -> setup.Experiment:
   """What the config of the run describes."""
   pp = "decode|value_range(-1,1)|keep('image','label')"
   c = ml_collections.ConfigDict()
@@ -40,7 +40,7 @@ def parts() -> experiment.Experiment:
   c.evals = dict(
     test=dict(data=dict(name="fake:12x12x3:5:21", split="test", pp=pp))
   )
-  return experiment.Experiment(c)
+  return setup.Experiment(c)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def run(parts, tmp_path_factory) -> pathlib.Path:
       "patch_size": setting.patch_size[0],
       "num_tokens": setting.num_tokens,
       "accuracy": accuracy,
-      "gmacs": flops.macs(parts.task.model, parts.image_shape, *setting) / 1e9,
+      "gmacs": cost.macs(parts.task.model, parts.image_shape, *setting) / 1e9,
       "images_per_s": 100.0,
     }
     for setting, accuracy in zip(parts.dials.settings, ACCURACIES, strict=True)

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from tests.inference.test_export import RECORDED, SETTINGS, build
-from tokenlearner_flexivit import checkpoint
 from tokenlearner_flexivit.inference import export, model_card, profile
 from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.run import checkpoint
 
 TRAINING = {
   "data": "rendered_scenes/96",

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from tests.inference.conftest import ACCURACIES, NAMES
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import runs
+from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.inference import trained as trained_lib
 
 

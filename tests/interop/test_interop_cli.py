@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import checkpoint, interop, models, workdir
+from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.interop import __main__ as cli
+from tokenlearner_flexivit.run import checkpoint, workdir
 
 LEARNED = dict(layer=1, num_tokens=3, bottleneck_dim=8)
 

@@ -12,12 +12,12 @@ import safetensors.numpy
 from flax import traverse_util
 
 from configs import transfer
-from tokenlearner_flexivit import checkpoint, interop, models, workdir
-from tokenlearner_flexivit.analysis import runs
+from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.data import statistics
-from tokenlearner_flexivit.inference import trained
+from tokenlearner_flexivit.inference import runs, trained
 from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import about, containers
+from tokenlearner_flexivit.run import checkpoint, workdir
 from tokenlearner_flexivit.tasks import distillation
 
 ROOT = pathlib.Path(__file__).parents[2]

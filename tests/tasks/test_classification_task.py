@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, experiment, models, tasks, train
-from tokenlearner_flexivit.data import fake
+from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.tasks import classification, mixup
+from tokenlearner_flexivit.train import loop, setup
 
 
 def make_task(**section):
@@ -163,9 +164,9 @@ def test_a_training_stops_at_labels_that_teach_nothing(config, monkeypatch):
     return {**made(source, index), "label": label}
 
   monkeypatch.setattr(fake.FakeSource, "__getitem__", unlabelled)
-  parts = experiment.Experiment(config)
+  parts = setup.Experiment(config)
   with pytest.raises(ValueError, match="data gives the label -1"):
-    for _, _ in zip(range(4), train._device_batches(parts, 0), strict=False):
+    for _, _ in zip(range(4), loop._device_batches(parts, 0), strict=False):
       pass
 
 

@@ -6,18 +6,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from tokenlearner_flexivit import (
-  dials,
-  experiment,
-  interop,
-  models,
-  parallel,
-  tasks,
-  train,
-)
+from tokenlearner_flexivit import dials, interop, models, parallel, tasks, train
 from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.train import setup
+from tokenlearner_flexivit.train import step as train_step_lib
 
 KEY = jax.random.key(0)
 SETTING = dials.Setting((4, 4))
@@ -170,15 +165,13 @@ def test_teacher_is_computed_once_outside_the_branches(config):
       )
     ),
   )
-  run = experiment.Experiment(config)
+  run = setup.Experiment(config)
   params = run.init_params()
   batch = {"image": jnp.zeros((2, 12, 12, 3))}
-  step = train.train_step_lib.make_train_step(
-    run.task, train.optimizer_lib.optax.sgd(0.1), run.dials, seed=0
+  step = train_step_lib.make_train_step(
+    run.task, optax.sgd(0.1), run.dials, seed=0
   )
-  state = train.train_step_lib.create_state(
-    params, train.optimizer_lib.optax.sgd(0.1), ema=False
-  )
+  state = train_step_lib.create_state(params, optax.sgd(0.1), ema=False)
   mapped = jax.vmap(
     step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
   )
@@ -294,9 +287,9 @@ def test_a_student_is_evaluated_without_its_teachers(config, tmp_path):
     name="distillation", teachers={"prof": {"init": str(tmp_path / "gone")}}
   )
   with pytest.raises(FileNotFoundError, match="gone"):
-    experiment.Experiment(config)
+    setup.Experiment(config)
   about = dict(num_classes=5, class_names=None, image_shape=[12, 12, 3])
-  assert experiment.Experiment(config, about).evaluators["test"].num_examples
+  assert setup.Experiment(config, about).evaluators["test"].num_examples
 
 
 def test_example_without_the_teachers_image(config):
@@ -305,7 +298,7 @@ def test_example_without_the_teachers_image(config):
   with pytest.raises(
     ValueError, match="pp gives no 'large', only image, label"
   ):
-    experiment.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_image_that_the_teacher_cannot_cut(config):
@@ -313,7 +306,7 @@ def test_image_that_the_teacher_cannot_cut(config):
   config.task = dict(name="distillation", teachers={"prof": teacher})
   message = r"teachers\.prof, which sees 'image' .*7x7 does not divide"
   with pytest.raises(ValueError, match=message):
-    experiment.Experiment(config)
+    setup.Experiment(config)
 
 
 def test_a_teacher_computes_as_its_model_says():

@@ -28,14 +28,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import dials, progress
-from tokenlearner_flexivit.analysis import (
-  agreement_figure,
-  command,
-  flops,
-  runs,
-)
+from tokenlearner_flexivit import dials, terminal
+from tokenlearner_flexivit.analysis import agreement_figure, command
 from tokenlearner_flexivit.evaluators import ensemble, mixture
+from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.tasks import classification
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
@@ -109,7 +106,7 @@ def answer(
       )
     labels_lib.check(labels, model.num_classes, "The split", may_lack=True)
     if macs is None:
-      macs = {s: flops.macs(model, images.shape[1:], *s) for s in settings}
+      macs = {s: cost.macs(model, images.shape[1:], *s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
       # In each group too, so that its members are in the order of logits.
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
@@ -170,15 +167,15 @@ def ensembles(answers: Answers) -> list[dict[str, Any]]:
   accuracies = answers.right.mean(axis=0)
   rows = []
   for group, classes in zip(answers.groups, answers.together.T, strict=True):
-    cost = sum(answers.macs[answers.settings.index(s)] for s in group)
+    macs = sum(answers.macs[answers.settings.index(s)] for s in group)
     best = max(
-      np.flatnonzero(answers.macs <= cost), key=lambda i: accuracies[i]
+      np.flatnonzero(answers.macs <= macs), key=lambda i: accuracies[i]
     )
     rows.append(
       {
         "name": ensemble.group_name(group),
         "accuracy": float((classes == answers.labels).mean()),
-        "gmacs": cost / 1e9,
+        "gmacs": macs / 1e9,
         "single": answers.settings[best].name,
         "single_accuracy": float(accuracies[best]),
         "single_gmacs": answers.macs[best] / 1e9,
@@ -374,7 +371,7 @@ def main(argv: list[str] | None = None) -> None:
         opened.check(batch["image"])
         yield batch
         number += len(batch["image"])
-        progress.say(f"{number} images")
+        terminal.say(f"{number} images")
 
     answers = answer(
       opened.model,

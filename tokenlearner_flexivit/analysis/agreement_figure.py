@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.analysis import drawing, heat_map
+from tokenlearner_flexivit.figures import drawing, heat_map
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
 

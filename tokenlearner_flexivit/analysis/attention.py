@@ -35,7 +35,8 @@ from flax import linen as nn
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command, drawing, overlay
+from tokenlearner_flexivit.analysis import command
+from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
 

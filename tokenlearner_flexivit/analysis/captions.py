@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import runs
+from tokenlearner_flexivit.inference import runs
 
 _MAX_LETTERS = 16
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenlearner_flexivit import arguments, dials, interop, terminal
-from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import captions, runs
+from tokenlearner_flexivit.analysis import captions
+from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Flags that go with --init, arguments of `runs.open_weights`.
 _OF_WEIGHTS = ("num_heads", "posemb_grid", "input_mean", "input_std")

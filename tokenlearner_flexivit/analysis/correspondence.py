@@ -29,11 +29,8 @@ from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import (
-  command,
-  correspondence_figure,
-  drawing,
-)
+from tokenlearner_flexivit.analysis import command, correspondence_figure
+from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.models.token_learner import ALL
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.analysis import drawing, heat_map, overlay
+from tokenlearner_flexivit.figures import drawing, heat_map, overlay
 
 _BEST = "#d55e00"
 

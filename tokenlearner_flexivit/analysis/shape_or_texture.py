@@ -34,10 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from tokenlearner_flexivit import arguments, dials, progress
+from tokenlearner_flexivit import arguments, dials, terminal
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.analysis import command, drawing, runs
+from tokenlearner_flexivit.analysis import command
 from tokenlearner_flexivit.evaluators import ridge
+from tokenlearner_flexivit.figures import drawing
+from tokenlearner_flexivit.inference import runs
 
 # Penalties tried, as powers of two; a quarter of the training examples decides.
 _LOG2_L2 = np.arange(-4, 18, 2)
@@ -330,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
       for batch in runs.read_batches(data, number, 100, args.labels):
         opened.check(batch["image"])
         yield batch
-      progress.say(f"The images of {split!r} are done.")
+      terminal.say(f"The images of {split!r} are done.")
 
     rows = compare(
       opened.model,

@@ -22,15 +22,11 @@ from typing import Any
 import numpy as np
 from sklearn import manifold
 
-from tokenlearner_flexivit import arguments, dials, progress
-from tokenlearner_flexivit.analysis import (
-  cka,
-  command,
-  drawing,
-  runs,
-  similarity_by_depth,
-)
+from tokenlearner_flexivit import arguments, dials, terminal
+from tokenlearner_flexivit.analysis import cka, command, similarity_by_depth
 from tokenlearner_flexivit.data import statistics
+from tokenlearner_flexivit.figures import drawing
+from tokenlearner_flexivit.inference import runs
 
 Label = tuple[str, str]
 # Of a setting: its marker, and from the eleventh on another edge too.
@@ -263,7 +259,7 @@ def _warn_of_other_values(
   if not (data.get("pp") and other.get("pp")):
     return
   if differ := statistics.differ(other["pp"], data["pp"]):
-    progress.say(
+    terminal.say(
       f"WARNING: {name} is used to images {differ[0]}, but gets those of the "
       f"first model, {differ[1]}, so its representations are others."
     )
@@ -299,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
         yield batch
 
     values, labels = cka.cka(
-      batches(), sides.by_name, lambda number: progress.say(f"{number} images")
+      batches(), sides.by_name, lambda number: terminal.say(f"{number} images")
     )
     figure(values, labels).savefig(args.output, dpi=150)
     output = args.output

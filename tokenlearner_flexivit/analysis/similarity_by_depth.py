@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tokenlearner_flexivit.analysis import drawing
+from tokenlearner_flexivit.figures import drawing
 
 Label = tuple[str, str]
 Curve = Mapping[str, float]

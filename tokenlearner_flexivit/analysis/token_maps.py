@@ -29,8 +29,11 @@ import numpy as np
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command, drawing, overlay, runs
-from tokenlearner_flexivit.models import patch_embed, vivit
+from tokenlearner_flexivit.analysis import command
+from tokenlearner_flexivit.figures import drawing, overlay
+from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models.video import vivit
 
 TITLE = "Where learned tokens look"
 

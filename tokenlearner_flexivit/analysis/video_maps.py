@@ -26,9 +26,18 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenlearner_flexivit import arguments
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command, overlay, runs, token_maps
-from tokenlearner_flexivit.data import frame_store, video_folder, video_ops
-from tokenlearner_flexivit.models import patch_embed, vivit
+from tokenlearner_flexivit.analysis import command, token_maps
+from tokenlearner_flexivit.data.ops import video as video_ops
+from tokenlearner_flexivit.data.sources.video_folder import (
+  frames as frame_store,
+)
+from tokenlearner_flexivit.data.sources.video_folder import (
+  source as video_folder,
+)
+from tokenlearner_flexivit.figures import overlay
+from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models.video import vivit
 
 _MAX_TOKENS = 8
 # Frames of small clips are shown larger, so that patches can be told apart.

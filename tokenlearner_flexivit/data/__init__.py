@@ -1,17 +1,15 @@
 """Datasets, preprocessing and the input pipeline, without TensorFlow."""
 
 # The ops register themselves when they are imported.
-from tokenlearner_flexivit.data import (
-  augment_ops,
-  decode_ops,
-  image_ops,
-  label_ops,
-  randaug,
-  video_augment_ops,
-  video_ops,
-)
 from tokenlearner_flexivit.data.class_names import classes
 from tokenlearner_flexivit.data.examples import ExampleError
+from tokenlearner_flexivit.data.ops import augment as augment_ops
+from tokenlearner_flexivit.data.ops import decode as decode_ops
+from tokenlearner_flexivit.data.ops import image as image_ops
+from tokenlearner_flexivit.data.ops import label as label_ops
+from tokenlearner_flexivit.data.ops import randaug
+from tokenlearner_flexivit.data.ops import video as video_ops
+from tokenlearner_flexivit.data.ops import video_augment as video_augment_ops
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
   device_ops,
@@ -21,7 +19,7 @@ from tokenlearner_flexivit.data.pipeline import (
   train_batches,
 )
 from tokenlearner_flexivit.data.preprocess import parse, register_op
-from tokenlearner_flexivit.data.sources import Source
+from tokenlearner_flexivit.data.sources.base import Source
 from tokenlearner_flexivit.data.splits import describe as describe_splits
 
 __all__ = [

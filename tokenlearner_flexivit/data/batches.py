@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from tokenlearner_flexivit import root_logger
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import examples, memory
 
-with root_logger.unchanged():
+with terminal.root_logger_unchanged():
   import grain
 
 Batch = dict[str, np.ndarray]

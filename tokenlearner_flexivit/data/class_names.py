@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenlearner_flexivit.data import label_ops, preprocess
-from tokenlearner_flexivit.data.sources import Source
+from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data.ops import label as label_ops
+from tokenlearner_flexivit.data.sources.base import Source
 
 
 def classes(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tokenlearner_flexivit.data import preprocess
-from tokenlearner_flexivit.data.sources import Source
+from tokenlearner_flexivit.data.sources.base import Source
 
 # Positions of corrupt examples in the source, with words about each.
 Corrupt = tuple[tuple[int, str], ...]

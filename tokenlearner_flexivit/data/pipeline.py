@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import root_logger
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import (
   alignment,
   batches,
@@ -20,11 +20,11 @@ from tokenlearner_flexivit.data import (
   memory,
   preprocess,
 )
-from tokenlearner_flexivit.data.fake import FakeSource
-from tokenlearner_flexivit.data.folder import FolderSource
-from tokenlearner_flexivit.data.sources import Source
+from tokenlearner_flexivit.data.sources.base import Source
+from tokenlearner_flexivit.data.sources.fake import FakeSource
+from tokenlearner_flexivit.data.sources.folder import FolderSource
 
-with root_logger.unchanged():
+with terminal.root_logger_unchanged():
   import grain
 
 Batch = batches.Batch
@@ -180,12 +180,14 @@ class _Settings:
     elif self.name.split(":")[0] == "fake":
       source = FakeSource(self.name, self.split)
     elif is_video_folder:
-      from tokenlearner_flexivit.data.video_folder import VideoFolderSource
+      from tokenlearner_flexivit.data.sources.video_folder.source import (
+        VideoFolderSource,
+      )
 
       source = VideoFolderSource(self.name, self.split, self.data_dir)
     else:
       # TFDS is not needed by the others, and takes a while to import.
-      from tokenlearner_flexivit.data.tfds_source import TfdsSource
+      from tokenlearner_flexivit.data.sources.tfds import TfdsSource
 
       source = TfdsSource(self.name, self.split, self.data_dir, self.features)
     if not len(source):

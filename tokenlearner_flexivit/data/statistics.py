@@ -4,7 +4,8 @@ import contextlib
 
 import numpy as np
 
-from tokenlearner_flexivit.data import label_ops, preprocess
+from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data.ops import label as label_ops
 
 
 def of_preprocessing(

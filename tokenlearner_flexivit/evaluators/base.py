@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel, progress
+from tokenlearner_flexivit import dials, parallel, terminal
 from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.data import examples
 from tokenlearner_flexivit.evaluators import images
@@ -116,7 +116,7 @@ class Evaluator(abc.ABC):
         f"{where} has {count} classes, but the model knows {known}."
       )
     if None in both and both != [None, None]:
-      progress.say(
+      terminal.say(
         f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
         f"{known}. That they are the same, in the same order, cannot be "
         "checked: only one of both has names of classes."
@@ -160,7 +160,7 @@ class Evaluator(abc.ABC):
       if labels_lib.is_known(np.asarray(label_of(index))):
         return
       if not index:
-        progress.say(
+        terminal.say(
           f"{self._where}: {source.describe(0)} of {source.name} has no label; "
           "looking for one that has."
         )

@@ -19,8 +19,8 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, parallel
-from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.evaluators import base, classification, mixture
+from tokenlearner_flexivit.models import cost
 
 Group = tuple[dials.Setting, ...]
 
@@ -179,7 +179,7 @@ class Evaluator(base.Evaluator):
       for i, group in enumerate(self._all)
     }
     macs = {
-      setting: flops.macs(self._task.model, self.image_shape, *setting)
+      setting: cost.macs(self._task.model, self.image_shape, *setting)
       for setting in self.settings
     }
     for group, values in metrics.items():

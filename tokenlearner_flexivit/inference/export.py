@@ -24,10 +24,11 @@ from jax import export as jax_export
 
 import tokenlearner_flexivit
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, paths, table
-from tokenlearner_flexivit.analysis import flops, plane
+from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.tasks import classification, views
 
 MANIFEST_FILE = "manifest.json"  # A folder that has it is complete.
@@ -150,7 +151,7 @@ def about_setting(
     "evaluated": trained.row(setting) is not None,
     # Of the image, or view, before TokenLearner, and a cls token.
     "seq_len": math.prod(grid) + int(trained.model.pool == "tok"),
-    "multiply_adds": flops.macs(trained.model, trained.image_shape, *setting),
+    "multiply_adds": cost.macs(trained.model, trained.image_shape, *setting),
     **trained.metrics(setting),
   }
 

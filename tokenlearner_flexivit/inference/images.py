@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import decode_ops, image_ops, splits
-from tokenlearner_flexivit.data.image_listing import EXTENSIONS
+from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.ops import decode as decode_ops
+from tokenlearner_flexivit.data.ops import image as image_ops
+from tokenlearner_flexivit.data.sources.image_listing import EXTENSIONS
 
 # Others, such as EPS, would start programs on what may be hostile.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

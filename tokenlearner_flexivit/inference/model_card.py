@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 import tokenlearner_flexivit
-from tokenlearner_flexivit import dials, paths, table
-from tokenlearner_flexivit.analysis import curve, plane
+from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit.figures import curve, plane, table
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import trained as trained_lib

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokenlearner_flexivit import dials, paths, table
-from tokenlearner_flexivit.analysis import plane
+from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit.figures import plane, table
 
 Row = dict[str, Any]
 

@@ -4,8 +4,8 @@ import warnings
 from typing import Any
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import flops
 from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.models import cost
 
 
 class Settings:
@@ -36,7 +36,7 @@ class Settings:
       ValueError: it does not fit.
     """
     if setting not in self._gmacs:
-      macs = flops.macs(self._model, self._image_shape, *setting)
+      macs = cost.macs(self._model, self._image_shape, *setting)
       self._gmacs[setting] = macs / 1e9
     return self._gmacs[setting]
 

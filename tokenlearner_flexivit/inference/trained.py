@@ -18,11 +18,11 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import traverse_util
 
-from tokenlearner_flexivit import checkpoint, dials, interop, models, paths
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import workdir as workdir_lib
-from tokenlearner_flexivit.analysis import runs
-from tokenlearner_flexivit.inference import images, videos
+from tokenlearner_flexivit import dials, interop, models, paths
+from tokenlearner_flexivit.inference import images, runs, videos
+from tokenlearner_flexivit.run import checkpoint
+from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.tasks import classification
 
 MODEL_FILE = "model.safetensors"
@@ -190,7 +190,9 @@ def _from_run(workdir: pathlib.Path) -> Trained:
   # The evaluation may be at another resolution than the training.
   shape, video = report.get("image_shape", about["image_shape"]), None
   if model.input == "video":
-    from tokenlearner_flexivit.data import video_folder  # TFDS takes a while.
+    from tokenlearner_flexivit.data.sources.video_folder import (
+      source as video_folder,  # TFDS takes a while.
+    )
 
     fps, size = video_folder.fps_and_size(data["name"])
     video = {"fps": fps, "size": size}

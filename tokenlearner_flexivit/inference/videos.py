@@ -9,7 +9,10 @@ import jax
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import frame_store, video_file
+from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
+from tokenlearner_flexivit.data.sources.video_folder import (
+  frames as frame_store,
+)
 from tokenlearner_flexivit.inference import images
 
 EXTENSIONS = video_file.EXTENSIONS

@@ -18,10 +18,10 @@ from flax import core
 from flax import linen as nn
 
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit import workdir as workdir_lib
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Where a file of ours keeps this: of `inference.trained`, and of `save_params`.
 EXPORT_KEY = "tokenlearner_flexivit"

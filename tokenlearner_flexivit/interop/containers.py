@@ -16,9 +16,9 @@ import safetensors
 import safetensors.numpy
 from flax import serialization, traverse_util
 
-from tokenlearner_flexivit import checkpoint
 from tokenlearner_flexivit.interop import npz
 from tokenlearner_flexivit.interop.leaves import LastRead, Leaf, Leaves
+from tokenlearner_flexivit.run import checkpoint
 
 _SAFETENSORS_DTYPES = {
   "F64": np.dtype(np.float64),

@@ -5,12 +5,12 @@ from typing import Any
 
 from flax import linen as nn
 
-from tokenlearner_flexivit.models.bottleneck import BottleneckViViT
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
 from tokenlearner_flexivit.models.token_learner import TokenLearner
+from tokenlearner_flexivit.models.video.bottleneck import BottleneckViViT
+from tokenlearner_flexivit.models.video.vivit import ViViT
+from tokenlearner_flexivit.models.video.vivit_factorised import ViViTFactorised
 from tokenlearner_flexivit.models.vit import ViT
-from tokenlearner_flexivit.models.vivit import ViViT
-from tokenlearner_flexivit.models.vivit_factorised import ViViTFactorised
 
 MODELS = {
   "vit": ViT,

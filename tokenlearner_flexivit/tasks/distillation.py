@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, parallel, progress
+from tokenlearner_flexivit import dials, interop, models, parallel, terminal
 from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.tasks import classification, views
 
@@ -176,7 +176,7 @@ class Teacher:
       ValueError: they cannot be read, do not fit, or are not complete.
     """
     if self.source is None:
-      progress.say(f"{self.where} has no init: its weights are random!")
+      terminal.say(f"{self.where} has no init: its weights are random!")
       images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
       return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
     params, report = interop.load_params_and_report(
@@ -190,7 +190,7 @@ class Teacher:
         f"{self.where}: {self.source} lacks {', '.join(missing[:4])}. A "
         "teacher's weights must be complete."
       )
-    progress.say(f"{self.where}: {report}")
+    terminal.say(f"{self.where}: {report}")
     return params
 
   def logits(self, params: Any, images: jax.Array) -> jax.Array:

@@ -12,7 +12,6 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import preparation
 from tokenlearner_flexivit.data.rendered_scenes import (
   scene,
   shapes,
@@ -20,6 +19,7 @@ from tokenlearner_flexivit.data.rendered_scenes import (
   video,
   workers,
 )
+from tokenlearner_flexivit.data.sources import preparation
 
 _DESCRIPTION = """
 Scenes drawn by code: one large textured object, up to five smaller ones partly

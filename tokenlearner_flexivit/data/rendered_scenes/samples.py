@@ -6,7 +6,6 @@ python -m tokenlearner_flexivit.data.rendered_scenes.samples
 import argparse
 import pathlib
 
-from tokenlearner_flexivit.analysis import drawing
 from tokenlearner_flexivit.data.rendered_scenes import (
   draw,
   examples,
@@ -14,6 +13,7 @@ from tokenlearner_flexivit.data.rendered_scenes import (
   shapes,
   textures,
 )
+from tokenlearner_flexivit.figures import drawing
 
 _ROWS, _COLUMNS = 4, 6
 _DEFAULT = pathlib.Path(__file__).parent / "samples.png"

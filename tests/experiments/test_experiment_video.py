@@ -1,0 +1,120 @@
+"""The study of videos compares what it says, and judges by numbers."""
+
+import cv2
+import numpy as np
+import pytest
+
+from experiments import training
+from experiments.video_token_learner import (
+  cells,
+  claims,
+  config,
+  pictures,
+  positions,
+  summary,
+)
+from tokenlearner_flexivit import models, train
+from tokenlearner_flexivit.data.rendered_scenes import builder
+from tokenlearner_flexivit.models import cost
+
+
+def test_cells_differ_in_token_learner_alone():
+  base = config.get_config("cell=all,seed=1").to_dict()
+  for name, cell in cells.CELLS.items():
+    other = config.get_config(f"cell={name},seed=1").to_dict()
+    learner = other["model"].pop("token_learner", None)
+    assert (learner or {}).get("num_tokens") == cell.num_tokens
+    assert other == base
+
+
+@pytest.mark.parametrize("name", cells.SCALES)
+def test_the_study_can_reach_its_goal(name):
+  """Cost at most 60 %, and as many test videos as fill whole batches."""
+  scale = cells.SCALES[name]
+  evaluation = config.get_config(f"scale={name}").evals.test
+  videos = builder.config_named(scale.data).num_test
+  assert videos % evaluation.batch_size == 0
+  macs = {}
+  for name, cell in cells.CELLS.items():
+    section = config.model_section(cell, scale)
+    model = models.create(**section, num_classes=10)
+    shape = (scale.frames, scale.side, scale.side)
+    assert model.check(shape) == scale.grid
+    macs[name] = cost.macs(model, (*shape, 3))
+  assert macs["learned8"] <= 0.6 * macs["all"]
+  assert macs["frame_first"] < macs["fixed8_first"] < macs["frame"]
+  assert macs["frame"] < macs["fixed8"] < macs["learned8"] < macs["learned16"]
+  # A clip fits in a video.
+  assert (scale.frames - 1) * scale.stride < 16
+
+
+def test_only_what_is_used_is_parsed():
+  made = config.get_config("")
+  for section in (made.data, made.evals.test.data):
+    assert tuple(section.features) == ("video", "label")
+  assert "features" not in config.get_config("runlocal").data  # It is noise.
+
+
+def make_reports(**accuracies):
+  """Reports of three seeds, of which each has its own level."""
+  costs = dict.fromkeys(cells.CELLS, 0.05)
+  costs |= dict(all=0.1, learned16=0.06, learned8=0.055)
+  return {
+    name: [
+      {
+        "settings": [
+          {"accuracy": accuracies[name] + seed / 100, "gmacs": costs[name]}
+        ],
+        "num_params": 7,
+        "train": {"seconds": 1.0},
+      }
+      for seed in range(3)
+    ]
+    for name in cells.CELLS
+  }
+
+
+def test_claims_follow_the_numbers(tmp_path):
+  accuracies = dict.fromkeys(cells.CELLS, 0.8)
+  accuracies |= dict(learned8=0.795, fixed8=0.7, frame=0.6)
+  accuracies |= dict(learned8_first=0.5, frame_first=0.4, fixed8_first=0.6)
+  taken = dict(frame=[64.0] * 3)
+  rows = summary.rows(make_reports(**accuracies), taken)
+  found = claims.claims(rows)
+  assert [c["holds"] for c in found] == [True, True, True, True, False]
+  assert found[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
+  text = summary.tables({"rows": list(rows.values()), "claims": found})
+  assert "81.00 ± 1.00 %" in text and "+19.50 ± 0.00 points" in text
+  pictures.draw(rows, tmp_path / "figure.png")
+  assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 300
+
+  accuracies |= dict(learned8=0.78, frame=0.79)
+  found = claims.claims(summary.rows(make_reports(**accuracies), taken))
+  assert [c["holds"] for c in found] == [False, False, True, True, False]
+
+
+def test_positions_of_known_maps():
+  even = np.zeros((2, 3, 4, 5))
+  even[..., :2] = 7  # Over 8 of 20, whatever their sum.
+  assert positions.of_maps(even) == pytest.approx(8)
+  one = np.eye(20).reshape(20, 4, 5)
+  assert positions.of_maps(one) == pytest.approx(1)
+  both = np.stack([even[0, 0] / 56, one[0]])
+  assert positions.of_maps(both) == pytest.approx((8 + 1) / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_a_cell_trains_and_shows_its_maps(cell, tmp_path):
+  arg = f"cell={cell},runlocal"
+  train.train_and_evaluate(config.get_config(arg), tmp_path / "run")
+  report = training.read(tmp_path, training.Run("run", ""))
+  assert 0 <= report["settings"][0]["accuracy"] <= 1
+  if cell.startswith("learned"):
+    pictures.draw_maps(tmp_path / "run", tmp_path / "maps.png")
+    assert (tmp_path / "maps.gif").exists()
+  if cell != cells.BASELINE:
+    taken = positions.of_run(tmp_path / "run")
+    assert 1 <= taken <= 16
+    if cell == "frame":
+      assert taken == pytest.approx(16)

@@ -1,0 +1,143 @@
+"""Runs of several processes, and runs that are told to stop: real processes."""
+
+import pathlib
+import re
+import signal
+import subprocess
+
+import chex
+import jax
+import pytest
+
+from experiments.reliability import program
+from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
+from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.train import preemption
+
+LIMIT = 240  # Seconds.
+
+
+@pytest.fixture
+def start(config, write_config, tmp_path):
+  """Returns a function that starts the run in one or several processes."""
+  config.total_steps = 80
+  config.log_steps = 1
+  config.checkpoint_steps = 50
+  config.flexi.patch_size.values = (6, 4)
+  # Small steps: large ones make much of the last digit within many.
+  config.optimizer = dict(
+    name="sgd", lr=1e-3, schedule=dict(name="constant"), weight_decay=1e-3
+  )
+  config.task.mixup_alpha = 0.3
+  config.ema_decay = 0.9
+
+  def start(name, num_processes):
+    return program.Program(
+      [tmp_path / name] * num_processes,
+      tmp_path / f"{name}_logs",
+      pathlib.Path(jax.config.jax_compilation_cache_dir),
+      config_file=write_config(config),
+      environment={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+
+  return start
+
+
+def wait_for_step(run, step):
+  """Waits until the log has a step."""
+  assert run.until(lambda: (run.step or 0) >= step, LIMIT), run.all_output()
+
+
+def check_same_result(start, config, workdir):
+  """Compares with one undisturbed process of one device."""
+  with start("whole", 1) as run:
+    assert run.wait(LIMIT) == [0]
+  whole = workdir.parent / "whole"
+  history, records = metric_log.read(whole), metric_log.read(workdir)
+  step = checkpoint_lib.newest_step(workdir)
+  assert step == config.total_steps
+  chex.assert_trees_all_close(
+    checkpoint_lib.read_params(workdir),
+    checkpoint_lib.read_params(whole),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+  assert [r["step"] for r in records] == [r["step"] for r in history]
+  drawn = [r["loss"] for r in records if "loss" in r]
+  expected = [r["loss"] for r in history if "loss" in r]
+  chex.assert_trees_all_close(drawn, expected, rtol=1e-3)
+  # Every example counted once, though the hosts' shares are not equal.
+  for name in ("test/patch6/accuracy", "test/patch4/accuracy"):
+    assert records[-1][name] == pytest.approx(history[-1][name], abs=1e-6)
+    assert round(21 * records[-1][name], 4) % 1 == 0
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_as_one_run(
+  start, config, tmp_path
+):
+  """SIGTERM to one of them; in the end one process computes the same."""
+  workdir = tmp_path / "two"
+  with start("two", 2) as run:
+    wait_for_step(run, 5)
+    run.send(signal.SIGTERM, 1)
+    assert run.wait(LIMIT) == [preemption.EXIT_CODE] * 2
+    stopped = checkpoint_lib.newest_step(workdir)
+    assert 5 <= stopped < 80
+    assert f"Stopped at step {stopped} of 80" in run.output()
+  with start("two", 2) as run:
+    assert run.wait(LIMIT) == [0, 0]
+    assert f"Continuing from {workdir}" in run.output()
+  check_same_result(start, config, workdir)
+
+
+@pytest.mark.slow
+def test_four_processes_are_one_run(start, config, tmp_path):
+  config.total_steps = 40
+  with start("four", 4) as run:
+    assert run.wait(LIMIT) == [0] * 4
+  check_same_result(start, config, tmp_path / "four")
+
+
+@pytest.mark.slow
+def test_a_dead_process_stops_the_others(start, config):
+  """With an error, within two minutes."""
+  config.total_steps = 100_000
+  with start("dead", 2) as run:
+    wait_for_step(run, 5)
+    run.send(signal.SIGKILL, 1)
+    codes = run.wait(limit=120)
+  assert codes[0] not in (0, preemption.EXIT_CODE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
+  config.total_steps = 100_000
+  workdir = tmp_path / "one"
+  with start("one", 1) as run:
+    wait_for_step(run, 5)
+    run.send(number)
+    assert run.wait(LIMIT) == [preemption.EXIT_CODE]
+  last = max(r["step"] for r in metric_log.read(workdir))
+  assert checkpoint_lib.newest_step(workdir) == last
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (("--process_id=0",), "need --multihost"),
+    (("--multihost", "--process_id=0"), "--coordinator_address.*missing"),
+  ],
+)
+def test_flags_of_processes_come_together(flags, message, tmp_path):
+  result = subprocess.run(
+    [
+      *program.COMMAND,
+      *(f"--workdir={tmp_path}", *flags),
+    ],
+    cwd=program.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert re.search(message, result.stderr + result.stdout)

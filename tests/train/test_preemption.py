@@ -1,0 +1,86 @@
+"""Signals are taken over for a run, and given back."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tokenlearner_flexivit.train import preemption
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+  before = {number: signal.getsignal(number) for number in NUMBERS}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+  "handler", [signal.SIG_DFL, signal.SIG_IGN, lambda number, frame: None]
+)
+def test_handlers_come_back(handler):
+  signal.signal(signal.SIGTERM, handler)
+  stop = preemption.Preemption()
+  assert not stop.reached(1)
+  signal.raise_signal(signal.SIGTERM)
+  assert stop.reached(2)
+  assert signal.getsignal(signal.SIGTERM) is handler
+  stop.close()
+  stop.close()
+  assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_what_others_took_meanwhile_stays_theirs():
+  def theirs(number, frame):
+    del number, frame
+
+  stop = preemption.Preemption()
+  signal.signal(signal.SIGTERM, theirs)
+  stop.close()
+  assert signal.getsignal(signal.SIGTERM) is theirs
+
+
+def test_another_thread_leaves_signals_alone():
+  before = signal.getsignal(signal.SIGTERM)
+  seen = []
+
+  def run():
+    stop = preemption.Preemption()
+    seen.append(signal.getsignal(signal.SIGTERM))
+    stop.close()
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert seen == [before]
+
+
+def test_a_handler_that_is_not_of_python_stays():
+  """The C library sets one, as the program around Python may."""
+  code = """
+import ctypes, signal
+from tokenlearner_flexivit import preemption
+library = ctypes.CDLL(None)
+library.signal.restype = ctypes.c_void_p
+library.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: print("theirs"))
+address = ctypes.cast(handler, ctypes.c_void_p).value
+getsignal = signal.getsignal
+# Python reads the handlers when it starts, which is too early for this test.
+signal.getsignal = lambda n: None if n == signal.SIGTERM else getsignal(n)
+library.signal(signal.SIGTERM, address)
+stop = preemption.Preemption()
+signal.raise_signal(signal.SIGTERM)
+print(stop.reached(1))
+stop.close()
+print(library.signal(signal.SIGTERM, 0) == address)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.stdout.split() == ["theirs", "False", "True"], done.stderr

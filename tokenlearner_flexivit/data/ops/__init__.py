@@ -1,0 +1,1 @@
+"""Operations of preprocessing strings, by what they work on."""

@@ -1,0 +1,298 @@
+"""Preprocessing ops that decode image files, by OpenCV and Pillow.
+
+OpenCV decodes all formats but GIF, AVIF and HEIC, which are Pillow's.
+"""
+
+import functools
+import io
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tokenlearner_flexivit.data.ops import exif as exif_lib
+from tokenlearner_flexivit.data.ops import jpeg
+from tokenlearner_flexivit.data.preprocess import Example, register_op
+
+# The pipeline runs many examples at a time. OpenCV's own threads would fight
+# with its threads and processes for the same cores.
+cv2.setNumThreads(0)
+
+# Formats that keep numbers as they are.
+_EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+# 16-bit images whose values all are below hold fewer bits, or are black.
+_MAX_OF_12_BITS = (1 << 12) - 1
+
+
+def _check_decode(channels: int, bits: int | None) -> None:
+  if channels not in (1, 3):
+    raise ValueError(f"channels must be 1 or 3, not {channels}")
+  if bits is not None and not 8 <= bits <= 16:
+    raise ValueError(f"bits must be in [8, 16], not {bits}")
+
+
+@register_op(check=_check_decode)
+def decode(
+  example: Example,
+  channels: int = 3,
+  *,
+  exif: bool = True,
+  bits: int | None = None,
+  key: str = "image",
+) -> Example:
+  """Decodes an image.
+
+  Formats are JPEG, PNG, WebP, BMP, GIF (the first image), TIFF, AVIF and, where
+  the package pillow-heif is installed, HEIC. Transparency is dropped. CMYK and
+  palettes become RGB. 16 bits become 8 by their upper half.
+
+  For masks and other label maps there is `decode_ids`.
+
+  Args:
+    example: has under `key` an encoded image (bytes), or one decoded already
+      (uint8 [H, W], [H, W, 1] or [H, W, 3]).
+    channels: 3 for RGB, where grey is repeated, or 1 for grey.
+    exif: turns the image upright, as its EXIF orientation asks and viewers do.
+      False leaves the pixels as they are stored, as TensorFlow's decoder does;
+      TIFF, AVIF and HEIC are upright either way.
+    bits: of the values of 16-bit images, such as 12 for images of 12-bit
+      cameras; the upper 8 of these bits are kept. None means 16, and an image
+      without a value of more than 12 bits is refused, because it would be
+      nearly black.
+    key: where the image is.
+
+  Returns:
+    The example with a uint8 [H, W, channels] under `key`.
+
+  Raises:
+    ValueError: the bytes are no image or a damaged one, the values have
+      another number of bits, or the array has another number of channels.
+  """
+  _check_decode(channels, bits)
+  image = _get(example, key)
+  if isinstance(image, bytes):
+    image = decode_bytes(image, channels, exif=exif, bits=bits)
+  else:
+    image = _with_channels(_to_uint8(image, bits), channels)
+  return {**example, key: image}
+
+
+def decode_when_cut(
+  example: Example,
+  channels: int = 3,
+  *,
+  exif: bool = True,
+  bits: int | None = None,
+  key: str = "image",
+) -> Example:
+  """Stands in for `decode` before an op that cuts a rectangle out.
+
+  Args:
+    example: as for `decode`, like the other arguments.
+    channels: as for `decode`.
+    exif: as for `decode`.
+    bits: as for `decode`.
+    key: as for `decode`.
+
+  Returns:
+    The example with an `UndecodedJpeg` under `key` where that is possible, and
+    otherwise what `decode` returns.
+  """
+  image = example.get(key)
+  if isinstance(image, bytes) and channels in (1, 3):
+    try:
+      number = exif_lib.orientation(image) if exif else 1
+      as_stored = functools.partial(decode_bytes, exif=False)
+      lazy = jpeg.UndecodedJpeg(image, channels, as_stored, number)
+      return {**example, key: lazy}
+    except ValueError:
+      pass
+  return decode(example, channels, exif=exif, bits=bits, key=key)
+
+
+def decode_bytes(
+  data: bytes | np.ndarray,
+  channels: int,
+  *,
+  exif: bool = True,
+  bits: int | None = None,
+) -> np.ndarray:
+  """Returns the image [H, W, channels] of a file; see `decode`.
+
+  Args:
+    data: the file, as bytes or uint8 [n].
+    channels: 1 or 3.
+    exif: whether to turn the image upright.
+    bits: of the values of a 16-bit image; None for 16.
+
+  Raises:
+    ValueError: see `decode`.
+  """
+  start = bytes(data[:32])
+  if start[:4] == b"GIF8" or start[4:8] == b"ftyp":
+    return _with_channels(_decode_by_pillow(bytes(data), exif), channels)
+  color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+  flags = color | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+  try:
+    # OpenCV has an assertion instead of a message for no bytes at all.
+    decoded = (
+      cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
+    )
+  except cv2.error as error:
+    raise ValueError(f"OpenCV cannot decode the image: {error.err}") from error
+  if decoded is None:
+    raise ValueError(
+      f"{len(data)} bytes starting with {start[:8]!r} are not an image that "
+      "OpenCV can decode, or it is damaged; convert other formats to JPEG or "
+      "PNG"
+    )
+  image = _with_channels(_to_uint8(decoded, bits), channels)
+  number = exif_lib.orientation(bytes(data)) if exif else 1
+  return exif_lib.turn(image, number)
+
+
+def _decode_by_pillow(data: bytes, exif: bool) -> np.ndarray:
+  """Returns the first image of a GIF, AVIF or HEIC, uint8 [H, W, 3]."""
+  formats = ["GIF", "AVIF"]
+  if data[:4] != b"GIF8":
+    try:
+      import pillow_heif
+
+      pillow_heif.register_heif_opener()
+      formats.append("HEIF")
+    except ImportError:
+      pass
+  try:
+    with Image.open(io.BytesIO(data), formats=formats) as opened:
+      image = ImageOps.exif_transpose(opened) if exif else opened
+      # Straight to RGB, Pillow warns of transparent palettes.
+      image = image.convert("RGBA").convert("RGB")
+      return np.asarray(image)
+  except UnidentifiedImageError:
+    kind = data[8:12].decode("latin-1").strip().upper()
+    raise ValueError(
+      f"this is a file of the kind {kind!r}, which this Pillow cannot decode, "
+      "or it is damaged. For HEIC, the photos of iPhones, install the package "
+      "pillow-heif, or convert the files to JPEG (with ImageMagick: magick "
+      "mogrify -format jpg *.heic)"
+    ) from None
+  except (OSError, SyntaxError, EOFError) as error:
+    raise ValueError(f"the image is damaged: {error}") from error
+
+
+def _to_uint8(image: np.ndarray, bits: int | None) -> np.ndarray:
+  """Returns an image of 8 or 16 bits with 8."""
+  if image.dtype != np.uint16:
+    if image.dtype != np.uint8:
+      raise ValueError(
+        f"pixels of the type {image.dtype} have no known range. Convert the "
+        "image to 8 bits"
+      )
+    return image
+  peak = int(image.max(initial=0))
+  if bits is None:
+    if 0 < peak <= _MAX_OF_12_BITS:
+      raise ValueError(
+        f"the image has 16 bits, but no value above {peak}: it would be nearly "
+        f"black. If its values have fewer bits, say how many, as in "
+        "decode(bits=12); if it is that dark, decode(bits=16). If these are "
+        "ids of classes or instances, use decode_ids"
+      )
+    bits = 16
+  if peak >> bits:
+    raise ValueError(
+      f"the value {peak} has more than the {bits} bits asked for"
+    )
+  return (image >> (bits - 8)).astype(np.uint8)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """Returns the image [H, W, channels], grey or in colours."""
+  if image.ndim == 2:
+    image = image[..., None]
+  if image.ndim != 3 or image.shape[-1] not in (1, 3):
+    raise ValueError(f"an array of shape {image.shape} is not an image")
+  if image.shape[-1] == 1 and channels == 3:
+    return np.repeat(image, 3, axis=-1)
+  if image.shape[-1] == 3 and channels == 1:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+  return image
+
+
+@register_op
+def decode_ids(
+  example: Example, rgb: bool = False, *, exif: bool = True, key: str
+) -> Example:
+  """Decodes a map of whole numbers, such as classes or instances.
+
+  The numbers are those of the file: 1, 2, 4, 8 or 16 bits of grey, or the
+  positions in a palette, whatever its colours (as in Pascal VOC). Resize the
+  result with method="nearest".
+
+  Args:
+    example: has under `key` an encoded PNG, TIFF, BMP or GIF (bytes), or a map
+      decoded already (integers [H, W] or [H, W, 1]; with `rgb`, [H, W, 3]).
+    rgb: whether the colours code the numbers as R + 256 G + 256^2 B (as in
+      COCO's panoptic segmentation).
+    exif: see `decode`.
+    key: where the map is.
+
+  Returns:
+    The example with an int32 [H, W, 1] under `key`.
+
+  Raises:
+    ValueError: the format does not keep numbers, the file is damaged, or it has
+      colours that are no code.
+  """
+  ids = _get(example, key)
+  if isinstance(ids, bytes):
+    ids = _decode_numbers(ids, exif)
+  if ids.ndim not in (2, 3) or ids.dtype.kind not in "bui":
+    raise ValueError(
+      f"an array of {ids.dtype} of shape {ids.shape} is no map of ids"
+    )
+  ids = ids.astype(np.int32).reshape(*ids.shape[:2], -1)
+  if rgb:
+    if ids.shape[-1] != 3:
+      raise ValueError(
+        f"the map has {ids.shape[-1]} channels, no colours: leave out rgb=True"
+      )
+    ids = ids @ np.array([1, 256, 256**2], np.int32)
+    return {**example, key: ids[..., None]}
+  if (ids != ids[..., :1]).any():
+    raise ValueError(
+      "the map is in colours. If they code the ids as R + 256 G + 256^2 B, use "
+      f"decode_ids(rgb=True, key={key!r})"
+    )
+  return {**example, key: ids[..., :1]}
+
+
+def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
+  """Returns the numbers of a file, [H, W] or [H, W, 3]."""
+  try:
+    with Image.open(io.BytesIO(data), formats=_EXACT_FORMATS) as image:
+      if image.mode in ("LA", "PA"):
+        image = image.getchannel(0)
+      elif image.mode == "RGBA":
+        image = image.convert("RGB")
+      numbers = np.asarray(image)
+  except UnidentifiedImageError:
+    raise ValueError(
+      f"{len(data)} bytes starting with {data[:8]!r} are none of "
+      f"{', '.join(_EXACT_FORMATS)}. Other formats, such as JPEG, do not keep "
+      "the numbers of a map"
+    ) from None
+  except (OSError, SyntaxError, EOFError) as error:
+    raise ValueError(f"the map is damaged: {error}") from error
+  is_grey_png = data[:4] == b"\x89PNG" and data[25] == 0
+  if is_grey_png and data[24] in (2, 4):
+    # Pillow spreads them over 8 bits.
+    numbers = numbers // (255 // (2 ** data[24] - 1))
+  return exif_lib.turn(numbers, exif_lib.orientation(data)) if exif else numbers
+
+
+def _get(example: Example, key: str) -> bytes | np.ndarray:
+  """Returns the entry under `key` or says that there is none."""
+  if key not in example:
+    raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
+  return example[key]

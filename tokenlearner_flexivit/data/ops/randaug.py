@@ -1,0 +1,190 @@
+"""RandAugment, as FlexiViT's supervised ImageNet-21k recipe uses it.
+
+Cubuk et al., RandAugment: Practical automated data augmentation with a reduced
+search space (arXiv 1909.13719), with the operations, strengths and oddities of
+big_vision's `randaug`, which differ from the paper's:
+
+  - 16 operations, all equally likely and never skipped: the paper's without
+    its Identity, with Invert, SolarizeAdd and Cutout.
+  - One magnitude for all, on a linear scale that is meant to end at 10 but may
+    go on. It is not drawn, only the sign of the geometric operations is.
+  - TranslateX, TranslateY and Cutout count pixels, 100 and 40 at magnitude 10,
+    whatever the size of the image: meant for images of about 224 pixels.
+  - Color, Contrast, Brightness and Sharpness weaken below a magnitude of 5 and
+    strengthen above, by a factor of 1.9 at 10.
+  - The threshold of Solarize is a uint8: at 10 the 256 becomes 0, and all
+    pixels are inverted.
+  - Geometric operations take the nearest pixel, and 128 where there is none.
+
+The operations are Pillow's, which the original imitates in TensorFlow. Compared
+with that, at magnitude 10: AutoContrast, Color, Contrast and Sharpness differ
+by one grey level at most, from rounding; rotations and shears may take another
+one of the pixels that are equally near; the rest is equal.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from tokenlearner_flexivit.data.ops.image import get_image
+from tokenlearner_flexivit.data.preprocess import Example, register_op
+
+# What takes the place of pixels that are moved in or cut out.
+_FILL = 128
+
+
+def _fill(image: Image.Image) -> tuple[int, ...]:
+  return (_FILL,) * len(image.getbands())
+
+
+def _either_way(value: float, rng: np.random.Generator) -> float:
+  return value if rng.random() < 0.5 else -value
+
+
+def _warp(image: Image.Image, *matrix: float) -> Image.Image:
+  """Takes the pixel at (x, y) from matrix @ (x, y, 1), in pixel corners."""
+  return image.transform(
+    image.size,
+    Image.Transform.AFFINE,
+    matrix,
+    Image.Resampling.NEAREST,
+    fillcolor=_fill(image),
+  )
+
+
+def _rotate(image, level, rng):
+  return image.rotate(
+    _either_way(30 * level, rng),
+    Image.Resampling.NEAREST,
+    fillcolor=_fill(image),
+  )
+
+
+def _shear_x(image, level, rng):
+  shear = _either_way(0.3 * level, rng)
+  # The row of pixels at the top stays; its centres have y = 1 / 2.
+  return _warp(image, 1, shear, -shear / 2, 0, 1, 0)
+
+
+def _shear_y(image, level, rng):
+  shear = _either_way(0.3 * level, rng)
+  return _warp(image, 1, 0, 0, shear, 1, -shear / 2)
+
+
+def _translate_x(image, level, rng):
+  return _warp(image, 1, 0, _either_way(100 * level, rng), 0, 1, 0)
+
+
+def _translate_y(image, level, rng):
+  return _warp(image, 1, 0, 0, 0, 1, _either_way(100 * level, rng))
+
+
+def _cutout(image, level, rng):
+  """Fills a square about a pixel anywhere, partly outside near the edges."""
+  x, y = (int(rng.integers(side)) for side in image.size)
+  half = int(40 * level)
+  image = image.copy()
+  image.paste(_fill(image), (x - half, y - half, x + half, y + half))
+  return image
+
+
+def _posterize(image, level, rng):
+  del rng
+  # A uint8 in the original, where shifts of more than 7 bits are by 7.
+  shift = min((8 - int(4 * level)) % 256, 7)
+  return ImageOps.posterize(image, 8 - shift)
+
+
+def _solarize(image, level, rng):
+  del rng
+  return ImageOps.solarize(image, int(256 * level) % 256)
+
+
+def _solarize_add(image, level, rng):
+  del rng
+  added = [min(v + int(110 * level), 255) if v < 128 else v for v in range(256)]
+  return image.point(added * len(image.getbands()))
+
+
+def _plain(function):
+  return lambda image, level, rng: function(image)
+
+
+def _enhance(enhancer):
+  return lambda image, level, rng: enhancer(image).enhance(1.8 * level + 0.1)
+
+
+# Each takes a Pillow image, the magnitude over 10 and the generator, and
+# returns a new image.
+OPERATIONS: dict[str, Callable[..., Image.Image]] = {
+  "AutoContrast": _plain(ImageOps.autocontrast),
+  "Equalize": _plain(ImageOps.equalize),
+  "Invert": _plain(ImageOps.invert),
+  "Rotate": _rotate,
+  "Posterize": _posterize,
+  "Solarize": _solarize,
+  "SolarizeAdd": _solarize_add,
+  "Color": _enhance(ImageEnhance.Color),
+  "Contrast": _enhance(ImageEnhance.Contrast),
+  "Brightness": _enhance(ImageEnhance.Brightness),
+  "Sharpness": _enhance(ImageEnhance.Sharpness),
+  "ShearX": _shear_x,
+  "ShearY": _shear_y,
+  "TranslateX": _translate_x,
+  "TranslateY": _translate_y,
+  "Cutout": _cutout,
+}
+
+
+def _check_randaug(num_layers: int, magnitude: float) -> None:
+  if num_layers < 1:
+    raise ValueError(f"num_layers must be at least 1, not {num_layers}")
+  if not 0 <= magnitude <= 30:
+    raise ValueError(f"magnitude must be in [0, 30], not {magnitude}")
+
+
+@register_op(check=_check_randaug, moves=True)
+def randaug(
+  example: Example,
+  rng: np.random.Generator,
+  num_layers: int = 2,
+  magnitude: float = 10,
+  *,
+  key: str = "image",
+) -> Example:
+  """Applies `num_layers` operations drawn from `OPERATIONS`, one by one.
+
+  `randaug(2,10)` is the augmentation of FlexiViT's supervised training; see
+  the top of this file for what the operations do.
+
+  Args:
+    example: has a uint8 image of 1 or 3 channels under `key`.
+    rng: generator of the random numbers.
+    num_layers: how many operations, drawn with replacement; the N of the paper.
+    magnitude: strength of all of them, in [0, 30]; the M of the paper.
+    key: where the image is.
+
+  Returns:
+    The example with the image, of the same shape, uint8.
+
+  Raises:
+    ValueError: the image has another dtype or number of channels, or an
+      argument lies outside.
+  """
+  _check_randaug(num_layers, magnitude)
+  image = get_image(example, key)
+  if image.dtype != np.uint8:
+    raise ValueError(
+      f"{key!r} is {image.dtype} instead of uint8: put this op before "
+      "value_range or standardize"
+    )
+  if image.shape[-1] not in (1, 3):
+    raise ValueError(f"{key!r} has {image.shape[-1]} channels, not 1 or 3")
+
+  # Pillow's grey images have no axis of channels.
+  augmented = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  operations = list(OPERATIONS.values())
+  for index in rng.integers(len(operations), size=num_layers).tolist():
+    augmented = operations[index](augmented, magnitude / 10, rng)
+  return {**example, key: np.array(augmented).reshape(image.shape)}

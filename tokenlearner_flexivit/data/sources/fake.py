@@ -1,0 +1,78 @@
+"""Noise in the shape of a dataset, for tests and for measuring speed."""
+
+import re
+import zlib
+
+import numpy as np
+
+from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import base as sources
+
+_NAME = re.compile(
+  r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
+  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?"
+)
+
+
+class FakeSource(sources.Source):
+  """Fixed noise: an example depends on the split's name and its position only.
+
+  Names are "fake:HEIGHTxWIDTHxCHANNELS:CLASSES" and, with the number of
+  examples in a split, "fake:HEIGHTxWIDTHxCHANNELS:CLASSES:EXAMPLES". Plain
+  "fake" is "fake:224x224x3:1000:1024". With one number more in front, as in
+  "fake:16x64x64x3:10", the examples are videos of so many frames. Every split
+  exists.
+  """
+
+  def __init__(self, name: str, split: str):
+    """Reads the shape from the name.
+
+    Args:
+      name: see above.
+      split: any name, perhaps with a slice, or a sum of such.
+
+    Raises:
+      ValueError: the name or the split cannot be read.
+    """
+    if name == "fake":
+      name = "fake:224x224x3:1000"
+    match = _NAME.fullmatch(name)
+    if not match or "0" in match.group(
+      "frames", "height", "width", "num_classes"
+    ):
+      raise ValueError(
+        f"Cannot read the dataset {name!r}: expected 'fake', or "
+        "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
+        "'fake:240x240x3:1000', with 1 or 3 channels, or for videos "
+        "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'."
+      )
+    sides = match.group("frames", "height", "width", "channels")
+    self._shape = tuple(int(side) for side in sides if side)
+    self._key = "video" if match["frames"] else "image"
+    self.num_classes = int(match["num_classes"])
+    num_examples = int(match["num_examples"] or 1024)
+    self.name = f"{name} ({split})"
+    # Pairs (seed, positions).
+    self._parts = [
+      (
+        zlib.crc32(split_name.encode()),
+        splits.positions(part, num_examples, self.name),
+      )
+      for split_name, part in splits.parse(split, name)
+    ]
+
+  def __len__(self) -> int:
+    return sum(len(positions) for _, positions in self._parts)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    (seed, _), position = sources.locate(self._parts, index)
+    rng = np.random.default_rng((seed, position))
+    return {
+      self._key: rng.integers(0, 256, self._shape, np.uint8),
+      "label": np.int32(rng.integers(self.num_classes)),
+      "id": np.int32(index),
+    }
+
+  def digest(self) -> str:
+    """Returns a hash of the name and the split."""
+    return sources.hash_words(self.name)

@@ -1,0 +1,272 @@
+"""Images in class folders: `folder:/path`."""
+
+import functools
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.data.sources import image_listing
+
+
+class FolderSource(sources.Source):
+  """Images in class folders.
+
+  Two layouts are read:
+
+    PATH/SPLIT/CLASS/IMAGE   with any split that is there;
+    PATH/CLASS/IMAGE         with "train" or "all".
+
+  A split may be a slice or a sum, such as "train[:90%]" or "train+validation".
+  "train", "validation" and "test" may have other names, such as Training, val
+  and dev (see `splits.ALIASES`), and "all" is all three.
+
+  Classes are numbered in alphabetical order; those of the training folder,
+  where there is one, are the classes of all splits. See `image_listing.Listing`
+  for the order of the images and `splits.visible` for files that are ignored.
+  Every other file in a class folder must be an image.
+  """
+
+  def __init__(self, path: str | os.PathLike, split: str):
+    """Lists the files.
+
+    Args:
+      path: the folder.
+      split: see above.
+
+    Raises:
+      ValueError: the folder does not exist, has no class folders or no such
+        split, or holds something that is no image; the message names it.
+    """
+    self.name = f"folder:{path} ({split})"
+    folders = split_folders(path)
+    root = _root(path)
+    asked = []
+    for name, part in splits.parse(split, f"folder:{path}"):
+      if name == "all":
+        if name in folders:
+          raise ValueError(
+            f"{root} has a folder 'all', but the split 'all' is train, "
+            "validation and test together. Rename the folder, such as to "
+            "'everything'."
+          )
+        names = [n for n in folders if splits.role(n)] or list(folders)
+      else:
+        names = [_resolve(name, folders, root)]
+      asked += [(folders[name], part) for name in names]
+    self.class_names = _class_names(folders, [folder for folder, _ in asked])
+    self.num_classes = len(self.class_names)
+    numbers = {name: number for number, name in enumerate(self.class_names)}
+    self._parts, labels = [], []
+    for folder, part in asked:
+      listing = image_listing.list_images(folder)
+      unknown = [name for name in listing.class_names if name not in numbers]
+      if unknown:
+        raise ValueError(
+          f"{folder} holds classes that {folders['train']} lacks: "
+          f"{_some(unknown)}.{_likely(unknown, self.class_names)}"
+        )
+      chosen = splits.positions(part, len(listing), str(folder))
+      number = np.array([numbers[n] for n in listing.class_names], np.int32)
+      self._parts.append((listing, chosen))
+      labels.append(number[listing.labels[chosen.start : chosen.stop]])
+    self._labels = np.concatenate(labels)
+    if not len(self._labels):
+      sizes = ", ".join(f"{len(x)} in {x.root}" for x, _ in self._parts)
+      raise ValueError(f"The split is empty: {self.name}. There are {sizes}.")
+    self._warn_of_classes(path)
+
+  def _warn_of_classes(self, path: str | os.PathLike) -> None:
+    if self.num_classes == 1:
+      warnings.warn(
+        f"folder:{path} has a single class, {self.class_names[0]!r}, so there "
+        "is nothing to tell apart. Expected PATH/CLASS/IMAGE or "
+        "PATH/SPLIT/CLASS/IMAGE, with a folder for each class. Is the path one "
+        "level off?",
+        stacklevel=3,
+      )
+    counts = np.bincount(self._labels, minlength=self.num_classes)
+    sources.warn_of_classes(self.name, self.class_names, counts, "image")
+
+  def __len__(self) -> int:
+    return len(self._labels)
+
+  def __getitem__(self, index: int) -> dict[str, bytes | np.ndarray]:
+    return {
+      "image": self._read(index) if index else self._first_image,
+      "label": self._labels[index],
+      "id": np.int32(index),
+    }
+
+  @functools.cached_property
+  def _first_image(self) -> bytes:
+    # A config is checked by the first example before batches have it again.
+    return self._read(0)
+
+  def _read(self, index: int) -> bytes:
+    with open(self._path(index), "rb", buffering=0) as file:
+      return file.read()
+
+  def _path(self, index: int) -> str:
+    (listing, _), position = sources.locate(self._parts, index)
+    return listing.path(position)
+
+  def describe(self, index: int) -> str:
+    """Returns the position and the path of the file."""
+    return f"example {index}, {self._path(index)}"
+
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Returns the numbers of the classes, int64 [N], from memory."""
+    self.check_label(key)
+    return self._labels.astype(np.int64)
+
+  def label_keys(self) -> list[str]:
+    """Returns the only label that there is."""
+    return ["label"]
+
+  @property
+  def has_labels_at_hand(self) -> bool:
+    """Labels are in memory."""
+    return True
+
+  def digest(self) -> str:
+    """Returns a hash of the classes and of the files' names in their order."""
+    return sources.hash_words(
+      self.class_names,
+      [listing.digest(chosen) for listing, chosen in self._parts],
+    )
+
+
+def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """Returns the splits of a folder of images, with the folders of each.
+
+  Args:
+    path: the folder.
+
+  Returns:
+    Folders of class folders by split: "train", "validation" and "test" where
+    they are there under any alias, then others by their own names. Where there
+    are none, {"train": PATH}.
+
+  Raises:
+    ValueError: there is no such folder or it holds no folders; or see
+      `splits.find`.
+  """
+  root = _root(path)
+  names = image_listing.class_folders(root)
+  if not names:
+    images = any(image_listing.is_image(e.name) for e in splits.visible(root))
+    hint = f" Did you mean {root.parent}?" if images else ""
+    raise ValueError(
+      f"{root} holds no class folders: expected one folder per class, with "
+      f"images ({', '.join(image_listing.EXTENSIONS)}) in it.{hint}"
+    )
+  folders = splits.find(root, image_listing.is_image, has_tables=False)
+  if not folders and not splits.holds_folders(root / names[0]):
+    return {"train": root}
+  taken = [folder.name for folder in folders.values()]
+  return folders | {
+    name: root / name
+    for name in names
+    if name not in taken and splits.holds_folders(root / name)
+  }
+
+
+def choose_splits(
+  path: str | os.PathLike, train: str = "", test: str = ""
+) -> tuple[str, str]:
+  """Returns the splits of a folder of images to train on and to evaluate on.
+
+  Args:
+    path: the folder. If it is not there, it is taken for one without splits;
+      opening it says what is wrong.
+    train: see `splits.choose`.
+    test: see `splits.choose`.
+
+  Raises:
+    ValueError: see `split_folders` and `splits.choose`.
+  """
+  if not paths.local(path, "folder").is_dir():
+    return train or "train[:90%]", test or "train[90%:]"
+  folders = split_folders(path)
+  try:
+    return splits.choose(list(folders), f"folder:{path}", train, test)
+  except ValueError as error:
+    raise ValueError(f"{error}{_hint(folders, _root(path))}") from None
+
+
+def _root(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder or raises ValueError if there is none."""
+  root = paths.local(path, "folder")
+  if not root.is_dir():
+    raise ValueError(f"folder:{path}: there is no such folder.")
+  return root
+
+
+def _resolve(
+  name: str, folders: dict[str, pathlib.Path], root: pathlib.Path
+) -> str:
+  """Returns the split that a name means.
+
+  Raises:
+    ValueError: there is none; the message says how the folder was read.
+  """
+  try:
+    return splits.resolve(name, list(folders), str(root))
+  except ValueError as error:
+    raise ValueError(f"{error}{_hint(folders, root, name)}") from None
+
+
+def _hint(
+  folders: dict[str, pathlib.Path], root: pathlib.Path, asked: str = ""
+) -> str:
+  """Returns how a folder was read, for errors about its splits."""
+  if folders == {"train": root}:
+    classes = _some(image_listing.class_folders(root))
+    return (
+      f" Its folders were read as classes: {classes}. If these are classes, "
+      "use 'train' or slices such as 'train[:90%]' and 'train[90%:]'."
+    )
+  if asked and (root / asked).is_dir():
+    return f" {root / asked} is there, but holds no class folders."
+  if not any(map(splits.role, folders)):
+    return (
+      " Its folders hold folders. If these are classes of images, give the "
+      f"path one level down, such as {root / next(iter(folders))}."
+    )
+  return ""
+
+
+def _class_names(
+  folders: dict[str, pathlib.Path], asked: Sequence[pathlib.Path]
+) -> list[str]:
+  """Returns the classes that all splits of a folder have."""
+  if "train" in folders:
+    counted = [folders["train"]]
+  else:
+    parts = [folder for name, folder in folders.items() if splits.role(name)]
+    counted = {*parts, *asked} if set(parts) & set(asked) else asked
+  return sorted({n for f in counted for n in image_listing.class_folders(f)})
+
+
+def _likely(unknown: Sequence[str], known: Sequence[str]) -> str:
+  """Returns which unknown names may be known ones, in words."""
+  alike = sources.spelt_alike([*known, *unknown])
+  if not alike:
+    return ""
+  return (
+    f" Of {_some(alike)}, some differ only in case, in blanks or in how their "
+    "letters are encoded: give a class the same name in all splits."
+  )
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+  """Returns the first few names as words."""
+  shown = ", ".join(repr(name) for name in names[:limit])
+  more = f" and {len(names) - limit} more" if len(names) > limit else ""
+  return (shown or "none") + more

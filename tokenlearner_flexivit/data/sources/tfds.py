@@ -1,0 +1,286 @@
+"""Datasets by their TFDS name, read without TensorFlow."""
+
+import contextlib
+import copy
+import difflib
+import functools
+import os
+import pathlib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
+from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.data.sources import digits, encoded_features
+
+# Builders that ship with this package and prepare themselves on first use.
+_PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
+# How many are read at once, for their labels.
+_RECORDS = 256
+# What datasets call the name of the file that an example was.
+_FILE_NAMES = ("file_name", "filename", "image/filename")
+
+
+class TfdsSource(sources.Source):
+  """A split of a dataset that TFDS has prepared as ArrayRecord.
+
+  Examples have all features of the dataset; images and the frames of videos
+  stay encoded, for the ops `decode` and `decode_video`. Where `label` holds
+  several classes it becomes a vector of zeros and ones. `id` is the position;
+  a feature of that name becomes `dataset_id`.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    features: Sequence[str] | None = None,
+  ):
+    """Opens the split.
+
+    Args:
+      name: TFDS name, with config and version if wanted ("name/config:1.0.0").
+      split: TFDS split, such as "train[:99%]" or "train+test". Where the
+        dataset calls it otherwise, any alias will do (see `splits.ALIASES`).
+      data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+      features: names of those to parse; None for all. Where a dataset has many
+        that go unused, parsing them can take longer than decoding the image.
+
+    Raises:
+      ValueError: there is no such dataset, split or feature, its examples are
+        no dicts, or it is not prepared in a format that allows random access.
+        The message says how to mend it.
+    """
+    self.name = f"{name} ({split})"
+    if data_dir is not None:
+      data_dir = os.path.expanduser(data_dir)  # TFDS does not.
+    shipped, _, config = name.split(":")[0].partition("/")
+    if name in _PREPARE:
+      _PREPARE[name](data_dir)
+    elif shipped == "rendered_scenes":
+      scenes.prepare(data_dir, config)
+    try:
+      builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+      raise ValueError(_unknown_name(name)) from None
+    except ValueError as error:  # Of its configuration, or how it is written.
+      raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
+    except ImportError as error:
+      raise ValueError(
+        f"The code of the dataset {name!r} needs what is not installed: "
+        f"{error}. Once it is prepared it can be read without, if the version "
+        "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
+      ) from error
+    split = splits.rename(split, list(builder.info.splits), name)
+    try:
+      self._source = builder.as_data_source(split=split)
+    except Exception as error:
+      # What TFDS raises for a missing dataset depends on how it would be
+      # written, so find out what is wrong rather than go by the exception.
+      raise ValueError(_cannot_read(builder, name, split, error)) from error
+    self._digest = sources.hash_words(
+      builder.info.full_name,
+      split,
+      {key: info.num_examples for key, info in builder.info.splits.items()},
+    )
+    # Another dataset of the same name and version lies elsewhere, or is newer.
+    folder = pathlib.Path(builder.data_dir)
+    stamps = sorted(path.stat().st_mtime_ns for path in folder.glob("*.json"))
+    self._place = [str(folder), *stamps] if stamps else None
+    if not isinstance(builder.info.features, tfds.features.FeaturesDict):
+      raise ValueError(
+        f"Examples of the dataset {name!r} are no dicts of named features such "
+        f"as 'image' and 'label', but {builder.info.features}. Such a dataset "
+        "cannot be read; build one with names from it."
+      )
+    known = self._features = dict(builder.info.features.items())
+    self.value_names = {
+      key: one.names
+      for key, feature in known.items()
+      if isinstance(one := _element(feature), tfds.features.ClassLabel)
+    }
+    if features is None:
+      self._parse = dict
+      # Set here and not above: given there, they would make TFDS's own
+      # `mock_data` encode its noise with TensorFlow.
+      self._source.decoders = encoded_features.decoders(known)
+    else:
+      known = _choose(known, features, self.name)
+      # The source would parse all of them, whatever it decodes.
+      self._source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+      self._parse = functools.partial(
+        tfds.features.FeaturesDict(known).deserialize_example_np,
+        decoders=encoded_features.decoders(known),
+      )
+    is_sequence = isinstance(known.get("label"), tfds.features.Sequence)
+    label = _element(known.get("label"))
+    self._has_classes = isinstance(label, tfds.features.ClassLabel)
+    if self._has_classes:
+      self.has_several = is_sequence
+      self.num_classes = label.num_classes
+      self.class_names = label.names
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = self._parse(self._source[index])
+    if "id" in example:
+      example["dataset_id"] = example["id"]
+    example["id"] = np.int32(index)
+    if self.has_several:
+      vector = np.zeros(self.num_classes, np.float32)
+      vector[np.asarray(example["label"], np.int64)] = 1  # Perhaps none.
+      example["label"] = vector
+    elif self._has_classes:
+      example["label"] = np.int32(example["label"])
+    return example
+
+  def label_keys(self) -> list[str]:
+    """Returns the features that are one whole number."""
+    return [
+      name
+      for name, feature in self._features.items()
+      if isinstance(feature, tfds.features.Scalar | tfds.features.ClassLabel)
+      and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+
+  def labels(self, key: str = "label") -> np.ndarray:
+    """Returns one whole number per example; parses no other feature.
+
+    To find those of many examples every record has to be read, so they are kept
+    in the cache, for other evaluations and the next start.
+
+    Args:
+      key: the feature.
+
+    Returns:
+      int64 [N].
+
+    Raises:
+      ValueError: there is no such feature or it is no whole number.
+    """
+    self.check_label(key)
+    if self.has_labels_at_hand or self._place is None:
+      return self._read_labels(key)
+    name = sources.hash_words(self._place, self._digest, key)
+    path = paths.cache_dir() / "labels" / f"{name}.npy"
+    # A power cut may leave an empty file.
+    with contextlib.suppress(OSError, ValueError, EOFError):
+      return np.load(path)
+    labels = self._read_labels(key)
+    # A full disk or one that may only be read costs time, nothing else.
+    with contextlib.suppress(OSError):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      partial = path.with_name(f"{uuid.uuid4().hex}.partial.npy")
+      try:
+        np.save(partial, labels)
+        partial.rename(path)
+      finally:
+        partial.unlink(missing_ok=True)
+    return labels
+
+  def _read_labels(self, key: str) -> np.ndarray:
+    """Returns one feature of all examples, int64 [N]."""
+    labels = np.empty(len(self), np.int64)
+    for start in range(0, len(self), _RECORDS):
+      rows = range(start, min(start + _RECORDS, len(self)))
+      labels[rows.start : rows.stop] = self._read_feature(key, rows)
+    return labels
+
+  def _read_feature(self, key: str, rows: Iterable[int]) -> list[Any]:
+    """Returns one feature of the examples at `rows`, parsing no other."""
+    feature = tfds.features.FeaturesDict({key: self._features[key]})
+    source = copy.copy(self._source)
+    source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+    records = source.__getitems__(list(rows))
+    return [feature.deserialize_example_np(record)[key] for record in records]
+
+  def digest(self) -> str:
+    """Returns a hash of the dataset's name, version, split and their sizes."""
+    return self._digest
+
+  def describe(self, index: int) -> str:
+    """Returns the position and the file's name if the dataset has it."""
+    key = next((key for key in _FILE_NAMES if key in self._features), None)
+    if key is None:
+      return f"example {index}"
+    (file_name,) = self._read_feature(key, [index])
+    if isinstance(file_name, bytes):
+      file_name = file_name.decode(errors="replace")
+    return f"example {index}, {file_name}"
+
+
+def _element(feature: Any) -> Any:
+  """Returns what a sequence is of, or the feature itself."""
+  is_sequence = isinstance(feature, tfds.features.Sequence)
+  return feature.feature if is_sequence else feature
+
+
+def _choose(
+  known: Mapping[str, Any], names: Sequence[str], dataset: str
+) -> dict[str, Any]:
+  """Returns the features of these names."""
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"data.features has {name!r}, but those of {dataset} are "
+        f"{', '.join(sorted(known))}."
+      )
+  return {name: known[name] for name in names}
+
+
+def _unknown_name(name: str) -> str:
+  known = tfds.list_builders(with_community_datasets=False)
+  close = difflib.get_close_matches(name, [*known, *_PREPARE], n=5)
+  hint = f" Close names: {', '.join(close)}." if close else ""
+  return (
+    f"Unknown dataset {name!r}.{hint} A dataset is one of "
+    f"{', '.join(sorted(_PREPARE))} (nothing to download), "
+    "'folder:/path' (images in class folders), 'video_folder:/path' (videos), "
+    "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
+    "(https://www.tensorflow.org/datasets/catalog/overview), of which some, "
+    "such as ucf101, are known only once they are prepared, unless there is "
+    "TensorFlow."
+  )
+
+
+def _cannot_read(
+  builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
+) -> str:
+  """Returns what is wrong and what to do about it."""
+  if not builder.is_prepared():
+    return (
+      f"The dataset {name!r} is not prepared in {builder.data_dir}. Prepare it "
+      "with\n"
+      f"  tfds build {name} --file_format=array_record "
+      f"--data_dir={builder.data_dir_root}\n"
+      "which for some datasets needs TensorFlow, on any machine, once; or give "
+      "the folder where it is as data_dir (or TFDS_DATA_DIR)."
+    )
+  if isinstance(error, NotImplementedError):
+    return (
+      f"The dataset {name!r} in {builder.data_dir} is stored as "
+      f"{builder.info.file_format.value}, which has no random access. Convert "
+      "it with\n"
+      f"  tfds convert_format --dataset_version_dir={builder.data_dir} "
+      "--out_file_format=array_record\n"
+      "(which needs TensorFlow, on any machine, once; the new files are put "
+      "beside the old ones)."
+    )
+  splits = ", ".join(
+    f"{key} ({info.num_examples} examples)"
+    for key, info in builder.info.splits.items()
+  )
+  return (
+    f"Cannot read the split {split!r} of the dataset {name!r}: {error}\n"
+    f"Its splits are: {splits}."
+  )

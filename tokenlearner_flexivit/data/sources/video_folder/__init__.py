@@ -1,0 +1,1 @@
+"""Folders and lists of videos as a source of examples."""

@@ -1,0 +1,1 @@
+"""Drawing that reports, inference and analysis share."""

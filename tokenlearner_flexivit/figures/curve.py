@@ -1,0 +1,119 @@
+"""The curve of the dial: a metric by cost and by measured speed."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenlearner_flexivit.figures import intervals
+
+Row = Mapping[str, Any]
+# An axis of percents spans at least so many: less would look like much.
+LEAST_SPAN = 5.0
+
+
+def size_name(row: Row) -> str:
+  """Returns the patch size of a setting, for people: "16" or "16x8"."""
+  size = row["patch_size"]
+  return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def view(kind: str) -> str:
+  """Returns what costs are of: a video may be seen in several views."""
+  return {"image": "image", "video": "view"}[kind]
+
+
+def errors(
+  values: Sequence[float], metric: str, count: int | None
+) -> list[list[float]] | None:
+  """Returns how far the intervals of a metric reach below and above it.
+
+  Args:
+    values: of the metric, in percent.
+    metric: its name.
+    count: of how many examples.
+
+  Returns:
+    In percent, as Matplotlib has them; None if the metric has no intervals.
+  """
+  bounds = [intervals.in_percent(v / 100, metric, count) for v in values]
+  if None in bounds:
+    return None
+  pairs = list(zip(values, bounds, strict=True))
+  return [
+    [max(0.0, value - low) for value, (low, _) in pairs],
+    [max(0.0, high - value) for value, (_, high) in pairs],
+  ]
+
+
+def span(axes: Any) -> None:
+  """Widens a y axis of percents on which little would look like much."""
+  low, high = axes.get_ylim()
+  missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+  axes.set_ylim(low - missing, high + missing)
+
+
+def about_examples(count: int | None, kind: str, metric: str) -> str:
+  """Says of how many examples a metric is; an empty text if unknown."""
+  if not count:
+    return ""
+  has_bars = intervals.is_share(metric)
+  return f"{count:,} {kind}s" + (", bars hold 95 %" if has_bars else "")
+
+
+def draw(
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  title: str,
+  headline: str,
+  num_examples: int | None = None,
+  kind: str = "image",
+) -> None:
+  """Draws a metric against cost and measured throughput.
+
+  Args:
+    rows: of a report: patch_size, gmacs, images_per_s and the metric.
+    path: of the picture.
+    title: of the picture.
+    headline: the metric, in [0, 1].
+    num_examples: what the metric is of, for its intervals; None draws none.
+    kind: what the model sees, "image" or "video".
+  """
+  # Only what draws needs it.
+  from tokenlearner_flexivit.figures import drawing
+
+  figure = drawing.Figure(figsize=(9, 4), layout="constrained")
+  panels = (
+    (f"multiply-adds per {view(kind)} in 10⁶", "#d55e00", "gmacs", 1e3),
+    (f"{kind}s per second, measured", "#0072b2", "images_per_s", 1),
+  )
+  grid = figure.subplots(1, 2, sharey=True)
+  for axes, (label, color, key, factor) in zip(grid, panels, strict=True):
+    # In the order of the axis, so that no line runs back.
+    ordered = sorted(rows, key=lambda row: row[key])
+    x = [factor * row[key] for row in ordered]
+    y = [100 * row[headline] for row in ordered]
+    bars = errors(y, headline, num_examples)
+    axes.errorbar(x, y, bars, fmt="o-", color=color, capsize=3, elinewidth=1)
+    drawing.log_axis(axes, x)
+    for i, row in enumerate(ordered):
+      axes.annotate(
+        size_name(row),
+        (x[i], y[i]),
+        textcoords="offset points",
+        # In turn, so that the names of close points stay apart.
+        xytext=((-4, 5), (4, -13))[i % 2],
+        ha=("right", "left")[i % 2],
+        fontsize=9,
+      )
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.1, y=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+  span(grid[0])
+  grid[0].set_ylabel(f"{headline} in %")
+  about = [
+    "numbers at points: patch sizes in pixels",
+    about_examples(num_examples, kind, headline),
+  ]
+  figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
+  figure.savefig(path, dpi=120)

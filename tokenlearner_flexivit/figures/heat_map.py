@@ -1,0 +1,65 @@
+"""A matrix as colours with a number in each cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Perceptually uniform, and the same for the colour-blind.
+COLORS = "viridis"
+_NONE = "#cccccc"
+
+
+def draw(
+  axes: Any,
+  values: np.ndarray,
+  rows: Sequence[Any],
+  columns: Sequence[Any],
+  texts: str | Sequence[Sequence[str]] = "{:.0f}",
+  *,
+  limits: tuple[float | None, float | None] = (None, None),
+  cmap: str = COLORS,
+  slanted: bool = False,
+) -> Any:
+  """Draws a matrix.
+
+  Args:
+    axes: of Matplotlib.
+    values: [rows, columns]; cells that are NaN are grey, and stand for nothing
+      that the colours are for.
+    rows: their names.
+    columns: their names.
+    texts: a format of the values, or what stands in each cell.
+    limits: of the colours, by default the smallest and the largest value.
+    cmap: the colours, as Matplotlib calls them.
+    slanted: whether the names of the columns are, as long ones have to be.
+
+  Returns:
+    The image, for a colour bar.
+  """
+  from tokenlearner_flexivit.figures import drawing
+
+  low, high = limits
+  colors = drawing.colormaps[cmap].with_extremes(bad=_NONE)
+  image = axes.imshow(values, vmin=low, vmax=high, cmap=colors, aspect="auto")
+  for (y, x), value in np.ndenumerate(values):
+    axes.text(
+      x,
+      y,
+      texts.format(value) if isinstance(texts, str) else texts[y][x],
+      ha="center",
+      va="center",
+      fontsize=9,
+      color=_readable_on(image.cmap(image.norm(value))),
+    )
+  slant = dict(rotation=40, ha="right") if slanted else {}
+  axes.set_xticks(range(len(columns)), columns, **slant)
+  axes.set_yticks(range(len(rows)), rows)
+  return image
+
+
+def _readable_on(color: tuple[float, ...]) -> str:
+  """White or black, whichever has the higher contrast (WCAG 2.1, 1.4.3)."""
+  luminance = np.power(color[:3], 2.2) @ (0.2126, 0.7152, 0.0722)
+  over_black, under_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
+  return "white" if under_white > over_black else "black"

@@ -1,0 +1,183 @@
+"""The plane of both dials: accuracy by patch size and learned tokens.
+
+Its settings that are worth choosing are its Pareto front: no other one costs as
+little and is as accurate.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenlearner_flexivit.figures import curve, heat_map
+
+Row = Mapping[str, Any]
+
+
+def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+  """Returns the settings that no other one dominates, from the cheapest on.
+
+  Args:
+    costs: of the settings.
+    values: the higher the better, such as accuracies.
+
+  Returns:
+    Indices. Each costs more than the one before and is worth more; of equal
+    ones there is one.
+  """
+  found, best = [], -np.inf
+  order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
+  for index in order:
+    if values[index] > best:
+      found.append(index)
+      best = values[index]
+  return found
+
+
+def tokens_of(row: Row) -> str:
+  """Returns the learned tokens of a setting, for people."""
+  return str("all" if row["num_tokens"] is None else row["num_tokens"])
+
+
+def draw(
+  rows: Sequence[Row],
+  path: pathlib.Path,
+  title: str,
+  headline: str,
+  num_examples: int | None = None,
+  kind: str = "image",
+) -> None:
+  """Draws a metric as a heat map, and against cost and time with its fronts.
+
+  Args:
+    rows: of a report: patch_size, num_tokens, gmacs, images_per_s and the
+      metric, one row for each pair of patch size and number of tokens.
+    path: the picture to write.
+    title: above it.
+    headline: the metric, in [0, 1].
+    num_examples: what the metric is of, for its intervals; None draws none.
+    kind: what the model sees, "image" or "video".
+  """
+  # Here, as many use `front` where there is nothing to draw.
+  from tokenlearner_flexivit.figures import drawing
+
+  figure = drawing.Figure(figsize=(14, 4.3), layout="constrained")
+  axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
+  _heat_map(figure, axes[0], rows, headline, num_examples)
+  for axis, label, cost in (
+    (
+      axes[1],
+      f"multiply-adds per {curve.view(kind)} in 10⁶",
+      lambda r: 1e3 * r["gmacs"],
+    ),
+    (
+      axes[2],
+      f"milliseconds per {kind}, measured in batches",
+      lambda r: 1e3 / r["images_per_s"],
+    ),
+  ):
+    _scatter(axis, rows, headline, num_examples, cost)
+    axis.set_xlabel(label)
+  axes[1].set_ylabel(f"{headline} in %")
+  # Beside the panels: within them it would cover points.
+  handles, labels = axes[1].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside right center", frameon=False, fontsize=8
+  )
+  about = [
+    "numbers at the front: learned tokens",
+    curve.about_examples(num_examples, kind, headline),
+  ]
+  figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
+  figure.savefig(path, dpi=120)
+
+
+def _distinct(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[Any]:
+  return list(dict.fromkeys(map(key, rows)))
+
+
+def _heat_map(
+  figure: Any,
+  axes: Any,
+  rows: Sequence[Row],
+  headline: str,
+  num_examples: int | None,
+) -> None:
+  sizes, tokens = _distinct(rows, curve.size_name), _distinct(rows, tokens_of)
+  values = np.full((len(tokens), len(sizes)), np.nan)
+  for row in rows:
+    place = tokens.index(tokens_of(row)), sizes.index(curve.size_name(row))
+    values[place] = 100 * row[headline]
+  limits = _color_limits(values, headline, num_examples)
+  image = heat_map.draw(axes, values, tokens, sizes, "{:.1f}", limits=limits)
+  axes.set_xlabel("patch size in pixels")
+  axes.set_ylabel("learned tokens")
+  figure.colorbar(image, ax=axes, label=f"{headline} in %")
+
+
+def _color_limits(
+  values: np.ndarray, headline: str, num_examples: int | None
+) -> tuple[float, float]:
+  """Returns limits so wide that colours do not show what may be chance."""
+  low, high = np.nanmin(values), np.nanmax(values)
+  below, above = curve.errors([low, high], headline, num_examples) or (
+    (0.0, 0.0),
+    (0.0, 0.0),
+  )
+  # Half of the intervals at both ends: differences that matter keep colours.
+  low, high = low - below[0] / 2, high + above[1] / 2
+  missing = max(0.0, curve.LEAST_SPAN - (high - low)) / 2
+  return float(low - missing), float(high + missing)
+
+
+def _scatter(
+  axes: Any,
+  rows: Sequence[Row],
+  headline: str,
+  num_examples: int | None,
+  cost: Callable[[Row], float],
+) -> None:
+  from tokenlearner_flexivit.figures import drawing
+
+  sizes = _distinct(rows, curve.size_name)
+  colors = drawing.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
+  costs = [cost(row) for row in rows]
+  values = [100 * row[headline] for row in rows]
+  best = front(costs, values)
+  axes.plot(
+    [costs[i] for i in best],
+    [values[i] for i in best],
+    "--",
+    color="#777777",
+    zorder=0,
+    label="front",
+  )
+  for size, color in zip(sizes, colors, strict=True):
+    chosen = [i for i, row in enumerate(rows) if curve.size_name(row) == size]
+    x, y = ([xs[i] for i in chosen] for xs in (costs, values))
+    axes.errorbar(
+      x,
+      y,
+      curve.errors(y, headline, num_examples),
+      fmt="o",
+      color=color,
+      elinewidth=0.6,
+      label=f"patch size {size}",
+    )
+  for index in best:
+    axes.annotate(
+      tokens_of(rows[index]),
+      (costs[index], values[index]),
+      textcoords="offset points",
+      xytext=(-5, 6),
+      ha="right",
+      fontsize=8,
+      # The line would run through it.
+      bbox=dict(boxstyle="square,pad=0.1", fc="white", ec="none", alpha=0.7),
+    )
+  drawing.log_axis(axes, costs)
+  axes.margins(x=0.08, y=0.12)
+  curve.span(axes)
+  axes.grid(alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)

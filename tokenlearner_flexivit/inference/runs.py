@@ -1,0 +1,351 @@
+"""Opens what is looked into: runs, and weights of others, and test images."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, interop, models, paths, terminal
+from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.run import checkpoint
+from tokenlearner_flexivit.run import workdir as workdir_lib
+
+_KEPT = ("image", "label")
+_KEEP = "keep('image','label')"
+# By what a model has to see: what to say of a run of the other kind, and of one
+# without test data.
+_REFUSED = {
+  "image": (
+    "The run in {} is of videos. Look at it with `python -m "
+    "tokenlearner_flexivit.analysis.video_maps`.",
+    "test images is not known. Call image_figure with preprocessed ones.",
+  ),
+  "video": (
+    "The model of {} sees images; for these there is python -m "
+    "tokenlearner_flexivit.analysis.token_maps.",
+    "videos is not known.",
+  ),
+}
+
+
+def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns the data section, with a split, of an evaluation of a config.
+
+  It is the one that suits the training best, see `splits.unlike_training`;
+  few-shot evaluations come last.
+
+  Args:
+    config: of a run, complete.
+
+  Returns:
+    name, split, pp and what else the section has; None without evaluations.
+  """
+
+  def rank(entry: Mapping[str, Any]) -> tuple[bool, ...]:
+    data = evaluation_data(entry)
+    return (
+      entry.get("type") == "fewshot",
+      *splits.unlike_training(data, config.get("data") or data),
+    )
+
+  entries = [
+    entry
+    for entry in config["evals"].values()
+    if evaluation_data(entry).get("split")
+  ]
+  return evaluation_data(min(entries, key=rank)) if entries else None
+
+
+def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the data section, with its test split, of an entry of config.evals.
+
+  Args:
+    section: the entry.
+  """
+  data = section["data"]
+  if section.get("type") == "fewshot":
+    return {**data, "split": section.get("test_split") or "test"}
+  return data
+
+
+def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
+  """Returns images at even distances in a split, preprocessed as it says.
+
+  Args:
+    data_config: the data section of an evaluation: name, split and pp.
+    number: how many images; fewer if there are not so many.
+
+  Returns:
+    [number, H, W, C].
+
+  Raises:
+    ValueError: the split cannot be read, or no image is wanted.
+  """
+  (batch,) = read_batches(data_config, number, max(1, number))
+  return batch["image"]
+
+
+def read_batches(
+  data_config: Mapping[str, Any],
+  number: int,
+  batch_size: int,
+  attributes: Sequence[str] = (),
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the examples of `read_examples`, few at a time.
+
+  Args:
+    data_config: as there.
+    number: as there.
+    batch_size: the last batch may have fewer, but nothing to fill it up.
+    attributes: numbers that the dataset has of each example, such as "scale"
+      of rendered_scenes, whatever the preprocessing keeps.
+
+  Yields:
+    Arrays [n, ...]: `image`, `label` where the preprocessing leaves one, and
+    the attributes.
+
+  Raises:
+    ValueError: the split cannot be read, no image is wanted, or it has no such
+      attribute (lists those it has).
+  """
+  for name, value in (("images", number), ("images in a batch", batch_size)):
+    if value < 1:
+      raise ValueError(f"{value} {name} wanted; give 1 or more.")
+  if attributes and data_config.get("features") is not None:
+    # A run may read no more than its training needs.
+    features = dict.fromkeys((*data_config["features"], *attributes))
+    features.pop("id", None)  # There anyway: the position.
+    data_config = {**data_config, "features": tuple(features)}
+  source = data_lib.open_source(data_config)
+  number = min(number, len(source))
+  preprocess = data_lib.parse(data_config["pp"])
+  if attributes:
+    _check_attributes(source, attributes)
+  positions = np.arange(number) * len(source) // number
+  for start in range(0, number, batch_size):
+    rows = []
+    for i in positions[start : start + batch_size].tolist():
+      raw = source[i]
+      known = {name: np.asarray(raw[name]) for name in attributes}
+      # Random ops draw the same numbers each time.
+      example = preprocess(raw, np.random.default_rng(i))
+      kept = {key: example[key] for key in _KEPT if key in example}
+      rows.append({**kept, **known})
+    yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def value_names(
+  data_config: Mapping[str, Any], attributes: Sequence[str]
+) -> dict[str, list[str]]:
+  """Returns what the values 0, 1, ... of attributes mean, where data tell it.
+
+  Args:
+    data_config: as in `read_examples`; of a TFDS dataset the features that are
+      classes tell it, of others the label alone.
+    attributes: names of them; "label" is that which the preprocessing leaves.
+
+  Raises:
+    ValueError: the split cannot be read.
+  """
+  if not attributes:
+    return {}
+  source = data_lib.open_source(data_config)
+  known = dict(source.value_names)
+  _, known["label"] = data_lib.classes(data_config, source)
+  return {name: list(known[name]) for name in attributes if known.get(name)}
+
+
+def _check_attributes(source: data_lib.Source, names: Sequence[str]) -> None:
+  there = [
+    key
+    for key, value in source[0].items()
+    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+  ]
+  for name in names:
+    if name not in there:
+      raise ValueError(
+        f"The examples of {source.name} have no number {name!r}. They have "
+        f"{', '.join(there)}."
+      )
+
+
+def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
+  """Returns image files, preprocessed by `pp`, as [len(paths), H, W, C].
+
+  Raises:
+    ValueError: a file cannot be read or preprocessed; names it.
+  """
+  preprocess = data_lib.parse(pp).only("image")
+  images = []
+  for path in paths:
+    try:
+      encoded = pathlib.Path(path).expanduser().read_bytes()
+      # Ops of users may look for the label.
+      example = {"image": encoded, "label": np.int32(0), "id": np.int32(0)}
+      images.append(preprocess(example, np.random.default_rng(0))["image"])
+    except (OSError, ValueError) as error:
+      raise ValueError(f"{path}: {error}") from error
+  sizes = {image.shape for image in images}
+  if len(sizes) > 1:
+    raise ValueError(
+      f"The preprocessing {pp!r} gives images of several sizes: "
+      f"{sorted(sizes)}. Give files of one size."
+    )
+  return np.stack(images)
+
+
+class Run(NamedTuple):
+  """What a run left behind.
+
+  Attributes:
+    config: of the run, complete; of weights of others without a word on how
+      they were trained.
+    model: a `models.ViT` or `models.ViViT`.
+    params: of its newest checkpoint.
+    dials: what its training drew from.
+    data: the data section of its evaluation, which need not be there; of
+      weights of others `pp` alone, or nothing.
+    class_names: of its data, where they are known.
+  """
+
+  config: dict[str, Any]
+  model: Any
+  params: Any
+  dials: dials.Dials
+  data: dict[str, Any]
+  class_names: list[str] | None = None
+
+
+def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
+  """Opens what a run left behind; its data need not be there.
+
+  Args:
+    workdir: of a run that has a checkpoint.
+    kind: what its model has to see, "image" or "video".
+
+  Raises:
+    ValueError: no run there, one of the other kind, or one without evaluation.
+  """
+  workdir = paths.local(workdir, "workdir")
+  config = workdir_lib.read_config(workdir)
+  other, unknown = _REFUSED[kind]
+  if models.MODELS[config["model"].get("name", "vit")].input != kind:
+    raise ValueError(other.format(workdir))
+  report = workdir_lib.read_report(workdir) or {}
+  # It may have been evaluated by another config than it was trained by.
+  data = test_data(config) or test_data(report.get("config", {"evals": {}}))
+  if data is None:
+    raise ValueError(
+      f"The run in {workdir} has no evaluation with data.split in config.evals,"
+      f" so how to preprocess {unknown}"
+    )
+  params = checkpoint.read_params(workdir)
+  # The config need not name what the data tells.
+  num_classes = len(params["head"]["bias"]) if "head" in params else None
+  section = {**config["model"], "num_classes": num_classes}
+  # A loop over the blocks would first copy the parameters into stacks.
+  section.pop("scan", None)
+  model = models.create(**section)
+  names = None
+  with contextlib.suppress(ValueError):  # Only pictures tell the names.
+    names = workdir_lib.read_about_data(workdir)["class_names"]
+  return Run(config, model, params, trained_dials(config, model), data, names)
+
+
+def open_weights(
+  source: str,
+  *,
+  num_heads: int | None = None,
+  posemb_grid: Sequence[int] | None = None,
+  input_mean: Sequence[float] | None = None,
+  input_std: Sequence[float] | None = None,
+) -> Run:
+  """Opens a model for images by what `config.init` takes.
+
+  Says what was loaded, and what of the model the weights do not tell.
+
+  Args:
+    source: a file, an address, a released name or the folder of a run or an
+      export, see `interop.load_params_and_report`.
+    num_heads: see `interop.describe`.
+    posemb_grid: see `interop.describe`.
+    input_mean: see `interop.load_params_and_report`.
+    input_std: see `interop.load_params_and_report`.
+
+  Returns:
+    The model at its stored patch size. `pp` resizes to the images of which the
+    stored position embedding is, and gives them the values of a run's own, or
+    those in [-1, 1]; there is none where that is not stored.
+
+  Raises:
+    ValueError, OSError: see `interop.describe` and `interop.load_params`, or
+      it is a run of a model for videos.
+  """
+  path = interop.fetch(source)
+  config = {"task": {}}
+  if (path / workdir_lib.CONFIG_FILE).is_file():
+    config = workdir_lib.read_config(path)
+  described = interop.describe(
+    source, num_heads=num_heads, posemb_grid=posemb_grid
+  )
+  model = models.create(**described.model)
+  if model.input != "image":
+    raise ValueError(_REFUSED["image"][0].format(source))
+  params = interop.load_params(
+    source,
+    model,
+    posemb_grid=posemb_grid,
+    input_mean=input_mean,
+    input_std=input_std,
+  )
+  for guess in described.guesses:
+    terminal.say(f"WARNING: {guess}.")
+  data = {}
+  if model.posemb == "learn":
+    sides = np.multiply(model.patch_size, model.posemb_grid).tolist()
+    size = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    channels = params["embedding"]["kernel"].shape[2]
+    decode = "decode" if channels == 3 else f"decode({channels})"
+    as_given = input_mean is None and input_std is None
+    values = _values(described) if as_given else "value_range(-1,1)"
+    data["pp"] = f"{decode}|resize({size})|{values}|{_KEEP}"
+  one = dials.from_config(None, model.patch_size)[0]
+  return Run(config, model, params, one, data)
+
+
+def _values(described: interop.Description) -> str:
+  """Returns the ops that give images the values that a model was trained on."""
+  mean, std = described.input_mean, described.input_std
+  if mean is None or {*mean, *std} == {0.5}:
+    return "value_range(-1,1)"
+  if min(std) > 0:
+    return f"value_range(0,1)|standardize({mean},{std})"
+  mean, std = (tuple(x.tolist()) for x in (1 - np.array(mean), -np.array(std)))
+  return f"value_range(1,0)|standardize({mean},{std})"
+
+
+def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
+  """Tells whether a setting of the dials suits images, or videos.
+
+  A run may be evaluated at another resolution than it is trained at, which
+  patch sizes of the training need not divide.
+
+  Args:
+    model: that sees them.
+    shape: [H, W, C], of videos [T, H, W, C].
+    setting: of the dials.
+  """
+  try:
+    model.check(tuple(shape[:-1]), *setting)
+  except ValueError:
+    return False
+  return True
+
+
+def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:
+  """Returns what the training of a config drew from."""
+  # A tubelet of a video has a number of frames in front.
+  return dials.from_config(config["flexi"], model.patch_size[-2:])[0]

@@ -1,0 +1,359 @@
+"""Parameters and operations of a forward pass, of images and of videos.
+
+All of it is in closed form.
+
+`macs` counts the multiply-adds of matrix products, which is what TokenLearner
+and timm print as GFLOPS or GMACs; FlexiViT's GFLOPs count multiplication and
+addition, so they are twice as many. `operations` adds the rest of what XLA
+counts. For an image these are biases, norms, softmax and activations: 0.2 to
+1.2% in the standard sizes. For a call it is bringing the patch kernel and the
+position embedding to size, which at a batch of one and 25 tokens can be 18%.
+`experiments/cost` compares all of it with XLA and with published figures.
+`python -m tokenlearner_flexivit.analysis.flops` prints it of one model.
+
+Of a model for videos everything is per clip, or view: `image_shape` is (T, H,
+W, C), learned tokens are those of each frame. For `BottleneckViViT`, most of
+which is convolutions, there is no closed form: XLA counts for it.
+
+Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models.token_learner import ALL
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a part of a model does.
+
+  Attributes:
+    macs: multiply-adds in matrix products and convolutions.
+    elementwise: additions, products, maxima, ... outside of these. The
+      functions below leave out what grows with neither n * d nor n * n.
+  """
+
+  macs: int = 0
+  elementwise: int = 0
+
+  def __add__(self, other: "Cost") -> "Cost":
+    return Cost(self.macs + other.macs, self.elementwise + other.elementwise)
+
+  def __mul__(self, times: int) -> "Cost":
+    return Cost(self.macs * times, self.elementwise * times)
+
+
+def _norm(n: int, d: int) -> Cost:
+  # Mean, mean of squares (3), centring, scale (2) and bias.
+  return Cost(0, 7 * n * d)
+
+
+def _dense(n: int, d: int, out: int) -> Cost:
+  return Cost(n * d * out, n * out)
+
+
+def _gelu(elements: int) -> Cost:
+  return Cost(0, 8 * elements)  # The tanh form; the tanh is no operation.
+
+
+def _mlp(n: int, d: int, hidden: int, out: int) -> Cost:
+  return _dense(n, d, hidden) + _gelu(n * hidden) + _dense(n, hidden, out)
+
+
+def _attention(queries: int, n: int, d: int, heads: int) -> Cost:
+  # Maximum, difference and sum for each pair; scaled are query and result.
+  pairs = Cost(2 * queries * n * d, 3 * heads * queries * n + 2 * queries * d)
+  return (_dense(queries, d, d) + _dense(n, d, d)) * 2 + pairs
+
+
+def _block(n: int, d: int, mlp_dim: int, heads: int) -> Cost:
+  residuals = Cost(0, 2 * n * d)
+  layers = _attention(n, n, d, heads) + _mlp(n, d, mlp_dim, d)
+  return _norm(n, d) * 2 + layers + residuals
+
+
+def _token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:
+  """TokenLearner: the maps, and the pooling by them."""
+  (h, w), learned = grid, config["num_tokens"]
+  n = h * w
+  if config["version"] == "average":
+    return Cost(s * n * d)
+  if config["version"] == "1.0":
+    # Products of a 3x3 kernel with the zeros around the grid are none. The
+    # first three convolutions have all channels, whatever s is.
+    taps = (3 * h - 2) * (3 * w - 2)
+    convs = Cost(taps * (d * learned + 2 * learned**2 + learned * s))
+    maps = convs + _gelu(3 * n * learned) + Cost(0, 3 * n * s)
+  else:
+    maps = _mlp(n, d, config["bottleneck_dim"], s) + Cost(0, 4 * n * s)
+  return _norm(n, d) + maps + Cost(s * n * d)
+
+
+def _token_fuser(n: int, s: int, d: int, config: Any) -> Cost:
+  """TokenFuser: the mix over tokens, the mask, the way back, the residual."""
+  mix = _norm(s, d) * 2 + _dense(d, s, s)
+  mask = _mlp(n, d, config["bottleneck_dim"], s) + Cost(0, 3 * n * s)
+  return _norm(n, d) + mix + mask + Cost(n * s * d, n * d)
+
+
+def _head(model: Any) -> list[tuple[int, int]]:
+  """Inputs and outputs of the dense layers after pooling."""
+  rep_size = model.width if model.rep_size is True else model.rep_size
+  sizes = [n for n in (model.width, rep_size, model.num_classes) if n]
+  return list(itertools.pairwise(sizes))
+
+
+def _cut(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None,
+  num_tokens: int | str | None = None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the grid and the size of a patch, both with frames for a video."""
+  *size, _ = image_shape
+  grid = model.check(size, patch_size, num_tokens)
+  if isinstance(model, models.ViViT):
+    size = model.sampled_size(size)
+  return grid, tuple(s // g for s, g in zip(size, grid, strict=True))
+
+
+def _encoder(
+  model: Any,
+  seq_lens: Sequence[int],
+  grid: tuple[int, ...],
+  num_tokens: int | str | None,
+) -> tuple[Cost, int]:
+  """The blocks, what learns their tokens, the last norm; tokens that leave."""
+  d, config = model.width, model.token_learner
+  *frames, h, w = grid
+  frames = math.prod(frames)
+  total = sum(
+    (_block(n, d, model.mlp_dim, model.num_heads) for n in seq_lens), Cost()
+  )
+  out_tokens = seq_lens[-1]
+  if config is not None and num_tokens != ALL:
+    s = num_tokens or config["num_tokens"]
+    learn = _token_learner((h, w), s, d, config)
+    if config["fuser"]:
+      learn += _token_fuser(h * w, s, d, config)
+      learn *= model.depth - config["layer"]
+      out_tokens += frames * (h * w - s)
+    total += learn * frames
+  return total + _norm(out_tokens, d), out_tokens
+
+
+def _pool(model: Any, n: int) -> Cost:
+  d = model.width
+  if model.pool == "map":
+    attention = _attention(1, n, d, model.num_heads)
+    return attention + _mlp(1, d, model.mlp_dim, d)
+  return Cost(0, n * d if model.pool == "gap" else 0)
+
+
+def _forward(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None,
+  num_tokens: int | str | None,
+) -> Cost:
+  """One image's or video's forward pass, without `_resize_macs`."""
+  *size, channels = image_shape
+  grid, patch = _cut(model, image_shape, patch_size, num_tokens)
+  d, n = model.width, math.prod(grid)
+  seq_lens = model.seq_lens(size, patch_size, num_tokens)
+  posemb = Cost(0, n * d)
+  total = _dense(n, math.prod(patch) * channels, d) + posemb
+  if isinstance(model, models.ViViTFactorised):
+    frames, *frame = grid
+    cost, out_tokens = _encoder(
+      model, seq_lens[: model.depth], frame, num_tokens
+    )
+    total += (cost + _pool(model, out_tokens)) * frames + Cost(0, frames * d)
+    in_time = seq_lens[model.depth :]
+    cost, out_tokens = _encoder(model, in_time, (1, frames), ALL)
+  else:
+    cost, out_tokens = _encoder(model, seq_lens, grid, num_tokens)
+  total += cost + _pool(model, out_tokens)
+  for features, out in _head(model):
+    total += _dense(1, features, out)
+  return total
+
+
+def _resize_macs(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None,
+) -> int:
+  """Kernel and position embedding brought to size, once per call."""
+  channels = image_shape[-1]
+  grid, patch = _cut(model, image_shape, patch_size)
+  # Without frames in the kernel there is nothing of them to resize.
+  axes = len(model.patch_size)
+  resizes = [(patch[-axes:], model.patch_size, channels)]
+  if isinstance(model, models.ViViTFactorised):
+    resizes.append((grid[:1], model.posemb_grid[:1], 1))
+    resizes.append((grid[1:], model.posemb_grid[1:], 1))
+  elif model.posemb == "learn":
+    resizes.append((grid, model.posemb_grid, 1))
+  return model.width * sum(
+    _resize(new, old) * features for new, old, features in resizes
+  )
+
+
+def _resize(new: tuple[int, ...], old: tuple[int, ...]) -> int:
+  """Products of one feature, axis by axis from the first on.
+
+  An axis that has its size already costs nothing.
+  """
+  total = 0
+  for axis, (n, o) in enumerate(zip(new, old, strict=True)):
+    if n != o:
+      total += math.prod(new[: axis + 1]) * math.prod(old[axis:])
+  return total
+
+
+def macs(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | str | None = None,
+) -> int:
+  """Multiply-adds of one image's forward pass, in matrix products alone.
+
+  Args:
+    model: one of `models`. For a `models.BottleneckViViT` what is no matrix
+      product is counted with them.
+    image_shape: (H, W, C), or (T, H, W, C) of a video, which is then what is
+      counted for.
+    patch_size: None for the model's own.
+    num_tokens: None for all learned tokens, "all" for all patches to the end.
+
+  Returns:
+    The number of multiply-adds.
+
+  Raises:
+    ValueError: for a patch size that does not divide the image, or an
+      impossible number of tokens.
+  """
+  if isinstance(model, models.BottleneckViViT):
+    return _counted(model, tuple(image_shape), patch_size, num_tokens) // 2
+  return _forward(model, image_shape, patch_size, num_tokens).macs
+
+
+def operations(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | str | None = None,
+) -> dict[str, int]:
+  """Operations of a forward pass in float32, as XLA counts them.
+
+  A multiply-add is two. Exponentials, tanh and square roots are none: XLA
+  counts them apart, and they are about a thousandth as many.
+
+  Args and errors are those of `macs`.
+
+  Returns:
+    dict of matmul and elementwise, which are per image, and resize, which is
+    per call. Their sum is XLA's count for a batch of one.
+  """
+  if isinstance(model, models.BottleneckViViT):
+    counted = _counted(model, tuple(image_shape), patch_size, num_tokens)
+    return {"matmul": counted, "elementwise": 0, "resize": 0}
+  cost = _forward(model, image_shape, patch_size, num_tokens)
+  return {
+    "matmul": 2 * cost.macs,
+    "elementwise": cost.elementwise,
+    "resize": 2 * _resize_macs(model, image_shape, patch_size),
+  }
+
+
+def xla_operations(
+  model: Any,
+  image_shape: Sequence[int],
+  patch_size: patch_embed.Size | None = None,
+  num_tokens: int | str | None = None,
+  batch_size: int = 1,
+) -> float:
+  """XLA's own count for a whole batch, to check `operations` with.
+
+  Args and errors are those of `macs`.
+  """
+  images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)
+
+  def apply(params, images):
+    return model.apply(
+      params, images, patch_size=patch_size, num_tokens=num_tokens
+    )[0]
+
+  # Counted before compilation, in what the model says. Afterwards it is what
+  # a backend has made of that, and on GPUs the products that became calls of a
+  # library have been left out (jax issues 16008, 22249).
+  return jax.jit(apply).lower(params, images).cost_analysis()["flops"]
+
+
+@functools.cache
+def _counted(*call: Any) -> int:
+  """XLA's operations; a whole multiply-add each, so an even number."""
+  return 2 * round(xla_operations(*call) / 2)
+
+
+def num_params(model: Any, channels: int = 3) -> int:
+  """Number of parameters.
+
+  Args:
+    model: see `macs`.
+    channels: of the images.
+  """
+  if isinstance(model, models.BottleneckViViT):
+    shape = (1, *models.input_shape(model, channels))
+    videos = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), videos)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+  def dense(n_in, n_out):
+    return (n_in + 1) * n_out
+
+  def mlp(hidden, out):
+    return dense(d, hidden) + dense(hidden, out)
+
+  d = model.width
+  norm, attention = 2 * d, 4 * dense(d, d)
+  layers = attention + mlp(model.mlp_dim, d)
+  total = dense(math.prod(model.patch_size) * channels, d)
+  pool = {"gap": 0, "tok": d, "map": d + norm + layers}[model.pool]
+  total += model.depth * (2 * norm + layers) + norm + pool
+  if isinstance(model, models.ViViTFactorised):
+    frames, h, w = model.posemb_grid
+    total += (frames + h * w) * d
+    total += model.temporal_depth * (2 * norm + layers) + norm + pool
+  elif model.posemb == "learn":
+    total += math.prod(model.posemb_grid) * d
+
+  config = model.token_learner
+  if config is not None:
+    s = config["num_tokens"]
+    mask = mlp(config["bottleneck_dim"], s)
+    convs = 9 * (d * s + 3 * s**2)
+    learn = {
+      "1.1": norm + mask,
+      "1.0": norm + convs,
+      "average": 0,
+    }[config["version"]]
+    if config["fuser"]:
+      learn += 3 * norm + dense(s, s) + mask
+      learn *= model.depth - config["layer"]
+    total += learn
+
+  return total + sum(dense(*layer) for layer in _head(model))

@@ -1,0 +1,1 @@
+"""Networks for videos: ViViT and its kin."""

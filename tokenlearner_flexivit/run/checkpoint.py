@@ -1,0 +1,453 @@
+"""Saves and restores the train state with orbax, and survives what disks do.
+
+A checkpoint holds the state (`state_file`) and the config of the run, with the
+preprocessing strings, so that nothing else is needed to use it. It appears
+under its name when it is complete, with checksums of its files: one that is
+damaged later is found, and the one before it is used.
+"""
+
+import contextlib
+import copy
+import errno
+import json
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.run import checksums, state_file
+from tokenlearner_flexivit.run import workdir as workdir_lib
+
+with terminal.root_logger_unchanged():
+  import orbax.checkpoint as ocp
+
+CHECKPOINTS = "checkpoints"
+CORRUPT = ".corrupt"  # Ends the names of damaged ones, which are kept.
+# Orbax writes these when the checksums are done; nothing is read from them.
+_UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+# What to do, by the system's error.
+_ADVICE = {
+  (errno.ENOSPC, errno.EDQUOT): "The disk is full: free some space.",
+  (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable.",
+  (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): (
+    "Was the folder moved, or its disk unmounted? Put it back."
+  ),
+  (errno.EFBIG,): "No file may be so large here (ulimit -f).",
+}
+
+
+class CheckpointError(RuntimeError):
+  """Checkpoints could not be saved; says which and why."""
+
+
+class _Manager(ocp.CheckpointManager):
+  """Leaves it to the loop to notice that the run is told to stop.
+
+  At such a step orbax takes the difference of two times, of which one has no
+  time zone if its checkpoint is older than the manager.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False, whatever the step."""
+    return False
+
+
+class Checkpoints:
+  """The checkpoints of a workdir, the newest few of them kept.
+
+  A save that fails does not stop the training: it is told, what is on disk
+  stays, and the next one tries anew. All hosts call the methods alike;
+  process 0 writes, since every host holds the whole state.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep: int,
+    config: dict[str, Any],
+    max_failures: int = 3,
+    before_first: Callable[[], None] = lambda: None,
+  ):
+    """Opens `workdir/checkpoints` and removes what a killed run left half done.
+
+    Args:
+      workdir: shared by all hosts, and of no other run (`workdir.Lock`).
+      keep: how many to keep, >= 1; with 1 there is none to fall back to.
+      config: stored in each of them.
+      max_failures: the run stops when so many saves in a row fail, >= 1.
+      before_first: called by process 0 before it saves first, and again before
+        the next save if it fails, which counts as a save that failed.
+    """
+    self._before_first = before_first
+    self._config = config
+    self._keep = keep
+    self._max_failures = max_failures
+    self._directory = (workdir / CHECKPOINTS).absolute()
+    self._writes = jax.process_index() == 0
+    self._manager = None
+    self._saving = None  # The step that is being saved in the background.
+    self._failures = []  # Of the saves since the last good one.
+    with workdir_lib.together():
+      if self._writes:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._remove_half_written()
+
+  @property
+  def newest(self) -> int | None:
+    """The step of the newest checkpoint, or None; waits for a running save."""
+    self._finish_save()
+    return max(_steps(self._directory), default=None)
+
+  def path(self, step: int) -> pathlib.Path:
+    """Where the checkpoint of `step` lies."""
+    return self._directory / str(step)
+
+  # ---- Saving ----------------------------------------------------------------
+
+  def save(
+    self, step: int, state: Any, *, notes: Any = None, must: bool = False
+  ) -> None:
+    """Saves in the background; copies of `state` and `notes` are taken at once.
+
+    That the save before this one failed is also told here.
+
+    Args:
+      step: nothing is done if there is a checkpoint of it.
+      state: arrays of which every host holds all; stacks of blocks are saved
+        as blocks (see `models.stacking`).
+      notes: anything of JSON to keep with it, for `notes`.
+      must: waits until it is on disk, and raises if it is not: for the last.
+
+    Raises:
+      CheckpointError: this was the last of `max_failures` in a row, or `must`.
+      RuntimeError: the same, in the processes other than 0.
+    """
+    if self._writes:
+      self._finish_save()
+      if not self.path(step).is_dir():
+        self._start_save(step, state, notes)
+      if must:
+        self._finish_save()
+    error = None
+    lost = must and self._writes and not self.path(step).is_dir()
+    if lost or len(self._failures) >= self._max_failures:
+      error = self._error()
+    workdir_lib.raise_together(error)
+
+  def _start_save(self, step: int, state: Any, notes: Any) -> None:
+    state = jax.tree.map(lambda x: x.addressable_data(0), state)
+    self._saving = step
+    try:
+      if not self._directory.is_dir():
+        raise FileNotFoundError(
+          errno.ENOENT, "The folder is gone", str(self._directory)
+        )
+      self._before_first()
+      self._before_first = lambda: None
+      if self._manager is None:
+        self._manager = self._open_manager()
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=state_file.State(state),
+          config=ocp.args.JsonSave(self._config),
+          notes=ocp.args.JsonSave({"notes": copy.deepcopy(notes)}),
+        ),
+        force=True,  # That it is due has been decided.
+      )
+    except Exception as error:  # Those of libraries are of many kinds.
+      self._note_failure(error)
+
+  def _finish_save(self) -> None:
+    """Waits for the save in the background, and notes how it went."""
+    if self._saving is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._note_failure(error)
+    else:
+      self._saving = None
+      self._failures.clear()
+
+  def _open_manager(self) -> _Manager:
+    return _Manager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=self._keep,
+        create=False,
+        lightweight_initialize=True,
+        async_options=ocp.options.AsyncOptions(
+          post_finalization_callback=self._write_checksums
+        ),
+        # The others wait for nothing, whatever happens to the disk.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=0, active_processes={0}
+        ),
+      ),
+    )
+
+  def _write_checksums(self) -> None:
+    """Called in the background, before orbax gives the folder its name."""
+    folder = self._directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
+    checksums.write(folder, skip=_UNCHECKED)
+
+  def _note_failure(self, error: Exception) -> None:
+    # Its threads may be anywhere; the next save gets a new one.
+    if self._manager is not None:
+      with contextlib.suppress(Exception):
+        self._manager.close()
+      self._manager = None
+    step, self._saving = self._saving, None
+    if self.path(step).is_dir():
+      self._failures.clear()
+      terminal.say(
+        f"WARNING: {self.path(step)} is saved, but older ones could not be "
+        f"removed: {_describe(error)}"
+      )
+      return
+    self._remove_half_written()
+    self._failures.append(f"step {step}: {_describe(error)}")
+    newest = max(_steps(self._directory), default=None)
+    good = "there is none" if newest is None else self.path(newest)
+    terminal.say(
+      f"WARNING: NO CHECKPOINT of step {step} in {self._directory} (failure "
+      f"{len(self._failures)} in a row; the run stops after "
+      f"{self._max_failures}): {_describe(error)} Newest checkpoint: {good}"
+    )
+
+  def _remove_half_written(self) -> None:
+    for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+      shutil.rmtree(folder, ignore_errors=True)
+
+  def _error(self) -> CheckpointError:
+    failures = "\n  ".join(self._failures)
+    return CheckpointError(
+      f"No checkpoint could be saved in {self._directory}:\n  {failures}\nWhen "
+      "that is mended, the same command continues from the newest checkpoint."
+    )
+
+  def close(self) -> None:
+    """Waits until everything is on disk.
+
+    Raises:
+      CheckpointError: the last save failed; only said if another exception is
+        on its way.
+    """
+    self._finish_save()
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+    if self._failures and sys.exception() is None:
+      raise self._error()
+
+  # ---- Restoring -------------------------------------------------------------
+
+  def restore_newest(self, state: Any) -> tuple[int, Any] | None:
+    """Returns the newest checkpoint that is as it was written.
+
+    Damaged ones that are newer are named in a warning and set aside, as
+    STEP.corrupt, so that their steps can be saved again.
+
+    Args:
+      state: a tree of the same structure, shapes and dtypes.
+
+    Returns:
+      Its step, and its state as NumPy arrays; None if there is no checkpoint.
+
+    Raises:
+      ValueError: all are damaged, or of another structure than `state`.
+      RuntimeError: so it is for another process.
+    """
+    self._finish_save()
+    damaged = {}
+    steps = workdir_lib.of_first_host(
+      sorted(_steps(self._directory), reverse=True)
+    )
+    for step in steps:
+      damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
+      damage = _of_any_host(damage)
+      if damage is None:
+        self._set_aside(damaged, step)
+        with workdir_lib.together():
+          restored = _restore(self.path(step), state)
+        return step, restored
+      damaged[step] = damage
+    if damaged:
+      raise ValueError(
+        f"All checkpoints in {self._directory} are damaged: "
+        + "; ".join(f"{step}: {damage}" for step, damage in damaged.items())
+        + ". Bring one back from a copy, or train from the start in another "
+        "workdir."
+      )
+    return None
+
+  def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+    with workdir_lib.together():
+      for step, damage in damaged.items() if self._writes else ():
+        aside, count = self.path(step).with_suffix(CORRUPT), 1
+        while aside.exists():
+          count += 1
+          aside = self.path(step).with_suffix(f"{CORRUPT}{count}")
+        terminal.say(
+          f"WARNING: the checkpoint {self.path(step)} is damaged: {damage}. "
+          f"Falling back to {self.path(good)}; the damaged one is kept as "
+          f"{aside.name}."
+        )
+        self.path(step).rename(aside)
+
+  def notes(self, step: int) -> Any:
+    """Returns the notes that were saved with a checkpoint; all must call it."""
+    notes, path = None, self.path(step) / "notes" / "metadata"
+    with workdir_lib.together():
+      if self._writes:
+        notes = json.loads(path.read_bytes())["notes"]
+    return workdir_lib.of_first_host(notes)
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+  """Returns the steps of a workdir's checkpoints, intact or not."""
+  return sorted(_steps(workdir / CHECKPOINTS))
+
+
+def newest_step(workdir: pathlib.Path) -> int:
+  """Returns the step of a workdir's newest checkpoint, intact or not.
+
+  Raises:
+    ValueError: there is none.
+  """
+  newest = max(steps(workdir), default=None)
+  if newest is None:
+    raise ValueError(f"{workdir} holds no checkpoint of a run.")
+  return newest
+
+
+def read_params(workdir: pathlib.Path, step: int | None = None) -> Any:
+  """Returns the parameters to evaluate from a checkpoint of a workdir.
+
+  The moving average if the run kept one. Nested dicts of NumPy arrays, read
+  without knowing the optimizer.
+
+  Args:
+    workdir: of a run.
+    step: of the checkpoint; None for the newest.
+
+  Raises:
+    ValueError: no checkpoint there, or it is damaged.
+  """
+  path = _intact(workdir, step) / "state"
+  for prefix in ("ema/", "params/"):
+    if arrays := state_file.read(path, prefix):
+      break
+  return traverse_util.unflatten_dict(
+    {name.removeprefix(prefix): array for name, array in arrays.items()},
+    sep="/",
+  )
+
+
+def param_specs(
+  workdir: pathlib.Path,
+) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Returns shape and safetensors dtype of each array of `read_params`.
+
+  No array is read.
+
+  Raises:
+    ValueError: no checkpoint there, or its header is damaged.
+  """
+  step = newest_step(workdir)
+  try:
+    specs = state_file.specs(workdir / CHECKPOINTS / str(step) / "state")
+  except ValueError:
+    _intact(workdir)  # Says what is wrong.
+    raise
+  for prefix in ("ema/", "params/"):
+    shapes = {
+      name.removeprefix(prefix): spec
+      for name, spec in specs.items()
+      if name.startswith(prefix)
+    }
+    if shapes:
+      break
+  return shapes
+
+
+def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the whole state of a workdir's newest checkpoint.
+
+  By name: `step`, and what begins with `params/`, `opt_state/` or `ema/`.
+
+  Raises:
+    ValueError: no checkpoint there, or the newest is damaged.
+  """
+  return state_file.read(_intact(workdir) / "state")
+
+
+def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
+  """Returns where a checkpoint lies, the newest or another; checks its files.
+
+  Raises:
+    ValueError: it is damaged, or there is none.
+  """
+  if step is None:
+    step = newest_step(workdir)
+  path = (workdir / CHECKPOINTS / str(step)).absolute()
+  damage = checksums.find_damage(path, skip=_UNCHECKED)
+  if damage is not None:
+    raise ValueError(
+      f"The checkpoint {path} is damaged: {damage}. The run falls back to the "
+      "one before when it is continued; or rename this folder to use that one."
+    )
+  return path
+
+
+def _restore(path: pathlib.Path, state: Any) -> Any:
+  """Reads a whole state, which must be as `state` in all but values."""
+  found, wanted = state_file.read(path / "state"), state_file.named(state)
+  for name in sorted(found.keys() | wanted.keys()):
+    here, there = (
+      f"{x[name].dtype}{x[name].shape}" if name in x else "not there"
+      for x in (found, wanted)
+    )
+    if here != there:
+      raise ValueError(f"{path}: {name} is {here}, but in the run {there}.")
+  return jax.tree.unflatten(
+    jax.tree.structure(state), [found[name] for name in wanted]
+  )
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  """The steps of the checkpoints that were written to the end."""
+  if not directory.is_dir():
+    return []
+  return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
+
+
+def _of_any_host(damage: str | None) -> str | None:
+  """What is wrong on this host, or that something is on another."""
+  if jax.process_count() == 1:
+    return damage
+  bad = multihost_utils.process_allgather(np.asarray(damage is not None))
+  if damage is None and bad.any():
+    damage = f"process {int(np.argmax(bad))} cannot read it as it was written"
+  return damage
+
+
+def _describe(error: Exception) -> str:
+  """The error in words, with what to do about it if that is known."""
+  text = f"{type(error).__name__}: {error}".rstrip(".") + "."
+  code = getattr(error, "errno", None)
+  if found := re.search(r"\(os error (\d+)\)", text):  # Those of safetensors.
+    code = int(found[1])
+  for codes, advice in _ADVICE.items():
+    if code in codes:
+      return f"{text} {advice}"
+  return text

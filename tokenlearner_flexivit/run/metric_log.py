@@ -1,0 +1,185 @@
+"""Writes metrics to `metrics.jsonl` and to TensorBoard event files."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+from tensorboard.summary import Writer
+
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.run import workdir as workdir_lib
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, float]]:
+  """Returns the records of `metrics.jsonl`, [] if there is none.
+
+  A line that was not written to its end is no record.
+  """
+  return _read(workdir / METRICS_FILE)[0]
+
+
+def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
+  """Returns the records, and how many bytes belong to none."""
+  if not path.exists():
+    return [], 0
+  records, broken = [], 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      record = json.loads(line)
+    except ValueError:
+      record = None
+    if isinstance(record, dict) and "step" in record:
+      records.append(record)
+    else:
+      broken += len(line)
+  return records, broken
+
+
+class MetricLog:
+  """Appends records of scalars; host 0 reads and writes, the others remember.
+
+  All hosts must open it.
+
+  A disk that takes no more stops no training: what could not be written is
+  kept, and written as soon as it can be.
+
+  Attributes:
+    history: all records, those of earlier programs included.
+  """
+
+  def __init__(self, workdir: pathlib.Path, first_step: int):
+    """Opens the files.
+
+    Args:
+      workdir: where they lie.
+      first_step: what was written for later steps is dropped: those steps are
+        done again. So is what a crash left of a line, with a warning.
+    """
+    self._path = workdir / METRICS_FILE
+    self._writes = jax.process_index() == 0
+    records, broken = [], 0
+    with workdir_lib.together():
+      if self._writes:
+        records, broken = _read(self._path)
+    # What is done already is decided by what is here, so all have the same.
+    self.history = workdir_lib.of_first_host(
+      [r for r in records if r["step"] <= first_step]
+    )
+    self._file = self._events = None
+    with workdir_lib.together():
+      if self._writes:
+        self._open(broken)
+
+  def _open(self, broken: int) -> None:
+    if broken:
+      terminal.say(
+        f"WARNING: {self._path} held {broken} bytes of lines that were not "
+        "written to their end; they are dropped."
+      )
+    self._write_all()
+    # Not TensorFlow: tensorboard's own writer.
+    self._events = Writer(str(self._path.parent / "tensorboard"))
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Adds one record: `{"step": step, **scalars}`."""
+    record = {"step": step, **scalars}
+    self.history.append(record)
+    if not self._writes:
+      return
+    try:
+      if self._file is None:
+        self._write_all()
+      else:
+        self._append(_line(record))
+    except OSError as error:
+      self._give_up_file()
+      terminal.say(
+        f"WARNING: the metrics of step {step} are not in {self._path} "
+        f"({error}). They are kept and written with the next ones."
+      )
+    self._write_events(step, scalars)
+
+  def _append(self, line: bytes) -> None:
+    written = self._file.write(line)
+    if written < len(line):
+      raise OSError(f"only {written} of {len(line)} bytes fitted in")
+
+  def _write_all(self) -> None:
+    """Writes the history to a new file, then puts it in the old one's place."""
+    self._give_up_file()
+    workdir_lib.write_whole(self._path, b"".join(map(_line, self.history)))
+    # Unbuffered: each record is the system's at once, whatever kills this.
+    self._file = self._path.open("ab", buffering=0)
+
+  def _give_up_file(self) -> None:
+    if self._file is not None:
+      with contextlib.suppress(OSError):
+        self._file.close()
+    self._file = None
+
+  def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
+    try:
+      if self._events is not None:
+        for name, value in scalars.items():
+          self._events.add_scalar(name, value, step)
+    except Exception as error:  # Whatever its thread met.
+      self._events = None
+      terminal.say(
+        f"WARNING: no more TensorBoard events of this run ({error}); "
+        f"{self._path.name} has all metrics."
+      )
+
+  def sync(self) -> None:
+    """Waits until the records are on disk, lest a checkpoint outlive them."""
+    if not self._writes:
+      return
+    try:
+      if self._file is None or not self._is_in_place():
+        self._write_all()
+      os.fsync(self._file.fileno())
+    except OSError:
+      self._give_up_file()  # The next record will tell.
+
+  def _is_in_place(self) -> bool:
+    """Whether the file that is open is still the one of that name."""
+    if not self._path.exists():
+      return False
+    return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+
+  def find(self, step: int, prefix: str) -> dict[str, float]:
+    """Returns what was logged for `step` under names with `prefix`, cut off."""
+    return {
+      name.removeprefix(prefix): value
+      for record in self.history
+      if record["step"] == step
+      for name, value in record.items()
+      if name.startswith(prefix)
+    }
+
+  def last(self, name: str, default: float) -> float:
+    """Returns the newest value of a scalar."""
+    values = (r[name] for r in reversed(self.history) if name in r)
+    return next(values, default)
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    if not self._writes:
+      return
+    try:
+      if self._file is None:
+        self._write_all()
+      self._file.close()
+    except OSError as error:
+      terminal.say(f"WARNING: {self._path} lacks the last metrics: {error}")
+    if self._events is not None:
+      with contextlib.suppress(Exception):
+        self._events.close()
+
+
+def _line(record: Mapping[str, float]) -> bytes:
+  return json.dumps(record).encode() + b"\n"

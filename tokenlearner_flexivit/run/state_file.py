@@ -1,0 +1,125 @@
+"""The train state as one safetensors file, written while training goes on.
+
+Orbax's own handler opens every array as a store of its own. For the hundreds of
+small arrays of a small ViT that takes many times the work of writing them one
+after another, and it is taken from the training. Every host holds the whole
+state, so there are no pieces to put together either. Arrays are named by their
+paths, "params/head/bias": any tool that reads safetensors finds them. Every
+block has a name, whether a loop runs the blocks or not.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.models import stacking
+
+with terminal.root_logger_unchanged():
+  import orbax.checkpoint as ocp
+
+_FILE = "state.safetensors"
+
+
+def named(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree by their paths, such as "params/head/bias".
+
+  Raises:
+    ValueError: two of them have the same.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  found = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in leaves
+  }
+  if len(found) < len(leaves):
+    raise ValueError(f"Leaves share paths; there are {sorted(found)}.")
+  return found
+
+
+def read(directory: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
+  """Returns the arrays whose names start with `prefix`, by name.
+
+  Args:
+    directory: the item of a checkpoint.
+    prefix: such as "params/"; only what it names is read.
+  """
+  # Not mapped: the file may be deleted while its arrays are in use.
+  with safetensors.safe_open(
+    directory / _FILE, framework="np", backend="pread"
+  ) as file:
+    names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
+    return {name: file.get_tensor(name) for name in names}
+
+
+def specs(directory: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Returns shape and safetensors dtype, as "F32", of every array by name.
+
+  Raises:
+    ValueError: the file is not there or its header is damaged.
+  """
+  try:
+    with safetensors.safe_open(
+      directory / _FILE, framework="np", backend="pread"
+    ) as file:
+      slices = {n: file.get_slice(n) for n in file.keys()}  # noqa: SIM118
+      return {
+        name: (tuple(spec.get_shape()), spec.get_dtype())
+        for name, spec in slices.items()
+      }
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{directory / _FILE} cannot be read: {error}.") from error
+
+
+class Handler(ocp.AsyncCheckpointHandler):
+  """Writes the item of a checkpoint that holds the state."""
+
+  async def async_save(self, directory: Any, args: "State") -> list[ocp.Future]:
+    """Copies the state at once; what is returned waits for the writing."""
+    arrays = _copy(args.state)
+
+    async def write() -> None:
+      _write(arrays, pathlib.Path(directory))
+
+    return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
+
+  def save(self, directory: Any, args: "State") -> None:
+    """Writes the state before it returns."""
+    _write(_copy(args.state), pathlib.Path(directory))
+
+  def restore(self, directory: Any, args: Any = None) -> dict[str, np.ndarray]:
+    """Returns all arrays by name."""
+    return read(pathlib.Path(directory))
+
+
+def _copy(state: Any) -> dict[str, np.ndarray]:
+  jax.tree.map(lambda x: x.copy_to_host_async(), state)
+  # On CPU NumPy would look at memory that the next step gives away.
+  state = jax.tree.map(np.array, state)
+  # Unstacked here, where blocks are views, and not on a device that is full.
+  return named(stacking.unstack(state))
+
+
+def _write(arrays: dict[str, np.ndarray], directory: pathlib.Path) -> None:
+  path = directory / _FILE
+  safetensors.numpy.save_file(arrays, path)
+  with path.open("rb") as file:
+    os.fsync(file.fileno())
+
+
+@ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class State(ocp.args.CheckpointArgs):
+  """What `Handler` is to write, or, without `state`, to read.
+
+  Attributes:
+    state: a tree of `jax.Array`s of which this host holds all.
+  """
+
+  state: Any = None

@@ -1,0 +1,264 @@
+"""The folder of a run: whose it is, and that all hosts see the same one."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tokenlearner_flexivit import terminal
+
+CONFIG_FILE = "config.json"
+ABOUT_DATA_FILE = "about_data.json"
+REPORT_FILE = "report.json"
+LOCK_FILE = "lock"
+# A network file system may show a new file late.
+_SHARED_WITHIN_SECONDS = 15
+
+
+def raise_together(error: Exception | None) -> None:
+  """Raises on all hosts if one of them has an error; all must call it.
+
+  So no host waits for one that is gone.
+
+  Args:
+    error: this host's, or None.
+
+  Raises:
+    Exception: `error`.
+    RuntimeError: this host has none, but another; names it.
+  """
+  failed = []
+  if jax.process_count() > 1:
+    verdicts = multihost_utils.process_allgather(np.asarray(error is not None))
+    failed = np.flatnonzero(verdicts).tolist()
+  if error is not None:
+    raise error
+  if failed:
+    raise RuntimeError(
+      f"Stopped because of process {', '.join(map(str, failed))}, whose output "
+      "says why."
+    )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Does what may fail on one host alone, and then fails on all of them.
+
+  All hosts must enter it. No host may wait for another inside.
+
+  Raises:
+    Exception: what was raised inside.
+    RuntimeError: it was raised on another host.
+  """
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  raise_together(error)
+
+
+def of_first_host(value: Any) -> Any:
+  """Returns the value of process 0 on every host; all must call it.
+
+  For what depends on files or on the environment: hosts that look for
+  themselves may see different things, and then one waits for the others.
+
+  Args:
+    value: as JSON has it; the others' does not matter.
+  """
+  if jax.process_count() == 1:
+    return value
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+  padded = np.resize(data, size)
+  padded = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
+  return json.loads(padded.tobytes())
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+  """Creates `workdir` and checks that it is one folder for all hosts.
+
+  Raises:
+    ValueError: another folder than that of process 0.
+    RuntimeError: it is so for another process.
+  """
+  if jax.process_count() == 1:
+    workdir.mkdir(parents=True, exist_ok=True)
+    return
+  error, first = None, jax.process_index() == 0
+  drawn = np.frombuffer(os.urandom(8), np.uint32)
+  drawn = np.asarray(multihost_utils.broadcast_one_to_all(drawn), np.uint32)
+  token = workdir / f".seen-by-all-{drawn.tobytes().hex()}"
+  try:
+    if first:
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        token.touch()
+      except OSError as raised:
+        error = raised
+    raise_together(error)
+    end = time.monotonic() + _SHARED_WITHIN_SECONDS
+    while not token.exists() and time.monotonic() < end:
+      time.sleep(0.1)
+    if not token.exists():
+      error = ValueError(
+        f"--workdir={workdir} is not shared: what process 0 writes there, "
+        f"process {jax.process_index()} on {socket.gethostname()} does not "
+        "see. Give a folder on a file system that all hosts mount, such as NFS "
+        "or a bucket."
+      )
+    raise_together(error)
+  finally:
+    if first:
+      token.unlink(missing_ok=True)
+
+
+class Lock:
+  """Keeps a second run out of a workdir; a context manager.
+
+  The operating system holds the lock (`flock` of `WORKDIR/lock`) for as long
+  as the process lives, so however it dies, nothing is left that stops the
+  next start. The file itself stays, it is never removed. Of several processes
+  the first holds the lock for all.
+
+  On NFS Linux makes of it a lock of the server, which other hosts respect
+  unless it is mounted with `nolock` or `local_lock`; after a host dies the
+  server frees it only when it notices. On buckets (gcsfuse) it keeps out runs
+  of the same host only. Where a file system has no locks, a warning says so.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    """Takes the lock, or raises at once; all hosts must call it.
+
+    Args:
+      workdir: exists (see `check_shared`).
+
+    Raises:
+      ValueError: another run holds it; names its host, process and start.
+      RuntimeError: process 0 could not take it; in the other processes.
+    """
+    self._file, error = None, None
+    if jax.process_index() == 0:
+      try:
+        self._take(workdir)
+      except (OSError, ValueError) as raised:
+        error = raised
+    raise_together(error)
+
+  def _take(self, workdir: pathlib.Path) -> None:
+    file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      holder = os.read(file, 1000).decode(errors="replace")
+      os.close(file)
+      raise ValueError(
+        f"--workdir={workdir} is in use by another run: {holder.strip()}. Stop "
+        "that one, or use another workdir."
+      ) from None
+    except OSError as error:
+      os.close(file)
+      terminal.say(
+        f"WARNING: {workdir} cannot be locked ({error}): take care that no "
+        "second run is started there."
+      )
+      return
+    self._file = file
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = f"host {socket.gethostname()}, process {os.getpid()}, since {now}"
+    # Who this is only helps people; a full disk need not stop a restart.
+    with contextlib.suppress(OSError):
+      os.ftruncate(file, 0)
+      os.pwrite(file, f"{holder}\n".encode(), 0)
+
+  def close(self) -> None:
+    """Lets others in; may be called again."""
+    if self._file is not None:
+      os.close(self._file)
+      self._file = None
+
+  def __enter__(self) -> "Lock":
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    self.close()
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file, whole or not at all: then the one before it stays."""
+  partial = path.with_name(f"{path.name}.partial")
+  try:
+    partial.write_bytes(content)
+    partial.rename(path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      partial.unlink()  # A full disk has better use for it.
+    raise
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  write_whole(path, f"{json.dumps(values, indent=2)}\n".encode())
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the config of the run in `workdir` as plain dicts and lists.
+
+  Raises:
+    ValueError: there is none, or its file is damaged.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    raise ValueError(f"--workdir={workdir} holds no run: {path} is missing.")
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}). Every folder in {workdir}/checkpoints has "
+      "a copy: config/metadata."
+    ) from None
+
+
+def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns what the run in `workdir` noted of its data.
+
+  Raises:
+    ValueError: the file is not there, or damaged.
+  """
+  path = workdir / ABOUT_DATA_FILE
+  try:
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"{path}, which holds the classes and the image size of the run's data, "
+      f"cannot be read: {error}."
+    ) from None
+
+
+def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the report of the run in `workdir`, None before its end.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = workdir / REPORT_FILE
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}). Write it anew: python -m "
+      f"tokenlearner_flexivit.main --mode=eval --workdir={workdir}"
+    ) from None

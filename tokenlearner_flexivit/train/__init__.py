@@ -1,0 +1,15 @@
+"""Training: `train_and_evaluate(config, workdir)` and what it is built from."""
+
+from tokenlearner_flexivit.train.loop import (
+  NonFiniteLossError,
+  evaluate,
+  train_and_evaluate,
+)
+from tokenlearner_flexivit.train.preemption import PreemptedError
+
+__all__ = [
+  "NonFiniteLossError",
+  "PreemptedError",
+  "evaluate",
+  "train_and_evaluate",
+]

@@ -1,0 +1,347 @@
+"""The training loop, the only one: `train_and_evaluate(config, workdir)`.
+
+The command line, notebooks, tests and experiments all call it. What is
+optimised is a task's business (`tasks/`), what is measured an evaluator's.
+"""
+
+import contextlib
+import functools
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import parallel, paths, report, terminal
+from tokenlearner_flexivit.models import stacking
+from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
+from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.run import progress as progress_lib
+from tokenlearner_flexivit.run import workdir as workdir_lib
+from tokenlearner_flexivit.train import (
+  binding,
+  layer_rates,
+  preemption,
+  setup,
+  weight_digests,
+)
+from tokenlearner_flexivit.train import optimizer as optimizer_lib
+from tokenlearner_flexivit.train import step as train_step_lib
+
+say = terminal.say
+TrainState = train_step_lib.TrainState
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or a norm became NaN or infinite; says when and where."""
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> tuple[TrainState, list[dict[str, float]]]:
+  """Trains what `config` describes, evaluates it and writes a report.
+
+  Continues from the newest checkpoint if `workdir` has one; the result is
+  the same as without the interruption. SIGTERM or SIGINT save and stop it.
+
+  Args:
+    config: see `setup.DEFAULTS` for its keys.
+    workdir: holds config.json, checkpoints, metrics.jsonl, TensorBoard
+      events and the report. Shared by all hosts, of this run alone.
+
+  Returns:
+    The final state (of a model with `scan=True` on the host), and all records
+    of metrics.jsonl.
+
+  Raises:
+    ValueError: anything wrong with the config, the data or the workdir, before
+      step 0.
+    checkpoint.CheckpointError: checkpoints could not be saved.
+    NonFiniteLossError: the training diverged.
+    preemption.PreemptedError: a signal stopped it; the same call continues.
+    OSError: the report could not be written; its tables are printed.
+  """
+  workdir = paths.local(workdir, "workdir")
+  with workdir_lib.together():
+    experiment = setup.Experiment(config)
+    about_data = {
+      **experiment.about_data,
+      "weights": weight_digests.of_config(experiment.config),
+    }
+  config, task = experiment.config, experiment.task
+  kind, batch_size = config["parallel"], config["batch_size"]
+
+  # ---- Durations, optimizer --------------------------------------------------
+  total_steps = experiment.steps("total")
+  log_every = experiment.steps("log", default=50)
+  checkpoint_every = experiment.steps("checkpoint", default=1000)
+  eval_every = {
+    name: experiment.steps(
+      "eval", default=experiment.steps("eval", total_steps), evaluation=name
+    )
+    for name in config["evals"]
+  }
+  shapes, runs = experiment.init_shapes(), task.model.scanned_runs
+  stacked = jax.eval_shape(lambda tree: stacking.stack(tree, runs), shapes)
+  optimizer, learning_rate = optimizer_lib.create(
+    config["optimizer"],
+    stacked,
+    total_steps,
+    batch_size=batch_size,
+    num_examples=experiment.about_data["num_examples"],
+    model=task.model,
+  )
+  factors = layer_rates.factors(
+    stacked, freeze=config["optimizer"].get("freeze")
+  )
+  frozen = jax.tree.map(lambda factor: factor == 0, factors)
+  create_state = functools.partial(
+    train_step_lib.create_state,
+    optimizer=optimizer,
+    ema=config["ema_decay"] is not None,
+  )
+
+  # ---- Workdir, checkpoints, state -------------------------------------------
+  with contextlib.ExitStack() as closing:
+    workdir_lib.check_shared(workdir)
+    closing.enter_context(workdir_lib.Lock(workdir))
+    claim = workdir, config, about_data
+    binding.claim_workdir(*claim)
+    for line in data_lib.describe_splits(config):
+      say(line)
+    progress_lib.describe_devices(batch_size)
+    progress_lib.describe_model(shapes)
+    say(report.cost_table(experiment))
+    if dearer := experiment.dearer_settings():
+      say(dearer)
+    checkpoints = checkpoint_lib.Checkpoints(
+      workdir,
+      config["keep_checkpoints"],
+      config,
+      config["max_save_failures"],
+      functools.partial(binding.bind_workdir, *claim),
+    )
+    # Checkpoints name every block, whether a loop runs them or not.
+    newest = checkpoints.restore_newest(
+      jax.eval_shape(lambda tree: stacking.unstack(create_state(tree)), stacked)
+    )
+    if newest is None:
+      first_step, pending = 0, []
+      with workdir_lib.together():
+        params = stacking.stack(experiment.init_params(), runs)
+      state = jax.jit(create_state)(params)
+      del params  # They would stay in memory beside the state's.
+    else:
+      first_step, saved = newest
+      pending = checkpoints.notes(first_step)["pending"]
+      say(f"Continuing from {checkpoints.path(first_step)}")
+      state = stacking.stack(saved, runs)
+      del newest, saved
+    state = parallel.replicate(state, kind)
+    log = metric_log.MetricLog(workdir, first_step)
+    progress = progress_lib.Progress(
+      experiment.dials.settings,
+      first_step=first_step,
+      total_steps=total_steps,
+      batch_size=batch_size,
+      seconds_before=log.last("train_seconds", 0.0),
+      pending=pending,
+    )
+    stop = preemption.Preemption()
+    for resource in (stop, checkpoints, log, progress):
+      closing.callback(resource.close)
+    if first_step >= total_steps:
+      say(f"All {total_steps} steps of this run are done.")
+
+    def evaluate_due(step: int) -> dict[str, dict[str, float]]:
+      due = [
+        name
+        for name, every in eval_every.items()
+        if step == total_steps or (step and step % every == 0)
+      ]
+      with progress.paused():
+        return _evaluate(experiment, due, state.eval_params, step, log)
+
+    # ---- The step, compiled --------------------------------------------------
+    if first_step < total_steps:
+      batches = _device_batches(experiment, first_step)
+      closing.callback(batches.close)
+      first = [next(batches)]
+      with workdir_lib.together():
+        constants = task.constants(kind)
+      run_step = train_step_lib.compile_steps(
+        task,
+        optimizer,
+        experiment.dials,
+        state,
+        first[0],
+        constants,
+        first_step=first_step,
+        seed=config["seed"],
+        dispatch=experiment.dispatch,
+        kind=kind,
+        say=say,
+        accumulate=config["accumulate"],
+        ema_decay=config["ema_decay"],
+        frozen=frozen,
+        device_ops=data_lib.device_ops(config["data"], "config.data"),
+      )
+      say(
+        f"Training steps {first_step + 1} to {total_steps} on "
+        f"{experiment.about_data['num_examples']} examples of "
+        f"{config['data']['name']}, preprocessed by {config['data']['pp']}"
+      )
+
+    # ---- The loop ------------------------------------------------------------
+    progress.start()
+    # A run that stopped between saving and evaluating makes up for it.
+    results = evaluate_due(first_step)
+    for step in range(first_step + 1, total_steps + 1):
+      batch = first.pop() if first else next(batches)
+      state, metrics = run_step(state, batch)
+      progress.add(step, metrics)
+      last = step == total_steps
+      stopping = stop.reached(step) and not last
+      must_log = step % log_every == 0 or last
+      must_save = step % checkpoint_every == 0 or last or stopping
+      if must_log or must_save:
+        _check_finite(progress, checkpoints)
+      if must_log:
+        log.write(step, progress.log(learning_rate(step - 1)))
+      progress.glance()
+      if must_save:
+        log.sync()  # No checkpoint outlives its log.
+        checkpoints.save(
+          step,
+          state,
+          notes={"pending": progress.pending},
+          must=last or stopping,
+        )
+      if stopping:
+        raise preemption.PreemptedError(
+          f"Stopped at step {step} of {total_steps}; the same command goes on."
+        )
+      results = evaluate_due(step)
+
+    # ---- The report ----------------------------------------------------------
+    with workdir_lib.together():
+      report.write(experiment, workdir, state.eval_params, results, total_steps)
+    # Blocks on the host are views of the stacks, not a second state.
+    state = stacking.unstack(jax.device_get(state)) if runs else state
+  return state, log.history
+
+
+def evaluate(
+  config: ml_collections.ConfigDict | None, workdir: str | pathlib.Path
+) -> dict[str, dict[str, float]]:
+  """Evaluates the newest checkpoint of a workdir and writes its report anew.
+
+  Args:
+    config: None for the run's own; else it may differ from it in all but
+      `model` and `task`, such as other evaluations or another batch size.
+    workdir: of a run, finished or not. Neither its training data nor the
+      weights that it started from are needed.
+
+  Returns:
+    Metrics by evaluator and name.
+
+  Raises:
+    ValueError: no run there, none of this model, or anything else wrong.
+    OSError: the report could not be written; its tables are printed.
+  """
+  workdir = paths.local(workdir, "workdir")
+  with workdir_lib.together():
+    trained = workdir_lib.read_config(workdir)
+    about_data = None  # Of a very old run; then its data are opened.
+    if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
+      about_data = workdir_lib.read_about_data(workdir)
+    if config is None:
+      config = trained
+    experiment = setup.Experiment(config, about_data)
+    weights = experiment.about_data.get("weights", {})
+    binding.check_model(workdir, trained, experiment.config, weights)
+    step = checkpoint_lib.newest_step(workdir)
+  binding.check_hosts_agree(experiment.config, experiment.about_data)
+  step = workdir_lib.of_first_host(step)
+  with workdir_lib.together():
+    params = checkpoint_lib.read_params(workdir, step)
+  params = stacking.stack(params, experiment.task.model.scanned_runs)
+  params = parallel.replicate(params, experiment.config["parallel"])
+  for line in data_lib.describe_splits(experiment.config):
+    say(line)
+  names = list(experiment.evaluators)
+  results = _evaluate(experiment, names, params, step, log=None)
+  with workdir_lib.together():
+    report.write(experiment, workdir, params, results, step)
+  return results
+
+
+def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
+  """Yields training batches from step `first_step` on, on the devices.
+
+  To be closed, which ends the threads and processes that make them.
+  """
+  batches = data_lib.train_batches(
+    experiment.config["data"],
+    batch_size=experiment.config["batch_size"],
+    seed=experiment.config["seed"],
+    start_step=first_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    source=experiment.source,
+    skip_device_ops=True,
+    where="config.data",
+  )
+  task = experiment.task
+
+  def checked(batch: dict[str, Any]) -> dict[str, Any]:
+    batch = {key: batch[key] for key in task.batch_keys}
+    task.check_batch(batch)
+    return batch
+
+  with contextlib.closing(batches):
+    yield from parallel.prefetch(
+      map(checked, batches), experiment.config["parallel"]
+    )
+
+
+def _check_finite(
+  progress: progress_lib.Progress, checkpoints: checkpoint_lib.Checkpoints
+) -> None:
+  """Stops the run at the first step that is not all finite numbers."""
+  bad = progress.first_not_finite()
+  if bad is None:
+    return
+  step, setting, name = bad
+  newest = checkpoints.newest
+  good = "none was saved" if newest is None else checkpoints.path(newest)
+  raise NonFiniteLossError(
+    f"The {name} of step {step} ({setting.name}) is not finite. Last good "
+    f"checkpoint: {good}. A lower optimizer.lr, a longer warmup or "
+    "optimizer.grad_clip_norm may help."
+  )
+
+
+def _evaluate(
+  experiment: setup.Experiment,
+  names: Sequence[str],
+  params: Any,
+  step: int,
+  log: metric_log.MetricLog | None,
+) -> dict[str, dict[str, float]]:
+  """Runs evaluators, those apart that `log` has results of, and logs them."""
+  results = {}
+  for name in names:
+    if log is not None and (found := log.find(step, f"{name}/")):
+      results[name] = found
+      continue
+    start = time.perf_counter()
+    results[name] = dict(experiment.evaluators[name].run(params))
+    seconds = time.perf_counter() - start
+    say(report.one_line(experiment, name, results[name], step, seconds))
+    if log is not None:
+      log.write(step, {f"{name}/{k}": v for k, v in results[name].items()})
+  return results

@@ -1,0 +1,362 @@
+"""Optimizers and schedules, all of optax, as `config.optimizer` names them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import optax
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.train import layer_rates
+
+# As in big_vision: kernels decay; biases, norms and embeddings do not.
+DECAYED = (r".*/kernel",)
+
+
+def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
+  """Tells which parameters decay.
+
+  Args:
+    params: the parameter tree; only names and numbers of axes are read.
+    patterns: regular expressions, one of which must match the whole
+      "/"-joined name, as checkpoints have it: a stack of blocks (see
+      `models.stacking`) has the names of all of them.
+
+  Returns:
+    A tree like `params` of arrays of bools [1, 1, ...], for a stack
+    [blocks, 1, ...], with as many axes as the parameters.
+
+  Raises:
+    ValueError: a pattern that is none, or matches nothing.
+  """
+  patterns = [patterns] if isinstance(patterns, str) else patterns
+  configuration.check_list(patterns, "config.optimizer.decay")
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  names = {leaf: layer_rates.names(leaf) for leaf in flat}
+  every = [name for several in names.values() for name in several]
+  decays = set()
+  for pattern in patterns:
+    where = f"config.optimizer.decay: {pattern!r}"
+    try:
+      regex = re.compile(pattern)
+    except (TypeError, re.error) as error:
+      raise ValueError(f"{where} is no regular expression: {error}.") from None
+    matched = {name for name in every if regex.fullmatch(name)}
+    if not matched:
+      raise ValueError(
+        f"{where} matches the whole of no parameter's name. Names are such as "
+        f"{', '.join(every[:: max(1, len(every) // 6)])}."
+      )
+    decays |= matched
+  mask = {
+    leaf: layer_rates.per_block([name in decays for name in names[leaf]], value)
+    for leaf, value in flat.items()
+  }
+  return flax.traverse_util.unflatten_dict(mask, sep="/")
+
+
+def cosine(progress_steps: int, end: float) -> optax.Schedule:
+  """From 1 to `end` along half a cosine."""
+  return optax.cosine_decay_schedule(1.0, max(1, progress_steps), end)
+
+
+def linear(progress_steps: int, end: float) -> optax.Schedule:
+  """From 1 to `end` in a straight line."""
+  return optax.linear_schedule(1.0, end, max(1, progress_steps))
+
+
+def constant(progress_steps: int, end: float) -> optax.Schedule:
+  """1 throughout."""
+  del progress_steps, end
+  return optax.constant_schedule(1.0)
+
+
+def rsqrt(
+  progress_steps: int, end: float, timescale: int, cooldown_steps: int
+) -> optax.Schedule:
+  """sqrt(t / (step + t)), then a linear cooldown to `end` (arXiv 2106.04560).
+
+  Args:
+    progress_steps: steps after the warmup.
+    end: factor at the last step.
+    timescale: t, in steps.
+    cooldown_steps: length of the cooldown; 0 for none.
+  """
+  configuration.check_number(
+    timescale, "config.optimizer.schedule.timescale", "[1, inf)"
+  )
+
+  def decay(count):
+    return (timescale / (count + timescale)) ** 0.5
+
+  if not cooldown_steps:
+    return decay
+  start = progress_steps - cooldown_steps
+  if start < 0:
+    raise ValueError(
+      f"config.optimizer.schedule: the cooldown of {cooldown_steps} steps is "
+      f"longer than the {progress_steps} steps after the warmup."
+    )
+  cooldown = optax.linear_schedule(decay(start), end, cooldown_steps)
+  return optax.join_schedules([decay, cooldown], [start])
+
+
+SCHEDULES = {
+  "cosine": cosine,
+  "linear": linear,
+  "constant": constant,
+  "rsqrt": rsqrt,
+}
+
+
+def create_schedule(
+  section: Mapping[str, Any],
+  total_steps: int,
+  *,
+  batch_size: int,
+  num_examples: int,
+) -> optax.Schedule:
+  """Builds the relative learning rate, from 0 to 1, of `optimizer.schedule`.
+
+  Args:
+    section: `name` (cosine, linear, rsqrt, constant); `warmup_steps`,
+      `_epochs`, `_examples` or `_percent` (of the training; 10 is a tenth);
+      `end`, the last factor (default 0); for rsqrt `timescale` in steps
+      (default 10,000) and `cooldown_*` in the same units.
+    total_steps: length of the training, with the warmup.
+    batch_size: for durations in examples.
+    num_examples: for durations in epochs.
+
+  Returns:
+    A function from the step to the factor of the learning rate.
+  """
+  where = "config.optimizer.schedule"
+  if not isinstance(section, Mapping):
+    raise ValueError(f"{where}={section!r} must be a section: keys, values.")
+  arguments = dict(section)
+  name = arguments.pop("name", "cosine")
+  create = configuration.choose(name, SCHEDULES, f"{where}.name")
+  durations = {}
+  for duration in ("warmup", "cooldown"):
+    durations[duration] = configuration.steps(
+      arguments,
+      duration,
+      where,
+      batch_size=batch_size,
+      num_examples=num_examples,
+      total_steps=total_steps,
+      default=0,
+    )
+    for key in configuration.duration_keys(
+      duration, units=configuration.PART_UNITS
+    ):
+      if duration == "warmup" or name == "rsqrt":
+        arguments.pop(key, None)
+  warmup = durations["warmup"]
+  if warmup >= total_steps > 0:
+    raise ValueError(
+      f"{where}: the warmup of {warmup} steps does not end before the training "
+      f"of {total_steps} steps does. Train longer, or give the warmup "
+      "as a part of the training: warmup_percent=10."
+    )
+  has_end = name != "constant" and (name != "rsqrt" or durations["cooldown"])
+  if arguments.get("end") is None:
+    arguments["end"] = 0.0
+  elif not has_end:
+    raise ValueError(
+      f"{where}.end={arguments['end']!r} has no part in {name!r}"
+      f"{' without a cooldown' if name == 'rsqrt' else ''}. Leave it out."
+    )
+  configuration.check_number(arguments["end"], f"{where}.end", "[0, inf)")
+  provided = {"progress_steps": total_steps - warmup}
+  if name == "rsqrt":
+    arguments.setdefault("timescale", 10_000)
+    provided["cooldown_steps"] = durations["cooldown"]
+  decay = configuration.call(create, arguments, where, **provided)
+  if not warmup:
+    return decay
+  rise = optax.linear_schedule(0.0, 1.0, warmup)
+  return optax.join_schedules([rise, decay], [warmup])
+
+
+def adamw(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 1e-4,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+  """AdamW as optax and PyTorch define it: the decay is multiplied by lr."""
+  return optax.chain(
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+    _decayed(weight_decay, mask),
+    optax.scale_by_learning_rate(lambda count: lr * schedule(count)),
+  )
+
+
+def _decayed(weight_decay: float, mask: Any) -> optax.GradientTransformation:
+  """Adds to updates the decay of what `decay_mask` tells."""
+
+  def add(updates: Any, params: Any) -> Any:
+    return jax.tree.map(
+      lambda decays, update, param: (
+        update  # What is masked, here or by who uses this, stays out.
+        if isinstance(update, optax.MaskedNode)
+        else update + weight_decay * decays * param
+      ),
+      mask,
+      updates,
+      params,
+    )
+
+  some = jax.tree.map(lambda decays: bool(decays.any()), mask)
+  return optax.masked(optax.stateless(add), some)
+
+
+def _decoupled(
+  direction: optax.GradientTransformation,
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """big_vision's decay: follows the schedule but is not multiplied by lr."""
+  return optax.chain(
+    direction,
+    optax.scale(lr),
+    _decayed(weight_decay, mask),
+    optax.scale_by_schedule(lambda count: -schedule(count)),
+  )
+
+
+def scale_by_adam(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  mu_dtype: str | None = "bfloat16",
+) -> optax.GradientTransformation:
+  """Adam with bfloat16 momentum and decoupled decay, as FlexiViT's recipes.
+
+  The published `wd` values are meant for this one: there the weights shrink
+  by `weight_decay` times the schedule's factor, whatever lr is.
+  """
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+  return _decoupled(adam, lr, schedule, mask, weight_decay)
+
+
+def sgd(
+  lr: float,
+  schedule: optax.Schedule,
+  mask: Any,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+  """SGD with momentum and decoupled decay (see `scale_by_adam`)."""
+  trace = optax.trace(momentum, nesterov, accumulator_dtype=mu_dtype)
+  return _decoupled(trace, lr, schedule, mask, weight_decay)
+
+
+# Where the numbers among their arguments lie.
+_INTERVALS = {
+  "lr": "[0, inf)",
+  "weight_decay": "[0, inf)",
+  "b1": "[0, 1)",
+  "b2": "[0, 1)",
+  "eps": "(0, inf)",
+  "momentum": "[0, 1)",
+  "grad_clip_norm": "(0, inf)",
+}
+# Half precision has no room for squares and small means of gradients.
+_DTYPES = (None, "float32", "bfloat16")
+
+
+def _check_values(arguments: Mapping[str, Any], where: str) -> None:
+  """Raises ValueError for a value that no optimizer can train with."""
+  for key, interval in _INTERVALS.items():
+    if key in arguments:
+      configuration.check_number(arguments[key], f"{where}.{key}", interval)
+  if arguments.get("mu_dtype") not in _DTYPES:
+    raise ValueError(
+      f"{where}.mu_dtype={arguments['mu_dtype']!r} must be 'float32', "
+      "'bfloat16' or None, that of the parameters."
+    )
+  if not isinstance(arguments.get("nesterov", False), bool):
+    raise ValueError(
+      f"{where}.nesterov={arguments['nesterov']!r} must be true or false."
+    )
+
+
+OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
+
+
+def create(
+  section: Mapping[str, Any],
+  params: Any,
+  total_steps: int,
+  *,
+  batch_size: int,
+  num_examples: int,
+  model: Any = None,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Builds what `config.optimizer` describes.
+
+  Args:
+    section: `name` and the keyword arguments of that optimizer here, `lr`;
+      `schedule` (see `create_schedule`); `grad_clip_norm`, the largest global
+      norm of the gradient, or None; `decay`, patterns for `decay_mask`;
+      `layer_decay` and `freeze`, see `layer_rates.factors`.
+    params: the parameters (only names and numbers of axes are read).
+    total_steps: length of the training.
+    batch_size: for durations in examples.
+    num_examples: for durations in epochs.
+    model: of the parameters, for `layer_decay`.
+
+  Returns:
+    The optax transformation, and the learning rate as a function of the step:
+    with `layer_decay` that of the head.
+
+  Raises:
+    ValueError: an unknown name or key, or a value out of range.
+  """
+  where = "config.optimizer"
+  arguments = dict(section)
+  function = configuration.choose(
+    arguments.pop("name", "adamw"), OPTIMIZERS, f"{where}.name"
+  )
+  if arguments.get("grad_clip_norm") is None:
+    arguments.pop("grad_clip_norm", None)
+  _check_values(arguments, where)
+  schedule = create_schedule(
+    arguments.pop("schedule", None) or {},
+    total_steps,
+    batch_size=batch_size,
+    num_examples=num_examples,
+  )
+  clip = arguments.pop("grad_clip_norm", None)
+  factors = layer_rates.factors(
+    params,
+    arguments.pop("layer_decay", None),
+    arguments.pop("freeze", None),
+    model,
+  )
+  decay = arguments.pop("decay", None)
+  mask = decay_mask(params, DECAYED if decay is None else decay)
+  optimizer = configuration.call(
+    function, arguments, where, schedule=schedule, mask=mask
+  )
+  if clip is not None:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  optimizer = layer_rates.scale(optimizer, factors)
+  lr = section["lr"]
+  return optimizer, lambda step: lr * schedule(step)

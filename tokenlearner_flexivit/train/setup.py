@@ -1,0 +1,500 @@
+"""An experiment: what a config describes, built and checked."""
+
+import contextlib
+import functools
+import math
+import pathlib
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import (
+  dials,
+  evaluators,
+  interop,
+  models,
+  parallel,
+  tasks,
+  terminal,
+)
+from tokenlearner_flexivit.data import statistics
+from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.models.token_learner import ALL
+
+# Every key that a config may have, with its default.
+DEFAULTS = {
+  "seed": 0,
+  "batch_size": None,
+  "data": None,
+  "model": None,
+  "flexi": None,  # None trains one patch size, the model's own.
+  "task": {"name": "classification"},
+  "optimizer": None,
+  "accumulate": 1,  # Micro-batches per step on a device.
+  "ema_decay": None,
+  "init": None,  # Weights to start from: all that interop.load_params reads.
+  "init_fresh": [],  # Beginnings of names of what is not taken from there.
+  "init_inflate": "central_frame",  # Or "average": of images, for videos.
+  # Of images in [0, 1], where the weights expect others than 0.5 and 0.5; one
+  # number per channel, such as (0.485, 0.456, 0.406).
+  "init_mean": None,
+  "init_std": None,
+  "evals": {},
+  "parallel": "pmap",  # Or "shard_map"; same result.
+  "keep_checkpoints": 3,
+  "max_save_failures": 3,  # In a row; then the run stops.
+}
+SECTIONS = ("data", "model", "flexi", "task", "optimizer", "evals")
+DURATIONS = ("total", "log", "eval", "checkpoint")
+
+
+def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns `config` as plain values with every default filled in.
+
+  None stands for the default; an evaluation of None is left out.
+
+  Raises:
+    ValueError: an unknown key, one that is missing, or no section of keys
+      where there must be one.
+  """
+  given = configuration.plain(config)
+  known = [*DEFAULTS, *configuration.duration_keys(*DURATIONS)]
+  configuration.check_keys(given, known, "config")
+  config = {**DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+  evals = {}
+  if isinstance(config["evals"], dict):
+    evals = {k: v for k, v in config["evals"].items() if v is not None}
+    config["evals"] = evals
+  sections = {name: config[name] for name in SECTIONS}
+  for name, section in evals.items():
+    # Metrics are called NAME/..., and keys config.evals.NAME....
+    if not name or "/" in name or "." in name:
+      raise ValueError(
+        f"config.evals has an evaluation named {name!r}. A name is not empty "
+        "and has no '/' and no '.'."
+      )
+    sections[f"evals.{name}"] = section
+    if isinstance(section, dict):
+      sections[f"evals.{name}.data"] = section.get("data")
+  for name, section in sections.items():
+    if section is not None and not isinstance(section, dict):
+      raise ValueError(
+        f"config.{name}={section!r} must be a section: keys with values."
+      )
+  missing = [
+    key
+    for key in ("batch_size", "data", "model", "optimizer")
+    if config[key] is None
+  ]
+  if missing:
+    raise ValueError(f"config needs {', '.join(missing)}.")
+  _check_values(config)
+  return config
+
+
+class Experiment:
+  """All that a config describes, ready but for the parameters.
+
+  All that can be wrong with a config is found here, before the first step.
+
+  Attributes:
+    config: plain and complete.
+    about_data: what a run keeps of its data, as JSON has it: `name`,
+      `num_classes`, `class_names`, `num_examples`, `digest` (see
+      `Source.digest`), `image_shape`, (H, W, C) of a preprocessed training
+      image or (T, H, W, C), and for each of `evals` number and digest of the
+      examples.
+    task: what is optimised, with its model.
+    dials: what training draws from.
+    dispatch: "switch" or "host".
+    evaluators: by name.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    about_data: Mapping[str, Any] | None = None,
+  ):
+    """Builds everything but the parameters.
+
+    Args:
+      config: see `DEFAULTS` for its keys.
+      about_data: of the run that is to be evaluated: then the training data are
+        not opened. None for a training.
+
+    Raises:
+      ValueError: something is wrong with the config or the data.
+    """
+    self.config = config = complete(config)
+    batch_size = config["batch_size"]
+    is_training = about_data is None
+    if is_training:
+      self._check_devices()
+      about_data = self._open_data()
+    self.about_data = about_data = dict(about_data)
+    num_classes = about_data["num_classes"]
+    model_section = {**config["model"], "num_classes": num_classes}
+    model = models.create(**model_section)
+    self.task = tasks.create(
+      config["task"],
+      model=model,
+      num_classes=num_classes,
+      class_names=about_data["class_names"],
+    )
+    if is_training:
+      self._check_training()
+    # A patch of a tubelet is a dial, its frames are none.
+    self.dials, self.dispatch = dials.from_config(
+      config["flexi"],
+      model.patch_size[-2:],
+      self.steps("total"),
+      cost=lambda setting: cost.macs(model, self.image_shape, *setting),
+    )
+    grids = [
+      model.check(self.image_shape[:-1], *setting)
+      for setting in self.dials.settings
+    ]
+    if is_training:
+      _warn_of_sum_pooling(model, self.dials)
+    _check_that_tokens_become_fewer(model, self.image_shape, grids)
+    self.evaluators = {
+      name: evaluators.create(
+        section,
+        f"config.evals.{name}",
+        task=self.task,
+        settings=self.dials.settings,
+        batch_size=batch_size,
+        kind=config["parallel"],
+        class_names=about_data["class_names"],
+      )
+      for name, section in config["evals"].items()
+    }
+    self._check_evaluated_images()
+    about_data["evals"] = {
+      name: [
+        {"num_examples": len(source), "digest": source.digest()}
+        for source in evaluator.sources
+      ]
+      for name, evaluator in self.evaluators.items()
+    }
+
+  @functools.cached_property
+  def source(self) -> data_lib.Source:
+    """The training data, opened when they are first asked for."""
+    return data_lib.open_source(self.config["data"], "config.data")
+
+  @functools.cached_property
+  def _example(self) -> dict[str, np.ndarray]:
+    return data_lib.peek(self.config["data"], self.source, "config.data")
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C) of a preprocessed training image, or (T, H, W, C)."""
+    return tuple(self.about_data["image_shape"])
+
+  def _check_devices(self) -> None:
+    """Raises ValueError unless the devices can share a batch of training."""
+    batch_size, accumulate = (
+      self.config["batch_size"],
+      self.config["accumulate"],
+    )
+    parallel.check_batch_size(batch_size, "config.batch_size")
+    share = batch_size // jax.device_count()
+    if share % accumulate:
+      raise ValueError(
+        f"config.accumulate={accumulate} does not divide the {share} examples "
+        "that each device has of a batch."
+      )
+
+  def _open_data(self) -> dict[str, Any]:
+    """Returns what `about_data` says of the training data."""
+    source, name = self.source, self.config["data"]["name"]
+    count, class_names = data_lib.classes(
+      self.config["data"], source, "config.data"
+    )
+    num_classes = self.config["model"].get("num_classes")
+    num_classes = num_classes or count or source.num_classes
+    if num_classes is None:
+      raise ValueError(
+        f"The dataset {name!r} does not tell its number of classes; set "
+        "config.model.num_classes."
+      )
+    if num_classes < (count or 0):
+      raise ValueError(
+        f"config.model.num_classes={num_classes} is too small: the dataset "
+        f"{name!r} has {count} classes."
+      )
+    return {
+      "name": name,
+      "num_classes": num_classes,
+      "class_names": class_names,
+      "num_examples": len(source),
+      "digest": source.digest(),
+    }
+
+  def _check_training(self) -> None:
+    """Raises ValueError for what can be evaluated, and yet not be trained."""
+    example, task = self._example, self.task
+    task.check(example, "config.data.pp")
+    self.about_data["image_shape"] = list(example[task.model.input].shape)
+    _check_loss(task, self.source, example)
+    self._warn_of_other_values()
+    if self.config["model"].get("dtype") == "float16":
+      raise ValueError(
+        "config.model.dtype='float16' is for inference alone: small gradients "
+        "would become 0. Train in 'bfloat16', which needs as little memory, or "
+        "in 'float32'."
+      )
+    if task.num_classes == 1 and task.probabilities is jax.nn.softmax:
+      raise ValueError(
+        f"{self.source.name} has a single class, so there is nothing to learn. "
+        "Perhaps its path is one level too high or too low: it must hold one "
+        "folder per class. To learn whether or not something is there, set "
+        "config.task.loss='sigmoid_xent'."
+      )
+
+  def _warn_of_other_values(self) -> None:
+    """Warns where runs to start or to learn from saw images of other values."""
+    starts = []
+    if self.config["init_mean"] is None and self.config["init_std"] is None:
+      starts = [("config.init", self.config["init"], self.task.model.input)]
+    for teacher in getattr(self.task, "teachers", ()):
+      starts.append((f"{teacher.where}.init", teacher.source, teacher.image))
+    for where, source, key in starts:
+      # A run that is continued needs them no more.
+      if not (source and pathlib.Path(source).expanduser().exists()):
+        continue
+      pp = None
+      with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+        pp = interop.preprocessing(source)
+      if pp is None:
+        continue
+      if differ := statistics.differ(pp, self.config["data"]["pp"], key):
+        terminal.say(
+          f"WARNING: {where}={source} was trained on images {differ[0]}, but "
+          f"{key!r} of config.data.pp is {differ[1]}. Give both the same "
+          "value_range and standardize."
+        )
+
+  def _check_evaluated_images(self) -> None:
+    """Raises ValueError for images of other channels than those of training.
+
+    Warns of other values, which the model has never seen.
+    """
+    config, channels = self.config, self.image_shape[-1]
+    for name, evaluator in self.evaluators.items():
+      where = f"config.evals.{name}.data.pp"
+      if evaluator.image_shape[-1] != channels:
+        raise ValueError(
+          f"{where} gives images of {evaluator.image_shape[-1]} channels, but "
+          f"the model is trained on {channels}. Give both the same."
+        )
+      pp = config["evals"][name]["data"]["pp"]
+      if differ := statistics.differ(
+        pp, config["data"]["pp"], self.task.model.input
+      ):
+        terminal.say(
+          f"WARNING: images of {where} are {differ[0]}, but those of "
+          f"config.data.pp are {differ[1]}. Give both the same value_range and "
+          "standardize."
+        )
+
+  @property
+  def _num_examples(self) -> int:
+    # What older runs have kept does not tell.
+    return self.about_data.get("num_examples") or len(self.source)
+
+  def steps(
+    self, name: str, default: int | None = None, evaluation: str | None = None
+  ) -> int:
+    """Resolves a duration of the config to steps.
+
+    Args:
+      name: "total", "log", "eval" or "checkpoint".
+      default: the answer if the config is silent; None if it must not be.
+      evaluation: of `config.evals`, whose own duration is asked for.
+
+    Raises:
+      ValueError: the duration is missing, given twice, or below one step.
+    """
+    where, section = "config", self.config
+    if evaluation is not None:
+      where = f"config.evals.{evaluation}"
+      section = self.config["evals"][evaluation]
+    number = configuration.steps(
+      section,
+      name,
+      where,
+      batch_size=self.config["batch_size"],
+      num_examples=self._num_examples,
+      default=default,
+    )
+    if not number:
+      spelled = ", ".join(configuration.duration_keys(name))
+      raise ValueError(f"{where} needs one of {spelled}, above 0.")
+    return number
+
+  def init_shapes(self) -> Any:
+    """Returns the shapes of the parameters, without any of their values."""
+    key = jax.random.key(self.config["seed"])
+    return jax.eval_shape(lambda: self.task.init(key, self.image_shape))
+
+  def init_params(self) -> Any:
+    """Returns the parameters before training: fresh, or from `config.init`.
+
+    Raises:
+      ValueError: the weights cannot be read or do not fit the model.
+    """
+    key = jax.random.key(self.config["seed"])
+    params = self.task.init(key, self.image_shape)
+    if self.config["init"] is None:
+      return params
+    loaded, changes = interop.load_params_and_report(
+      self.config["init"],
+      self.task.model,
+      params=params,
+      fresh=self.config["init_fresh"],
+      inflate=self.config["init_inflate"],
+      input_mean=self.config["init_mean"],
+      input_std=self.config["init_std"],
+    )
+    terminal.say(f"Starting from {changes}")
+    return loaded
+
+  def dearer_settings(self) -> str | None:
+    """Says at which settings TokenLearner costs more than it saves, if any."""
+    model, parts = self.task.model, []
+    if model.token_learner is None:
+      return None
+    for setting in self.dials.settings:
+      without = setting._replace(num_tokens=ALL)
+      costs = [
+        cost.macs(model, self.image_shape, *each) for each in (setting, without)
+      ]
+      if setting != without and costs[0] >= costs[1]:
+        grid = model.check(self.image_shape[:-1], *setting)
+        number = setting.num_tokens or model.token_learner["num_tokens"]
+        parts.append(
+          f"{setting.name}: {math.prod(grid[-2:])} patches become {number} "
+          f"tokens, {costs[0] / 1e6:.4g} M multiply-adds instead of "
+          f"{costs[1] / 1e6:.4g} M"
+        )
+    if not parts:
+      return None
+    return (
+      "TokenLearner makes these settings dearer rather than cheaper: "
+      f"{'; '.join(parts)}. At large patches learn fewer tokens, or none."
+    )
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for a value of the wrong type or out of its range.
+
+  The sections are checked where they are read.
+  """
+  whole = {
+    "seed": f"[0, {2**32})",
+    "batch_size": "[1, inf)",
+    "accumulate": "[1, inf)",
+    "keep_checkpoints": "[1, inf)",
+    "max_save_failures": "[1, inf)",
+  }
+  for key, interval in whole.items():
+    configuration.check_number(
+      config[key], f"config.{key}", interval, whole=True
+    )
+  if config["ema_decay"] is not None:
+    configuration.check_number(
+      config["ema_decay"], "config.ema_decay", "[0, 1)"
+    )
+  if (number := config["model"].get("num_classes")) is not None:
+    where = "config.model.num_classes"
+    configuration.check_number(number, where, "[1, inf)", whole=True)
+  for key, known in (
+    ("parallel", parallel.KINDS),
+    ("init_inflate", ("central_frame", "average")),
+  ):
+    where = f"config.{key}"
+    configuration.choose(config[key], dict.fromkeys(known), where)
+  init, fresh = config["init"], config["init_fresh"]
+  if not (init is None or (isinstance(init, str) and init)):
+    raise ValueError(
+      f"config.init={init!r} must be a file, a workdir or a released name."
+    )
+  if not isinstance(fresh, list) or not all(isinstance(x, str) for x in fresh):
+    raise ValueError(
+      f"config.init_fresh={fresh!r} must be a list of names or of beginnings "
+      "of names, such as ('head/',)."
+    )
+  if init is None and (fresh or config["init_inflate"] == "average"):
+    key = "init_fresh" if fresh else "init_inflate"
+    raise ValueError(
+      f"config.{key}={config[key]!r} is about the weights of config.init, "
+      "which is None. Leave it out, or name weights."
+    )
+  for key, interval in (
+    ("init_mean", "(-inf, inf)"),
+    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
+  ):
+    if config[key] is None:
+      continue
+    configuration.check_numbers(config[key], f"config.{key}", interval)
+    if init is None:
+      raise ValueError(
+        f"config.{key}={config[key]!r} is one number per channel of the images "
+        "that the weights of config.init expect, which is None."
+      )
+
+
+def _check_loss(
+  task: Any, source: data_lib.Source, example: Mapping[str, Any]
+) -> None:
+  """Refuses a softmax where an example may have several classes."""
+  if "label" not in task.batch_keys or not source.has_several:
+    return
+  is_vector = np.ndim(example["label"]) == 1  # Or an op has chosen one class.
+  if is_vector and task.probabilities is jax.nn.softmax:
+    raise ValueError(
+      f"Examples of {source.name} may have several classes, but "
+      "config.task.loss='softmax_xent' is for exactly one. Set "
+      "config.task.loss='sigmoid_xent', and type='multilabel' in config.evals."
+    )
+
+
+def _check_that_tokens_become_fewer(
+  model: Any,
+  image_shape: tuple[int, ...],
+  grids: Iterable[tuple[int, ...]],
+) -> None:
+  """Refuses a TokenLearner that is never given more tokens than it learns."""
+  if model.token_learner is None:
+    return
+  most = max(math.prod(grid[-2:]) for grid in grids)  # Of a frame.
+  num_tokens = model.token_learner["num_tokens"]
+  if num_tokens > most:
+    height, width, _ = image_shape[-3:]
+    seen = {"image": "images", "video": "frames"}[model.input]
+    raise ValueError(
+      f"config.model.token_learner.num_tokens={num_tokens}, but {seen} of "
+      f"{height}x{width} pixels give at most {most} tokens. Learn fewer, or "
+      f"use a smaller patch size or larger {seen}."
+    )
+
+
+def _warn_of_sum_pooling(model: Any, drawn_from: dials.Dials) -> None:
+  """Warns of TokenLearner v1.0 as published under several patch sizes."""
+  config = model.token_learner or {"version": None}
+  sums = config["version"] == "1.0" and config["pooling"] == "sum"
+  if sums and len(drawn_from.patch_size.values) > 1:
+    warnings.warn(
+      "TokenLearner v1.0 with sum pooling gives tokens that grow with the "
+      "number of patches, so every patch size gives another scale. Under "
+      "several patch sizes use pooling='mean' or version='1.1'.",
+      stacklevel=3,
+    )

@@ -1,0 +1,57 @@
+"""Digests of the weights that a config names, to know them in another place."""
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokenlearner_flexivit.interop import download
+from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
+from tokenlearner_flexivit.run import checksums
+
+INIT = "config.init"
+
+
+def of_config(config: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the digests of weights by the keys that name them.
+
+  Only of weights in files here: what an address or a released name stands for,
+  it tells itself.
+
+  Args:
+    config: complete, of an `Experiment`.
+  """
+  digests = {}
+  for key, source in _sources(config):
+    if isinstance(source, str) and pathlib.Path(source).expanduser().exists():
+      with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+        digests[key] = _digest(download.fetch(source))
+  return digests
+
+
+def _sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+  """Yields every key that names weights to start or to learn from."""
+  yield INIT, config["init"]
+  sections = {"config.task": config["task"]}
+  sections |= {f"config.evals.{k}": v for k, v in config["evals"].items()}
+  for where, section in sections.items():
+    teachers = section.get("teachers")
+    if not isinstance(teachers, Mapping):
+      continue
+    for name, teacher in teachers.items():
+      yield f"{where}.teachers.{name}.init", dict(teacher).get("init")
+
+
+def _digest(path: pathlib.Path) -> str:
+  """Returns the digest of a file and what is told beside it, or of a run."""
+  if path.is_dir():
+    step = checkpoint_lib.newest_step(path)
+    noted = path / checkpoint_lib.CHECKPOINTS / str(step) / checksums.FILE
+    return hashlib.sha256(noted.read_bytes()).hexdigest()
+  parts = [download.sha256(path)]
+  for name in download.ABOUT:
+    beside = path.with_name(name)
+    if beside.is_file():
+      parts.append(hashlib.sha256(beside.read_bytes()).hexdigest())
+  return hashlib.sha256(" ".join(parts).encode()).hexdigest()
