@@ -16,10 +16,13 @@ import pytest
 from flax import traverse_util
 from jax import export as jax_export
 from PIL import Image
-from tests.data.test_video_file import frame_numbers, write_video
 
 from configs import video_folder
 from experiments import study
+from tests.data.sources.video_folder.test_video_file import (
+  frame_numbers,
+  write_video,
+)
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, interop, models, parallel, train
 from tokenlearner_flexivit.analysis import video_maps

@@ -6,8 +6,11 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from tests.data.test_video_file import frame_numbers, write_video
 
+from tests.data.sources.video_folder.test_video_file import (
+  frame_numbers,
+  write_video,
+)
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder import (

@@ -13,8 +13,11 @@ import warnings
 import cv2
 import numpy as np
 import pytest
-from tests.data.test_video_file import frame_numbers, write_video
 
+from tests.data.sources.video_folder.test_video_file import (
+  frame_numbers,
+  write_video,
+)
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data.sources import preparation
 from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
