@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "Say where the images are: --config=configs/folder.py:path=/data/flowers"
     )
   if args["path"]:
-    path = paths.local(args["path"], "path")
+    path = paths.local(args["path"].removeprefix("folder:"), "path")
     name = f"folder:{path}"
     train, test = folder.choose_splits(path, args["train"], args["test"])
   else:

@@ -177,6 +177,14 @@ def test_a_path_one_level_off_is_an_error_that_says_so(tmp_path):
     folder.get_config(f"path={tmp_path}/pets/cat")
 
 
+def test_a_path_and_the_name_of_its_dataset_are_told_apart(tmp_path):
+  write_images(tmp_path, "cat", "dog")
+  name = f"folder:{tmp_path}"
+  assert folder.get_config(f"path={name}").data.name == name
+  with pytest.raises(ValueError, match=f"is a folder. Write '{name}'"):
+    transfer.get_config(f"runlocal,data={tmp_path}")
+
+
 def test_splits_that_are_asked_for_must_be_there(tmp_path):
   write_images(tmp_path, "train/cat", "test/cat")
   for get in (

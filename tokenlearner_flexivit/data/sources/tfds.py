@@ -72,6 +72,11 @@ class TfdsSource(sources.Source):
     except tfds.core.DatasetNotFoundError:
       raise ValueError(_unknown_name(name)) from None
     except ValueError as error:  # Of its configuration, or how it is written.
+      if pathlib.Path(name).expanduser().is_dir():
+        raise ValueError(
+          f"{name!r} is a folder. Write 'folder:{name}' for images in class "
+          f"folders, or 'video_folder:{name}' for videos."
+        ) from None
       raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
     except ImportError as error:
       raise ValueError(
