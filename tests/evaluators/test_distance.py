@@ -177,6 +177,7 @@ def test_every_example_counts_once_for_every_setting(
     lambda params, batch, setting: linear(params[setting.name], batch["image"]),
   )
   evaluator = experiment.evaluators["dist"]
+  traces.clear()  # Of the check at the start.
   with monkeypatch.context() as patch:
     patch.setattr(fake.FakeSource, "__getitem__", counting_read)
     results = dict(evaluator.run(parallel.replicate(params, kind)))
@@ -299,3 +300,27 @@ def test_labels_of_other_classes(config, monkeypatch):
     setup.Experiment(config)
   config.evals.dist.data.pp = "decode|value_range(-1,1)|keep('image')"
   setup.Experiment(config)
+
+
+def test_teachers_of_the_task_see_the_images_of_the_evaluation(
+  config, untrained_run, capsys
+):
+  """What does not fit them is found before the first step."""
+  teacher = dict(init=str(untrained_run), dtype="float32")
+  config.task = dict(name="distillation", teachers=dict(prof=teacher))
+  pp = "decode|value_range({})|keep('image')"
+  config.data.pp = pp.format("-1,1")
+  config.evals.dist = dict(
+    type="distance", data=DATA | {"pp": pp.format("0,1")}
+  )
+  setup.Experiment(config)
+  warning = (
+    f"WARNING: config.task.teachers.prof.init={untrained_run} was trained on "
+    "images in [0, 1] minus [0.5], divided by [0.5], but 'image' of "
+    "config.evals.dist.data.pp is"
+  )
+  assert warning in capsys.readouterr().out
+  config.evals.dist.data.pp = "decode(1)|value_range(-1,1)|keep('image')"
+  message = r"teachers\.prof, which sees 'image' \[12, 12, 1\].*channels"
+  with pytest.raises(ValueError, match=message):
+    setup.Experiment(config)

@@ -289,7 +289,7 @@ def test_a_student_is_evaluated_without_its_teachers(config, tmp_path):
   with pytest.raises(FileNotFoundError, match="gone"):
     setup.Experiment(config)
   about = dict(num_classes=5, class_names=None, image_shape=[12, 12, 3])
-  assert setup.Experiment(config, about).evaluators["test"].num_examples
+  assert setup.Experiment(config, about).evaluators["test"].settings
 
 
 def test_example_without_the_teachers_image(config):

@@ -113,7 +113,7 @@ class Evaluator(base.Evaluator):
       settings: the settings of training.
       batch_size: over all hosts.
       teachers: as in `config.task.teachers` of a distillation; None for those
-        of the task. Their weights are read here.
+        of the task. Their weights are read here, to see that they fit.
       patch_sizes: evaluates these instead, also sizes never trained on.
       num_tokens: likewise, numbers of learned tokens; None is all patches.
       kind: "pmap" or "shard_map".
@@ -160,6 +160,7 @@ class Evaluator(base.Evaluator):
         teacher.check(self._images.example)
       except ValueError as error:
         raise ValueError(f"{where}.data.pp: {error}") from error
+      teacher.warn_of_other_values(data["pp"], f"{where}.data.pp")
     self._has_labels = "label" in self._images.example
     if self._has_labels:
       self._check_classes(data, source)
@@ -167,11 +168,9 @@ class Evaluator(base.Evaluator):
     self._own_weights = None
     if teachers is not None:
       self._own_weights = tuple(teacher.load() for teacher in self._teachers)
-      for teacher, weights in zip(
-        self._teachers, self._own_weights, strict=True
-      ):
-        seen = self._images.example[teacher.image][None]
-        jax.eval_shape(teacher.logits, weights, seen)  # That it fits.
+    for teacher, weights in zip(self._teachers, self._weights(), strict=True):
+      seen = self._images.example[teacher.image][None]
+      jax.eval_shape(teacher.logits, weights, seen)  # That it fits.
     self._logits = self._logits_programs()
     # The function keeps the teachers, so no others get their ids.
     self._ask = self._program(
@@ -185,6 +184,12 @@ class Evaluator(base.Evaluator):
     self._add_teacher = self._program(
       "teachers' accuracy", functools.partial(_add_teacher, task)
     )
+
+  def _weights(self) -> tuple[Any, ...]:
+    """Returns the weights of the teachers, those of the task on the devices."""
+    if self._own_weights is None:
+      return self._task.constants(self._kind)
+    return self._own_weights
 
   def _zeros(self):
     names = measures(self._distance, self._task.num_classes)
@@ -201,10 +206,9 @@ class Evaluator(base.Evaluator):
     Raises:
       ValueError: a label is none.
     """
-    if self._own_weights is None:
-      weights = self._task.constants(self._kind)
-    else:
-      weights = parallel.replicate(self._own_weights, self._kind)
+    weights = self._weights()
+    if self._own_weights is not None:
+      weights = parallel.replicate(weights, self._kind)
     sums = dict.fromkeys(self.settings, self._zeros())
     of_teacher = parallel.replicate(
       classification.zero_sums(self._task.num_classes), self._kind

@@ -14,6 +14,7 @@ from tokenlearner_flexivit.interop.description import (
   class_names,
   describe,
   preprocessing,
+  warn_of_other_values,
 )
 from tokenlearner_flexivit.interop.download import fetch
 from tokenlearner_flexivit.interop.formats import FORMATS
@@ -39,4 +40,5 @@ __all__ = [
   "load_params_and_report",
   "preprocessing",
   "save_params",
+  "warn_of_other_values",
 ]

@@ -1,5 +1,6 @@
 """Tells what is in a file of weights, without reading the arrays."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -9,6 +10,8 @@ from typing import Any
 
 from absl import logging
 
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import about as about_lib
 from tokenlearner_flexivit.interop import (
   containers,
@@ -129,6 +132,32 @@ def preprocessing(source: str | os.PathLike) -> str | None:
   path = download.fetch(source)
   with containers.open_file(path) as opened:
     return about_lib.preprocessing(path, opened.metadata)
+
+
+def warn_of_other_values(
+  where: str, source: str | None, pp: str, key: str, where_pp: str
+) -> None:
+  """Warns where a run or an export was trained on images of other values.
+
+  Args:
+    where: the name of `source` in the config.
+    source: a file or a workdir; of what is not there, and of weights that know
+      no preprocessing, nothing is said.
+    pp: the preprocessing of the images that the model will see.
+    key: the entry of its result that the model looks at.
+    where_pp: its name in the config.
+  """
+  if not (source and pathlib.Path(source).expanduser().exists()):
+    return
+  trained_on = None
+  with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+    trained_on = preprocessing(source)
+  if trained_on and (differ := statistics.differ(trained_on, pp, key)):
+    terminal.say(
+      f"WARNING: {where}={source} was trained on images {differ[0]}, but "
+      f"{key!r} of {where_pp} is {differ[1]}. Give both the same value_range "
+      "and standardize."
+    )
 
 
 def describe(

@@ -169,6 +169,18 @@ class Teacher:
         f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
       ) from error
 
+  def warn_of_other_values(self, pp: str, where: str) -> None:
+    """Warns where its weights were trained on images of other values.
+
+    Args:
+      pp: the preprocessing of the images that it will see.
+      where: its name in the config.
+    """
+    if self.input_mean is None and self.input_std is None:
+      interop.warn_of_other_values(
+        f"{self.where}.init", self.source, pp, self.image, where
+      )
+
   def load(self) -> Any:
     """Returns the weights.
 

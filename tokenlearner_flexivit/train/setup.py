@@ -1,9 +1,7 @@
 """An experiment: what a config describes, built and checked."""
 
-import contextlib
 import functools
 import math
-import pathlib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -261,26 +259,18 @@ class Experiment:
 
   def _warn_of_other_values(self) -> None:
     """Warns where runs to start or to learn from saw images of other values."""
-    starts = []
-    if self.config["init_mean"] is None and self.config["init_std"] is None:
-      starts = [("config.init", self.config["init"], self.task.model.input)]
+    config, pp = self.config, self.config["data"]["pp"]
+    if config["init_mean"] is None and config["init_std"] is None:
+      # A run that is continued needs it no more, so it need not be there.
+      interop.warn_of_other_values(
+        "config.init",
+        config["init"],
+        pp,
+        self.task.model.input,
+        "config.data.pp",
+      )
     for teacher in getattr(self.task, "teachers", ()):
-      starts.append((f"{teacher.where}.init", teacher.source, teacher.image))
-    for where, source, key in starts:
-      # A run that is continued needs them no more.
-      if not (source and pathlib.Path(source).expanduser().exists()):
-        continue
-      pp = None
-      with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
-        pp = interop.preprocessing(source)
-      if pp is None:
-        continue
-      if differ := statistics.differ(pp, self.config["data"]["pp"], key):
-        terminal.say(
-          f"WARNING: {where}={source} was trained on images {differ[0]}, but "
-          f"{key!r} of config.data.pp is {differ[1]}. Give both the same "
-          "value_range and standardize."
-        )
+      teacher.warn_of_other_values(pp, "config.data.pp")
 
   def _check_evaluated_images(self) -> None:
     """Raises ValueError for images of other channels than those of training.
