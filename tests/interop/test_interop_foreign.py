@@ -176,7 +176,10 @@ def test_features_that_arrays_tell(changes, message, library_file):
 @pytest.mark.parametrize(
   ("names", "message"),
   [
-    (["module.patch_embed.proj.weight"], "timm, behind the prefix 'module.'"),
+    (
+      ["module.patch_embed.proj.weight"],
+      "timm, behind the prefix 'module.', .*without that prefix",
+    ),
     (
       ["deit.embeddings.patch_embeddings.projection.weight"],
       "relatives of ViT .*behind the prefix 'deit.'",
@@ -380,6 +383,39 @@ def test_several_files_are_named(tmp_path, make_model):
     interop.describe(tmp_path)
   with pytest.raises(ValueError, match="several files"):
     interop.describe(tmp_path / "model.safetensors.index.json")
+  shard = tmp_path / "model-00001-of-00002.safetensors"
+  safetensors.numpy.save_file({"patch_embed.proj.weight": ROW}, shard)
+  for call in (interop.describe, lambda p: interop.load_params(p, None)):
+    with pytest.raises(ValueError, match=r"one of several files .*as one"):
+      call(shard)
+
+
+def test_a_folder_of_other_names_says_which_files_it_has(tmp_path):
+  for name in ("b.npz", "a.safetensors"):
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=r"one of its files: a.safe\S+, b.npz"):
+    interop.describe(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1,), (8,), ()])
+def test_a_layer_scale_of_another_shape_is_not_left_out(shape, library_file):
+  path, model, _ = library_file(
+    "timm", TIMM, {"blocks.0.ls1.gamma": np.full(shape, 0.5, np.float32)}
+  )
+  for call in (interop.describe, lambda p: interop.load_params(p, model)):
+    with pytest.raises(ValueError, match=r"blocks.0.ls1.gamma .* not scale"):
+      call(path)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, np.int8])
+def test_quantized_weights_are_named(dtype, library_file):
+  head = np.ones((5, 16), np.float32).astype(dtype)
+  path, model, _ = library_file("timm", TIMM, {"head.weight": head})
+  with pytest.raises(
+    ValueError,
+    match=rf"head.weight .*of type {np.dtype(dtype).name}: .*saved as one of",
+  ):
+    interop.load_params(path, model)
 
 
 def test_an_unknown_dtype_is_named(library_file):

@@ -6,6 +6,7 @@ The kind of a file is decided by its content, not by its name.
 import contextlib
 import functools
 import pathlib
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +18,12 @@ import safetensors.numpy
 from flax import serialization, traverse_util
 
 from tokenlearner_flexivit.interop import npz
-from tokenlearner_flexivit.interop.leaves import LastRead, Leaf, Leaves
+from tokenlearner_flexivit.interop.leaves import (
+  LastRead,
+  Leaf,
+  Leaves,
+  shorten,
+)
 from tokenlearner_flexivit.run import checkpoint
 
 _SAFETENSORS_DTYPES = {
@@ -25,7 +31,17 @@ _SAFETENSORS_DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
+  "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+  "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+  "I32": np.dtype(np.int32),
+  "I16": np.dtype(np.int16),
+  "I8": np.dtype(np.int8),
+  "U8": np.dtype(np.uint8),
+  "BOOL": np.dtype(np.bool_),
 }
+_WEIGHTS = (".safetensors", ".npz", ".msgpack")
+# One of several files, as Hugging Face's libraries name them.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors")
 # What people have instead of weights, by its first bytes.
 _REFUSED = {
   b"\x93NUMPY": "a single NumPy array",
@@ -79,7 +95,13 @@ def open_file(path: pathlib.Path) -> Iterator[Opened]:
 
 def _kind(path: pathlib.Path) -> str:
   if path.is_dir():
+    _check_run(path)
     return "workdir"
+  if _SHARD.search(path.name):
+    raise ValueError(
+      f"{path} is one of several files that hold the weights together, which"
+      " are not read: save them as one, with max_shard_size."
+    )
   with path.open("rb") as file:
     head = file.read(32)
   if not head:
@@ -115,6 +137,18 @@ def _kind(path: pathlib.Path) -> str:
   )
 
 
+def _check_run(folder: pathlib.Path) -> None:
+  """Raises ValueError for a folder of weights that is no workdir of a run."""
+  if (folder / checkpoint.CHECKPOINTS).is_dir():
+    return
+  names = sorted(f.name for f in folder.iterdir() if f.suffix in _WEIGHTS)
+  if names:
+    raise ValueError(
+      f"{folder} holds no run and no model.safetensors. Give one of its files:"
+      f" {shorten(names)}."
+    )
+
+
 @contextlib.contextmanager
 def _open_safetensors(
   path: pathlib.Path,
@@ -148,7 +182,7 @@ def _open_safetensors(
 
 
 def _dtype(name: str) -> np.dtype:
-  # Integers are counters and ids; no parameter is one.
+  # Others, as 64-bit integers, are counters and ids; no parameter is one.
   return _SAFETENSORS_DTYPES.get(name, np.dtype(np.int64))
 
 

@@ -106,5 +106,8 @@ def family(names: Iterable[str]) -> str:
       if match:
         prefix = match[1]
         behind = f", behind the prefix {prefix!r}" if prefix else ""
-        return f" The names are those of {who}{behind}, which are not read."
+        advice = " Save the arrays without that prefix." if prefix else ""
+        return (
+          f" The names are those of {who}{behind}, which are not read.{advice}"
+        )
   return ""

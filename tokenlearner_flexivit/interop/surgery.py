@@ -276,7 +276,10 @@ class Plan:
     other_grid = other_grid and self._grid != self._file_grid
     fewer_axes = other_grid and len(self._grid) < len(self._file_grid)
     if str(leaf.dtype) not in FLOATS:
-      self._problems["misshapen"].append(f"{name} of type {leaf.dtype}")
+      self._problems["misshapen"].append(
+        f"{self._shown(name)} of type {leaf.dtype}: parameters are"
+        f" {', '.join(FLOATS)}; quantized ones must be saved as one of these"
+      )
     elif there == here and not other_grid:
       self.leaves[name] = leaf
       note = self._cls_note if name == "cls" else ""

@@ -124,10 +124,16 @@ def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
     scale = re.fullmatch(r"(blocks\.\d+\.)ls([12])\.gamma", name)
     if scale:
       layer = scale[1] + ("attn.proj", "mlp.fc2")[int(scale[2]) - 1]
-      gamma = split.pop(name)
-      for part in (f"{layer}.weight", f"{layer}.bias"):
-        if part in split and split[part].shape[:1] == gamma.shape:
-          split[part] = _scale_rows(split[part], gamma)
+      parts = [p for p in (f"{layer}.weight", f"{layer}.bias") if p in split]
+      gamma = split[name]
+      if any(split[part].shape[:1] != gamma.shape for part in parts):
+        raise ValueError(
+          f"{where}: {name} {list(gamma.shape)} does not scale the rows of"
+          f" {parts[0]} {list(split[parts[0]].shape)}."
+        )
+      for part in parts:
+        split[part] = _scale_rows(split[part], gamma)
+      del split[name]
   return _from_torch(split, _TIMM, _TIMM_ARRAYS, num_heads)
 
 
