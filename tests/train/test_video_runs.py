@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -170,6 +171,25 @@ def test_an_export_answers_as_the_evaluation_does(workdir, tmp_path):
     np.testing.assert_allclose(
       again.forward(same, setting).logits, wanted, atol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:.* has no report")
+def test_clips_of_an_evaluation_are_known_before_it_ends(workdir, tmp_path):
+  """They may be longer and larger than those of the training."""
+  shutil.copytree(workdir, tmp_path / "run")
+  (tmp_path / "run" / "report.json").unlink()
+  config = tmp_path / "run" / "config.json"
+  text = config.read_text()
+  larger = text.replace("temporal_views(4,1,2)|resize(12", "{}|resize(24")
+  assert larger != text
+  config.write_text(larger.replace("{}", "temporal_views(6,1,2)"))
+  predictor = Predictor.load(tmp_path / "run")
+  assert predictor.trained.image_shape == (6, 24, 24, 3)
+  model, setting = predictor.trained.model, predictor.setting()
+  about = export.about_setting(predictor.trained, setting)
+  assert about["multiply_adds"] == cost.macs(model, (6, 24, 24, 3), *setting)
+  [answer] = predictor.predict(np.zeros((9, 50, 50, 3), np.uint8))
+  assert answer.error is None
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from tokenlearner_flexivit import dials, interop, models, paths
 from tokenlearner_flexivit.inference import images, runs, videos
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
-from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks import classification, views
 
 MODEL_FILE = "model.safetensors"
 _METADATA = "tokenlearner_flexivit"
@@ -196,6 +196,8 @@ def _from_run(workdir: pathlib.Path) -> Trained:
 
     fps, size = video_folder.fps_and_size(data["name"])
     video = {"fps": fps, "size": size}
+    prepared = videos.Preparation(data["pp"], shape, **video).shape
+    shape = views.shape_of_one(prepared, model)
   else:
     shape = images.common_shape(data["pp"], shape[-1]) or shape
   if not report:

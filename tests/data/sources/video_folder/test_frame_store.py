@@ -1,7 +1,9 @@
 """Files of frames: what is read of them, and what is wrong with bad ones."""
 
+import errno
 import io
 import itertools
+import tempfile
 
 import cv2
 import numpy as np
@@ -39,6 +41,20 @@ def stored(tmp_path):
     count = frame_store.write(file, jpegs)
   assert count == frame_store.count_frames(path) == 500
   return frame_store.StoredFrames(path, count), tmp_path / "video.mp4"
+
+
+def test_a_full_disk_of_temporary_files_is_named(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(frame_store, "write", full)
+  with (
+    pytest.raises(OSError, match=f"No space left .*: '{tmp_path}'"),
+    frame_store.stored(tmp_path / "video.mp4", 25, 64),
+  ):
+    pass
+  assert not list(tmp_path.iterdir())
 
 
 def test_as_a_list_of_frames(stored):

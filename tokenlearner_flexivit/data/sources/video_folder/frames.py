@@ -147,8 +147,13 @@ def stored(
     OSError: the temporary file cannot be written.
   """
   with tempfile.NamedTemporaryFile(suffix=".jpegs") as file:
-    count = write(file, video_file.iter_jpegs(path, fps, size))
-    file.flush()
+    try:
+      count = write(file, video_file.iter_jpegs(path, fps, size))
+      file.flush()
+    except OSError as error:
+      if error.filename is None:  # Such as a full disk.
+        error.filename = tempfile.gettempdir()
+      raise
     yield StoredFrames(pathlib.Path(file.name), count)
 
 
