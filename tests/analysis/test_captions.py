@@ -23,6 +23,8 @@ def names(monkeypatch):
     (np.int32([0, 2, -1]), ["cat", "2", ""]),
     (np.float32([[0.9, 0.1, 0], [0, 0, 0]]), ["cat", ""]),
     (np.float32([[1, 0, 1]]), ["cat+2"]),
+    # Smoothed: two classes, and none.
+    (np.float32([[0.6, 0.4, 0.6], [0.05, 0.05, 0.05]]), ["cat+2", ""]),
     (np.int32([1]), ["a very long-win…"]),
   ],
 )

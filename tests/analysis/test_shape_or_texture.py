@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import shape_or_texture
 
 RNG = np.random.default_rng(0)
@@ -113,3 +115,32 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)
+
+
+class Corner(nn.Module):
+  """Answers by one pixel, which its representation holds."""
+
+  num_classes: int = 2
+
+  @nn.compact
+  def __call__(self, images, patch_size=None, num_tokens=None):
+    seen = images[:, 0, 0, :2]
+    return seen, {"pre_logits": seen}
+
+
+def test_examples_without_a_label_count_for_nothing():
+  """A label of -1 is no class."""
+  rng = np.random.default_rng(0)
+  shape = rng.integers(0, 2, 64)
+  images = np.zeros((64, 4, 4, 3), np.float32)
+  images[np.arange(64), 0, 0, shape] = 1
+  some = np.where(np.arange(64) % 4 == 0, -1, shape)
+  batches = [{"image": images, "shape": shape, "some": some}]
+  (row,) = shape_or_texture.compare(
+    Corner(), {}, batches, batches, [dials.Setting((2, 2))], ["shape", "some"]
+  )
+  for label in ("shape", "some"):
+    assert row["labels"][label]["answer"] == pytest.approx(1)
+    assert row["labels"][label]["accuracy"] == 1
+  most = np.bincount(some[some >= 0]).max() / 48
+  assert row["labels"]["some"]["chance"] == pytest.approx(most)

@@ -9,6 +9,7 @@ import numpy as np
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import runs
+from tokenlearner_flexivit.tasks import labels as labels_lib
 
 _MAX_LETTERS = 16
 
@@ -43,7 +44,8 @@ def label_names(
   labels = np.asarray(batch["label"])
   classes = labels[:, None].tolist()
   if labels.ndim == 2:
-    classes = [np.flatnonzero(row > row.max() / 2).tolist() for row in labels]
+    right = np.asarray(labels_lib.right_classes(labels))
+    classes = [np.flatnonzero(row).tolist() for row in right]
   return [
     shortened("+".join(_name(names, c) for c in row if c >= 0))
     for row in classes

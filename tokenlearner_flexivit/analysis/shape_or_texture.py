@@ -237,7 +237,8 @@ def compare(
     train: batches for the linear map, with `image` and the labels.
     test: batches for all that is measured.
     settings: of the dials.
-    labels: names of labels, independent of one another.
+    labels: names of labels, independent of one another. An example in which one
+      is negative has none, and is left out of what is measured of that label.
     name: see `represent`.
 
   Returns:
@@ -254,14 +255,15 @@ def compare(
     fitted, tested = train_x[setting], test_x[setting]
     row = {}
     for label in labels:
+      fit, test = train_y[label] >= 0, test_y[label] >= 0
       found = probe(
-        (fitted["features"], train_y[label]),
-        (tested["features"], test_y[label]),
+        (fitted["features"][fit], train_y[label][fit]),
+        (tested["features"][test], test_y[label][test]),
         label,
       )
       answer = None
       if "answers" in tested:
-        answer = information(tested["answers"], test_y[label])
+        answer = information(tested["answers"][test], test_y[label][test])
       row[label] = {"answer": answer, **found}
     rows.append({"name": setting.name, "labels": row})
   return rows
