@@ -38,10 +38,10 @@ those of big_vision's configs/transfer.py, found for AugReg's ViT-B/32 at 384 px
 is its default and 2,500 steps are ours. Its values are for training every
 layer alike: with `layer_decay` or `freeze` try larger learning rates.
 
-Images come in [-1, 1], as big_vision's models expect them. Where a run's
-preprocessing, or a config.json beside the weights, tells that they expect
-others, `init_mean` and `init_std` say so, and the patch embedding absorbs the
-difference.
+Images come in [-1, 1], as big_vision's models expect them, and grey where the
+weights are of grey images. Where a run's preprocessing, or a config.json beside
+the weights, tells that they expect others, `init_mean` and `init_std` say so,
+and the patch embedding absorbs the difference.
 """
 
 import ml_collections
@@ -107,13 +107,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.checkpoint_steps = 1000
 
   last = "value_range(-1,1)|keep('image','label')"
-  c.data = dict(
-    name=name,
-    split=train,
-    pp=f"decode|inception_crop({size})|flip_lr|{last}",
-  )
   c.init = args["init"] or None
   c.model = dict(variant="mu")
+  decode = "decode"
   if c.init:
     described = interop.describe(c.init)  # Logs what it has to guess.
     c.model = {k: v for k, v in described.model.items() if k not in HEAD}
@@ -122,10 +118,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         f"{c.init} is a model for videos; this config transfers models for"
         " images."
       )
+    if described.channels != 3:
+      decode = f"decode({described.channels})"
     mean, std = described.input_mean, described.input_std
     if mean and {*mean, *std} != {0.5}:
       c.init_mean, c.init_std = mean, std
     c.init_fresh = ("head/",)  # Also where the classes are as many.
+  c.data = dict(
+    name=name,
+    split=train,
+    pp=f"{decode}|inception_crop({size})|flip_lr|{last}",
+  )
   c.model.dtype = "float32" if runlocal else "bfloat16"
   c.flexi = dict(patch_size=dict(values=(patch_size,)))
   c.task = dict(name="classification", loss="softmax_xent")
@@ -143,7 +146,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
 
   if args["eval_patch_sizes"]:
-    evaluated = [int(p) for p in args["eval_patch_sizes"].split("+")]
+    given = args["eval_patch_sizes"].split("+")
+    if not all(p.isdecimal() for p in given):
+      raise ValueError(
+        f"The config's eval_patch_sizes={args['eval_patch_sizes']!r} must be"
+        " whole numbers joined by a plus, such as 30+20+10."
+      )
+    evaluated = map(int, given)
   else:
     evaluated = patch_sizes(size)[: 1 if runlocal else None]
   c.evals = dict(
@@ -152,7 +161,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       data=dict(
         name=name,
         split=test,
-        pp=f"decode|resize_small({size * 7 // 6})|central_crop({size})|{last}",
+        pp=f"{decode}|resize_small({size * 7 // 6})|central_crop({size})"
+        f"|{last}",
       ),
       patch_sizes=tuple(sorted({*evaluated, patch_size}, reverse=True)),
     )

@@ -26,7 +26,8 @@ from configs import (
   vivit_bottleneck,
 )
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import data, models, train
+from tokenlearner_flexivit import data, interop, models, train
+from tokenlearner_flexivit.train import setup
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -248,11 +249,26 @@ def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
     ("init=FlexiViT-B i1k", "data is missing"),
     ("data=digits,init=FlexiVit-B i1k", "Did you mean 'FlexiViT-B i1k'"),
     ("runlocal,data=digitz", "Close names: digits"),
+    ("runlocal,eval_patch_sizes=30x20", r"'30x20' must be .*such as 30\+20"),
   ],
 )
 def test_transfer_says_what_it_lacks(arg, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     transfer.get_config(arg)
+
+
+def test_weights_of_grey_images_are_transferred_to_grey_images(tmp_path):
+  model = models.create("vit", variant="mu/8", num_classes=5, posemb_grid=2)
+  params = model.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+  path = tmp_path / "grey.npz"
+  interop.save_params(params["params"], path, model=model)
+  arg = f"runlocal,init={path},data=fake:20x20x3:5:16,size=16,patch_size=8"
+  config = transfer.get_config(arg)
+  experiment = setup.Experiment(config)
+  assert experiment.image_shape == (16, 16, 1)
+  assert config.evals.test.data.pp.startswith("decode(1)|")
+  kernel = experiment.init_params()["embedding"]["kernel"]
+  np.testing.assert_array_equal(kernel, params["params"]["embedding"]["kernel"])
 
 
 def test_arguments_that_nothing_would_use():

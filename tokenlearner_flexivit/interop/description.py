@@ -76,6 +76,12 @@ class Description:
     """All numbers in all arrays."""
     return sum(math.prod(shape) for _, shape, _ in self.arrays)
 
+  @property
+  def channels(self) -> int:
+    """Channels of the images: 3, or 1 if they are grey."""
+    shapes = {name: shape for name, shape, _ in self.arrays}
+    return shapes[surgery.KERNEL][-2]
+
   def __str__(self) -> str:
     """A text for people, with the table of parameters."""
     width = max(len(name) for name, *_ in self.arrays)
