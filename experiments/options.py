@@ -88,6 +88,25 @@ class Options:
     return results
 
 
+def read_seeds(values: Sequence[str]) -> list[int]:
+  """Returns the seeds that a flag lists.
+
+  Raises:
+    app.UsageError: one is no whole number, or there twice: its runs would be
+      counted as if they were several, with too small a spread.
+  """
+  text = ",".join(values)
+  try:
+    seeds = [int(value) for value in values]
+  except ValueError:
+    raise app.UsageError(f"--seeds={text} must be whole numbers.") from None
+  if not seeds or len(set(seeds)) < len(seeds):
+    raise app.UsageError(
+      f"--seeds={text} must be different seeds, one or more."
+    )
+  return seeds
+
+
 def define(
   scales: Iterable[str], flag_values: flags.FlagValues = flags.FLAGS
 ) -> Callable[[], Options]:
@@ -121,7 +140,7 @@ def define(
   return lambda: Options(
     pathlib.Path(workdir.value),
     scale.value,
-    [int(seed) for seed in seeds.value],
+    read_seeds(seeds.value),
     cells.value,
     jobs.value,
   )

@@ -41,6 +41,10 @@ def main(argv: list[str]) -> None:
       ("two_dials", _TWO_DIALS),
     )
   }
+  for kind, runs in paths.items():
+    if len({run.resolve() for run in runs}) < len(runs):
+      shown = ",".join(map(str, runs))
+      raise app.UsageError(f"--{kind}={shown} has a run twice.")
   folder = study.results_folder(
     HERE,
     paths["flexivit"][0].parent,

@@ -14,7 +14,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from configs import quickstart
-from experiments import study
+from experiments import options, study
 from tokenlearner_flexivit import train
 from tokenlearner_flexivit.figures import table
 
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
   """Runs the seeds; writes results.json, figure.png and the table."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  seeds = [int(seed) for seed in _SEEDS.value]
+  seeds = options.read_seeds(_SEEDS.value)
   reports = [report_of(s, pathlib.Path(_WORKDIR.value)) for s in seeds]
   rows = summarize(reports)
   claims = [

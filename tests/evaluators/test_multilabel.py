@@ -168,3 +168,40 @@ def test_several_classes_are_refused_by_a_loss_of_one(config, monkeypatch):
   # Unless the preprocessing leaves one.
   config.data.pp = f"copy('first','label')|{config.data.pp}"
   setup.Experiment(config)
+
+
+class There(Several):
+  """Noise with a thing that is there or not."""
+
+  num_classes, class_names = 1, ("ant",)
+
+  def __init__(self):
+    super().__init__()
+    self.labels = self.labels[:, :1]
+
+
+def test_a_single_class_is_told_from_its_absence(config, monkeypatch):
+  """Once only the examples that have it were ranked: always 100 %."""
+  source = There()
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
+  parts = setup.Experiment(config)
+  evaluator = parts.evaluators["test"]
+  params = parts.task.init(jax.random.key(0), (12, 12, 3))
+  found = dict(evaluator.run(parallel.replicate(params)))
+  preprocess = data_lib.parse(config.evals.test.data.pp)
+  images = np.stack([preprocess(example)["image"] for example in source])
+  logits = jax.jit(parts.task.predict, static_argnums=2)(
+    params, {"image": images}, evaluator.settings[0]
+  )
+  expected = metrics.average_precision_score(source.labels[:, 0], logits[:, 0])
+  assert expected < 1
+  assert found["patch6/mAP"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["classification", "ensemble"])
+def test_accuracy_of_a_single_class_is_refused(config, monkeypatch, kind):
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: There())
+  config.flexi.patch_size.values = (6, 4)
+  config.evals.test.type = kind
+  with pytest.raises(ValueError, match=r"says nothing.*type='multilabel'"):
+    setup.Experiment(config)

@@ -31,6 +31,13 @@ def test_flags():
       parse(*line)
 
 
+@pytest.mark.parametrize("seeds", ["0,0", "1,2,01", "a", ""])
+def test_seeds_are_different_numbers(seeds):
+  """The same run twice would have no spread."""
+  with pytest.raises(app.UsageError, match=f"--seeds={seeds} must be"):
+    parse("--workdir=w", f"--seeds={seeds}")
+
+
 def test_cells_are_all_or_those_asked_for():
   assert parse("--workdir=w").choose(["a", "b"]) == ["a", "b"]
   some = parse("--workdir=w", "--cells=b")

@@ -132,6 +132,12 @@ class Evaluator(abc.ABC):
       ValueError: it has classes that the model does not know, or no label at
         all; or see `Images`.
     """
+    if self._task.num_classes == 1 and self.headline == "accuracy":
+      raise ValueError(
+        f"{self._where}: the most likely of one class is always the same, so "
+        f"accuracy says nothing. Set {self._where}.type='multilabel' for the "
+        "average precision."
+      )
     source = data_lib.open_source(data, f"{self._where}.data")
     self._check_classes(data, source)
     self.sources = (source,)

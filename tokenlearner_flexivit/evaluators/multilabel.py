@@ -10,6 +10,8 @@ loss counts them. What that program leaves open:
 
 * Examples of equal score are one step of the ranking, so that their order does
   not matter; so it is in scikit-learn's `average_precision_score`.
+* Of a single class, examples without it are those to tell it from, so all are
+  ranked.
 * A class that no example has is left out of the mean. There it would make the
   mAP NaN; Charades has none.
 
@@ -139,7 +141,7 @@ class Evaluator(base.Evaluator):
           "they have no order. The training has diverged."
         )
       # To leave examples out is the same as to put them last.
-      ranked = rows["labels"].any(axis=1)
+      ranked = rows["labels"].any(axis=1) | (rows["labels"].shape[1] == 1)
       scores, labels = rows["scores"][ranked], rows["labels"][ranked]
       found = {
         name: average_precision(scores[:, i], labels[:, i])
