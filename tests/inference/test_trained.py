@@ -1,6 +1,7 @@
 """A trained model: opened from its run, and from one file."""
 
 import json
+import pathlib
 import shutil
 import sys
 import types
@@ -96,8 +97,29 @@ def test_a_file_of_something_else_is_refused(run, tmp_path):
   with pytest.raises(ValueError, match="weights alone"):
     trained_lib.load(path)
   path.write_bytes(b"nothing of the kind")
-  with pytest.raises(ValueError, match="damaged or no safetensors"):
+  with pytest.raises(ValueError, match=r"no safetensors.*the workdir of a run"):
     trained_lib.load(path)
+  with pytest.raises(ValueError, match=r"weights alone.*transfer\.py"):
+    trained_lib.load("FlexiViT-B i1k")
+
+
+def test_a_file_is_saved_in_the_home_folder_whole_or_not_at_all(
+  predictor, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  predictor.trained.save("~/a.safetensors")
+  assert trained_lib.load("~/a.safetensors").pp == predictor.trained.pp
+  before = (tmp_path / "a.safetensors").read_bytes()
+
+  def full(path, content):
+    path.open("wb").close()
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+  with pytest.raises(OSError, match="No space"):
+    predictor.trained.save("~/a.safetensors")
+  assert (tmp_path / "a.safetensors").read_bytes() == before
+  assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_a_run_without_an_evaluation_is_refused(run, tmp_path):

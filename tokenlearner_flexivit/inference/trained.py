@@ -127,14 +127,15 @@ class Trained:
     }
 
   def save(self, path: str | os.PathLike) -> None:
-    """Writes one safetensors file that `load` reads."""
+    """Writes one safetensors file that `load` reads, whole or not at all."""
+    path = paths.local(path, "path")
     flat = traverse_util.flatten_dict(self.params, sep="/")
     content = safetensors.numpy.save(
       {name: np.ascontiguousarray(array) for name, array in flat.items()},
       metadata={_METADATA: json.dumps(self.describe())},
     )
     # Not by `save_file`, whose files nobody else may read.
-    pathlib.Path(path).write_bytes(content)
+    workdir_lib.write_whole(path, content)
 
 
 def load(source: str | os.PathLike) -> Trained:
@@ -157,6 +158,12 @@ def load(source: str | os.PathLike) -> Trained:
     path = interop.fetch(source)
   else:
     path = paths.local(source, "source")
+  if not path.exists() and str(source) in interop.RELEASED:
+    raise ValueError(
+      f"{source} is published as weights alone. Fine-tune them (configs/"
+      "transfer.py) and give the workdir of that run, or load them into a model"
+      " with interop.load_params."
+    )
   if not path.exists():
     raise FileNotFoundError(f"There is no file or folder {path}.")
   if path.is_dir() and (path / MODEL_FILE).exists():
@@ -301,7 +308,8 @@ def _from_file(path: pathlib.Path) -> Trained:
       arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except safetensors.SafetensorError as error:
     raise ValueError(
-      f"{path} is damaged or no safetensors file: {error}."
+      f"{path} is damaged or no safetensors file: {error}. Give the workdir of"
+      " a run, or what export wrote from one."
     ) from error
   if about is None:
     raise ValueError(
