@@ -168,3 +168,22 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
   (tmp_path / "train.csv").rename(tmp_path / "TRAIN.CSV")
   (line,) = describe(f"video_folder:{tmp_path}?fps=5", "train")
   assert line.endswith("?fps=5: reading TRAIN.CSV. Not reading test.csv.")
+
+
+@pytest.mark.parametrize(
+  "split, other, expected",
+  [
+    ("train", "test", False),
+    ("train", "training", True),
+    ("train+test", "test[:9]", True),
+    ("train[:80%]", "train[80%:]", False),
+    ("train[:80%]", "train[79%:]", True),
+    ("train[:100]", "train[100:]", False),
+    ("train[:100]", "train[99:]", True),
+    # It depends.
+    ("train[:100]", "train[50%:]", False),
+    ("train[-100:]", "train[:200]", False),
+  ],
+)
+def test_splits_that_share_examples(split, other, expected):
+  assert splits.overlap(split, other) == expected

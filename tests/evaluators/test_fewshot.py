@@ -389,3 +389,18 @@ def test_two_processes_are_one(config, kind, evaluate_by_processes):
   (alone,) = evaluate_by_processes(config, 1)
   first, second = evaluate_by_processes(config, 2)
   assert first == second == pytest.approx(alone)
+
+
+@pytest.mark.parametrize(
+  "train, test", [("train", "training"), ("train[:80%]", "train[70%:]")]
+)
+def test_what_is_learned_from_is_not_tested_on(config, train, test):
+  config.evals.few.update(train_split=train, test_split=test)
+  with pytest.raises(ValueError, match=r"few\.train_split=.* share examples"):
+    setup.Experiment(config)
+
+
+def test_a_single_class_leaves_nothing_to_tell_apart():
+  one = Attributes(np.zeros(20, int), np.zeros(20, int))
+  with pytest.raises(ValueError, match="has a single class"):
+    draw(one, one, "shape")

@@ -130,6 +130,27 @@ def positions(slice_text: str, length: int, where: str) -> range:
   return range(part.from_ or 0, length if part.to is None else part.to)
 
 
+def overlap(split: str, other: str) -> bool:
+  """Tells whether two splits of a dataset share examples, however many it has.
+
+  False also where that depends on the number of examples, as for "train[10%:]"
+  and "train[:100]".
+  """
+  for name, part in parse(split):
+    for other_name, other_part in parse(other):
+      if (role(name) or name) != (role(other_name) or other_name):
+        continue
+      if not (part and other_part):
+        return True
+      if ("%" in part) != ("%" in other_part) or "-" in part + other_part:
+        continue
+      # Percents are exact of so many, and absolute positions are among them.
+      taken, others = (positions(p, 10**9, name) for p in (part, other_part))
+      if max(taken.start, others.start) < min(taken.stop, others.stop):
+        return True
+  return False
+
+
 def rename(split: str, known: Sequence[str], where: str) -> str:
   """Returns `split` with the known names in place of their aliases.
 

@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.evaluators import base, ridge
 from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
@@ -119,6 +120,12 @@ class Evaluator(base.Evaluator):
       ("label_key", label_key),
     ):
       configuration.check_text(value, f"{where}.{key}")
+    if splits.overlap(train_split, test_split):
+      raise ValueError(
+        f"{where}.train_split={train_split!r} and {where}.test_split="
+        f"{test_split!r} share examples: what is learned from would be tested "
+        "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
+      )
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     del class_names
     super().__init__(

@@ -79,6 +79,11 @@ def draw(
   classes, names = np.unique(labels[labels >= 0]), None
   if label_key == "label" and train.num_classes is not None:
     classes, names = np.arange(train.num_classes), train.class_names
+  if len(classes) == 1:
+    raise ValueError(
+      f"{where}: {train.name} has a single class, so there is nothing to tell "
+      "apart. Use a train_split with several, or another label_key."
+    )
   _check_known(train, labels, classes, label_key, where)
   # Examples in the order of their classes, those of a class in their own.
   order = np.argsort(labels, kind="stable")
