@@ -169,6 +169,7 @@ def test_setting_names(setting, name):
     (dict(values=(4, (2, 2, 2))), "no patch size"),
     (dict(values=(4, 2), weights=(1,)), "2 positive numbers"),
     (dict(values=(4, 2), weights=(1, 0)), "2 positive numbers"),
+    (dict(values=(4, 2), weights=(True, 1)), "2 positive numbers"),
     (dict(values=(4, 2), end_weights=(1,)), "end_weights.*2 positive numbers"),
     (dict(value=(4, 2)), "no key 'value'"),
   ],

@@ -341,7 +341,8 @@ def _probabilities(
   if weights is None:
     return np.full(len(values), 1 / len(values))
   are_numbers = isinstance(weights, Sequence) and all(
-    isinstance(w, numbers.Real) and 0 < w < np.inf for w in weights
+    isinstance(w, numbers.Real) and type(w) is not bool and 0 < w < np.inf
+    for w in weights
   )
   if not are_numbers or len(weights) != len(values):
     raise ValueError(

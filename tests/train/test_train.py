@@ -155,9 +155,13 @@ def test_stop_and_continue_is_one_run(config, tmp_path):
     with pytest.raises(Stopped):
       train.train_and_evaluate(config, part)
   assert checkpoint_lib.newest_step(part) == 3
+  notes = json.loads((part / "checkpoints/3/notes/metadata").read_bytes())
+  before = notes["notes"]["seconds"]
   continued, again = train.train_and_evaluate(config, part)
   chex.assert_trees_all_equal(whole, continued)
   assert losses(again) == losses(history)
+  # The third step's time, too, which was not logged before the stop.
+  assert again[-2]["train_seconds"] > before > again[0]["train_seconds"]
 
   # A finished run trains no further and gives the same answer.
   finished, last = train.train_and_evaluate(config, part)
@@ -252,6 +256,24 @@ def test_a_first_line_comes_before_the_log_does(capsys, monkeypatch):
   assert re.findall(r"step +\d+/102.*", capsys.readouterr().out) == [
     "step   6/102  loss 0.1667  ETA 8:32"
   ]
+
+
+def test_time_of_evaluations_is_no_time_of_steps(monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(progress_lib.time, "perf_counter", lambda: now[0])
+  progress = progress_lib.Progress(
+    [], first_step=0, total_steps=112, batch_size=1, seconds_before=5.0
+  )
+  progress.start()
+  for step in range(1, 13):
+    now[0] += 1
+    progress.add(step, {"loss": np.float32(1)})
+    with progress.paused():
+      now[0] += 60
+  progress.glance()
+  progress.close()
+  assert "step  12/112  loss 1.0000  ETA 1:40" in capsys.readouterr().out
+  assert progress.seconds == 17
 
 
 def test_pending_metrics_are_those_of_now():

@@ -130,6 +130,8 @@ class Progress:
     seconds = time.perf_counter() - start
     self._start += seconds
     self._last += seconds
+    if self._first_done is not None:
+      self._first_done += seconds
 
   def first_not_finite(self) -> tuple[int, dials.Setting, str] | None:
     """The first noted step with a metric that is no finite number.
@@ -154,6 +156,11 @@ class Progress:
     """
     self._fetch()
     return list(self._pending)  # It is saved while more steps are added.
+
+  @property
+  def seconds(self) -> float:
+    """Seconds spent on all steps so far, by earlier programs, too."""
+    return self._seconds_before + time.perf_counter() - self._start
 
   def _fetch(self) -> None:
     # As JSON has them, so that those of a checkpoint are no others.
@@ -188,7 +195,7 @@ class Progress:
       "img_per_s": rate,
       "img_per_s_per_core": rate / jax.device_count(),
       "lr": float(lr),
-      "train_seconds": self._seconds_before + now - self._start,
+      "train_seconds": self.seconds,
     }
     per_step = (now - self._start) / (step - self._first_step)
     left = terminal.duration((self._total_steps - step) * per_step)

@@ -129,14 +129,14 @@ def train_and_evaluate(
       jax.eval_shape(lambda tree: stacking.unstack(create_state(tree)), stacked)
     )
     if newest is None:
-      first_step, pending = 0, []
+      first_step, notes = 0, {"pending": []}
       with workdir_lib.together():
         params = stacking.stack(experiment.init_params(), runs)
       state = jax.jit(create_state)(params)
       del params  # They would stay in memory beside the state's.
     else:
       first_step, saved = newest
-      pending = checkpoints.notes(first_step)["pending"]
+      notes = checkpoints.notes(first_step)
       say(f"Continuing from {checkpoints.path(first_step)}")
       state = stacking.stack(saved, runs)
       del newest, saved
@@ -147,8 +147,9 @@ def train_and_evaluate(
       first_step=first_step,
       total_steps=total_steps,
       batch_size=batch_size,
-      seconds_before=log.last("train_seconds", 0.0),
-      pending=pending,
+      # Older checkpoints do not tell how long they took.
+      seconds_before=notes.get("seconds", log.last("train_seconds", 0.0)),
+      pending=notes["pending"],
     )
     stop = preemption.Preemption()
     for resource in (stop, checkpoints, log, progress):
@@ -217,7 +218,7 @@ def train_and_evaluate(
         checkpoints.save(
           step,
           state,
-          notes={"pending": progress.pending},
+          notes={"pending": progress.pending, "seconds": progress.seconds},
           must=last or stopping,
         )
       if stopping:
