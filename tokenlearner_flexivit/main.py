@@ -4,6 +4,7 @@ import contextlib
 import linecache
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,6 +46,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 # A host that says nothing for so long is dead, and the others stop.
 _HEARTBEAT_SECONDS = 60
+# All have the same error within so long, or the others do not know of it.
+_TOGETHER_SECONDS = 10
 flags.mark_flags_as_required(["workdir"])
 
 
@@ -57,13 +60,15 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
   # Imports after the flags: --help should be quick.
   _join_processes()
+  import jax
+
   from tokenlearner_flexivit import terminal, train
-  from tokenlearner_flexivit.run import checkpoint, program_cache
+  from tokenlearner_flexivit.run import program_cache
   from tokenlearner_flexivit.train import preemption
 
   program_cache.use()
   terminal.escape_unknown_letters()
-  with _errors_in_a_line():
+  with _end_for_all(), _errors_in_a_line():
     config = _read_config()
     if _MODE.value == "eval":
       train.evaluate(config, _WORKDIR.value)
@@ -77,12 +82,9 @@ def main(argv: list[str]) -> None:
       train.train_and_evaluate(config, _WORKDIR.value)
     except preemption.PreemptedError as stopped:
       terminal.say(str(stopped))
+      if jax.process_count() == 1:  # Programs may still be compiled.
+        _exit_at_once(preemption.EXIT_CODE)
       sys.exit(preemption.EXIT_CODE)
-    except checkpoint.CheckpointError:
-      traceback.print_exc()
-      for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
-      os._exit(1)  # Threads that could not save may never end.
 
 
 def _read_config() -> Any:
@@ -108,6 +110,50 @@ def _read_config() -> Any:
   for sentence in overrides.apply(config, _VALUES.value, setup.DEFAULTS):
     terminal.say(sentence)
   return config
+
+
+@contextlib.contextmanager
+def _end_for_all() -> Iterator[None]:
+  """Ends the program after an error, whatever it would wait for.
+
+  Before a process exits JAX waits for the others, for minutes; and those may
+  wait for what this one does not compute any more. Threads that could not save
+  a checkpoint may never end.
+  """
+  import jax
+
+  from tokenlearner_flexivit.run import checkpoint
+
+  try:
+    yield
+  except (Exception, SystemExit) as error:
+    is_said = isinstance(error, SystemExit)
+    if isinstance(error, app.UsageError) or (
+      is_said and isinstance(error.code, int)
+    ):
+      raise
+    cause = error.__context__ if is_said else error
+    is_stuck = isinstance(cause, checkpoint.CheckpointError)
+    if jax.process_count() == 1 and not is_stuck:
+      raise
+    if is_said:
+      print(error.code, file=sys.stderr)
+    else:
+      traceback.print_exc()
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    try:
+      leaving.start()
+      leaving.join(_TOGETHER_SECONDS)
+    finally:
+      _exit_at_once(1)
+
+
+def _exit_at_once(code: int) -> None:
+  """Ends the process without waiting for its threads."""
+  for stream in filter(None, (sys.stdout, sys.stderr)):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)
 
 
 @contextlib.contextmanager

@@ -31,12 +31,15 @@ def start(config, write_config, tmp_path):
   config.task.mixup_alpha = 0.3
   config.ema_decay = 0.9
 
-  def start(name, num_processes):
+  def start(name, num_processes, more_code=""):
+    config_file = write_config(config)
+    with config_file.open("a") as file:
+      file.write(more_code)
     return program.Program(
       [tmp_path / name] * num_processes,
       tmp_path / f"{name}_logs",
       pathlib.Path(jax.config.jax_compilation_cache_dir),
-      config_file=write_config(config),
+      config_file=config_file,
       environment={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
 
@@ -110,6 +113,28 @@ def test_a_dead_process_stops_the_others(start, config):
   assert codes[0] not in (0, preemption.EXIT_CODE)
 
 
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_others(start, config):
+  """It is the last that this one says; both end as if it had died."""
+  config.total_steps = 100_000
+  bad_label = """
+import sys
+from tokenlearner_flexivit.tasks import classification
+steps = []
+def check_batch(self, batch):
+  steps.append(1)
+  if len(steps) > 8:
+    raise ValueError("a bad label")
+if "--process_id=1" in sys.argv:
+  classification.Classification.check_batch = check_batch
+"""
+  with start("error", 2, bad_label) as run:
+    wait_for_step(run, 5)
+    codes = run.wait(limit=120)
+    assert run.output(1).strip().endswith("Error: a bad label")
+  assert codes[1] == 1 and codes[0] not in (0, preemption.EXIT_CODE)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
   config.total_steps = 100_000
@@ -120,6 +145,21 @@ def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
     assert run.wait(LIMIT) == [preemption.EXIT_CODE]
   last = max(r["step"] for r in metric_log.read(workdir))
   assert checkpoint_lib.newest_step(workdir) == last
+
+
+def test_a_signal_while_compiling_stops_at_once(start, config, tmp_path):
+  """Though a program would take for ever."""
+  never_compiled = """
+import time
+from tokenlearner_flexivit import train_step
+train_step.make_train_step = lambda *args, **options: time.sleep(1000)
+"""
+  with start("compiling", 1, never_compiled) as run:
+    assert run.until(lambda: "Compiling 2 programs" in run.output(), LIMIT)
+    run.send(signal.SIGTERM)
+    assert run.wait(limit=30) == [preemption.EXIT_CODE]
+    assert "SIGTERM: stopped before the first step" in run.output()
+  assert not checkpoint_lib.steps(tmp_path / "compiling")
 
 
 @pytest.mark.parametrize(

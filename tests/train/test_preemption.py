@@ -35,6 +35,15 @@ def test_handlers_come_back(handler):
   assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_before_the_first_step_there_is_nothing_to_save(number):
+  before = signal.getsignal(number)
+  preemption.Preemption()
+  with pytest.raises(preemption.PreemptedError, match="nothing to save"):
+    signal.raise_signal(number)
+  assert signal.getsignal(number) is before
+
+
 def test_what_others_took_meanwhile_stays_theirs():
   def theirs(number, frame):
     del number, frame

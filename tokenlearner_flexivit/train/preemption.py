@@ -3,7 +3,9 @@
 Clusters send SIGTERM before they take a machine away, people press Ctrl-C. The
 loop asks `reached(step)` after each step; when it says so, on all hosts after
 the same step, the loop saves and raises `PreemptedError`, which `main` turns
-into the exit code 75. Started again, the same command continues.
+into the exit code 75. Started again, the same command continues. Before its
+first step, such as while it compiles, a process alone has nothing to save and
+stops at once.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ EXIT_CODE = 75
 
 
 class PreemptedError(RuntimeError):
-  """The run was asked to stop, and saved what it had done."""
+  """The run was asked to stop, and has saved what it had done."""
 
 
 class Preemption:
@@ -37,6 +39,7 @@ class Preemption:
   def __init__(self):
     """Takes over the two signals; outside the main thread it cannot."""
     self._signal: signal.Signals | None = None
+    self._has_trained = False
     self._together = jax.process_count() > 1
     self._previous = {}
     if threading.current_thread() is not threading.main_thread():
@@ -58,6 +61,11 @@ class Preemption:
     del frame
     self._signal = signal.Signals(number)
     self.close()
+    if not self._has_trained:
+      raise PreemptedError(
+        f"{self._signal.name}: stopped before the first step, there is nothing "
+        "to save. The same command goes on."
+      )
     # Not print, which a signal may interrupt and which does not run twice.
     text = (
       f"\n{self._signal.name}: saving after this step. Again: stop at once."
@@ -76,6 +84,7 @@ class Preemption:
     Args:
       step: steps done; every host asks after each of them.
     """
+    self._has_trained = True
     if self._together:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._signal is not None

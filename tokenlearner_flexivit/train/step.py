@@ -315,14 +315,15 @@ def compile_steps(
       programs.append(build(branch))
       say_compiled(len(programs))
   else:
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
       futures = [pool.submit(build, branch) for branch in built]
       completed = concurrent.futures.as_completed(futures)
       for done, future in enumerate(completed, 1):
-        if future.exception() is not None:
-          pool.shutdown(cancel_futures=True)
         future.result()
         say_compiled(done)
+    finally:  # An error or a signal waits for no other program.
+      pool.shutdown(wait=False, cancel_futures=True)
     programs = [future.result() for future in futures]
   if dispatch == "switch":
     return lambda state, batch: programs[0](state, batch, constants)
