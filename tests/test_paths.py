@@ -1,6 +1,7 @@
 """Paths that people write."""
 
 import pathlib
+import tempfile
 
 import pytest
 
@@ -13,6 +14,15 @@ def test_the_home_is_expanded(monkeypatch, tmp_path):
   assert paths.local(pathlib.Path("~/a"), "--workdir") == tmp_path / "a"
   assert paths.local("runs/~a", "--workdir") == pathlib.Path("runs/~a")
   assert paths.local("a:b/c", "--workdir") == pathlib.Path("a:b/c")
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+  def no_home(self):
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.delenv("TLFV_CACHE", raising=False)
+  monkeypatch.setattr(pathlib.Path, "expanduser", no_home)
+  assert paths.cache_dir().is_relative_to(tempfile.gettempdir())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import tempfile
 
 # Two letters at least: "C:/" is a drive. pathlib makes "gs:/x" of "gs://x".
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -11,10 +12,15 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 def cache_dir() -> pathlib.Path:
   """Returns the folder for what can be computed or downloaded again.
 
-  It is TLFV_CACHE, or a folder in ~/.cache.
+  It is TLFV_CACHE, or a folder in ~/.cache; of a user without a home, as in
+  some containers, one of the system's temporary folders.
   """
   default = "~/.cache/tokenlearner_flexivit"
-  return pathlib.Path(os.environ.get("TLFV_CACHE", default)).expanduser()
+  try:
+    return pathlib.Path(os.environ.get("TLFV_CACHE", default)).expanduser()
+  except RuntimeError:
+    own = f"tokenlearner_flexivit-{os.getuid()}"
+    return pathlib.Path(tempfile.gettempdir()) / own
 
 
 def local(path: str | os.PathLike, what: str) -> pathlib.Path:

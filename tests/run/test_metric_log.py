@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 
 @pytest.fixture
@@ -68,6 +69,24 @@ def test_a_full_disk_loses_no_record(log, tmp_path, capsys):
   log.write(6, {"loss": 0.6})
   assert metric_log.read(tmp_path) == log.history
   assert [r["step"] for r in log.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_continues_on_a_full_disk(log, tmp_path, monkeypatch, capsys):
+  def full(path, *unused):
+    raise OSError(28, "No space left on device", str(path))
+
+  log.close()
+  monkeypatch.setattr(workdir_lib, "write_whole", full)
+  monkeypatch.setattr(metric_log, "Writer", full)
+  again = metric_log.MetricLog(tmp_path, 3)
+  assert again.history == log.history
+  assert "no more TensorBoard events" in capsys.readouterr().out
+  again.write(4, {"loss": 0.4})
+  again.close()
+  assert [r["step"] for r in metric_log.read(tmp_path)] == [1, 2, 3, 4]
+  # Where steps are done again there is something to write.
+  with pytest.raises(OSError, match=r"No space.*metrics\.jsonl"):
+    metric_log.MetricLog(tmp_path, 2)
 
 
 def test_a_folder_that_was_gone(log, tmp_path):

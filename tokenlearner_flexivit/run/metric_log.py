@@ -82,8 +82,11 @@ class MetricLog:
         "written to their end; they are dropped."
       )
     self._write_all()
-    # Not TensorFlow: tensorboard's own writer.
-    self._events = Writer(str(self._path.parent / "tensorboard"))
+    try:
+      # Not TensorFlow: tensorboard's own writer.
+      self._events = Writer(str(self._path.parent / "tensorboard"))
+    except OSError as error:
+      self._give_up_events(error)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one record: `{"step": step, **scalars}`."""
@@ -110,9 +113,12 @@ class MetricLog:
       raise OSError(f"only {written} of {len(line)} bytes fitted in")
 
   def _write_all(self) -> None:
-    """Writes the history to a new file, then puts it in the old one's place."""
+    """Makes the file hold the history, in a new one if it does not."""
     self._give_up_file()
-    workdir_lib.write_whole(self._path, b"".join(map(_line, self.history)))
+    content = b"".join(map(_line, self.history))
+    # A full disk is no reason to stop where nothing has changed.
+    if not self._path.exists() or self._path.read_bytes() != content:
+      workdir_lib.write_whole(self._path, content)
     # Unbuffered: each record is the system's at once, whatever kills this.
     self._file = self._path.open("ab", buffering=0)
 
@@ -128,11 +134,14 @@ class MetricLog:
         for name, value in scalars.items():
           self._events.add_scalar(name, value, step)
     except Exception as error:  # Whatever its thread met.
-      self._events = None
-      terminal.say(
-        f"WARNING: no more TensorBoard events of this run ({error}); "
-        f"{self._path.name} has all metrics."
-      )
+      self._give_up_events(error)
+
+  def _give_up_events(self, error: Exception) -> None:
+    self._events = None
+    terminal.say(
+      f"WARNING: no more TensorBoard events of this run ({error}); "
+      f"{self._path.name} has all metrics."
+    )
 
   def sync(self) -> None:
     """Waits until the records are on disk, lest a checkpoint outlive them."""

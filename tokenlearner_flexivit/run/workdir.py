@@ -196,15 +196,19 @@ class Lock:
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file, whole or not at all: then the one before it stays."""
+  """Writes a file, whole or not at all: then the one before it stays.
+
+  Raises:
+    OSError: names the file, which those of writing do not.
+  """
   partial = path.with_name(f"{path.name}.partial")
   try:
     partial.write_bytes(content)
     partial.rename(path)
-  except OSError:
+  except OSError as error:
     with contextlib.suppress(OSError):
       partial.unlink()  # A full disk has better use for it.
-    raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
