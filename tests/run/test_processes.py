@@ -151,7 +151,7 @@ def test_a_signal_while_compiling_stops_at_once(start, config, tmp_path):
   """Though a program would take for ever."""
   never_compiled = """
 import time
-from tokenlearner_flexivit import train_step
+from tokenlearner_flexivit.train import step as train_step
 train_step.make_train_step = lambda *args, **options: time.sleep(1000)
 """
   with start("compiling", 1, never_compiled) as run:
