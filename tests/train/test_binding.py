@@ -17,7 +17,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import report as report_lib
 from tokenlearner_flexivit import train
 from tokenlearner_flexivit.run import checksums
-from tokenlearner_flexivit.train import binding, setup, weight_digests
+from tokenlearner_flexivit.train import binding, loop, setup, weight_digests
 from tokenlearner_flexivit.train import step as train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -374,7 +374,7 @@ def test_blocks_in_a_loop_are_evaluated_in_stacks(config, tmp_path):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(report_lib, "write", look)
-    patch.setattr(train, "_evaluate", lambda *args, **kwargs: {})
+    patch.setattr(loop, "_evaluate", lambda *args, **kwargs: {})
     train.evaluate(None, tmp_path)
   assert "encoderblocks_0-1" in names
 

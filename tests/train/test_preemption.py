@@ -73,7 +73,7 @@ def test_a_handler_that_is_not_of_python_stays():
   """The C library sets one, as the program around Python may."""
   code = """
 import ctypes, signal
-from tokenlearner_flexivit import preemption
+from tokenlearner_flexivit.train import preemption
 library = ctypes.CDLL(None)
 library.signal.restype = ctypes.c_void_p
 library.signal.argtypes = ctypes.c_int, ctypes.c_void_p
