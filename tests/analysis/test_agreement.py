@@ -228,3 +228,13 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)
+
+
+def test_what_is_not_a_number_is_no_answer(untrained_run):
+  """Not the first class, which would be right for some images."""
+  run = runs.open_run(untrained_run, "image")
+  params = jax.tree.map(lambda x: np.full_like(x, np.nan), run.params)
+  batch = {"image": np.zeros((2, 12, 12, 3), np.float32)}
+  batch["label"] = np.zeros(2, np.int32)
+  found = agreement.answer(run.model, params, [batch], [COARSE, FINE])
+  assert not found.right.any() and (found.together == -1).all()

@@ -89,6 +89,18 @@ def test_a_model_is_at_no_distance_from_itself(name):
   assert (found["agree1"] == 1).all() and (found["agree5"] == 1).all()
 
 
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_what_is_not_a_number_agrees_with_nothing(broken):
+  """The first class is best of none, and is not the answer of a NaN."""
+  logits = np.zeros((2, 9), np.float32)
+  logits[:, 0] = 1
+  both = {"student": logits, "teacher": logits}
+  both[broken] = np.where([[True], [False]], np.float32(np.nan), logits)
+  found = distances(both["student"], both["teacher"], "kl")
+  np.testing.assert_array_equal(found["agree1"], [0, 1])
+  np.testing.assert_array_equal(found["agree5"], [0, 1])
+
+
 # A split
 
 

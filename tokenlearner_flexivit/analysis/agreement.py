@@ -46,7 +46,8 @@ class Answers(NamedTuple):
     settings: K, from the cheapest to the dearest.
     groups: G ensembles of them.
     macs: [K], multiply-adds of an image.
-    single: int [N, K], the class that each setting answers.
+    single: int [N, K], the class that each setting answers; -1 for an answer
+      that is not a number.
     together: int [N, G], that of each ensemble.
     labels: int [N].
     attributes: [N] of each name.
@@ -136,6 +137,10 @@ def _program(model, settings, groups, link):
     logits, _ = model.apply({"params": params}, images, **setting._asdict())
     return logits.astype(jnp.float32)
 
+  def best(logits):
+    # An answer that is not a number is none.
+    return jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
+
   @jax.jit
   def classes(logits):
     logits = jnp.stack(logits, axis=1)
@@ -143,7 +148,7 @@ def _program(model, settings, groups, link):
       mixture.mean_logits(logits, link, jnp.array([s in g for s in settings]))
       for g in groups
     ]
-    return logits.argmax(-1), jnp.stack(together, axis=1).argmax(-1)
+    return best(logits), best(jnp.stack(together, axis=1))
 
   return lambda params, images: classes(
     [logits_of(params, images, setting) for setting in settings]

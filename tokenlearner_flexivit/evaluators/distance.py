@@ -47,6 +47,9 @@ def distances(
   num_classes = logits.shape[-1]
   _, best = jax.lax.top_k(logits, min(classification.TOP, num_classes))
   agree = best == jnp.argmax(teacher_logits, axis=-1, keepdims=True)
+  # An answer that is not a number is none.
+  for answer in (logits, teacher_logits):
+    agree &= ~jnp.isnan(answer).any(axis=-1, keepdims=True)
   difference = jax.nn.log_softmax(logits) - jax.nn.log_softmax(teacher_logits)
   values = {
     name: divergence(link(teacher_logits), logits),
