@@ -117,6 +117,21 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
       command(*arguments)
 
 
+def test_a_probe_of_examples_class_by_class():
+  """As a folder lists them; once the penalty was chosen on unknown classes."""
+  rng = np.random.default_rng(0)
+  labels, means = rng.integers(0, 10, 1400), rng.normal(size=(10, 200))
+  features = 0.6 * means[labels] + 3 * rng.normal(size=(1400, 200))
+  first = np.arange(400)
+  found = [
+    shape_or_texture.probe(
+      (features[order], labels[order]), (features[400:], labels[400:])
+    )["accuracy"]
+    for order in (first, first[np.argsort(labels[:400], kind="stable")])
+  ]
+  assert min(found) > 0.62
+
+
 class Corner(nn.Module):
   """Answers by one pixel, which its representation holds."""
 

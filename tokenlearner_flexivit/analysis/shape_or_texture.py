@@ -99,7 +99,7 @@ def probe(
 
   Args:
     train: features [N, D] and labels, whole numbers [N] of any size or dtype;
-      the last quarter chooses the penalty, then all are fitted.
+      a random quarter chooses the penalty, then all are fitted.
     test: likewise.
     name: of the labels, for errors.
 
@@ -126,6 +126,10 @@ def probe(
       f"allow {len(x) // 2} classes: two examples or more of each, on average. "
       "Give a label with fewer, or more training examples."
     )
+  # A folder's examples come class by class: in order, the last quarter would
+  # have classes that the others lack.
+  order = np.random.default_rng(0).permutation(len(x))
+  x, y = x[order], y[order]
   targets = 2 * np.eye(num_classes)[y] - 1
   kept = 3 * len(x) // 4
   l2 = np.exp2(_LOG2_L2).astype(np.float32)
