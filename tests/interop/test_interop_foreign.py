@@ -253,6 +253,41 @@ def test_statistics_of_hugging_face(library_file):
     interop.load_params(path, model)
 
 
+@pytest.mark.parametrize(
+  ("processor", "mean", "std"),
+  [
+    (dict(image_mean=0.5, image_std=0.25), 0.5, 0.25),
+    # The model sees -1 to 1 each time.
+    (dict(image_mean=1.0, image_std=1.0, rescale_factor=2 / 255), 0.5, 0.5),
+    (dict(image_mean=127.5, image_std=127.5, do_rescale=False), 0.5, 0.5),
+  ],
+)
+def test_images_of_another_scale(processor, mean, std, library_file):
+  path, _, _ = library_file("hugging_face", HUGGING_FACE)
+  (path.parent / "preprocessor_config.json").write_text(json.dumps(processor))
+  described = interop.describe(path)
+  assert (described.input_mean, described.input_std) == ((mean,), (std,))
+
+
+def test_arguments_of_timm_that_nobody_knows_are_told(library_file):
+  config = TIMM | dict(
+    model_args=dict(num_heads=2, img_size=12, attn_drop_rate=0.1, talking=True)
+  )
+  path, model, _ = library_file("timm", config)
+  described = interop.describe(path)
+  assert models.ViT(**described.model) == model
+  told = [guess for guess in described.guesses if "nothing is known" in guess]
+  assert len(told) == 1
+  assert told[0].startswith("talking=True of ")
+
+
+@pytest.mark.parametrize("format", ["timm", "hugging_face"])
+def test_heads_that_do_not_divide_the_width(format, library_file):
+  path, _, _ = library_file(format, None)
+  with pytest.raises(ValueError, match=r"num_heads=3 does not divide .* 16"):
+    interop.describe(path, num_heads=3)
+
+
 @pytest.mark.parametrize("format", ["timm", "hugging_face"])
 def test_a_wide_image_size_in_the_config(format, library_file):
   # 24 cells and a cls token: 25 positions, which would make a square.

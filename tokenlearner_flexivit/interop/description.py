@@ -203,6 +203,8 @@ def describe(
         f" {num_heads}."
       )
     heads = num_heads or known.num_heads
+    if format in formats.TORCH and heads:
+      _check_heads(opened.leaves, heads, format, path)
     leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads or 1)
     if known.model:
       model = dict(known.model)
@@ -231,6 +233,17 @@ def describe(
     input_mean=known.input_mean,
     input_std=known.input_std,
   )
+
+
+def _check_heads(leaves, heads, format, path) -> None:
+  """Raises ValueError for heads that do not divide the width."""
+  name = formats.their_name(format, surgery.KERNEL)
+  kernel = leaves.get(name) or leaves.get(name.removeprefix("vit."))
+  if kernel and kernel.shape and kernel.shape[0] % heads:
+    raise ValueError(
+      f"{path}: num_heads={heads} does not divide the width of"
+      f" {kernel.shape[0]}."
+    )
 
 
 def _check_as_known(model, path, **values) -> None:
