@@ -204,7 +204,8 @@ def _profile(argv: Sequence[str]) -> None:
   for batch_size in args.batch_sizes:
     measured = predictor.profile(batch_size=batch_size, repeats=args.repeats)
     if not args.json:
-      shown = profile_lib.markdown(measured, predictor.trained.headline)
+      trained = predictor.trained
+      shown = profile_lib.markdown(measured, trained.headline, trained.kind)
       print(f"{shown}\n", flush=True)
     rows += measured
   if args.json:

@@ -33,6 +33,7 @@ from tokenlearner_flexivit.inference import (
   Predictor,
   export,
   model_card,
+  profile,
   runs,
   videos,
 )
@@ -112,6 +113,8 @@ def test_predictions_of_videos_are_those_of_the_evaluation(workdir, tmp_path):
   np.testing.assert_allclose(found.logits, expected[:3], atol=1e-5)
   assert found.pre_logits.shape == (3, experiment.task.model.width)
   (row,) = predictor.profile(repeats=1)
+  table = profile.markdown([{**row, "images_per_s": 0.25}], kind="video")
+  assert "GMACs/view" in table and "videos/s" in table and "0.25" in table
   assert row["accuracy"] == predictor.trained.recorded[0]["accuracy"]
 
   # A file, one that is none, and the file of the model in place of its run.

@@ -72,33 +72,39 @@ def _milliseconds(call: Callable[[], Any]) -> float:
   return 1e3 * (time.perf_counter() - start)
 
 
-def markdown(rows: Sequence[Row], metric: str = "accuracy") -> str:
+def markdown(
+  rows: Sequence[Row], metric: str = "accuracy", kind: str = "image"
+) -> str:
   """Returns the rows as a table; a star is on the front of metric against time.
 
   Args:
     rows: of `Predictor.profile`.
     metric: what settings are compared by, see `Trained.headline`.
+    kind: what the model sees, "image" or "video".
   """
   known = [row for row in rows if row[metric] is not None]
   best = plane.front(
     [row["latency_ms_p90"] for row in known], [row[metric] for row in known]
   )
   best = [id(known[i]) for i in best]
-  return table.markdown([_shown(row, metric, id(row) in best) for row in rows])
+  return table.markdown(
+    [_shown(row, metric, kind, id(row) in best) for row in rows]
+  )
 
 
-def _shown(row: Row, metric: str, on_front: bool) -> Row:
-  value, memory = row[metric], row["memory_bytes"]
+def _shown(row: Row, metric: str, kind: str, on_front: bool) -> Row:
+  value, memory, rate = row[metric], row["memory_bytes"], row["images_per_s"]
   return {
     "patch size": row["patch_size"],
     "learned": "" if row["num_tokens"] is None else row["num_tokens"],
-    "images": row["batch_size"],
+    f"{kind}s": row["batch_size"],
     f"{metric} %": "" if value is None else f"{100 * value:.2f}",
-    "GMACs": f"{row['gmacs']:.4g}",
+    "GMACs" if kind == "image" else "GMACs/view": f"{row['gmacs']:.4g}",
     "ms": f"{row['latency_ms']:.2f}",
     "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
     "model ms": f"{row['forward_ms']:.2f}",
-    "images/s": f"{row['images_per_s']:.0f}",
+    # Videos with all their views may be few.
+    f"{kind}s/s": f"{rate:.{0 if rate >= 10 else 2}f}",
     "MB": "" if memory is None else f"{memory / 1e6:.1f}",
     "front": "*" if on_front else "",
   }
