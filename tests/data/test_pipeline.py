@@ -405,3 +405,8 @@ def test_examples_of_different_shapes(tmp_path):
   }
   with pytest.raises(ValueError, match="lack a resize"):
     take(1, config, batch_size=2)
+  source = data.open_source(config)
+  with pytest.raises(ValueError, match=r"evals\.pp: .*lack a resize"):
+    data.check_sample(config, source, data.peek(config), "evals")
+  config["pp"] = "decode|resize(4)|keep('image')"
+  data.check_sample(config, source, data.peek(config), "evals")

@@ -105,3 +105,16 @@ def test_a_student_of_videos_learns_from_a_teacher_of_videos(task, params):
     params, prepared, jax.random.key(0), SETTING
   )
   assert loss > 0 and metrics["distance"] == loss
+
+
+def test_values_that_little_can_be_learned_from_are_told(capsys):
+  model = models.create(**MODEL, patch_size=(4, 4), posemb_grid=(2, 2))
+  image = np.full((8, 8, 3), 255, np.float32)
+  for values, is_large in ((image, True), (image / 127.5 - 1, False)):
+    views.check_single({"image": values}, model, "data.pp")
+    said = capsys.readouterr().out
+    assert (
+      "as large as 255" in said and "value_range(0,1)" in said
+    ) == is_large
+  with pytest.raises(ValueError, match="gives images of uint8"):
+    views.check_single({"image": image.astype(np.uint8)}, model, "data.pp")

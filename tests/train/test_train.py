@@ -429,6 +429,8 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
       {"evals.test.data.pp": "decode(1)|value_range(-1,1)"},
       r"evals\.test\.data\.pp gives images of 1 channels.* trained on 3",
     ),
+    ({"data.pp": "decode"}, r"config\.data\.pp gives images of uint8"),
+    ({"evals.test.data.pp": "decode"}, r"test\.data\.pp gives .* of uint8"),
     ({"evals": [1]}, r"config\.evals=\[1\] must be"),
     ({"evals": {"a/b": {}}}, r"named 'a/b'.* no '/'"),
     ({"evals": {"": {}}}, r"named ''.* not empty"),

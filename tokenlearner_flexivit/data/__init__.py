@@ -12,6 +12,7 @@ from tokenlearner_flexivit.data.ops import video as video_ops
 from tokenlearner_flexivit.data.ops import video_augment as video_augment_ops
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
+  check_sample,
   device_ops,
   eval_batches,
   open_source,
@@ -27,6 +28,7 @@ __all__ = [
   "Source",
   "augment_ops",
   "check_entries",
+  "check_sample",
   "classes",
   "decode_ops",
   "describe_splits",

@@ -38,6 +38,27 @@ def spec_of(example: Mapping[str, np.ndarray]) -> Spec:
   return {key: (np.shape(v), np.asarray(v).dtype) for key, v in example.items()}
 
 
+def check_fits(example: Mapping[str, Any], spec: Spec) -> None:
+  """Raises ValueError for an example that does not fit a batch.
+
+  Args:
+    example: preprocessed.
+    spec: of the first example.
+  """
+  own = spec_of(example)
+  if own == spec:
+    return
+  for key in sorted(spec.keys() | own.keys()):
+    first, other = spec.get(key), own.get(key)
+    if first != other:
+      raise ValueError(
+        "Examples of different shapes or types cannot be a batch: after the "
+        f"preprocessing {key!r} is {_words(first)} in the first example, and "
+        f"{_words(other)} in another. Does it lack a resize or a crop, or "
+        "onehot where the number of labels varies?"
+      )
+
+
 def available_cpus(
   cgroups: pathlib.Path = pathlib.Path("/sys/fs/cgroup"),
   own: pathlib.Path = pathlib.Path("/proc/self/cgroup"),
@@ -164,7 +185,7 @@ class Batches(grain.MapDataset):
       for row in rows:
         example, skipped = self.parents[0][start + row]
         corrupt += skipped
-        self._check(example)
+        check_fits(example, self._spec)
         for key, value in example.items():
           batch[key][row] = value
       return corrupt
@@ -205,21 +226,6 @@ class Batches(grain.MapDataset):
           self._num_threads, thread_name_prefix="examples"
         )
       return self._pool
-
-  def _check(self, example: Mapping[str, Any]) -> None:
-    """Raises ValueError for an example that does not fit the batch."""
-    spec = spec_of(example)
-    if spec == self._spec:
-      return
-    for key in sorted(self._spec.keys() | spec.keys()):
-      first, other = self._spec.get(key), spec.get(key)
-      if first != other:
-        raise ValueError(
-          "Examples of different shapes or types cannot be a batch: after the "
-          f"preprocessing {key!r} is {_words(first)} in the first example, and "
-          f"{_words(other)} in another. Does it lack a resize or a crop, or "
-          "onehot where the number of labels varies?"
-        )
 
   def close(self) -> None:
     """Ends the threads; no more batches can be had."""

@@ -6,23 +6,15 @@ many hosts it runs, and how many threads or processes read, changes nothing.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import (
-  alignment,
-  batches,
-  examples,
-  memory,
-  preprocess,
-)
+from tokenlearner_flexivit.data import alignment, batches, examples, memory
+from tokenlearner_flexivit.data.settings import Settings
 from tokenlearner_flexivit.data.sources.base import Source
-from tokenlearner_flexivit.data.sources.fake import FakeSource
-from tokenlearner_flexivit.data.sources.folder import FolderSource
 
 with terminal.root_logger_unchanged():
   import grain
@@ -31,168 +23,9 @@ Batch = batches.Batch
 
 # The draws of random ops in evaluation: fixed for each example.
 _EVAL_SEED = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-  """The data part of a config.
-
-  Attributes:
-    name: dataset: "digits", a TFDS name, "folder:/path", "video_folder:/path"
-      or "fake:...".
-    split: split of it, perhaps a slice.
-    pp: preprocessing string; opening the source works without.
-    data_dir: folder of TFDS datasets, and of videos made ready for reading.
-    features: names of the features of a TFDS dataset that are read, None for
-      all; the fewer, the faster.
-    num_workers: processes that make batches; 0 means threads in this one.
-      Each holds the library, some 200 MB. An evaluation starts them anew for
-      each pass, so that none waits while training goes on: two seconds of a
-      processor each, little for a pass of minutes, but more than a small
-      split takes with threads.
-    num_threads: threads that make examples, in each process; 0 means none.
-      None: as many, in all processes, as this one may use processors, but up
-      to 16 in each; more only wait for Python's lock, so that a machine with
-      more processors needs processes.
-    prefetch: batches that are ready or in the making. None: up to 8, as many
-      as take 2 GB, but at least 2.
-    max_corrupt: how many different corrupt examples training may skip before
-      it stops; see `train_batches`. 0 for evaluation.
-  """
-
-  name: str
-  split: str
-  pp: str | None = None
-  data_dir: str | None = None
-  features: Sequence[str] | None = None
-  num_workers: int = 0
-  num_threads: int | None = None
-  prefetch: int | None = None
-  max_corrupt: int = 0
-
-  @classmethod
-  def from_config(
-    cls, data_config: Mapping[str, Any], where: str
-  ) -> "_Settings":
-    """Returns the settings.
-
-    Args:
-      data_config: the data section of a config.
-      where: name of the section for errors.
-
-    Raises:
-      ValueError: something about the keys is wrong.
-    """
-    given = dict(data_config)
-    known = [field.name for field in dataclasses.fields(cls)]
-    configuration.check_keys(given, known, where)
-    for key in ("name", "split"):
-      if not given.get(key) or not isinstance(given[key], str):
-        raise ValueError(
-          f"{where}.{key} must name what to read, not {given.get(key)!r}."
-        )
-    if not isinstance(given.get("pp"), str | None):
-      raise ValueError(
-        f"{where}.pp={given['pp']!r} must be a string of ops, such as "
-        "'decode|resize(224)|value_range(-1,1)'."
-      )
-    for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
-      if given.get(key) is None:
-        given.pop(key, None)  # The default.
-      else:
-        configuration.check_number(
-          given[key], f"{where}.{key}", "[0, inf)", whole=True
-        )
-    return cls(**given)
-
-  def make_example(
-    self, source: Source | None, where: str, *, skip_device_ops: bool = False
-  ) -> examples.MakeExample:
-    """Returns what makes examples of the source, by default a new one."""
-    parsed = self.preprocess(where)
-    if skip_device_ops:
-      parsed, _ = parsed.split()
-    source = self.source(where) if source is None else source
-    return examples.MakeExample(source, parsed, self.max_corrupt)
-
-  def preprocess(self, where: str) -> preprocess.Preprocess:
-    """Returns the parsed preprocessing string."""
-    if not self.pp:
-      raise ValueError(
-        f"{where}.pp must be a preprocessing string, not {self.pp!r}."
-      )
-    try:
-      return preprocess.parse(self.pp)
-    except ValueError as error:
-      raise ValueError(f"{where}.pp: {error}") from None
-
-  def stream(
-    self,
-    dataset: grain.MapDataset,
-    example: Mapping[str, np.ndarray],
-    batch_size: int,
-    part: slice,
-    shared_memory: memory.Memory,
-  ) -> batches.Delivery:
-    """Returns batches of a dataset of examples.
-
-    Args:
-      dataset: gives (an example, the corrupt ones that it stands in for).
-      example: one of them.
-      batch_size: examples of a batch.
-      part: of the batches.
-      shared_memory: where they lie.
-    """
-    spec = batches.spec_of(example)
-    threads, prefetch = self.num_threads, self.prefetch
-    if threads is None:
-      threads = -(-batches.available_cpus() // max(self.num_workers, 1))
-      threads = min(threads, batches.MAX_THREADS)
-    if prefetch is None:
-      prefetch = batches.prefetch_of(spec, batch_size)
-    made = batches.Batches(dataset, spec, batch_size, threads, shared_memory)
-    return batches.Delivery(
-      made,
-      part,
-      prefetch=prefetch,
-      num_workers=self.num_workers,
-      max_corrupt=self.max_corrupt,
-    )
-
-  def source(self, where: str) -> Source:
-    """Opens the source."""
-    is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
-    is_tfds = not (
-      is_video_folder or self.name.split(":")[0] in ("folder", "fake")
-    )
-    if self.features is not None and not is_tfds:
-      raise ValueError(
-        f"{where}.features={self.features!r} is for TFDS datasets; "
-        f"{self.name!r} has no more than is used. Leave it out."
-      )
-    if self.data_dir is not None and not (is_tfds or is_video_folder):
-      raise ValueError(
-        f"{where}.data_dir={self.data_dir!r} is where prepared datasets are; "
-        f"{self.name!r} needs none. Leave it out."
-      )
-    if self.name.startswith("folder:"):
-      source = FolderSource(self.name.removeprefix("folder:"), self.split)
-    elif self.name.split(":")[0] == "fake":
-      source = FakeSource(self.name, self.split)
-    elif is_video_folder:
-      from tokenlearner_flexivit.data.sources.video_folder.source import (
-        VideoFolderSource,
-      )
-
-      source = VideoFolderSource(self.name, self.split, self.data_dir)
-    else:
-      # TFDS is not needed by the others, and takes a while to import.
-      from tokenlearner_flexivit.data.sources.tfds import TfdsSource
-
-      source = TfdsSource(self.name, self.split, self.data_dir, self.features)
-    if not len(source):
-      raise ValueError(f"The split is empty: {source.name}.")
-    return source
+# Examples of an evaluation that are made when it is set up: enough to tell that
+# images have several sizes.
+_SAMPLE = 8
 
 
 def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
@@ -200,7 +33,7 @@ def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
 
   Args:
     data_config: dict or ConfigDict with `name`, `split` and possibly other
-      keys of a data config; see `_Settings`.
+      keys of a data config; see `Settings`.
     where: name of the section for errors, such as "config.data".
 
   Returns:
@@ -210,7 +43,7 @@ def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
     ValueError: the config has unknown keys, or the dataset or the split cannot
       be read; the message says what to do.
   """
-  return _Settings.from_config(data_config, where).source(where)
+  return Settings.from_config(data_config, where).source(where)
 
 
 def peek(
@@ -221,7 +54,7 @@ def peek(
   """Returns one preprocessed example, to check a config before the first step.
 
   Args:
-    data_config: dict or ConfigDict; see `_Settings`.
+    data_config: dict or ConfigDict; see `Settings`.
     source: the opened source, if there is one already.
     where: name of the section for errors.
 
@@ -235,7 +68,7 @@ def peek(
       that the example keeps.
     ExampleError: it cannot be read or preprocessed.
   """
-  settings = _Settings.from_config(data_config, where)
+  settings = Settings.from_config(data_config, where)
   return _peek(settings.make_example(source, where), where)
 
 
@@ -262,6 +95,37 @@ def _peek(
   return {key: np.asarray(value) for key, value in example.items()}
 
 
+def check_sample(
+  data_config: Mapping[str, Any],
+  source: Source,
+  example: Mapping[str, np.ndarray],
+  where: str = "data",
+) -> None:
+  """Raises ValueError if some examples of a split are no batch with the first.
+
+  Else that would show in the first pass over it, hours after the start.
+
+  Args:
+    data_config: dict or ConfigDict; see `Settings`.
+    source: what it names.
+    example: the first one, as `peek` returns it.
+    where: name of the section for errors.
+
+  Raises:
+    ExampleError: one of them cannot be read or preprocessed.
+  """
+  settings = Settings.from_config(data_config, where)
+  make_example = settings.make_example(source, where)
+  spec = batches.spec_of(example)
+  sample = np.linspace(0, len(source) - 1, _SAMPLE, dtype=int)
+  for index in np.unique(sample)[1:]:
+    other, _ = make_example(index, np.random.default_rng(_EVAL_SEED))
+    try:
+      batches.check_fits(other, spec)
+    except ValueError as error:
+      raise ValueError(f"{where}.pp: {error}") from None
+
+
 def device_ops(
   data_config: Mapping[str, Any], where: str = "data"
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -273,7 +137,7 @@ def device_ops(
   quarter of the memory.
 
   Args:
-    data_config: dict or ConfigDict; see `_Settings`.
+    data_config: dict or ConfigDict; see `Settings`.
     where: name of the section for errors.
 
   Returns:
@@ -283,7 +147,7 @@ def device_ops(
   Raises:
     ValueError: the config is wrong.
   """
-  parsed = _Settings.from_config(data_config, where).preprocess(where)
+  parsed = Settings.from_config(data_config, where).preprocess(where)
   _, on_device = parsed.split()
 
   def finish(batch: dict[str, Any]) -> dict[str, Any]:
@@ -331,7 +195,7 @@ def train_batches(
   begins at 0.
 
   Args:
-    data_config: dict or ConfigDict; see `_Settings`.
+    data_config: dict or ConfigDict; see `Settings`.
     batch_size: examples per step on all hosts together.
     seed: seed of order and augmentation, not negative.
     start_step: number of batches to leave out, at no cost.
@@ -351,7 +215,7 @@ def train_batches(
       corrupt; names them. From the iterator it comes in the place of the batch
       with that example.
   """
-  settings = _Settings.from_config(data_config, where)
+  settings = Settings.from_config(data_config, where)
   host_batch_size = _host_batch_size(batch_size, process_count)
   if start_step < 0:
     raise ValueError(f"start_step must not be negative, got {start_step}.")
@@ -392,7 +256,7 @@ def eval_batches(
   numbers for an example in each pass.
 
   Args:
-    data_config: dict or ConfigDict; see `_Settings`.
+    data_config: dict or ConfigDict; see `Settings`.
     batch_size: examples per batch on all hosts together.
     process_index: number of this host.
     process_count: number of hosts.
@@ -412,7 +276,7 @@ def eval_batches(
     ExampleError: from the iteration, when an example cannot be read or
       preprocessed; names it.
   """
-  settings = _Settings.from_config(data_config, where)
+  settings = Settings.from_config(data_config, where)
   if settings.max_corrupt:
     raise ValueError(
       f"{where}.max_corrupt={settings.max_corrupt} is for training only: an "

@@ -38,7 +38,7 @@ class Images:
     labels: Callable[[], np.ndarray] | None = None,
     check_labels: Callable[[np.ndarray, str], None] | None = None,
   ):
-    """Checks the first example.
+    """Checks the first example, and of a few others that they are alike.
 
     Args:
       data: the data section of the config.
@@ -64,10 +64,12 @@ class Images:
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
     self.example = data_lib.peek(data, source, f"{where}.data")
+    data_lib.check_sample(data, source, self.example, f"{where}.data")
     entries = (model.input, *entries)
     data_lib.check_entries(self.example, entries, f"{where}.data.pp")
     there = [key for key in optional if key in self.example]
     self._keys = tuple(dict.fromkeys([*entries, *there, "mask"]))
+    views.check_values(self.example[model.input], f"{where}.data.pp")
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
       model.check(self.shape[:-1], *setting)

@@ -161,6 +161,8 @@ class Teacher:
 
   def check(self, example: Mapping[str, Any]) -> None:
     """Raises ValueError if an example's image does not fit the teacher."""
+    where = f"the preprocessing of {self.image!r} for {self.where}"
+    views.check_values(example[self.image], where)
     shape = views.shape_of_one(example[self.image].shape, self.model)
     try:
       self.model.check(shape[:-1], *self.setting)

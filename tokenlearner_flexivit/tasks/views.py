@@ -9,7 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tokenlearner_flexivit import terminal
+
+# Standardized images have values of a few units, unprepared ones up to 255.
+_LARGE = 30
 _AXES = {"image": 3, "video": 4}  # By what a model calls its input.
 
 
@@ -23,9 +28,36 @@ def shape_of_one(shape: Sequence[int], model: Any) -> tuple[int, ...]:
   return tuple(shape[-_AXES[model.input] :])
 
 
+def check_values(image: np.ndarray, where: str) -> None:
+  """Raises ValueError if an image, made by `where`, has whole numbers."""
+  if image.dtype.kind != "f":
+    raise ValueError(
+      f"{where} gives images of {image.dtype}, but models read numbers in "
+      "[-1, 1]. Put value_range(-1,1) at its end, before keep(...)."
+    )
+
+
 def check_single(example: dict[str, Any], model: Any, where: str) -> None:
-  """Raises ValueError unless an example, made by `where`, is a single view."""
-  shape = example[model.input].shape
+  """Raises ValueError unless an example of the training suits the model.
+
+  Warns of values so large that little can be learned from them.
+
+  Args:
+    example: should be a single view, of floats.
+    model: that sees it.
+    where: what makes the example, for errors.
+  """
+  image = example[model.input]
+  check_values(image, where)
+  largest = np.abs(image).max()
+  if largest > _LARGE:
+    terminal.say(
+      f"WARNING: {where} gives {model.input!r} values as large as "
+      f"{largest:.4g}, where those in [-1, 1] are learned from best. "
+      "standardize takes values as they stand: with the mean and std of images "
+      "in [0, 1], put value_range(0,1) before it."
+    )
+  shape = image.shape
   if len(shape) != _AXES[model.input]:
     axes = {"image": "[H, W, C]", "video": "[T, H, W, C]"}[model.input]
     raise ValueError(

@@ -1,0 +1,179 @@
+"""The data section of a config, and what it names."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.data import batches, examples, memory, preprocess
+from tokenlearner_flexivit.data.sources.base import Source
+from tokenlearner_flexivit.data.sources.fake import FakeSource
+from tokenlearner_flexivit.data.sources.folder import FolderSource
+
+with terminal.root_logger_unchanged():
+  import grain
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The data part of a config.
+
+  Attributes:
+    name: dataset: "digits", a TFDS name, "folder:/path", "video_folder:/path"
+      or "fake:...".
+    split: split of it, perhaps a slice.
+    pp: preprocessing string; opening the source works without.
+    data_dir: folder of TFDS datasets, and of videos made ready for reading.
+    features: names of the features of a TFDS dataset that are read, None for
+      all; the fewer, the faster.
+    num_workers: processes that make batches; 0 means threads in this one.
+      Each holds the library, some 200 MB. An evaluation starts them anew for
+      each pass, so that none waits while training goes on: two seconds of a
+      processor each, little for a pass of minutes, but more than a small
+      split takes with threads.
+    num_threads: threads that make examples, in each process; 0 means none.
+      None: as many, in all processes, as this one may use processors, but up
+      to 16 in each; more only wait for Python's lock, so that a machine with
+      more processors needs processes.
+    prefetch: batches that are ready or in the making. None: up to 8, as many
+      as take 2 GB, but at least 2.
+    max_corrupt: how many different corrupt examples training may skip before
+      it stops; see `train_batches`. 0 for evaluation.
+  """
+
+  name: str
+  split: str
+  pp: str | None = None
+  data_dir: str | None = None
+  features: Sequence[str] | None = None
+  num_workers: int = 0
+  num_threads: int | None = None
+  prefetch: int | None = None
+  max_corrupt: int = 0
+
+  @classmethod
+  def from_config(
+    cls, data_config: Mapping[str, Any], where: str
+  ) -> "Settings":
+    """Returns the settings.
+
+    Args:
+      data_config: the data section of a config.
+      where: name of the section for errors.
+
+    Raises:
+      ValueError: something about the keys is wrong.
+    """
+    given = dict(data_config)
+    known = [field.name for field in dataclasses.fields(cls)]
+    configuration.check_keys(given, known, where)
+    for key in ("name", "split"):
+      if not given.get(key) or not isinstance(given[key], str):
+        raise ValueError(
+          f"{where}.{key} must name what to read, not {given.get(key)!r}."
+        )
+    if not isinstance(given.get("pp"), str | None):
+      raise ValueError(
+        f"{where}.pp={given['pp']!r} must be a string of ops, such as "
+        "'decode|resize(224)|value_range(-1,1)'."
+      )
+    for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
+      if given.get(key) is None:
+        given.pop(key, None)  # The default.
+      else:
+        configuration.check_number(
+          given[key], f"{where}.{key}", "[0, inf)", whole=True
+        )
+    return cls(**given)
+
+  def make_example(
+    self, source: Source | None, where: str, *, skip_device_ops: bool = False
+  ) -> examples.MakeExample:
+    """Returns what makes examples of the source, by default a new one."""
+    parsed = self.preprocess(where)
+    if skip_device_ops:
+      parsed, _ = parsed.split()
+    source = self.source(where) if source is None else source
+    return examples.MakeExample(source, parsed, self.max_corrupt)
+
+  def preprocess(self, where: str) -> preprocess.Preprocess:
+    """Returns the parsed preprocessing string."""
+    if not self.pp:
+      raise ValueError(
+        f"{where}.pp must be a preprocessing string, not {self.pp!r}."
+      )
+    try:
+      return preprocess.parse(self.pp)
+    except ValueError as error:
+      raise ValueError(f"{where}.pp: {error}") from None
+
+  def stream(
+    self,
+    dataset: grain.MapDataset,
+    example: Mapping[str, np.ndarray],
+    batch_size: int,
+    part: slice,
+    shared_memory: memory.Memory,
+  ) -> batches.Delivery:
+    """Returns batches of a dataset of examples.
+
+    Args:
+      dataset: gives (an example, the corrupt ones that it stands in for).
+      example: one of them.
+      batch_size: examples of a batch.
+      part: of the batches.
+      shared_memory: where they lie.
+    """
+    spec = batches.spec_of(example)
+    threads, prefetch = self.num_threads, self.prefetch
+    if threads is None:
+      threads = -(-batches.available_cpus() // max(self.num_workers, 1))
+      threads = min(threads, batches.MAX_THREADS)
+    if prefetch is None:
+      prefetch = batches.prefetch_of(spec, batch_size)
+    made = batches.Batches(dataset, spec, batch_size, threads, shared_memory)
+    return batches.Delivery(
+      made,
+      part,
+      prefetch=prefetch,
+      num_workers=self.num_workers,
+      max_corrupt=self.max_corrupt,
+    )
+
+  def source(self, where: str) -> Source:
+    """Opens the source."""
+    is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
+    is_tfds = not (
+      is_video_folder or self.name.split(":")[0] in ("folder", "fake")
+    )
+    if self.features is not None and not is_tfds:
+      raise ValueError(
+        f"{where}.features={self.features!r} is for TFDS datasets; "
+        f"{self.name!r} has no more than is used. Leave it out."
+      )
+    if self.data_dir is not None and not (is_tfds or is_video_folder):
+      raise ValueError(
+        f"{where}.data_dir={self.data_dir!r} is where prepared datasets are; "
+        f"{self.name!r} needs none. Leave it out."
+      )
+    if self.name.startswith("folder:"):
+      source = FolderSource(self.name.removeprefix("folder:"), self.split)
+    elif self.name.split(":")[0] == "fake":
+      source = FakeSource(self.name, self.split)
+    elif is_video_folder:
+      from tokenlearner_flexivit.data.sources.video_folder.source import (
+        VideoFolderSource,
+      )
+
+      source = VideoFolderSource(self.name, self.split, self.data_dir)
+    else:
+      # TFDS is not needed by the others, and takes a while to import.
+      from tokenlearner_flexivit.data.sources.tfds import TfdsSource
+
+      source = TfdsSource(self.name, self.split, self.data_dir, self.features)
+    if not len(source):
+      raise ValueError(f"The split is empty: {source.name}.")
+    return source
