@@ -151,12 +151,9 @@ def test_answers_are_those_of_the_model(untrained_run):
   head, common = params["head"], logits_of(model, params, images, given)
   bias = head["bias"] - common.mean(axis=(0, 1))
   params = {**params, "head": {**head, "bias": bias}}
-  found = agreement.answer(
-    model,
-    params,
-    runs.read_batches(data, 14, 7, ["id"]),
-    given[::-1],
-  )
+  batches = list(runs.read_batches(data, 14, 7, ["id"]))
+  images = np.concatenate([batch["image"] for batch in batches])
+  found = agreement.answer(model, params, batches, given[::-1])
   assert found.settings == (COARSE, FINE)  # From the cheapest on.
   assert found.macs[0] < found.macs[1]
   expected = jax.nn.softmax(logits_of(model, params, images, given))
@@ -165,7 +162,7 @@ def test_answers_are_those_of_the_model(untrained_run):
     found.together[:, 0], expected.mean(axis=1).argmax(-1)
   )
   assert len(np.unique(found.single)) > 1
-  assert found.attributes["id"].tolist() == (np.arange(14) * 21 // 14).tolist()
+  assert sorted(found.attributes["id"]) == (np.arange(14) * 21 // 14).tolist()
   assert len(found.labels) == 14
 
 

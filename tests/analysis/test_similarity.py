@@ -136,3 +136,15 @@ def test_a_second_model_that_sees_other_values_is_told(
     )
     similarity._Sides(args, opened)
     assert ("WARNING" in capsys.readouterr().out) == told
+
+
+def test_a_batch_has_examples_from_all_over_the_split():
+  """A folder comes class by class: CKA would be that within a class."""
+  data = dict(name="fake:12x12x3:5:1000", split="test", pp="decode")
+  batches = list(runs.read_batches(data, 500, 100, ["id"]))
+  ids = [batch["id"] for batch in batches]
+  assert sorted(np.concatenate(ids)) == list(range(0, 1000, 2))
+  for of_batch in ids:
+    assert (np.bincount(of_batch // 200, minlength=5) > 5).all()
+  (alone,) = runs.read_batches(data, 500, 500, ["id"])
+  assert alone["id"].tolist() == list(range(0, 1000, 2))  # As a picture shows.

@@ -96,6 +96,10 @@ def read_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the examples of `read_examples`, few at a time.
 
+  Of several batches each has some from all over the split: a folder lists its
+  examples class by class, and what compares the examples of a batch, as CKA
+  does, would see one class.
+
   Args:
     data_config: as there.
     number: as there.
@@ -125,6 +129,8 @@ def read_batches(
   if attributes:
     _check_attributes(source, attributes)
   positions = np.arange(number) * len(source) // number
+  if batch_size < number:
+    positions = np.random.default_rng(0).permutation(positions)
   for start in range(0, number, batch_size):
     rows = []
     for i in positions[start : start + batch_size].tolist():
