@@ -53,6 +53,12 @@ def test_flags_of_the_config_are_told_from_others():
     ("optimizer.grad_clip_norm=None", "optimizer", "grad_clip_norm", None),
     ("optimizer.lr=1e-4", "optimizer", "lr", 1e-4),
     ("optimizer.lr=1", "optimizer", "lr", 1.0),
+    (
+      "optimizer.lr_scales={'head/.*': 2}",
+      "optimizer",
+      "lr_scales",
+      {"head/.*": 2},
+    ),
     ("batch_size=1e2", None, "batch_size", 100),
     ("model.token_learner=None", "model", "token_learner", None),
     (

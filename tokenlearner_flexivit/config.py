@@ -130,8 +130,10 @@ def _argument(name: str, text: str | None, default: Any) -> Any:
 def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
   """Returns `known[name]`; an unknown name raises a ValueError listing all."""
   if not isinstance(name, Hashable) or name not in known:
+    close = difflib.get_close_matches(str(name), known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(
-      f"{where}={name!r} is unknown. Known: {', '.join(sorted(known))}."
+      f"{where}={name!r} is unknown.{hint} Known: {', '.join(sorted(known))}."
     )
   return known[name]
 

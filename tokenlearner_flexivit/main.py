@@ -106,7 +106,9 @@ def _read_config() -> Any:
     run = paths.local(_WORKDIR.value, "--workdir")
     if _MODE.value == "train" and not (run / workdir.CONFIG_FILE).exists():
       return None
-    config = ml_collections.ConfigDict(workdir.read_config(run))
+    config = ml_collections.ConfigDict(
+      workdir.read_config(run), allow_dotted_keys=True
+    )
   for sentence in overrides.apply(config, _VALUES.value, setup.DEFAULTS):
     terminal.say(sentence)
   return config

@@ -90,7 +90,7 @@ def load(source: str) -> ml_collections.ConfigDict:
     ) from None
   config = module.get_config(*arguments)
   if isinstance(config, dict):
-    config = ml_collections.ConfigDict(config)
+    config = ml_collections.ConfigDict(config, allow_dotted_keys=True)
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(
       f"--config={source}: get_config returns a {type(config).__name__}, not a "
@@ -157,6 +157,8 @@ def apply(
 
 
 def _set(node: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  if isinstance(value, dict):  # Patterns, which may be keys, have dots.
+    value = ml_collections.ConfigDict(value, allow_dotted_keys=True)
   with node.unlocked(), node.ignore_type():
     node[key] = value
 

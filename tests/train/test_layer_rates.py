@@ -1,5 +1,6 @@
 """Layer-wise rates and frozen layers, as updates of known gradients."""
 
+import re
 import shutil
 
 import chex
@@ -164,6 +165,60 @@ def test_decay_names_blocks_of_a_stack_as_those_of_none(name, freeze):
   chex.assert_trees_all_close(stacking.unstack(scanned), updates, rtol=1e-6)
 
 
+DECAY = dict(weight_decay=0.1, decay=(r".*encoderblock_[02]/.*kernel",))
+
+
+@pytest.mark.parametrize(
+  "section, freeze",
+  [
+    (dict(name="lamb", **DECAY), None),
+    (dict(name="lamb", **DECAY), ("cls", ".*/encoderblock_0")),
+    (dict(name="muon", **DECAY), ("cls", ".*/encoderblock_0")),
+    (dict(name="adafactor", min_dim_size_to_factor=2), ("cls",)),
+    (dict(name="novograd", weight_decay=0.1), ("Transformer",)),
+  ],
+)
+def test_optimizers_of_optax_do_the_same_to_stacks(section, freeze):
+  """Two steps, also of those that take norms or axes of a parameter."""
+  params = make_params()
+  results = []
+  for tree in params, stacking.stack(params, RUNS):
+    optimizer = create(tree, freeze=freeze, **section)
+    state = jax.jit(optimizer.init)(tree)
+    for _ in range(2):
+      updates, state = jax.jit(optimizer.update)(tree, state, tree)
+    results.append(stacking.unstack((updates, state)))
+    # What checkpoints hold can be stacked again.
+    saved = jax.device_get(results[-1][1])
+    again = stacking.stack(saved, RUNS) if tree is not params else saved
+    chex.assert_trees_all_equal(again, jax.device_get(state))
+  chex.assert_trees_all_close(*(updates for updates, _ in results), rtol=1e-5)
+  for name, update in flatten(results[0][0]).items():
+    assert np.any(update) != any(
+      re.match(f"{pattern}/|{pattern}$", name) for pattern in freeze or ()
+    )
+
+
+def test_lr_scales_multiply_what_whole_names_match():
+  params = make_params()
+  scales = {"head/.*": 2, ".*encoderblock_[12]/.*bias": 0.5, "cls": 0}
+  section = dict(momentum=0.0, weight_decay=0.1, layer_decay=0.5)
+  without, _ = step(params, **section)
+  updates, state = step(params, lr_scales=scales, **section)
+  pairs, _ = step(params, lr_scales=tuple(scales.items()), **section)
+  chex.assert_trees_all_equal(updates, pairs)
+  factors = {"head/kernel": 2, "head/bias": 2, "cls": 0}
+  factors |= {f"Transformer/encoderblock_{i}/Dense_0/bias": 0.5 for i in (1, 2)}
+  for name, update in flatten(updates).items():
+    expected = flatten(without)[name] * factors.get(name, 1)
+    np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
+  stacked = stacking.stack(params, RUNS)
+  scanned, _ = step(stacked, lr_scales=scales, **section)
+  chex.assert_trees_all_close(stacking.unstack(scanned), updates, rtol=1e-6)
+  # What has 0 is frozen: without moments.
+  assert not any(x.shape == (1, 1, 2) for x in jax.tree.leaves(state))
+
+
 @pytest.mark.parametrize("name, moments", [("sgd", 1), ("adamw", 2)])
 def test_what_is_frozen_stays_and_has_no_moments(name, moments):
   params = make_params()
@@ -260,6 +315,21 @@ def test_without_rates_the_optimizer_is_the_same():
     (dict(freeze=3), "freeze=3 must be a list"),
     (dict(decay=("Transformer/encoderblock_9/.*",)), "matches the whole of no"),
     (dict(decay="(head"), "no regular expression"),
+    (dict(lr_scales={"hea": 2}), "lr_scales: 'hea' matches the whole of no"),
+    (dict(lr_scales={"(head": 2}), "no regular expression"),
+    (dict(lr_scales={"head/.*": -1}), r"'head/\.\*'\]=-1 must be .* \[0, inf"),
+    (dict(lr_scales={"head/.*": "2"}), "='2' must be a number"),
+    (dict(lr_scales={".*": 0}), "lr_scales=.* leaves nothing to train"),
+    (
+      dict(lr_scales={"(?!head).*": 0}, freeze=("head",)),
+      "freeze=.* and lr_scales=.* leaves nothing to train",
+    ),
+    (
+      dict(lr_scales=(("head/.*", 2), (".*/bias", 3))),
+      r"'head/\.\*' gives head/bias the factor 2, but '\.\*/bias' gives it 3",
+    ),
+    (dict(lr_scales=0.1), "lr_scales=0.1 must be factors by patterns"),
+    (dict(lr_scales=("head/.*", 2)), "must be factors by patterns"),
     (dict(layer_decay=0.0), r"layer_decay=0.0 must be a number in \(0, 1\]"),
     (dict(layer_decay=1.1), r"must be a number in \(0, 1\]"),
     (dict(layer_decay="0.5"), r"must be a number in \(0, 1\]"),

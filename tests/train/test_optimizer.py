@@ -1,6 +1,7 @@
 """Schedules and optimizers against values worked out by hand."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -127,7 +128,8 @@ def test_momentum_is_bfloat16_by_default_as_in_the_recipes():
 @pytest.mark.parametrize(
   "section, message",
   [
-    (dict(name="lion", lr=1), "Known: adamw, scale_by_adam, sgd"),
+    (dict(name="lionn", lr=1), "'lionn' is unknown. Did you mean 'lion'.*lamb"),
+    (dict(name="chain", lr=1), "'chain' is unknown"),
     (dict(name="sgd"), "needs lr"),
     (dict(name="sgd", lr=1, b1=0.9), "no key 'b1'"),
     (dict(name="sgd", lr=1, decay=("x",)), "the whole of no parameter"),
@@ -142,6 +144,94 @@ def test_momentum_is_bfloat16_by_default_as_in_the_recipes():
   ],
 )
 def test_bad_optimizers(section, message):
+  with pytest.raises(ValueError, match=message):
+    create(**section)
+
+
+@pytest.mark.parametrize(
+  "section, expected",
+  [
+    # Sign of the gradient and decay of kernels, both times lr.
+    (dict(name="lion", weight_decay=0.5), (-0.15, -0.1)),
+    (dict(name="sign_sgd"), (-0.1, -0.1)),
+    (dict(name="signum", beta=0.5), (-0.1, -0.1)),
+    # Adam's direction of 1, and for kernels 0.5, as long as the parameters.
+    (dict(name="lamb", weight_decay=0.5), (-0.1, -0.1)),
+    (dict(name="adam", eps=0), (-0.1, -0.1)),
+    (dict(name="adagrad", initial_accumulator_value=0.0), (-0.1, -0.1)),
+    (dict(name="adafactor", clipping_threshold=None), (-0.1, -0.1)),
+    (dict(name="prodigy", betas=(0.9, 0.99), estim_lr0=1.0), (-0.1, -0.1)),
+  ],
+)
+def test_optimizers_of_optax_by_name(section, expected):
+  section = dict(schedule=dict(name="constant")) | section
+  optimizer, lr = create(lr=0.1, **section)
+  assert lr(0) == pytest.approx(0.1)
+  updates = step(optimizer)
+  for key, value in zip(("kernel", "bias"), expected, strict=True):
+    np.testing.assert_allclose(updates[key], value, rtol=1e-5)
+
+
+def test_optimizers_of_optax_follow_the_schedule_and_clip():
+  section = dict(name="optimistic_gradient_descent", lr=1.0, alpha=1.0, beta=0)
+  rising = dict(name="linear", warmup_steps=2)
+  optimizer, _ = create(**section, schedule=rising, grad_clip_norm=1.0)
+  state = optimizer.init(PARAMS)
+  norm = np.sqrt(2 * 3**2 + 2 * 4**2)
+  for factor in (0.0, 0.5, 1.0):
+    updates, state = optimizer.update(GRADS, state, PARAMS)
+    expected = -factor * 4 / norm
+    np.testing.assert_allclose(updates["a"]["bias"], expected, rtol=1e-6)
+
+
+def test_muon_takes_kernels_alone_for_matrices():
+  """Those of attention too; biases have Adam's rate, which is scheduled."""
+  shapes = {"query": (4, 2, 2), "out": (2, 2, 4), "Dense_0": (4, 4)}
+  params = {
+    module: {
+      "kernel": jax.random.normal(jax.random.key(0), shape),
+      "bias": jnp.ones((2, 2) if module == "query" else (4,)),
+    }
+    for module, shape in shapes.items()
+  }
+  section = dict(name="muon", lr=0.1, adam_learning_rate=0.6, nesterov=False)
+  section["schedule"] = dict(name="linear", warmup_steps=2)
+  optimizer, _ = optimizer_lib.create(
+    section, params, 4, batch_size=1, num_examples=1
+  )
+  state = optimizer.init(params)
+  for _ in range(2):
+    updates, state = jax.jit(optimizer.update)(params, state, params)
+  for update in updates.values():
+    np.testing.assert_allclose(update["bias"], -0.3, rtol=1e-5)
+    matrix = np.reshape(update["kernel"], (4, 4))
+    lengths = np.linalg.svd(matrix, compute_uv=False)
+    assert 0.03 < lengths.min() < lengths.max() < 0.07
+
+
+@pytest.mark.parametrize(
+  "section, message",
+  [
+    (dict(name="lion"), "needs lr"),
+    (dict(name="lion", lr=1, momentum=0.9), "no key 'momentum'.*b1, b2, decay"),
+    (dict(name="lion", lr=1, learning_rate=1), "no key 'learning_rate'"),
+    (dict(name="lion", lr=1, mask=True), "no key 'mask'"),
+    (dict(name="lion", lr=-1), "lr=-1 must be"),
+    (dict(name="lion", lr=1, b1=1.5), r"b1=1.5 must be a number in \[0, 1\)"),
+    (dict(name="lion", lr=1, mu_dtype="float16"), "must be 'float32'"),
+    (dict(name="adam", lr=1, decay=(".*kernel",)), "no key 'decay'"),
+    (dict(name="adan", lr=1, b3="0.9"), "b3='0.9' must be a number"),
+    (dict(name="adam", lr=1, nesterov=1), "nesterov=1 must be true or false"),
+    (dict(name="adam", lr=1, weight_decay=1), "no key 'weight_decay'"),
+    (dict(name="prodigy", lr=1, betas=3), "optax's prodigy does not work"),
+    (dict(name="lbfgs", lr=1), "needs more than gradients"),
+    (dict(name="sophia", lr=1), "needs more than gradients"),
+    (dict(name="sm3", lr=1), "a learning rate that changes"),
+    (dict(name="dpsgd", lr=1), "gradients of single examples"),
+    (dict(name="schedule_free_sgd", lr=1), "evaluates other parameters"),
+  ],
+)
+def test_what_optax_cannot_do_so(section, message):
   with pytest.raises(ValueError, match=message):
     create(**section)
 

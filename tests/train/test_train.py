@@ -392,7 +392,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"model.pool": "mean"}, "mean.*gap, tok, map"),
     ({"task.name": "clustering"}, "Known: classification"),
     ({"evals.test.type": "recall"}, "Known: classification"),
-    ({"optimizer.name": "lion"}, "Known: adamw"),
+    ({"optimizer.name": "adamww"}, "Did you mean 'adamw'.* Known: .*lion"),
     ({"parallel": "pjit"}, "Known: pmap, shard_map"),
     ({"data.pp": "decode|resise(12)"}, "resise"),
     ({"data.pp": "decode|keep('image')"}, "gives no 'label'"),

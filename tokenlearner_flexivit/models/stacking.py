@@ -75,6 +75,14 @@ def stack(tree: Any, runs: Sequence[range]) -> Any:
   return jax.tree.map(stack_blocks, tree, is_leaf=has_blocks)
 
 
+def runs(params: Any) -> list[range]:
+  """Returns the runs of blocks whose parameters are stacks."""
+  paths, _ = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
+  matches = [_STACK.fullmatch(str(k.key)) for path in paths for k in path]
+  bounds = {(int(m[1]), int(m[2])) for m in matches if m}
+  return [range(first, last + 1) for first, last in sorted(bounds)]
+
+
 def unstack(tree: Any) -> Any:
   """Returns the tree that `stack` was given.
 

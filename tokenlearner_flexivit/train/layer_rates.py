@@ -1,4 +1,4 @@
-"""How fast each layer learns: layer-wise decay, and frozen layers.
+"""How fast each parameter learns: layer-wise decay, scales, frozen layers.
 
 A factor multiplies the whole update of a parameter, weight decay included, as
 a learning rate of its own would; 0 leaves the parameter as it is. A stack of
@@ -6,7 +6,7 @@ blocks (see `models.stacking`) has a factor for each block.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -16,6 +16,9 @@ import optax
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import stacking
+
+# Of `config.optimizer`: the arguments of `factors`.
+KEYS = ("layer_decay", "freeze", "lr_scales")
 
 _STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
 _BLOCK = re.compile(r"(.*)encoderblock_(\d+)/.*")
@@ -33,9 +36,10 @@ def factors(
   params: Any,
   layer_decay: float | None = None,
   freeze: str | Sequence[str] | None = None,
+  lr_scales: Mapping[str, float] | Sequence[Any] | None = None,
   model: Any = None,
 ) -> Any:
-  """Returns the factor of every parameter.
+  """Returns the factor of every parameter: the product of what three keys say.
 
   With layer-wise decay, as the code of BEiT (arXiv 2106.08254) and MAE (arXiv
   2111.06377) and timm have it, the head and all else after the blocks has 1,
@@ -52,6 +56,11 @@ def factors(
       them matches its "/"-joined name, or the beginning of it up to a "/":
       "embedding", "Transformer/encoderblock_[0-5]", or "(?!head/).*" for all
       but the head. None freezes nothing.
+    lr_scales: factors of at least 0 by regular expressions that match the
+      whole "/"-joined name: {"head/.*": 10, ".*pos_embedding": 0}. The same as
+      pairs, (("head/.*", 10), (".*pos_embedding", 0)), is for files of
+      configs, since a ConfigDict takes no keys with dots. All else has 1.
+      Patterns that give one parameter different factors are refused.
     model: of the parameters, which tells before which block TokenLearner is;
       without TokenLearner it may be None.
 
@@ -68,13 +77,54 @@ def factors(
   rates = dict.fromkeys(every, 1.0)
   if layer_decay is not None:
     rates = _decayed(every, layer_decay, model)
-  rates |= dict.fromkeys(_frozen(every, freeze or ()), 0.0)
+  scales = _scaled(every, lr_scales or ()) | _frozen(every, freeze or ())
+  if not any(scales.get(name, 1.0) for name in every):
+    keys = {"freeze": freeze, "lr_scales": lr_scales}
+    said = " and ".join(f"{k}={v!r}" for k, v in keys.items() if v)
+    raise ValueError(
+      f"config.optimizer: {said} leaves nothing to train. Parameters are "
+      f"{', '.join(_beginnings(every))}."
+    )
+  rates |= {name: rates[name] * scale for name, scale in scales.items()}
 
   arrays = {
     leaf: per_block(np.float32([rates[name] for name in names(leaf)]), value)
     for leaf, value in flat.items()
   }
   return flax.traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def matching(
+  pattern: str, names: Sequence[str], where: str, *, or_beginning: bool = False
+) -> list[str]:
+  """Returns the names whose whole a pattern matches.
+
+  Args:
+    pattern: a regular expression.
+    names: of parameters.
+    where: the pattern's name for errors.
+    or_beginning: whether the beginning of a name up to a "/" is enough.
+
+  Raises:
+    ValueError: it is none, or matches nothing.
+  """
+  where = f"{where}: {pattern!r}"
+  try:
+    regex = re.compile(rf"(?:{pattern})(?:/.*)?" if or_beginning else pattern)
+  except (TypeError, re.error) as error:
+    raise ValueError(f"{where} is no regular expression: {error}.") from None
+  matched = [name for name in names if regex.fullmatch(name)]
+  if not matched and or_beginning:
+    raise ValueError(
+      f"{where} matches no parameter, nor the beginning of a name up to a "
+      f"'/'. Names begin with {', '.join(_beginnings(names))}."
+    )
+  if not matched:
+    raise ValueError(
+      f"{where} matches the whole of no parameter's name. Names are such as "
+      f"{', '.join(names[:: max(1, len(names) // 6)])}."
+    )
+  return matched
 
 
 def per_block(values: Sequence[Any], leaf: Any) -> np.ndarray:
@@ -170,32 +220,46 @@ def _decayed(
   return {name: layer_decay ** (depth + 1 - layer(name)) for name in names}
 
 
-def _frozen(names: Iterable[str], patterns: str | Sequence[str]) -> set[str]:
-  frozen = set()
-  patterns = [patterns] if isinstance(patterns, str) else patterns
-  configuration.check_list(patterns, "config.optimizer.freeze")
-  for pattern in patterns:
-    where = f"config.optimizer.freeze: {pattern!r}"
-    try:
-      regex = re.compile(rf"(?:{pattern})(?:/.*)?")
-    except (TypeError, re.error) as error:
-      raise ValueError(f"{where} is no regular expression: {error}.") from None
-    found = {name for name in names if regex.fullmatch(name)}
-    if not found:
-      raise ValueError(
-        f"{where} matches no parameter, nor the beginning of a name up to a "
-        f"'/'. Names begin with {', '.join(_beginnings(names))}."
-      )
-    frozen |= found
-  if frozen >= set(names):
+def _scaled(names: Sequence[str], lr_scales: Any) -> dict[str, float]:
+  where = "config.optimizer.lr_scales"
+  if isinstance(lr_scales, Mapping):
+    lr_scales = list(lr_scales.items())
+  is_list = isinstance(lr_scales, list | tuple)
+  if not is_list or not all(
+    isinstance(pair, list | tuple) and len(pair) == 2 for pair in lr_scales
+  ):
     raise ValueError(
-      f"config.optimizer.freeze={patterns!r} leaves nothing to train. "
-      f"Parameters are {', '.join(_beginnings(names))}."
+      f"{where}={lr_scales!r} must be factors by patterns, such as "
+      "{'head/.*': 10}, or pairs, such as (('head/.*', 10),)."
     )
-  return frozen
+  scales, patterns = {}, {}
+  for pattern, factor in lr_scales:
+    configuration.check_number(factor, f"{where}[{pattern!r}]", "[0, inf)")
+    for name in matching(pattern, names, where):
+      if scales.setdefault(name, factor) != factor:
+        raise ValueError(
+          f"{where}: {patterns[name]!r} gives {name} the factor "
+          f"{scales[name]}, but {pattern!r} gives it {factor}. Let one leave "
+          f"out what is the other's, as '(?!head/).*' does the head."
+        )
+      patterns[name] = pattern
+  return scales
 
 
-def _beginnings(names: Iterable[str]) -> list[str]:
+def _frozen(
+  names: Sequence[str], patterns: str | Sequence[str]
+) -> dict[str, float]:
+  where = "config.optimizer.freeze"
+  patterns = [patterns] if isinstance(patterns, str) else patterns
+  configuration.check_list(patterns, where)
+  return {
+    name: 0.0
+    for pattern in patterns
+    for name in matching(pattern, names, where, or_beginning=True)
+  }
+
+
+def _beginnings(names: Sequence[str]) -> list[str]:
   """The names at the top, and those in Transformer, of which there are many."""
   parts = [name.split("/") for name in names]
   return list(dict.fromkeys("/".join(p[:-1][:2]) or p[0] for p in parts))

@@ -94,9 +94,8 @@ def train_and_evaluate(
     num_examples=experiment.about_data["num_examples"],
     model=task.model,
   )
-  factors = layer_rates.factors(
-    stacked, freeze=config["optimizer"].get("freeze")
-  )
+  rates = {key: config["optimizer"].get(key) for key in layer_rates.KEYS}
+  factors = layer_rates.factors(stacked, **rates, model=task.model)
   frozen = jax.tree.map(lambda factor: factor == 0, factors)
   create_state = functools.partial(
     train_step_lib.create_state,

@@ -1,6 +1,10 @@
-"""Optimizers and schedules, all of optax, as `config.optimizer` names them."""
+"""Optimizers and schedules, all of optax, as `config.optimizer` names them.
 
-import re
+Three optimizers are spelled out here, with the kinds of weight decay that
+published recipes have; every other of optax has its own name and arguments,
+see `optax_names`.
+"""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +13,7 @@ import jax
 import optax
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.train import layer_rates
+from tokenlearner_flexivit.train import layer_rates, optax_names
 
 # As in big_vision: kernels decay; biases, norms and embeddings do not.
 DECAYED = (r".*/kernel",)
@@ -36,20 +40,11 @@ def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   names = {leaf: layer_rates.names(leaf) for leaf in flat}
   every = [name for several in names.values() for name in several]
-  decays = set()
-  for pattern in patterns:
-    where = f"config.optimizer.decay: {pattern!r}"
-    try:
-      regex = re.compile(pattern)
-    except (TypeError, re.error) as error:
-      raise ValueError(f"{where} is no regular expression: {error}.") from None
-    matched = {name for name in every if regex.fullmatch(name)}
-    if not matched:
-      raise ValueError(
-        f"{where} matches the whole of no parameter's name. Names are such as "
-        f"{', '.join(every[:: max(1, len(every) // 6)])}."
-      )
-    decays |= matched
+  decays = {
+    name
+    for pattern in patterns
+    for name in layer_rates.matching(pattern, every, "config.optimizer.decay")
+  }
   mask = {
     leaf: layer_rates.per_block([name in decays for name in names[leaf]], value)
     for leaf, value in flat.items()
@@ -312,11 +307,12 @@ def create(
   """Builds what `config.optimizer` describes.
 
   Args:
-    section: `name` and the keyword arguments of that optimizer here, `lr`;
-      `schedule` (see `create_schedule`); `grad_clip_norm`, the largest global
-      norm of the gradient, or None; `decay`, patterns for `decay_mask`;
-      `layer_decay` and `freeze`, see `layer_rates.factors`.
-    params: the parameters (only names and numbers of axes are read).
+    section: `name` and the keyword arguments of that optimizer, here or in
+      optax ("lion", "lamb", "adafactor", "muon", ...), and `lr`, its learning
+      rate; `schedule` (see `create_schedule`); `grad_clip_norm`, the largest
+      global norm of the gradient, or None; `decay`, patterns for `decay_mask`;
+      `layer_decay`, `freeze` and `lr_scales`, see `layer_rates.factors`.
+    params: the parameters (only names, shapes and dtypes are read).
     total_steps: length of the training.
     batch_size: for durations in examples.
     num_examples: for durations in epochs.
@@ -324,19 +320,23 @@ def create(
 
   Returns:
     The optax transformation, and the learning rate as a function of the step:
-    with `layer_decay` that of the head.
+    that of parameters whose factor is 1.
 
   Raises:
     ValueError: an unknown name or key, or a value out of range.
   """
   where = "config.optimizer"
   arguments = dict(section)
-  function = configuration.choose(
-    arguments.pop("name", "adamw"), OPTIMIZERS, f"{where}.name"
-  )
+  name = arguments.pop("name", "adamw")
+  known = {**optax_names.functions(), **OPTIMIZERS}
+  configuration.choose(name, known, f"{where}.name")
   if arguments.get("grad_clip_norm") is None:
     arguments.pop("grad_clip_norm", None)
-  _check_values(arguments, where)
+  checked = arguments
+  if name not in OPTIMIZERS:  # There None and an eps of 0 may have a meaning.
+    others = {k for k, v in arguments.items() if v is None} | {"eps"}
+    checked = {k: v for k, v in arguments.items() if k not in others}
+  _check_values(checked, where)
   schedule = create_schedule(
     arguments.pop("schedule", None) or {},
     total_steps,
@@ -344,17 +344,17 @@ def create(
     num_examples=num_examples,
   )
   clip = arguments.pop("grad_clip_norm", None)
-  factors = layer_rates.factors(
-    params,
-    arguments.pop("layer_decay", None),
-    arguments.pop("freeze", None),
-    model,
-  )
-  decay = arguments.pop("decay", None)
+  rates = {key: arguments.pop(key, None) for key in layer_rates.KEYS}
+  factors = layer_rates.factors(params, **rates, model=model)
+  decay = arguments.get("decay")
   mask = decay_mask(params, DECAYED if decay is None else decay)
-  optimizer = configuration.call(
-    function, arguments, where, schedule=schedule, mask=mask
-  )
+  if name in OPTIMIZERS:
+    arguments.pop("decay", None)
+    optimizer = configuration.call(
+      OPTIMIZERS[name], arguments, where, schedule=schedule, mask=mask
+    )
+  else:
+    optimizer = optax_names.create(name, arguments, params, schedule, mask)
   if clip is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
   optimizer = layer_rates.scale(optimizer, factors)
