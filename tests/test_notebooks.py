@@ -1,6 +1,8 @@
 """Every notebook runs from top to bottom, at a small size, and is stripped."""
 
 import ast
+import importlib
+import importlib.util
 import pathlib
 
 import nbclient
@@ -41,6 +43,22 @@ def test_is_stripped(name):
     assert set(cell.metadata) <= {"tags"}, cell
     if cell.cell_type == "code":
       assert not cell.outputs and cell.execution_count is None, cell.source
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_imported_is_there(name):
+  """Told in a second, other than by running those that train."""
+  for cell in read(name).cells:
+    if cell.cell_type != "code" or "%pip" in cell.source:
+      continue
+    source = cell.source.replace("%matplotlib inline", "")
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.ImportFrom):
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+          full = f"{node.module}.{alias.name}"
+          there = hasattr(module, alias.name) or importlib.util.find_spec(full)
+          assert there, full
 
 
 @pytest.mark.parametrize(

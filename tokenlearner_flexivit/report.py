@@ -235,7 +235,7 @@ def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
     "agree1": "agree@1",
     "agree5": "agree@5",
   }
-  titles |= {key: key for key in row if key.endswith(("shot", "shot_tuned"))}
+  titles |= {key: key for key in row if intervals.is_few_shot(key)}
   for key, title in titles.items():
     if key in row:
       spread = row.get(f"{key}_std")

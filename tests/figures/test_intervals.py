@@ -26,5 +26,7 @@ def test_only_shares_of_known_numbers_have_intervals():
   low, high = intervals.in_percent(10 / 15, "accuracy", 15)
   assert (round(low, 1), round(high, 1)) == (41.7, 84.8)
   assert intervals.in_percent(0.5, "10shot", 15) is not None
+  assert intervals.in_percent(0.5, "5shot_tuned", 15) is not None
   assert intervals.in_percent(0.5, "mAP", 15) is None
+  assert intervals.in_percent(0.5, "AP/screenshot", 15) is None
   assert intervals.in_percent(0.5, "accuracy", None) is None

@@ -1,6 +1,7 @@
 """Intervals of a share of examples, such as an accuracy."""
 
 import math
+import re
 
 # Metrics that count examples which are right. An mAP is none.
 _SHARES = ("accuracy", "single_accuracy", "top5", "agree1", "agree5")
@@ -8,7 +9,13 @@ _SHARES = ("accuracy", "single_accuracy", "top5", "agree1", "agree5")
 
 def is_share(metric: str) -> bool:
   """Tells whether a metric of an evaluation is a share of its examples."""
-  return metric in _SHARES or metric.endswith(("shot", "shot_tuned"))
+  return metric in _SHARES or is_few_shot(metric)
+
+
+def is_few_shot(metric: str) -> bool:
+  """Tells whether a metric is the accuracy of a few-shot evaluation."""
+  # A class may be named "screenshot", and its metric "AP/screenshot".
+  return re.fullmatch(r"\d+shot(_tuned)?", metric) is not None
 
 
 def in_percent(
