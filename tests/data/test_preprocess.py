@@ -89,6 +89,7 @@ def test_is_pickled_with_its_functions():
     ("decode_ids(2,key='a')", "rgb cannot be 2"),
     ("inception_crop(24,area_min=200)", "area_min <= area_max <= 100"),
     ("inception_crop(24,area_min=0)", "0 < area_min"),
+    ("inception_crop(24,area_min=0.08,area_max=1)", "area_min=8 for a share"),
     ("inception_crop(method='cubic')", "'cubic'"),
     ("random_translate(-1)", "pixels must not be negative"),
     ("random_affine(scale=(0,1))", "scale must be"),

@@ -36,6 +36,11 @@ def _check_inception_crop(
     raise ValueError(
       f"expected 0 < area_min <= area_max <= 100, got {area_min}, {area_max}"
     )
+  if area_min < 1:
+    raise ValueError(
+      "areas are in percent of the image, and less than one is a few pixels: "
+      f"write area_min={100 * area_min:g} for a share of {area_min:g}"
+    )
   check_resize(size, method)
 
 
