@@ -290,12 +290,34 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     both = params, interop.load_params(path, model)
     same = np.array_equal(*(each["embedding"]["kernel"] for each in both))
     assert same == (mean is None)  # What is written takes [-1, 1].
+    assert interop.describe(path).input_mean == (0.5,)
     chosen = transfer.get_config(f"{section},runlocal")
     assert (chosen.get("init_mean"), chosen.get("init_std")) == (mean, std)
     pp = runs.open_weights(str(folder)).data["pp"]
     found = statistics.of_preprocessing(pp, "image")
     np.testing.assert_allclose(found[0], mean or [0.5], atol=1e-5)
     np.testing.assert_allclose(found[1], std or [0.5], atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["native", "timm"])
+def test_weights_that_are_saved_claim_no_images_that_nobody_named(
+  format, make_model, make_params, tmp_path
+):
+  model, path = make_model(pool="tok"), tmp_path / "a.safetensors"
+  params = make_params(model)
+  interop.save_params(params, path, format, model=model)
+  described = interop.describe(path)
+  assert described.input_mean is None
+  assert "images      of unknown mean and std" in str(described)
+  interop.save_params(
+    params, path, format, model=model, input_mean=[0.3], input_std=0.2
+  )
+  described = interop.describe(path)
+  assert (described.input_mean, described.input_std) == ((0.3,), (0.2,))
+  _, report = interop.load_params_and_report(path, model)
+  assert "minus [0.3], divided by [0.2]" in str(report)
+  with pytest.raises(ValueError, match="input_mean and input_std, or neither"):
+    interop.save_params(params, path, format, model=model, input_mean=0.3)
 
 
 def test_an_export_tells_its_preprocessing(tmp_path):

@@ -99,7 +99,18 @@ def _convert(args: argparse.Namespace) -> None:
     unused=args.unused,
   )
   print(report)
-  save_params(params, args.output, args.format, model=model)
+  if mean is None and std is None:
+    mean, std = description.input_mean, description.input_std
+  else:
+    mean = std = 0.5  # The others are absorbed.
+  save_params(
+    params,
+    args.output,
+    args.format,
+    model=model,
+    input_mean=mean,
+    input_std=std,
+  )
   print(f"Saved {args.output} ({args.format}).")
 
 

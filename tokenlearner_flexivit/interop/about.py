@@ -96,7 +96,11 @@ def arguments(model: nn.Module) -> dict[str, Any] | None:
 
 
 def of_model(
-  model: nn.Module | None, num_heads: int | None, format: str
+  model: nn.Module | None,
+  num_heads: int | None,
+  format: str,
+  input_mean: tuple[float, ...] | None,
+  input_std: tuple[float, ...] | None,
 ) -> str | None:
   """Returns what `save_params` notes in a file of a model, as JSON.
 
@@ -104,11 +108,14 @@ def of_model(
     model: None if only its heads are known.
     num_heads: attention heads.
     format: of the file.
+    input_mean: of the images, see `About`; None if it is not known.
+    input_std: likewise.
   """
   noted = arguments(model) if model is not None else None
   if noted is None and num_heads is None:
     return None
-  return json.dumps({"model": noted, "num_heads": num_heads, "format": format})
+  values = {"model": noted, "num_heads": num_heads, "format": format}
+  return json.dumps(values | {"input_mean": input_mean, "input_std": input_std})
 
 
 def read(
@@ -139,15 +146,20 @@ def read(
     )
   if MODEL_KEY in metadata:
     noted = torch_configs.parse(metadata[MODEL_KEY], path)
+    # Files of older versions do not tell them.
+    mean, std = (
+      noted.get(key) and tuple(noted[key])
+      for key in ("input_mean", "input_std")
+    )
     if noted["model"]:
-      return _ours(noted["model"], str(path), noted["format"])
+      return _ours(noted["model"], str(path), noted["format"], mean, std)
     return About(
       str(path),
       num_heads=noted["num_heads"],
       # In what is saved for timm and Hugging Face a cls token has a position.
       cls_entry=any(name.endswith("cls_token") for name in leaves),
-      input_mean=(0.5,),
-      input_std=(0.5,),
+      input_mean=mean,
+      input_std=std,
     )
   names = set(leaves)
   if torch_names.is_timm(names) or torch_names.is_hugging_face(names):
@@ -228,8 +240,8 @@ def _ours(
   section: dict[str, Any],
   where: str,
   format: str,
-  input_mean: tuple[float, ...] | None = (0.5,),
-  input_std: tuple[float, ...] | None = (0.5,),
+  input_mean: tuple[float, ...] | None,
+  input_std: tuple[float, ...] | None,
 ) -> About:
   try:
     model = models.create(**section)

@@ -1,7 +1,7 @@
 """Saves parameters under the names and in the files of others."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ def save_params(
   format: str = "native",
   *,
   model: nn.Module | None = None,
+  input_mean: Sequence[float] | None = None,
+  input_std: Sequence[float] | None = None,
 ) -> None:
   """Saves parameters; dtypes are kept.
 
@@ -43,6 +45,10 @@ def save_params(
     model: noted in the file (but not in .msgpack), so that `describe` and
       `load_params` guess nothing; needed where the position embedding is
       computed, not stored (posemb="sincos2d"), and the format has to store it.
+    input_mean: of images in [0, 1], per channel or one for all, that the
+      weights expect to be subtracted; 0.5 for images in [-1, 1]. Noted like
+      `model`. Without it nothing tells which images they are for.
+    input_std: by which they expect them to be divided, likewise.
 
   Raises:
     ValueError: an unknown format, another suffix, or parameters that the
@@ -78,8 +84,14 @@ def save_params(
     embedding = posemb.sincos2d(model.posemb_grid, model.width)
     arrays[surgery.POSEMB] = np.asarray(embedding)
   leaves = to_theirs({name: Leaf.of(array) for name, array in arrays.items()})
+  if (input_mean is None) != (input_std is None):
+    raise ValueError("Give input_mean and input_std, or neither.")
+  statistics = (
+    x if x is None else tuple(np.ravel(x).tolist())
+    for x in (input_mean, input_std)
+  )
   metadata = {}
-  if noted := about.of_model(model, _num_heads(arrays), format):
+  if noted := about.of_model(model, _num_heads(arrays), format, *statistics):
     metadata[about.MODEL_KEY] = noted
   containers.write(
     path, {name: leaf.read() for name, leaf in leaves.items()}, metadata
