@@ -88,6 +88,11 @@ def test_a_report_is_of_the_steps_that_its_weights_have_seen(parts, tmp_path):
   )
   written = report.write(parts, tmp_path, PARAMS, results(parts), 3)
   assert written["train"] == {"steps": 3, "seconds": 1.5}
+  notes = tmp_path / "checkpoints" / "3" / "notes"
+  notes.mkdir(parents=True)
+  (notes / "metadata").write_text('{"notes": {"pending": [], "seconds": 2.2}}')
+  written = report.write(parts, tmp_path, PARAMS, results(parts), 3)
+  assert written["train"] == {"steps": 3, "seconds": 2.2}
 
 
 def test_a_report_is_of_the_evaluation_that_suits_the_training(parts, tmp_path):

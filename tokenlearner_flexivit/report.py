@@ -363,11 +363,6 @@ def _content(
   step: int,
 ) -> dict[str, Any]:
   """Returns what report.json holds."""
-  seconds = [
-    record["train_seconds"]
-    for record in metric_log.read(workdir)
-    if "train_seconds" in record and record["step"] <= step
-  ]
   trained_on = experiment.config["data"]
 
   def rank(name: str) -> tuple[bool, ...]:
@@ -391,7 +386,7 @@ def _content(
     "others": others,  # Of what is no setting: teachers, ensembles.
     "train": {
       "steps": step,
-      "seconds": seconds[-1] if seconds else 0.0,
+      "seconds": metric_log.train_seconds(workdir, step),
     },
     "num_params": sum(x.size for x in jax.tree.leaves(params)),
     "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

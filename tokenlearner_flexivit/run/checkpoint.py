@@ -9,7 +9,6 @@ damaged later is found, and the one before it is used.
 import contextlib
 import copy
 import errno
-import json
 import pathlib
 import re
 import shutil
@@ -29,7 +28,7 @@ from tokenlearner_flexivit.run import workdir as workdir_lib
 with terminal.root_logger_unchanged():
   import orbax.checkpoint as ocp
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = workdir_lib.CHECKPOINTS
 CORRUPT = ".corrupt"  # Ends the names of damaged ones, which are kept.
 # Orbax writes these when the checksums are done; nothing is read from them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -306,10 +305,10 @@ class Checkpoints:
 
   def notes(self, step: int) -> Any:
     """Returns the notes that were saved with a checkpoint; all must call it."""
-    notes, path = None, self.path(step) / "notes" / "metadata"
+    notes = None
     with workdir_lib.together():
       if self._writes:
-        notes = json.loads(path.read_bytes())["notes"]
+        notes = workdir_lib.read_notes(self.path(step))
     return workdir_lib.of_first_host(notes)
 
 

@@ -23,6 +23,22 @@ def read(workdir: pathlib.Path) -> list[dict[str, float]]:
   return _read(workdir / METRICS_FILE)[0]
 
 
+def train_seconds(workdir: pathlib.Path, step: int) -> float:
+  """Returns how long the steps up to `step`, a checkpoint's, have taken.
+
+  Older checkpoints do not tell; then it is the last line of the log that does.
+  """
+  checkpoint = workdir / workdir_lib.CHECKPOINTS / str(step)
+  with contextlib.suppress(OSError, ValueError, KeyError):
+    return workdir_lib.read_notes(checkpoint)["seconds"]
+  seconds = [
+    record["train_seconds"]
+    for record in read(workdir)
+    if "train_seconds" in record and record["step"] <= step
+  ]
+  return seconds[-1] if seconds else 0.0
+
+
 def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
   """Returns the records, and how many bytes belong to none."""
   if not path.exists():

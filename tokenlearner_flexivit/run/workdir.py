@@ -20,6 +20,7 @@ from tokenlearner_flexivit import terminal
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
 REPORT_FILE = "report.json"
+CHECKPOINTS = "checkpoints"
 LOCK_FILE = "lock"
 # A network file system may show a new file late.
 _SHARED_WITHIN_SECONDS = 15
@@ -248,6 +249,11 @@ def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
       f"{path}, which holds the classes and the image size of the run's data, "
       f"cannot be read: {error}."
     ) from None
+
+
+def read_notes(checkpoint: pathlib.Path) -> Any:
+  """Returns the notes that the run has saved with a checkpoint."""
+  return json.loads((checkpoint / "notes" / "metadata").read_bytes())["notes"]
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
