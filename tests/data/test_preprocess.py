@@ -24,6 +24,12 @@ def test_literals_positional_and_keyword_arguments():
     {"method": "area"},
   ]
   assert data.parse("copy('a|b', 'c')").steps[0].args == ("a|b", "c")
+  lines = "\n  decode\n  |resize(4,\n    'area')|\n  flip_lr\n"
+  assert [step.text for step in data.parse(lines).steps] == [
+    "decode",
+    "resize(4, 'area')",
+    "flip_lr",
+  ]
 
 
 def test_random_ops_are_known_by_their_signature():

@@ -248,8 +248,9 @@ def parse(text: str) -> Preprocess:
   """Parses a preprocessing string.
 
   Args:
-    text: ops joined by `|`. An op is a name, or a call with literal arguments
-      (numbers, strings, tuples, lists, True, False, None).
+    text: ops joined by `|`, on one line or several. An op is a name, or a call
+      with literal arguments (numbers, strings, tuples, lists, True, False,
+      None).
 
   Returns:
     The preprocessing as a callable.
@@ -266,7 +267,8 @@ def parse(text: str) -> Preprocess:
   try:
     # `|` is Python's left-associative operator, so Python's own parser does
     # the work, and quotes or nested tuples need no rules of ours.
-    node = ast.parse(text.strip(), mode="eval").body
+    line = " ".join(text.splitlines()).strip()
+    node = ast.parse(line, mode="eval").body
   except SyntaxError as error:
     # The caret shows the place better than the words of Python's message do.
     shown = (error.text or text).rstrip("\n")

@@ -146,10 +146,13 @@ class Evaluator(abc.ABC):
     )
     parsed = data_lib.parse(data["pp"]).only("label")
     make_example = examples.MakeExample(source, parsed)
-    self._check_some_known(
-      source,
-      lambda i: make_example(i, np.random.default_rng(0))[0]["label"],
-    )
+
+    def label_of(index: int) -> Any:
+      if not index:
+        return self._images.example["label"]
+      return make_example(index, np.random.default_rng(0))[0]["label"]
+
+    self._check_some_known(source, label_of)
     self.image_shape = self._images.shape
     return source
 
