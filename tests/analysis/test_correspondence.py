@@ -170,6 +170,8 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
   for arguments, words in (
     (["--position=1,0"], "position=.* in \\[0, 1\\)"),
     (["--source=5"], "5"),
+    (["--num_shown=0"], "num_shown=0 must be 1 or more"),
+    (["--patch_sizes=6,4,6"], "patch_sizes=6,4,6 has a size twice"),
     (["--name=encoded"], "learned tokens"),
   ):
     with pytest.raises(SystemExit, match=words):

@@ -148,3 +148,18 @@ def test_a_batch_has_examples_from_all_over_the_split():
     assert (np.bincount(of_batch // 200, minlength=5) > 5).all()
   (alone,) = runs.read_batches(data, 500, 500, ["id"])
   assert alone["id"].tolist() == list(range(0, 1000, 2))  # As a picture shows.
+
+
+def test_too_few_representations_are_told_before_the_images_are_read(
+  untrained_run, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(runs, "read_batches", None)
+  with pytest.raises(SystemExit, match="4 representations or more, got 2"):
+    similarity.main(
+      [
+        f"--workdir={untrained_run}",
+        f"--output={tmp_path / 'x.png'}",
+        "--patch_sizes=6,4",
+        "--names=pre_logits",
+      ]
+    )

@@ -131,7 +131,7 @@ def open_run(args: argparse.Namespace) -> Opened:
 
   Raises:
     ValueError, OSError: see `runs.open_run` and `runs.open_weights`, no patch
-      size, data given of a run, or none of weights of others.
+      size or one twice, data given of a run, or none of weights of others.
   """
   if args.init is None:
     for name in ("data", "pp", *_OF_WEIGHTS):
@@ -164,6 +164,9 @@ def open_run(args: argparse.Namespace) -> Opened:
     dials.Setting(dials.as_patch_size(size, "--patch_sizes"), args.num_tokens)
     for size in args.patch_sizes or run.dials.patch_size.values
   ]
+  if len(set(settings)) < len(settings):
+    shown = ",".join(map(str, args.patch_sizes))
+    raise ValueError(f"--patch_sizes={shown} has a size twice.")
   return Opened(
     run.model, run.params, settings, data, run.config, run.class_names
   )

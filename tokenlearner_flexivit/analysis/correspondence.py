@@ -272,6 +272,8 @@ def main(argv: list[str] | None = None) -> None:
   add("--num_shown", type=int, default=3, help="images drawn, by default 3")
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
+    if args.num_shown < 1:
+      raise ValueError(f"--num_shown={args.num_shown} must be 1 or more.")
     opened = command.open_run(args)
     images = command.read_images(args, opened)
     # In the middle of those listed, as the paper's 16 of 48 to 8.

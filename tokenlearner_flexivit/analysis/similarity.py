@@ -57,11 +57,7 @@ def embedding(values: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: too few, or CKA that is not known (NaN, or not finite).
   """
-  if len(values) < 4:
-    raise ValueError(
-      f"t-SNE needs 4 representations or more, got {len(values)}. Give more "
-      "settings or names."
-    )
+  _check_number(len(values))
   if not np.isfinite(values).all():
     raise ValueError(
       "Some of the representations are the same for all images, so their CKA "
@@ -76,6 +72,15 @@ def embedding(values: np.ndarray) -> np.ndarray:
     random_state=0,
   )
   return placed.fit_transform(distances)
+
+
+def _check_number(number: int) -> None:
+  """Raises ValueError for fewer representations than t-SNE can place."""
+  if number < 4:
+    raise ValueError(
+      f"t-SNE needs 4 representations or more, got {number}. Give more "
+      "settings or names."
+    )
 
 
 def figure(values: np.ndarray, labels: Sequence[Label]) -> drawing.Figure:
@@ -286,6 +291,8 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     opened = command.open_run(args)
     sides = _Sides(args, opened)
+    # Before minutes are spent on what cannot be drawn.
+    _check_number(sum(len(side.names) for side in sides.by_name.values()))
 
     def batches():
       for batch in runs.read_batches(
