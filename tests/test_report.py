@@ -203,7 +203,7 @@ def test_numbers_of_an_axis_are_few_and_apart(low, high, monkeypatch):
 
 def test_a_notebooks_backend_stops_nothing():
   code = (
-    "import sys; from tokenlearner_flexivit.analysis import drawing\n"
+    "import sys; from tokenlearner_flexivit.figures import drawing\n"
     "drawing.Figure().savefig(sys.stdout.buffer)"
   )
   done = subprocess.run(

@@ -367,7 +367,8 @@ import pathlib, sys
 import jax, numpy as np
 port, i, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, i)
-from tokenlearner_flexivit import binding, checkpoint, metric_log, workdir
+from tokenlearner_flexivit.run import checkpoint, metric_log, workdir
+from tokenlearner_flexivit.train import binding
 
 def refused(function, *arguments):
   try:
