@@ -182,11 +182,11 @@ def test_features_that_arrays_tell(changes, message, library_file):
     ),
     (
       ["deit.embeddings.patch_embeddings.projection.weight"],
-      "relatives of ViT .*behind the prefix 'deit.'",
+      r"relatives of ViT .*behind the prefix 'deit\.', which are not read\. It",
     ),
     (
       ["vision_model.embeddings.patch_embedding.weight"],
-      "Hugging Face's CLIP or SigLIP",
+      r"Hugging Face's CLIP or SigLIP, which are not read\. It has",
     ),
     (["visual.conv1.weight"], "CLIP's own or open_clip"),
     (["conv_proj.weight"], "torchvision"),
@@ -311,6 +311,18 @@ def test_a_grid_that_is_no_square_must_be_said(library_file):
     interop.describe(path, num_heads=2)
   described = interop.describe(path, num_heads=2, posemb_grid=(2, 5))
   assert models.ViT(**described.model) == model
+
+
+def test_a_bare_file_of_hugging_face_without_a_cls_token(library_file):
+  name = "vit.embeddings.cls_token"
+  cells = np.ones((1, 9, 16), np.float32)
+  path, model, _ = library_file(
+    "hugging_face",
+    None,
+    {name: None, "vit.embeddings.position_embeddings": cells},
+  )
+  described = interop.describe(path, num_heads=2)
+  assert models.ViT(**described.model) == model.clone(pool="gap")
 
 
 def test_a_square_may_be_another_grid_and_a_cls_token(library_file):

@@ -64,6 +64,8 @@ _FAMILIES = (
   (r"embedding/kernel", "big_vision or Scenic"),
   (r"patch_embeddings/projection/kernel", "Hugging Face's Flax models"),
 )
+# Those of them that are read without the prefix.
+_READ = ("timm", "big_vision or Scenic")
 # Parts that only pretraining uses.
 PRETRAINING = re.compile(r"(^|\.)(mask_token$|decoder\w*(\.|$))")
 
@@ -106,7 +108,8 @@ def family(names: Iterable[str]) -> str:
       if match:
         prefix = match[1]
         behind = f", behind the prefix {prefix!r}" if prefix else ""
-        advice = " Save the arrays without that prefix." if prefix else ""
+        read = prefix and who in _READ
+        advice = " Save the arrays without that prefix." if read else ""
         return (
           f" The names are those of {who}{behind}, which are not read.{advice}"
         )
