@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.figures import intervals, table
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.run import metric_log
@@ -371,7 +371,7 @@ def _content(
     return (
       experiment.evaluators[name].headline != "accuracy",
       name in others,  # Ensembles after plain accuracy.
-      *splits.unlike_training(data, trained_on),
+      *splits_read.unlike_training(data, trained_on),
     )
 
   first = min(tables, key=rank)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import splits, splits_read
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_split_folders_without_classes_are_refused(tmp_path):
     find(tmp_path)
 
 
-def describe(name, *splits_read, **evals):
-  data = [{"name": name, "split": split} for split in splits_read]
+def describe(name, *asked, **evals):
+  data = [{"name": name, "split": split} for split in asked]
   evals |= {f"eval{i}": {"data": d} for i, d in enumerate(data[1:])}
-  return splits.describe({"data": data[0], "evals": evals})
+  return splits_read.describe({"data": data[0], "evals": evals})
 
 
 def test_a_run_says_which_folders_it_reads_and_which_not(tmp_path):
@@ -159,6 +159,28 @@ def test_a_run_says_which_folders_it_reads_and_which_not(tmp_path):
   assert "no folders of splits. Reading train[:90%], train[90%:]." in line
   assert describe("digits", "train") == []
   assert describe("folder:/nowhere", "train") == []
+
+
+@pytest.mark.parametrize(
+  "train, test, is_told",
+  [
+    ("train[:90%]", "train[90%:]", False),
+    ("train[:90%]", "train[85%:]", True),
+    ("train", "training[90%:]", True),
+    ("train[:100]", "train[100:200]", False),
+    ("train[:-10]", "train[-10:]", False),
+    ("train+val", "val", True),
+    ("train", "val", False),
+    ("all", "test", True),
+    ("train[:2shard]", "train", False),  # Not known here.
+  ],
+)
+def test_a_run_says_that_it_evaluates_what_it_trains_on(train, test, is_told):
+  lines = describe("digits", train, test)
+  assert ("eval0 evaluates on examples that are" in "".join(lines)) == is_told
+  data = {"name": "digits", "split": train}
+  other = {"data": {"name": "fake:1", "split": train}, "type": "fewshot"}
+  assert splits_read.describe({"data": data, "evals": {"other": other}}) == []
 
 
 def test_a_run_says_which_tables_it_reads(tmp_path):

@@ -21,7 +21,7 @@ from tokenlearner_flexivit.data.pipeline import (
 )
 from tokenlearner_flexivit.data.preprocess import parse, register_op
 from tokenlearner_flexivit.data.sources.base import Source
-from tokenlearner_flexivit.data.splits import describe as describe_splits
+from tokenlearner_flexivit.data.splits_read import describe as describe_splits
 
 __all__ = [
   "ExampleError",

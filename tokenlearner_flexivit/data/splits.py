@@ -8,10 +8,7 @@ all configs decide by the functions here which is which.
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-from tokenlearner_flexivit import paths
+from collections.abc import Callable, Iterable, Sequence
 
 ALIASES = {
   "train": ("train", "training"),
@@ -19,7 +16,7 @@ ALIASES = {
   "test": ("test", "testing"),
 }
 _ROLES = {alias: role for role, names in ALIASES.items() for alias in names}
-_TABLE = ".csv"
+TABLE = ".csv"
 _PART = re.compile(
   r"\s*(?P<name>[^\[\]+]*[^\[\]+\s])\s*(?P<slice>\[[^\[\]]*\])?\s*"
 )
@@ -44,7 +41,7 @@ def role(name: str) -> str | None:
   Args:
     name: of a split, a folder or a table (such as "val.csv"), in any case.
   """
-  return _ROLES.get(name.lower().removesuffix(_TABLE))
+  return _ROLES.get(name.lower().removesuffix(TABLE))
 
 
 def by_role(names: Iterable[str], where: str) -> dict[str, str]:
@@ -325,10 +322,9 @@ def find(
   named = [
     entry.name
     for entry in entries
-    if role(entry.name)
-    and entry.is_dir() != entry.name.lower().endswith(_TABLE)
+    if role(entry.name) and entry.is_dir() != entry.name.lower().endswith(TABLE)
   ]
-  folders = [name for name in named if not name.lower().endswith(_TABLE)]
+  folders = [name for name in named if not name.lower().endswith(TABLE)]
   tables = [n for n in named if n not in folders] if has_tables else []
   nested = [name for name in folders if holds_folders(root / name)]
   if not nested and not tables:
@@ -370,76 +366,3 @@ def split_options(name: str) -> tuple[str, str]:
   path, _, options = name.rpartition("?")
   is_path = not path or not options or "/" in options
   return (name, "") if is_path else (path, options)
-
-
-def describe(config: Mapping[str, Any]) -> list[str]:
-  """Returns a line per folder of data that says which of its splits are read.
-
-  Args:
-    config: of a run, with `data` and `evals`.
-  """
-  read = {}
-  for section in (config, *config["evals"].values()):
-    data = section.get("data") or config["data"]
-    asked = [data.get("split")]
-    if section.get("type") == "fewshot":
-      asked += [section.get(f"{s}_split") or s for s in ("train", "test")]
-    read.setdefault(data["name"], []).extend(filter(None, asked))
-  lines = [
-    _describe(name, dict.fromkeys(asked)) for name, asked in read.items()
-  ]
-  return [line for line in lines if line]
-
-
-def unlike_training(
-  data: Mapping[str, Any], training: Mapping[str, Any]
-) -> tuple[bool, bool]:
-  """Returns what makes data less suited to tell how well a training went.
-
-  Sorted by it, another split of the dataset that is trained on comes first,
-  then what is held out of the same split, then other datasets.
-
-  Args:
-    data: the data section of an evaluation.
-    training: that of the training.
-
-  Returns:
-    Whether the dataset is another, and whether a split is that of the training.
-  """
-  parts = [
-    {role(part) or part for part, _ in parse(section["split"])}
-    if section.get("split")  # Few-shot evaluations have others.
-    else set()
-    for section in (data, training)
-  ]
-  return data["name"] != training["name"], not parts[0].isdisjoint(parts[1])
-
-
-def _describe(name: str, asked: Iterable[str]) -> str:
-  """Returns the line about a dataset, "" for one that is not in a folder."""
-  kind, _, path = name.partition(":")
-  if not kind.endswith("folder"):
-    return ""
-  if kind == "video_folder":
-    path, _ = split_options(path)
-  root = paths.local(path, kind)
-  if not root.is_dir():
-    return ""
-  found = find(root, has_tables=kind != "folder")
-  known = {part: path.name for part, path in found.items()}
-  if not known:
-    return f"{name} has no folders of splits. Reading {', '.join(asked)}."
-  parts = [part for split in asked for part, _ in parse(split)]
-  used = dict.fromkeys(known.get(role(part), part) for part in parts)
-  if "all" in used:
-    used = dict.fromkeys(known.values())
-  # Beside tables there are the folders of their files.
-  has_tables = any(name.lower().endswith(_TABLE) for name in known.values())
-  left = [
-    entry.name
-    for entry in visible(root)
-    if entry.name not in used
-    and (role(entry.name) or (entry.is_dir() and not has_tables))
-  ]
-  unused = f" Not reading {', '.join(left)}." if left else ""
-  return f"{name}: reading {', '.join(used)}.{unused}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, interop, models, paths, terminal
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
@@ -34,7 +34,7 @@ _REFUSED = {
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
   """Returns the data section, with a split, of an evaluation of a config.
 
-  It is the one that suits the training best, see `splits.unlike_training`;
+  It is the one that suits the training best, see `splits_read.unlike_training`;
   few-shot evaluations come last.
 
   Args:
@@ -48,7 +48,7 @@ def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
     data = evaluation_data(entry)
     return (
       entry.get("type") == "fewshot",
-      *splits.unlike_training(data, config.get("data") or data),
+      *splits_read.unlike_training(data, config.get("data") or data),
     )
 
   entries = [

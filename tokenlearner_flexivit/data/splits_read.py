@@ -1,0 +1,116 @@
+"""Tells which splits a run reads, for people and to compare evaluations."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.data import splits
+
+# Splits are compared as if they had so many examples, which none has.
+_MANY = 10**9
+
+
+def describe(config: Mapping[str, Any]) -> list[str]:
+  """Returns lines that say which splits are read, and what of them twice.
+
+  There is one for each folder of data, and one for each evaluation on examples
+  that are trained on.
+
+  Args:
+    config: of a run, with `data` and `evals`.
+  """
+  read = {}
+  for section in (config, *config["evals"].values()):
+    data = section.get("data") or config["data"]
+    asked = [data.get("split")]
+    if section.get("type") == "fewshot":
+      asked += [section.get(f"{s}_split") or s for s in ("train", "test")]
+    read.setdefault(data["name"], []).extend(filter(None, asked))
+  lines = [
+    _describe(name, dict.fromkeys(asked)) for name, asked in read.items()
+  ]
+  for name, section in config["evals"].items():
+    data = section.get("data") or config["data"]
+    if data.get("split") and _overlap(data, config["data"]):
+      lines.append(
+        f"config.evals.{name} evaluates on examples that are trained on: "
+        f"{data['split']} of {data['name']} and {config['data']['split']}."
+      )
+  return [line for line in lines if line]
+
+
+def _overlap(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+  """Tells whether two data sections share examples, by their splits."""
+  if data["name"] != other["name"]:
+    return False
+  try:
+    both = [
+      [
+        (splits.role(name) or name, splits.positions(part, _MANY, name))
+        for name, part in x
+      ]
+      for x in (splits.parse(data["split"]), splits.parse(other["split"]))
+    ]
+  except ValueError:  # TFDS has slices of other kinds.
+    return False
+  return any(
+    (a == b or "all" in (a, b)) and max(x.start, y.start) < min(x.stop, y.stop)
+    for (a, x), (b, y) in itertools.product(*both)
+  )
+
+
+def unlike_training(
+  data: Mapping[str, Any], training: Mapping[str, Any]
+) -> tuple[bool, bool]:
+  """Returns what makes data less suited to tell how well a training went.
+
+  Sorted by it, another split of the dataset that is trained on comes first,
+  then what is held out of the same split, then other datasets.
+
+  Args:
+    data: the data section of an evaluation.
+    training: that of the training.
+
+  Returns:
+    Whether the dataset is another, and whether a split is that of the training.
+  """
+  parts = [
+    {splits.role(part) or part for part, _ in splits.parse(section["split"])}
+    if section.get("split")  # Few-shot evaluations have others.
+    else set()
+    for section in (data, training)
+  ]
+  return data["name"] != training["name"], not parts[0].isdisjoint(parts[1])
+
+
+def _describe(name: str, asked: Iterable[str]) -> str:
+  """Returns the line about a dataset, "" for one that is not in a folder."""
+  kind, _, path = name.partition(":")
+  if not kind.endswith("folder"):
+    return ""
+  if kind == "video_folder":
+    path, _ = splits.split_options(path)
+  root = paths.local(path, kind)
+  if not root.is_dir():
+    return ""
+  found = splits.find(root, has_tables=kind != "folder")
+  known = {part: path.name for part, path in found.items()}
+  if not known:
+    return f"{name} has no folders of splits. Reading {', '.join(asked)}."
+  parts = [part for split in asked for part, _ in splits.parse(split)]
+  used = dict.fromkeys(known.get(splits.role(part), part) for part in parts)
+  if "all" in used:
+    used = dict.fromkeys(known.values())
+  # Beside tables there are the folders of their files.
+  has_tables = any(
+    name.lower().endswith(splits.TABLE) for name in known.values()
+  )
+  left = [
+    entry.name
+    for entry in splits.visible(root)
+    if entry.name not in used
+    and (splits.role(entry.name) or (entry.is_dir() and not has_tables))
+  ]
+  unused = f" Not reading {', '.join(left)}." if left else ""
+  return f"{name}: reading {', '.join(used)}.{unused}"
