@@ -78,6 +78,7 @@ def test_operations_need_no_measuring():
     ({}, "budget_ms, gmacs or min_accuracy"),
     (dict(budget_ms=0), "budget_ms=0 must be above 0"),
     (dict(gmacs=float("nan")), r"gmacs=nan \(gflops=nan\) must be above 0"),
+    (dict(budget_ms="5"), "budget_ms must be a number, got '5'"),
     (dict(min_accuracy=80), r"min_accuracy=80 must be in \[0, 1\]"),
   ],
 )

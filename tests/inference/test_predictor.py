@@ -146,8 +146,9 @@ def test_settings_the_model_was_not_trained_for(predictor):
     predictor.predict(IMAGES, num_tokens=4)
   with pytest.raises(ValueError, match="not both"):
     predictor.predict(IMAGES, patch_size=6, budget_ms=5)
-  with pytest.raises(ValueError, match="top_k=0"):
-    predictor.predict(IMAGES, top_k=0)
+  for number in (0, 1.5, True):
+    with pytest.raises(ValueError, match="top_k must be"):
+      predictor.predict(IMAGES, top_k=number)
 
 
 def test_the_number_of_all_learned_tokens_is_the_models_own(predictor):
@@ -221,7 +222,7 @@ def test_the_budget_chooses_by_the_time_of_so_many_images(predictor):
   assert fresh.choose(budget_ms=19, num_images=7) == ((6, 6), "all")
   assert fresh.choose(budget_ms=20, num_images=7) == LARGE
   assert fresh.choose(budget_ms=10, num_images=3) == LARGE
-  with pytest.raises(ValueError, match="num_images=0"):
+  with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
     fresh.choose(budget_ms=10, num_images=0)
 
 
@@ -371,7 +372,8 @@ def test_profiles_of_other_models_and_machines_are_refused(predictor, tmp_path):
     profile.read(path)
   for kwargs, words in (
     (dict(batch_size=5), "batch_size=5 must be 1 to max_batch=4"),
-    (dict(repeats=0), "repeats=0"),
+    (dict(repeats=0), "repeats must be at least 1, got 0"),
+    (dict(batch_size=2.5), "batch_size must be a whole number, got 2.5"),
   ):
     with pytest.raises(ValueError, match=words):
       predictor.profile(**kwargs)
@@ -386,8 +388,9 @@ def test_nothing_to_load_is_told(run, tmp_path):
     shutil.copy(run / name, tmp_path)
   with pytest.raises(ValueError, match="holds no checkpoint"):
     Predictor.load(tmp_path)
-  with pytest.raises(ValueError, match="max_batch=0"):
-    Predictor.load(run, max_batch=0)
+  for number in (0, 2.0):
+    with pytest.raises(ValueError, match="max_batch must be"):
+      Predictor.load(run, max_batch=number)
 
 
 def test_a_file_predicts_as_its_run_does(predictor, tmp_path):

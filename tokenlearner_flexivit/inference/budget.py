@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models import checks
 
 
 class Candidate(NamedTuple):
@@ -121,6 +122,11 @@ def check(
   limits = {"latency_ms": budget_ms, "gmacs": gmacs}
   if all(value is None for value in (*limits.values(), min_accuracy)):
     raise ValueError("Give budget_ms, gmacs or min_accuracy.")
+  for name, value in dict(
+    budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy
+  ).items():
+    if value is not None:
+      checks.number(value, name)
   for field, limit in limits.items():
     if limit is not None and not limit > 0:
       raise ValueError(f"{_named(field, limit)} must be above 0.")

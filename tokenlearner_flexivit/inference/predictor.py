@@ -16,6 +16,7 @@ from tokenlearner_flexivit.inference import programs as programs_lib
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.inference import videos as videos_lib
+from tokenlearner_flexivit.models import checks
 
 
 class Predictor:
@@ -149,11 +150,11 @@ class Predictor:
     if gflops is not None:
       if gmacs is not None:
         raise ValueError("Give gmacs or gflops, which is twice as many.")
+      checks.number(gflops, "gflops")
       gmacs = gflops / 2
     demands = dict(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
     budget.check(**demands)
-    if num_images < 1:
-      raise ValueError(f"num_images={num_images} must be at least 1.")
+    checks.whole(num_images, "num_images")
     values = self._known.values
     if not values:
       raise ValueError(
@@ -240,12 +241,12 @@ class Predictor:
       ValueError: a setting that does not fit, or an impossible number.
     """
     most = self._programs.max_batch
-    if not 1 <= batch_size <= most:
+    checks.whole(batch_size, "batch_size")
+    if batch_size > most:
       raise ValueError(
         f"batch_size={batch_size} must be 1 to max_batch={most}."
       )
-    if repeats < 1:
-      raise ValueError(f"repeats={repeats} must be at least 1.")
+    checks.whole(repeats, "repeats")
     settings = self._known.known if settings is None else settings
     size = self._programs.bucket(batch_size)
     times = profile_lib.measure(self, settings, size, repeats)
@@ -318,8 +319,7 @@ class Predictor:
     self, images: Any, setting: dials.Setting, top_k: int = 5
   ) -> list[answers.Prediction]:
     """Does what `predict` does, at a setting of `setting` or `choose`."""
-    if top_k < 1:
-      raise ValueError(f"top_k={top_k} must be at least 1.")
+    checks.whole(top_k, "top_k")
     outputs, errors = self._run_on(images, setting)
     return [
       answers.Prediction(setting, error=errors[i])

@@ -9,6 +9,7 @@ import numpy as np
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
+from tokenlearner_flexivit.models import checks
 from tokenlearner_flexivit.tasks import classification, views
 
 
@@ -53,8 +54,7 @@ class Programs:
     Raises:
       ValueError: `max_batch` is not positive.
     """
-    if max_batch < 1:
-      raise ValueError(f"max_batch={max_batch} must be at least 1.")
+    checks.whole(max_batch, "max_batch")
     self.max_batch = max_batch
     self._model = trained.model
     self._input_shape = input_shape
