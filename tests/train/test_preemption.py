@@ -7,6 +7,9 @@ import threading
 
 import pytest
 
+from tokenlearner_flexivit import train
+from tokenlearner_flexivit.evaluators import classification
+from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.train import preemption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -42,6 +45,37 @@ def test_before_the_first_step_there_is_nothing_to_save(number):
   with pytest.raises(preemption.PreemptedError, match="nothing to save"):
     signal.raise_signal(number)
   assert signal.getsignal(number) is before
+
+
+def test_a_signal_interrupts_what_is_done_again():
+  stop = preemption.Preemption()
+  assert not stop.reached(1)
+  with stop.at_once():
+    pass
+  signal.raise_signal(signal.SIGTERM)  # Now it waits for the step.
+  with pytest.raises(preemption.PreemptedError), stop.at_once():
+    pytest.fail("nothing more is begun")
+  stop = preemption.Preemption()
+  assert not stop.reached(1)
+  with pytest.raises(preemption.PreemptedError), stop.at_once():
+    signal.raise_signal(signal.SIGTERM)
+  assert stop.reached(2)
+
+
+def test_a_run_that_is_stopped_while_it_evaluates_has_saved(
+  config, tmp_path, monkeypatch
+):
+  config.model.token_learner = None
+  config.flexi.patch_size.values = (4,)
+  config.evals.test.eval_steps = 3
+
+  def interrupted(self, params):
+    signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(classification.Evaluator, "run", interrupted)
+  with pytest.raises(preemption.PreemptedError, match="at step 3 of 4"):
+    train.train_and_evaluate(config, tmp_path)
+  assert checkpoint.newest_step(tmp_path) == 3
 
 
 def test_what_others_took_meanwhile_stays_theirs():

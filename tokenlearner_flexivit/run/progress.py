@@ -126,12 +126,14 @@ class Progress:
   def paused(self) -> Iterator[None]:
     """Leaves what happens inside, such as evaluation, out of the rates."""
     start = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - start
-    self._start += seconds
-    self._last += seconds
-    if self._first_done is not None:
-      self._first_done += seconds
+    try:
+      yield
+    finally:
+      seconds = time.perf_counter() - start
+      self._start += seconds
+      self._last += seconds
+      if self._first_done is not None:
+        self._first_done += seconds
 
   def first_not_finite(self) -> tuple[int, dials.Setting, str] | None:
     """The first noted step with a metric that is no finite number.

@@ -165,6 +165,12 @@ def train_and_evaluate(
       with progress.paused():
         return _evaluate(experiment, due, state.eval_params, step, log)
 
+    def save(step: int, must: bool) -> None:
+      _check_finite(progress, checkpoints)
+      log.sync()  # No checkpoint outlives its log.
+      notes = {"pending": progress.pending, "seconds": progress.seconds}
+      checkpoints.save(step, state, notes=notes, must=must)
+
     # ---- The step, compiled --------------------------------------------------
     if first_step < total_steps:
       batches = _device_batches(experiment, first_step)
@@ -207,24 +213,23 @@ def train_and_evaluate(
       stopping = stop.reached(step) and not last
       must_log = step % log_every == 0 or last
       must_save = step % checkpoint_every == 0 or last or stopping
-      if must_log or must_save:
-        _check_finite(progress, checkpoints)
       if must_log:
+        _check_finite(progress, checkpoints)
         log.write(step, progress.log(learning_rate(step - 1)))
       progress.glance()
       if must_save:
-        log.sync()  # No checkpoint outlives its log.
-        checkpoints.save(
-          step,
-          state,
-          notes={"pending": progress.pending, "seconds": progress.seconds},
-          must=last or stopping,
-        )
+        save(step, must=last or stopping)
+      if not stopping:
+        try:
+          with stop.at_once():
+            results = evaluate_due(step)
+        except preemption.PreemptedError:
+          stopping = True
+          save(step, must=True)
       if stopping:
         raise preemption.PreemptedError(
           f"Stopped at step {step} of {total_steps}; the same command goes on."
         )
-      results = evaluate_due(step)
 
     # ---- The report ----------------------------------------------------------
     with workdir_lib.together():

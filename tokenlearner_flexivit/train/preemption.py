@@ -3,15 +3,17 @@
 Clusters send SIGTERM before they take a machine away, people press Ctrl-C. The
 loop asks `reached(step)` after each step; when it says so, on all hosts after
 the same step, the loop saves and raises `PreemptedError`, which `main` turns
-into the exit code 75. Started again, the same command continues. Before its
-first step, such as while it compiles, a process alone has nothing to save and
-stops at once.
+into the exit code 75. Started again, the same command continues. A process
+alone does not wait for the end of what may take long: before its first step,
+such as while it compiles, there is nothing to save, and an evaluation is done
+again.
 """
 
 import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
@@ -39,7 +41,7 @@ class Preemption:
   def __init__(self):
     """Takes over the two signals; outside the main thread it cannot."""
     self._signal: signal.Signals | None = None
-    self._has_trained = False
+    self._at_once = True
     self._together = jax.process_count() > 1
     self._previous = {}
     if threading.current_thread() is not threading.main_thread():
@@ -61,11 +63,8 @@ class Preemption:
     del frame
     self._signal = signal.Signals(number)
     self.close()
-    if not self._has_trained:
-      raise PreemptedError(
-        f"{self._signal.name}: stopped before the first step, there is nothing "
-        "to save. The same command goes on."
-      )
+    if self._at_once:
+      raise self._error()
     # Not print, which a signal may interrupt and which does not run twice.
     text = (
       f"\n{self._signal.name}: saving after this step. Again: stop at once."
@@ -84,10 +83,27 @@ class Preemption:
     Args:
       step: steps done; every host asks after each of them.
     """
-    self._has_trained = True
+    self._at_once = False
     if self._together:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._signal is not None
+
+  @contextlib.contextmanager
+  def at_once(self) -> Iterator[None]:
+    """Lets a signal raise `PreemptedError` inside; not in several processes."""
+    if self._signal is not None:
+      raise self._error()
+    self._at_once = True
+    try:
+      yield
+    finally:
+      self._at_once = False
+
+  def _error(self) -> PreemptedError:
+    return PreemptedError(
+      f"{self._signal.name}: stopped before the first step, there is nothing "
+      "to save. The same command goes on."
+    )
 
   def close(self) -> None:
     """Gives the signals back, unless others have taken them meanwhile."""
