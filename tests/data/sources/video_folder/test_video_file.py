@@ -114,6 +114,11 @@ def test_frames_are_decoded_as_they_are_taken(tmp_path, monkeypatch):
   frames.close()
 
 
+def test_a_folder_is_no_damaged_video(tmp_path):
+  with pytest.raises(ValueError, match=r"this is a folder\. Give the videos"):
+    read(tmp_path)
+
+
 def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
   write_video(tmp_path / "12:30.mp4", 3)
   monkeypatch.chdir(tmp_path)

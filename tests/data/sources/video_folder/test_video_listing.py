@@ -346,7 +346,8 @@ def test_names_are_the_same_in_every_locale(tmp_path):
   )
   program = (
     "import pathlib\n"
-    "from tokenlearner_flexivit.data import video_listing\n"
+    "from tokenlearner_flexivit.data.sources.video_folder import listing as "
+    "video_listing\n"
     "(root,) = pathlib.Path('home').iterdir()\n"
     "listing = video_listing.list_videos(root)\n"
     "print(ascii([listing.clips, listing.class_names, listing.digest()]))"

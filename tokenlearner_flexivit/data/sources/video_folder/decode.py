@@ -229,6 +229,8 @@ def _decoded(
       "Reading video files needs PyAV: pip install 'tokenlearner_flexivit"
       "[video]' or pip install av."
     ) from None
+  if os.path.isdir(path):
+    raise ValueError("this is a folder. Give the videos in it")
   if not os.path.getsize(path):  # Also raises OSError if there is no file.
     raise ValueError("the file is empty")
   count = 0
