@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import quickstart
-from tokenlearner_flexivit import report, train
+from tokenlearner_flexivit import dials, report, train
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import progress as progress_lib
@@ -256,6 +256,23 @@ def test_a_first_line_comes_before_the_log_does(capsys, monkeypatch):
   assert re.findall(r"step +\d+/102.*", capsys.readouterr().out) == [
     "step   6/102  loss 0.1667  ETA 8:32"
   ]
+
+
+def test_the_time_of_compiling_is_not_expected_again(monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(progress_lib.time, "perf_counter", lambda: now[0])
+  setting = dials.Setting((4, 4))
+  progress = progress_lib.Progress(
+    [setting], first_step=0, total_steps=103, batch_size=1
+  )
+  progress.start()
+  for step, seconds in ((1, 600), (2, 1), (3, 1)):
+    now[0] += seconds
+    metrics = {"loss": 1.0, "grad_norm": 1.0, "setting": 0}
+    progress.add(step, jax.tree.map(np.float32, metrics))
+  assert progress.log(0.1)["train_seconds"] == 602
+  progress.close()
+  assert "ETA 1:40  " in capsys.readouterr().out
 
 
 def test_time_of_evaluations_is_no_time_of_steps(monkeypatch, capsys):

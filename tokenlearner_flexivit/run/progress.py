@@ -115,8 +115,7 @@ class Progress:
       return
     self._has_said = True
     self._fetch()
-    seconds = time.perf_counter() - self._first_done
-    left = terminal.duration((self._total_steps - step) * seconds / steps)
+    left = self._time_left(step)
     terminal.say(
       f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  "
       f"loss {self._pending[-1][1]['loss']:.4f}  ETA {left}"
@@ -199,8 +198,7 @@ class Progress:
       "lr": float(lr),
       "train_seconds": self.seconds,
     }
-    per_step = (now - self._start) / (step - self._first_step)
-    left = terminal.duration((self._total_steps - step) * per_step)
+    left = self._time_left(step)
     devices = jax.device_count()
     per_device = f" ({rate / devices:.0f} per device)" if devices > 1 else ""
     width = len(str(self._total_steps))
@@ -212,6 +210,14 @@ class Progress:
     self._pending, self._steps_before = [], 0
     self._last, self._has_said = now, True
     return record
+
+  def _time_left(self, step: int) -> str:
+    """Tells how long the steps after `step` will take."""
+    begin, steps = self._start, step - self._first_step
+    if steps > 1:  # The first may compile.
+      begin, steps = self._first_done, steps - 1
+    seconds = time.perf_counter() - begin
+    return terminal.duration((self._total_steps - step) * seconds / steps)
 
   def _drawn(self, times: Mapping[int, int]) -> str:
     """Tells how often which settings were drawn, if that is short."""
