@@ -1,83 +1,354 @@
-"""What the studies share: several things at a time, claims, and results."""
+"""The engine of the studies: a `Study` declares one, `Study.start` runs it.
 
-import concurrent.futures
+All studies have one command line, train what is missing, and lead to the same
+files: results.json, tables in the README, figures.
+"""
+
+import dataclasses
 import json
-import math
 import os
 import pathlib
 import platform
 import re
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.figures import table
-from tokenlearner_flexivit.run import workdir as workdir_lib
+import jax
+from absl import app, flags, logging
 
-ROOT = pathlib.Path(__file__).parent.parent
-SEEDS = (0, 1, 2)  # The committed results are the means over these.
-Report = dict[str, Any]
+from experiments import training
+from experiments.training import ROOT, Report
+from tokenlearner_flexivit.figures import drawing
+
+# The flags belong to the study that starts: its --help shows them.
+flags.disclaim_key_flags()
+
+SEEDS = (0, 1, 2)  # The committed results are from these.
 Row = dict[str, Any]
-Result = TypeVar("Result")
 
 
-def do_all(
-  work: Mapping[str, Callable[[], Result]],
-  jobs: int,
-  describe: Callable[[Result], str],
-  stop: Callable[[], None] = lambda: None,
-) -> dict[str, Result]:
-  """Does several things at a time; prints a line with an ETA for each.
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """What a study was asked for.
 
-  Args:
-    work: what to do, by name, in the order in which it begins.
-    jobs: how many at a time.
-    describe: says in a few words how one went.
-    stop: called if one fails or at Ctrl-C, perhaps several times, so that
-      those under way end; no other is begun then.
-
-  Returns:
-    The results by name.
+  Attributes:
+    command: that asked, with WORKDIR for the folders of runs.
+    workdir: gets a folder per run; None if the study trains nothing.
+    scale: its name.
+    seeds: of each cell.
+    cells: only these, without results; none for all.
+    jobs: runs at a time.
+    own: values of the study's own flags, by name.
   """
-  begin, results = time.perf_counter(), {}
 
-  def timed(do: Callable[[], Result]) -> tuple[Result, float]:
-    start = time.perf_counter()
-    try:
-      return do(), time.perf_counter() - start
-    except BaseException:
-      stop()  # Before this thread begins the next.
-      raise
-
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    pending = {pool.submit(timed, do): name for name, do in work.items()}
-    try:
-      for future in concurrent.futures.as_completed(pending):
-        name, (result, seconds) = pending[future], future.result()
-        results[name] = result
-        done = len(results)
-        eta = (time.perf_counter() - begin) / done * (len(work) - done)
-        print(
-          f"{done}/{len(work)} {name}: {describe(result)} "
-          f"({terminal.duration(seconds)})  ETA {terminal.duration(eta)}",
-          flush=True,
-        )
-    except BaseException:
-      stop()
-      print("Ending what is under way; the same command continues.", flush=True)
-      pool.shutdown(cancel_futures=True)
-      raise
-  return results
+  command: str = ""
+  workdir: pathlib.Path | None = None
+  scale: str = ""
+  seeds: Sequence[int] = ()
+  cells: Sequence[str] = ()
+  jobs: int = 1
+  own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
-  """Returns what a JSON file holds, or computes it and writes it there."""
-  if not path.exists():
-    workdir_lib.write_json(path, compute())
-  return json.loads(path.read_text(encoding="utf-8"))
+class Done(NamedTuple):
+  """A study whose training is over.
+
+  Attributes:
+    asked: what it was asked for.
+    scale: how large it is, one of `Study.scales`.
+    reports: of the seeds, by cell.
+  """
+
+  asked: Asked
+  scale: Any
+  reports: Mapping[str, Sequence[Report]]
+
+  def folder(self, cell: str, seed: int | None = None) -> pathlib.Path:
+    """Returns the folder of a cell's run; by default of the first seed."""
+    seed = self.asked.seeds[0] if seed is None else seed
+    name = training.run_name(cell, seed, self.asked.scale)
+    return self.asked.workdir / name
+
+
+class Outcome(NamedTuple):
+  """What a study came to: claims, tables and figures need nothing else.
+
+  Attributes:
+    scale_name: how large it was.
+    scale: one of `Study.scales`.
+    suffix: ends the names of the scale's files, before the dot.
+    seeds: of results.json.
+    rows: of results.json.
+    claims: of results.json.
+  """
+
+  scale_name: str
+  scale: Any
+  suffix: str
+  seeds: Sequence[Any]
+  rows: Sequence[Row]
+  claims: Sequence[Row] = ()
+
+
+def has_all_seeds(asked: Asked) -> bool:
+  """Tells whether there are at least the seeds of the committed results."""
+  return set(SEEDS) <= set(asked.seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A study, declared.
+
+  Attributes:
+    name: its folder in experiments.
+    rows: returns the rows of results.json; measures what reports lack.
+    claims: returns the claims, made by `seeds.claim`.
+    tables: returns texts for the README, by the mark that they stand at.
+    figures: returns figures by file, relative to the study's folder.
+    pictures: draws into a folder what needs the trained models.
+    scales: how large it can be, by name; the first is the default.
+    cells: returns the names of what is trained, each with those that it needs
+      to be trained before. None if nothing is.
+    arguments: returns a cell's arguments of the study's config.py, to which
+      seed and scale are added.
+    own_flags: defines flags of the study's own and returns them. Of the common
+      ones that of the same name is not defined then.
+    is_whole: tells whether at least all that the committed results are from was
+      done.
+    seeds: returns `seeds` of results.json.
+    workdir: returns the folder that has the results of less than the whole.
+    dpi: of the figures.
+    module: that is started; None for experiments.NAME.run.
+    file: of the results, without its ending.
+  """
+
+  name: str
+  rows: Callable[[Done], Iterable[Row]]
+  claims: Callable[[Outcome], Sequence[Row]]
+  tables: Callable[[Outcome], Mapping[str, str]]
+  figures: Callable[[Outcome], Mapping[str, drawing.Figure]] = lambda _: {}
+  pictures: Callable[[Done, Outcome, pathlib.Path], None] = lambda *_: None
+  scales: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  cells: Callable[[Asked, Any], Mapping[str, Sequence[str]]] | None = None
+  arguments: Callable[[Asked, str], Mapping[str, Any]] = lambda asked, cell: {
+    "cell": cell
+  }
+  own_flags: Callable[[flags.FlagValues], Sequence[flags.FlagHolder]] = (
+    lambda values: ()
+  )
+  is_whole: Callable[[Asked], bool] = has_all_seeds
+  seeds: Callable[[Asked], Sequence[Any]] = lambda asked: asked.seeds
+  workdir: Callable[[Asked], pathlib.Path] = lambda asked: asked.workdir
+  dpi: int = 120
+  module: str | None = None
+  file: str = "results"
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Of config.py, README and committed results."""
+    return ROOT / "experiments" / self.name
+
+  def start(self) -> None:
+    """Runs the command line of the study."""
+    asked = self.define_flags()
+    app.run(lambda argv: self.run(asked()))
+
+  def define_flags(
+    self, values: flags.FlagValues = flags.FLAGS
+  ) -> Callable[[], Asked]:
+    """Defines the flags of the study.
+
+    Args:
+      values: where to define them.
+
+    Returns:
+      What gives their values once the command line has been parsed.
+    """
+    own = {holder.name: holder for holder in self.own_flags(values)}
+    common = {} if self.cells is None else self._common_flags(values, own)
+
+    def asked() -> Asked:
+      every = [*common.values(), *own.values()]
+      shown = [f"--{flag.name}={_shown(flag)}" for flag in every if flag.value]
+      module = self.module or f"experiments.{self.name}.run"
+      return Asked(
+        command=" ".join(["python -m", module, *shown]),
+        own={name: flag.value for name, flag in own.items()},
+        **{
+          name: _PARSED.get(name, lambda value: value)(flag.value)
+          for name, flag in common.items()
+        },
+      )
+
+    return asked
+
+  def _common_flags(
+    self, values: flags.FlagValues, own: Iterable[str]
+  ) -> dict[str, flags.FlagHolder]:
+    scales = list(self.scales)
+    every = {
+      "workdir": (flags.DEFINE_string, None, "Gets a folder per run."),
+      "scale": (flags.DEFINE_enum, scales[0], scales, "How large."),
+      "seeds": (flags.DEFINE_list, list(map(str, SEEDS)), "Of each cell."),
+      "cells": (flags.DEFINE_list, [], "Only these; without results."),
+      "jobs": (flags.DEFINE_integer, 1, "Runs at a time; they share cores.", 1),
+    }
+    return {
+      name: define(name, *args, flag_values=values, required=name == "workdir")
+      for name, (define, *args) in every.items()
+      if name not in own
+    }
+
+  def run(self, asked: Asked) -> None:
+    """Trains what is missing; writes results, tables and figures."""
+    logging.set_verbosity(logging.WARNING)
+    begin = time.perf_counter()
+    scale = self.scales.get(asked.scale)
+    done = Done(asked, scale, self._train(asked, scale))
+    if asked.cells:
+      return
+    rows = list(self.rows(done))
+    reports = [report for cell in done.reports.values() for report in cell]
+    outcome = self.judge(asked.scale, self.seeds(asked), rows)
+    folder = self._results_folder(asked)
+    self.write(
+      folder,
+      outcome,
+      command=asked.command,
+      hardware=_hardware(reports),
+      seconds=sum(report["train"]["seconds"] for report in reports)
+      or time.perf_counter() - begin,
+    )
+    self.pictures(done, outcome, folder)
+
+  def _train(self, asked: Asked, scale: Any) -> dict[str, list[Report]]:
+    if self.cells is None:
+      return {}
+    cells = self.cells(asked, scale)
+    if unknown := set(asked.cells) - set(cells):
+      raise app.UsageError(
+        f"--cells={','.join(sorted(unknown))}: known are {', '.join(cells)}."
+      )
+    return training.train_cells(
+      cells,
+      asked.cells or cells,
+      asked.seeds,
+      lambda cell, seed: self.training_run(asked, cell, seed),
+      asked.workdir,
+      asked.jobs,
+    )
+
+  def training_run(self, asked: Asked, cell: str, seed: int) -> training.Run:
+    """Returns the training of a cell with a seed."""
+    arguments = dict(seed=seed, scale=asked.scale)
+    arguments = {**self.arguments(asked, cell), **arguments}
+    text = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return training.Run(
+      training.run_name(cell, seed, asked.scale),
+      f"experiments/{self.name}/config.py:{text}",
+    )
+
+  def judge(
+    self, scale: str, seeds_of_rows: Sequence[Any], rows: Sequence[Row]
+  ) -> Outcome:
+    """Returns what rows of results.json come to."""
+    is_default = scale == next(iter(self.scales), scale)
+    outcome = Outcome(
+      scale,
+      self.scales.get(scale),
+      "" if is_default else f"_{scale}",
+      seeds_of_rows,
+      rows,
+    )
+    return outcome._replace(claims=self.claims(outcome))
+
+  def _results_folder(self, asked: Asked) -> pathlib.Path:
+    """Returns the folder that results, figures and tables are written to.
+
+    The committed results are those of the whole study. A quick look, such as
+    one with a single seed, replaces none of them: its results go to the
+    workdir.
+    """
+    if self.is_whole(asked):
+      return self.folder
+    own = self.workdir(asked) / "results" / self.name
+    own.mkdir(parents=True, exist_ok=True)
+    shutil.copy(self.folder / "README.md", own)  # Its tables are filled in.
+    print(
+      f"This is less than the whole study: results go to {own}.", flush=True
+    )
+    return own
+
+  def write(self, folder: pathlib.Path, outcome: Outcome, **about: Any) -> None:
+    """Writes results, figures, and the tables of the README.
+
+    Args:
+      folder: gets them; has the README.
+      outcome: of the study.
+      **about: command, hardware and seconds of results.json.
+    """
+    results = {
+      "command": about["command"],
+      "seeds": outcome.seeds,
+      "hardware": about["hardware"],
+      "seconds": about["seconds"],
+      "rows": outcome.rows,
+      "claims": outcome.claims,
+    }
+    file = folder / f"{self.file}{outcome.suffix}.json"
+    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for name, figure in self.figures(outcome).items():
+      (folder / name).parent.mkdir(exist_ok=True)
+      figure.savefig(folder / name, dpi=self.dpi)
+    for mark, text in self.tables(outcome).items():
+      fill_in(folder / "README.md", mark, text)
+      print(text)
+
+
+def read_seeds(values: Sequence[str]) -> list[int]:
+  """Returns the seeds that a flag lists.
+
+  Raises:
+    app.UsageError: one is no whole number, or there twice: its runs would be
+      counted as if they were several, with too small a spread.
+  """
+  text = ",".join(values)
+  try:
+    numbers = [int(value) for value in values]
+  except ValueError:
+    raise app.UsageError(f"--seeds={text} must be whole numbers.") from None
+  if not numbers or len(set(numbers)) < len(numbers):
+    raise app.UsageError(
+      f"--seeds={text} must be different seeds, one or more."
+    )
+  return numbers
+
+
+_PARSED = {"workdir": pathlib.Path, "seeds": read_seeds}
+
+
+def _shown(flag: flags.FlagHolder) -> str:
+  """Returns a flag's value without the place of folders."""
+  if flag.name == "workdir":
+    return "WORKDIR"
+  values = flag.value if isinstance(flag.value, list) else [flag.value]
+  return ",".join(re.sub(r"^.*/(?=.)", "WORKDIR/", str(v)) for v in values)
+
+
+def _hardware(reports: Sequence[Report]) -> str:
+  """Returns what the runs ran on; without any, what this program runs on."""
+  kinds = sorted({report["hardware"] for report in reports})
+  if not reports:
+    kinds = [f"{jax.device_count()} x {jax.devices()[0].device_kind}"]
+  return f"{', '.join(kinds)} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def tidy(axes: Any) -> None:
+  """Gives axes of Matplotlib a pale grid, and a frame on two sides alone."""
+  axes.grid(alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
 
 
 def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
@@ -95,132 +366,3 @@ def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
   readme.write_text(
     f"{parts[0]}{begin}\n\n{text}\n\n{end}{parts[4]}", encoding="utf-8"
   )
-
-
-def spread(values: Iterable[float]) -> dict[str, Any]:
-  """Returns mean, standard deviation (of the sample) and values of the seeds.
-
-  One seed has no deviation: it is None.
-  """
-  values = list(values)
-  return {
-    "mean": statistics.fmean(values),
-    "std": statistics.stdev(values) if len(values) > 1 else None,
-    "by_seed": values,
-  }
-
-
-def paired_difference(
-  over: Sequence[float], under: Sequence[float]
-) -> tuple[float, float | None]:
-  """Compares accuracies seed by seed.
-
-  Args:
-    over: in [0, 1], by seed.
-    under: those of the same seeds to compare with.
-
-  Returns:
-    In points of accuracy the mean difference, and its standard error over the
-    seeds, None for one seed.
-  """
-  points = [100 * (a - b) for a, b in zip(over, under, strict=True)]
-  mean = statistics.fmean(points)
-  if len(points) == 1:
-    return mean, None
-  return mean, statistics.stdev(points) / len(points) ** 0.5
-
-
-def plus_minus(
-  value: float, error: float | None, pattern: str, unit: str = ""
-) -> str:
-  """Returns a value with its error, or with the remark that it has none.
-
-  Args:
-    value: a mean over seeds.
-    error: its deviation or standard error; None for one seed.
-    pattern: formats the value, such as "+.2f".
-    unit: of both, such as " %".
-  """
-  if error is None:
-    return f"{value:{pattern}}{unit} (one seed)"
-  return f"{value:{pattern}} ± {error:{pattern.removeprefix('+')}}{unit}"
-
-
-def percent(seeds: Mapping[str, Any], digits: int, unit: str = " %") -> str:
-  """Returns a share of `spread` in percent, with its deviation."""
-  std = None if seeds["std"] is None else 100 * seeds["std"]
-  return plus_minus(100 * seeds["mean"], std, f".{digits}f", unit)
-
-
-def bars(errors: Iterable[float | None]) -> list[float]:
-  """Returns the lengths of error bars: none is drawn for one seed."""
-  return [math.nan if error is None else error for error in errors]
-
-
-def results_folder(
-  folder: pathlib.Path, workdir: pathlib.Path, *, whole: bool
-) -> pathlib.Path:
-  """Returns the folder that results, pictures and tables are written to.
-
-  The committed results are those of the whole study. A quick look, such as one
-  with a single seed, replaces none of them: its results go to the workdir.
-
-  Args:
-    folder: of the study.
-    workdir: of its runs.
-    whole: whether at least all that the committed results are from was done.
-  """
-  if whole:
-    return folder
-  own = workdir / "results" / folder.name
-  own.mkdir(parents=True, exist_ok=True)
-  if (folder / "README.md").exists():
-    shutil.copy(folder / "README.md", own)  # Its tables are filled in.
-  print(f"This is less than the whole study: results go to {own}.", flush=True)
-  return own
-
-
-def claim(
-  text: str, source: str, expected: str, measured: str, holds: bool | None
-) -> Row:
-  """Returns a row of results.json's claims: what is said, and what was found.
-
-  Args:
-    text: the statement.
-    source: who says so.
-    expected: what they found, or what would satisfy it.
-    measured: what was found here.
-    holds: whether the statement does; None where one seed cannot tell.
-  """
-  return {
-    "claim": text,
-    "source": source,
-    "expected": expected,
-    "measured": measured,
-    "holds": None if holds is None else bool(holds),
-  }
-
-
-_VERDICTS = {True: "yes", False: "no", None: "undecided"}
-
-
-def table_of_claims(claims: Iterable[Row]) -> str:
-  """Claims as a table in Markdown."""
-  return table.markdown(
-    [
-      {
-        "statement": claim["claim"],
-        "source": claim["source"],
-        "expected": claim["expected"],
-        "here": claim["measured"],
-        "holds": _VERDICTS[claim["holds"]],
-      }
-      for claim in claims
-    ]
-  )
-
-
-def hardware(reports: Iterable[Report]) -> str:
-  """What the runs ran on; several if they did not on the same."""
-  kinds = sorted({report["hardware"] for report in reports})
-  return f"{', '.join(kinds)} ({platform.machine()}, {os.cpu_count()} cores)"

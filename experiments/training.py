@@ -4,6 +4,7 @@ A run whose report is there is not trained again; one that was interrupted
 continues from its newest checkpoint.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import importlib
@@ -16,15 +17,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from experiments import study
-from experiments.study import Report
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
-Cell = TypeVar("Cell")
+ROOT = pathlib.Path(__file__).parent.parent
+Report = dict[str, Any]
+Result = TypeVar("Result")
 
 # For glibc: keeps freed memory, in large pages, rather than give it back to the
 # system and have it cleared for the next step. Steps of small models on CPU are
@@ -52,7 +55,7 @@ class Run:
   config: str
 
   @property
-  def given(self) -> dict[str, Any]:
+  def sections(self) -> dict[str, Any]:
     """What the config says, as JSON keeps it."""
     file, _, argument = self.config.partition(":")
     name = file.removesuffix(".py").replace("/", ".")
@@ -87,7 +90,7 @@ def run_of(
     scale: its name.
     **more: further arguments of the config.
   """
-  file = (folder / "config.py").relative_to(study.ROOT)
+  file = (folder / "config.py").relative_to(ROOT)
   arguments = dict(cell=cell, seed=seed, scale=scale, **more)
   text = ",".join(f"{key}={value}" for key, value in arguments.items())
   return Run(run_name(cell, seed, scale), f"{file}:{text}")
@@ -109,11 +112,66 @@ def cores_of_jobs(jobs: int) -> list[list[int]]:
   return [cores[i * share : (i + 1) * share] for i in range(jobs)]
 
 
+def do_all(
+  work: Mapping[str, Callable[[], Result]],
+  jobs: int,
+  describe: Callable[[Result], str],
+  stop: Callable[[], None] = lambda: None,
+) -> dict[str, Result]:
+  """Does several things at a time; prints a line with an ETA for each.
+
+  Args:
+    work: what to do, by name, in the order in which it begins.
+    jobs: how many at a time.
+    describe: says in a few words how one went.
+    stop: called if one fails or at Ctrl-C, perhaps several times, so that
+      those under way end; no other is begun then.
+
+  Returns:
+    The results by name.
+  """
+  begin, results = time.perf_counter(), {}
+
+  def timed(do: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.perf_counter()
+    try:
+      return do(), time.perf_counter() - start
+    except BaseException:
+      stop()  # Before this thread begins the next.
+      raise
+
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    pending = {pool.submit(timed, do): name for name, do in work.items()}
+    try:
+      for future in concurrent.futures.as_completed(pending):
+        name, (result, seconds) = pending[future], future.result()
+        results[name] = result
+        done = len(results)
+        eta = (time.perf_counter() - begin) / done * (len(work) - done)
+        print(
+          f"{done}/{len(work)} {name}: {describe(result)} "
+          f"({terminal.duration(seconds)})  ETA {terminal.duration(eta)}",
+          flush=True,
+        )
+    except BaseException:
+      stop()
+      print("Ending what is under way; the same command continues.", flush=True)
+      pool.shutdown(cancel_futures=True)
+      raise
+  return results
+
+
+def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
+  """Returns what a JSON file holds, or computes it and writes it there."""
+  if not path.exists():
+    workdir_lib.write_json(path, compute())
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
 def train_all(
   runs: Sequence[Run],
   workdir: pathlib.Path,
   jobs: int,
-  describe: Callable[[Report], str],
 ) -> dict[str, Report]:
   """Trains what has no report yet.
 
@@ -122,7 +180,6 @@ def train_all(
     workdir: gets a folder and a log per run.
     jobs: how many at a time, each with as many cores of its own: small models
       use one core better than several.
-    describe: says in a few words how a run went.
 
   Returns:
     The reports by name of run.
@@ -154,45 +211,71 @@ def train_all(
       slots.put(cores)
     return read(workdir, run)
 
-  study.do_all(
+  do_all(
     {run.name: functools.partial(train, run) for run in left},
     jobs,
-    describe,
+    in_words,
     stop=stopping.set,
   )
   return {run.name: read(workdir, run) for run in runs}
 
 
-def train_seeds(
-  run_of: Callable[[Cell, int], Run],
-  cells: Sequence[Cell],
+def train_cells(
+  cells: Mapping[str, Sequence[str]],
+  names: Iterable[str],
   seeds: Sequence[int],
+  run_of: Callable[[str, int], Run],
   workdir: pathlib.Path,
   jobs: int,
-  describe: Callable[[Report], str],
-) -> dict[Cell, list[Report]]:
+) -> dict[str, list[Report]]:
   """Trains what has no report yet of cells, each with every seed.
 
   Args:
-    run_of: gives the run of a cell and a seed.
-    cells: in the order in which they begin.
+    cells: names of those that each needs, in an order in which these come
+      before it.
+    names: of the cells to train; what they need is trained before.
     seeds: of each of them.
-    workdir: as for `train_all`; so are jobs, describe and errors.
+    run_of: gives the run of a cell and a seed.
+    workdir: as for `train_all`; so are jobs and errors.
     jobs: how many at a time.
-    describe: says how a run went.
 
   Returns:
     The reports by cell, in the order of the seeds.
   """
-  # Seed by seed: what is there early is one of everything.
-  runs = {
-    (cell, seed): run_of(cell, seed)
-    for seed, cell in itertools.product(seeds, cells)
-  }
-  reports = train_all(list(runs.values()), workdir, jobs, describe)
-  return {
-    cell: [reports[runs[cell, seed].name] for seed in seeds] for cell in cells
-  }
+  reports = {}
+  for ready in rounds(cells, names):
+    # Seed by seed: what is there early is one of everything.
+    runs = {
+      (cell, seed): run_of(cell, seed)
+      for seed, cell in itertools.product(seeds, ready)
+    }
+    trained = train_all(list(runs.values()), workdir, jobs)
+    for cell in ready:
+      reports[cell] = [trained[runs[cell, seed].name] for seed in seeds]
+  return reports
+
+
+def rounds(
+  cells: Mapping[str, Sequence[str]], names: Iterable[str]
+) -> list[list[str]]:
+  """Orders cells: what those of a round need is in the rounds before."""
+  wanted, ordered, done = set(names), [], set()
+  for name in reversed(cells):
+    if name in wanted:
+      wanted.update(cells[name])
+  while wanted:
+    ready = [n for n in cells if n in wanted and done.issuperset(cells[n])]
+    ordered.append(ready)
+    done.update(ready)
+    wanted.difference_update(ready)
+  return ordered
+
+
+def in_words(report: Report) -> str:
+  """Returns the accuracies of a run, from the lowest to the highest."""
+  values = sorted(100 * row["accuracy"] for row in report["settings"])
+  shown = f"{values[-1]:.2f} %"
+  return shown if len(values) == 1 else f"{values[0]:.2f} to {shown}"
 
 
 def _train(
@@ -205,7 +288,7 @@ def _train(
   with log.open("a", encoding="utf-8") as output:
     process = subprocess.Popen(
       run.command(workdir.absolute()),
-      cwd=study.ROOT,
+      cwd=ROOT,
       env={**os.environ, **KEEP_MEMORY},
       stdin=subprocess.DEVNULL,
       stdout=output,
@@ -227,10 +310,9 @@ def _train(
 
 def _check_config(run: Run, report: Report, workdir: pathlib.Path) -> None:
   """Raises ValueError if a report is of a run that had another config."""
-  given = run.given
-  differs = configuration.differences(
-    _restricted(report["config"], given), given
-  )
+  asked = run.sections
+  there = _restricted(report["config"], asked)
+  differs = configuration.differences(there, asked)
   if differs:
     shown = "\n  ".join(differs)
     raise ValueError(

@@ -6,27 +6,22 @@ Nothing is trained, nor even run: the figures are closed forms, each checked
 against the operations that XLA counts in the same model.
 """
 
-import json
-import pathlib
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, logging
-from matplotlib import figure as mpl_figure
-from matplotlib import lines, ticker
 
+from experiments import seeds, study
 from experiments.cost import published
-from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.figures import drawing, table
 from tokenlearner_flexivit.models import cost
 
-HERE = pathlib.Path(__file__).parent
 WITHIN = 0.02  # How far our figure may be from another.
 
 
 def closed_form(setting: published.Setting) -> dict[str, Any]:
-  """A row as far as arithmetic goes; deviations are relative."""
+  """Returns a row as far as arithmetic goes; deviations are relative."""
   model = setting.model
   seq_lens = model.seq_lens(setting.size, setting.patch_size)
   count = cost.operations(model, *setting.call)
@@ -58,7 +53,7 @@ def closed_form(setting: published.Setting) -> dict[str, Any]:
 
 
 def check(setting: published.Setting, row: dict[str, Any]) -> dict[str, Any]:
-  """What XLA counts, and how far a row is from that."""
+  """Returns what XLA counts, and how far a row is from that."""
   image_shape, _ = setting.call
   images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
   params = jax.eval_shape(setting.model.init, jax.random.key(0), images)
@@ -71,9 +66,20 @@ def check(setting: published.Setting, row: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def published_claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """One claim for every figure that somebody published."""
-  claims = []
+def rows(done: study.Done) -> list[study.Row]:
+  """Returns a row for each setting."""
+  del done
+  closed = [(s, closed_form(s)) for s in published.settings()]
+  return [row | check(setting, row) for setting, row in closed]
+
+
+def claims(outcome: study.Outcome) -> list[study.Row]:
+  """Returns claims of all rows, then one for every published figure."""
+  return _of_xla(outcome.rows) + _of_published(outcome.rows)
+
+
+def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
+  found = []
   for row in rows:
     where = f"{row['model']} at {row['image_size']} px"
     if row["table"] == "flexivit":
@@ -83,52 +89,48 @@ def published_claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
       ("multiply-adds in 10^9", row["published_gmacs"], row["gmacs"]),
     ):
       if expected:
-        claims.append(
-          {
-            "claim": f"{where}: {what}",
-            "source": row["source"],
-            "expected": f"{expected:g} within {WITHIN:.0%}",
-            "measured": measured,
-            "holds": abs(measured / expected - 1) <= WITHIN,
-          }
+        found.append(
+          seeds.claim(
+            f"{where}: {what}",
+            row["source"],
+            f"{expected:g} within {WITHIN:.0%}",
+            measured,
+            WITHIN - abs(measured / expected - 1),
+          )
         )
-  return claims
+  return found
 
 
-def xla_claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The closed forms against what JAX and XLA find, over all rows."""
-
-  def claim(text, expected, measured, within):
-    return {
-      "claim": f"{text}, largest deviation of {len(rows)} rows",
-      "source": "this project's goal",
-      "expected": expected,
-      "measured": measured,
-      "holds": measured <= within,
-    }
-
-  def largest(key):
-    return max(abs(row[key]) for row in rows)
-
+def _of_xla(rows: Sequence[study.Row]) -> list[study.Row]:
+  """Judges the closed forms by what JAX and XLA find, over all rows."""
+  largest = {
+    key: max(abs(row[key]) for row in rows)
+    for key in ("xla_deviation", "xla_deviation_of_matmul")
+  }
+  of_init = max(abs(row["params"] - row["params_of_init"]) for row in rows)
   return [
-    claim(
-      "parameters in closed form are those of init",
-      "0",
-      max(abs(row["params"] - row["params_of_init"]) for row in rows),
-      0,
-    ),
-    claim(
-      "operations in closed form are XLA's count",
-      f"<= {WITHIN}",
-      largest("xla_deviation"),
-      WITHIN,
-    ),
-    claim(
-      "matrix products alone are XLA's count of a batch of one",
-      f"<= {WITHIN}",
-      largest("xla_deviation_of_matmul"),
-      WITHIN,
-    ),
+    seeds.claim(
+      f"{text}, largest deviation of {len(rows)} rows",
+      "this project's goal",
+      expected,
+      measured,
+      within - measured,
+    )
+    for text, expected, measured, within in (
+      ("parameters in closed form are those of init", "0", of_init, 0),
+      (
+        "operations in closed form are XLA's count",
+        f"<= {WITHIN}",
+        largest["xla_deviation"],
+        WITHIN,
+      ),
+      (
+        "matrix products alone are XLA's count of a batch of one",
+        f"<= {WITHIN}",
+        largest["xla_deviation_of_matmul"],
+        WITHIN,
+      ),
+    )
   ]
 
 
@@ -142,10 +144,10 @@ def _plain(value: float | None) -> str:
   return "" if value is None else f"{value:g}"
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-  """The tables of the README."""
+def tables(outcome: study.Outcome) -> dict[str, str]:
+  """Returns the tables of the README."""
   by_table = {}
-  for row in rows:
+  for row in outcome.rows:
     by_table.setdefault(row["table"], []).append(row)
 
   variants = [
@@ -205,13 +207,21 @@ def tables(rows: list[dict[str, Any]]) -> str:
     }
     for row in by_table["videos"]
   ]
-  parts = (variants, list(flexi.values()), papers, params, videos)
-  return "\n\n".join(map(table.markdown, parts))
+  shown = dict(
+    variants=variants,
+    flexivit=list(flexi.values()),
+    papers=papers,
+    params=params,
+    videos=videos,
+  )
+  return {
+    f"table of {name}": table.markdown(part) for name, part in shown.items()
+  }
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-  """Draws cost against patch size, with and without learned tokens."""
-  figure = mpl_figure.Figure(figsize=(7, 5), layout="constrained")
+def draw(rows: Sequence[study.Row]) -> drawing.Figure:
+  """Returns cost against patch size, with and without learned tokens."""
+  figure = drawing.Figure(figsize=(7, 5), layout="constrained")
   axes = figure.subplots()
   colors = {"S": "#0072b2", "B": "#009e73", "L": "#d55e00"}
   styles = {"gmacs": "-", "gmacs_16_tokens": "--", "gmacs_8_tokens": ":"}
@@ -241,7 +251,9 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     )
   axes.legend(
     handles=[
-      lines.Line2D([], [], color="#555555", linestyle=style, label=label)
+      drawing.lines.Line2D(
+        [], [], color="#555555", linestyle=style, label=label
+      )
       for style, label in zip(
         styles.values(),
         ("all tokens", "16 learned tokens", "8 learned tokens"),
@@ -257,40 +269,24 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
   # Coarse patches, which are cheap, on the left; 15 would run into 16.
   shown = [p for p in published.PATCH_SIZES if p != 15]
   axes.set_xticks(shown, [str(p) for p in shown])
-  axes.xaxis.set_minor_locator(ticker.NullLocator())
+  axes.xaxis.set_minor_locator(drawing.ticker.NullLocator())
   axes.set_xlim(54, 6.6)
-  axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  axes.yaxis.set_major_formatter(drawing.ticker.FormatStrFormatter("%g"))
   axes.set_xlabel("patch size in pixels, of a 240-pixel image (log scale)")
   axes.set_ylabel("multiply-adds per image in 10⁹ (log scale)")
   axes.set_title("Two dials of cost: patch size and learned tokens")
-  axes.grid(alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
-  figure.savefig(path, dpi=120)
+  study.tidy(axes)
+  return figure
 
 
-def main(argv: list[str]) -> None:
-  """Writes results.json and figure.png; prints the tables."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  start = time.perf_counter()
-  rows = []
-  for setting in published.settings():
-    row = closed_form(setting)
-    rows.append(row | check(setting, row))
-  results = {
-    "command": "python -m experiments.cost.run",
-    "seeds": [],
-    "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "seconds": time.perf_counter() - start,
-    "rows": rows,
-    "claims": xla_claims(rows) + published_claims(rows),
-  }
-  (HERE / "results.json").write_text(
-    json.dumps(results, indent=2) + "\n", encoding="utf-8"
-  )
-  draw(rows, HERE / "figure.png")
-  print(tables(rows))
-
+STUDY = study.Study(
+  name="cost",
+  is_whole=lambda asked: True,
+  rows=rows,
+  claims=claims,
+  tables=tables,
+  figures=lambda outcome: {"figure.png": draw(outcome.rows)},
+)
 
 if __name__ == "__main__":
-  app.run(main)
+  STUDY.start()

@@ -75,7 +75,7 @@ def few(size: int) -> str:
   return f"few{size}"
 
 
-def of(scale: scales.Scale) -> dict[str, Cell]:
+def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
   """Returns the cells of a scale by name; each after those that it needs."""
   sizes, own = scale.sizes, own_buffers(scale)
   teacher = fixed(sizes[-1])

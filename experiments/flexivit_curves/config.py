@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     runlocal=False,
   )
   scale = configuration.choose(args["scale"], scales.SCALES, "scale")
-  cell = configuration.choose(args["cell"], cells.of(scale), "cell")
+  cell = configuration.choose(args["cell"], cells.cells_by_name(scale), "cell")
   if args["runlocal"]:
     scale = dataclasses.replace(
       scale,

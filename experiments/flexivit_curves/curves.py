@@ -3,14 +3,54 @@
 A `Curve` is {patch size: accuracies of the seeds, in [0, 1]}.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from experiments import study
+from experiments import seeds, study
 from experiments.flexivit_curves import cells, scales
 
 Curve = Mapping[int, Sequence[float]]
-Curves = Mapping[str, Curve]
+
+
+class Curves(NamedTuple):
+  """What the rows of results.json say.
+
+  Attributes:
+    trained: by cell.
+    resized: of the fixed ViT of a patch size whose kernel was resized, by
+      (this size, method, whether images were resized along).
+    speed: `size`, `gmacs` and `images_per_s` of FlexiViT at each size; fixed
+      models are as fast.
+  """
+
+  trained: Mapping[str, Curve]
+  resized: Mapping[tuple[int, str, bool], Curve]
+  speed: Sequence[Mapping[str, Any]]
+
+  def fixed(self, scale: scales.Scale) -> Curve:
+    """Returns the curve of the fixed ViTs, each at its own size."""
+    return {s: self.trained[cells.fixed(s)][s] for s in scale.sizes}
+
+  def few(self, scale: scales.Scale) -> Curve:
+    """As `fixed`, with as few steps as FlexiViT takes at each size."""
+    return {s: self.trained[cells.few(s)][s] for s in scale.sizes}
+
+
+def from_rows(rows: Sequence[study.Row]) -> Curves:
+  """Returns the curves of results.json."""
+  trained, resized, speed = {}, {}, []
+  for row in rows:
+    if "speed" in row:
+      speed.append(row["speed"])
+      continue
+    if "resized_by" in row:
+      size = int(row["cell"].removeprefix(cells.fixed("")))
+      key = size, row["resized_by"], row["image_resized"]
+      curve = resized.setdefault(key, {})
+    else:
+      curve = trained.setdefault(row["cell"], {})
+    curve[row["patch_size"]] = row["accuracy"]["by_seed"]
+  return Curves(trained, resized, speed)
 
 
 def of_reports(reports: Sequence[Mapping[str, Any]]) -> Curve:
@@ -22,49 +62,12 @@ def of_reports(reports: Sequence[Mapping[str, Any]]) -> Curve:
   return curve
 
 
-def of_trials(
-  rows: Iterable[Mapping[str, Any]], **chosen: Any
-) -> dict[int, Sequence[float]]:
-  """Returns the curve of those rows of `resized` that have these values."""
-  return {
-    row["size"]: row["accuracies"]
-    for row in rows
-    if all(row[key] == value for key, value in chosen.items())
-  }
+def percent(curve: Curve, size: int) -> float:
+  """Returns the mean accuracy in percent."""
+  return 100 * seeds.spread(curve[size])["mean"]
 
 
-def of_fixed(scale: scales.Scale, trained: Curves) -> Curve:
-  """Returns the curve of the fixed ViTs, each at its own size.
-
-  Args:
-    scale: of the study.
-    trained: curves by cell.
-  """
-  return {size: trained[cells.fixed(size)][size] for size in scale.sizes}
-
-
-def of_few(scale: scales.Scale, trained: Curves) -> Curve:
-  """As `of_fixed`, with as few steps as FlexiViT takes at each size."""
-  return {size: trained[cells.few(size)][size] for size in scale.sizes}
-
-
-def points(curve: Curve, size: int) -> float:
-  """The mean accuracy in percent."""
-  return 100 * study.spread(curve[size])["mean"]
-
-
-def spread(curve: Curve, size: int) -> float | None:
+def deviation(curve: Curve, size: int) -> float | None:
   """Returns the standard deviation of the seeds in points; None for one."""
-  std = study.spread(curve[size])["std"]
+  std = seeds.spread(curve[size])["std"]
   return None if std is None else 100 * std
-
-
-def difference(
-  over: Curve, under: Curve, size: int
-) -> tuple[float, float | None]:
-  """Accuracy of one curve minus that of another at a size, seed by seed.
-
-  Returns:
-    In points: the mean, and its standard error over the seeds (None for one).
-  """
-  return study.paired_difference(over[size], under[size])

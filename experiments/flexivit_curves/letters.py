@@ -1,9 +1,9 @@
 """The items of the study, each with what the paper says and what to draw."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from experiments.flexivit_curves import cells, curves, scales
+from experiments.flexivit_curves import cells, scales
 from experiments.flexivit_curves.curves import Curve, Curves
 
 
@@ -30,31 +30,20 @@ class Letter:
   dashed: Sequence[str] = ()
 
 
-def _at(curve: Curve, sizes: Sequence[int]) -> dict[int, Sequence[float]]:
-  return {size: curve[size] for size in sizes}
-
-
-def of(
-  scale: scales.Scale, trained: Curves, tried: Mapping[tuple, Curve]
-) -> list[Letter]:
-  """Returns the items.
-
-  Args:
-    scale: of the study.
-    trained: curves by cell.
-    tried: curves by (patch size of training, method, whether scaled); see
-      `resized`.
-  """
+def letters(scale: scales.Scale, found: Curves) -> list[Letter]:
+  """Returns the items, from all curves of the study."""
+  trained, resized = found.trained, found.resized
   sizes, smallest = scale.sizes, scale.sizes[-1]
-  flexi = _at(trained["flexi"], sizes)
-  own = curves.of_fixed(scale, trained)
+  flexi = {size: trained["flexi"][size] for size in sizes}
+  own = found.fixed(scale)
   upper, lower = "a ViT for each size", "the same, with FlexiViT's steps there"
+  before = f"before, ViT/{smallest} with PI-resize"
   rough = {
-    f"ViT/{size}, {name}": tried[size, method, False]
+    f"ViT/{size}, {name}": resized[size, method, False]
     for size in (sizes[0], scale.middle, smallest)
     for method, name in (("vanilla", "bilinear"), ("pi", "PI-resize"))
   }
-  found = [
+  items = [
     Letter(
       "a",
       "Standard ViTs are not flexible",
@@ -68,7 +57,7 @@ def of(
       "One set of weights against a ViT for each size",
       "FlexiViT matches ViTs of fixed sizes, often a little better at small "
       "patches and a little worse at large ones (Figures 3 and 5).",
-      {"FlexiViT": flexi, upper: own, lower: curves.of_few(scale, trained)},
+      {"FlexiViT": flexi, upper: own, lower: found.few(scale)},
       dashed=[upper, lower],
     ),
     Letter(
@@ -92,7 +81,7 @@ def of(
       "upwards and the most stable downwards; plain bilinear and the norm and "
       "area heuristics are worse (Figure 4).",
       {
-        label: tried[smallest, method, True]
+        label: resized[smallest, method, True]
         for method, label in (
           ("pi", "PI-resize"),
           ("area", "area heuristic"),
@@ -124,7 +113,7 @@ def of(
         "FlexiViT": flexi,
         **{
           f"kernel {cell.kernel}, grid {cell.grid}": trained[cell.name]
-          for cell in cells.of(scale).values()
+          for cell in cells.cells_by_name(scale).values()
           if cell.name in cells.OTHER_BUFFERS
         },
       },
@@ -143,13 +132,13 @@ def of(
       {
         "FlexiViT": flexi,
         "made flexible": trained["made_flexible"],
-        f"before, ViT/{smallest} with PI-resize": tried[smallest, "pi", False],
+        before: resized[smallest, "pi", False],
       },
-      dashed=[f"before, ViT/{smallest} with PI-resize"],
+      dashed=[before],
     ),
   ]
   if scale.downstream:
-    found.append(
+    items.append(
       Letter(
         "transfer",
         f"Fine-tuned at patch size {sizes[0]}, used at all",
@@ -165,4 +154,4 @@ def of(
         highlighted=("flexible backbone, distilled",),
       )
     )
-  return found
+  return items

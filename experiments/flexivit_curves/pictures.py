@@ -1,28 +1,41 @@
 """The study's figures: accuracy by patch size, and accuracy by speed."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
-
-from experiments import study
-from experiments.flexivit_curves import curves
-from experiments.flexivit_curves.letters import Letter
+from experiments import seeds, study
+from experiments.flexivit_curves import curves, letters
+from tokenlearner_flexivit.figures import drawing
 
 _COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
 _HIGHLIGHT = "#0072b2"
 
 
-def file_name(letter: Letter) -> str:
-  """The PNG of an item."""
-  return f"{letter.key}.png"
+def file_name(outcome: study.Outcome, key: str) -> str:
+  """Returns the PNG of an item, in the folder of the study."""
+  return f"figures{outcome.suffix}/{key}.png"
 
 
-def draw(letter: Letter, path: pathlib.Path) -> None:
-  """Draws the curves of an item; bars are standard deviations of the seeds."""
-  figure = mpl_figure.Figure(figsize=(8.5, 4.2), layout="constrained")
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns a figure for each letter, and that of speed, by file."""
+  found = curves.from_rows(outcome.rows)
+  drawn = {
+    letter.key: draw(letter) for letter in letters.letters(outcome.scale, found)
+  }
+  drawn["speed"] = draw_speed(
+    found.speed,
+    {
+      "FlexiViT": found.trained["flexi"],
+      "distilled FlexiViT": found.trained["distilled_from_teacher"],
+      "a ViT for each size": found.fixed(outcome.scale),
+    },
+  )
+  return {file_name(outcome, key): figure for key, figure in drawn.items()}
+
+
+def draw(letter: letters.Letter) -> drawing.Figure:
+  """Returns the curves of an item; bars are standard deviations of seeds."""
+  figure = drawing.Figure(figsize=(8.5, 4.2), layout="constrained")
   axes = figure.subplots()
   sizes = sorted({s for c in letter.curves.values() for s in c}, reverse=True)
   colours = _colours(letter)
@@ -30,8 +43,8 @@ def draw(letter: Letter, path: pathlib.Path) -> None:
     there = [size for size in sizes if size in curve]
     axes.errorbar(
       [sizes.index(size) for size in there],
-      [curves.points(curve, size) for size in there],
-      yerr=study.bars(curves.spread(curve, size) for size in there),
+      [curves.percent(curve, size) for size in there],
+      yerr=seeds.bars(curves.deviation(curve, size) for size in there),
       fmt="s--" if label in letter.dashed else "o-",
       lw=2.5 if label in letter.highlighted else 1.3,
       color=colours[label],
@@ -43,10 +56,10 @@ def draw(letter: Letter, path: pathlib.Path) -> None:
   _finish(axes, letter.title)
   # Beside the curves, of which some letters have seven.
   figure.legend(frameon=False, fontsize=9, loc="outside right center")
-  figure.savefig(path, dpi=110)
+  return figure
 
 
-def _colours(letter: Letter) -> dict[str, str]:
+def _colours(letter: letters.Letter) -> dict[str, str]:
   """A colour per label; both ways to resize a model have the model's."""
   models = dict.fromkeys(
     label.split(",")[0] if letter.key == "a" else label
@@ -65,16 +78,14 @@ def _colours(letter: Letter) -> dict[str, str]:
 def draw_speed(
   rows: Sequence[Mapping[str, Any]],
   series: Mapping[str, curves.Curve],
-  path: pathlib.Path,
-) -> None:
-  """Draws accuracy by measured throughput.
+) -> drawing.Figure:
+  """Returns accuracy by measured throughput.
 
   Args:
     rows: `size` and `images_per_s` of FlexiViT; fixed models are as fast.
     series: curves by label.
-    path: the PNG to write.
   """
-  figure = mpl_figure.Figure(figsize=(7, 4.5), layout="constrained")
+  figure = drawing.Figure(figsize=(7, 4.5), layout="constrained")
   axes = figure.subplots()
   speed = {row["size"]: row["images_per_s"] for row in rows}
   colours = (_HIGHLIGHT, *_COLOURS)
@@ -85,8 +96,8 @@ def draw_speed(
   ):
     axes.errorbar(
       [speed[size] for size in speed],
-      [curves.points(curve, size) for size in speed],
-      yerr=study.bars(curves.spread(curve, size) for size in speed),
+      [curves.percent(curve, size) for size in speed],
+      yerr=seeds.bars(curves.deviation(curve, size) for size in speed),
       fmt=style,
       mfc="none",
       color=colour,
@@ -94,7 +105,7 @@ def draw_speed(
       label=label,
     )
   for size, x in speed.items():
-    low = min(curves.points(curve, size) for curve in series.values())
+    low = min(curves.percent(curve, size) for curve in series.values())
     axes.annotate(
       f"patch {size}",
       (x, low),
@@ -104,18 +115,17 @@ def draw_speed(
       fontsize=9,
     )
   axes.set_xscale("log")
-  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
-  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.xaxis.set_major_locator(drawing.ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
+  axes.xaxis.set_major_formatter(drawing.ticker.StrMethodFormatter("{x:,.0f}"))
+  axes.xaxis.set_minor_formatter(drawing.ticker.NullFormatter())
   axes.set_xlabel("images per second, measured (log scale)")
   _finish(axes, "Accuracy by speed: the patch size is a dial")
   axes.margins(y=0.12)
   axes.legend(frameon=False, fontsize=9)
-  figure.savefig(path, dpi=110)
+  return figure
 
 
 def _finish(axes: Any, title: str) -> None:
   axes.set_ylabel("test accuracy in %")
   axes.set_title(title)
-  axes.grid(alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
+  study.tidy(axes)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments import study
 from experiments.flexivit_curves import config, scales
 from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.evaluators import classification
@@ -48,7 +47,7 @@ def trials(scale: scales.Scale) -> list[Trial]:
 
 def evaluate(
   trial: Trial, scale: scales.Scale, runs: list[pathlib.Path]
-) -> list[study.Row]:
+) -> list[dict[str, Any]]:
   """Evaluates trained models at another size, by each method.
 
   Args:

@@ -7,134 +7,156 @@ is not trained again. --cells and --seeds train some of them (and what these
 need), without results.
 """
 
-import pathlib
+import statistics
 from collections.abc import Iterable, Mapping
 
-from absl import app, logging
-
-from experiments import options, study, training
+from experiments import seeds, study, throughput, training
 from experiments.flexivit_curves import (
   cells,
   claims,
+  config,
   curves,
   letters,
   pictures,
   resized,
   scales,
-  summary,
 )
-
-HERE = pathlib.Path(__file__).parent
-_asked = options.define(scales.SCALES)
-
-
-def rounds_of(
-  names: Iterable[str], known: Mapping[str, cells.Cell]
-) -> list[list[str]]:
-  """Orders cells: what those of a round need is in the rounds before."""
-  wanted, rounds = set(names), []
-  for name in reversed(known):
-    if name in wanted:
-      wanted.update(known[name].needs)
-  while wanted:
-    done = {name for names in rounds for name in names}
-    ready = [n for n in known if n in wanted and set(known[n].needs) <= done]
-    rounds.append(ready)
-    wanted -= set(ready)
-  return rounds
+from tokenlearner_flexivit import data, dials, models
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.models import cost
 
 
-def train(asked: options.Options) -> dict[str, list[study.Report]]:
-  """Trains what is missing; returns the reports of the seeds by cell."""
-
-  def run_of(cell: str, seed: int) -> training.Run:
-    workdir = asked.workdir.absolute()
-    return training.run_of(HERE, cell, seed, asked.scale, workdir=workdir)
-
-  known, reports = cells.of(scales.SCALES[asked.scale]), {}
-  for ready in rounds_of(asked.choose(known), known):
-    reports |= training.train_seeds(
-      run_of, ready, asked.seeds, asked.workdir, asked.jobs, _accuracies
-    )
-  return reports
-
-
-def _accuracies(report: study.Report) -> str:
-  shown = "  ".join(
-    f"/{setting['patch_size']} {100 * setting['accuracy']:.1f}"
-    for setting in report["settings"]
-  )
-  return f"{shown} %"
+def rows(done: study.Done) -> list[study.Row]:
+  """Returns all numbers: of each model and size, way to resize, and speed."""
+  trained = [
+    {"cell": name, "patch_size": size, "accuracy": seeds.spread(values)}
+    for name, reports in done.reports.items()
+    for size, values in curves.of_reports(reports).items()
+  ]
+  tried = [
+    {
+      "cell": cells.fixed(row["trained"]),
+      "patch_size": row["size"],
+      "resized_by": row["method"],
+      "image_resized": row["scaled"],
+      "accuracy": seeds.spread(row["accuracies"]),
+    }
+    for row in _trials(done)
+  ]
+  return trained + tried + [{"speed": row} for row in _speed(done.scale)]
 
 
-def try_all(asked: options.Options) -> list[study.Row]:
+def _trials(done: study.Done) -> list[study.Row]:
   """Evaluates fixed models at other sizes, or reads what was found before."""
-  scale = scales.SCALES[asked.scale]
-  seeds = "_".join(map(str, asked.seeds))
-  work = {}
-  for trial in resized.trials(scale):
+  asked, work = done.asked, {}
+  of_seeds = "_".join(map(str, asked.seeds))
+  for trial in resized.trials(done.scale):
     along = "_along" if trial.scaled else ""
-    name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{seeds}.json"
-    file, cell = asked.workdir / name, cells.fixed(trial.trained)
-    runs = [
-      asked.workdir / training.run_name(cell, seed, asked.scale)
-      for seed in asked.seeds
-    ]
-    work[file.stem] = lambda f=file, t=trial, r=runs: study.stored(
-      f, lambda: resized.evaluate(t, scale, r)
+    name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{of_seeds}"
+    cell = cells.fixed(trial.trained)
+    runs = [done.folder(cell, seed) for seed in asked.seeds]
+    file = asked.workdir / f"{name}.json"
+    work[name] = lambda f=file, t=trial, r=runs: training.stored(
+      f, lambda: resized.evaluate(t, done.scale, r)
     )
-  found = study.do_all(work, 1, _methods)
-  return [row for rows in found.values() for row in rows]
+  found = training.do_all(work, 1, _methods)
+  return [row for trial in found.values() for row in trial]
 
 
 def _methods(rows: Iterable[study.Row]) -> str:
   shown = (
-    f"{row['method']} {100 * study.spread(row['accuracies'])['mean']:.1f}"
+    f"{row['method']} {100 * statistics.fmean(row['accuracies']):.1f}"
     for row in rows
   )
   return f"{', '.join(shown)} %"
 
 
-def main(argv: list[str]) -> None:
-  """Trains what is missing; writes results, pictures and sections."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  asked = _asked()
-  scale = scales.SCALES[asked.scale]
-  reports = train(asked)
-  if asked.cells:
-    return
-  trained = {cell: curves.of_reports(r) for cell, r in reports.items()}
-  rows = try_all(asked)
-  keys = {(r["trained"], r["method"], r["scaled"]) for r in rows}
-  tried = {
-    (size, method, scaled): curves.of_trials(
-      rows, trained=size, method=method, scaled=scaled
-    )
-    for size, method, scaled in keys
-  }
-  found = claims.claims(scale, trained, tried)
-  fast = summary.speed(scale)
-  folder = asked.results_folder(HERE)
-  asked.write_results(folder, reports, summary.rows(trained, rows, fast), found)
-  figures = pathlib.PurePath(f"figures{asked.suffix}")
-  (folder / figures).mkdir(exist_ok=True)
-  items = letters.of(scale, trained, tried)
-  for letter in items:
-    pictures.draw(letter, folder / figures / pictures.file_name(letter))
-  pictures.draw_speed(
-    fast,
-    {
-      "FlexiViT": trained["flexi"],
-      "distilled FlexiViT": trained["distilled_from_teacher"],
-      "a ViT for each size": curves.of_fixed(scale, trained),
-    },
-    folder / figures / "speed.png",
+def _speed(scale: scales.Scale) -> list[study.Row]:
+  """Measures FlexiViT's forward pass at each trained size, by turns."""
+  section = config.model_section(scale, *cells.own_buffers(scale))
+  num_classes = data.open_source(config.test_data(scale)).num_classes
+  model = models.ViT(**section, num_classes=num_classes)
+  found = throughput.measure(
+    {size: (model, dials.Setting((size, size))) for size in scale.sizes},
+    scale.side,
   )
-  text = summary.sections(items, found, fast, figures)
-  study.fill_in(folder / "README.md", f"results of {asked.scale}", text)
-  print(text)
+  return [
+    {
+      "size": size,
+      "gmacs": cost.macs(model, (scale.side, scale.side, 3), size) / 1e9,
+      "images_per_s": statistics.median(speeds),
+    }
+    for size, speeds in found.items()
+  ]
 
+
+def tables(outcome: study.Outcome) -> dict[str, str]:
+  """Returns the README's results: claims, then a section per item."""
+  found = curves.from_rows(outcome.rows)
+  parts = [seeds.table_of_claims(outcome.claims)]
+  for letter in letters.letters(outcome.scale, found):
+    heading = letter.title
+    if len(letter.key) <= 2:
+      heading = f"({', '.join(letter.key)}) {heading}"
+    file = pictures.file_name(outcome, letter.key)
+    parts += [
+      f"### {heading}",
+      f"The paper: {letter.published}",
+      f"![{letter.title}]({file})",
+      _accuracies(letter.curves),
+    ]
+  speed = table.markdown(
+    [
+      {
+        "patch size": row["size"],
+        "10⁶ multiply-adds": f"{1000 * row['gmacs']:.1f}",
+        "images/s": f"{row['images_per_s']:.0f}",
+      }
+      for row in found.speed
+    ]
+  )
+  parts += [
+    "### Accuracy by measured speed",
+    f"![Accuracy by speed]({pictures.file_name(outcome, 'speed')})",
+    speed,
+  ]
+  return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
+
+
+def _accuracies(series: Mapping[str, curves.Curve]) -> str:
+  sizes = sorted({s for curve in series.values() for s in curve}, reverse=True)
+  return table.markdown(
+    [
+      {
+        "test accuracy in %, mean ± std of seeds": label,
+        **{
+          f"/{size}": seeds.percent(seeds.spread(curve[size]), 1, "")
+          if size in curve
+          else ""
+          for size in sizes
+        },
+      }
+      for label, curve in series.items()
+    ]
+  )
+
+
+STUDY = study.Study(
+  name="flexivit_curves",
+  scales=scales.SCALES,
+  cells=lambda asked, scale: {
+    name: cell.needs for name, cell in cells.cells_by_name(scale).items()
+  },
+  arguments=lambda asked, cell: {
+    "cell": cell,
+    "workdir": asked.workdir.absolute(),
+  },
+  rows=rows,
+  claims=claims.claims,
+  tables=tables,
+  figures=pictures.figures,
+  dpi=110,
+)
 
 if __name__ == "__main__":
-  app.run(main)
+  STUDY.start()

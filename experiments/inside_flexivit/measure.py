@@ -1,5 +1,6 @@
 """What one trained model gives: all the numbers of the study."""
 
+import functools
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -138,6 +139,7 @@ class Inside(NamedTuple):
     }
 
 
+@functools.cache  # The first is drawn after all have been measured.
 def of_flexivit(path: pathlib.Path, number: int) -> Inside:
   """Looks into a model of several patch sizes.
 

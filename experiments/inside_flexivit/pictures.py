@@ -1,9 +1,8 @@
 """The figures, most of them those of `analysis` for the first run."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
 
+from experiments import study
 from experiments.inside_flexivit import claims, measure
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import (
@@ -14,12 +13,39 @@ from tokenlearner_flexivit.analysis import (
   similarity,
   similarity_by_depth,
 )
+from tokenlearner_flexivit.figures import drawing
 
 _SHOWN = 3
-_DPI = 110
+DPI = 110
 
 
-def of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns CKA between the patch sizes by layer, a line for each run."""
+  by_layer = claims.cka_by_layer(claims.by_kind(outcome.rows).flexivit)
+  layers = list(by_layer)
+  by_run = [
+    dict(zip(layers, values, strict=True))
+    for values in zip(*by_layer.values(), strict=True)
+  ]
+  mark = layers[claims.middle(layers)], "MLP of the middle block"
+  figure = similarity_by_depth.figure({"mean": by_run}, mark)
+  return {"figures/depth.png": figure}
+
+
+def of_models(
+  done: study.Done, outcome: study.Outcome, folder: pathlib.Path
+) -> None:
+  """Draws what needs the models; figures/ in the folder gets the PNGs."""
+  del outcome
+  own = done.asked.own
+  first = pathlib.Path(own["flexivit"][0])
+  figures = folder / "figures"
+  _of_flexivit(measure.of_flexivit(first, own["images"]), figures)
+  if own["two_dials"]:
+    _of_two_dials(pathlib.Path(own["two_dials"][0]), figures)
+
+
+def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
   """Draws what `analysis` has of one run; the folder gets the PNGs."""
   of, images = inside.of, inside.images[:_SHOWN]
   # The middle one, as the paper's 16 of 48 to 8.
@@ -35,10 +61,10 @@ def of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
     "agreement": agreement_figure.draw(inside.agreement),
     "shape_or_texture": shape_or_texture.figure(inside.labels),
   }.items():
-    figure.savefig(folder / f"{name}.png", dpi=_DPI)
+    figure.savefig(folder / f"{name}.png", dpi=DPI)
 
 
-def of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
+def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Draws CKA of the corners of the plane, of one run."""
   of = measure.read(path)
   sizes = list(dict.fromkeys(s.patch_size for s in of.settings))
@@ -50,16 +76,4 @@ def of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   ]
   alike = measure.alike(of, corners, of.batches(500))
   figure = similarity.figure(alike.values, alike.labels)
-  figure.savefig(folder / "two_dials.png", dpi=_DPI)
-
-
-def depth(flexi: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-  """Draws CKA between the patch sizes by layer, a line for each run."""
-  by_layer = claims.depth_of(flexi)
-  layers = list(by_layer)
-  by_run = [
-    dict(zip(layers, values, strict=True))
-    for values in zip(*by_layer.values(), strict=True)
-  ]
-  mark = layers[claims.middle(layers)], "MLP of the middle block"
-  similarity_by_depth.figure({"mean": by_run}, mark).savefig(path, dpi=_DPI)
+  figure.savefig(folder / "two_dials.png", dpi=DPI)

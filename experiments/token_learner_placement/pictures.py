@@ -4,14 +4,12 @@ Accuracies are drawn as points over the baseline, seed by seed: a seed's batches
 move all models together.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib import figure as mpl_figure
-
-from experiments import study
-from experiments.token_learner_placement import cells, claims
+from experiments import seeds, study
+from experiments.token_learner_placement import config
+from tokenlearner_flexivit.figures import drawing
 
 Row = dict[str, Any]
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
@@ -25,13 +23,22 @@ _WORDS = {
 }
 
 
+def points(rows: Mapping[str, Row], over: str, under: str) -> list[float]:
+  """Returns by how many points a cell is above another, seed by seed."""
+  return seeds.points(
+    *(rows[cell]["accuracy"]["by_seed"] for cell in (over, under))
+  )
+
+
 def _over_baseline(
   rows: Mapping[str, Row], names: Sequence[str]
 ) -> tuple[list[float], list[float]]:
-  """Mean differences in points, and their standard errors."""
-  found = [claims.difference(rows, name, "baseline") for name in names]
-  errors = study.bars(row["error"] for row in found)
-  return [row["mean"] for row in found], errors
+  """Returns mean differences in points, and their standard errors."""
+  means, errors = zip(
+    *(seeds.mean_and_error(points(rows, n, "baseline")) for n in names),
+    strict=True,
+  )
+  return list(means), seeds.bars(errors)
 
 
 def _placement(axes: Any, rows: Mapping[str, Row]) -> None:
@@ -41,11 +48,11 @@ def _placement(axes: Any, rows: Mapping[str, Row]) -> None:
   )
   labels = [
     f"{place.removeprefix('at')}\n{100 * rows[name]['gmacs_ratio']:.0f} %"
-    for place, name in zip(cells.PLACEMENTS, _PLACED, strict=True)
+    for place, name in zip(config.PLACEMENTS, _PLACED, strict=True)
   ]
   axes.set_xticks(x, labels)
   axes.set_xlabel("share of blocks before TokenLearner, and cost")
-  axes.set_title(f"Where: {cells.TOKENS} tokens")
+  axes.set_title(f"Where: {config.TOKENS} tokens")
 
 
 def _numbers(axes: Any, rows: Mapping[str, Row]) -> None:
@@ -63,7 +70,7 @@ def _numbers(axes: Any, rows: Mapping[str, Row]) -> None:
       capsize=3,
     )
   axes.set_xscale("log", base=2)
-  axes.set_xticks(cells.NUMBERS, [str(n) for n in cells.NUMBERS])
+  axes.set_xticks(config.NUMBERS, [str(n) for n in config.NUMBERS])
   axes.set_xlabel("tokens after half of the blocks")
   axes.set_title("How many, and learned or averaged")
   axes.legend(frameon=False)
@@ -100,18 +107,18 @@ def _speed(axes: Any, rows: Mapping[str, Row]) -> None:
   axes.set_title("Measured, against promised")
 
 
-def draw(rows: Mapping[str, Row], path: pathlib.Path) -> None:
-  """Draws the figure; bars are standard errors of the seeds' differences."""
-  figure = mpl_figure.Figure(figsize=(10, 7), layout="constrained")
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns the figure by its file; bars are standard errors."""
+  rows = {row["cell"]: row for row in outcome.rows}
+  figure = drawing.Figure(figsize=(10, 7), layout="constrained")
   grid = figure.subplots(2, 2)
   for axes, panel in zip(
     grid.flat, (_placement, _numbers, _all, _speed), strict=True
   ):
     panel(axes, rows)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    study.tidy(axes)
   baseline = 100 * rows["baseline"]["accuracy"]["mean"]
   for axes in grid[0]:
     axes.axhline(0, color=_GREY, ls="--")
     axes.set_ylabel(f"points over the baseline ({baseline:.1f} %)")
-  figure.savefig(path, dpi=120)
+  return {f"figure{outcome.suffix}.png": figure}

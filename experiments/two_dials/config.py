@@ -9,12 +9,104 @@ import dataclasses
 import ml_collections
 
 from experiments import recipe
-from experiments.two_dials import cells
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.models.token_learner import ALL
 
 
-def model_section(cell: cells.Cell, scale: cells.Scale) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """A size of the study.
+
+  Attributes:
+    data: configuration of rendered_scenes.
+    crop: side of the images in pixels, cut out of those of the data.
+    sizes: patch sizes, from large to small.
+    numbers: of learned tokens, from many to few; "all" is not among them.
+    width: of the models; MLPs are four times as wide, heads are of 32.
+    depth: in blocks; TokenLearner stands after half of them.
+    batch_size: images per step.
+    steps: of each training of a model for one setting.
+    long_steps: of those that are for many.
+    dtype: of the computation; None for the model's own.
+    num_threads: that decode images.
+  """
+
+  data: str
+  crop: int
+  sizes: tuple[int, ...]
+  numbers: tuple[int, ...]
+  width: int
+  depth: int
+  batch_size: int
+  steps: int
+  long_steps: int
+  dtype: str | None = None
+  num_threads: int = 2
+
+  @property
+  def settings(self) -> tuple[dials.Setting, ...]:
+    """Every position of both dials."""
+    return tuple(
+      dials.Setting((size, size), number)
+      for size in self.sizes
+      for number in (ALL, *self.numbers)
+    )
+
+
+SCALES = {
+  # About 100 minutes on two CPU cores.
+  "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 800, 3200),
+  # A ViT-S; meant for 20 minutes a seed on one modern GPU. Not yet run.
+  "gpu": Scale(
+    *("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
+    dtype="bfloat16",
+    num_threads=16,
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A training.
+
+  Attributes:
+    name: in tables and folders.
+    text: what it is, for people.
+    sizes: patch sizes that it trains at.
+    numbers: of learned tokens that it trains with; without "all" its
+      TokenLearner is always on, with "all" alone it has none.
+    long: whether it takes `long_steps`.
+  """
+
+  name: str
+  text: str
+  sizes: tuple[int, ...]
+  numbers: tuple[int | str, ...]
+  long: bool = False
+
+
+def fixed(setting: dials.Setting) -> str:
+  """The name of the model that is trained at a setting alone."""
+  return f"fixed{setting.patch_size[0]}_{setting.num_tokens}"
+
+
+def cells_by_name(scale: Scale) -> dict[str, Cell]:
+  """Returns the cells of a scale by name."""
+  both = scale.sizes, (ALL, *scale.numbers)
+  cells = [
+    Cell("two_dials", "both dials", *both, long=True),
+    Cell("same_steps", "both dials, as few steps as for one setting", *both),
+    Cell("patch_size", "FlexiViT alone", scale.sizes, (ALL,), long=True),
+  ]
+  for setting in scale.settings:
+    size, number = setting.patch_size[0], setting.num_tokens
+    text = f"ViT of patch size {size}, {number} tokens"
+    cells.append(Cell(fixed(setting), text, (size,), (number,)))
+  return {cell.name: cell for cell in cells}
+
+
+def model_section(cell: Cell, scale: Scale) -> dict:
   """Returns config.model."""
   # As in flexivit_curves: the buffers of the smallest size.
   section = recipe.model_section(scale.width, cell.sizes[-1], scale.crop)
@@ -34,8 +126,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   args = configuration.parse_arg(
     arg, cell="two_dials", seed=0, scale="cpu", runlocal=False
   )
-  scale = configuration.choose(args["scale"], cells.SCALES, "scale")
-  cell = configuration.choose(args["cell"], cells.of(scale), "cell")
+  scale = configuration.choose(args["scale"], SCALES, "scale")
+  cell = configuration.choose(args["cell"], cells_by_name(scale), "cell")
   if args["runlocal"]:
     scale = dataclasses.replace(
       scale, width=32, depth=2, batch_size=8, steps=2, long_steps=2

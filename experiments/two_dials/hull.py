@@ -1,10 +1,11 @@
 """Upper hulls of accuracy over cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Point = tuple[float, float]
+Gap = Callable[[Sequence[Point], Sequence[Point]], Point]
 _ROUNDING = 1e-9  # The same setting of two models costs the same.
 
 

@@ -1,41 +1,30 @@
 """The study's figure: the plane, what it loses, and the fronts."""
 
-import pathlib
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
 
 from experiments import study
-from experiments.two_dials import cells, hull, planes
+from experiments.two_dials import config, hull, planes
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.figures import heat_map
+from tokenlearner_flexivit.figures import drawing, heat_map
 from tokenlearner_flexivit.models.token_learner import ALL
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
 
 
-def draw(
-  scale: cells.Scale,
-  trained: Mapping[str, planes.Plane],
-  images_per_s: Mapping[dials.Setting, float],
-  path: pathlib.Path,
-) -> None:
-  """Draws the figure.
-
-  Args:
-    scale: of the study.
-    trained: planes by cell.
-    images_per_s: of the model with both dials; others are as fast.
-    path: the PNG to write.
-  """
-  both, fixed = trained["two_dials"], planes.of_fixed(scale, trained)
-  figure = mpl_figure.Figure(figsize=(10, 8.5), layout="constrained")
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns the figure by its file."""
+  scale, plane = outcome.scale, planes.from_rows(outcome.rows)
+  both, fixed = plane.two_dials, plane.fixed
+  figure = drawing.Figure(figsize=(10, 8.5), layout="constrained")
   grid = figure.subplots(2, 2)
-  means = {s: 100 * study.spread(v)["mean"] for s, v in both.items()}
-  lost = planes.points_over(both, fixed)
+  means = {s: 100 * statistics.fmean(v) for s, v in both.items()}
+  lost = {
+    s: statistics.fmean(v) for s, v in planes.points_over(both, fixed).items()
+  }
   largest = max(2.0, *map(abs, lost.values()))  # Small ones stay pale.
   _heat_map(grid[0, 0], scale, means, "{:.1f}")
   grid[0, 0].set_title(
@@ -46,35 +35,34 @@ def draw(
   grid[0, 1].set_title(
     f"points over a model of {scale.steps:,} steps for the setting alone"
   )
-  token_learners = planes.token_learners(scale, fixed)
   each, all_in_all = f", {scale.steps:,} steps", f", {scale.long_steps:,} steps"
   series = {
     f"a model per setting{each}": (fixed, _GREY, "s"),
-    f"FlexiViT alone{all_in_all}": (trained["patch_size"], _GREEN, "^"),
-    f"TokenLearner alone{each}": (token_learners, _ORANGE, "v"),
+    f"FlexiViT alone{all_in_all}": (plane.flexivit, _GREEN, "^"),
+    f"TokenLearner alone{each}": (plane.token_learner, _ORANGE, "v"),
     f"both dials, one model{all_in_all}": (both, _BLUE, "o"),
   }
   for axes, cost, label in (
     (
       grid[1, 0],
-      {s: 1000 * macs for s, macs in planes.costs(scale).items()},
+      {s: 1000 * macs for s, macs in plane.gmacs.items()},
       "multiply-adds per image in 10⁶",
     ),
     (
       grid[1, 1],
-      {s: 1000 / speed for s, speed in images_per_s.items()},
+      {s: 1000 / speed for s, speed in plane.images_per_s.items()},
       "milliseconds per image, measured in batches",
     ),
   ):
     _fronts(axes, series, cost)
     _name_settings(axes, both, cost)
     axes.set_xlabel(label)
-  figure.savefig(path, dpi=120)
+  return {f"figure{outcome.suffix}.png": figure}
 
 
 def _heat_map(
   axes: Any,
-  scale: cells.Scale,
+  scale: config.Scale,
   values: Mapping[dials.Setting, float],
   form: str,
   **colours: Any,
@@ -117,12 +105,11 @@ def _fronts(
     axes.plot(*zip(*points, strict=True), marker, color=color, label=label)
     axes.plot(*zip(*hull.upper(points), strict=True), "-", color=color, lw=1)
   axes.set_xscale("log")
-  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.xaxis.set_major_locator(drawing.ticker.LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(drawing.ticker.StrMethodFormatter("{x:g}"))
+  axes.xaxis.set_minor_formatter(drawing.ticker.NullFormatter())
   axes.set_ylabel("test accuracy in %")
-  axes.grid(alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
+  study.tidy(axes)
   axes.legend(
     frameon=False, fontsize=9, title="beside blue points: patch size, tokens"
   )

@@ -6,22 +6,63 @@ A `Plane` is {setting: accuracies of the seeds, in [0, 1]}.
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from flax import linen as nn
-
-from experiments import study
-from experiments.two_dials import cells, config, hull
-from tokenlearner_flexivit import dials, models
-from tokenlearner_flexivit.data.rendered_scenes import textures
-from tokenlearner_flexivit.models import cost
+from experiments import seeds, study
+from experiments.two_dials import config, hull
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.models.token_learner import ALL
 
 Plane = Mapping[dials.Setting, Sequence[float]]
+# Columns of results.json.
+_PLANES = ("two_dials", "same_steps", "fixed", "flexivit")
+
+
+class Planes(NamedTuple):
+  """What the rows of results.json say, by setting.
+
+  Attributes:
+    two_dials: the model with both dials.
+    same_steps: that with as few steps as a model of one setting.
+    fixed: the models of one setting each.
+    flexivit: FlexiViT alone, at the settings that have all tokens.
+    gmacs: multiply-adds per image in 10⁹.
+    images_per_s: of the model with both dials, from its file, measured.
+  """
+
+  two_dials: Plane
+  same_steps: Plane
+  fixed: Plane
+  flexivit: Plane
+  gmacs: Mapping[dials.Setting, float]
+  images_per_s: Mapping[dials.Setting, float]
+
+  @property
+  def token_learner(self) -> Plane:
+    """TokenLearner alone: the fixed models of the smallest patches."""
+    smallest = min(setting.patch_size for setting in self.fixed)
+    return {s: v for s, v in self.fixed.items() if s.patch_size == smallest}
+
+
+def from_rows(rows: Sequence[study.Row]) -> Planes:
+  """Returns the planes of results.json."""
+  settings = {
+    dials.Setting((row["patch_size"],) * 2, row["num_tokens"]): row
+    for row in rows
+  }
+  accuracies = (
+    {s: row[name]["by_seed"] for s, row in settings.items() if row[name]}
+    for name in _PLANES
+  )
+  numbers = (
+    {s: row[name] for s, row in settings.items()}
+    for name in ("gmacs", "images_per_s")
+  )
+  return Planes(*accuracies, *numbers)
 
 
 def of_reports(
-  cell: cells.Cell, reports: Sequence[Mapping[str, Any]]
+  cell: config.Cell, reports: Sequence[Mapping[str, Any]]
 ) -> dict[dials.Setting, list[float]]:
   """Returns the plane of a cell from the reports of its seeds."""
   plane = {}
@@ -34,82 +75,51 @@ def of_reports(
   return plane
 
 
-def of_fixed(scale: cells.Scale, planes: Mapping[str, Plane]) -> Plane:
-  """Returns the plane of the fixed models, each at its own setting.
-
-  Args:
-    scale: of the study.
-    planes: by cell.
-  """
-  return {s: planes[cells.fixed(s)][s] for s in scale.settings}
-
-
-def of_flexivit_curves(scale: cells.Scale, suffix: str) -> Plane:
+def of_flexivit_curves(outcome: study.Outcome) -> Plane:
   """Returns what the FlexiViT study has of fixed ViTs.
 
   They have the same data, recipe and model, but three times the steps.
 
-  Args:
-    scale: of this study.
-    suffix: of the files of that scale, see `options.Options`.
-
   Returns:
-    {} if that study has no results of this scale.
+    {} if that study has no results of this scale and these seeds.
   """
-  path = study.ROOT / f"experiments/flexivit_curves/results{suffix}.json"
-  rows = (
-    json.loads(path.read_text(encoding="utf-8"))["rows"]
-    if path.exists()
-    else []
-  )
+  file = f"flexivit_curves/results{outcome.suffix}.json"
+  path = study.ROOT / "experiments" / file
+  if not path.exists():
+    return {}
+  results = json.loads(path.read_text(encoding="utf-8"))
+  if results["seeds"] != list(outcome.seeds):
+    return {}
   return {
     dials.Setting((size, size), ALL): row["accuracy"]["by_seed"]
-    for size in scale.sizes
-    for row in rows
+    for size in outcome.scale.sizes
+    for row in results["rows"]
     # The rows after these are of kernels that were resized.
     if row.get("cell") == f"fixed{size}" and "resized_by" not in row
   }
 
 
-def token_learners(scale: cells.Scale, fixed: Plane) -> Plane:
-  """Returns TokenLearner alone: the fixed models of the smallest patches."""
-  return {s: v for s, v in fixed.items() if s.patch_size[0] == scale.sizes[-1]}
-
-
-def model_of(scale: cells.Scale) -> nn.Module:
-  """Returns the model with both dials."""
-  section = config.model_section(cells.of(scale)["two_dials"], scale)
-  return models.create(**section, num_classes=len(textures.NAMES))
-
-
-def costs(scale: cells.Scale) -> dict[dials.Setting, float]:
-  """Multiply-adds per image in 10⁹ of the model with both dials."""
-  model, shape = model_of(scale), (scale.crop, scale.crop, 3)
-  return {s: cost.macs(model, shape, *s) / 1e9 for s in scale.settings}
-
-
 def points(
-  plane: Plane, gmacs: Mapping[dials.Setting, float]
+  plane: Plane, cost: Mapping[dials.Setting, float], seed: int | None = None
 ) -> list[hull.Point]:
-  """Returns (cost, mean accuracy in percent) of each setting."""
+  """Returns (cost, accuracy in percent) of each setting.
+
+  Args:
+    plane: accuracies.
+    cost: by setting.
+    seed: which of them; None for their mean.
+  """
   return [
-    (gmacs[setting], 100 * study.spread(values)["mean"])
-    for setting, values in plane.items()
+    (cost[s], 100 * (statistics.fmean(v) if seed is None else v[seed]))
+    for s, v in plane.items()
   ]
 
 
-def points_over(plane: Plane, other: Plane) -> dict[dials.Setting, float]:
-  """Returns by how many points means are above those of another plane.
-
-  Of the settings of the other one; its seeds need not be as many.
-  """
-  return {
-    s: 100 * (statistics.fmean(plane[s]) - statistics.fmean(values))
-    for s, values in other.items()
-  }
+def points_over(plane: Plane, other: Plane) -> dict[dials.Setting, list[float]]:
+  """Returns by how many points a plane is above another, seed by seed."""
+  return {s: seeds.points(plane[s], values) for s, values in other.items()}
 
 
 def name_of(setting: dials.Setting) -> str:
-  """A setting for people."""
-  number = "all" if setting.num_tokens == ALL else setting.num_tokens
-  return f"/{setting.patch_size[0]}, {number}"
+  """Returns a setting for people."""
+  return f"/{setting.patch_size[0]}, {setting.num_tokens}"

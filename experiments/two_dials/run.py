@@ -7,64 +7,198 @@ is not trained again. --cells trains some of them, without results; with
 other --seeds the results go to WORKDIR/results.
 """
 
-import functools
-import pathlib
+import math
+import statistics
 
-from absl import app, logging
-
-from experiments import options, study, training
-from experiments.two_dials import cells, claims, pictures, planes, summary
+from experiments import seeds, study
+from experiments.two_dials import config, hull, pictures, planes
+from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.data.rendered_scenes import textures
+from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.inference import Predictor
+from tokenlearner_flexivit.models import cost
 
-HERE = pathlib.Path(__file__).parent
-_asked = options.define(cells.SCALES)
-
-
-def accuracies(report: study.Report) -> str:
-  """The result of a run in a few words."""
-  values = [100 * row["accuracy"] for row in report["settings"]]
-  if len(values) == 1:
-    return f"{values[0]:.1f} %"
-  return f"{min(values):.1f} to {max(values):.1f} %"
+_GOAL = "this project's goal"
+_BATCH_SIZE, _ROUNDS = 64, 15
+_NEAR, _MOST = 1.5, 0.8  # Points; share of the settings.
 
 
-def main(argv: list[str]) -> None:
-  """Trains what is missing; writes results, the picture and tables."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  asked = _asked()
-  scale = cells.SCALES[asked.scale]
-  known = cells.of(scale)
-  reports = training.train_seeds(
-    functools.partial(training.run_of, HERE, scale=asked.scale),
-    asked.choose(known),
-    asked.seeds,
-    asked.workdir,
-    asked.jobs,
-    accuracies,
-  )
-  if asked.cells:
-    return
-  trained = {
-    name: planes.of_reports(known[name], of_cell)
-    for name, of_cell in reports.items()
+def speed(predictor: Predictor) -> dict[dials.Setting, float]:
+  """Measures a model at every setting of its training, by turns.
+
+  Returns:
+    Images per second in batches of 64, from prepared images to logits.
+  """
+  return {
+    dials.Setting.of_row(row): 1000 * _BATCH_SIZE / row["forward_ms"]
+    for row in predictor.profile(batch_size=_BATCH_SIZE, repeats=_ROUNDS)
   }
-  run = training.run_name("two_dials", asked.seeds[0], asked.scale)
-  speed = summary.speed(Predictor.load(asked.workdir / run))
-  folder = asked.results_folder(HERE)
-  results = asked.write_results(
-    folder,
-    reports,
-    summary.rows(scale, trained, speed),
-    claims.claims(
-      scale, trained, speed, planes.of_flexivit_curves(scale, asked.suffix)
-    ),
-  )
-  pictures.draw(scale, trained, speed, folder / f"figure{asked.suffix}.png")
-  text = summary.tables(results["rows"], results["claims"])
-  study.fill_in(folder / "README.md", f"tables of {asked.scale}", text)
-  print(text)
 
+
+def costs(scale: config.Scale) -> dict[dials.Setting, float]:
+  """Returns the multiply-adds per image, in 10⁹, of the model of both dials."""
+  section = config.model_section(
+    config.cells_by_name(scale)["two_dials"], scale
+  )
+  model = models.create(**section, num_classes=len(textures.NAMES))
+  shape = scale.crop, scale.crop, 3
+  return {s: cost.macs(model, shape, *s) / 1e9 for s in scale.settings}
+
+
+def rows(done: study.Done) -> list[study.Row]:
+  """Returns a row for each setting; measures their speed."""
+  trained = {
+    name: planes.of_reports(cell, done.reports[name])
+    for name, cell in config.cells_by_name(done.scale).items()
+  }
+  images_per_s = speed(Predictor.load(done.folder("two_dials")))
+  gmacs, flexi = costs(done.scale), trained["patch_size"]
+  return [
+    {
+      "patch_size": setting.patch_size[0],
+      "num_tokens": setting.num_tokens,
+      "gmacs": gmacs[setting],
+      "images_per_s": images_per_s[setting],
+      "two_dials": seeds.spread(trained["two_dials"][setting]),
+      "same_steps": seeds.spread(trained["same_steps"][setting]),
+      "fixed": seeds.spread(trained[config.fixed(setting)][setting]),
+      "flexivit": seeds.spread(flexi[setting]) if setting in flexi else None,
+    }
+    for setting in done.scale.settings
+  ]
+
+
+def claims(outcome: study.Outcome) -> list[study.Row]:
+  """Returns what both dials in one model are to reach, and whether they do."""
+  scale, plane = outcome.scale, planes.from_rows(outcome.rows)
+  longer = (
+    f"{scale.long_steps / scale.steps:g} times the steps of each of these"
+  )
+  found = [
+    _near(
+      "one model is within 1.5 points of the model trained for the setting "
+      f"alone, at 80 % of the settings or more (it takes {longer})",
+      plane.two_dials,
+      plane.fixed,
+    ),
+    _near(
+      "so is one that took no more steps than each of these",
+      plane.same_steps,
+      plane.fixed,
+    ),
+  ]
+  if trained_out := planes.of_flexivit_curves(outcome):
+    text = (
+      "it is so near to ViTs of one patch size each that took 2,400 steps "
+      "(flexivit_curves)"
+    )
+    found.append(_near(text, plane.two_dials, trained_out))
+  speeds = plane.images_per_s
+  fastest, slowest = (f(speeds, key=speeds.get) for f in (max, min))
+  ratio = speeds[fastest] / speeds[slowest]
+  return [
+    *found,
+    _front(plane, "hull by hull", hull.largest_gap),
+    _front(
+      plane,
+      "model by model, at that hull's corners",
+      hull.largest_gap_of_a_model,
+    ),
+    seeds.claim(
+      "its cheapest setting is 8 times as fast as its dearest, from the same "
+      "file",
+      _GOAL,
+      ">= 8x",
+      f"{ratio:.1f}x ({planes.name_of(fastest)} against "
+      f"{planes.name_of(slowest)})",
+      ratio - 8,
+    ),
+  ]
+
+
+def _near(text: str, plane: planes.Plane, fixed: planes.Plane) -> study.Row:
+  """Judges whether a plane is near that of the fixed models.
+
+  What counts is, of each seed, the worst of the best 80 % of the settings.
+  """
+  over = planes.points_over(plane, fixed)
+  means = {s: statistics.fmean(values) for s, values in over.items()}
+  near = [s for s, points in means.items() if points >= -_NEAR]
+  worst = min(means, key=means.get)
+  least = math.ceil(_MOST * len(over))
+  return seeds.claim(
+    text,
+    _GOAL,
+    ">= 80 %",
+    f"{len(near)} of {len(over)} settings; worst {means[worst]:+.1f} points at "
+    f"{planes.name_of(worst)}",
+    [
+      sorted(of_seed, reverse=True)[least - 1] + _NEAR
+      for of_seed in zip(*over.values(), strict=True)
+    ],
+  )
+
+
+def _front(plane: planes.Planes, way: str, largest_gap: hull.Gap) -> study.Row:
+  """Judges the front of both dials by that of those with one dial alone."""
+
+  def gap(seed: int | None = None) -> hull.Point:
+    alone = [
+      point
+      for one in (plane.flexivit, plane.token_learner)
+      for point in planes.points(one, plane.gmacs, seed)
+    ]
+    return largest_gap(alone, planes.points(plane.two_dials, plane.gmacs, seed))
+
+  number = len(next(iter(plane.two_dials.values())))
+  where, most = gap()
+  side, bound = ("below", "most") if most > 0 else ("above", "least")
+  return seeds.claim(
+    "its front is nowhere more than 1 point below the upper hull of FlexiViT "
+    "alone (as many steps) and TokenLearner alone (a model for each number), "
+    + way,
+    _GOAL,
+    "<= 1 point",
+    f"at {bound} {abs(most):.1f} points {side}, at {1000 * where:.1f} "
+    "million multiply-adds",
+    [1 - gap(seed)[1] for seed in range(number)],
+  )
+
+
+def tables(outcome: study.Outcome) -> dict[str, str]:
+  """Returns the results of the README: settings, then claims."""
+
+  def shown(values):
+    return "" if values is None else seeds.percent(values, 1, "")
+
+  settings = table.markdown(
+    [
+      {
+        "patch size": row["patch_size"],
+        "tokens": row["num_tokens"],
+        "10⁶ multiply-adds": f"{1000 * row['gmacs']:.1f}",
+        "images/s": f"{row['images_per_s']:.0f}",
+        "both dials, %": shown(row["two_dials"]),
+        "with as few steps": shown(row["same_steps"]),
+        "trained for it alone, %": shown(row["fixed"]),
+        "FlexiViT alone, %": shown(row["flexivit"]),
+      }
+      for row in outcome.rows
+    ]
+  )
+  claims = seeds.table_of_claims(outcome.claims)
+  return {f"results of {outcome.scale_name}": f"{settings}\n\n{claims}"}
+
+
+STUDY = study.Study(
+  name="two_dials",
+  scales=config.SCALES,
+  cells=lambda asked, scale: dict.fromkeys(config.cells_by_name(scale), ()),
+  rows=rows,
+  claims=claims,
+  tables=tables,
+  figures=pictures.figures,
+)
 
 if __name__ == "__main__":
-  app.run(main)
+  STUDY.start()

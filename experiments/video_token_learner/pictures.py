@@ -1,17 +1,12 @@
-"""The study's figure, and maps of the tokens of a trained model."""
+"""The study's figure: accuracy by cost, and what fewer tokens lose late."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib import figure as mpl_figure
+from experiments import seeds, study
+from experiments.video_token_learner import config
+from tokenlearner_flexivit.figures import drawing
 
-from experiments import study
-from experiments.video_token_learner import cells
-from tokenlearner_flexivit.analysis import video_maps
-
-# The cells whose maps are drawn.
-SHOWN = ("learned8", "learned8_first")
 # Of a cell and the one before all blocks.
 _COLORS = {
   "all": "#777777",
@@ -29,16 +24,23 @@ _LINES = {
 }
 
 
-def draw(rows: Mapping[str, study.Row], path: pathlib.Path) -> None:
-  """Draws accuracy by cost, and what is lost where tokens become fewer late."""
-  figure = mpl_figure.Figure(figsize=(10, 4.2), layout="constrained")
+def points(rows: Mapping[str, study.Row], over: str, under: str) -> list[float]:
+  """Returns by how many points a cell is above another, seed by seed."""
+  return seeds.points(
+    *(rows[name]["accuracy"]["by_seed"] for name in (over, under))
+  )
+
+
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns the figure by its file."""
+  rows = {row["cell"]: row for row in outcome.rows}
+  figure = drawing.Figure(figsize=(10, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
   _by_cost(left, rows)
   _over_all(right, rows)
   for axes in (left, right):
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-  figure.savefig(path, dpi=120)
+    study.tidy(axes)
+  return {f"figure{outcome.suffix}.png": figure}
 
 
 def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
@@ -54,7 +56,7 @@ def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
         color=color,
       )
     seeds = [100 * value for value in row["accuracy"]["by_seed"]]
-    late = not cells.CELLS[name].first
+    late = not config.CELLS[name].first
     axes.plot(
       [cost] * len(seeds),
       seeds,
@@ -62,7 +64,7 @@ def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
       color=color,
       ms=5,
       mfc=color if late else "white",
-      label=cells.CELLS[name].text if late else None,
+      label=config.CELLS[name].text if late else None,
     )
   axes.plot([], [], "o", color="black", mfc="white", label="before all blocks")
   axes.set_xlabel("multiply-adds per clip in 10⁶")
@@ -75,14 +77,12 @@ def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
   """Differences to all tokens, seed by seed, and their standard errors."""
   names = [
     name
-    for name, cell in cells.CELLS.items()
+    for name, cell in config.CELLS.items()
     if cell.num_tokens is not None and not cell.first
   ]
-  base = rows[cells.BASELINE]["accuracy"]["by_seed"]
   for y, name in enumerate(names):
-    mean, error = study.paired_difference(
-      rows[name]["accuracy"]["by_seed"], base
-    )
+    over = points(rows, name, config.BASELINE)
+    mean, error = seeds.mean_and_error(over)
     axes.errorbar(mean, y, xerr=error, fmt="o", color=_COLORS[name], capsize=3)
   labels = [
     f"{_LINES[name]}\n{100 * rows[name]['gmacs_ratio']:.0f} % of the cost"
@@ -93,15 +93,3 @@ def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
   axes.axvline(0, color=_COLORS["all"], ls="--")
   axes.set_xlabel("points over all tokens, mean ± standard error")
   axes.set_title("After half of the blocks, at what cost")
-
-
-def draw_maps(workdir: pathlib.Path, path: pathlib.Path) -> None:
-  """Draws the maps of a run over time, a picture and an animation beside it.
-
-  Args:
-    workdir: of the run.
-    path: of the picture; see `video_maps.draw`.
-  """
-  video_maps.main(
-    [f"--workdir={workdir}", f"--output={path}", "--num_videos=2"]
-  )

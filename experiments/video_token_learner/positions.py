@@ -1,13 +1,9 @@
 """How many positions of a frame a token is an average of."""
 
-import functools
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import study, training
-from experiments.video_token_learner import cells
 from tokenlearner_flexivit.analysis import token_maps, video_maps
 from tokenlearner_flexivit.inference import runs
 
@@ -36,30 +32,3 @@ def of_run(workdir: pathlib.Path) -> float:
   run = runs.open_run(workdir, "video")
   videos = video_maps.read_examples(run.data, NUM_VIDEOS)
   return of_maps(token_maps.token_maps(run.model, run.params, videos))
-
-
-def of_cells(
-  workdir: pathlib.Path, seeds: Sequence[int], scale: str
-) -> dict[str, list[float]]:
-  """Returns that of all trained models that make tokens fewer.
-
-  Args:
-    workdir: of the study; keeps the result of each run in its folder.
-    seeds: of each cell.
-    scale: of the runs.
-
-  Returns:
-    Those of the seeds, by cell.
-  """
-  found = {}
-  for name, cell in cells.CELLS.items():
-    if cell.num_tokens is None:
-      continue
-    runs_of_cell = [
-      workdir / training.run_name(name, seed, scale) for seed in seeds
-    ]
-    found[name] = [
-      study.stored(run / "positions.json", functools.partial(of_run, run))
-      for run in runs_of_cell
-    ]
-  return found

@@ -9,62 +9,151 @@ other --seeds the results go to WORKDIR/results.
 
 import functools
 import pathlib
+from collections.abc import Mapping
 
-from absl import app, logging
+from experiments import seeds, study, training
+from experiments.video_token_learner import config, pictures, positions
+from tokenlearner_flexivit.analysis import video_maps
+from tokenlearner_flexivit.figures import table
 
-from experiments import options, study, training
-from experiments.video_token_learner import (
-  cells,
-  claims,
-  pictures,
-  positions,
-  summary,
+_GOAL = "this project's goal"
+_PAPER = "TokenLearner (NeurIPS 2021), ablation on Charades"
+_WHY = "this project, to explain the others"
+SHOWN = ("learned8", "learned8_first")  # The cells whose maps are drawn.
+
+
+def rows(done: study.Done) -> list[study.Row]:
+  """Returns a row per cell; measures how many positions a token is of."""
+  base = done.reports[config.BASELINE][0]["settings"][0]
+  found = []
+  for name, cell in config.CELLS.items():
+    reports = done.reports[name]
+    settings = [report["settings"][0] for report in reports]
+    found.append(
+      {
+        "cell": name,
+        "model": cell.text,
+        "num_tokens": cell.num_tokens,
+        "first": cell.first,
+        "positions": _positions(done, name) if cell.num_tokens else None,
+        "accuracy": seeds.spread(s["accuracy"] for s in settings),
+        "gmacs": settings[0]["gmacs"],
+        "gmacs_ratio": settings[0]["gmacs"] / base["gmacs"],
+        "num_params": reports[0]["num_params"],
+        "train_seconds": [r["train"]["seconds"] for r in reports],
+      }
+    )
+  return found
+
+
+def _positions(done: study.Done, cell: str) -> study.Row:
+  runs = [done.folder(cell, seed) for seed in done.asked.seeds]
+  return seeds.spread(
+    training.stored(
+      run / "positions.json", functools.partial(positions.of_run, run)
+    )
+    for run in runs
+  )
+
+
+def claims(outcome: study.Outcome) -> list[study.Row]:
+  """Returns what TokenLearner is to reach on videos, and whether it does."""
+  rows = {row["cell"]: row for row in outcome.rows}
+  near = pictures.points(rows, "learned8", config.BASELINE)
+  share = rows["learned8"]["gmacs_ratio"]
+  return [
+    seeds.claim(
+      "8 learned tokens per frame are within 1 point of all tokens, at most "
+      "60 % of their multiply-adds",
+      _GOAL,
+      ">= -1 point, <= 60 %",
+      f"{_shown(near)} points at {100 * share:.0f} %",
+      [value + 1 for value in near],
+      0.6 - share,
+    ),
+    _above(rows, "learned8", "frame", _PAPER, "59.6 against 58.6 mAP"),
+    _above(rows, "learned8", "fixed8", _PAPER, "59.6 against 58.8 mAP"),
+    _above(rows, "learned8_first", "frame_first", _WHY, "above 0"),
+    _above(rows, "learned8_first", "fixed8_first", _WHY, "above 0"),
+  ]
+
+
+def _above(
+  rows: Mapping[str, study.Row],
+  over: str,
+  under: str,
+  source: str,
+  expected: str,
+) -> study.Row:
+  """Judges whether one cell is more accurate than another."""
+  points = pictures.points(rows, over, under)
+  return seeds.claim(
+    f"`{over}` is better than `{under}`",
+    source,
+    expected,
+    f"{_shown(points)} points",
+    points,
+  )
+
+
+def _shown(points: list[float]) -> str:
+  return seeds.plus_minus(*seeds.mean_and_error(points), "+.2f")
+
+
+def tables(outcome: study.Outcome) -> dict[str, str]:
+  """Returns the README's tables, of cells and of claims, and its pictures."""
+  cells = []
+  for row in outcome.rows:
+    positions_of_tokens = row["positions"]
+    cells.append(
+      {
+        "cell": f"`{row['cell']}`",
+        "test accuracy, mean ± std of seeds": seeds.percent(row["accuracy"], 2),
+        "10⁶ multiply-adds per clip": f"{1000 * row['gmacs']:.1f}",
+        "of all tokens'": f"{100 * row['gmacs_ratio']:.0f} %",
+        "positions per token": (
+          "-"
+          if positions_of_tokens is None
+          else f"{positions_of_tokens['mean']:.0f}"
+        ),
+      }
+    )
+  parts = [
+    f"![Accuracy by cost](figure{outcome.suffix}.png)",
+    table.markdown(cells),
+    seeds.table_of_claims(outcome.claims),
+  ]
+  for cell in SHOWN:
+    picture = f"token_maps_{cell}{outcome.suffix}.gif"
+    parts.append(f"Where the tokens of `{cell}` look:\n\n![Maps]({picture})")
+  return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
+
+
+def draw_maps(
+  done: study.Done, outcome: study.Outcome, folder: pathlib.Path
+) -> None:
+  """Draws maps over time: a picture of each, and an animation beside it."""
+  for cell in SHOWN:
+    picture = folder / f"token_maps_{cell}{outcome.suffix}.png"
+    video_maps.main(
+      [
+        f"--workdir={done.folder(cell)}",
+        f"--output={picture}",
+        "--num_videos=2",
+      ]
+    )
+
+
+STUDY = study.Study(
+  name="video_token_learner",
+  scales=config.SCALES,
+  cells=lambda asked, scale: dict.fromkeys(config.CELLS, ()),
+  rows=rows,
+  claims=claims,
+  tables=tables,
+  figures=pictures.figures,
+  pictures=draw_maps,
 )
 
-HERE = pathlib.Path(__file__).parent
-_asked = options.define(cells.SCALES)
-
-
-def in_words(report: study.Report) -> str:
-  """The result of a run."""
-  return f"{100 * report['settings'][0]['accuracy']:.2f} %"
-
-
-def main(argv: list[str]) -> None:
-  """Trains what is missing; writes results, pictures and tables."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  asked = _asked()
-  names = asked.choose(cells.CELLS)
-  reports = training.train_seeds(
-    functools.partial(training.run_of, HERE, scale=asked.scale),
-    names,
-    asked.seeds,
-    asked.workdir,
-    asked.jobs,
-    in_words,
-  )
-  if asked.cells:
-    return
-  taken = positions.of_cells(asked.workdir, asked.seeds, asked.scale)
-  rows = summary.rows(reports, taken)
-  folder = asked.results_folder(HERE)
-  results = asked.write_results(
-    folder, reports, rows.values(), claims.claims(rows)
-  )
-  pictures.draw(rows, folder / f"figure{asked.suffix}.png")
-  tables = summary.tables(results)
-  shown = [f"![Accuracy by cost](figure{asked.suffix}.png)", tables]
-  for cell in pictures.SHOWN:
-    name = f"token_maps_{cell}{asked.suffix}"
-    run = training.run_name(cell, asked.seeds[0], asked.scale)
-    pictures.draw_maps(asked.workdir / run, folder / f"{name}.png")
-    shown.append(f"Where the tokens of `{cell}` look:\n\n![Maps]({name}.gif)")
-  study.fill_in(
-    folder / "README.md", f"tables of {asked.scale}", "\n\n".join(shown)
-  )
-  print(tables)
-
-
 if __name__ == "__main__":
-  app.run(main)
+  STUDY.start()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments.reliability import program
+from tests.reliability import program
 
 PROGRAM = """
 import json, sys

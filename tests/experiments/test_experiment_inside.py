@@ -2,20 +2,12 @@
 
 import json
 import shutil
-import types
 
-import cv2
 import numpy as np
 import pytest
 
 from experiments import study
-from experiments.inside_flexivit import (
-  claims,
-  measure,
-  pictures,
-  run,
-  summary,
-)
+from experiments.inside_flexivit import claims, measure, run
 from experiments.two_dials import config as two_dials
 from tests.conftest import write_untrained
 from tokenlearner_flexivit import train
@@ -80,15 +72,21 @@ def flexivit(
   }
 
 
-def holds(**changes):
-  return [c["holds"] for c in claims.claims([flexivit(**changes)], [], [])]
+def judge(flexi, fixed=(), two_dials=()):
+  """Returns the claims of these runs."""
+  return run.STUDY.judge("", [], [*flexi, *fixed, *two_dials]).claims
+
+
+def verdicts(**changes):
+  return [c["verdict"] for c in judge([flexivit(**changes)] * 3)]
 
 
 def test_claims_follow_the_numbers():
   assert claims.middle(LAYERS) == LAYERS.index("encoder/block01/+mlp")
-  assert holds() == [True] * 8
+  assert verdicts() == ["yes"] * 8
   flat = (0.7,) * len(LAYERS)
-  assert holds(curve=flat) == [False] * 3 + [True] * 5
+  # What is the same before and after does not part, nor does it come together.
+  assert verdicts(curve=flat) == ["no", "undecided", "no"] + ["yes"] * 5
   for change, which in (
     (dict(pooled=0.7), 3),
     (dict(rate=0.4), 4),
@@ -96,25 +94,26 @@ def test_claims_follow_the_numbers():
     (dict(fine=0.05), 6),
     (dict(shape=0.9), 7),
   ):
-    assert holds(**change) == [i != which for i in range(8)]
+    assert verdicts(**change) == [
+      "no" if i == which else "yes" for i in range(8)
+    ]
 
 
 def test_means_are_over_seeds():
-  found = claims.claims(
-    [flexivit(gain=0.01), flexivit(pooled=0.5, gain=0.03)], [], []
-  )
+  found = judge([flexivit(gain=0.01), flexivit(pooled=0.5, gain=0.03)])
   assert "mean 0.70; least 0.70" in found[3]["measured"]
   # Of the means 1 and 3 the standard deviation is the root of 2.
   expected = "on average +2.0 points (standard error over seeds 1.0)"
   assert expected in found[5]["measured"]
-  (one,) = claims.claims([flexivit()], [], [])[5:6]
-  assert "(one seed)" in one["measured"]
+  found = judge([flexivit()])
+  assert "(one seed)" in found[5]["measured"]
+  assert {claim["verdict"] for claim in found} == {"undecided"}
 
 
 def test_few_examples_make_no_claim():
   """Of 200 and 300 images at about 10 % the standard error is 2.8 points."""
-  assert not holds(fine=0.12)[6] and holds(fine=0.13)[6]
-  of_details = claims.claims([flexivit(fine=0.12)], [], [])[6]
+  assert (verdicts(fine=0.12)[6], verdicts(fine=0.13)[6]) == ("no", "yes")
+  of_details = judge([flexivit(fine=0.12)])[6]
   assert "12.0 % of the 200 images of the finest" in of_details["measured"]
   assert "10.0 % of the 300 images" in of_details["measured"]
   assert "standard error by the number of images 2.9" in of_details["measured"]
@@ -124,40 +123,41 @@ def test_few_examples_make_no_claim():
   "blocks, kept", [(1, []), (2, ["alike", "together"]), (3, None)]
 )
 def test_few_blocks_have_no_middle(blocks, kept):
-  run = flexivit()
+  one = flexivit()
   layers = LAYERS[: 1 + 2 * blocks]
-  run["alike"] = {name: 0.9 for name in layers} | {measure.POOLED: 0.9}
-  found = claims.claims([run], [], [])
+  one["alike"] = {name: 0.9 for name in layers} | {measure.POOLED: 0.9}
+  found = judge([one])
   assert len(found) == 5 + (3 if kept is None else len(kept))
   for claim, word in zip(found, kept or (), strict=False):
     assert word in claim["claim"] and "nan" not in claim["measured"]
 
 
 def test_probes_below_chance_count_as_nothing():
-  def run(**above):
+  def probed(**above):
     labels = {k: {"above_chance": v} for k, v in above.items()}
     return {"labels": [{"name": "patch6", "labels": labels}]}
 
   share = claims.shape_share
-  assert share(run(shape=-0.02, texture=0.5)) == {"patch6": 0}
-  assert share(run(shape=0.1, texture=-0.3)) == {"patch6": 1}
-  assert share(run(shape=-0.02, texture=0.01 - 0.02)) == {}
-  none = run(shape=-0.1, texture=0.0)
-  found = claims.claims([flexivit()], [none], [])[-1]
-  assert not found["holds"]
-  assert found["measured"] == "6: probes find neither beyond chance"
-  # Another seed knows.
+  assert share(probed(shape=-0.02, texture=0.5)) == {"patch6": 0}
+  assert share(probed(shape=0.1, texture=-0.3)) == {"patch6": 1}
+  assert share(probed(shape=-0.02, texture=0.01 - 0.02)) == {}
+  none = probed(shape=-0.1, texture=0.0)
+  claim = judge([flexivit()], [none])[-1]
+  assert claim["verdict"] == "undecided"
+  assert claim["measured"] == "6: probes find neither beyond chance"
+  # Other seeds know.
   again = {**none, "labels": flexivit()["labels"]}
-  assert claims.claims([flexivit()], [none, again], [])[-1]["holds"]
+  assert judge([flexivit()] * 2, [none, again, again])[-1]["verdict"] == "yes"
 
 
-@pytest.mark.parametrize("shape, like", [(0.1, True), (0.5, False)])
+@pytest.mark.parametrize("shape, like", [(0.1, "yes"), (0.5, "no")])
 def test_fixed_models_and_both_dials(shape, like):
   fixed = {"run": "cpu_fixed6_0", "labels": flexivit(shape=shape)["labels"][1:]}
   dials = {"run": "x", "patch_size": 0.6, "num_tokens": 0.8}
-  *_, of_fixed, of_both = claims.claims([flexivit()], [fixed], [dials])
-  assert of_fixed["holds"] == like
-  assert of_both["holds"] and "0.60 between patch sizes" in of_both["measured"]
+  *_, of_fixed, of_both = judge([flexivit()] * 2, [fixed] * 2, [dials] * 2)
+  assert of_fixed["verdict"] == like
+  assert of_both["verdict"] == "yes"
+  assert "0.60 between patch sizes" in of_both["measured"]
 
 
 def test_pairs_of_settings():
@@ -166,20 +166,6 @@ def test_pairs_of_settings():
   alike = measure.Alike(values, labels)
   assert alike.pairs("y") == {("a", "b"): values[1, 3]}
   assert alike.by_depth() == {"x": values[0, 2], "y": values[1, 3]}
-
-
-def test_the_readme_and_the_picture(tmp_path):
-  found = [flexivit(), flexivit(curve=CURVE[::-1])]
-  text = summary.sections(found, claims.claims(found, [], []), True)
-  readme = tmp_path / "README.md"
-  folder = study.ROOT / "experiments" / "inside_flexivit"
-  readme.write_text((folder / "README.md").read_text())
-  study.fill_in(readme, "results", text)
-  assert "90.0 ± 0.0" in text and "0.850 ± 0.071" in text
-  for name in ("depth", "agreement", "two_dials"):
-    assert f"(figures/{name}.png)" in readme.read_text()
-  pictures.depth(found, tmp_path / "depth.png")
-  assert cv2.imread(str(tmp_path / "depth.png")).shape[0] > 300
 
 
 def tiny(cell):
@@ -216,15 +202,13 @@ def test_the_study_of_two_tiny_runs(tmp_path, monkeypatch):
   config["evals"]["test"]["data"]["features"] = ["image", "label"]
   (runs["fixed"] / "config.json").write_text(json.dumps(config))
 
-  here = tmp_path / "inside"
-  here.mkdir()
-  shutil.copy(run.HERE / "README.md", here)
-  monkeypatch.setattr(run, "HERE", here)
-  flags = {kind: [str(path)] for kind, path in runs.items()} | {"images": 100}
-  for name, value in flags.items():
-    flag = types.SimpleNamespace(value=value)
-    monkeypatch.setattr(run, f"_{name.upper()}", flag)
-  run.main([])
+  (tmp_path / "experiments" / "inside_flexivit").mkdir(parents=True)
+  here = tmp_path / "experiments" / "inside_flexivit"
+  shutil.copy(run.STUDY.folder / "README.md", here)
+  monkeypatch.setattr(study, "ROOT", tmp_path)
+  own = {kind: [str(path)] for kind, path in runs.items()} | {"images": 100}
+  run.STUDY.run(study.Asked(own=own))
+  here = tmp_path / "results" / "inside_flexivit"  # It is a quick look.
   results = json.loads((here / "results.json").read_text())
   # Two blocks: nothing is between the middle one and the last.
   assert len(results["claims"]) == 9

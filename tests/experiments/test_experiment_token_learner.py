@@ -1,17 +1,9 @@
 """The placement study compares what it says, and judges claims by numbers."""
 
-import cv2
 import pytest
 
-from experiments.token_learner_placement import (
-  cells,
-  claims,
-  config,
-  lengths,
-  pictures,
-  runs,
-  summary,
-)
+from experiments import seeds, study
+from experiments.token_learner_placement import config, longer, run
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import cost
 
@@ -23,20 +15,20 @@ def macs(cell, scale):
 
 @pytest.mark.parametrize("scale", config.SCALES.values(), ids=config.SCALES)
 def test_costs_are_those_that_the_study_needs(scale):
-  cost = {name: macs(cell, scale) for name, cell in cells.CELLS.items()}
+  cost = {name: macs(cell, scale) for name, cell in config.CELLS.items()}
   base = cost["baseline"]
   assert cost["at1_2"] <= 0.6 * base
   assert 0.9 * base < cost["deeper"] <= base
   placed = [cost[n] for n in ("at0", "at1_4", "at1_2", "at3_4", "baseline")]
   assert placed == sorted(placed)
   for number in (8, 16):
-    learned = "at1_2" if number == cells.TOKENS else f"tokens{number}"
+    learned = "at1_2" if number == config.TOKENS else f"tokens{number}"
     assert cost[f"average{number}"] == pytest.approx(cost[learned], rel=0.05)
 
 
 def test_configs_differ_in_model_and_seed_alone():
   base = config.get_config("cell=baseline,seed=0").to_dict()
-  for name in cells.CELLS:
+  for name in config.CELLS:
     other = config.get_config(f"cell={name},seed=2").to_dict()
     assert other.pop("seed") == 2
     learner = other["model"].pop("token_learner", None)
@@ -49,71 +41,75 @@ def test_configs_differ_in_model_and_seed_alone():
     config.get_config("cell=at2")
 
 
-def make_rows(**points):
+def make_rows(**accuracies):
   """Rows with these means; seeds differ, all cells alike."""
-  return {
-    name: {
-      "model": name,
-      "depth": 8,
-      "token_learner": {"num_tokens": cell.num_tokens},
-      "accuracy": {
-        "mean": points.get(name, 0.7),
-        "std": 0.01,
-        "by_seed": [points.get(name, 0.7) + d for d in (-0.01, 0, 0.01)],
-      },
+  return [
+    {
+      "cell": name,
+      "accuracy": seeds.spread(
+        accuracies.get(name, 0.7) + d for d in (-0.01, 0, 0.01)
+      ),
       "gmacs": 1.0 if cell.placement is None else 0.5,
-      "gmacs_ratio": 1.0 if cell.placement is None else 0.5,
-      "speedup": 1.5,
     }
-    for name, cell in cells.CELLS.items()
-  }
+    for name, cell in config.CELLS.items()
+  ]
 
 
 def test_claims_hold_by_the_difference_seed_by_seed():
   rows = make_rows(at1_2=0.695, at0=0.5, at3_4=0.69, tokens8=0.68)
-  found = claims.claims(rows)
-  assert found[0]["points"]["mean"] == pytest.approx(-0.5)
-  assert found[0]["points"]["error"] == pytest.approx(0, abs=1e-9)
-  assert "at 50 % of the multiply-adds" in found[0]["measured"]
-  holds = [claim["holds"] for claim in found]
-  assert holds[:3] == [True, False, True]
-  assert holds[6]  # 16 tokens against 8.
-  rows["at1_2"]["gmacs"] = 0.7
-  assert not claims.claims(rows)[0]["holds"]
+  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert found[0]["measured"] == (
+    "-0.50 ± 0.00 points (at1_2 against baseline) at 50 % of the multiply-adds"
+  )
+  verdicts = [claim["verdict"] for claim in found]
+  assert verdicts[:3] == ["yes", "no", "yes"]
+  assert verdicts[6] == "yes"  # 16 tokens against 8.
+  next(row for row in rows if row["cell"] == "at1_2")["gmacs"] = 0.7
+  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert found[0]["verdict"] == "no"
 
 
-def test_table_and_picture(tmp_path):
-  rows = make_rows(at0=0.5)
-  results = {"rows": list(rows.values()), "claims": claims.claims(rows)}
-  text = summary.tables(results)
-  assert "50.00 ± 1.00 %" in text and "| yes " in text and "| no " in text
-  pictures.draw(rows, tmp_path / "figure.png")
-  assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 500
+def trained(**accuracies):
+  """A study of longer trainings that is done: reports of these accuracies."""
+  asked = study.Asked(scale="cpu", own={"cells": ["at1_2"], "steps": ["1200"]})
+  reports = {
+    name: [{"settings": [{"accuracy": value}]} for value in values]
+    for name, values in accuracies.items()
+  }
+  return study.Done(asked, config.SCALES["cpu"], reports)
 
 
 def test_longer_trainings_are_compared_with_as_long_ones():
-  accuracies = {
-    ("baseline", 600): [0.7, 0.8],
-    ("baseline", 1200): [0.8, 0.9],
-    ("at1_2", 600): [0.68, 0.79],
-    ("at1_2", 1200): [0.79, 0.9],
-  }
-  found = lengths.rows(accuracies)
-  points = [row["over_baseline"]["mean"] for row in found]
+  accuracies = dict(
+    baseline=[0.7, 0.8],
+    baseline_1200=[0.8, 0.9],
+    at1_2=[0.68, 0.79],
+    at1_2_1200=[0.795, 0.895],
+  )
+  rows = longer.rows(trained(**accuracies))
+  points = [row["over_baseline"]["mean"] for row in rows]
   assert points == pytest.approx([0, 0, -1.5, -0.5])
-  (claim,) = lengths.claims(found)
-  assert claim["holds"] and "after 1200 steps" in claim["claim"]
-  accuracies["at1_2", 1200] = [0.78, 0.89]
-  (claim,) = lengths.claims(lengths.rows(accuracies))
-  assert not claim["holds"] and claim["measured"] == "-1.50 ± 0.50"
-  assert "| at1/2    |  1200 |" in lengths.markdown(found)
+  (claim,) = longer.STUDY.judge("cpu", [0, 1], rows).claims
+  assert claim["verdict"] == "yes" and "after 1200 steps" in claim["claim"]
+  accuracies["at1_2_1200"] = [0.78, 0.89]
+  outcome = longer.STUDY.judge(
+    "cpu", [0, 1], longer.rows(trained(**accuracies))
+  )
+  (claim,) = outcome.claims
+  assert claim["verdict"] == "undecided"
+  assert claim["measured"] == "-1.50 ± 0.50"
+  (text,) = longer.tables(outcome).values()
+  assert "| at1/2    |  1200 |" in text
 
 
 def test_a_longer_training_is_a_run_of_its_own():
-  steps = config.SCALES["cpu"].steps
-  short, longer_one = (
-    runs.of("at1_2", 1, "cpu", number) for number in (steps, 2 * steps)
+  asked = trained().asked
+  short, long = (
+    longer.STUDY.training_run(asked, name, 1)
+    for name in ("at1_2", "at1_2_1200")
   )
-  assert short == runs.of("at1_2", 1, "cpu") != longer_one
-  argument = longer_one.config.split(":")[1]
-  assert config.get_config(argument).total_steps == 2 * steps
+  # The short one is that of the study itself.
+  assert short == run.STUDY.training_run(asked, "at1_2", 1)
+  assert short.name != long.name
+  argument = long.config.split(":")[1]
+  assert config.get_config(argument).total_steps == 1200

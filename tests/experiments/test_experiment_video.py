@@ -1,18 +1,12 @@
 """The study of videos compares what it says, and judges by numbers."""
 
-import cv2
+import types
+
 import numpy as np
 import pytest
 
-from experiments import training
-from experiments.video_token_learner import (
-  cells,
-  claims,
-  config,
-  pictures,
-  positions,
-  summary,
-)
+from experiments import seeds, training
+from experiments.video_token_learner import config, positions, run
 from tokenlearner_flexivit import models, train
 from tokenlearner_flexivit.data.rendered_scenes import builder
 from tokenlearner_flexivit.models import cost
@@ -20,22 +14,22 @@ from tokenlearner_flexivit.models import cost
 
 def test_cells_differ_in_token_learner_alone():
   base = config.get_config("cell=all,seed=1").to_dict()
-  for name, cell in cells.CELLS.items():
+  for name, cell in config.CELLS.items():
     other = config.get_config(f"cell={name},seed=1").to_dict()
     learner = other["model"].pop("token_learner", None)
     assert (learner or {}).get("num_tokens") == cell.num_tokens
     assert other == base
 
 
-@pytest.mark.parametrize("name", cells.SCALES)
+@pytest.mark.parametrize("name", config.SCALES)
 def test_the_study_can_reach_its_goal(name):
   """Cost at most 60 %, and as many test videos as fill whole batches."""
-  scale = cells.SCALES[name]
+  scale = config.SCALES[name]
   evaluation = config.get_config(f"scale={name}").evals.test
   videos = builder.config_named(scale.data).num_test
   assert videos % evaluation.batch_size == 0
   macs = {}
-  for name, cell in cells.CELLS.items():
+  for name, cell in config.CELLS.items():
     section = config.model_section(cell, scale)
     model = models.create(**section, num_classes=10)
     shape = (scale.frames, scale.side, scale.side)
@@ -55,42 +49,38 @@ def test_only_what_is_used_is_parsed():
   assert "features" not in config.get_config("runlocal").data  # It is noise.
 
 
-def make_reports(**accuracies):
-  """Reports of three seeds, of which each has its own level."""
-  costs = dict.fromkeys(cells.CELLS, 0.05)
-  costs |= dict(all=0.1, learned16=0.06, learned8=0.055)
-  return {
-    name: [
-      {
-        "settings": [
-          {"accuracy": accuracies[name] + seed / 100, "gmacs": costs[name]}
-        ],
-        "num_params": 7,
-        "train": {"seconds": 1.0},
-      }
-      for seed in range(3)
-    ]
-    for name in cells.CELLS
-  }
+def make_rows(**accuracies):
+  """Rows of three seeds, of which each has its own level."""
+  costs = dict.fromkeys(config.CELLS, 0.5)
+  costs |= {config.BASELINE: 1.0, "learned8": 0.55}
+  return [
+    {
+      "cell": name,
+      "accuracy": seeds.spread(accuracies[name] + s / 100 for s in range(3)),
+      "gmacs_ratio": costs[name],
+    }
+    for name in config.CELLS
+  ]
 
 
-def test_claims_follow_the_numbers(tmp_path):
-  accuracies = dict.fromkeys(cells.CELLS, 0.8)
+def test_claims_follow_the_numbers():
+  accuracies = dict.fromkeys(config.CELLS, 0.8)
   accuracies |= dict(learned8=0.795, fixed8=0.7, frame=0.6)
   accuracies |= dict(learned8_first=0.5, frame_first=0.4, fixed8_first=0.6)
-  taken = dict(frame=[64.0] * 3)
-  rows = summary.rows(make_reports(**accuracies), taken)
-  found = claims.claims(rows)
-  assert [c["holds"] for c in found] == [True, True, True, True, False]
+  rows = make_rows(**accuracies)
+  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  verdicts = [c["verdict"] for c in found]
+  assert verdicts == ["yes", "yes", "yes", "yes", "no"]
   assert found[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
-  text = summary.tables({"rows": list(rows.values()), "claims": found})
-  assert "81.00 ± 1.00 %" in text and "+19.50 ± 0.00 points" in text
-  pictures.draw(rows, tmp_path / "figure.png")
-  assert cv2.imread(str(tmp_path / "figure.png")).shape[0] > 300
+  for row in rows:
+    row["gmacs_ratio"] = 0.7
+  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert found[0]["verdict"] == "no"
 
   accuracies |= dict(learned8=0.78, frame=0.79)
-  found = claims.claims(summary.rows(make_reports(**accuracies), taken))
-  assert [c["holds"] for c in found] == [False, False, True, True, False]
+  found = run.STUDY.judge("cpu", [0, 1, 2], make_rows(**accuracies)).claims
+  verdicts = [c["verdict"] for c in found]
+  assert verdicts == ["no", "no", "yes", "yes", "no"]
 
 
 def test_positions_of_known_maps():
@@ -104,16 +94,18 @@ def test_positions_of_known_maps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", cells.CELLS)
-def test_a_cell_trains_and_shows_its_maps(cell, tmp_path):
+@pytest.mark.parametrize("cell", config.CELLS)
+def test_a_cell_trains_and_shows_its_maps(cell, tmp_path, monkeypatch):
   arg = f"cell={cell},runlocal"
   train.train_and_evaluate(config.get_config(arg), tmp_path / "run")
   report = training.read(tmp_path, training.Run("run", ""))
   assert 0 <= report["settings"][0]["accuracy"] <= 1
   if cell.startswith("learned"):
-    pictures.draw_maps(tmp_path / "run", tmp_path / "maps.png")
-    assert (tmp_path / "maps.gif").exists()
-  if cell != cells.BASELINE:
+    monkeypatch.setattr(run, "SHOWN", (cell,))
+    done = types.SimpleNamespace(folder=lambda name: tmp_path / "run")
+    run.draw_maps(done, types.SimpleNamespace(suffix="_cpu"), tmp_path)
+    assert (tmp_path / f"token_maps_{cell}_cpu.gif").exists()
+  if cell != config.BASELINE:
     taken = positions.of_run(tmp_path / "run")
     assert 1 <= taken <= 16
     if cell == "frame":

@@ -18,7 +18,7 @@ import optax
 import pytest
 from jax.experimental import multihost_utils
 
-from experiments.reliability import program
+from tests.reliability import program
 from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.run import checkpoint, checksums
 from tokenlearner_flexivit.run import workdir as workdir_lib

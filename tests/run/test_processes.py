@@ -9,7 +9,7 @@ import chex
 import jax
 import pytest
 
-from experiments.reliability import program
+from tests.reliability import program
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.train import preemption

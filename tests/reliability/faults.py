@@ -1,7 +1,7 @@
 """Faults other than a kill, each done to a run from outside.
 
-A row begins a run, does the harm, starts the same command again and says what
-was seen. In all of them the run must end as if nothing had happened.
+Each begins a run, does the harm, starts the same command again and raises
+`kills.RunError` unless the run ends as if nothing had happened.
 """
 
 import contextlib
@@ -10,16 +10,14 @@ import re
 import resource
 import shutil
 import signal
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from sklearn import datasets
 
-from experiments.reliability import compare, kills, program
-from experiments.reliability.program import Program
+from tests.reliability import compare, kills, program
+from tests.reliability.program import Program
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.train import preemption
 
@@ -353,7 +351,7 @@ def _last_error(output: str) -> str:
   return "nothing was said"
 
 
-_SINGLE = (
+OF_ONE_PROCESS = (
   a_byte_of_the_newest_checkpoint_flipped,
   half_of_the_newest_checkpoint_missing,
   metrics_file_cut_in_a_line,
@@ -367,27 +365,4 @@ _SINGLE = (
   a_corrupt_image_where_one_is_allowed,
   a_clock_that_jumps,
 )
-_SEVERAL = (workdirs_that_differ,)
-
-
-def of(processes: int) -> Sequence[Callable[[Fault], str]]:
-  """The faults that are tried with as many processes."""
-  return _SINGLE if processes == 1 else _SEVERAL
-
-
-def row(world: kills.World, do: Callable[[Fault], str]) -> dict[str, Any]:
-  """Does one of the faults and returns its row of results.json."""
-  begin = time.perf_counter()
-  fault = Fault(world, do.__name__)
-  try:
-    seen, holds = do(fault), True
-  except (kills.RunError, TimeoutError, ValueError) as failure:
-    seen, holds = str(failure), False
-  return {
-    "fault": do.__name__.replace("_", " "),
-    "processes": world.processes,
-    "expected": do.__doc__,
-    "seen": seen.replace(str(world.folder), "..."),
-    "holds": holds,
-    "seconds": time.perf_counter() - begin,
-  }
+OF_SEVERAL = (workdirs_that_differ,)

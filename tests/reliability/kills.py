@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.reliability import compare, program
-from experiments.reliability.program import Program
+from tests.reliability import compare, program
+from tests.reliability.program import Program
 from tokenlearner_flexivit.train import preemption
 
 # A host that dies must not leave the others waiting for longer, in seconds:
@@ -104,6 +104,32 @@ def undisturbed(
   }
 
 
+def make_world(folder: pathlib.Path, processes: int) -> World:
+  """Runs without faults: once on a new machine, then again.
+
+  Args:
+    folder: gets the runs.
+    processes: that work on a run.
+
+  Raises:
+    RuntimeError: the two fail or differ.
+  """
+  cache = folder / "compiled"
+  reference, cold = undisturbed(
+    folder / "undisturbed",
+    cache,
+    processes,
+    environment={"TFDS_DATA_DIR": str(folder / "data")},
+  )
+  other, timeline = undisturbed(folder / "undisturbed_again", cache, processes)
+  if differs := compare.differences(reference, other):
+    raise RuntimeError(
+      f"Undisturbed runs differ from one another: {differs}. Nothing can be "
+      "said of disturbed ones."
+    )
+  return World(folder, cache, processes, reference, timeline, cold["all"])
+
+
 def logs_of(workdir: pathlib.Path) -> pathlib.Path:
   """Where the output of a run's processes lies."""
   return workdir.with_name(f"{workdir.name}_logs")
@@ -163,7 +189,7 @@ def killed_run(world: World, number: int) -> dict[str, Any]:
     number: of the run; decides what is random in it.
 
   Returns:
-    The row of results.json: `error` says what went wrong on the way, or is
+    What happened: `error` says what went wrong on the way, or is
     None; `differs` names what is not as in the undisturbed run.
   """
   workdir = world.folder / f"run{number:03}"

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from experiments import study, training
+from experiments.two_dials import run as two_dials
 
 # Stands in for training: counts its starts, takes as many to write a report.
 STAND_IN = """
@@ -19,6 +20,7 @@ print("cores", len(os.sched_getaffinity(0)))
 if len((folder / "starts").read_text()) < int(sys.argv[2]):
   sys.exit("it failed")
 report = {"name": folder.name, "config": {"starts": int(sys.argv[2])}}
+report["settings"] = [{"accuracy": 0.5}, {"accuracy": 0.25}]
 (folder / "report.json").write_text(json.dumps(report))
 """
 
@@ -35,7 +37,7 @@ def make_runs(monkeypatch):
 
   monkeypatch.setattr(training.Run, "command", command)
   monkeypatch.setattr(
-    training.Run, "given", property(lambda run: {"starts": int(run.config)})
+    training.Run, "sections", property(lambda run: {"starts": int(run.config)})
   )
   return make
 
@@ -43,31 +45,30 @@ def make_runs(monkeypatch):
 def test_each_run_is_trained_once(make_runs, tmp_path, capsys):
   first, both = make_runs(a=1), make_runs(a=1, b=1)
   for runs in (first, both, both):
-    reports = training.train_all(
-      runs, tmp_path, 1, lambda report: report["name"]
-    )
+    reports = training.train_all(runs, tmp_path, 1)
     assert {name: r["name"] for name, r in reports.items()} == {
       run.name: run.name for run in runs
     }
   assert (tmp_path / "a" / "starts").read_text() == "x"
   assert (tmp_path / "b" / "starts").read_text() == "x"
   printed = capsys.readouterr().out
-  assert "1/1 b: b (" in printed and "ETA 0:00" in printed
+  assert "1/1 b: 25.00 to 50.00 % (" in printed and "ETA 0:00" in printed
   assert "2 of 2 runs are there." in printed
 
 
 def test_reports_of_another_config_are_refused(make_runs, tmp_path):
-  training.train_all(make_runs(a=1), tmp_path, 1, str)
+  training.train_all(make_runs(a=1), tmp_path, 1)
   with pytest.raises(ValueError, match=r"different config[^/]*starts: 1 -> 2"):
-    training.train_all(make_runs(a=2), tmp_path, 1, str)
+    training.train_all(make_runs(a=2), tmp_path, 1)
 
 
 def test_what_a_config_gives_is_looked_for_in_a_complete_one():
-  folder = study.ROOT / "experiments" / "two_dials"
-  run = training.run_of(folder, cell="fixed6_8", seed=3, scale="cpu")
-  given = run.given
-  assert given["seed"] == 3 and given["data"]["features"] == ["image", "label"]
-  complete = {**given, "ema": None, "data": {**given["data"], "prefetch": 8}}
+  asked = study.Asked(scale="cpu")
+  run = two_dials.STUDY.training_run(asked, "fixed6_8", 3)
+  config = run.sections
+  assert config["seed"] == 3
+  assert config["data"]["features"] == ["image", "label"]
+  complete = {**config, "ema": None, "data": {**config["data"], "prefetch": 8}}
   training._check_config(run, {"config": complete}, pathlib.Path("there"))
   complete["total_steps"] += 1
   with pytest.raises(
@@ -79,10 +80,10 @@ def test_what_a_config_gives_is_looked_for_in_a_complete_one():
 def test_a_run_that_fails_stops_the_study_and_can_go_on(make_runs, tmp_path):
   runs = make_runs(a=2, b=1)
   with pytest.raises(RuntimeError, match=r"a ended with exit code 1.*a\.log"):
-    training.train_all(runs, tmp_path, 1, str)
+    training.train_all(runs, tmp_path, 1)
   assert "it failed" in (tmp_path / "a.log").read_text()
   assert not (tmp_path / "b").exists()
-  assert len(training.train_all(runs, tmp_path, 1, str)) == 2
+  assert len(training.train_all(runs, tmp_path, 1)) == 2
 
 
 def test_jobs_share_the_cores(make_runs, tmp_path):
@@ -93,7 +94,7 @@ def test_jobs_share_the_cores(make_runs, tmp_path):
   assert sorted(core for part in parts for core in part) == shares[0]
   with pytest.raises(ValueError, match=f"--jobs={count + 1}.* {count} cores"):
     training.cores_of_jobs(count + 1)
-  training.train_all(make_runs(a=1, b=1), tmp_path, count, str)
+  training.train_all(make_runs(a=1, b=1), tmp_path, count)
   assert "cores 1\n" in (tmp_path / "a.log").read_text()
 
 
@@ -120,14 +121,14 @@ def test_cells_are_trained_with_every_seed(make_runs, tmp_path):
   def run_of(cell, seed):
     return make_runs(**{f"{cell}{seed}": 1})[0]
 
-  reports = training.train_seeds(run_of, ["a", "b"], [1, 0], tmp_path, 1, str)
+  cells = {"a": (), "b": ()}
+  reports = training.train_cells(cells, cells, [1, 0], run_of, tmp_path, 1)
   names = {cell: [r["name"] for r in reports[cell]] for cell in reports}
   assert names == {"a": ["a1", "a0"], "b": ["b1", "b0"]}
 
 
-def test_the_run_of_a_cell():
-  folder = study.ROOT / "experiments" / "two_dials"
-  run = training.run_of(folder, "fixed6_4", 2, "gpu", steps=7)
-  assert run.name == training.run_name("fixed6_4", 2, "gpu")
-  argument = "cell=fixed6_4,seed=2,scale=gpu,steps=7"
-  assert run.config == f"experiments/two_dials/config.py:{argument}"
+def test_what_cells_need_is_trained_before():
+  cells = {"a": (), "b": ("a",), "c": (), "d": ("b", "c")}
+  assert training.rounds(cells, ["d"]) == [["a", "c"], ["b"], ["d"]]
+  assert training.rounds(cells, ["b", "c"]) == [["a", "c"], ["b"]]
+  assert training.rounds(cells, []) == []

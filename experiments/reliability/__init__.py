@@ -1,1 +1,0 @@
-"""Killed runs and other faults against a run that nothing disturbed."""
