@@ -1,19 +1,54 @@
 """What the studies train with: the same for all models of one."""
 
+import dataclasses
+from typing import Any
+
 import ml_collections
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+  """How large the trainings of a study are.
+
+  Attributes:
+    data: configuration of rendered_scenes.
+    side: of the images in pixels, cut out of those of the data.
+    width: of the models; MLPs are four times as wide, heads are of 32.
+    depth: in blocks.
+    batch_size: examples per step.
+    steps: of each training.
+    dtype: of the computation; None for the model's own.
+    num_threads: that decode images.
+  """
+
+  data: str
+  side: int
+  width: int
+  depth: int
+  batch_size: int
+  steps: int
+  dtype: str | None = None
+  num_threads: int = 2
+
+
 def config(
-  *, seed: int, batch_size: int, steps: int, lr: float = 1e-3
+  scale: Scale, seed: int, steps: int | None = None, lr: float = 1e-3
 ) -> ml_collections.ConfigDict:
   """Returns a config that lacks data, model, dials and evaluations.
 
   The rate is one at which models of any patch size leave the plateau that
   training on textures begins with; at twice that not all of them do.
+
+  Args:
+    scale: of the study.
+    seed: of parameters and batches.
+    steps: None for those of the scale.
+    lr: the largest learning rate.
   """
+  steps = scale.steps if steps is None else steps
   c = ml_collections.ConfigDict()
   c.seed = seed
-  c.batch_size = batch_size
+  c.batch_size = scale.batch_size
   c.total_steps = steps
   c.log_steps = min(50, steps)
   c.checkpoint_steps = 500
@@ -29,51 +64,46 @@ def config(
   return c
 
 
-def add_textures(
-  c: ml_collections.ConfigDict, data: str, crop: int, num_threads: int = 2
-) -> None:
-  """Adds data and the evaluation "test": rendered_scenes by texture.
-
-  Args:
-    c: gets them.
-    data: configuration of rendered_scenes.
-    crop: side of the images in pixels, cut out of those of the data.
-    num_threads: that decode them.
-  """
+def add_textures(c: ml_collections.ConfigDict, scale: Scale) -> None:
+  """Adds data and the evaluation "test": rendered_scenes by texture."""
   # No flips or turns: they would make other textures of slashes and stripes.
   last = "value_range(-1,1)|keep('image','label')"
-  name = f"rendered_scenes/{data}"
+  name = f"rendered_scenes/{scale.data}"
   c.data = dict(
     name=name,
     split="train",
-    pp=f"decode|random_crop({crop})|{last}",
+    pp=f"decode|random_crop({scale.side})|{last}",
     features=("image", "label"),  # The other twelve take longer.
-    num_threads=num_threads,
+    num_threads=scale.num_threads,
   )
   c.evals = dict(
     test=dict(
       type="classification",
       data=dict(
-        name=name, split="test", pp=f"decode|central_crop({crop})|{last}"
+        name=name, split="test", pp=f"decode|central_crop({scale.side})|{last}"
       ),
       batch_size=100,
     )
   )
 
 
-def model_section(width: int, patch_size: int, side: int) -> dict:
-  """Returns config.model but for its depth: a small ViT with heads of 32.
+def model_section(
+  scale: Scale, patch_size: int, grid: int | None = None
+) -> dict[str, Any]:
+  """Returns config.model: a small ViT.
 
   Args:
-    width: of the tokens; the MLPs are four times as wide.
+    scale: of the study.
     patch_size: of the stored kernel.
-    side: of the images in pixels; the position embedding is of their grid.
+    grid: side of the stored position embedding; None for that of the images.
   """
-  grid = side // patch_size
-  return dict(
-    width=width,
-    mlp_dim=4 * width,
-    num_heads=width // 32,
+  grid = scale.side // patch_size if grid is None else grid
+  section = dict(
+    width=scale.width,
+    depth=scale.depth,
+    mlp_dim=4 * scale.width,
+    num_heads=scale.width // 32,
     patch_size=(patch_size, patch_size),
     posemb_grid=(grid, grid),
   )
+  return section if scale.dtype is None else section | dict(dtype=scale.dtype)

@@ -31,6 +31,17 @@ def points(over: Sequence[float], under: Sequence[float]) -> list[float]:
   return [100 * (a - b) for a, b in zip(over, under, strict=True)]
 
 
+def between(rows: Mapping[str, Row], over: str, under: str) -> list[float]:
+  """Returns by how many points a cell is above another, seed by seed.
+
+  Args:
+    rows: of results.json, by cell.
+    over: a cell.
+    under: the one to compare it with.
+  """
+  return points(*(rows[cell]["accuracy"]["by_seed"] for cell in (over, under)))
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
   """Returns the mean and its standard error over the seeds, None for one."""
   error = float(stats.sem(values)) if len(values) > 1 else None

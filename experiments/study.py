@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags, logging
 
-from experiments import training
+from experiments import seeds, training
 from experiments.training import ROOT, Report
 from tokenlearner_flexivit.figures import drawing
 
@@ -70,6 +70,24 @@ class Done(NamedTuple):
     seed = self.asked.seeds[0] if seed is None else seed
     name = training.run_name(cell, seed, self.asked.scale)
     return self.asked.workdir / name
+
+  def row(self, cell: str, baseline: str) -> Row:
+    """Returns what the reports of a model of one setting say.
+
+    Args:
+      cell: of the model.
+      baseline: the cell whose cost is 1.
+    """
+    reports = self.reports[cell]
+    settings = [report["settings"][0] for report in reports]
+    gmacs = settings[0]["gmacs"]
+    return {
+      "num_params": reports[0]["num_params"],
+      "accuracy": seeds.spread(s["accuracy"] for s in settings),
+      "gmacs": gmacs,
+      "gmacs_ratio": gmacs / self.reports[baseline][0]["settings"][0]["gmacs"],
+      "train_seconds": [report["train"]["seconds"] for report in reports],
+    }
 
 
 class Outcome(NamedTuple):

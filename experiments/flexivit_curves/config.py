@@ -32,18 +32,6 @@ def _labels(label: str) -> str:
   return f"{copy}|keep('image','label')"
 
 
-def model_section(scale: scales.Scale, kernel: int, grid: int) -> dict:
-  """Returns config.model with these buffers."""
-  return dict(
-    width=scale.width,
-    depth=scale.depth,
-    mlp_dim=4 * scale.width,
-    num_heads=scale.width // 32,
-    patch_size=(kernel, kernel),
-    posemb_grid=(grid, grid),
-  )
-
-
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
   args = configuration.parse_arg(
@@ -84,9 +72,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   steps = scale.short_steps if cell.short else scale.steps
   c = recipe.config(
-    seed=args["seed"],
-    batch_size=scale.batch_size,
-    steps=steps // len(scale.sizes) if cell.few else steps,
+    scale,
+    args["seed"],
+    steps // len(scale.sizes) if cell.few else steps,
     # A short training that begins with trained weights learns more slowly, as
     # fine-tuning does in the paper.
     lr=2.5e-4 if cell.short else 1e-3,
@@ -97,7 +85,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     pp=scale.train_pp + _labels(args["label"]),
     num_threads=2,
   )
-  c.model = model_section(scale, cell.kernel, cell.grid)
+  c.model = recipe.model_section(scale, cell.kernel, cell.grid)
   c.flexi = dict(
     patch_size=dict(
       values=cell.sizes, weights=cell.weights, end_weights=cell.end_weights

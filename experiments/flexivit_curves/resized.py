@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import recipe
 from experiments.flexivit_curves import config, scales
 from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.evaluators import classification
@@ -92,7 +93,7 @@ def _task_of(params: Any, scale: scales.Scale, trial: Trial) -> tasks.Task:
   grid = scale.side // trial.trained
   num_classes = params["head"]["bias"].size
   model = models.ViT(
-    **config.model_section(scale, trial.size, grid), num_classes=num_classes
+    **recipe.model_section(scale, trial.size, grid), num_classes=num_classes
   )
   return tasks.create(
     {"name": "classification"}, model=model, num_classes=num_classes

@@ -10,7 +10,7 @@ need), without results.
 import statistics
 from collections.abc import Iterable, Mapping
 
-from experiments import seeds, study, throughput, training
+from experiments import recipe, seeds, study, throughput, training
 from experiments.flexivit_curves import (
   cells,
   claims,
@@ -73,7 +73,7 @@ def _methods(rows: Iterable[study.Row]) -> str:
 
 def _speed(scale: scales.Scale) -> list[study.Row]:
   """Measures FlexiViT's forward pass at each trained size, by turns."""
-  section = config.model_section(scale, *cells.own_buffers(scale))
+  section = recipe.model_section(scale, *cells.own_buffers(scale))
   num_classes = data.open_source(config.test_data(scale)).num_classes
   model = models.ViT(**section, num_classes=num_classes)
   found = throughput.measure(

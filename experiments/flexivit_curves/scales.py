@@ -2,40 +2,30 @@
 
 import dataclasses
 
+from experiments import recipe
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """A size of the study.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(recipe.Scale):
+  """A size of the study; `data` is the name of a dataset.
 
   Attributes:
-    data: the dataset.
     train_pp: preprocessing for training, without labels.
-    test_pp: for tests, likewise.
-    side: of the images in pixels.
+    test_pp: for tests, also without them.
     sizes: patch sizes, from large to small; the first, middle and last are
       those of the fixed models that are tried at all of them.
     outside: sizes that no model is trained at.
-    width: of the models; MLPs are four times as wide, heads are of 32.
-    depth: in blocks.
-    batch_size: images per step.
-    steps: of each training.
     short_steps: of what starts from a trained model and is to be cheap.
     downstream: the split of other images that transfer learns from; None for
       a dataset that has none, where there is no transfer.
   """
 
-  data: str
   train_pp: str
   test_pp: str
-  side: int
   sizes: tuple[int, ...]
   outside: tuple[int, ...]
-  width: int
-  depth: int
-  batch_size: int
-  steps: int
   short_steps: int
-  downstream: str | None
+  downstream: str | None = None
 
   @property
   def middle(self) -> int:
@@ -74,7 +64,6 @@ SCALES = {
     batch_size=32,
     steps=1200,
     short_steps=300,
-    downstream=None,
   ),
   # A ViT-S; about 20 minutes on one modern GPU. Not yet run.
   "gpu": Scale(

@@ -106,43 +106,47 @@ def _all() -> list[Cell]:
 CELLS = {cell.name: cell for cell in _all()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """How large everything is.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(recipe.Scale):
+  """How large everything is; depth is that of the baseline.
 
   Attributes:
-    data: configuration of rendered_scenes.
-    crop: side of the images in pixels, cut out of those of the data.
     patch_size: in pixels.
-    width: of the models; MLPs are four times as wide, heads are of 32.
-    depth: of the baseline.
-    batch_size: images per step.
-    steps: of each run.
   """
 
-  data: str
-  crop: int
   patch_size: int
-  width: int
-  depth: int
-  batch_size: int
-  steps: int
 
 
 SCALES = {
   # 39 runs in 65 minutes on two CPU cores.
-  "cpu": Scale("64", 60, 6, 96, 4, 64, 600),
+  "cpu": Scale(
+    data="64",
+    side=60,
+    patch_size=6,
+    width=96,
+    depth=4,
+    batch_size=64,
+    steps=600,
+  ),
   # A ViT-S, 144 tokens; 20 minutes on one modern GPU. Not yet run.
-  "gpu": Scale("96", 96, 8, 384, 12, 256, 3000),
+  "gpu": Scale(
+    data="96",
+    side=96,
+    patch_size=8,
+    width=384,
+    depth=12,
+    batch_size=256,
+    steps=3000,
+  ),
 }
 
 
 def model_of(cell: Cell, scale: Scale) -> dict:
   """Returns config.model."""
-  section = recipe.model_section(scale.width, scale.patch_size, scale.crop)
+  section = recipe.model_section(scale, scale.patch_size)
   section |= cell.model(scale.depth)
   if cell.deeper:
-    shape = (scale.crop, scale.crop, 3)
+    shape = (scale.side, scale.side, 3)
     plain = {k: v for k, v in section.items() if k != "token_learner"}
     budget = cost.macs(models.create(**plain), shape)
     while cost.macs(models.create(**_deeper(section)), shape) <= budget:
@@ -167,10 +171,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if runlocal:
     scale = dataclasses.replace(scale, width=32, batch_size=8, steps=2)
 
-  c = recipe.config(
-    seed=args["seed"], batch_size=scale.batch_size, steps=scale.steps
-  )
-  recipe.add_textures(c, scale.data, scale.crop)
+  c = recipe.config(scale, args["seed"])
+  recipe.add_textures(c, scale)
   c.eval_steps = scale.steps
   c.model = model_of(cell, scale)
   return c

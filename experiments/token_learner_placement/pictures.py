@@ -23,19 +23,12 @@ _WORDS = {
 }
 
 
-def points(rows: Mapping[str, Row], over: str, under: str) -> list[float]:
-  """Returns by how many points a cell is above another, seed by seed."""
-  return seeds.points(
-    *(rows[cell]["accuracy"]["by_seed"] for cell in (over, under))
-  )
-
-
 def _over_baseline(
   rows: Mapping[str, Row], names: Sequence[str]
 ) -> tuple[list[float], list[float]]:
   """Returns mean differences in points, and their standard errors."""
   means, errors = zip(
-    *(seeds.mean_and_error(points(rows, n, "baseline")) for n in names),
+    *(seeds.mean_and_error(seeds.between(rows, n, "baseline")) for n in names),
     strict=True,
   )
   return list(means), seeds.bars(errors)

@@ -86,29 +86,21 @@ def rows(done: study.Done) -> list[study.Row]:
   }
   speed = throughput.measure(
     {name: (model, dials.Setting()) for name, model in compared.items()},
-    done.scale.crop,
+    done.scale.side,
   )
-  base = done.reports["baseline"][0]["settings"][0]
   found = []
   for name, cell in config.CELLS.items():
-    reports = done.reports[name]
-    settings = [report["settings"][0] for report in reports]
-    model = reports[0]["config"]["model"]
+    model = done.reports[name][0]["config"]["model"]
+    ratios = zip(speed[name], speed["baseline"], strict=True)
     found.append(
       {
         "cell": name,
         "model": cell.text,
         "depth": model["depth"],
         "token_learner": model.get("token_learner"),
-        "num_params": reports[0]["num_params"],
-        "accuracy": seeds.spread(s["accuracy"] for s in settings),
-        "gmacs": settings[0]["gmacs"],
-        "gmacs_ratio": settings[0]["gmacs"] / base["gmacs"],
+        **done.row(name, "baseline"),
         "images_per_s": statistics.median(speed[name]),
-        "speedup": statistics.median(
-          a / b for a, b in zip(speed[name], speed["baseline"], strict=True)
-        ),
-        "train_seconds": [r["train"]["seconds"] for r in reports],
+        "speedup": statistics.median(a / b for a, b in ratios),
       }
     )
   return found
@@ -119,7 +111,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   rows = {row["cell"]: row for row in outcome.rows}
   found = []
   for claim, source, published, (over, under, least, share) in _CLAIMS:
-    points = pictures.points(rows, over, under)
+    points = seeds.between(rows, over, under)
     margins = [[value - least for value in points]]
     measured = (
       f"{seeds.plus_minus(*seeds.mean_and_error(points), '+.2f')} points "

@@ -14,35 +14,19 @@ from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.models.token_learner import ALL
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """A size of the study.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(recipe.Scale):
+  """How large everything is; TokenLearner stands after half of the blocks.
 
   Attributes:
-    data: configuration of rendered_scenes.
-    crop: side of the images in pixels, cut out of those of the data.
     sizes: patch sizes, from large to small.
     numbers: of learned tokens, from many to few; "all" is not among them.
-    width: of the models; MLPs are four times as wide, heads are of 32.
-    depth: in blocks; TokenLearner stands after half of them.
-    batch_size: images per step.
-    steps: of each training of a model for one setting.
-    long_steps: of those that are for many.
-    dtype: of the computation; None for the model's own.
-    num_threads: that decode images.
+    long_steps: of trainings for many settings; `steps` are of those for one.
   """
 
-  data: str
-  crop: int
   sizes: tuple[int, ...]
   numbers: tuple[int, ...]
-  width: int
-  depth: int
-  batch_size: int
-  steps: int
   long_steps: int
-  dtype: str | None = None
-  num_threads: int = 2
 
   @property
   def settings(self) -> tuple[dials.Setting, ...]:
@@ -56,10 +40,28 @@ class Scale:
 
 SCALES = {
   # About 100 minutes on two CPU cores.
-  "cpu": Scale("64", 60, (15, 10, 6), (8, 4), 64, 4, 64, 800, 3200),
+  "cpu": Scale(
+    data="64",
+    side=60,
+    sizes=(15, 10, 6),
+    numbers=(8, 4),
+    width=64,
+    depth=4,
+    batch_size=64,
+    steps=800,
+    long_steps=3200,
+  ),
   # A ViT-S; meant for 20 minutes a seed on one modern GPU. Not yet run.
   "gpu": Scale(
-    *("120", 120, (30, 20, 10), (16, 8), 384, 12, 256, 1500, 6000),
+    data="120",
+    side=120,
+    sizes=(30, 20, 10),
+    numbers=(16, 8),
+    width=384,
+    depth=12,
+    batch_size=256,
+    steps=1500,
+    long_steps=6000,
     dtype="bfloat16",
     num_threads=16,
   ),
@@ -109,10 +111,7 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
 def model_section(cell: Cell, scale: Scale) -> dict:
   """Returns config.model."""
   # As in flexivit_curves: the buffers of the smallest size.
-  section = recipe.model_section(scale.width, cell.sizes[-1], scale.crop)
-  section["depth"] = scale.depth
-  if scale.dtype is not None:
-    section["dtype"] = scale.dtype
+  section = recipe.model_section(scale, cell.sizes[-1])
   learned = [number for number in cell.numbers if number != ALL]
   if learned:
     section["token_learner"] = dict(
@@ -132,12 +131,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     scale = dataclasses.replace(
       scale, width=32, depth=2, batch_size=8, steps=2, long_steps=2
     )
-  c = recipe.config(
-    seed=args["seed"],
-    batch_size=scale.batch_size,
-    steps=scale.long_steps if cell.long else scale.steps,
-  )
-  recipe.add_textures(c, scale.data, scale.crop, scale.num_threads)
+  steps = scale.long_steps if cell.long else scale.steps
+  c = recipe.config(scale, args["seed"], steps)
+  recipe.add_textures(c, scale)
   c.model = model_section(cell, scale)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   if len(cell.numbers) > 1:

@@ -41,7 +41,7 @@ def costs(scale: config.Scale) -> dict[dials.Setting, float]:
     config.cells_by_name(scale)["two_dials"], scale
   )
   model = models.create(**section, num_classes=len(textures.NAMES))
-  shape = scale.crop, scale.crop, 3
+  shape = scale.side, scale.side, 3
   return {s: cost.macs(model, shape, *s) / 1e9 for s in scale.settings}
 
 

@@ -15,35 +15,19 @@ from tokenlearner_flexivit import config as configuration
 BASELINE = "all"
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """A size of the study.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(recipe.Scale):
+  """How large everything is; tokens become fewer after half of the blocks.
 
   Attributes:
-    data: configuration of rendered_scenes, of 16 frames.
-    frames: of a clip.
+    frames: of a clip, of the 16 of a video.
     stride: distance between them.
-    side: of the frames in pixels.
     patch_size: in pixels; tubelets have 2 frames.
-    width: of the models; MLPs are four times as wide, heads are of 32.
-    depth: in blocks; tokens become fewer after half of them.
-    batch_size: videos per step.
-    steps: of each training.
-    dtype: of the computation.
-    num_threads: that decode frames.
   """
 
-  data: str
   frames: int
   stride: int
-  side: int
   patch_size: int
-  width: int
-  depth: int
-  batch_size: int
-  steps: int
-  dtype: str
-  num_threads: int
 
   @property
   def grid(self) -> tuple[int, int, int]:
@@ -54,9 +38,32 @@ class Scale:
 
 SCALES = {
   # 24 trainings in about 90 minutes on two CPU cores.
-  "cpu": Scale("video_64", 8, 2, 64, 8, 64, 4, 64, 600, "float32", 2),
+  "cpu": Scale(
+    data="video_64",
+    frames=8,
+    stride=2,
+    side=64,
+    patch_size=8,
+    width=64,
+    depth=4,
+    batch_size=64,
+    steps=600,
+    dtype="float32",
+  ),
   # A ViT-S, 512 tokens; meant for 20 minutes on one modern GPU. Not yet run.
-  "gpu": Scale("video_112", 16, 1, 112, 14, 384, 12, 64, 2500, "bfloat16", 16),
+  "gpu": Scale(
+    data="video_112",
+    frames=16,
+    stride=1,
+    side=112,
+    patch_size=14,
+    width=384,
+    depth=12,
+    batch_size=64,
+    steps=2500,
+    dtype="bfloat16",
+    num_threads=16,
+  ),
 }
 
 
@@ -107,13 +114,10 @@ CELLS = {
 
 def model_section(cell: Cell, scale: Scale) -> dict:
   """Returns config.model."""
-  section = recipe.model_section(scale.width, scale.patch_size, scale.side)
-  section |= dict(
+  section = recipe.model_section(scale, scale.patch_size) | dict(
     name="vivit",
-    depth=scale.depth,
     patch_size=(2, scale.patch_size, scale.patch_size),
     posemb_grid=scale.grid,
-    dtype=scale.dtype,
   )
   learner = cell.token_learner(scale.depth)
   return section | ({} if learner is None else dict(token_learner=learner))
@@ -132,9 +136,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     small |= dict(frames=4, side=16, patch_size=4)
     scale = dataclasses.replace(scale, **small)
 
-  c = recipe.config(
-    seed=args["seed"], batch_size=scale.batch_size, steps=scale.steps
-  )
+  c = recipe.config(scale, args["seed"])
   c.checkpoint_steps = 200
 
   # No flips: they would make one action another.

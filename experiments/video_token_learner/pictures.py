@@ -24,13 +24,6 @@ _LINES = {
 }
 
 
-def points(rows: Mapping[str, study.Row], over: str, under: str) -> list[float]:
-  """Returns by how many points a cell is above another, seed by seed."""
-  return seeds.points(
-    *(rows[name]["accuracy"]["by_seed"] for name in (over, under))
-  )
-
-
 def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
   """Returns the figure by its file."""
   rows = {row["cell"]: row for row in outcome.rows}
@@ -81,7 +74,7 @@ def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
     if cell.num_tokens is not None and not cell.first
   ]
   for y, name in enumerate(names):
-    over = points(rows, name, config.BASELINE)
+    over = seeds.between(rows, name, config.BASELINE)
     mean, error = seeds.mean_and_error(over)
     axes.errorbar(mean, y, xerr=error, fmt="o", color=_COLORS[name], capsize=3)
   labels = [

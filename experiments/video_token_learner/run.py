@@ -24,26 +24,17 @@ SHOWN = ("learned8", "learned8_first")  # The cells whose maps are drawn.
 
 def rows(done: study.Done) -> list[study.Row]:
   """Returns a row per cell; measures how many positions a token is of."""
-  base = done.reports[config.BASELINE][0]["settings"][0]
-  found = []
-  for name, cell in config.CELLS.items():
-    reports = done.reports[name]
-    settings = [report["settings"][0] for report in reports]
-    found.append(
-      {
-        "cell": name,
-        "model": cell.text,
-        "num_tokens": cell.num_tokens,
-        "first": cell.first,
-        "positions": _positions(done, name) if cell.num_tokens else None,
-        "accuracy": seeds.spread(s["accuracy"] for s in settings),
-        "gmacs": settings[0]["gmacs"],
-        "gmacs_ratio": settings[0]["gmacs"] / base["gmacs"],
-        "num_params": reports[0]["num_params"],
-        "train_seconds": [r["train"]["seconds"] for r in reports],
-      }
-    )
-  return found
+  return [
+    {
+      "cell": name,
+      "model": cell.text,
+      "num_tokens": cell.num_tokens,
+      "first": cell.first,
+      "positions": _positions(done, name) if cell.num_tokens else None,
+      **done.row(name, config.BASELINE),
+    }
+    for name, cell in config.CELLS.items()
+  ]
 
 
 def _positions(done: study.Done, cell: str) -> study.Row:
@@ -59,7 +50,7 @@ def _positions(done: study.Done, cell: str) -> study.Row:
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns what TokenLearner is to reach on videos, and whether it does."""
   rows = {row["cell"]: row for row in outcome.rows}
-  near = pictures.points(rows, "learned8", config.BASELINE)
+  near = seeds.between(rows, "learned8", config.BASELINE)
   share = rows["learned8"]["gmacs_ratio"]
   return [
     seeds.claim(
@@ -86,7 +77,7 @@ def _above(
   expected: str,
 ) -> study.Row:
   """Judges whether one cell is more accurate than another."""
-  points = pictures.points(rows, over, under)
+  points = seeds.between(rows, over, under)
   return seeds.claim(
     f"`{over}` is better than `{under}`",
     source,

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import seeds
+from experiments import recipe, seeds
 from experiments.flexivit_curves import cells, config, resized, run, scales
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import patch_embed
@@ -134,7 +134,7 @@ def test_resized_models_are_those_of_the_forward_pass(tmp_path, monkeypatch):
   scale = scales.dataclasses.replace(
     scales.SCALES["digits"], width=32, depth=1, batch_size=64
   )
-  model = models.ViT(**config.model_section(scale, 6, 8), num_classes=10)
+  model = models.ViT(**recipe.model_section(scale, 6, 8), num_classes=10)
   image = jax.random.normal(jax.random.key(1), (2, 48, 48, 3))
   params = model.init(jax.random.key(0), image)["params"]
   small = resized._task_of(params, scale, resized.Trial(6, 12, False)).model

@@ -10,7 +10,7 @@ from tokenlearner_flexivit.models import cost
 
 def macs(cell, scale):
   model = models.create(**config.model_of(cell, scale), num_classes=25)
-  return cost.macs(model, (scale.crop, scale.crop, 3))
+  return cost.macs(model, (scale.side, scale.side, 3))
 
 
 @pytest.mark.parametrize("scale", config.SCALES.values(), ids=config.SCALES)

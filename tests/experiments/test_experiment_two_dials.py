@@ -30,7 +30,7 @@ def test_cells_differ_in_model_and_dials_alone():
 def test_the_dials_span_what_the_study_needs(scale):
   cost = run.costs(scale)
   assert max(cost.values()) > 8 * min(cost.values())
-  assert all(scale.crop % size == 0 for size in scale.sizes)
+  assert all(scale.side % size == 0 for size in scale.sizes)
 
 
 def test_hulls():
