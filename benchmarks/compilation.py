@@ -73,8 +73,9 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *IMAGE)))
   params = stacking.stack(params["params"], model.scanned_runs)
   state = train_step.create_state(params, OPTIMIZER, ema=False)
-  state = parallel.replicate(state)
-  batch = parallel.put_batch(
+  devices = parallel.create()
+  state = devices.place(state)
+  batch = devices.place_batch(
     {
       "image": jnp.zeros((8, *IMAGE)),
       "label": jnp.zeros(8, jnp.int32),
@@ -85,13 +86,13 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
     Task(model),
     OPTIMIZER,
     drawn_from,
+    devices,
     state,
     batch,
     (),
     first_step=0,
     seed=0,
     dispatch=dispatch,
-    kind="pmap",
   )
   compiled = time.perf_counter() - start
   jax.block_until_ready(step(state, batch))

@@ -13,7 +13,7 @@ import time
 import jax
 
 from configs import quickstart
-from tokenlearner_flexivit import data, parallel
+from tokenlearner_flexivit import data
 from tokenlearner_flexivit.train import optimizer as optimizer_lib
 from tokenlearner_flexivit.train import setup
 from tokenlearner_flexivit.train import step as train_step
@@ -29,25 +29,25 @@ def prepare(experiment, dispatch):
   optimizer, _ = optimizer_lib.create(
     config["optimizer"], params, experiment.steps("total"), **sizes
   )
-  state = parallel.replicate(
+  state = experiment.parallel.place(
     train_step.create_state(params, optimizer, ema=False)
   )
   batch = next(
     data.train_batches(config["data"], batch_size=sizes["batch_size"], seed=0)
   )
-  batch = parallel.put_batch(batch)
+  batch = experiment.parallel.place_batch(batch)
   start = time.perf_counter()
   step = train_step.compile_steps(
     experiment.task,
     optimizer,
     experiment.dials,
+    experiment.parallel,
     state,
     batch,
-    experiment.task.constants(),
+    experiment.task.constants(experiment.parallel),
     first_step=0,
     seed=0,
     dispatch=dispatch,
-    kind="pmap",
   )
   return state, batch, step, time.perf_counter() - start
 

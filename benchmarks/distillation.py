@@ -61,14 +61,15 @@ def compare(
   )
   params = supervised.init(jax.random.key(0), images.shape[1:])
   with contextlib.redirect_stdout(io.StringIO()):  # That it is untrained.
-    (weights,) = jax.device_get(distilled.constants())
-  answer = parallel.parallelize(
+    (weights,) = jax.device_get(distilled.constants(parallel.create()))
+  devices = parallel.create()
+  answer = devices.run(
     lambda weights, batch: distilled.teachers[0].logits(
       weights, batch["image"]
     ),
     sharded_output=True,
   )
-  put = parallel.put_batch(batch), parallel.replicate(weights)
+  put = devices.place_batch(batch), devices.place(weights)
   programs = {"teacher": lambda: answer(put[1], put[0])}
   drawn = 2 * len(patch_sizes)
   for sizes in (*((size,) for size in patch_sizes), tuple(patch_sizes)):

@@ -35,20 +35,21 @@ def make(
     seconds that the compilation took.
   """
   state = train_step.create_state(params, OPTIMIZER, ema=False)
-  states = [parallel.replicate(jax.tree.map(jnp.copy, state))]
-  batch = parallel.put_batch(batch)
+  devices = parallel.create()
+  states = [devices.place(jax.tree.map(jnp.copy, state))]
+  batch = devices.place_batch(batch)
   start = time.perf_counter()
   step = train_step.compile_steps(
     task,
     OPTIMIZER,
     drawn_from,
+    devices,
     states[0],
     batch,
-    task.constants(),
+    task.constants(devices),
     first_step=0,
     seed=0,
     dispatch="switch",
-    kind="pmap",
   )
   seconds = time.perf_counter() - start
 

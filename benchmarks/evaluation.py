@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import timing
 from experiments.cost.published import PATCH_SIZES
-from tokenlearner_flexivit import data, dials, models, parallel
+from tokenlearner_flexivit import data, dials, evaluators, models, parallel
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.tasks import classification as task_lib
 
@@ -85,14 +85,13 @@ def compare(
     task = task_lib.Classification(model, NUM_CLASSES)
 
     def evaluator(*patch_sizes):
-      return classification.Evaluator(
-        task, section, [dials.Setting()], batch_size, patch_sizes=patch_sizes
-      )
+      context = evaluators.Context(task, [dials.Setting()], batch_size)
+      return classification.Evaluator(context, section, patch_sizes=patch_sizes)
 
     together, apart = evaluator(*sizes), [evaluator(size) for size in sizes]
     batches = data.eval_batches(section, batch_size=batch_size)
     key = jax.random.key(0)
-    params = parallel.replicate(task.init(key, together.image_shape))
+    params = parallel.create().place(task.init(key, together.image_shape))
     seconds = timing.by_turns(
       {
         "together": lambda: dict(together.run(params)),

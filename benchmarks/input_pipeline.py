@@ -214,7 +214,7 @@ def measure_starvation(
   stream = data.train_batches(
     config, batch_size=batch_size, seed=0, skip_device_ops=True
   )
-  batches = parallel.prefetch(stream, "pmap")
+  batches = parallel.create().prefetch(stream)
   for _ in range(4 + config.get("prefetch", 8)):
     next(batches)
   waited, start = 0.0, time.perf_counter()

@@ -12,6 +12,7 @@ multiply-adds, by `models.cost`.
 """
 
 import argparse
+import inspect
 import json
 import statistics
 import time
@@ -42,7 +43,6 @@ def zeros_of(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def make_step(
-  kind: str,
   model: dict[str, Any],
   image_size: int,
   patch_size: int,
@@ -51,7 +51,6 @@ def make_step(
   """Compiles the training step over all devices, as `compile_steps` does.
 
   Args:
-    kind: "pmap" or "shard_map".
     model: arguments of `ViT.from_variant`.
     image_size: in pixels.
     patch_size: in pixels.
@@ -65,48 +64,46 @@ def make_step(
   one = dials.Dials(dials.Dial(((patch_size, patch_size),)))
   images = np.zeros((batch_size, image_size, image_size, 3), np.float32)
   batch = {"image": images, "label": np.zeros(batch_size, np.int32)}
-  batch = parallel.put_batch(batch, kind)
+  devices = parallel.create()
+  batch = devices.place_batch(batch)
 
   def create_state(key):
     params = model.init(key, images[:1])["params"]
     return train_step.create_state(params, optimizer, ema=False)
 
   state = zeros_of(create_state, jax.random.key(0))
-  states = [parallel.replicate(state, kind)]
+  states = [devices.place(state)]
   step = train_step.make_train_step(
-    compilation.Task(model), optimizer, one, seed=0, branch=0
+    compilation.Task(model), optimizer, one, devices, seed=0, branch=0
   )
-  step = parallel.parallelize(step, kind, donate=True, num_constants=1)
-  compiled = step.lower(states[0], batch, ()).compile()
-  program = parallel.one_at_a_time(compiled)
+  program = devices.compile(step, states[0], batch, (), donate=True)
 
   def call():
     states[0], metrics = program(states[0], batch, ())
     return metrics
 
   # XLA counts the program of one device.
-  return call, compiled.cost_analysis()["flops"] * jax.device_count()
+  operations = inspect.unwrap(program).cost_analysis()["flops"]
+  return call, operations * jax.device_count()
 
 
 def serve(arguments: dict[str, Any], steps: int) -> None:
   """Compiles the steps, then measures one for each line of the input.
 
   Args:
-    arguments: of `make_step`, without `kind`.
+    arguments: of `make_step`.
     steps: whose mean is taken.
   """
-  made = {kind: make_step(kind, **arguments) for kind in parallel.KINDS}
-  for call, _ in made.values():
-    jax.block_until_ready(call())
+  call, operations = make_step(**arguments)
+  jax.block_until_ready(call())
 
-  def measure(kind):
-    call, _ = made[kind]
+  def measure(_):
     start = time.perf_counter()
     for _ in range(steps):
       jax.block_until_ready(call())
     return (time.perf_counter() - start) / steps
 
-  processes.serve({kind: ops for kind, (_, ops) in made.items()}, measure)
+  processes.serve(operations, measure)
 
 
 def scale_devices(
@@ -123,7 +120,7 @@ def scale_devices(
     rounds: how often each takes its turn.
     steps: in a turn.
     optimize: False compiles faster, and what is measured means nothing.
-    **arguments: of `make_step`, without `kind`.
+    **arguments: of `make_step`.
   """
   command = ["-m", "benchmarks.scaling", f"--steps={steps}"]
   command += [f"--arguments={json.dumps(arguments)}"]
@@ -131,21 +128,21 @@ def scale_devices(
   workers = {n: ([*command, f"--devices={n}"], {}) for n in counts}
   with processes.started(workers) as ask:
     operations = {count: ask(count) for count in counts}
-    seconds = {(kind, n): [] for kind in parallel.KINDS for n in counts}
+    seconds = {count: [] for count in counts}
     for _ in range(rounds):
-      for kind, count in seconds:
-        seconds[kind, count].append(ask(count, kind))
+      for count in seconds:
+        seconds[count].append(ask(count, "step"))
   return [
     {
-      "what": f"training step, {kind}",
+      "what": "training step",
       "from": counts[0],
       "to": count,
-      "ms": 1e3 * statistics.median(seconds[kind, count]),
+      "ms": 1e3 * statistics.median(times),
       "law": "time over one device's",
-      "measured": timing.ratio(times, seconds[kind, counts[0]]),
-      "expected": operations[count][kind] / operations[counts[0]][kind],
+      "measured": timing.ratio(times, seconds[counts[0]]),
+      "expected": operations[count] / operations[counts[0]],
     }
-    for (kind, count), times in seconds.items()
+    for count, times in seconds.items()
   ]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tokenlearner_flexivit"
 MOST_MODULES = 10
@@ -54,3 +55,17 @@ def test_only_its_commands_and_the_report_import_analysis():
     room for room, others in _rooms().items() if "analysis" in others
   }
   assert importers == {"report"}
+
+
+def test_nobody_else_names_a_kind_of_parallelism_or_an_axis():
+  names = (
+    r"""["']pmap["']|axis_name|jax\.(pmap|shard_map)|lax\.(p[a-z]+|all_)"""
+  )
+  named = [
+    f"{path.relative_to(PACKAGE)}: {line.strip()}"
+    for path in PACKAGE.rglob("*.py")
+    if path.parent.name != "parallel"
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if re.search(names, line.replace('"', "'"))
+  ]
+  assert not named, named

@@ -13,7 +13,7 @@ Curve = Mapping[int, Sequence[float]]
 
 
 class Curves(NamedTuple):
-  """The rows of results.json as curves.
+  """What the rows of results.json say.
 
   Attributes:
     trained: by cell.

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import recipe
 from experiments.flexivit_curves import config, scales
-from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit import dials, evaluators, models, tasks
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.models import patch_embed
 from tokenlearner_flexivit.run import checkpoint
@@ -66,16 +66,15 @@ def evaluate(
     data["pp"] = data["pp"].replace("|keep", f"|resize({side})|keep")
   params = [checkpoint.read_params(run) for run in runs]
   task = _task_of(params[0], scale, trial)
-  evaluator = classification.Evaluator(
-    task,
-    data,
-    [dials.Setting((trial.size, trial.size))],
-    batch_size=scale.batch_size,
-  )
+  settings = [dials.Setting((trial.size, trial.size))]
+  context = evaluators.Context(task, settings, scale.batch_size)
+  evaluator = classification.Evaluator(context, data)
   rows = []
   for method in patch_embed.METHODS:
     accuracies = [
-      dict(evaluator.run(parallel.replicate(_resized(p, trial.size, method))))
+      dict(
+        evaluator.run(context.parallel.place(_resized(p, trial.size, method)))
+      )
       for p in params
     ]
     rows.append(

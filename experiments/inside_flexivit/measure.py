@@ -87,11 +87,11 @@ def read(path: pathlib.Path) -> Model:
 
 
 def alike(
-  trained: Model, settings: Sequence[dials.Setting], batches: Sequence[Any]
+  of: Model, settings: Sequence[dials.Setting], batches: Sequence[Any]
 ) -> Alike:
   """Compares the layers, tokens at all positions, and what is pooled."""
-  names = (*similarity.layers(trained.model), POOLED)
-  sides = similarity.of_settings(trained.model, trained.params, settings, names)
+  names = (*similarity.layers(of.model), POOLED)
+  sides = similarity.of_settings(of.model, of.params, settings, names)
   return Alike(*cka.cka((batch["image"] for batch in batches), sides))
 
 
@@ -100,7 +100,7 @@ class Inside(NamedTuple):
 
   Attributes:
     name: of its run.
-    trained: the model.
+    of: the model.
     images: some of the test images.
     alike: its layers, compared.
     same: of `correspondence`, after the last block.
@@ -111,7 +111,7 @@ class Inside(NamedTuple):
   """
 
   name: str
-  trained: Model
+  of: Model
   images: np.ndarray
   alike: Alike
   same: correspondence.Matches
@@ -132,9 +132,7 @@ class Inside(NamedTuple):
         " and ".join(pair): value
         for pair, value in self.alike.pairs(POOLED).items()
       },
-      "correspondence": correspondence.as_json(
-        self.same, self.trained.settings
-      ),
+      "correspondence": correspondence.as_json(self.same, self.of.settings),
       "places": self.places,
       "agreement": self.agreement,
       "labels": self.labels,
@@ -149,57 +147,55 @@ def of_flexivit(path: pathlib.Path, number: int) -> Inside:
     path: of its run.
     number: of test images.
   """
-  trained = read(path)
-  test = trained.batches(number)
+  of = read(path)
+  test = of.batches(number)
   images = (batch["image"] for batch in test)
   answers = agreement.answer(
-    trained.model,
-    trained.params,
+    of.model,
+    of.params,
     [{k: b[k] for k in ("image", "label", ATTRIBUTE)} for b in test],
-    trained.settings,
-    trained.link,
+    of.settings,
+    of.link,
   )
-  meanings = runs.value_names(trained.data, [ATTRIBUTE])
+  meanings = runs.value_names(of.data, [ATTRIBUTE])
   return Inside(
     path.name,
-    trained,
+    of,
     test[0]["image"],
-    alike(trained, trained.settings, test),
-    correspondence.matches(
-      trained.model, trained.params, images, trained.settings
-    ),
-    _places(trained, test[:_FEW]),
+    alike(of, of.settings, test),
+    correspondence.matches(of.model, of.params, images, of.settings),
+    _places(of, test[:_FEW]),
     agreement.summary(answers, meanings),
-    _labels(trained, test, number),
+    _labels(of, test, number),
   )
 
 
-def _places(trained: Model, batches: Sequence[Any]) -> dict[str, float]:
-  others = ~np.eye(len(trained.settings), dtype=bool)
-  rates = {}
-  for name in similarity.layers(trained.model)[::2]:  # After whole blocks.
+def _places(of: Model, batches: Sequence[Any]) -> dict[str, float]:
+  others = ~np.eye(len(of.settings), dtype=bool)
+  found = {}
+  for name in similarity.layers(of.model)[::2]:  # After whole blocks.
     images = (batch["image"] for batch in batches)
     same = correspondence.matches(
-      trained.model, trained.params, images, trained.settings, name
+      of.model, of.params, images, of.settings, name
     )
-    rates[name] = float(same.rates[others].mean())
-  return rates
+    found[name] = float(same.rates[others].mean())
+  return found
 
 
 def of_fixed(path: pathlib.Path, number: int) -> dict[str, Any]:
   """Measures what a model of one patch size makes of both labels."""
-  trained = read(path)
-  rows = _labels(trained, trained.batches(number), number)
+  of = read(path)
+  rows = _labels(of, of.batches(number), number)
   return {"run": path.name, "labels": rows}
 
 
-def _labels(trained: Model, test: Sequence[Any], number: int) -> list[Any]:
+def _labels(of: Model, test: Sequence[Any], number: int) -> list[Any]:
   return shape_or_texture.compare(
-    trained.model,
-    trained.params,
-    trained.batches(number, "train"),
+    of.model,
+    of.params,
+    of.batches(number, "train"),
     test,
-    trained.settings,
+    of.settings,
     LABELS,
     POOLED,
   )
@@ -217,18 +213,18 @@ def of_two_dials(path: pathlib.Path, number: int) -> dict[str, Any]:
     settings that differ in nothing but the patch size (`patch_size`), and in
     nothing but the number of learned tokens (`num_tokens`).
   """
-  trained = read(path)
+  of = read(path)
   sides = similarity.of_settings(
-    trained.model, trained.params, trained.settings, names=(POOLED,)
+    of.model, of.params, of.settings, names=(POOLED,)
   )
-  images = (batch["image"] for batch in trained.batches(number))
+  images = (batch["image"] for batch in of.batches(number))
   compared = Alike(*cka.cka(images, sides))
   pairs = compared.pairs(POOLED)
-  similar = {"patch_size": [], "num_tokens": []}
-  for a, b in itertools.combinations(trained.settings, 2):
+  found = {"patch_size": [], "num_tokens": []}
+  for a, b in itertools.combinations(of.settings, 2):
     if a.num_tokens == b.num_tokens:
-      similar["patch_size"].append(pairs[a.name, b.name])
+      found["patch_size"].append(pairs[a.name, b.name])
     elif a.patch_size == b.patch_size:
-      similar["num_tokens"].append(pairs[a.name, b.name])
-  means = {dial: float(np.mean(values)) for dial, values in similar.items()}
+      found["num_tokens"].append(pairs[a.name, b.name])
+  means = {dial: float(np.mean(values)) for dial, values in found.items()}
   return {"run": path.name, **means}

@@ -47,21 +47,16 @@ def of_models(
 
 def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
   """Draws what `analysis` has of one run; the folder gets the PNGs."""
-  trained, images = inside.trained, inside.images[:_SHOWN]
+  of, images = inside.of, inside.images[:_SHOWN]
   # The middle one, as the paper's 16 of 48 to 8.
-  source = trained.settings[(len(trained.settings) - 1) // 2]
+  source = of.settings[(len(of.settings) - 1) // 2]
   for name, figure in {
     "similarity": similarity.figure(*inside.alike),
     "attention": attention.figure(
-      trained.model, trained.params, images, trained.settings, "relevance"
+      of.model, of.params, images, of.settings, "relevance"
     ),
     "correspondence": correspondence.figure(
-      trained.model,
-      trained.params,
-      images,
-      trained.settings,
-      inside.same,
-      source=source,
+      of.model, of.params, images, of.settings, inside.same, source=source
     ),
     "agreement": agreement_figure.draw(inside.agreement),
     "shape_or_texture": shape_or_texture.figure(inside.labels),
@@ -71,14 +66,14 @@ def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
 
 def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Draws CKA of the corners of the plane, of one run."""
-  trained = measure.read(path)
-  sizes = list(dict.fromkeys(s.patch_size for s in trained.settings))
-  numbers = list(dict.fromkeys(s.num_tokens for s in trained.settings))
+  of = measure.read(path)
+  sizes = list(dict.fromkeys(s.patch_size for s in of.settings))
+  numbers = list(dict.fromkeys(s.num_tokens for s in of.settings))
   corners = [
     dials.Setting(size, number)
     for size in (sizes[0], sizes[-1])
     for number in (numbers[0], numbers[-1])
   ]
-  alike = measure.alike(trained, corners, trained.batches(500))
+  alike = measure.alike(of, corners, of.batches(500))
   figure = similarity.figure(alike.values, alike.labels)
   figure.savefig(folder / "two_dials.png", dpi=DPI)

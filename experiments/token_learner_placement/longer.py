@@ -32,12 +32,12 @@ def trainings(
   asked: study.Asked, scale: config.Scale
 ) -> dict[str, tuple[str, int]]:
   """Returns cell and steps of each training, by name."""
-  lengths = {}
+  found = {}
   for cell in ("baseline", *asked.own["cells"]):
-    lengths[cell] = cell, scale.steps
+    found[cell] = cell, scale.steps
     for steps in map(int, asked.own["steps"]):
-      lengths[f"{cell}_{steps}"] = cell, steps
-  return lengths
+      found[f"{cell}_{steps}"] = cell, steps
+  return found
 
 
 def _arguments(asked: study.Asked, name: str) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def rows(done: study.Done) -> list[study.Row]:
     which: [report["settings"][0]["accuracy"] for report in done.reports[name]]
     for name, which in trainings(done.asked, done.scale).items()
   }
-  compared = []
+  found = []
   for (cell, steps), values in accuracies.items():
     over = seeds.points(values, accuracies["baseline", steps])
     mean, error = seeds.mean_and_error(over)
-    compared.append(
+    found.append(
       {
         "cell": cell,
         "steps": steps,
@@ -63,7 +63,7 @@ def rows(done: study.Done) -> list[study.Row]:
         "over_baseline": {"mean": mean, "error": error},
       }
     )
-  return compared
+  return found
 
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
@@ -71,10 +71,10 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   longest = max(row["steps"] for row in outcome.rows)
   last = {r["cell"]: r for r in outcome.rows if r["steps"] == longest}
   baseline = last.pop("baseline")["accuracy"]["by_seed"]
-  judged = []
+  found = []
   for cell, row in last.items():
     over = seeds.points(row["accuracy"]["by_seed"], baseline)
-    judged.append(
+    found.append(
       seeds.claim(
         f"{cell.replace('_', '/')} is within 1 point of the baseline after "
         f"{longest} steps",
@@ -84,7 +84,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
         [value + 1 for value in over],
       )
     )
-  return judged
+  return found
 
 
 def _points(row: study.Row) -> str:

@@ -319,7 +319,7 @@ def test_an_error_comes_in_the_place_of_its_batch(num_threads, depth):
   stream = data.eval_batches(config, batch_size=8, source=source)
   taken = []
   with pytest.raises(data.ExampleError, match="example 27 "):
-    for batch in parallel.prefetch(stream, depth=depth):
+    for batch in parallel.create().prefetch(stream, depth=depth):
       taken += np.ravel(batch["id"]).tolist()
   assert taken == list(range(24))
 

@@ -16,11 +16,10 @@ config, port, count, index = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
 jax.config.update("jax_num_cpu_devices", 2)
 if count > 1:
   jax.distributed.initialize(f"localhost:{port}", count, index)
-from tokenlearner_flexivit import parallel
 from tokenlearner_flexivit.train import setup
 made = setup.Experiment(ml_collections.ConfigDict(config))
 params = made.task.init(jax.random.key(0), made.image_shape)
-params = parallel.replicate(params, config["parallel"])
+params = made.parallel.place(params)
 results = {
   f"{name}/{key}": value
   for name, evaluator in made.evaluators.items()

@@ -149,7 +149,7 @@ def test_all_evaluators_share_the_programs_of_the_model(config, monkeypatch):
   monkeypatch.setattr(experiment.task, "predict", counted)
   monkeypatch.setattr(experiment.task, "one_hot", counted_one_hot)
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  params = parallel.replicate(params)
+  params = parallel.create().place(params)
   results = [dict(e.run(params)) for e in experiment.evaluators.values()]
   assert sorted(traces) == ["labels", "labels", "patch4", "patch6"]
   assert results[0] == results[1] == results[2]
@@ -192,7 +192,7 @@ def evaluator_on(config, monkeypatch, labels, kind="classification"):
   monkeypatch.setattr(data_lib, "open_source", opened)
   experiment = setup.Experiment(config)
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  return experiment.evaluators["test"], parallel.replicate(params)
+  return experiment.evaluators["test"], parallel.create().place(params)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel"])
@@ -250,7 +250,7 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
   noise = np.random.default_rng(0).standard_normal
   params["head"]["kernel"] = jnp.asarray(noise((32, 5)), jnp.float32)
-  results = dict(evaluator.run(parallel.replicate(params)))
+  results = dict(evaluator.run(parallel.create().place(params)))
   assert len(reads) == 2
   assert len(results) == 3 * 4
   assert results["patch6/examples"] == 21  # In batches of 16: 16 and 5.

@@ -134,11 +134,9 @@ def check_sigmoid(found, answers, logits, labels):
   return target, -chosen.sum(axis=-1).mean()
 
 
-@pytest.mark.parametrize(
-  "kind, sigmoids", [("pmap", True), ("shard_map", False)]
-)
+@pytest.mark.parametrize("sigmoids", [True, False])
 def test_every_example_counts_once_for_every_setting(
-  config, kind, sigmoids, monkeypatch
+  config, sigmoids, monkeypatch
 ):
   """Read once, asked once, and the same as one batch of the whole split.
 
@@ -173,7 +171,6 @@ def test_every_example_counts_once_for_every_setting(
   monkeypatch.setattr(
     distillation.Teacher, "load", lambda teacher: weights[teacher.image]
   )
-  config.parallel = kind
   config.task = dict(
     name="distillation",
     teachers=dict(large=LARGE, prof=TEACHER),
@@ -192,7 +189,7 @@ def test_every_example_counts_once_for_every_setting(
   traces.clear()  # Of the check at the start.
   with monkeypatch.context() as patch:
     patch.setattr(fake.FakeSource, "__getitem__", counting_read)
-    results = dict(evaluator.run(parallel.replicate(params, kind)))
+    results = dict(evaluator.run(parallel.create().place(params)))
   assert reads == dict.fromkeys(range(21), 1)
   assert traces == {"large": 1, "image": 1}  # In no setting's program.
 
@@ -231,7 +228,7 @@ def test_a_model_compared_with_its_own_weights(config, tmp_path):
     init=str(tmp_path / "prof.npz"), model=MODEL, dtype="float32"
   )
   evaluator = setup.Experiment(config).evaluators["dist"]
-  params = parallel.replicate(params)
+  params = parallel.create().place(params)
   results = dict(evaluator.run(params))
   names = ("kl", "agree1", "logsoftmax_euclidean", "examples")
   assert sorted(results) == sorted(f"patch4/{name}" for name in names)

@@ -64,11 +64,9 @@ def test_one_patch_size_is_no_ensemble(config):
     setup.Experiment(config)
 
 
-@pytest.mark.parametrize(
-  "kind, groups", [("pmap", None), ("shard_map", [[3, 6]])]
-)
+@pytest.mark.parametrize("groups", [None, [[3, 6]]])
 def test_ensembles_are_those_of_numpy_on_the_whole_split(
-  config, kind, groups, monkeypatch
+  config, groups, monkeypatch
 ):
   """Linear maps stand in for the model under its settings."""
   noise = np.random.default_rng(0).standard_normal
@@ -77,14 +75,13 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
   def predict(params, batch, setting):
     return batch["image"].reshape(-1, 432) @ params[setting.name]
 
-  config.parallel = kind
   config.evals.test.groups = groups
   config.data.name = "fake:12x12x3:9:64"
   config.evals.test.data.name = "fake:12x12x3:9:21"
   experiment = setup.Experiment(config)
   monkeypatch.setattr(experiment.task, "predict", predict)
   evaluator = experiment.evaluators["test"]
-  results = dict(evaluator.run(parallel.replicate(params, kind)))
+  results = dict(evaluator.run(parallel.create().place(params)))
   counts = {v for k, v in results.items() if k.endswith("/examples")}
   assert counts == {21}  # In batches of 16: 16 and 5.
 
@@ -119,7 +116,7 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
     found = {key: results[f"{name}/{key}"] for key in expected}
     assert found == pytest.approx(expected, rel=1e-4)
   assert len(results) == 5 * 3 + 8 * len(evaluator.groups)
-  speed = evaluator.throughput(parallel.replicate(params, kind), repeats=1)
+  speed = evaluator.throughput(parallel.create().place(params), repeats=1)
   assert tuple(speed) == SETTINGS and min(speed.values()) > 0
 
 

@@ -2,15 +2,11 @@
 
 import pytest
 
-from tokenlearner_flexivit import parallel
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", parallel.KINDS)
-def test_two_processes_are_one(config, kind, evaluate_by_processes):
+def test_two_processes_are_one(config, evaluate_by_processes):
   """Each of two devices; 21 examples, the last five in a padded batch."""
   model = dict(variant="mu", depth=1, patch_size=(4, 4), posemb_grid=(3, 3))
-  config.parallel = kind
   config.model = model | {"head_zeroinit": False}
   config.flexi.patch_size.values = (6, 4)
   config.task = dict(

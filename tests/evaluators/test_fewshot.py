@@ -162,7 +162,7 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   experiment = setup.Experiment(config)
   assert Large.reads == 0
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  params = parallel.replicate(params)
+  params = parallel.create().place(params)
   evaluator = experiment.evaluators["few"]
   first = dict(evaluator.run(params))
   assert dict(evaluator.run(params)) == first
@@ -284,17 +284,13 @@ def answers(x, labels, test, l2):
 
 
 @pytest.mark.parametrize(
-  "kind, name, patch_sizes",
-  [
-    ("pmap", "pre_logits", (6, 4)),
-    ("shard_map", "encoder/block00/+mlp", (3,)),
-  ],
+  "name, patch_sizes",
+  [("pre_logits", (6, 4)), ("encoder/block00/+mlp", (3,))],
 )
 def test_accuracies_are_those_of_scikit_learn(
-  config, kind, name, patch_sizes, monkeypatch
+  config, name, patch_sizes, monkeypatch
 ):
   """Of every setting in one pass: each image that is needed is read once."""
-  config.parallel = kind
   config.evals.few.representation = name
   config.evals.few.patch_sizes = patch_sizes  # Those of training or others.
   experiment = setup.Experiment(config)
@@ -312,7 +308,7 @@ def test_accuracies_are_those_of_scikit_learn(
 
   with monkeypatch.context() as patch:
     patch.setattr(fake.FakeSource, "__getitem__", counting)
-    results = dict(evaluator.run(parallel.replicate(params, kind)))
+    results = dict(evaluator.run(parallel.create().place(params)))
   assert set(reads.values()) == {1}
 
   data = {"name": "fake:12x12x3:5:61"}
@@ -362,7 +358,7 @@ def test_a_training_that_has_diverged(config):
   )
   params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
   with pytest.raises(ValueError, match=r"few: .* at patch6 are not finite"):
-    dict(parts.evaluators["few"].run(parallel.replicate(params)))
+    dict(parts.evaluators["few"].run(parallel.create().place(params)))
 
 
 def test_one_seed_has_no_spread(config):
@@ -370,7 +366,7 @@ def test_one_seed_has_no_spread(config):
   config.evals.few.num_seeds = 1
   experiment = setup.Experiment(config)
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  params = parallel.replicate(params)
+  params = parallel.create().place(params)
   evaluator = experiment.evaluators["few"]
   # The two other shots of each class choose the penalty of one shot.
   expected = ["1shot", "1shot_tuned", "1shot_tuned_log2_l2", "3shot"]
@@ -382,10 +378,8 @@ def test_one_seed_has_no_spread(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", parallel.KINDS)
-def test_two_processes_are_one(config, kind, evaluate_by_processes):
+def test_two_processes_are_one(config, evaluate_by_processes):
   """Each of two devices, which have the examples between them."""
-  config.parallel = kind
   (alone,) = evaluate_by_processes(config, 1)
   first, second = evaluate_by_processes(config, 2)
   assert first == second == pytest.approx(alone)

@@ -79,7 +79,7 @@ def test_every_example_counts_once(config, monkeypatch):
   experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  found = dict(evaluator.run(parallel.replicate(params)))
+  found = dict(evaluator.run(parallel.create().place(params)))
 
   preprocess = data_lib.parse(config.evals.test.data.pp)
   images = np.stack([preprocess(example)["image"] for example in source])
@@ -106,7 +106,7 @@ def test_every_example_counts_once(config, monkeypatch):
 
   source.labels[:] = False
   with pytest.raises(ValueError, match="has any of the classes"):
-    dict(evaluator.run(parallel.replicate(params)))
+    dict(evaluator.run(parallel.create().place(params)))
 
 
 def test_smoothed_labels_and_examples_of_which_nothing_is_known(
@@ -117,7 +117,7 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
   monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
   parts = setup.Experiment(config)
   params = parts.task.init(jax.random.key(0), (12, 12, 3))
-  params = parallel.replicate(params)
+  params = parallel.create().place(params)
   hard = dict(parts.evaluators["test"].run(params))
   get = Several.__getitem__
 
@@ -187,7 +187,7 @@ def test_a_single_class_is_told_from_its_absence(config, monkeypatch):
   parts = setup.Experiment(config)
   evaluator = parts.evaluators["test"]
   params = parts.task.init(jax.random.key(0), (12, 12, 3))
-  found = dict(evaluator.run(parallel.replicate(params)))
+  found = dict(evaluator.run(parallel.create().place(params)))
   preprocess = data_lib.parse(config.evals.test.data.pp)
   images = np.stack([preprocess(example)["image"] for example in source])
   logits = jax.jit(parts.task.predict, static_argnums=2)(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.tasks import classification, mixup
 from tokenlearner_flexivit.train import loop, setup
@@ -102,9 +102,13 @@ def test_mixup_leaves_other_entries_alone():
 
 
 def test_roll_is_global_over_devices():
-  x = jnp.arange(16.0).reshape(8, 2)
-  rolled = jax.pmap(lambda x: mixup.roll(x, "batch"), axis_name="batch")(x)
-  np.testing.assert_array_equal(rolled.reshape(-1), np.roll(np.arange(16.0), 1))
+  devices = parallel.create()
+  roll = devices.run(
+    lambda _, batch: devices.gather(mixup.roll(batch["x"], devices))
+  )
+  batch = devices.place_batch({"x": np.arange(16.0, dtype=np.float32)})
+  rolled = roll(devices.place(jnp.int32(0)), batch)
+  np.testing.assert_array_equal(rolled, np.roll(np.arange(16.0), 1))
 
 
 def test_mixup_weight_depends_on_the_key_only():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, interop, models, parallel, tasks, train
 from tokenlearner_flexivit.tasks import distillation
 from tokenlearner_flexivit.train import setup
@@ -63,7 +64,7 @@ def test_binary_kl():
 @pytest.mark.parametrize("distance", list(distillation.DISTANCES))
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
   task = make_task(distance=distance, temperature=2.0)
-  constants = jax.device_get(task.constants())
+  constants = jax.device_get(task.constants(parallel.create()))
   params = constants[0]
   batch = jax.jit(task.prepare)(make_batch("image"), KEY, constants)
   loss = functools.partial(task.loss, setting=SETTING)
@@ -81,7 +82,7 @@ def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
     {"a": TEACHER, "b": second}, temperature=2.0, label_weight=0.5
   )
   batch = make_batch("image")
-  constants = jax.device_get(task.constants())
+  constants = jax.device_get(task.constants(parallel.create()))
   prepared = jax.jit(task.prepare)(batch, KEY, constants)
   answers = [
     teacher.logits(params, batch["image"])
@@ -102,8 +103,7 @@ def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
   np.testing.assert_allclose(value, 4 * kl + 0.5 * label, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", parallel.KINDS)
-def test_weights_are_read_once_and_lie_on_the_devices(kind, monkeypatch):
+def test_weights_are_read_once_and_lie_on_the_devices(monkeypatch):
   """One copy, which the training and all evaluations share."""
   reads = []
   weights = {"kernel": np.ones((2, 3), np.float32)}
@@ -115,7 +115,8 @@ def test_weights_are_read_once_and_lie_on_the_devices(kind, monkeypatch):
   monkeypatch.setattr(distillation.Teacher, "load", load)
   task = make_task({"a": TEACHER, "b": TEACHER})
   assert not reads
-  first, again = task.constants(kind), task.constants(kind)
+  devices = parallel.create()
+  first, again = task.constants(devices), task.constants(devices)
   assert reads == ["config.task.teachers.a", "config.task.teachers.b"]
   for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
     assert x is y
@@ -169,14 +170,11 @@ def test_teacher_is_computed_once_outside_the_branches(config):
   params = run.init_params()
   batch = {"image": jnp.zeros((2, 12, 12, 3))}
   step = train_step_lib.make_train_step(
-    run.task, optax.sgd(0.1), run.dials, seed=0
+    run.task, optax.sgd(0.1), run.dials, OneDevice(), seed=0
   )
   state = train_step_lib.create_state(params, optax.sgd(0.1), ema=False)
-  mapped = jax.vmap(
-    step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
-  )
-  batch = jax.tree.map(lambda x: x[None], batch)
-  text = str(jax.make_jaxpr(mapped)(state, batch, run.task.constants()))
+  weights = run.task.constants(run.parallel)
+  text = str(jax.make_jaxpr(step)(state, batch, weights))
   # The MLP of the teacher, and of nothing else, has 80 hidden features; its
   # backward pass would have products with that width as well.
   products = [
@@ -208,23 +206,6 @@ def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
     tmp_path / "student", models.create(**config.model, num_classes=5)
   )
   chex.assert_trees_all_close(loaded, jax.device_get(state.params))
-
-
-@pytest.mark.slow
-def test_devices_share_teachers(config, tmp_path):
-  """shard_map is pmap, constants included."""
-  config.task = dict(
-    name="distillation", teachers={"prof": TEACHER}, mixup_alpha=1.0
-  )
-  config.evals = {}
-  config.flexi = None
-  states = {}
-  for kind in parallel.KINDS:
-    config.parallel = kind
-    states[kind], _ = train.train_and_evaluate(config, tmp_path / kind)
-  chex.assert_trees_all_close(
-    *(jax.device_get(s.params) for s in states.values()), rtol=1e-5, atol=1e-6
-  )
 
 
 @pytest.mark.parametrize(
@@ -320,14 +301,14 @@ def test_a_teacher_computes_as_its_model_says():
 
 def test_a_teacher_of_images_of_other_channels():
   task = make_task()
-  (teacher,), (weights,) = task.teachers, task.constants()
+  (teacher,), (weights,) = task.teachers, task.constants(parallel.create())
   message = r"teachers\.prof, which sees 'image' \[12, 12, 1\].*channels"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(teacher.logits, weights, jnp.zeros((2, 12, 12, 1)))
 
 
 def test_teacher_without_all_its_weights(tmp_path):
-  params = jax.device_get(make_task().constants()[0])
+  params = jax.device_get(make_task().constants(parallel.create())[0])
   del params["head"]
   path = tmp_path / "headless.npz"
   interop.save_params(params, path)
@@ -335,4 +316,4 @@ def test_teacher_without_all_its_weights(tmp_path):
     make_task({"prof": {"init": str(path)}}).teachers  # noqa: B018
   task = make_task({"prof": {"init": str(path), "model": MODEL}})
   with pytest.raises(ValueError, match=r"lacks head/.*must be complete"):
-    task.constants()
+    task.constants(parallel.create())

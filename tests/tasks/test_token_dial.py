@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit import dials, models, parallel, tasks
 
 KEY = jax.random.key(0)
 SECTION = dict(
@@ -65,9 +65,11 @@ def test_a_mask_trains_as_a_slice_does(kind, pool, learner):
     "label": jnp.asarray([0, 1, 2, 4]),
   }
 
+  constants = task.constants(parallel.create())
+
   @jax.jit
   def losses(params, number):
-    prepared = task.prepare(batch, KEY, jax.device_get(task.constants()))
+    prepared = task.prepare(batch, KEY, jax.device_get(constants))
 
     def loss(params, number):
       setting = dials.Setting((6, 6), number)

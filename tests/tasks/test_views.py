@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit import dials, models, parallel
 from tokenlearner_flexivit.tasks import classification, distillation, views
 
 VIDEOS = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 8, 8, 3))
@@ -99,7 +99,9 @@ def test_a_student_of_videos_learns_from_a_teacher_of_videos(task, params):
   with pytest.raises(ValueError, match=r"sees 'video' .* not divide"):
     student.check({"video": np.zeros((4, 8, 10, 3))}, "config.data.pp")
   prepared = jax.jit(student.prepare)(
-    {"video": VIDEOS[:, 0]}, jax.random.key(0), student.constants()
+    {"video": VIDEOS[:, 0]},
+    jax.random.key(0),
+    student.constants(parallel.create()),
   )
   loss, (metrics, _) = jax.jit(student.loss, static_argnums=3)(
     params, prepared, jax.random.key(0), SETTING

@@ -111,7 +111,6 @@ def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):
     ("checkpoint_epochs", 1),
     ("keep_checkpoints", 1),
     ("max_save_failures", 9),
-    ("parallel", "shard_map"),
     ("flexi__dispatch", "switch"),
     ("model__remat", True),
     ("model__scan", True),

@@ -341,9 +341,7 @@ def test_one_device_and_many_give_the_same_model(
   config.optimizer = dict(name="sgd", lr=0.1, schedule=dict(name="constant"))
   config.task.mixup_alpha = 0.3
   config.flexi.dispatch = "switch"
-  config.parallel = "pmap"
   many, _ = train.train_and_evaluate(config, tmp_path / "many")
-  config.parallel = "shard_map"
   one = tmp_path / "one"
   subprocess.run(
     [
@@ -410,7 +408,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"task.name": "clustering"}, "Known: classification"),
     ({"evals.test.type": "recall"}, "Known: classification"),
     ({"optimizer.name": "adamww"}, "Did you mean 'adamw'.* Known: .*lion"),
-    ({"parallel": "pjit"}, "Known: pmap, shard_map"),
+    ({"parallel": "pjit"}, "Known: pmap"),
     ({"data.pp": "decode|resise(12)"}, "resise"),
     ({"data.pp": "decode|keep('image')"}, "gives no 'label'"),
     ({"data.name": "imagenetz"}, "imagenetz"),
@@ -463,6 +461,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"init_mean": 0.5}, r"config\.init_mean=0\.5 must be a list"),
     ({"init": "x", "init_std": (0.2, 0, 0.2)}, r"config\.init_std=0 "),
     ({"init_mean": (0.5,)}, r"config\.init_mean=\[0\.5\] .*init.* is None"),
+    ({"parallel": "shard_map"}, r"version 0\.1\. Use 'pmap'"),
     ({"parallel": ["pmap"]}, r"config\.parallel=\['pmap'\] is unknown"),
     ({"data.pp": 3}, r"config\.data\.pp=3 must be a string"),
     ({"optimizer.lr": "1"}, r"config\.optimizer\.lr='1' "),

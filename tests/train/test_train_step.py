@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.train import step as train_step_lib
 
@@ -51,7 +52,6 @@ def train(
   task,
   sizes=(6, 3),
   num_tokens=(3, 1),
-  kind="pmap",
   dispatch="host",
   ema=None,
   flexi=None,
@@ -62,20 +62,21 @@ def train(
   sizes = patch_sizes(*sizes, num_tokens=num_tokens, **(flexi or {}))
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, OPTIMIZER, ema=ema is not None)
-  state = parallel.replicate(state, kind)
+  devices = parallel.create()
+  state = devices.place(state)
   batches = make_batches() if batches is None else batches
-  batches = list(parallel.prefetch(batches, kind))
+  batches = list(devices.prefetch(batches))
   step = train_step_lib.compile_steps(
     task,
     OPTIMIZER,
     sizes,
+    devices,
     state,
     batches[0],
-    parallel.replicate(task.constants(), kind),
+    task.constants(devices),
     first_step=0,
     seed=3,
     dispatch=dispatch,
-    kind=kind,
     ema_decay=ema,
     **kwargs,
   )
@@ -145,28 +146,17 @@ def test_the_end_of_the_preprocessing_is_part_of_the_step(reference):
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
 
-def test_shard_map_is_pmap(reference):
-  state, history = train(make_task(mixup_alpha=0.4), kind="shard_map")
-  chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
-  chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
-
-
 def test_eight_devices_are_one_device(reference):
-  """The same step over an axis of one device with the whole batch."""
+  """The same step on one device with the whole batch."""
   task = make_task(mixup_alpha=0.4)
   sizes = patch_sizes(6, 3, num_tokens=(3, 1))
   step = jax.jit(
-    jax.vmap(
-      train_step_lib.make_train_step(task, OPTIMIZER, sizes, seed=3),
-      in_axes=(None, 0, None),
-      out_axes=None,
-      axis_name=parallel.AXIS,
-    )
+    train_step_lib.make_train_step(task, OPTIMIZER, sizes, OneDevice(), seed=3)
   )
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, OPTIMIZER, ema=False)
   for batch in make_batches():
-    state, _ = step(state, jax.tree.map(lambda x: x[None], batch), ())
+    state, _ = step(state, batch, ())
   chex.assert_trees_all_close(
     jax.device_get(state), reference[0], rtol=1e-5, atol=1e-6
   )
@@ -216,13 +206,10 @@ def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
   batch = make_batches()[0]
   moved = []
   for one in (drawn_from, patch_sizes(4, num_tokens=(num_tokens,))):
-    step = train_step_lib.make_train_step(task, optax.sgd(1.0), one, seed=3)
-    mapped = jax.vmap(
-      step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
+    step = train_step_lib.make_train_step(
+      task, optax.sgd(1.0), one, OneDevice(), seed=3
     )
-    after, _ = jax.jit(mapped)(
-      state, jax.tree.map(lambda x: x[None], batch), ()
-    )
+    after, _ = jax.jit(step)(state, batch, ())
     moved.append(after.params)
   chex.assert_trees_all_close(*moved, rtol=1e-5, atol=1e-6)
 
@@ -241,14 +228,9 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
   batch = make_batches()[0]
   step = train_step_lib.make_train_step(
-    task, optax.sgd(1.0), drawn_from, seed=3
+    task, optax.sgd(1.0), drawn_from, OneDevice(), seed=3
   )
-  mapped = jax.vmap(
-    step, in_axes=(None, 0, None), out_axes=None, axis_name=parallel.AXIS
-  )
-  after, metrics = jax.jit(mapped)(
-    state, jax.tree.map(lambda x: x[None], batch), ()
-  )
+  after, metrics = jax.jit(step)(state, batch, ())
   drawn = drawn_from.settings[int(metrics["setting"])]
   targets = jax.nn.one_hot(batch["label"], 5)
   answers, _ = task.model.apply(
@@ -300,17 +282,14 @@ def test_ema_follows_the_parameters():
   state, _ = train(task, sizes=(4,), num_tokens=None, ema=decay)
   # The momentum of SGD alone makes the parameters of each step, so replay.
   step = jax.jit(
-    jax.vmap(
-      train_step_lib.make_train_step(task, OPTIMIZER, patch_sizes(4), seed=3),
-      in_axes=(None, 0, None),
-      out_axes=None,
-      axis_name=parallel.AXIS,
+    train_step_lib.make_train_step(
+      task, OPTIMIZER, patch_sizes(4), OneDevice(), seed=3
     )
   )
   replay = train_step_lib.create_state(start, OPTIMIZER, ema=False)
   mean = start
   for batch in make_batches():
-    replay, _ = step(replay, jax.tree.map(lambda x: x[None], batch), ())
+    replay, _ = step(replay, batch, ())
     mean = jax.tree.map(
       lambda m, p: decay * m + (1 - decay) * p, mean, replay.params
     )
@@ -364,9 +343,15 @@ def test_frozen_parameters_cost_no_gradients():
 
   def flops(frozen):
     step = train_step_lib.make_train_step(
-      task, OPTIMIZER, patch_sizes(4), seed=0, branch=0, frozen=frozen
+      task,
+      OPTIMIZER,
+      patch_sizes(4),
+      OneDevice(),
+      seed=0,
+      branch=0,
+      frozen=frozen,
     )
-    step = parallel.parallelize(step, "shard_map", num_constants=1)
-    return step.lower(state, batch, ()).compile().cost_analysis()["flops"]
+    program = jax.jit(step).lower(state, batch, ()).compile()
+    return program.cost_analysis()["flops"]
 
   assert flops(frozen) < 0.5 * flops(None)

@@ -326,7 +326,9 @@ def test_an_evaluation_reads_each_video_once(monkeypatch):
     "__getitem__",
     lambda self, index: read.append(index) or get(self, index),
   )
-  found = dict(experiment.evaluators["test"].run(parallel.replicate(params)))
+  found = dict(
+    experiment.evaluators["test"].run(parallel.create().place(params))
+  )
   assert {"patch6/accuracy", "patch4/accuracy"} <= found.keys()
   assert sorted(read) == [*range(9)]
 

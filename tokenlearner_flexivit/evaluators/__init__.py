@@ -1,10 +1,10 @@
 """Evaluators: one module per metric family, one `Evaluator` class each.
 
 To add one, write a module with a class `Evaluator` that has the members of
-the protocol below, and name it in `EVALUATORS`. Its constructor is given what
-`create` is given; its other keyword parameters are the keys that an entry of
-`config.evals` may have beside `type` and its period (`eval_steps`,
-`eval_epochs` or `eval_examples`).
+the protocol below, and name it in `EVALUATORS`. Its constructor is given a
+`Context`; its other parameters are the keys that an entry of `config.evals` may
+have beside `type` and its period (`eval_steps`, `eval_epochs` or
+`eval_examples`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, tasks
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import (
   classification,
   distance,
@@ -20,6 +20,7 @@ from tokenlearner_flexivit.evaluators import (
   fewshot,
   multilabel,
 )
+from tokenlearner_flexivit.evaluators.base import Context
 
 
 class EvaluatorProtocol(Protocol):
@@ -60,31 +61,13 @@ EVALUATORS = {
 }
 
 
-def create(
-  section: dict[str, Any],
-  where: str,
-  *,
-  task: tasks.Task,
-  settings: Sequence[dials.Setting],
-  batch_size: int,
-  kind: str,
-  class_names: Sequence[str] | None = None,
-) -> EvaluatorProtocol:
+def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:
   """Builds the evaluator that an entry of `config.evals` describes.
-
-  Args:
-    section: the entry.
-    where: its name for errors, such as "config.evals.test".
-    task: predicts.
-    settings: evaluated unless the entry names its own.
-    batch_size: used unless the entry names its own.
-    kind: the parallelism, "pmap" or "shard_map".
-    class_names: of the training data, by which evaluations must number theirs;
-      None where they are not known.
 
   Raises:
     ValueError: something is wrong with the entry or its data.
   """
+  where = context.where
   # None is the default's, as the command line gives it.
   arguments = {k: v for k, v in section.items() if v is not None}
   for key in configuration.duration_keys("eval"):
@@ -92,18 +75,8 @@ def create(
   cls = configuration.choose(
     arguments.pop("type", "classification"), EVALUATORS, f"{where}.type"
   )
-  arguments.setdefault("batch_size", batch_size)
   if not isinstance(arguments.get("data", {}), Mapping):
     raise ValueError(
       f"{where}.data={arguments['data']!r} must be a section, as config.data."
     )
-  return configuration.call(
-    cls,
-    arguments,
-    where,
-    task=task,
-    settings=settings,
-    kind=kind,
-    where=where,
-    class_names=class_names,
-  )
+  return configuration.call(cls, arguments, where, context=context)

@@ -1,6 +1,7 @@
 """What the evaluators of a model's settings share."""
 
 import abc
+import dataclasses
 import functools
 import itertools
 import statistics
@@ -14,14 +15,38 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel, terminal
+from tokenlearner_flexivit import dials, terminal
+from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.data import examples
 from tokenlearner_flexivit.evaluators import images
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
 Batch = dict[str, jax.Array]
 Programs = Mapping[dials.Setting, Callable[..., Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What an evaluator is given beside its section of the config.
+
+  Attributes:
+    task: predicts.
+    settings: those of training, evaluated unless the section names others.
+    batch_size: over all hosts, unless the section names another.
+    parallel: places and runs on the devices.
+    where: name of the section for errors, such as "config.evals.test".
+    class_names: of the training data, by which evaluations must number theirs;
+      None where they are not known.
+  """
+
+  task: Any
+  settings: Sequence[dials.Setting]
+  batch_size: int
+  parallel: Parallel = dataclasses.field(default_factory=parallel_lib.create)
+  where: str = "config.evals"
+  class_names: Sequence[str] | None = None
 
 
 class Evaluator(abc.ABC):
@@ -38,30 +63,28 @@ class Evaluator(abc.ABC):
 
   def __init__(
     self,
-    task: Any,
-    settings: Sequence[dials.Setting],
+    context: Context,
+    batch_size: int | None,
     patch_sizes: Sequence[Any] | None,
     num_tokens: Sequence[Any] | None,
-    batch_size: int,
-    kind: str,
-    where: str,
-    class_names: Sequence[str] | None = None,
   ):
     """Chooses the settings: those of training, or others for either dial.
 
     Args:
-      task: predicts.
-      settings: the settings of training.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      batch_size: over all hosts.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data; None where they are not known.
+      context: of the evaluation.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training, also sizes never
+        trained on.
+      num_tokens: evaluated instead of those of training, numbers of learned
+        tokens; None is all patches.
 
     Raises:
       ValueError: a number of the config is none or out of its range.
     """
+    settings, where = context.settings, context.where
+    if batch_size is None:
+      batch_size = context.batch_size
+    self._batch_size = batch_size
     configuration.check_number(
       batch_size, f"{where}.batch_size", "[1, inf)", whole=True
     )
@@ -74,11 +97,10 @@ class Evaluator(abc.ABC):
     self.settings = tuple(
       map(dials.Setting._make, itertools.product(sizes, numbers))
     )
-    self._task = task
-    self._batch_size = batch_size
-    self._kind = kind
+    self._task = context.task
+    self._parallel = context.parallel
     self._where = where
-    self._class_names = class_names
+    self._class_names = context.class_names
     self.sources = ()
 
   def _open(
@@ -91,7 +113,7 @@ class Evaluator(abc.ABC):
       model=self._task.model,
       settings=self.settings,
       batch_size=self._batch_size,
-      kind=self._kind,
+      parallel=self._parallel,
       where=self._where,
       **options,
     )
@@ -105,16 +127,17 @@ class Evaluator(abc.ABC):
     """
     where, known = f"{self._where}.data", self._task.num_classes
     count, names = data_lib.classes(data, source, where)
-    both = class_names_lib.comparable(
-      (count, names), (known, self._class_names)
-    )
-    if both:
-      class_names_lib.check_same(*both, where, "the training data")
+    both = [class_names_lib.known(n) for n in (names, self._class_names)]
+    if class_names_lib.comparable(names, self._class_names):
+      class_names_lib.check_same(
+        names, self._class_names, where, "the training data"
+      )
+      both = []
     if (count or 0) > known:
       raise ValueError(
         f"{where} has {count} classes, but the model knows {known}."
       )
-    if not both and (names or self._class_names):
+    if None in both and both != [None, None]:
       terminal.say(
         f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
         f"{known}. That they are the same, in the same order, cannot be "
@@ -185,15 +208,13 @@ class Evaluator(abc.ABC):
     Args:
       key: what the function depends on beside the task and its arguments. An
         earlier program of the task that has the same is taken instead.
-      function: see `parallel.parallelize`, as for the options.
-      **options: see there.
+      function: see `Parallel.run`.
+      **options: of `Parallel.run`.
     """
     programs = self._task.programs
-    key = (key, self._kind, *sorted(options.items()))
+    key = (key, *sorted(options.items()))
     if key not in programs:
-      programs[key] = parallel.one_at_a_time(
-        parallel.parallelize(function, self._kind, **options)
-      )
+      programs[key] = self._parallel.run(function, **options)
     return programs[key]
 
   def _logits_programs(self) -> Programs:
@@ -227,7 +248,7 @@ class Evaluator(abc.ABC):
 
     pmap of JAX 0.10 takes the next argument for an empty one.
     """
-    return parallel.replicate(np.int32(0), self._kind)
+    return self._parallel.place(np.int32(0))
 
   @abc.abstractmethod
   def _timed(self, params: Any) -> tuple[Programs, tuple[Any, ...]]:

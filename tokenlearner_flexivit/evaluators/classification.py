@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
 NUM_BINS = 15
@@ -75,11 +75,14 @@ def zero_sums(num_classes: int) -> dict[str, np.ndarray]:
   return {**scalars, "bin_confidence": bins, "bin_correct": bins}
 
 
-def add_sums(task: Any, sums: Any, batch: dict[str, jax.Array]) -> Any:
+def add_sums(
+  task: Any, parallel: Parallel, sums: Any, batch: dict[str, jax.Array]
+) -> Any:
   """Adds the `batch_sums` of one batch; runs on each device.
 
   Args:
     task: has `one_hot`, `probabilities` and `example_loss`.
+    parallel: adds over the devices.
     sums: so far.
     batch: has `logits` [b, C], `label` and `mask`.
   """
@@ -91,7 +94,7 @@ def add_sums(task: Any, sums: Any, batch: dict[str, jax.Array]) -> Any:
     task.example_loss(logits, labels),
     batch["mask"],
   )
-  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+  return jax.tree.map(jnp.add, sums, parallel.sum(new))
 
 
 def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
@@ -136,47 +139,30 @@ class Evaluator(base.Evaluator):
 
   def __init__(
     self,
-    task: Any,
+    context: base.Context,
     data: dict[str, Any],
-    settings: Sequence[dials.Setting],
-    batch_size: int,
+    batch_size: int | None = None,
     patch_sizes: Sequence[Any] | None = None,
     num_tokens: Sequence[Any] | None = None,
-    kind: str = "pmap",
-    where: str = "config.evals",
-    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
     Args:
-      task: has `predict`, `one_hot`, `probabilities`, `example_loss` and
-        `check_labels`.
+      context: with a task that has `predict`, `one_hot`, `probabilities`,
+        `example_loss` and `check_labels`.
       data: the data section of the config.
-      settings: the settings of training.
-      batch_size: over all hosts.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data; None where they are not known.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training.
+      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
-    super().__init__(
-      task,
-      settings,
-      patch_sizes,
-      num_tokens,
-      batch_size,
-      kind,
-      where,
-      class_names,
-    )
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
     self._open_labelled(data)
     self._logits = self._logits_programs()
     self._add = self._program(
-      "classification", functools.partial(add_sums, task)
+      "classification", functools.partial(add_sums, self._task, self._parallel)
     )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
@@ -187,7 +173,7 @@ class Evaluator(base.Evaluator):
     Raises:
       ValueError: a label is none, or not one example has one.
     """
-    zeros = parallel.replicate(zero_sums(self._task.num_classes), self._kind)
+    zeros = self._parallel.place(zero_sums(self._task.num_classes))
     sums = dict.fromkeys(self.settings, zeros)
     for batch in self._images:
       inputs, labels = self._inputs(batch), self._labels(batch)

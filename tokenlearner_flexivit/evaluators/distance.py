@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base, classification, mixture
 from tokenlearner_flexivit.tasks import distillation
 
@@ -96,51 +95,35 @@ class Evaluator(base.Evaluator):
 
   def __init__(
     self,
-    task: Any,
+    context: base.Context,
     data: dict[str, Any],
-    settings: Sequence[dials.Setting],
-    batch_size: int,
     teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
     patch_sizes: Sequence[Any] | None = None,
     num_tokens: Sequence[Any] | None = None,
-    kind: str = "pmap",
-    where: str = "config.evals",
-    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that it fits the student and the teachers.
 
     Args:
-      task: a classification, such as a distillation.
+      context: with a task that is a classification, or a distillation.
       data: the data section of the config. Examples need no label; if they
         have one, the teachers' accuracy is measured too.
-      settings: the settings of training.
-      batch_size: over all hosts.
       teachers: as in `config.task.teachers` of a distillation; None for those
         of the task. Their weights are read here, to see that they fit.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data; None where they are not known.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training.
+      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no teacher, one that does not fit the student or the data, no
         examples, or a setting that does not fit the images.
     """
-    super().__init__(
-      task,
-      settings,
-      patch_sizes,
-      num_tokens,
-      batch_size,
-      kind,
-      where,
-      class_names,
-    )
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    task, where = context.task, context.where
     self._distance = distance_of(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(
-        teachers, task.num_classes, f"{where}.teachers", class_names
+        teachers, task.num_classes, f"{where}.teachers", context.class_names
       )
     elif isinstance(task, distillation.Distillation):
       self._teachers = task.teachers
@@ -182,22 +165,24 @@ class Evaluator(base.Evaluator):
       sharded_output=True,
     )
     self._add = self._program(
-      ("distance", self._distance), functools.partial(_add, self._distance)
+      ("distance", self._distance),
+      functools.partial(_add, self._distance, self._parallel),
     )
     self._add_teacher = self._program(
-      "teachers' accuracy", functools.partial(_add_teacher, task)
+      "teachers' accuracy",
+      functools.partial(_add_teacher, task, self._parallel),
     )
 
   def _weights(self) -> tuple[Any, ...]:
     """Returns the weights of the teachers, those of the task on the devices."""
     if self._own_weights is None:
-      return self._task.constants(self._kind)
+      return self._task.constants(self._parallel)
     return self._own_weights
 
   def _zeros(self):
     names = measures(self._distance, self._task.num_classes)
     zeros = dict.fromkeys(names, np.float32(0))
-    return parallel.replicate(zeros, self._kind)
+    return self._parallel.place(zeros)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the measures of each setting, and how good the teachers are.
@@ -211,10 +196,10 @@ class Evaluator(base.Evaluator):
     """
     weights = self._weights()
     if self._own_weights is not None:
-      weights = parallel.replicate(weights, self._kind)
+      weights = self._parallel.place(weights)
     sums = dict.fromkeys(self.settings, self._zeros())
-    of_teacher = parallel.replicate(
-      classification.zero_sums(self._task.num_classes), self._kind
+    of_teacher = self._parallel.place(
+      classification.zero_sums(self._task.num_classes)
     )
     for batch in self._images:
       seen = {teacher.image: batch[teacher.image] for teacher in self._teachers}
@@ -249,17 +234,19 @@ def _answers(teachers, weights, batch):
   return jnp.stack(answers, axis=1)
 
 
-def _add(distance, sums, batch):
+def _add(distance, parallel, sums, batch):
   """Adds the distances of one batch; runs on each device."""
   _, link = distillation.DISTANCES[distance]
   teacher_logits = mixture.mean_logits(batch["answers"], link)
   new = distances(batch["logits"], teacher_logits, distance)
   new = {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in new.items()}
-  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+  return jax.tree.map(jnp.add, sums, parallel.sum(new))
 
 
-def _add_teacher(task, sums, batch):
+def _add_teacher(task, parallel, sums, batch):
   """Adds the teachers' right answers of one batch; runs on each device."""
   # The task's own link: a loss on labels may be another than the distance.
   logits = mixture.mean_logits(batch["answers"], task.probabilities)
-  return classification.add_sums(task, sums, {**batch, "logits": logits})
+  return classification.add_sums(
+    task, parallel, sums, {**batch, "logits": logits}
+  )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import base, classification, mixture
 from tokenlearner_flexivit.models import cost
 
@@ -101,46 +101,30 @@ class Evaluator(base.Evaluator):
 
   def __init__(
     self,
-    task: Any,
+    context: base.Context,
     data: dict[str, Any],
-    settings: Sequence[dials.Setting],
-    batch_size: int,
     groups: Sequence[Sequence[Any]] | None = None,
+    batch_size: int | None = None,
     patch_sizes: Sequence[Any] | None = None,
     num_tokens: Sequence[Any] | None = None,
-    kind: str = "pmap",
-    where: str = "config.evals",
-    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
     Args:
-      task: has `predict`, `one_hot`, `probabilities`, `example_loss` and
-        `check_labels`.
+      context: with a task that has `predict`, `one_hot`, `probabilities`,
+        `example_loss` and `check_labels`.
       data: the data section of the config.
-      settings: the settings of training.
-      batch_size: over all hosts.
       groups: see `read_groups`.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data; None where they are not known.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training.
+      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no examples, a setting that does not fit the images, or a
         group that is none of settings.
     """
-    super().__init__(
-      task,
-      settings,
-      patch_sizes,
-      num_tokens,
-      batch_size,
-      kind,
-      where,
-      class_names,
-    )
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    task, where = context.task, context.where
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
     self._open_labelled(data)
     # A setting alone is an ensemble of one.
@@ -151,7 +135,7 @@ class Evaluator(base.Evaluator):
     self._logits = self._logits_programs()
     self._add = self._program(
       ("ensembles", self.settings, self._all),
-      functools.partial(_add, task, self._members),
+      functools.partial(_add, task, self._members, self._parallel),
     )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
@@ -166,7 +150,7 @@ class Evaluator(base.Evaluator):
       lambda x: np.zeros((len(self._all), *x.shape), x.dtype),
       classification.zero_sums(self._task.num_classes),
     )
-    sums = parallel.replicate(sums, self._kind)
+    sums = self._parallel.place(sums)
     for batch in self._images:
       inputs = self._inputs(batch)
       answers = [logits(params, inputs) for logits in self._logits.values()]
@@ -207,7 +191,7 @@ class Evaluator(base.Evaluator):
     return self._logits, (params, self._inputs(next(iter(self._images))))
 
 
-def _add(task, members, sums, batch):
+def _add(task, members, parallel, sums, batch):
   """Adds one batch to the sums [ensembles, ...]; runs on each device."""
   logits = jnp.stack(batch["logits"], axis=1)
   labels = task.one_hot(batch["label"])
@@ -223,4 +207,4 @@ def _add(task, members, sums, batch):
     )
 
   new = jax.lax.map(of_ensemble, jnp.asarray(members))
-  return jax.tree.map(jnp.add, sums, jax.lax.psum(new, parallel.AXIS))
+  return jax.tree.map(jnp.add, sums, parallel.sum(new))

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.evaluators import base, ridge
 from tokenlearner_flexivit.evaluators import images as images_lib
@@ -60,10 +60,8 @@ class Evaluator(base.Evaluator):
 
   def __init__(
     self,
-    task: Any,
+    context: base.Context,
     data: dict[str, Any],
-    settings: Sequence[dials.Setting],
-    batch_size: int,
     train_split: str = "train",
     test_split: str = "test",
     label_key: str = "label",
@@ -72,19 +70,15 @@ class Evaluator(base.Evaluator):
     num_seeds: int = 3,
     log2_l2: float = 10,
     log2_l2_sweep: Sequence[float] = tuple(range(-10, 20)),
+    batch_size: int | None = None,
     patch_sizes: Sequence[Any] | None = None,
     num_tokens: Sequence[Any] | None = None,
-    kind: str = "pmap",
-    where: str = "config.evals",
-    class_names: Sequence[str] | None = None,
   ):
     """Opens the data, draws the examples and checks that everything fits.
 
     Args:
-      task: has `representation`.
+      context: with a task that has `representation`.
       data: the data section of the config, without `split`.
-      settings: the settings of training.
-      batch_size: over all hosts.
       train_split: the few examples are drawn from it.
       test_split: all its examples are classified.
       label_key: the entry of an example, as the dataset has it, that is to be
@@ -96,12 +90,9 @@ class Evaluator(base.Evaluator):
       log2_l2: of the fixed penalty.
       log2_l2_sweep: of the penalties that `tuned` chooses from; the fixed one
         is always among them.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data, of no matter here: it is the train
-        split that says what the labels mean.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training.
+      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: a split is empty, a label or a representation unknown, classes
@@ -109,6 +100,7 @@ class Evaluator(base.Evaluator):
         number out of its range; or, if the labels are read here, more shots
         than examples of some class.
     """
+    task, where = context.task, context.where
     if data.get("split") is not None:
       raise ValueError(
         f"{where}.data.split: few-shot evaluation needs two splits. Set "
@@ -127,10 +119,7 @@ class Evaluator(base.Evaluator):
         "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
       )
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
-    del class_names
-    super().__init__(
-      task, settings, patch_sizes, num_tokens, batch_size, kind, where
-    )
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
     self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"
@@ -168,10 +157,12 @@ class Evaluator(base.Evaluator):
       )
       for setting in self.settings
     }
-    self._gather = self._program("few-shot examples", _gather)
+    self._gather = self._program(
+      "few-shot examples", functools.partial(_gather, self._parallel)
+    )
     self._count = self._program(
       ("few-shot", *self._sweep),
-      functools.partial(_add, self._l2),
+      functools.partial(_add, self._l2, self._parallel),
       num_constants=1,
     )
 
@@ -297,8 +288,8 @@ class Evaluator(base.Evaluator):
     for setting, table in self._tables(params).items():
       solution = self._solve(table)
       tuned[setting] = self._tune(table, solution)
-      solutions[setting] = parallel.replicate(solution, self._kind)
-      counts[setting] = parallel.replicate(zeros, self._kind)
+      solutions[setting] = self._parallel.place(solution)
+      counts[setting] = self._parallel.place(zeros)
     for batch in self._test:
       for setting, features in self._features(params, batch):
         counts[setting] = self._count(
@@ -332,16 +323,13 @@ def _label(batch):
   return jnp.where(batch["mask"] > 0, batch["label"], -1)
 
 
-def _gather(_, batch):
+def _gather(parallel, _, batch):
   """Returns features and labels of all devices; runs on each."""
   # The labels come along, so that the order of the devices does not matter.
-  return tuple(
-    jax.lax.all_gather(value, parallel.AXIS, tiled=True)
-    for value in (batch["features"], _label(batch))
-  )
+  return parallel.gather((batch["features"], _label(batch)))
 
 
-def _add(l2, counts, batch, solutions):
+def _add(l2, parallel, counts, batch, solutions):
   """Adds the right answers of one batch; runs on each device."""
 
   def count(solution):
@@ -350,7 +338,7 @@ def _add(l2, counts, batch, solutions):
     return right.sum(axis=-1, dtype=jnp.int32)
 
   new = jnp.stack([jax.lax.map(count, s) for s in solutions])
-  return counts + jax.lax.psum(new, parallel.AXIS)
+  return counts + parallel.sum(new)
 
 
 def _mean_and_spread(

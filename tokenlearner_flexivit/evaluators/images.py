@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import views
 
 
@@ -31,7 +32,7 @@ class Images:
     model: Any,
     settings: Sequence[dials.Setting],
     batch_size: int,
-    kind: str,
+    parallel: Parallel,
     where: str,
     entries: Sequence[str] = ("label",),
     optional: Sequence[str] = (),
@@ -46,7 +47,7 @@ class Images:
       model: that will see the images.
       settings: under which it will.
       batch_size: over all hosts.
-      kind: "pmap" or "shard_map".
+      parallel: places and runs on the devices.
       where: name of the evaluator's section for errors.
       entries: of an example, without which it does not fit, as without the
         model's input.
@@ -77,7 +78,7 @@ class Images:
     self._check_labels = check_labels
     if check_labels is not None and "label" in self._keys:
       check_labels(self.example["label"][None], f"{where}.data.pp")
-    self._kind = kind
+    self._parallel = parallel
     self._labels = labels
     self._batches = data_lib.eval_batches(
       data,
@@ -90,16 +91,14 @@ class Images:
     )
 
     device_ops = data_lib.device_ops(data, f"{where}.data")
-    self._finish = parallel.one_at_a_time(
-      parallel.parallelize(
-        lambda _, batch: device_ops(batch), kind, sharded_output=True
-      )
+    self._finish = parallel.run(
+      lambda _, batch: device_ops(batch), sharded_output=True
     )
 
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
     # Of no use, but pmap of JAX 0.10 takes the next argument for an empty one.
-    unused = parallel.replicate(np.int32(0), self._kind)
-    for batch in parallel.prefetch(self._host_batches(), self._kind):
+    unused = self._parallel.place(np.int32(0))
+    for batch in self._parallel.prefetch(self._host_batches()):
       # One batch at a time: finished, it is four times as large.
       yield self._finish(unused, batch)
 

@@ -28,7 +28,6 @@ import jax
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
@@ -62,44 +61,28 @@ class Evaluator(base.Evaluator):
 
   def __init__(
     self,
-    task: Any,
+    context: base.Context,
     data: dict[str, Any],
-    settings: Sequence[dials.Setting],
-    batch_size: int,
+    batch_size: int | None = None,
     patch_sizes: Sequence[Any] | None = None,
     num_tokens: Sequence[Any] | None = None,
-    kind: str = "pmap",
-    where: str = "config.evals",
-    class_names: Sequence[str] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
     Args:
-      task: has `predict`, `one_hot`, `probabilities`, `example_loss` and
-        `check_labels`.
+      context: with a task that has `predict`, `one_hot`, `probabilities`,
+        `example_loss` and `check_labels`.
       data: the data section of the config.
-      settings: the settings of training.
-      batch_size: over all hosts.
-      patch_sizes: evaluates these instead, also sizes never trained on.
-      num_tokens: likewise, numbers of learned tokens; None is all patches.
-      kind: "pmap" or "shard_map".
-      where: name of the config section for errors.
-      class_names: of the training data; None where they are not known.
+      batch_size: over all hosts; None for that of training.
+      patch_sizes: evaluated instead of those of training.
+      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: the task is of classes that exclude one another, there are no
         examples, or a setting does not fit the images.
     """
-    super().__init__(
-      task,
-      settings,
-      patch_sizes,
-      num_tokens,
-      batch_size,
-      kind,
-      where,
-      class_names,
-    )
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    task, where = context.task, context.where
     if task.probabilities is not jax.nn.sigmoid:
       raise ValueError(
         f"{where}: average precision is of classes that do not exclude one "
@@ -111,7 +94,7 @@ class Evaluator(base.Evaluator):
     self._names = names or range(task.num_classes)
     self._logits = self._logits_programs()
     self._gather = self._program(
-      "multilabel", functools.partial(_everywhere, task)
+      "multilabel", functools.partial(_everywhere, task, self._parallel)
     )
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
@@ -162,7 +145,7 @@ class Evaluator(base.Evaluator):
     return self._logits, (params, self._inputs(next(iter(self._images))))
 
 
-def _everywhere(task, _, batch):
+def _everywhere(task, parallel, _, batch):
   """Returns what is kept of a batch, of all devices; runs on each."""
   labels, is_real = batch["label"], batch["mask"] > 0
   if labels_lib.are_numbers(labels):
@@ -175,4 +158,4 @@ def _everywhere(task, _, batch):
     "losses": task.example_loss(batch["logits"], labels),
     "is_real": is_real,
   }
-  return jax.lax.all_gather(kept, parallel.AXIS, tiled=True)
+  return parallel.gather(kept)

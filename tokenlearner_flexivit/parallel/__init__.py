@@ -1,25 +1,36 @@
-"""Parallelism over devices: how a program and its state are placed and run."""
+"""Parallelism over devices: how states are placed, and programs run.
 
-from tokenlearner_flexivit.parallel.pmap import (
-  AXIS,
-  KINDS,
-  check_batch_size,
-  one_at_a_time,
-  parallelize,
-  prefetch,
-  put_batch,
-  replicate,
-  unused_accelerator,
-)
+To add a kind, write a class with the members of `Parallel` in a file here, and
+name it in `KINDS`.
+"""
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.parallel.accelerator import unused_accelerator
+from tokenlearner_flexivit.parallel.base import Parallel
+from tokenlearner_flexivit.parallel.pmap import Pmap
+
+KINDS = {"pmap": Pmap}
+DEFAULT = "pmap"
 
 __all__ = [
-  "AXIS",
+  "DEFAULT",
   "KINDS",
-  "check_batch_size",
-  "one_at_a_time",
-  "parallelize",
-  "prefetch",
-  "put_batch",
-  "replicate",
+  "Parallel",
+  "Pmap",
+  "create",
   "unused_accelerator",
 ]
+
+
+def create(kind: str = DEFAULT) -> Parallel:
+  """Returns the parallelism that `config.parallel` names.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
+  if kind == "shard_map":
+    raise ValueError(
+      "config.parallel='shard_map' was another form of 'pmap' in version 0.1. "
+      "Use 'pmap': the results are equal."
+    )
+  return configuration.choose(kind, KINDS, "config.parallel")()

@@ -1,14 +1,7 @@
-"""Data parallelism: one step function, built by pmap or by jit(shard_map).
-
-Both run the same single-device program on every device with a named axis,
-`AXIS`, over which the program itself averages. The state has no device axis:
-every device holds all of it.
-"""
+"""Data parallelism by `jax.pmap`: every device holds all of the state."""
 
 import collections
 import functools
-import importlib.util
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,120 +10,162 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tokenlearner_flexivit import config as configuration
-
-AXIS = "batch"
-KINDS = ("pmap", "shard_map")
+_AXIS = "batch"
 
 
-def _mesh(devices: list[jax.Device]) -> Mesh:
-  return Mesh(np.asarray(devices), (AXIS,))
+class Pmap:
+  """Runs one program on every device, each on its share of the batch.
 
-
-def parallelize(
-  function: Callable[..., Any],
-  kind: str = "pmap",
-  *,
-  donate: bool = False,
-  sharded_output: bool = False,
-  num_constants: int = 0,
-) -> Callable[..., Any]:
-  """Runs `function(replicated, batch, *constants)` on all devices.
-
-  Args:
-    function: the program of one device. `replicated` and the constants are
-      the same trees everywhere; `batch` is the device's share, leaves of shape
-      [b, ...].
-      Outputs must be equal on all devices (reduced over `AXIS`), unless
-      `sharded_output`.
-    kind: "pmap", the field's idiom, or "shard_map", its explicit form.
-    donate: whether the buffers of `replicated` may be reused.
-    sharded_output: outputs keep the batch's layout, as `put_batch` gives it.
-    num_constants: how many constants there are.
-
-  Returns:
-    A jitted function with `lower`, of a `replicate`d tree, a batch from
-    `put_batch(..., kind)` and `replicate`d constants.
+  The state has no device axis, and each device holds all of it. Programs
+  average over the devices themselves, by `mean` and its like.
   """
-  donated = (0,) if donate else ()
-  if kind == "pmap":
-    return jax.pmap(
-      function,
-      axis_name=AXIS,
-      in_axes=(None, 0, *(None,) * num_constants),
-      out_axes=0 if sharded_output else None,
-      donate_argnums=donated,
-    )
-  configuration.choose(kind, dict.fromkeys(KINDS), "config.parallel")
-  # check_vma=False: else the gradient of a replicated argument arrives summed
-  # over the devices, and the mean over them would count it once for each.
-  mapped = jax.shard_map(
-    function,
-    mesh=_mesh(jax.devices()),
-    in_specs=(P(), P(AXIS), *(P(),) * num_constants),
-    out_specs=P(AXIS) if sharded_output else P(),
-    check_vma=False,
-  )
-  return jax.jit(mapped, donate_argnums=donated)
 
+  # A compiled pmap of several processes would want global arrays where a call
+  # of pmap takes this host's part.
+  @property
+  def compiles_ahead(self) -> bool:
+    """Whether `compile` compiles at once, rather than at the first call."""
+    return jax.process_count() == 1
 
-def replicate(tree: Any, kind: str = "pmap") -> Any:
-  """Places a tree on all devices that this process must provide for.
+  # ---- Outside of programs ---------------------------------------------------
 
-  pmap takes arrays over the local devices (a donated argument that is not
-  there yet would be deleted on its way); shard_map takes global ones.
-  """
-  devices = jax.local_devices() if kind == "pmap" else jax.devices()
-  return jax.device_put(tree, NamedSharding(_mesh(devices), P()))
+  def check_batch_size(self, batch_size: int, where: str) -> None:
+    """Raises ValueError if the devices cannot share a batch evenly."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+      nearest = max(1, round(batch_size / devices)) * devices
+      raise ValueError(
+        f"{where}={batch_size} cannot be divided over {devices} devices on "
+        f"{jax.process_count()} host(s). Use a multiple of {devices}, such as "
+        f"{nearest}."
+      )
 
+  def place(self, tree: Any) -> Any:
+    """Places a tree, such as the state, on all devices of this host."""
+    # A donated argument that is not there yet would be deleted on its way.
+    return jax.device_put(tree, NamedSharding(self._mesh, P()))
 
-def put_batch(batch: dict[str, np.ndarray], kind: str = "pmap") -> Any:
-  """Sends this host's share of a batch to its devices.
+  def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Sends this host's share of a batch to its devices.
 
-  Args:
-    batch: leaves of shape [host_batch, ...].
-    kind: as in `parallelize`; pmap wants [local_devices, b, ...].
-  """
-  count = jax.local_device_count()
-  if kind == "pmap":
-    sharding = NamedSharding(_mesh(jax.local_devices()), P(AXIS))
+    Args:
+      batch: leaves of shape [host_batch, ...].
+
+    Returns:
+      Leaves of shape [local_devices, b, ...].
+    """
+    count = jax.local_device_count()
+    sharding = NamedSharding(self._mesh, P(_AXIS))
     return {
       key: jax.device_put(value.reshape(count, -1, *value.shape[1:]), sharding)
       for key, value in batch.items()
     }
-  sharding = NamedSharding(_mesh(jax.devices()), P(AXIS))
-  return {
-    key: jax.make_array_from_process_local_data(sharding, value)
-    for key, value in batch.items()
-  }
 
+  def prefetch(
+    self, batches: Iterable[dict[str, np.ndarray]], depth: int = 2
+  ) -> Iterator[dict[str, jax.Array]]:
+    """Keeps `depth` batches on their way to the devices ahead of the step.
 
-def prefetch(
-  batches: Iterable[dict[str, np.ndarray]], kind: str = "pmap", depth: int = 2
-) -> Iterator[Any]:
-  """Keeps `depth` batches on their way to the devices ahead of the step.
-
-  An error of `batches` comes in its place, after the batches before it.
-  """
-  batches = iter(batches)
-  queue = collections.deque()
-  error = None
-  while error is None:
-    try:
-      queue.append(put_batch(next(batches), kind))
-    except StopIteration:
-      break
-    except Exception as raised:
-      error = raised
-    if len(queue) > depth:
+    An error of `batches` comes in its place, after the batches before it.
+    """
+    batches = iter(batches)
+    queue = collections.deque()
+    error = None
+    while error is None:
+      try:
+        queue.append(self.place_batch(next(batches)))
+      except StopIteration:
+        break
+      except Exception as raised:
+        error = raised
+      if len(queue) > depth:
+        yield queue.popleft()
+    while queue:
       yield queue.popleft()
-  while queue:
-    yield queue.popleft()
-  if error is not None:
-    raise error
+    if error is not None:
+      raise error
+
+  def run(
+    self,
+    function: Callable[..., Any],
+    *,
+    donate: bool = False,
+    sharded_output: bool = False,
+    num_constants: int = 0,
+  ) -> Callable[..., Any]:
+    """Returns what runs `function(state, batch, *constants)` on all devices.
+
+    Args:
+      function: the program of one device. The state and the constants are the
+        same trees everywhere; `batch` is the device's share, leaves of shape
+        [b, ...]. Outputs must be equal on all devices, such as by `mean`,
+        unless `sharded_output`.
+      donate: whether the buffers of the state may be reused.
+      sharded_output: outputs keep the batch's layout, as `place_batch` gives
+        it.
+      num_constants: how many constants there are.
+
+    Returns:
+      A function of a tree from `place`, a batch from `place_batch`, and
+      constants from `place`.
+    """
+    return _one_at_a_time(
+      self._mapped(function, donate, sharded_output, num_constants)
+    )
+
+  def compile(
+    self,
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: bool = False,
+  ) -> Callable[..., Any]:
+    """Returns `run` of a function, compiled for arguments of these shapes."""
+    mapped = self._mapped(function, donate, False, len(arguments) - 2)
+    if self.compiles_ahead:
+      mapped = mapped.lower(*arguments).compile()
+    return _one_at_a_time(mapped)
+
+  # ---- Inside of programs ----------------------------------------------------
+
+  def mean(self, tree: Any) -> Any:
+    """Returns the mean over all devices."""
+    return jax.lax.pmean(tree, _AXIS)
+
+  def sum(self, tree: Any) -> Any:
+    """Returns the sum over all devices."""
+    return jax.lax.psum(tree, _AXIS)
+
+  def gather(self, tree: Any) -> Any:
+    """Returns the batch of all devices: leaves [b, ...] -> [B, ...]."""
+    return jax.lax.all_gather(tree, _AXIS, tiled=True)
+
+  def shift(self, tree: Any) -> Any:
+    """Returns the tree of the device before, the last one's on the first."""
+    count = jax.lax.axis_size(_AXIS)
+    ring = [(i, (i + 1) % count) for i in range(count)]
+    return jax.lax.ppermute(tree, _AXIS, ring)
+
+  def index(self) -> jax.Array:
+    """Returns the number of this device, int32 scalar."""
+    return jax.lax.axis_index(_AXIS)
+
+  # ---- Details ---------------------------------------------------------------
+
+  @property
+  def _mesh(self) -> Mesh:
+    return Mesh(np.asarray(jax.local_devices()), (_AXIS,))
+
+  def _mapped(self, function, donate, sharded_output, num_constants):
+    return jax.pmap(
+      function,
+      axis_name=_AXIS,
+      in_axes=(None, 0, *(None,) * num_constants),
+      out_axes=0 if sharded_output else None,
+      donate_argnums=(0,) if donate else (),
+    )
 
 
-def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
   """Waits for each call to end where running calls could block one another.
 
   XLA's CPU backend runs all virtual devices in one thread pool: the
@@ -145,33 +180,3 @@ def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.block_until_ready(function(*args))
 
   return call
-
-
-def check_batch_size(batch_size: int, where: str) -> None:
-  """Raises ValueError if the devices cannot share a batch evenly."""
-  devices = jax.device_count()
-  if batch_size < 1 or batch_size % devices:
-    nearest = max(1, round(batch_size / devices)) * devices
-    raise ValueError(
-      f"{where}={batch_size} cannot be divided over {devices} devices on "
-      f"{jax.process_count()} host(s). Use a multiple of {devices}, such as "
-      f"{nearest}."
-    )
-
-
-def unused_accelerator() -> str | None:
-  """Says which accelerator seems present although JAX runs on the CPU."""
-  if jax.default_backend() != "cpu":
-    return None
-  if "cpu" in (jax.config.jax_platforms or ""):
-    return None  # The user asked for it.
-  signs = {
-    "an NVIDIA GPU (/dev/nvidia0)": os.path.exists("/dev/nvidia0"),
-    "an AMD GPU (/dev/kfd)": os.path.exists("/dev/kfd"),
-    "a TPU (/dev/accel0)": os.path.exists("/dev/accel0"),
-    "a TPU (TPU_NAME)": "TPU_NAME" in os.environ,
-  }
-  for plugin in ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu"):
-    found = importlib.util.find_spec(plugin) is not None
-    signs[f"the installed package {plugin}"] = found
-  return next((sign for sign, found in signs.items() if found), None)

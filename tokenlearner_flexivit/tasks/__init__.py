@@ -15,6 +15,7 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import classification, distillation
 
 Batch = dict[str, jax.Array]
@@ -34,14 +35,14 @@ class Task(Protocol):
   batch_keys: tuple[str, ...]
   programs: dict[Any, Any]
 
-  def constants(self, kind: str = "pmap") -> Any:
+  def constants(self, parallel: Parallel) -> Any:
     """Returns arrays that every step reads and none changes, on all devices.
 
     Such as the weights of a teacher. They are read when first asked for, and
     there is one copy on each device.
 
     Args:
-      kind: the parallelism, "pmap" or "shard_map".
+      parallel: places them.
     """
 
   def check(self, example: dict[str, Any], where: str) -> None:
@@ -58,8 +59,7 @@ class Task(Protocol):
     batch: Batch,
     key: jax.Array,
     constants: Any,
-    *,
-    axis_name: str | None = None,
+    parallel: Parallel | None = None,
   ) -> Batch:
     """Does once per step what no patch size changes: labels, mixup, teacher.
 
@@ -67,21 +67,27 @@ class Task(Protocol):
     """
 
   def loss(
-    self, params: Any, batch: Batch, key: jax.Array, setting: dials.Setting
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
-    """Returns the mean loss of a prepared batch, and more.
+    self,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    setting: dials.Setting,
+    parallel: Parallel,
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+    """Returns the loss of this device's prepared batch, and more.
+
+    The step averages it over the devices. A loss that compares examples with
+    those of other devices gathers these by `parallel`.
 
     Returns:
-      The loss; its metrics (scalars) and the model's answer [B, ...], such as
-      logits.
+      The loss; its metrics (scalars) and the model's answer, a pytree of arrays
+      [B, ...], such as logits.
     """
 
-  def imitate(self, batch: Batch, answer: jax.Array) -> Batch:
+  def imitate(self, batch: Batch, answer: Any) -> Batch:
     """Returns a prepared batch whose targets are a model's answer to it."""
 
-  def predict(
-    self, params: Any, batch: Batch, setting: dials.Setting
-  ) -> jax.Array:
+  def predict(self, params: Any, batch: Batch, setting: dials.Setting) -> Any:
     """Returns the model's answer in evaluation, such as logits [B, C]."""
 
 

@@ -12,6 +12,7 @@ from flax import traverse_util
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import labels as labels_lib
 from tokenlearner_flexivit.tasks import mixup as mixup_lib
 from tokenlearner_flexivit.tasks import views
@@ -131,9 +132,9 @@ class Classification:
     """
     labels_lib.check(labels, self.num_classes, where, may_lack=True)
 
-  def constants(self, kind: str = "pmap") -> Any:
+  def constants(self, parallel: Parallel) -> Any:
     """Returns nothing: see `tasks.Task`."""
-    del kind
+    del parallel
     return ()
 
   def prepare(
@@ -141,8 +142,7 @@ class Classification:
     batch: dict[str, jax.Array],
     key: jax.Array,
     constants: Any = (),
-    *,
-    axis_name: str | None = None,
+    parallel: Parallel | None = None,
   ) -> dict[str, jax.Array]:
     """Smooths the labels and mixes the batch; done once per step.
 
@@ -150,7 +150,7 @@ class Classification:
       batch: has `batch_keys`, leaves [b, ...] of this device.
       key: of mixup, the same on all devices.
       constants: see the class.
-      axis_name: the device axis, or None.
+      parallel: shares the batch among devices; None for a batch on one.
 
     Returns:
       The entries of `batch_keys`, labels as weights of the classes [b, C].
@@ -163,7 +163,7 @@ class Classification:
         labels = optax.smooth_labels(labels, self._label_smoothing)
       batch["label"] = labels
     if self._mixup_alpha:
-      batch = mixup_lib.mixup(batch, key, self._mixup_alpha, batch, axis_name)
+      batch = mixup_lib.mixup(batch, key, self._mixup_alpha, batch, parallel)
     return batch
 
   def loss(
@@ -172,6 +172,7 @@ class Classification:
     batch: dict[str, jax.Array],
     key: jax.Array,
     setting: dials.Setting,
+    parallel: Parallel | None = None,
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
     """Returns the mean loss of a prepared batch, no metrics, and the logits.
 
@@ -180,7 +181,9 @@ class Classification:
       batch: see `prepare`.
       key: drives dropout.
       setting: of the dials.
+      parallel: not needed, as the step averages over the devices.
     """
+    del parallel
     logits = self.train_logits(params, batch[self.model.input], key, setting)
     return self.example_loss(logits, batch["label"]).mean(), ({}, logits)
 

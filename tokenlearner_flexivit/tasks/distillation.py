@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, parallel, terminal
+from tokenlearner_flexivit import dials, interop, models, terminal
 from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import classification, views
 
 
@@ -270,23 +271,20 @@ def create_teachers(
     for name, section in sections.items()
   )
   for teacher in teachers:
-    _check_class_names(teacher, num_classes, class_names)
+    _check_class_names(teacher, class_names)
   return teachers
 
 
 def _check_class_names(
-  teacher: Teacher, num_classes: int, class_names: Sequence[str] | None
+  teacher: Teacher, class_names: Sequence[str] | None
 ) -> None:
   """Raises ValueError if a teacher numbers the classes otherwise."""
   if teacher.source is None:
     return
   names = interop.class_names(teacher.source)
-  both = class_names_lib.comparable(
-    (num_classes, names), (num_classes, class_names)
-  )
-  if both:
+  if class_names_lib.comparable(names, class_names):
     class_names_lib.check_same(
-      *both, teacher.where, "the student's training data"
+      names, class_names, teacher.where, "the student's training data"
     )
 
 
@@ -353,7 +351,7 @@ class Distillation(classification.Classification):
     self._temperature = temperature
     self._label_weight = label_weight
     self._sections = teachers
-    self._weights = {}
+    self._weights = None
 
   @functools.cached_property
   def teachers(self) -> tuple[Teacher, ...]:
@@ -378,13 +376,13 @@ class Distillation(classification.Classification):
     keys += ["label"] if self._label_weight else []
     return tuple(dict.fromkeys(keys))
 
-  def constants(self, kind: str = "pmap") -> tuple[Any, ...]:
+  def constants(self, parallel: Parallel) -> tuple[Any, ...]:
     """Returns the weights of the teachers on all devices; see `tasks.Task`."""
-    if kind not in self._weights:
-      self._weights[kind] = tuple(
-        parallel.replicate(teacher.load(), kind) for teacher in self.teachers
+    if self._weights is None:
+      self._weights = tuple(
+        parallel.place(teacher.load()) for teacher in self.teachers
       )
-    return self._weights[kind]
+    return self._weights
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""
@@ -397,8 +395,7 @@ class Distillation(classification.Classification):
     batch: dict[str, jax.Array],
     key: jax.Array,
     constants: Any = (),
-    *,
-    axis_name: str | None = None,
+    parallel: Parallel | None = None,
   ) -> dict[str, jax.Array]:
     """Mixes the batch and asks the teachers; see `Classification.prepare`.
 
@@ -406,7 +403,7 @@ class Distillation(classification.Classification):
       The model's input, target (probabilities [b, C]) and, if they count,
       labels [b, C].
     """
-    batch = super().prepare(batch, key, axis_name=axis_name)
+    batch = super().prepare(batch, key, parallel=parallel)
     answers = [
       self._link(
         teacher.logits(params, batch[teacher.image]) / self._temperature
@@ -423,12 +420,14 @@ class Distillation(classification.Classification):
     batch: dict[str, jax.Array],
     key: jax.Array,
     setting: dials.Setting,
+    parallel: Parallel | None = None,
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
     """Returns the loss of a prepared batch, its metrics, and the logits.
 
     Metrics are the parts of the loss and `agreement`, the share of examples
     for which student and teachers hold the same class most likely.
     """
+    del parallel
     logits = self.train_logits(params, batch[self.model.input], key, setting)
     targets = batch["target"]
     distance = self._distance(targets, logits / self._temperature).mean()

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
+from tokenlearner_flexivit.parallel import Parallel
 
-def roll(x: jax.Array, axis_name: str | None) -> jax.Array:
+
+def roll(x: jax.Array, parallel: Parallel | None) -> jax.Array:
   """Rolls the global batch by one example.
 
   Args:
     x: this device's share, [b, ...].
-    axis_name: the device axis, or None for a batch on one device.
+    parallel: shares the batch among devices; None for a batch on one.
 
   Returns:
     [b, ...]: example i of the global batch stands where i + 1 stood. Only one
@@ -19,10 +21,8 @@ def roll(x: jax.Array, axis_name: str | None) -> jax.Array:
     devices share the batch.
   """
   last = x[-1:]
-  if axis_name is not None:
-    count = jax.lax.axis_size(axis_name)
-    ring = [(i, (i + 1) % count) for i in range(count)]
-    last = jax.lax.ppermute(last, axis_name, ring)
+  if parallel is not None:
+    last = parallel.shift(last)
   return jnp.concatenate([last, x[:-1]])
 
 
@@ -31,7 +31,7 @@ def mixup(
   key: jax.Array,
   alpha: float,
   keys: Iterable[str],
-  axis_name: str | None = None,
+  parallel: Parallel | None = None,
 ) -> dict[str, jax.Array]:
   """Mixes every example with its neighbour, images and labels alike.
 
@@ -43,7 +43,7 @@ def mixup(
     key: the same on all devices.
     alpha: both parameters of the Beta distribution, > 0.
     keys: entries to mix.
-    axis_name: the device axis, or None.
+    parallel: see `roll`.
 
   Returns:
     The batch with the entries mixed, whole numbers as float32.
@@ -54,7 +54,7 @@ def mixup(
   def mix(x):
     if not jnp.issubdtype(x.dtype, jnp.floating):
       x = x.astype(jnp.float32)  # A weight would be rounded to 0.
-    other = roll(x, axis_name)
+    other = roll(x, parallel)
     return weight.astype(x.dtype) * x + (1 - weight).astype(x.dtype) * other
 
   return {**batch, **{name: mix(batch[name]) for name in keys}}

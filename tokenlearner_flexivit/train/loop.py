@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import parallel, paths, report, terminal
+from tokenlearner_flexivit import paths, report, terminal
 from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
@@ -72,7 +72,7 @@ def train_and_evaluate(
       "weights": weight_digests.of_config(experiment.config),
     }
   config, task = experiment.config, experiment.task
-  kind, batch_size = config["parallel"], config["batch_size"]
+  parallel, batch_size = experiment.parallel, config["batch_size"]
 
   # ---- Durations, optimizer --------------------------------------------------
   total_steps = experiment.steps("total")
@@ -139,7 +139,7 @@ def train_and_evaluate(
       say(f"Continuing from {checkpoints.path(first_step)}")
       state = stacking.stack(saved, runs)
       del newest, saved
-    state = parallel.replicate(state, kind)
+    state = parallel.place(state)
     log = metric_log.MetricLog(workdir, first_step)
     progress = progress_lib.Progress(
       experiment.dials.settings,
@@ -177,18 +177,18 @@ def train_and_evaluate(
       closing.callback(batches.close)
       first = [next(batches)]
       with workdir_lib.together():
-        constants = task.constants(kind)
+        constants = task.constants(parallel)
       run_step = train_step_lib.compile_steps(
         task,
         optimizer,
         experiment.dials,
+        parallel,
         state,
         first[0],
         constants,
         first_step=first_step,
         seed=config["seed"],
         dispatch=experiment.dispatch,
-        kind=kind,
         say=say,
         accumulate=config["accumulate"],
         ema_decay=config["ema_decay"],
@@ -274,7 +274,7 @@ def evaluate(
   with workdir_lib.together():
     params = checkpoint_lib.read_params(workdir, step)
   params = stacking.stack(params, experiment.task.model.scanned_runs)
-  params = parallel.replicate(params, experiment.config["parallel"])
+  params = experiment.parallel.place(params)
   for line in data_lib.describe_splits(experiment.config):
     say(line)
   names = list(experiment.evaluators)
@@ -308,9 +308,7 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
     return batch
 
   with contextlib.closing(batches):
-    yield from parallel.prefetch(
-      map(checked, batches), experiment.config["parallel"]
-    )
+    yield from experiment.parallel.prefetch(map(checked, batches))
 
 
 def _check_finite(

@@ -17,10 +17,10 @@ from tokenlearner_flexivit import (
   evaluators,
   interop,
   models,
-  parallel,
   tasks,
   terminal,
 )
+from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models.token_learner import ALL
@@ -44,7 +44,7 @@ DEFAULTS = {
   "init_mean": None,
   "init_std": None,
   "evals": {},
-  "parallel": "pmap",  # Or "shard_map"; same result.
+  "parallel": parallel_lib.DEFAULT,  # How devices share the work.
   "keep_checkpoints": 3,
   "max_save_failures": 3,  # In a row; then the run stops.
 }
@@ -108,6 +108,7 @@ class Experiment:
       `Source.digest`), `image_shape`, (H, W, C) of a preprocessed training
       image or (T, H, W, C), and for each of `evals` number and digest of the
       examples.
+    parallel: places states and batches on the devices.
     task: what is optimised, with its model.
     dials: what training draws from.
     dispatch: "switch" or "host".
@@ -130,6 +131,7 @@ class Experiment:
       ValueError: something is wrong with the config or the data.
     """
     self.config = config = complete(config)
+    self.parallel = parallel_lib.create(config["parallel"])
     batch_size = config["batch_size"]
     is_training = about_data is None
     if is_training:
@@ -164,12 +166,14 @@ class Experiment:
     self.evaluators = {
       name: evaluators.create(
         section,
-        f"config.evals.{name}",
-        task=self.task,
-        settings=self.dials.settings,
-        batch_size=batch_size,
-        kind=config["parallel"],
-        class_names=about_data["class_names"],
+        evaluators.Context(
+          task=self.task,
+          settings=self.dials.settings,
+          batch_size=batch_size,
+          parallel=self.parallel,
+          where=f"config.evals.{name}",
+          class_names=about_data["class_names"],
+        ),
       )
       for name, section in config["evals"].items()
     }
@@ -202,7 +206,7 @@ class Experiment:
       self.config["batch_size"],
       self.config["accumulate"],
     )
-    parallel.check_batch_size(batch_size, "config.batch_size")
+    self.parallel.check_batch_size(batch_size, "config.batch_size")
     share = batch_size // jax.device_count()
     if share % accumulate:
       raise ValueError(
@@ -406,12 +410,11 @@ def _check_values(config: Mapping[str, Any]) -> None:
   if (number := config["model"].get("num_classes")) is not None:
     where = "config.model.num_classes"
     configuration.check_number(number, where, "[1, inf)", whole=True)
-  for key, known in (
-    ("parallel", parallel.KINDS),
-    ("init_inflate", ("central_frame", "average")),
-  ):
-    where = f"config.{key}"
-    configuration.choose(config[key], dict.fromkeys(known), where)
+  configuration.choose(
+    config["init_inflate"],
+    dict.fromkeys(("central_frame", "average")),
+    "config.init_inflate",
+  )
   init, fresh = config["init"], config["init_fresh"]
   if not (init is None or (isinstance(init, str) and init)):
     raise ValueError(

@@ -1,7 +1,7 @@
 """The training step: a pure function from (state, batch) to (state, metrics).
 
-It knows nothing of pmap or shard_map but the name of the device axis. The
-setting of the dials is drawn per step. With `dispatch="switch"` `lax.switch`
+It runs on one device, and averages over all by `Parallel`. The setting of the
+dials is drawn per step. With `dispatch="switch"` `lax.switch`
 picks the branch of its patch size inside the program; with `dispatch="host"`
 the same key draws the same index outside and picks one of several programs. In
 both, only the loss and its gradient depend on the patch size: they have the
@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tokenlearner_flexivit import dials, parallel
+from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.parallel import Parallel
 
 if TYPE_CHECKING:  # The tasks bring the input pipeline, which no step needs.
   from tokenlearner_flexivit import tasks
@@ -92,6 +93,7 @@ def make_train_step(
   task: "tasks.Task",
   optimizer: optax.GradientTransformation,
   drawn_from: dials.Dials,
+  parallel: Parallel,
   *,
   seed: int,
   branch: int | None = None,
@@ -100,12 +102,13 @@ def make_train_step(
   frozen: Any = None,
   device_ops: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Step:
-  """Builds the step of one device, to be given to `parallel.parallelize`.
+  """Builds the step of one device, to be given to `Parallel.run`.
 
   Args:
     task: what is optimised.
     optimizer: gets the gradient averaged over devices and micro-batches.
     drawn_from: the dials.
+    parallel: averages over the devices.
     seed: with the step's number the source of all randomness.
     branch: None switches inside; an index into `drawn_from.branches` builds
       the program of that branch alone, for steps that draw a setting of it.
@@ -129,7 +132,7 @@ def make_train_step(
     def loss(params, *args):
       if frozen is not None:
         params = jax.tree.map(_hold, params, frozen)
-      return task.loss(params, *args, setting=setting)
+      return task.loss(params, *args, setting, parallel)
 
     (value, (metrics, answer)), grads = jax.value_and_grad(loss, has_aux=True)(
       params, batch, key
@@ -157,7 +160,7 @@ def make_train_step(
     total, answers = jax.lax.scan(add, zeros, (micro_batches, keys))
     return (
       jax.tree.map(lambda x: x / accumulate, total),
-      answers.reshape(-1, *answers.shape[2:]),
+      jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), answers),
     )
 
   def of_branch(branch, drawn, *inputs):
@@ -186,15 +189,12 @@ def make_train_step(
     state: TrainState, batch: Batch, constants: Any
   ) -> tuple[TrainState, Metrics]:
     dial_key, batch_key, dropout_key = step_keys(seed, state.step)
-    device = jax.lax.axis_index(parallel.AXIS)
     batch = device_ops(batch)
-    batch = task.prepare(batch, batch_key, constants, axis_name=parallel.AXIS)
+    batch = task.prepare(batch, batch_key, constants, parallel)
     drawn = drawn_from.draw(dial_key, state.step)
-    key = jax.random.fold_in(dropout_key, device)
+    key = jax.random.fold_in(dropout_key, parallel.index())
     trained = of_sandwich if drawn_from.sandwich else of_drawn
-    grads, metrics = jax.lax.pmean(
-      trained(drawn, state.params, batch, key), parallel.AXIS
-    )
+    grads, metrics = parallel.mean(trained(drawn, state.params, batch, key))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -243,6 +243,7 @@ def compile_steps(
   task: "tasks.Task",
   optimizer: optax.GradientTransformation,
   drawn_from: dials.Dials,
+  parallel: Parallel,
   state: TrainState,
   batch: Batch,
   constants: Any,
@@ -250,7 +251,6 @@ def compile_steps(
   first_step: int,
   seed: int,
   dispatch: str,
-  kind: str,
   say: Callable[[str], None] = lambda text: None,
   **options: Any,
 ) -> Step:
@@ -260,13 +260,13 @@ def compile_steps(
     task: as in `make_train_step`, like the following.
     optimizer: see there.
     drawn_from: see there.
-    state: replicated.
+    parallel: see there.
+    state: on the devices.
     batch: on the devices; only shapes and placement matter.
-    constants: the task's, replicated; given to every step.
+    constants: the task's, on the devices; given to every step.
     first_step: steps done already.
     seed: see `make_train_step`.
     dispatch: "switch" or "host".
-    kind: "pmap" or "shard_map".
     say: is told how far it is, and how long it will take.
     **options: the other arguments of `make_train_step`.
 
@@ -274,19 +274,13 @@ def compile_steps(
     A function of (state, batch) to be called once for each step, in order. It
     takes the state's buffers over.
   """
-  # A compiled pmap of several processes would want global arrays where a call
-  # of pmap takes this host's part: there each program compiles when it is first
-  # called.
-  ahead = kind == "shard_map" or jax.process_count() == 1
+  ahead = parallel.compiles_ahead
 
   def build(branch: int | None) -> Step:
     step = make_train_step(
-      task, optimizer, drawn_from, seed=seed, branch=branch, **options
+      task, optimizer, drawn_from, parallel, seed=seed, branch=branch, **options
     )
-    step = parallel.parallelize(step, kind, donate=True, num_constants=1)
-    if ahead:
-      step = step.lower(state, batch, constants).compile()
-    return parallel.one_at_a_time(step)
+    return parallel.compile(step, state, batch, constants, donate=True)
 
   built = [None]
   if dispatch == "host":
