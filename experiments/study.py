@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """What a study was asked for.
+  """The values of a study's flags.
 
   Attributes:
     command: that asked, with WORKDIR for the folders of runs.
@@ -91,7 +91,7 @@ class Done(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What a study came to: claims, tables and figures need nothing else.
+  """The results of a study: tables and figures need nothing else.
 
   Attributes:
     scale_name: how large it was.

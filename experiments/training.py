@@ -74,7 +74,7 @@ class Run:
 
 
 def run_name(cell: str, seed: int, scale: str) -> str:
-  """The folder of a cell's run in the workdir of its study."""
+  """Returns the folder of a cell's run in the workdir of its study."""
   return f"{scale}_{cell}_{seed}"
 
 
@@ -311,8 +311,8 @@ def _train(
 def _check_config(run: Run, report: Report, workdir: pathlib.Path) -> None:
   """Raises ValueError if a report is of a run that had another config."""
   asked = run.sections
-  there = _restricted(report["config"], asked)
-  differs = configuration.differences(there, asked)
+  trained = _restricted(report["config"], asked)
+  differs = configuration.differences(trained, asked)
   if differs:
     shown = "\n  ".join(differs)
     raise ValueError(
@@ -322,14 +322,14 @@ def _check_config(run: Run, report: Report, workdir: pathlib.Path) -> None:
 
 
 def _restricted(config: Any, keys: Any) -> Any:
-  """What a complete config says of the keys that another one has."""
+  """Returns the part of a complete config that another one has too."""
   if not isinstance(config, dict) or not isinstance(keys, dict):
     return config
   return {k: _restricted(config.get(k), v) for k, v in keys.items()}
 
 
 def report_path(workdir: pathlib.Path, run: Run) -> pathlib.Path:
-  """Where a run's report will be."""
+  """Returns the path of a run's report."""
   return workdir / run.name / workdir_lib.REPORT_FILE
 
 

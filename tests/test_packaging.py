@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -15,22 +16,38 @@ def test_ruff_is_of_one_version():
   assert f'"ruff=={version}"' in (ROOT / "setup.py").read_text()
 
 
-def test_what_is_installed_has_the_configs(tmp_path):
-  """Copies what `setup.py` needs, as a build writes beside it."""
-  for name in ("setup.py", "README.md", "requirements.txt"):
-    (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-  for name in ("tokenlearner_flexivit", "configs"):
-    (tmp_path / name).symlink_to(ROOT / name)
+def _run_setup(folder, command):
+  """Runs `setup.py` on a copy, as it writes beside what it reads."""
+  for path in ROOT.glob("*.*"):
+    if path.is_file():
+      (folder / path.name).write_bytes(path.read_bytes())
+  for name in ("tokenlearner_flexivit", "configs", "tests"):
+    (folder / name).symlink_to(ROOT / name)
   subprocess.run(
-    [sys.executable, "setup.py", "-q", "build"],
-    cwd=tmp_path,
+    [sys.executable, "setup.py", "-q", command],
+    cwd=folder,
     env={**os.environ, "PYTHONWARNINGS": "ignore"},
     capture_output=True,
     check=True,
   )
+
+
+def test_what_is_installed_has_the_configs(tmp_path):
+  _run_setup(tmp_path, "build")
   built = tmp_path / "build" / "lib"
   assert (built / "configs" / "quickstart.py").exists()
   package = built / "tokenlearner_flexivit"
   assert (package / "py.typed").exists()
   assert (package / "data" / "rendered_scenes" / "builder.py").exists()
   assert {path.name for path in built.iterdir()} == {"configs", package.name}
+
+
+def test_the_source_archive_builds_and_has_no_tests(tmp_path):
+  _run_setup(tmp_path, "sdist")
+  (archive,) = (tmp_path / "dist").iterdir()
+  with tarfile.open(archive) as file:
+    names = {pathlib.Path(*pathlib.Path(n).parts[1:]) for n in file.getnames()}
+  # All that `setup.py` reads.
+  for name in ("README.md", "requirements.txt", "setup.py"):
+    assert pathlib.Path(name) in names
+  assert not [name for name in names if name.parts[:1] == ("tests",)]

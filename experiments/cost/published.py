@@ -19,7 +19,7 @@ FLEXIVIT = "FlexiViT, as reported by others: {} GFLOPs, two per multiply-add"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A model at an image size, and what is published of it.
+  """A model at an image size, with its published cost.
 
   Attributes:
     table: "variants", "flexivit", "papers", "params" or "videos".
@@ -65,7 +65,7 @@ def _learner(layer: int, num_tokens: int) -> dict[str, Any]:
 
 
 def _variants() -> list[Setting]:
-  """Each variant at its usual patch sizes, with a cls token as in timm."""
+  """Returns each variant at its usual patch sizes, with cls as in timm."""
   settings = []
   for name, size, params_m, gmacs in (
     ("Ti/16", 224, 5.72, 1.26),
@@ -106,7 +106,7 @@ def _flexivit() -> list[Setting]:
 
 
 def _papers() -> list[Setting]:
-  """The papers' GFLOPS, in the 10^9 multiply-adds that TokenLearner counts.
+  """Returns the papers' GFLOPS, in 10^9 multiply-adds as TokenLearner counts.
 
   "(21 layers)" is TokenLearner after 10 blocks and 11 blocks behind it.
   """
@@ -178,10 +178,10 @@ def _params() -> list[Setting]:
 
 
 def _videos() -> list[Setting]:
-  """Clips of 32 frames: joint attention, TokenLearner, factorised encoders.
+  """Returns clips: joint attention, TokenLearner, factorised encoders.
 
-  Which configs/vivit.py trains, and ViViT's encoders of as many layers in time
-  as in space.
+  Of 32 frames: those that configs/vivit.py trains, and ViViT's encoders of as
+  many layers in time as in space.
   """
   settings = []
   for name, size, gmacs, kwargs in (
@@ -226,5 +226,5 @@ def _videos() -> list[Setting]:
 
 
 def settings() -> list[Setting]:
-  """All rows of all tables."""
+  """Returns all rows of all tables."""
   return _variants() + _flexivit() + _papers() + _params() + _videos()

@@ -79,7 +79,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
 
 
 def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
-  found = []
+  judged = []
   for row in rows:
     where = f"{row['model']} at {row['image_size']} px"
     if row["table"] == "flexivit":
@@ -89,7 +89,7 @@ def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
       ("multiply-adds in 10^9", row["published_gmacs"], row["gmacs"]),
     ):
       if expected:
-        found.append(
+        judged.append(
           seeds.claim(
             f"{where}: {what}",
             row["source"],
@@ -98,7 +98,7 @@ def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
             WITHIN - abs(measured / expected - 1),
           )
         )
-  return found
+  return judged
 
 
 def _of_xla(rows: Sequence[study.Row]) -> list[study.Row]:

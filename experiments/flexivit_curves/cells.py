@@ -55,7 +55,7 @@ class Cell:
 
 
 def own_buffers(scale: scales.Scale) -> tuple[int, int]:
-  """Kernel and grid of the smallest patch size.
+  """Returns kernel and grid of the smallest patch size.
 
   Not those of the paper: from a kernel of 32, PI-resize to a small patch takes
   few of its values, others for each size. Of all sizes together each then
@@ -66,12 +66,12 @@ def own_buffers(scale: scales.Scale) -> tuple[int, int]:
 
 
 def fixed(size: int) -> str:
-  """The name of the fixed ViT of a patch size."""
+  """Returns the name of the fixed ViT of a patch size."""
   return f"fixed{size}"
 
 
 def few(size: int) -> str:
-  """The name of the same with as few steps as FlexiViT takes at that size."""
+  """Returns the name of one with as few steps as FlexiViT has at its size."""
   return f"few{size}"
 
 

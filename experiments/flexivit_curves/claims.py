@@ -16,14 +16,14 @@ Points = Mapping[Any, Sequence[float]]
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns the claims of the study."""
-  scale, found = outcome.scale, curves.from_rows(outcome.rows)
+  scale, measured = outcome.scale, curves.from_rows(outcome.rows)
   sizes, smallest = scale.sizes, scale.sizes[-1]
-  trained, own = found.trained, found.fixed(scale)
+  trained, own = measured.trained, measured.fixed(scale)
   flexi, distilled = trained["flexi"], trained["distilled_from_teacher"]
   far = _two_sizes_away(scale)
   lost = {
     f"{size} at {other}": seeds.points(
-      found.resized[size, "vanilla", False][other], own[size]
+      measured.resized[size, "vanilla", False][other], own[size]
     )
     for size, other in far
   }
@@ -40,7 +40,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   }
   curriculum = _over(trained["curriculum"], flexi, sizes)
   flexible = _over(
-    trained["made_flexible"], found.resized[smallest, "pi", False], sizes
+    trained["made_flexible"], measured.resized[smallest, "pi", False], sizes
   )
   return [
     _claim(
@@ -55,7 +55,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       "what it learns at one helps at others",
       "this project's question",
       "> 0 points at every size",
-      _over(flexi, found.few(scale), sizes),
+      _over(flexi, measured.few(scale), sizes),
     ),
     _claim(
       "a fixed ViT loses more than 15 points two sizes from its own (bilinear)",
@@ -92,7 +92,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       _listed(from_teacher),
       _mean_over_sizes(from_teacher),
     ),
-    *_of_resizing(scale, found),
+    *_of_resizing(scale, measured),
     _claim(
       "the sizes of the stored buffers have no effect (within 1 point on "
       "average over the sizes)",
@@ -121,7 +121,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
         for size, points in flexible.items()
       ),
     ),
-    *(_of_transfer(scale, found) if scale.downstream else ()),
+    *(_of_transfer(scale, measured) if scale.downstream else ()),
   ]
 
 
@@ -146,16 +146,16 @@ def _claim(
   )
 
 
-def _of_resizing(scale: scales.Scale, found: Curves) -> list[study.Row]:
+def _of_resizing(scale: scales.Scale, measured: Curves) -> list[study.Row]:
   """Judges Figure 4: the methods, with images that are resized along."""
   smallest = scale.sizes[-1]
   scaled = {
-    method: found.resized[smallest, method, True]
+    method: measured.resized[smallest, method, True]
     for method in patch_embed.METHODS
   }
   up = [size for size in scaled["pi"] if size > smallest]
   down = [size for size in scaled["pi"] if size < smallest]
-  before = dict.fromkeys(up, found.fixed(scale)[smallest])
+  before = dict.fromkeys(up, measured.fixed(scale)[smallest])
   means = {
     method: statistics.fmean(curves.percent(curve, size) for size in down)
     for method, curve in scaled.items()
@@ -202,7 +202,7 @@ def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
   )
 
 
-def _of_transfer(scale: scales.Scale, found: Curves) -> list[study.Row]:
+def _of_transfer(scale: scales.Scale, measured: Curves) -> list[study.Row]:
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   judged = []
   published = "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)"
@@ -211,7 +211,7 @@ def _of_transfer(scale: scales.Scale, found: Curves) -> list[study.Row]:
     ("flexible", "supervised flexible", "as this", True),
     ("fixed", "fixed", "collapses", False),
   ):
-    curve = found.trained[f"transfer_{name}"]
+    curve = measured.trained[f"transfer_{name}"]
     points = seeds.points(curve[fine], curve[coarse])
     gain = seeds.plus_minus(*seeds.mean_and_error(points), "+.1f")
     judged.append(
@@ -229,7 +229,7 @@ def _of_transfer(scale: scales.Scale, found: Curves) -> list[study.Row]:
 
 
 def _two_sizes_away(scale: scales.Scale) -> list[tuple[int, int]]:
-  """Pairs of the three fixed models' sizes and one two sizes from it."""
+  """Returns sizes of the three fixed models, each with one two from it."""
   sizes = scale.sizes
   return [
     (sizes[i], sizes[j])

@@ -13,7 +13,7 @@ Curve = Mapping[int, Sequence[float]]
 
 
 class Curves(NamedTuple):
-  """What the rows of results.json say.
+  """The rows of results.json as curves.
 
   Attributes:
     trained: by cell.

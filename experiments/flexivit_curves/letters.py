@@ -30,12 +30,12 @@ class Letter:
   dashed: Sequence[str] = ()
 
 
-def letters(scale: scales.Scale, found: Curves) -> list[Letter]:
+def letters(scale: scales.Scale, measured: Curves) -> list[Letter]:
   """Returns the items, from all curves of the study."""
-  trained, resized = found.trained, found.resized
+  trained, resized = measured.trained, measured.resized
   sizes, smallest = scale.sizes, scale.sizes[-1]
   flexi = {size: trained["flexi"][size] for size in sizes}
-  own = found.fixed(scale)
+  own = measured.fixed(scale)
   upper, lower = "a ViT for each size", "the same, with FlexiViT's steps there"
   before = f"before, ViT/{smallest} with PI-resize"
   rough = {
@@ -57,7 +57,7 @@ def letters(scale: scales.Scale, found: Curves) -> list[Letter]:
       "One set of weights against a ViT for each size",
       "FlexiViT matches ViTs of fixed sizes, often a little better at small "
       "patches and a little worse at large ones (Figures 3 and 5).",
-      {"FlexiViT": flexi, upper: own, lower: found.few(scale)},
+      {"FlexiViT": flexi, upper: own, lower: measured.few(scale)},
       dashed=[upper, lower],
     ),
     Letter(

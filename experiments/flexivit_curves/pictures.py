@@ -18,16 +18,17 @@ def file_name(outcome: study.Outcome, key: str) -> str:
 
 def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
   """Returns a figure for each letter, and that of speed, by file."""
-  found = curves.from_rows(outcome.rows)
+  measured = curves.from_rows(outcome.rows)
   drawn = {
-    letter.key: draw(letter) for letter in letters.letters(outcome.scale, found)
+    letter.key: draw(letter)
+    for letter in letters.letters(outcome.scale, measured)
   }
   drawn["speed"] = draw_speed(
-    found.speed,
+    measured.speed,
     {
-      "FlexiViT": found.trained["flexi"],
-      "distilled FlexiViT": found.trained["distilled_from_teacher"],
-      "a ViT for each size": found.fixed(outcome.scale),
+      "FlexiViT": measured.trained["flexi"],
+      "distilled FlexiViT": measured.trained["distilled_from_teacher"],
+      "a ViT for each size": measured.fixed(outcome.scale),
     },
   )
   return {file_name(outcome, key): figure for key, figure in drawn.items()}
@@ -40,11 +41,11 @@ def draw(letter: letters.Letter) -> drawing.Figure:
   sizes = sorted({s for c in letter.curves.values() for s in c}, reverse=True)
   colours = _colours(letter)
   for label, curve in letter.curves.items():
-    there = [size for size in sizes if size in curve]
+    known = [size for size in sizes if size in curve]
     axes.errorbar(
-      [sizes.index(size) for size in there],
-      [curves.percent(curve, size) for size in there],
-      yerr=seeds.bars(curves.deviation(curve, size) for size in there),
+      [sizes.index(size) for size in known],
+      [curves.percent(curve, size) for size in known],
+      yerr=seeds.bars(curves.deviation(curve, size) for size in known),
       fmt="s--" if label in letter.dashed else "o-",
       lw=2.5 if label in letter.highlighted else 1.3,
       color=colours[label],
@@ -60,7 +61,7 @@ def draw(letter: letters.Letter) -> drawing.Figure:
 
 
 def _colours(letter: letters.Letter) -> dict[str, str]:
-  """A colour per label; both ways to resize a model have the model's."""
+  """Returns a colour per label; a model has one, however it is resized."""
   models = dict.fromkeys(
     label.split(",")[0] if letter.key == "a" else label
     for label in letter.curves

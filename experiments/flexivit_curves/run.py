@@ -59,8 +59,8 @@ def _trials(done: study.Done) -> list[study.Row]:
     work[name] = lambda f=file, t=trial, r=runs: training.stored(
       f, lambda: resized.evaluate(t, done.scale, r)
     )
-  found = training.do_all(work, 1, _methods)
-  return [row for trial in found.values() for row in trial]
+  tried = training.do_all(work, 1, _methods)
+  return [row for trial in tried.values() for row in trial]
 
 
 def _methods(rows: Iterable[study.Row]) -> str:
@@ -76,7 +76,7 @@ def _speed(scale: scales.Scale) -> list[study.Row]:
   section = recipe.model_section(scale, *cells.own_buffers(scale))
   num_classes = data.open_source(config.test_data(scale)).num_classes
   model = models.ViT(**section, num_classes=num_classes)
-  found = throughput.measure(
+  images_per_s = throughput.measure(
     {size: (model, dials.Setting((size, size))) for size in scale.sizes},
     scale.side,
   )
@@ -86,15 +86,15 @@ def _speed(scale: scales.Scale) -> list[study.Row]:
       "gmacs": cost.macs(model, (scale.side, scale.side, 3), size) / 1e9,
       "images_per_s": statistics.median(speeds),
     }
-    for size, speeds in found.items()
+    for size, speeds in images_per_s.items()
   ]
 
 
 def tables(outcome: study.Outcome) -> dict[str, str]:
   """Returns the README's results: claims, then a section per item."""
-  found = curves.from_rows(outcome.rows)
+  measured = curves.from_rows(outcome.rows)
   parts = [seeds.table_of_claims(outcome.claims)]
-  for letter in letters.letters(outcome.scale, found):
+  for letter in letters.letters(outcome.scale, measured):
     heading = letter.title
     if len(letter.key) <= 2:
       heading = f"({', '.join(letter.key)}) {heading}"
@@ -112,7 +112,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
         "10⁶ multiply-adds": f"{1000 * row['gmacs']:.1f}",
         "images/s": f"{row['images_per_s']:.0f}",
       }
-      for row in found.speed
+      for row in measured.speed
     ]
   )
   parts += [

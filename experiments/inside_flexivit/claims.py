@@ -58,13 +58,13 @@ def cka_by_layer(flexi: Sequence[Run]) -> dict[str, list[float]]:
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns the claims; those of models that are not there are left out."""
   flexi, fixed, two_dials = by_kind(outcome.rows)
-  found = [*_of_depth(flexi), _of_pooled(flexi), _of_places(flexi)]
-  found += [_of_ensembles(flexi), _of_details(flexi), _of_labels(flexi)]
+  judged = [*_of_depth(flexi), _of_pooled(flexi), _of_places(flexi)]
+  judged += [_of_ensembles(flexi), _of_details(flexi), _of_labels(flexi)]
   if fixed:
-    found.append(_of_fixed(flexi, fixed))
+    judged.append(_of_fixed(flexi, fixed))
   if two_dials:
-    found.append(_of_two_dials(two_dials))
-  return found
+    judged.append(_of_two_dials(two_dials))
+  return judged
 
 
 def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
@@ -77,7 +77,7 @@ def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
   before, after = values[1 : half + 1], values[half + 1 : -2]
   last, previous = values[-1], values[-3]
   first, at_half = before.mean(axis=1)[[0, -1]]
-  found = [
+  judged = [
     seeds.claim(
       "patch sizes are alike up to the MLP of the middle block (block 6 of "
       f"12; here {blocks // 2} of {blocks})",
@@ -89,7 +89,7 @@ def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
     )
   ]
   if len(after):
-    found.append(
+    judged.append(
       seeds.claim(
         "after it they part",
         _PAPER,
@@ -98,7 +98,7 @@ def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
         list(before.mean(axis=0) - after.mean(axis=0)),
       )
     )
-  found.append(
+  judged.append(
     seeds.claim(
       "in the last block they come together again",
       _PAPER,
@@ -107,7 +107,7 @@ def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
       list(last - previous - _RISE),
     )
   )
-  return found
+  return judged
 
 
 def _of_pooled(flexi: Sequence[Run]) -> study.Row:

@@ -87,11 +87,11 @@ def read(path: pathlib.Path) -> Model:
 
 
 def alike(
-  of: Model, settings: Sequence[dials.Setting], batches: Sequence[Any]
+  trained: Model, settings: Sequence[dials.Setting], batches: Sequence[Any]
 ) -> Alike:
   """Compares the layers, tokens at all positions, and what is pooled."""
-  names = (*similarity.layers(of.model), POOLED)
-  sides = similarity.of_settings(of.model, of.params, settings, names)
+  names = (*similarity.layers(trained.model), POOLED)
+  sides = similarity.of_settings(trained.model, trained.params, settings, names)
   return Alike(*cka.cka((batch["image"] for batch in batches), sides))
 
 
@@ -100,7 +100,7 @@ class Inside(NamedTuple):
 
   Attributes:
     name: of its run.
-    of: the model.
+    trained: the model.
     images: some of the test images.
     alike: its layers, compared.
     same: of `correspondence`, after the last block.
@@ -111,7 +111,7 @@ class Inside(NamedTuple):
   """
 
   name: str
-  of: Model
+  trained: Model
   images: np.ndarray
   alike: Alike
   same: correspondence.Matches
@@ -132,7 +132,9 @@ class Inside(NamedTuple):
         " and ".join(pair): value
         for pair, value in self.alike.pairs(POOLED).items()
       },
-      "correspondence": correspondence.as_json(self.same, self.of.settings),
+      "correspondence": correspondence.as_json(
+        self.same, self.trained.settings
+      ),
       "places": self.places,
       "agreement": self.agreement,
       "labels": self.labels,
@@ -147,55 +149,57 @@ def of_flexivit(path: pathlib.Path, number: int) -> Inside:
     path: of its run.
     number: of test images.
   """
-  of = read(path)
-  test = of.batches(number)
+  trained = read(path)
+  test = trained.batches(number)
   images = (batch["image"] for batch in test)
   answers = agreement.answer(
-    of.model,
-    of.params,
+    trained.model,
+    trained.params,
     [{k: b[k] for k in ("image", "label", ATTRIBUTE)} for b in test],
-    of.settings,
-    of.link,
+    trained.settings,
+    trained.link,
   )
-  meanings = runs.value_names(of.data, [ATTRIBUTE])
+  meanings = runs.value_names(trained.data, [ATTRIBUTE])
   return Inside(
     path.name,
-    of,
+    trained,
     test[0]["image"],
-    alike(of, of.settings, test),
-    correspondence.matches(of.model, of.params, images, of.settings),
-    _places(of, test[:_FEW]),
+    alike(trained, trained.settings, test),
+    correspondence.matches(
+      trained.model, trained.params, images, trained.settings
+    ),
+    _places(trained, test[:_FEW]),
     agreement.summary(answers, meanings),
-    _labels(of, test, number),
+    _labels(trained, test, number),
   )
 
 
-def _places(of: Model, batches: Sequence[Any]) -> dict[str, float]:
-  others = ~np.eye(len(of.settings), dtype=bool)
-  found = {}
-  for name in similarity.layers(of.model)[::2]:  # After whole blocks.
+def _places(trained: Model, batches: Sequence[Any]) -> dict[str, float]:
+  others = ~np.eye(len(trained.settings), dtype=bool)
+  rates = {}
+  for name in similarity.layers(trained.model)[::2]:  # After whole blocks.
     images = (batch["image"] for batch in batches)
     same = correspondence.matches(
-      of.model, of.params, images, of.settings, name
+      trained.model, trained.params, images, trained.settings, name
     )
-    found[name] = float(same.rates[others].mean())
-  return found
+    rates[name] = float(same.rates[others].mean())
+  return rates
 
 
 def of_fixed(path: pathlib.Path, number: int) -> dict[str, Any]:
   """Measures what a model of one patch size makes of both labels."""
-  of = read(path)
-  rows = _labels(of, of.batches(number), number)
+  trained = read(path)
+  rows = _labels(trained, trained.batches(number), number)
   return {"run": path.name, "labels": rows}
 
 
-def _labels(of: Model, test: Sequence[Any], number: int) -> list[Any]:
+def _labels(trained: Model, test: Sequence[Any], number: int) -> list[Any]:
   return shape_or_texture.compare(
-    of.model,
-    of.params,
-    of.batches(number, "train"),
+    trained.model,
+    trained.params,
+    trained.batches(number, "train"),
     test,
-    of.settings,
+    trained.settings,
     LABELS,
     POOLED,
   )
@@ -213,18 +217,18 @@ def of_two_dials(path: pathlib.Path, number: int) -> dict[str, Any]:
     settings that differ in nothing but the patch size (`patch_size`), and in
     nothing but the number of learned tokens (`num_tokens`).
   """
-  of = read(path)
+  trained = read(path)
   sides = similarity.of_settings(
-    of.model, of.params, of.settings, names=(POOLED,)
+    trained.model, trained.params, trained.settings, names=(POOLED,)
   )
-  images = (batch["image"] for batch in of.batches(number))
+  images = (batch["image"] for batch in trained.batches(number))
   compared = Alike(*cka.cka(images, sides))
   pairs = compared.pairs(POOLED)
-  found = {"patch_size": [], "num_tokens": []}
-  for a, b in itertools.combinations(of.settings, 2):
+  similar = {"patch_size": [], "num_tokens": []}
+  for a, b in itertools.combinations(trained.settings, 2):
     if a.num_tokens == b.num_tokens:
-      found["patch_size"].append(pairs[a.name, b.name])
+      similar["patch_size"].append(pairs[a.name, b.name])
     elif a.patch_size == b.patch_size:
-      found["num_tokens"].append(pairs[a.name, b.name])
-  means = {dial: float(np.mean(values)) for dial, values in found.items()}
+      similar["num_tokens"].append(pairs[a.name, b.name])
+  means = {dial: float(np.mean(values)) for dial, values in similar.items()}
   return {"run": path.name, **means}

@@ -47,16 +47,21 @@ def of_models(
 
 def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
   """Draws what `analysis` has of one run; the folder gets the PNGs."""
-  of, images = inside.of, inside.images[:_SHOWN]
+  trained, images = inside.trained, inside.images[:_SHOWN]
   # The middle one, as the paper's 16 of 48 to 8.
-  source = of.settings[(len(of.settings) - 1) // 2]
+  source = trained.settings[(len(trained.settings) - 1) // 2]
   for name, figure in {
     "similarity": similarity.figure(*inside.alike),
     "attention": attention.figure(
-      of.model, of.params, images, of.settings, "relevance"
+      trained.model, trained.params, images, trained.settings, "relevance"
     ),
     "correspondence": correspondence.figure(
-      of.model, of.params, images, of.settings, inside.same, source=source
+      trained.model,
+      trained.params,
+      images,
+      trained.settings,
+      inside.same,
+      source=source,
     ),
     "agreement": agreement_figure.draw(inside.agreement),
     "shape_or_texture": shape_or_texture.figure(inside.labels),
@@ -66,14 +71,14 @@ def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
 
 def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Draws CKA of the corners of the plane, of one run."""
-  of = measure.read(path)
-  sizes = list(dict.fromkeys(s.patch_size for s in of.settings))
-  numbers = list(dict.fromkeys(s.num_tokens for s in of.settings))
+  trained = measure.read(path)
+  sizes = list(dict.fromkeys(s.patch_size for s in trained.settings))
+  numbers = list(dict.fromkeys(s.num_tokens for s in trained.settings))
   corners = [
     dials.Setting(size, number)
     for size in (sizes[0], sizes[-1])
     for number in (numbers[0], numbers[-1])
   ]
-  alike = measure.alike(of, corners, of.batches(500))
+  alike = measure.alike(trained, corners, trained.batches(500))
   figure = similarity.figure(alike.values, alike.labels)
   figure.savefig(folder / "two_dials.png", dpi=DPI)

@@ -81,15 +81,15 @@ _TWO_DIALS = (
 
 
 def _flags(values: flags.FlagValues) -> list[flags.FlagHolder]:
-  there = dict(flag_values=values)
+  where = dict(flag_values=values)
   return [
     flags.DEFINE_list(
-      "flexivit", None, "Workdirs of FlexiViT's seeds.", required=True, **there
+      "flexivit", None, "Workdirs of FlexiViT's seeds.", required=True, **where
     ),
-    flags.DEFINE_list("fixed", [], "Of ViTs of one patch size each.", **there),
-    flags.DEFINE_list("two_dials", [], "Of seeds with both dials.", **there),
+    flags.DEFINE_list("fixed", [], "Of ViTs of one patch size each.", **where),
+    flags.DEFINE_list("two_dials", [], "Of seeds with both dials.", **where),
     flags.DEFINE_integer(
-      "images", _IMAGES, "Test images.", lower_bound=100, **there
+      "images", _IMAGES, "Test images.", lower_bound=100, **where
     ),
   ]
 

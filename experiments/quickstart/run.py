@@ -18,10 +18,10 @@ EXPECTED = {24: 0.94, 16: 0.94, 12: 0.94, 8: 0.97, 6: 0.97, 4: 0.97}
 def rows(done: study.Done) -> list[study.Row]:
   """Returns mean and range over the seeds for each patch size."""
   reports = done.reports["quickstart"]
-  found = []
+  sizes = []
   for settings in zip(*(r["settings"] for r in reports), strict=True):
     accuracy = [s["accuracy"] for s in settings]
-    found.append(
+    sizes.append(
       {
         "patch_size": settings[0]["patch_size"],
         "seq_len": settings[0]["seq_len"],
@@ -33,7 +33,7 @@ def rows(done: study.Done) -> list[study.Row]:
         "images_per_s": statistics.median(s["images_per_s"] for s in settings),
       }
     )
-  return found
+  return sizes
 
 
 def claims(outcome: study.Outcome) -> list[study.Row]:

@@ -32,12 +32,12 @@ def trainings(
   asked: study.Asked, scale: config.Scale
 ) -> dict[str, tuple[str, int]]:
   """Returns cell and steps of each training, by name."""
-  found = {}
+  lengths = {}
   for cell in ("baseline", *asked.own["cells"]):
-    found[cell] = cell, scale.steps
+    lengths[cell] = cell, scale.steps
     for steps in map(int, asked.own["steps"]):
-      found[f"{cell}_{steps}"] = cell, steps
-  return found
+      lengths[f"{cell}_{steps}"] = cell, steps
+  return lengths
 
 
 def _arguments(asked: study.Asked, name: str) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def rows(done: study.Done) -> list[study.Row]:
     which: [report["settings"][0]["accuracy"] for report in done.reports[name]]
     for name, which in trainings(done.asked, done.scale).items()
   }
-  found = []
+  compared = []
   for (cell, steps), values in accuracies.items():
     over = seeds.points(values, accuracies["baseline", steps])
     mean, error = seeds.mean_and_error(over)
-    found.append(
+    compared.append(
       {
         "cell": cell,
         "steps": steps,
@@ -63,7 +63,7 @@ def rows(done: study.Done) -> list[study.Row]:
         "over_baseline": {"mean": mean, "error": error},
       }
     )
-  return found
+  return compared
 
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
@@ -71,10 +71,10 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   longest = max(row["steps"] for row in outcome.rows)
   last = {r["cell"]: r for r in outcome.rows if r["steps"] == longest}
   baseline = last.pop("baseline")["accuracy"]["by_seed"]
-  found = []
+  judged = []
   for cell, row in last.items():
     over = seeds.points(row["accuracy"]["by_seed"], baseline)
-    found.append(
+    judged.append(
       seeds.claim(
         f"{cell.replace('_', '/')} is within 1 point of the baseline after "
         f"{longest} steps",
@@ -84,7 +84,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
         [value + 1 for value in over],
       )
     )
-  return found
+  return judged
 
 
 def _points(row: study.Row) -> str:

@@ -70,7 +70,7 @@ def _numbers(axes: Any, rows: Mapping[str, Row]) -> None:
 
 
 def _all(axes: Any, rows: Mapping[str, Row]) -> None:
-  """The models from cheap to dear, downwards."""
+  """Draws the models from cheap to dear, downwards."""
   names = sorted(rows, key=lambda name: rows[name]["gmacs"], reverse=True)
   means, errors = _over_baseline(rows, names)
   for y, name in enumerate(names):

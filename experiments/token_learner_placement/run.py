@@ -88,11 +88,11 @@ def rows(done: study.Done) -> list[study.Row]:
     {name: (model, dials.Setting()) for name, model in compared.items()},
     done.scale.side,
   )
-  found = []
+  cells = []
   for name, cell in config.CELLS.items():
     model = done.reports[name][0]["config"]["model"]
     ratios = zip(speed[name], speed["baseline"], strict=True)
-    found.append(
+    cells.append(
       {
         "cell": name,
         "model": cell.text,
@@ -103,13 +103,13 @@ def rows(done: study.Done) -> list[study.Row]:
         "speedup": statistics.median(a / b for a, b in ratios),
       }
     )
-  return found
+  return cells
 
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns what the paper says of images, and whether it holds here."""
   rows = {row["cell"]: row for row in outcome.rows}
-  found = []
+  judged = []
   for claim, source, published, (over, under, least, share) in _CLAIMS:
     points = seeds.between(rows, over, under)
     margins = [[value - least for value in points]]
@@ -121,12 +121,12 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       cost = rows[over]["gmacs"] / rows[under]["gmacs"]
       measured += f" at {100 * cost:.0f} % of the multiply-adds"
       margins.append(share - cost)
-    found.append(
+    judged.append(
       seeds.claim(
         claim, f"TokenLearner, {source}", published, measured, *margins
       )
     )
-  return found
+  return judged
 
 
 def tables(outcome: study.Outcome) -> dict[str, str]:

@@ -89,7 +89,7 @@ class Cell:
 
 
 def fixed(setting: dials.Setting) -> str:
-  """The name of the model that is trained at a setting alone."""
+  """Returns the name of the model that is trained at a setting alone."""
   return f"fixed{setting.patch_size[0]}_{setting.num_tokens}"
 
 

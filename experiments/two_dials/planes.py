@@ -19,7 +19,7 @@ _PLANES = ("two_dials", "same_steps", "fixed", "flexivit")
 
 
 class Planes(NamedTuple):
-  """What the rows of results.json say, by setting.
+  """The rows of results.json by setting.
 
   Attributes:
     two_dials: the model with both dials.

@@ -74,7 +74,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   longer = (
     f"{scale.long_steps / scale.steps:g} times the steps of each of these"
   )
-  found = [
+  near = [
     _near(
       "one model is within 1.5 points of the model trained for the setting "
       f"alone, at 80 % of the settings or more (it takes {longer})",
@@ -92,12 +92,12 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       "it is so near to ViTs of one patch size each that took 2,400 steps "
       "(flexivit_curves)"
     )
-    found.append(_near(text, plane.two_dials, trained_out))
+    near.append(_near(text, plane.two_dials, trained_out))
   speeds = plane.images_per_s
   fastest, slowest = (f(speeds, key=speeds.get) for f in (max, min))
   ratio = speeds[fastest] / speeds[slowest]
   return [
-    *found,
+    *near,
     _front(plane, "hull by hull", hull.largest_gap),
     _front(
       plane,

@@ -37,7 +37,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
 
 
 def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
-  """Each seed as a point; a line from the first block to half of them."""
+  """Draws each seed as a point; a line from the first block to half of them."""
   for name, row in rows.items():
     color, cost = _COLORS[name.removesuffix("_first")], 1000 * row["gmacs"]
     first = rows.get(f"{name}_first")
@@ -67,7 +67,7 @@ def _by_cost(axes: Any, rows: Mapping[str, study.Row]) -> None:
 
 
 def _over_all(axes: Any, rows: Mapping[str, study.Row]) -> None:
-  """Differences to all tokens, seed by seed, and their standard errors."""
+  """Draws differences to all tokens, and their standard errors."""
   names = [
     name
     for name, cell in config.CELLS.items()

@@ -86,29 +86,48 @@ def test_every_evaluator_looks_at_the_names(config, monkeypatch, kind):
 def test_where_only_numbers_are_known(config, monkeypatch):
   said = []
   monkeypatch.setattr(terminal, "say", said.append)
-  names = [str(i) for i in range(5)]  # So TFDS calls classes without names.
-  for train, test in ((FIVE, None), (FIVE, names), (None, FIVE)):
+  for train, test in ((FIVE, None), (None, FIVE)):
     build(config, monkeypatch, Named(train), Named(test))
     assert "has 5 classes, the model 5. That they are the same" in said.pop()
-  build(config, monkeypatch, Named(names), Named(None))
-  assert not said
+  for names in (None, [str(i) for i in range(5)]):
+    build(config, monkeypatch, Named(names), Named(None))
+    assert not said
   with pytest.raises(ValueError, match=r"data has 6 classes, .* model knows 5"):
     build(config, monkeypatch, Named(FIVE), Named(None, 6))
 
 
+@pytest.mark.parametrize("names", [["1", "2", "3", "4", "5"], FIVE])
+def test_names_that_are_numbers_are_names(config, monkeypatch, names):
+  numbers = Named([str(i) for i in range(5)])
+  with pytest.raises(ValueError, match=f"class 0 is '{names[0]}' here and '0'"):
+    build(config, monkeypatch, numbers, Named(names))
+  with pytest.raises(ValueError, match=f"class 0 is '0' here and '{names[0]}'"):
+    build(config, monkeypatch, Named(names), numbers)
+
+
+NUMBERS = [str(i) for i in range(11)]
+
+
 @pytest.mark.parametrize(
-  ("names", "expected", "are"),
+  ("classes", "expected", "both"),
   [
-    (["0", "1", "2"], ["0", "1", "10", "2"], True),
-    (["0", "1", "10", "2"], [str(i) for i in range(11)], True),
-    (["0", "1"], ["ant", "bee"], False),
-    (["ant"], ["ant", "bee"], True),
-    (["bee"], ["ant"], True),
-    (None, ["ant"], False),
+    ((2, None), (4, ["0", "1", "10", "2"]), None),
+    ((11, None), (2, ["0", "10"]), (NUMBERS, ["0", "10"])),
+    ((3, ["0", "1", "10"]), (11, None), (["0", "1", "10"], NUMBERS)),
+    ((None, None), (2, ["0", "1"]), None),
+    ((2, ["0", "1"]), (2, ["ant", "bee"]), (["0", "1"], ["ant", "bee"])),
+    ((1, ["bee"]), (1, ["ant"]), (["bee"], ["ant"])),
+    ((1, None), (1, ["ant"]), None),
+    ((1, None), (1, None), None),
   ],
 )
-def test_numbers_compare_with_the_same_numbers(names, expected, are):
-  assert class_names.comparable(names, expected) == are
+def test_numbers_compare_with_the_same_numbers(classes, expected, both):
+  assert class_names.comparable(classes, expected) == both
+
+
+def test_tfds_has_no_names_where_it_calls_classes_by_their_numbers():
+  source = data_lib.open_source(dict(name="digits", split="test"), "data")
+  assert source.classes() == (10, None)
 
 
 def test_folders_of_numbers_are_in_the_order_of_texts(config, monkeypatch):

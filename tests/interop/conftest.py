@@ -26,8 +26,6 @@ def no_network(tmp_path, monkeypatch):
 @pytest.fixture
 def vectors():
   """Returns a function that reads a file of reference vectors."""
-  if not vectors_lib.FOLDER.is_dir():
-    pytest.skip(vectors_lib.ABSENT)
   return vectors_lib.Vectors
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,7 +65,7 @@ def undisturbed(
   Args:
     workdir: of the run; what it holds is deleted.
     cache: see `World`.
-    processes: see there.
+    processes: that work on the run.
     **options: of `Program`.
 
   Returns:
@@ -185,12 +184,12 @@ def killed_run(world: World, number: int) -> dict[str, Any]:
   """Kills a run at least once, lets it end, and compares what it ended with.
 
   Args:
-    world: see there.
+    world: what it shares with other runs.
     number: of the run; decides what is random in it.
 
   Returns:
-    What happened: `error` says what went wrong on the way, or is
-    None; `differs` names what is not as in the undisturbed run.
+    `kills` as they came; `error`, what went wrong on the way, or None;
+    `differs`, the names of what is not as in the undisturbed run.
   """
   workdir = world.folder / f"run{number:03}"
   # One run in ten meets a new machine: nothing compiled, no data set prepared.
@@ -206,7 +205,6 @@ def killed_run(world: World, number: int) -> dict[str, Any]:
       environment={"TFDS_DATA_DIR": str(own / "data")} if cold else {},
     )
 
-  begin = time.perf_counter()
   kills, error, differs = [], None, {}
   for planned in plans(number, world.processes):
     for folder in (workdir, logs_of(workdir), own):
@@ -222,15 +220,7 @@ def killed_run(world: World, number: int) -> dict[str, Any]:
   if not (error or differs):  # Else a person will want to look.
     for folder in (workdir, logs_of(workdir), own):
       shutil.rmtree(folder, ignore_errors=True)
-  return {
-    "processes": world.processes,
-    "run": number,
-    "cold": cold,
-    "seconds": time.perf_counter() - begin,
-    "kills": kills,
-    "error": error,
-    "differs": differs,
-  }
+  return {"kills": kills, "error": error, "differs": differs}
 
 
 def _run_to_the_end(

@@ -8,10 +8,13 @@ from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.sources.base import Source
 
+# The number of classes and their names, None for what is not known.
+Classes = tuple[int | None, Sequence[str] | None]
+
 
 def classes(
   data_config: Mapping[str, Any], source: Source, where: str = "data"
-) -> tuple[int | None, Sequence[str] | None]:
+) -> Classes:
   """Returns the number and the names of the classes of preprocessed labels.
 
   Args:
@@ -39,32 +42,33 @@ def classes(
   return source.classes(key)
 
 
-def known(names: Sequence[str] | None) -> list[str] | None:
-  """Returns the names of classes, None if they are but their numbers.
-
-  TFDS calls classes so which have no names.
-  """
-  if names is None or list(names) == [str(i) for i in range(len(names))]:
-    return None
-  return list(names)
-
-
 def comparable(
-  names: Sequence[str] | None, expected: Sequence[str] | None
-) -> bool:
-  """Tells whether names say if numbers stand for the same classes.
+  classes: Classes, expected: Classes
+) -> tuple[Sequence[str], Sequence[str]] | None:
+  """Returns the names to compare, or None if one of both has none.
 
-  Numbers in the place of names say nothing beside real names. They do beside
-  the same numbers: folders of these are in the order of texts, "10" before "2".
+  The classes of data without names are their numbers. These are compared with
+  names that are the same numbers, such as those of folders, which are in the
+  order of texts: "10" before "2". Beside other names they say nothing.
 
   Args:
-    names: of the classes 0, 1, ..., or None.
-    expected: likewise, of other data.
+    classes: number and names, as of `Source.classes`.
+    expected: number and names of the classes that they should be.
   """
-  if names is None or expected is None:
-    return False
-  real = None not in (known(names), known(expected))
-  return real or set(names) <= set(expected)
+  (count, names), (expected_count, expected_names) = classes, expected
+  if names is None and expected_names is None:
+    return None
+  names = names or _numbers(count, expected_names)
+  expected_names = expected_names or _numbers(expected_count, names)
+  return names and expected_names and (names, expected_names)
+
+
+def _numbers(
+  count: int | None, names: Sequence[str] | None
+) -> list[str] | None:
+  """Returns the numbers of classes as texts, if `names` are among them."""
+  numbers = [str(i) for i in range(count or 0)]
+  return numbers if names and set(names) <= set(numbers) else None
 
 
 def check_same(

@@ -127,17 +127,16 @@ class Evaluator(abc.ABC):
     """
     where, known = f"{self._where}.data", self._task.num_classes
     count, names = data_lib.classes(data, source, where)
-    both = [class_names_lib.known(n) for n in (names, self._class_names)]
-    if class_names_lib.comparable(names, self._class_names):
-      class_names_lib.check_same(
-        names, self._class_names, where, "the training data"
-      )
-      both = []
+    both = class_names_lib.comparable(
+      (count, names), (known, self._class_names)
+    )
+    if both:
+      class_names_lib.check_same(*both, where, "the training data")
     if (count or 0) > known:
       raise ValueError(
         f"{where} has {count} classes, but the model knows {known}."
       )
-    if None in both and both != [None, None]:
+    if not both and (names or self._class_names):
       terminal.say(
         f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
         f"{known}. That they are the same, in the same order, cannot be "

@@ -42,8 +42,8 @@ def check(
       source.check_label(label_key)
     except ValueError as error:
       raise ValueError(f"{where}.label_key={label_key!r}: {error}") from error
-  both = [source.classes(label_key)[1] for source in (test, train)]
-  if class_names_lib.comparable(*both):
+  classes = (source.classes(label_key) for source in (test, train))
+  if both := class_names_lib.comparable(*classes):
     class_names_lib.check_same(*both, f"{where}.test_split", "the train_split")
 
 

@@ -271,20 +271,23 @@ def create_teachers(
     for name, section in sections.items()
   )
   for teacher in teachers:
-    _check_class_names(teacher, class_names)
+    _check_class_names(teacher, num_classes, class_names)
   return teachers
 
 
 def _check_class_names(
-  teacher: Teacher, class_names: Sequence[str] | None
+  teacher: Teacher, num_classes: int, class_names: Sequence[str] | None
 ) -> None:
   """Raises ValueError if a teacher numbers the classes otherwise."""
   if teacher.source is None:
     return
   names = interop.class_names(teacher.source)
-  if class_names_lib.comparable(names, class_names):
+  both = class_names_lib.comparable(
+    (num_classes, names), (num_classes, class_names)
+  )
+  if both:
     class_names_lib.check_same(
-      names, class_names, teacher.where, "the student's training data"
+      *both, teacher.where, "the student's training data"
     )
 
 

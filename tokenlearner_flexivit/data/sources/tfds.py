@@ -209,6 +209,17 @@ class TfdsSource(sources.Source):
     records = source.__getitems__(list(rows))
     return [feature.deserialize_example_np(record)[key] for record in records]
 
+  def classes(
+    self, key: str = "label"
+  ) -> tuple[int | None, Sequence[str] | None]:
+    """Returns what `Source.classes` does.
+
+    TFDS calls classes that have no names by their numbers.
+    """
+    count, names = super().classes(key)
+    is_named = names and list(names) != [str(i) for i in range(len(names))]
+    return count, names if is_named else None
+
   def digest(self) -> str:
     """Returns a hash of the dataset's name, version, split and their sizes."""
     return self._digest
