@@ -258,6 +258,13 @@ def test_a_run_logs_and_reports_them(config, tmp_path):
 # Mistakes in the config, found before the first step
 
 
+def test_one_class_is_always_agreed_on(config):
+  config.data.name = config.evals.dist.data.name = "fake:12x12x3:1:21"
+  config.task.loss = "sigmoid_xent"
+  with pytest.raises(ValueError, match=r"one class .* agree1 says nothing"):
+    setup.Experiment(config)
+
+
 @pytest.mark.parametrize(
   "teachers, message",
   [

@@ -361,6 +361,28 @@ def test_a_training_that_has_diverged(config):
     dict(parts.evaluators["few"].run(parallel.create().place(params)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_test_example_whose_representation_is_not_finite(
+  config, monkeypatch, value
+):
+  config.flexi.patch_size.values = (6,)
+  parts = setup.Experiment(config)
+  evaluator = parts.evaluators["few"]
+  params = parts.task.init(jax.random.key(0), (12, 12, 3))
+  params = parallel.create().place(params)
+  tables, features = evaluator._tables(params), evaluator._features
+
+  def broken(params, batch):
+    for setting, answers in features(params, batch):
+      rows = answers["features"].at[3].set(value)
+      yield setting, {**answers, "features": rows}
+
+  monkeypatch.setattr(evaluator, "_tables", lambda _: tables)
+  monkeypatch.setattr(evaluator, "_features", broken)
+  with pytest.raises(ValueError, match=r"few: .* at patch6 are not finite"):
+    dict(evaluator.run(params))
+
+
 def test_one_seed_has_no_spread(config):
   config.flexi.patch_size.values = (6,)
   config.evals.few.num_seeds = 1

@@ -63,7 +63,7 @@ def test_binary_kl():
 
 @pytest.mark.parametrize("distance", list(distillation.DISTANCES))
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
-  task = make_task(distance=distance, temperature=2.0)
+  task = make_task(distance=distance, loss="sigmoid_xent", temperature=2.0)
   constants = jax.device_get(task.constants(parallel.create()))
   params = constants[0]
   batch = jax.jit(task.prepare)(make_batch("image"), KEY, constants)
@@ -218,6 +218,7 @@ def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
     (dict(temperature="2"), "temperature='2' must be a number"),
     (dict(temperature=0), r"task\.temperature=0 must be a number in \(0, inf"),
     (dict(label_weight=-1), r"task\.label_weight=-1 .*\[0, inf"),
+    (dict(distance="binary_kl"), "loss='softmax_xent' .*Set .*'sigmoid_xent'"),
     (dict(distance="l2"), "Known: binary_kl, kl"),
     (dict(teachers={"prof": {}}), "teachers.prof needs init, model, or both"),
     (dict(teachers={"prof": {"file": "x"}}), "prof has no key 'file'"),

@@ -153,12 +153,8 @@ class Evaluator(abc.ABC):
       ValueError: it has classes that the model does not know, or no label at
         all; or see `Images`.
     """
-    if self._task.num_classes == 1 and self.headline == "accuracy":
-      raise ValueError(
-        f"{self._where}: the most likely of one class is always the same, so "
-        f"accuracy says nothing. Set {self._where}.type='multilabel' for the "
-        "average precision."
-      )
+    if self.headline == "accuracy":
+      self._check_several_classes()
     source = data_lib.open_source(data, f"{self._where}.data")
     self._check_classes(data, source)
     self.sources = (source,)
@@ -176,6 +172,15 @@ class Evaluator(abc.ABC):
     self._check_some_known(source, label_of)
     self.image_shape = self._images.shape
     return source
+
+  def _check_several_classes(self) -> None:
+    """Raises ValueError if a model of one class always answers the same."""
+    if self._task.num_classes == 1:
+      raise ValueError(
+        f"{self._where}: the most likely of one class is always the same, so "
+        f"{self.headline} says nothing. Set {self._where}.type='multilabel' "
+        "for the average precision."
+      )
 
   def _check_some_known(
     self, source: data_lib.Source, label_of: Callable[[int], Any]

@@ -1,5 +1,10 @@
 """Accuracy, top-5, loss and calibration of every setting in one pass.
 
+An answer is right if it is any of the classes of an example that has several,
+as in ImageNet-ReaL. The loss is that of the task. Its softmax cross-entropy is
+the sum over the example's classes, as in big_vision: it grows with their
+number, so it does not compare with the loss on single labels.
+
 Each batch is read, decoded and sent to the devices once; then every setting's
 program runs on it.
 """

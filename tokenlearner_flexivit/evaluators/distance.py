@@ -116,10 +116,12 @@ class Evaluator(base.Evaluator):
 
     Raises:
       ValueError: no teacher, one that does not fit the student or the data, no
-        examples, or a setting that does not fit the images.
+        examples, a model of one class, or a setting that does not fit the
+        images.
     """
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     task, where = context.task, context.where
+    self._check_several_classes()
     self._distance = distance_of(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(

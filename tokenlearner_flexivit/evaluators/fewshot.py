@@ -228,11 +228,15 @@ class Evaluator(base.Evaluator):
         tables[setting][rows[rows >= 0]] = features[rows >= 0]
     for setting, table in tables.items():
       if not np.isfinite(table).all():
-        raise ValueError(
-          f"{self._where}: the representations at {setting.name} are not "
-          "finite. The training has diverged."
-        )
+        raise self._not_finite(setting)
     return tables
+
+  def _not_finite(self, setting: dials.Setting) -> ValueError:
+    """Returns the error about representations that cannot be classified."""
+    return ValueError(
+      f"{self._where}: the representations at {setting.name} are not finite. "
+      "The training has diverged."
+    )
 
   def _solve(self, table: np.ndarray) -> list[ridge.Solution]:
     """Returns for each number of shots the solutions of all seeds, stacked."""
@@ -280,10 +284,12 @@ class Evaluator(base.Evaluator):
     the penalty. What has no examples to be tuned on is left out: the most
     shots of a single seed. `{setting.name}/examples` is the number of test
     examples that have a label.
+
+    Raises:
+      ValueError: a representation is not finite.
     """
-    zeros = np.zeros(
-      (len(self._shots), len(self._drawn.rows), len(self._sweep)), np.int32
-    )
+    shape = len(self._shots), len(self._drawn.rows), len(self._sweep)
+    zeros = {"right": np.zeros(shape, np.int32), "broken": np.int32(0)}
     solutions, counts, tuned = {}, {}, {}
     for setting, table in self._tables(params).items():
       solution = self._solve(table)
@@ -298,8 +304,11 @@ class Evaluator(base.Evaluator):
     fixed = self._sweep.index(self._log2_l2)
     examples = int((self._drawn.test_labels >= 0).sum())
     for setting in self.settings:
+      counted = jax.device_get(counts[setting])
+      if counted["broken"]:
+        raise self._not_finite(setting)
       yield f"{setting.name}/examples", examples
-      accuracies = jax.device_get(counts[setting]) / examples
+      accuracies = counted["right"] / examples
       for shots, of_seeds, best in zip(
         self._shots, accuracies, tuned[setting], strict=True
       ):
@@ -330,15 +339,23 @@ def _gather(parallel, _, batch):
 
 
 def _add(l2, parallel, counts, batch, solutions):
-  """Adds the right answers of one batch; runs on each device."""
+  """Adds the right answers of one batch; runs on each device.
+
+  Representations that are not finite are counted apart: no class would be
+  right, yet the first would be answered.
+  """
 
   def count(solution):
     answers = ridge.classify(solution, batch["features"], l2)
     right = answers == _label(batch)[None]
     return right.sum(axis=-1, dtype=jnp.int32)
 
-  new = jnp.stack([jax.lax.map(count, s) for s in solutions])
-  return counts + parallel.sum(new)
+  is_broken = ~jnp.isfinite(batch["features"]).all(axis=-1)
+  new = {
+    "right": jnp.stack([jax.lax.map(count, s) for s in solutions]),
+    "broken": (is_broken & (batch["mask"] > 0)).sum(dtype=jnp.int32),
+  }
+  return jax.tree.map(jnp.add, counts, parallel.sum(new))
 
 
 def _mean_and_spread(

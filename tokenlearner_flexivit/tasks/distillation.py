@@ -327,13 +327,15 @@ class Distillation(classification.Classification):
       temperature: T > 0, which divides all logits.
       label_weight: weight of the loss on labels, added to the distance. At 0
         training needs no labels.
-      loss: the loss on labels, and what the evaluators report.
+      loss: the loss on labels, and what the evaluators report. It also says
+        what makes probabilities of the student's logits, softmax or sigmoid.
       label_smoothing: see `Classification`; of the labels, if they count.
       mixup_alpha: see there; teachers see the mixed images.
       class_names: of the data, where they are known.
 
     Raises:
-      ValueError: an unknown name, or a number out of its range.
+      ValueError: an unknown name, a number out of its range, or a softmax loss
+        beside a distance of sigmoids.
     """
     super().__init__(
       model, num_classes, loss, label_smoothing, mixup_alpha, class_names
@@ -350,6 +352,12 @@ class Distillation(classification.Classification):
     self._distance, self._link = configuration.choose(
       distance, DISTANCES, f"{where}.distance"
     )
+    if distance == "binary_kl" and loss == "softmax_xent":
+      raise ValueError(
+        f"{where}.distance='binary_kl' trains probabilities of sigmoids, but "
+        f"{where}.loss='softmax_xent' evaluates and predicts by softmax. Set "
+        f"{where}.loss='sigmoid_xent', or {where}.distance='kl'."
+      )
     self.distance = distance
     self._temperature = temperature
     self._label_weight = label_weight
