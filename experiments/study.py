@@ -5,7 +5,6 @@ files: results.json, tables in the README, figures.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import platform
@@ -21,6 +20,7 @@ from absl import app, flags, logging
 from experiments import seeds, training
 from experiments.training import ROOT, Report
 from tokenlearner_flexivit.figures import drawing
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # The flags belong to the study that starts: its --help shows them.
 flags.disclaim_key_flags()
@@ -316,10 +316,10 @@ class Study:
       "claims": outcome.claims,
     }
     file = folder / f"{self.file}{outcome.suffix}.json"
-    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    workdir_lib.write_json(file, results)
     for name, figure in self.figures(outcome).items():
       (folder / name).parent.mkdir(exist_ok=True)
-      figure.savefig(folder / name, dpi=self.dpi)
+      drawing.save(figure, folder / name, dpi=self.dpi)
     for mark, text in self.tables(outcome).items():
       fill_in(folder / "README.md", mark, text)
       print(text)

@@ -13,6 +13,7 @@ import pytest
 
 from tokenlearner_flexivit import dials, report
 from tokenlearner_flexivit.figures import curve, drawing
+from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.train import setup
 
 PARAMS = {"kernel": jnp.ones((2, 3))}
@@ -151,7 +152,7 @@ def lines_of(rows, monkeypatch, **arguments):
   """Returns the panels that `curve.draw` draws."""
   panels = []
   monkeypatch.setattr(
-    drawing.Figure, "savefig", lambda self, *_, **__: panels.extend(self.axes)
+    drawing, "save", lambda figure, *_, **__: panels.extend(figure.axes)
   )
   curve.draw(rows, "x.png", "title", "accuracy", **arguments)
   return panels
@@ -227,3 +228,21 @@ def test_metrics_of_all_evaluations_have_a_place(parts, tmp_path):
   for row in written["settings"]:
     assert row["val/accuracy"] == row["accuracy"] / 2
     assert "val/gmacs" not in row
+
+
+def test_a_result_that_is_no_number_is_null(parts, tmp_path):
+  """And stops no report; the other settings keep theirs."""
+  values = results(parts)
+  first = next(key for key in values["test"] if key.endswith("/accuracy"))
+  values["test"][first] = float("nan")
+  report.write(parts, tmp_path, PARAMS, values, 4)
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  path = tmp_path / "report.json"
+  strict = json.loads(path.read_bytes(), parse_constant=refuse)
+  shown = [row["accuracy"] for row in strict["settings"]]
+  assert shown.count(None) == 1 and len(shown) == 3
+  assert workdir_lib.read_report(tmp_path) == strict
+  assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10

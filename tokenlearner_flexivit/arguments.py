@@ -25,7 +25,9 @@ def picture(text: str) -> pathlib.Path:
     problem = "is a folder"
   elif not path.parent.is_dir():
     problem = f"there is no folder {path.parent}"
-  elif not os.access(path if path.exists() else path.parent, os.W_OK):
+  elif not os.access(
+    path if paths.is_stream(path) else path.resolve().parent, os.W_OK
+  ):
     problem = "you may not write there"
   if problem:
     raise argparse.ArgumentTypeError(f"{path}: {problem}")

@@ -1,9 +1,12 @@
 """Paths that people give: on the command line, in a config, in a call."""
 
+import contextlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
 
 # Two letters at least: "C:/" is a drive. pathlib makes "gs:/x" of "gs://x".
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -51,3 +54,50 @@ def local(path: str | os.PathLike, what: str) -> pathlib.Path:
       f"{what}={text}: there is no user {text[1:].partition('/')[0]!r} whose "
       "home that could be. Write './~...' for a folder of this name."
     ) from None
+
+
+def is_stream(path: pathlib.Path) -> bool:
+  """Tells whether what is written to a path does not make it a file of that.
+
+  Such as a pipe, /dev/null, or this program's own output, whatever it is.
+  """
+  if not path.exists() or path.is_dir():
+    return False
+  with contextlib.suppress(OSError):  # There may be no output.
+    if os.path.samestat(path.stat(), os.fstat(1)):
+      return True
+  return not path.is_file()
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives the name of a new file, which takes the place of `path` at the end.
+
+  If anything is raised inside, the file that was there stays. Of a link the
+  target is written, and the link stays; a stream gets what the new file holds.
+
+  Raises:
+    OSError: names the file, which those of writing do not.
+  """
+  streams = is_stream(path)
+  if streams:
+    partial = pathlib.Path(tempfile.mkdtemp()) / path.name
+  else:
+    target = pathlib.Path(os.path.realpath(path))
+    partial = target.with_name(f"{target.name}.partial")
+  try:
+    yield partial
+    if streams:
+      with partial.open("rb") as content, path.open("ab") as stream:
+        shutil.copyfileobj(content, stream)
+    else:
+      partial.replace(target)
+  except OSError as error:
+    if error.errno is None:  # Of a library's own.
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+  finally:
+    with contextlib.suppress(OSError):
+      partial.unlink()  # A full disk has better use for it.
+    if streams:
+      partial.parent.rmdir()

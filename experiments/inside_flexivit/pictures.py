@@ -66,7 +66,7 @@ def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
     "agreement": agreement_figure.draw(inside.agreement),
     "shape_or_texture": shape_or_texture.figure(inside.labels),
   }.items():
-    figure.savefig(folder / f"{name}.png", dpi=DPI)
+    drawing.save(figure, folder / f"{name}.png", dpi=DPI)
 
 
 def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
@@ -81,4 +81,4 @@ def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   ]
   alike = measure.alike(trained, corners, trained.batches(500))
   figure = similarity.figure(alike.values, alike.labels)
-  figure.savefig(folder / "two_dials.png", dpi=DPI)
+  drawing.save(figure, folder / "two_dials.png", dpi=DPI)

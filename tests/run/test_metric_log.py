@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from tokenlearner_flexivit.run import metric_log
@@ -30,6 +31,20 @@ def continued(tmp_path, first_step):
 def test_records_are_in_the_file_at_once(log, tmp_path):
   assert metric_log.read(tmp_path) == log.history
   assert [r["step"] for r in log.history] == [1, 2, 3]
+
+
+def test_what_is_no_number_is_null_in_the_file_alone(log, tmp_path):
+  log.write(4, {"loss": float("nan")})
+  assert (
+    (tmp_path / "metrics.jsonl")
+    .read_text()
+    .endswith('{"step": 4, "loss": null}\n')
+  )
+  log.close()
+  again = metric_log.MetricLog(tmp_path, 4)
+  again.close()
+  for history in (metric_log.read(tmp_path), again.history):
+    np.testing.assert_equal(history[3], {"step": 4, "loss": np.nan})
 
 
 @pytest.mark.parametrize("lost", [1, 2, 9])

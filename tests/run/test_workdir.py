@@ -1,7 +1,10 @@
 """Files of a workdir, on disks that fill up."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +29,49 @@ def test_what_does_not_fit_leaves_the_file_before_and_nothing_else(
     workdir_lib.write_json(path, {"steps": list(range(100))})
   assert json.loads(path.read_text()) == {"step": 1}
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_written_and_not_replaced(tmp_path):
+  """A link, a pipe, a device: as a shell would."""
+  target, link = tmp_path / "target", tmp_path / "link"
+  link.symlink_to(target)
+  for content in (b"new", b"written over"):
+    workdir_lib.write_whole(link, content)
+    assert link.is_symlink() and target.read_bytes() == content
+  pipe = tmp_path / "pipe"
+  os.mkfifo(pipe)
+  reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+  workdir_lib.write_whole(pipe, b"piped")
+  assert os.read(reader, 99) == b"piped" and pipe.is_fifo()
+  os.close(reader)
+  # /dev/null is one for all: by a link, so that a fault breaks none.
+  null = tmp_path / "null"
+  null.symlink_to(os.devnull)
+  workdir_lib.write_whole(null, b"nothing")
+  assert null.is_char_device()
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "target",
+    "link",
+    "pipe",
+    "null",
+  }
+
+
+@pytest.mark.parametrize("output", ["file", "pipe"])
+def test_what_is_written_to_the_own_output_comes_after_what_is_there(
+  tmp_path, output
+):
+  code = (
+    "import pathlib; from tokenlearner_flexivit import paths\n"
+    "print('before', flush=True)\n"
+    "with paths.whole(pathlib.Path('/dev/stdout')) as partial:\n"
+    "  partial.write_text('whole')"
+  )
+  command = [sys.executable, "-c", code]
+  if output == "pipe":
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"before\nwhole"
+    return
+  with (tmp_path / "out").open("wb") as file:
+    subprocess.run(command, stdout=file, check=True)
+  assert (tmp_path / "out").read_bytes() == b"before\nwhole"

@@ -31,6 +31,7 @@ import numpy as np
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.analysis import agreement_figure, command
 from tokenlearner_flexivit.evaluators import ensemble, mixture
+from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.tasks import classification
@@ -347,7 +348,7 @@ def summary(
 
 def link_of(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
   """Returns what makes probabilities of the logits of a run with a config."""
-  return classification.LINKS[config["task"].get("loss", "softmax_xent")]
+  return classification.LINKS[config["task"].get("loss") or "softmax_xent"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -388,7 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     if attributes != others:
       answers = answers._replace(attributes={"label": answers.labels})
     found = summary(answers, runs.value_names(opened.data, attributes))
-    agreement_figure.draw(found).savefig(args.output, dpi=150)
+    drawing.save(agreement_figure.draw(found), args.output, dpi=150)
     numbers = command.write_numbers(args.output, found)
   print(f"Answers to {found['examples']} images: {args.output}, {numbers}")
 

@@ -354,7 +354,7 @@ def main(argv: list[str] | None = None) -> None:
       captions=words,
       class_names=opened.class_names,
     )
-    drawn.savefig(args.output, dpi=150)
+    drawing.save(drawn, args.output, dpi=150)
   print(f"Maps of {len(images)} images: {args.output}")
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -223,7 +222,7 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
 def write_numbers(picture: str | pathlib.Path, found: Any) -> pathlib.Path:
   """Writes as JSON what a picture shows; returns the file, beside it."""
   path = pathlib.Path(picture).with_suffix(".json")
-  path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+  workdir_lib.write_json(path, found)
   return path
 
 

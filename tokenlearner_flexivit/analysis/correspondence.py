@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
       position=args.position,
       name=args.name,
     )
-    drawn.savefig(args.output, dpi=150)
+    drawing.save(drawn, args.output, dpi=150)
     numbers = command.write_numbers(args.output, as_json(found, settings))
   print(f"Tokens of {len(images)} images: {args.output}, {numbers}")
 

@@ -349,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
       args.labels,
       args.name,
     )
-    figure(rows).savefig(args.output, dpi=150)
+    drawing.save(figure(rows), args.output, dpi=150)
     numbers = command.write_numbers(args.output, rows)
   print(f"{len(rows)} settings: {args.output}, {numbers}")
 

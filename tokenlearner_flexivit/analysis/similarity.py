@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from sklearn import manifold
 
-from tokenlearner_flexivit import arguments, dials, terminal
+from tokenlearner_flexivit import arguments, dials, paths, terminal
 from tokenlearner_flexivit.analysis import cka, command, similarity_by_depth
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.figures import drawing
@@ -304,15 +304,16 @@ def main(argv: list[str] | None = None) -> None:
     values, labels = cka.cka(
       batches(), sides.by_name, lambda number: terminal.say(f"{number} images")
     )
-    figure(values, labels).savefig(args.output, dpi=150)
+    drawing.save(figure(values, labels), args.output, dpi=150)
     output = args.output
     numbers = output.with_suffix(".npz")
-    np.savez(numbers, cka=values, labels=labels)
+    with paths.whole(numbers) as partial, partial.open("wb") as file:
+      np.savez(file, cka=values, labels=labels)
     written = [str(output), str(numbers)]
     curves = sides.curves(values, labels)
     if curves:
       by_depth = output.with_name(f"{output.stem}_depth.png")
-      similarity_by_depth.figure(curves).savefig(by_depth, dpi=150)
+      drawing.save(similarity_by_depth.figure(curves), by_depth, dpi=150)
       written.append(str(by_depth))
   print(f"CKA of {len(labels)} layers: {', '.join(written)}")
 

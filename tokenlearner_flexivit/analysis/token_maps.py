@@ -274,7 +274,7 @@ def draw_run(
     patch_sizes=[sizes[i] for i in picked],
     num_tokens=min(8, model.token_learner["num_tokens"]),
   )
-  drawn.savefig(path, dpi=120)
+  drawing.save(drawn, path, dpi=120)
   return True
 
 
@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
       num_tokens=args.num_tokens,
       name=args.name,
     )
-    drawn.savefig(args.output, dpi=150)
+    drawing.save(drawn, args.output, dpi=150)
   print(f"Maps of {len(images)} images: {args.output}")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tokenlearner_flexivit import arguments
+from tokenlearner_flexivit import arguments, paths
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, token_maps
@@ -34,7 +34,7 @@ from tokenlearner_flexivit.data.sources.video_folder import (
 from tokenlearner_flexivit.data.sources.video_folder import (
   source as video_folder,
 )
-from tokenlearner_flexivit.figures import overlay
+from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.models import patch_embed
 from tokenlearner_flexivit.models.video import vivit
@@ -134,9 +134,10 @@ def draw(
     num_tokens = min(_MAX_TOKENS, learner["num_tokens"])
   choice = dict(patch_size=patch_size, num_tokens=num_tokens)
   caption = captions[0] if captions else ""
-  token_maps.video_figure(
+  figure = token_maps.video_figure(
     model, params, videos[0], caption=caption, **choice
-  ).savefig(path, dpi=120)
+  )
+  drawing.save(figure, path, dpi=120)
   frames = [_taken(model, video) for video in np.asarray(videos)]
   # One video at a time: all of its frames make one long sequence.
   maps = [
@@ -144,13 +145,15 @@ def draw(
     for video in videos
   ]
   first, *others = animation(frames, maps, captions)
-  first.save(
-    path.with_suffix(".gif"),
-    save_all=True,
-    append_images=others,
-    duration=_MILLISECONDS,
-    loop=0,
-  )
+  with paths.whole(path.with_suffix(".gif")) as partial:
+    first.save(
+      partial,
+      "GIF",
+      save_all=True,
+      append_images=others,
+      duration=_MILLISECONDS,
+      loop=0,
+    )
 
 
 def _taken(model: Any, video: np.ndarray) -> np.ndarray:

@@ -116,4 +116,4 @@ def draw(
     about_examples(num_examples, kind, headline),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
-  figure.savefig(path, dpi=120)
+  drawing.save(figure, path, dpi=120)

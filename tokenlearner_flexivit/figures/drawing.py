@@ -7,6 +7,7 @@ imported here, without, and nowhere else in this package.
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,23 @@ if _backend:
 from matplotlib import cm, colormaps, colors, lines, ticker  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-__all__ = ["Figure", "cm", "colormaps", "colors", "lines", "log_axis"]
+from tokenlearner_flexivit import paths  # noqa: E402
+
+__all__ = ["Figure", "cm", "colormaps", "colors", "lines", "log_axis", "save"]
+
+
+def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
+  """Writes a figure, whole or not at all, as the kind that its name ends with.
+
+  Args:
+    figure: to write.
+    path: of the file.
+    dpi: pixels per inch.
+  """
+  path = pathlib.Path(path)
+  kind = path.suffix.removeprefix(".") or "png"
+  with paths.whole(path) as partial:
+    figure.savefig(partial, dpi=dpi, format=kind)
 
 
 def log_axis(axes: Any, values: Sequence[float]) -> None:

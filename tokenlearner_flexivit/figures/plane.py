@@ -90,7 +90,7 @@ def draw(
     curve.about_examples(num_examples, kind, headline),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
-  figure.savefig(path, dpi=120)
+  drawing.save(figure, path, dpi=120)
 
 
 def _distinct(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[Any]:

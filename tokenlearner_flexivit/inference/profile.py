@@ -16,6 +16,7 @@ import numpy as np
 
 from tokenlearner_flexivit import dials, paths
 from tokenlearner_flexivit.figures import plane, table
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 Row = dict[str, Any]
 
@@ -152,8 +153,12 @@ def check_writable(path: str | os.PathLike) -> pathlib.Path:
   path = paths.local(path, "output")
   if path.is_dir():
     raise IsADirectoryError(f"{path} is a folder. Give the name of a file.")
+  if paths.is_stream(path):
+    if not os.access(path, os.W_OK):
+      raise PermissionError(f"{path}: you may not write there.")
+    return path
   path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryFile(dir=path.parent):
+  with tempfile.TemporaryFile(dir=path.resolve().parent):
     pass
   if path.exists():
     with path.open("r+", encoding="utf-8"):
@@ -164,7 +169,7 @@ def check_writable(path: str | os.PathLike) -> pathlib.Path:
 def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
   """Writes rows to a file that `read` reads."""
   path = check_writable(path)
-  path.write_text(f"{as_json(rows)}\n", encoding="utf-8")
+  workdir_lib.write_whole(path, f"{as_json(rows)}\n".encode())
 
 
 def read(path: str | os.PathLike) -> list[Row]:

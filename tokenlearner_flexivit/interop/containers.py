@@ -7,7 +7,6 @@ import contextlib
 import functools
 import pathlib
 import re
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from flax import serialization, traverse_util
 
+from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.interop import npz
 from tokenlearner_flexivit.interop.leaves import (
   LastRead,
@@ -241,8 +241,7 @@ def write(
     arrays: by name. For .msgpack the parts between "/" become nested dicts.
     metadata: texts to keep beside them; .msgpack has no place for these.
   """
-  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-  try:
+  with paths.whole(path) as partial:
     if path.suffix == ".npz":
       npz.write(partial, arrays, metadata or {})
     elif path.suffix == ".safetensors":
@@ -253,6 +252,3 @@ def write(
     else:
       tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
       partial.write_bytes(serialization.msgpack_serialize(tree))
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)

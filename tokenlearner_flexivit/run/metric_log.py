@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ METRICS_FILE = "metrics.jsonl"
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:
   """Returns the records of `metrics.jsonl`, [] if there is none.
 
-  A line that was not written to its end is no record.
+  A line that was not written to its end is no record. A number that is not
+  finite, null there, is NaN here.
   """
   return _read(workdir / METRICS_FILE)[0]
 
@@ -50,7 +52,10 @@ def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
     except ValueError:
       record = None
     if isinstance(record, dict) and "step" in record:
-      records.append(record)
+      # As it was before JSON, which has no such number.
+      records.append(
+        {k: math.nan if v is None else v for k, v in record.items()}
+      )
     else:
       broken += len(line)
   return records, broken
@@ -207,4 +212,4 @@ class MetricLog:
 
 
 def _line(record: Mapping[str, float]) -> bytes:
-  return json.dumps(record).encode() + b"\n"
+  return workdir_lib.as_json(record).encode() + b"\n"

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import paths, terminal
 
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
@@ -199,22 +199,25 @@ class Lock:
 def write_whole(path: pathlib.Path, content: bytes) -> None:
   """Writes a file, whole or not at all: then the one before it stays.
 
+  See `paths.whole` for links and streams.
+
   Raises:
     OSError: names the file, which those of writing do not.
   """
-  partial = path.with_name(f"{path.name}.partial")
-  try:
+  with paths.whole(path) as partial:
     partial.write_bytes(content)
-    partial.rename(path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      partial.unlink()  # A full disk has better use for it.
-    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def as_json(values: Any, indent: int | None = None) -> str:
+  """Returns values as JSON, which has no NaN and no infinity: they are null."""
+  # Python's own reader takes what its writer makes of them.
+  values = json.loads(json.dumps(values), parse_constant=lambda _: None)
+  return json.dumps(values, indent=indent, allow_nan=False)
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file, whole or not at all."""
-  write_whole(path, f"{json.dumps(values, indent=2)}\n".encode())
+  """Writes a JSON file, see `as_json`, whole or not at all."""
+  write_whole(path, f"{as_json(values, indent=2)}\n".encode())
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -259,6 +262,8 @@ def read_notes(checkpoint: pathlib.Path) -> Any:
 def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
   """Returns the report of the run in `workdir`, None before its end.
 
+  A result that is no finite number is None.
+
   Raises:
     ValueError: the file is damaged.
   """
@@ -266,7 +271,8 @@ def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_bytes())
+    # Older versions wrote NaN.
+    return json.loads(path.read_bytes(), parse_constant=lambda _: None)
   except ValueError as error:
     raise ValueError(
       f"{path} is damaged ({error}). Write it anew: python -m "

@@ -45,7 +45,7 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
       fontsize=9,
     )
     axis.axis("off")
-  figure.savefig(path, dpi=80)
+  drawing.save(figure, path, dpi=80)
 
 
 def main() -> None:
