@@ -113,7 +113,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if c.init:
     described = interop.describe(c.init)  # Logs what it has to guess.
     c.model = {k: v for k, v in described.model.items() if k not in HEAD}
-    if models.MODELS[c.model.get("name", "vit")].input != "image":
+    if models.MODELS[c.model.get("name") or "vit"].input != "image":
       raise ValueError(
         f"{c.init} is a model for videos; this config transfers models for"
         " images."

@@ -1,6 +1,7 @@
 """Configs are read strictly."""
 
 import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -11,6 +12,15 @@ from tokenlearner_flexivit import config as configuration
 
 def build(lr, schedule=None):
   return lr, schedule
+
+
+def typed(a: float = 1.0, b: str | None = "x", c=2, d: Any = 3):
+  return a, b, c, d
+
+
+def test_none_is_the_default_of_what_cannot_be_none():
+  section = dict.fromkeys("abcd")
+  assert configuration.call(typed, section, "c") == (1.0, None, None, None)
 
 
 def test_call_passes_the_section_on():

@@ -51,6 +51,13 @@ def test_a_curriculum_of_fewer_steps_than_stages():
   assert sizes.stages == ((0.75, 0.25), (0.25, 0.75))
 
 
+def test_a_curriculum_may_begin_and_end_with_hardly_ever():
+  sizes = patch_sizes(
+    100, values=(8, 4), weights=(1, 1e-12), end_weights=(1e-12, 1)
+  )
+  np.testing.assert_allclose(sizes.shares, (0.5, 0.5))
+
+
 def test_uniform_without_weights():
   sizes = patch_sizes(values=(8, (4, 2)))
   assert sizes.values == ((8, 8), (4, 2))
@@ -170,6 +177,9 @@ def test_setting_names(setting, name):
     (dict(values=(4, 2), weights=(1,)), "2 positive numbers"),
     (dict(values=(4, 2), weights=(1, 0)), "2 positive numbers"),
     (dict(values=(4, 2), weights=(True, 1)), "2 positive numbers"),
+    (dict(values=(4, 2), weights=(1e-12, 1)), r"\(4, 4\) is drawn .*1e-12"),
+    (dict(values=(4, 2), weights=(1e308, 1e308)), "too large to be added"),
+    (dict(values=(4, 2), weights=(10**400, 1)), "2 positive numbers"),
     (dict(values=(4, 2), end_weights=(1,)), "end_weights.*2 positive numbers"),
     (dict(value=(4, 2)), "no key 'value'"),
   ],

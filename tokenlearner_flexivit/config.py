@@ -7,8 +7,10 @@ nothing reads is refused: a misspelt `warmup_step` must not train for a day.
 
 import difflib
 import inspect
+import math
 import os
 import re
+import typing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -46,6 +48,8 @@ def plain(config: Any, where: str = "config") -> Any:
       f"{where}={config!r} is a {type(config).__name__}, which config.json "
       "cannot hold. Give a number, a text, a list or keys with values."
     )
+  if isinstance(config, float) and not math.isfinite(config):
+    raise ValueError(f"{where}={config!r} must be a finite number.")
   return config
 
 
@@ -209,6 +213,7 @@ def call(
 
   Args:
     function: its keyword parameters are the keys that the section may have.
+      None stands for the default of one that cannot be None.
     section: the config section, without keys that named the function.
     where: the section's name for errors, such as "config.optimizer".
     **provided: arguments that the caller gives; no config key may set them.
@@ -219,6 +224,11 @@ def call(
   parameters = inspect.signature(function).parameters
   allowed = [name for name in parameters if name not in provided]
   check_keys(section, allowed, where)
+  section = {
+    name: value
+    for name, value in section.items()
+    if value is not None or _may_be_none(parameters.get(name))
+  }
   required = [
     name
     for name in allowed
@@ -229,6 +239,16 @@ def call(
   if missing:
     raise ValueError(f"{where} needs {', '.join(missing)}.")
   return function(**section, **provided)
+
+
+def _may_be_none(parameter: inspect.Parameter | None) -> bool:
+  """Tells whether None means something to a parameter, or that is unknown."""
+  if parameter is None or parameter.default is None:
+    return True
+  annotation = parameter.annotation
+  unknown = annotation in (Any, inspect.Parameter.empty)
+  is_text = isinstance(annotation, str)  # Of who defers annotations.
+  return unknown or is_text or type(None) in typing.get_args(annotation)
 
 
 DURATION_UNITS = ("steps", "epochs", "examples")

@@ -9,6 +9,7 @@ restart.
 import dataclasses
 import itertools
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ import numpy as np
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models.token_learner import ALL
 
+# Draws are numbers of float32, of which there are 2 ** 23 in [0, 1).
+_LEAST_SHARE = 1e-6
 # Of a curriculum: so many that a step from one to the next means nothing.
 _MAX_STAGES = 100
 
@@ -317,9 +320,22 @@ def _dial(
     stage_steps = -(-total_steps // _MAX_STAGES)
     shares = np.linspace(0, 1, -(-total_steps // stage_steps))
     stages = [(1 - share) * start + share * end for share in shares]
-  return Dial(
+  dial = Dial(
     values, tuple(tuple(stage.tolist()) for stage in stages), stage_steps
   )
+  _check_drawn(dial, where)
+  return dial
+
+
+def _check_drawn(dial: Dial, where: str) -> None:
+  """Raises ValueError for a value that is hardly ever drawn, or never."""
+  for value, share in zip(dial.values, dial.shares, strict=True):
+    if share < _LEAST_SHARE:
+      raise ValueError(
+        f"{where}: by its weights {value!r} is drawn in a share of {share:.3g} "
+        f"of the steps, hardly ever or never. Leave it out, or give it "
+        f"{_LEAST_SHARE:g} at least."
+      )
 
 
 def as_num_tokens(value: Any, where: str) -> int | str:
@@ -341,7 +357,9 @@ def _probabilities(
   if weights is None:
     return np.full(len(values), 1 / len(values))
   are_numbers = isinstance(weights, Sequence) and all(
-    isinstance(w, numbers.Real) and type(w) is not bool and 0 < w < np.inf
+    isinstance(w, numbers.Real)
+    and type(w) is not bool
+    and 0 < w <= sys.float_info.max
     for w in weights
   )
   if not are_numbers or len(weights) != len(values):
@@ -349,7 +367,11 @@ def _probabilities(
       f"{where}={weights!r} must be {len(values)} positive numbers, one for "
       "each value."
     )
-  return np.asarray(weights, np.float64) / np.sum(weights)
+  with np.errstate(over="ignore"):
+    total = np.sum(weights, dtype=np.float64)
+  if not np.isfinite(total):
+    raise ValueError(f"{where}={weights!r} are too large to be added up.")
+  return np.asarray(weights, np.float64) / total
 
 
 def default_dispatch() -> str:

@@ -39,6 +39,7 @@ def step(optimizer):
     (dict(name="linear", end=0.5), 100, 0.5),
     (dict(name="constant"), 77, 1.0),
     (dict(name="constant", end=None), 77, 1.0),
+    (dict(name=None), 25, 0.5 + 0.5**1.5),
     (dict(name="linear", warmup_steps=20), 5, 0.25),
     (dict(name="linear", warmup_steps=20), 20, 1.0),
     (dict(name="linear", warmup_steps=20), 60, 0.5),
@@ -170,6 +171,19 @@ def test_optimizers_of_optax_by_name(section, expected):
   updates = step(optimizer)
   for key, value in zip(("kernel", "bias"), expected, strict=True):
     np.testing.assert_allclose(updates[key], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [None, "sgd", "lion", "adafactor"])
+def test_none_is_the_default(name):
+  keys = {
+    None: ("weight_decay", "b1", "eps"),
+    "sgd": ("momentum", "nesterov"),
+    "lion": ("b1", "weight_decay"),
+    "adafactor": ("decay_rate", "multiply_by_parameter_scale"),
+  }[name]
+  given = create(lr=0.1, name=name, **dict.fromkeys(keys))[0]
+  default = create(lr=0.1, name=name or "adamw")[0]
+  chex.assert_trees_all_equal(step(given), step(default))
 
 
 def test_optimizers_of_optax_follow_the_schedule_and_clip():

@@ -532,7 +532,9 @@ def test_none_is_the_default_everywhere(config):
   """As the command line gives it."""
   test = config.evals.test
   for section, keys in (
-    (config, ("seed", "task", "ema_decay")),
+    (config, ("seed", "ema_decay")),
+    (config.task, ("name", "loss", "label_smoothing")),
+    (config.model, ("name",)),
     (config.flexi, ("dispatch", "num_tokens", "sandwich")),
     (test, ("type", "batch_size", "patch_sizes", "eval_steps")),
     (test.data, ("num_threads", "prefetch", "data_dir")),

@@ -238,7 +238,7 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   workdir = paths.local(workdir, "workdir")
   config = workdir_lib.read_config(workdir)
   other, unknown = _REFUSED[kind]
-  if models.MODELS[config["model"].get("name", "vit")].input != kind:
+  if models.MODELS[config["model"].get("name") or "vit"].input != kind:
     raise ValueError(other.format(workdir))
   report = workdir_lib.read_report(workdir) or {}
   # It may have been evaluated by another config than it was trained by.

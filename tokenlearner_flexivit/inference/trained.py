@@ -189,7 +189,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
       "has one: python -m tokenlearner_flexivit.main --mode=eval "
       f"--workdir={workdir} --config=..."
     )
-  task = {"loss": "softmax_xent", **config["task"]}
+  loss = config["task"].get("loss") or "softmax_xent"
   about = workdir_lib.read_about_data(workdir)
   section = {**config["model"], "num_classes": about["num_classes"]}
   model = models.create(**section)
@@ -219,7 +219,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     model_section=section,
     pp=data["pp"],
     image_shape=shape,
-    loss=task["loss"],
+    loss=loss,
     settings=trained.settings,
     class_names=about["class_names"],
     recorded=_named_alike(report.get("settings", []), trained, model),

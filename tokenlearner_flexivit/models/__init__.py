@@ -33,12 +33,12 @@ __all__ = [
 
 
 def create(
-  name: str = "vit", variant: str | None = None, **kwargs: Any
+  name: str | None = None, variant: str | None = None, **kwargs: Any
 ) -> nn.Module:
   """Builds a model from a config.
 
   Args:
-    name: one of `MODELS`.
+    name: one of `MODELS`; None for "vit".
     variant: a named size such as "B/16", or None.
     **kwargs: constructor arguments; they beat those of the variant.
 
@@ -49,6 +49,7 @@ def create(
     ValueError: for an unknown name, variant or argument, listing those known;
       for one that is missing or of a wrong type.
   """
+  name = "vit" if name is None else name
   if not isinstance(name, str) or name not in MODELS:
     raise ValueError(
       f"Unknown model {name!r}. Known: {', '.join(sorted(MODELS))}."

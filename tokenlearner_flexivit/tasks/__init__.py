@@ -114,7 +114,7 @@ def create(
   """
   arguments = dict(section)
   cls = configuration.choose(
-    arguments.pop("name", "classification"), TASKS, "config.task.name"
+    arguments.pop("name", None) or "classification", TASKS, "config.task.name"
   )
   return configuration.call(
     cls,

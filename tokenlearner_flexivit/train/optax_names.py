@@ -69,7 +69,7 @@ def create(
   masks = [key for key in _MASKS if key in parameters]
   known = {*parameters, "lr", *(["decay"] if masks else [])}
   configuration.check_keys(section, known - {"learning_rate", *masks}, where)
-  if "lr" not in section:
+  if section.get("lr") is None:
     raise ValueError(f"{where} needs lr.")
   arguments = {k: v for k, v in section.items() if k not in ("lr", "decay")}
   for key, value in arguments.items():
@@ -101,7 +101,7 @@ def create(
 
 def _check_type(value: Any, default: Any, where: str) -> None:
   """Raises ValueError for a value that is none of the default's kind."""
-  if isinstance(default, bool) and not isinstance(value, bool):
+  if isinstance(default, bool) and not isinstance(value, bool | None):
     raise ValueError(f"{where}={value!r} must be true or false.")
   if type(default) in (int, float) and value is not None:
     configuration.check_number(value, where)

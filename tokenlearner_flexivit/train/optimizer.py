@@ -131,7 +131,7 @@ def create_schedule(
   if not isinstance(section, Mapping):
     raise ValueError(f"{where}={section!r} must be a section: keys, values.")
   arguments = dict(section)
-  name = arguments.pop("name", "cosine")
+  name = arguments.pop("name", None) or "cosine"
   create = configuration.choose(name, SCHEDULES, f"{where}.name")
   durations = {}
   for duration in ("warmup", "cooldown"):
@@ -167,7 +167,8 @@ def create_schedule(
   configuration.check_number(arguments["end"], f"{where}.end", "[0, inf)")
   provided = {"progress_steps": total_steps - warmup}
   if name == "rsqrt":
-    arguments.setdefault("timescale", 10_000)
+    if arguments.get("timescale") is None:
+      arguments["timescale"] = 10_000
     provided["cooldown_steps"] = durations["cooldown"]
   decay = configuration.call(create, arguments, where, **provided)
   if not warmup:
@@ -279,14 +280,14 @@ _DTYPES = (None, "float32", "bfloat16")
 def _check_values(arguments: Mapping[str, Any], where: str) -> None:
   """Raises ValueError for a value that no optimizer can train with."""
   for key, interval in _INTERVALS.items():
-    if key in arguments:
+    if arguments.get(key) is not None:
       configuration.check_number(arguments[key], f"{where}.{key}", interval)
   if arguments.get("mu_dtype") not in _DTYPES:
     raise ValueError(
       f"{where}.mu_dtype={arguments['mu_dtype']!r} must be 'float32', "
       "'bfloat16' or None, that of the parameters."
     )
-  if not isinstance(arguments.get("nesterov", False), bool):
+  if not isinstance(arguments.get("nesterov"), bool | None):
     raise ValueError(
       f"{where}.nesterov={arguments['nesterov']!r} must be true or false."
     )
@@ -327,15 +328,12 @@ def create(
   """
   where = "config.optimizer"
   arguments = dict(section)
-  name = arguments.pop("name", "adamw")
+  name = arguments.pop("name", None) or "adamw"
   known = {**optax_names.functions(), **OPTIMIZERS}
   configuration.choose(name, known, f"{where}.name")
-  if arguments.get("grad_clip_norm") is None:
-    arguments.pop("grad_clip_norm", None)
   checked = arguments
-  if name not in OPTIMIZERS:  # There None and an eps of 0 may have a meaning.
-    others = {k for k, v in arguments.items() if v is None} | {"eps"}
-    checked = {k: v for k, v in arguments.items() if k not in others}
+  if name not in OPTIMIZERS:  # There an eps of 0 may have a meaning.
+    checked = {k: v for k, v in arguments.items() if k != "eps"}
   _check_values(checked, where)
   schedule = create_schedule(
     arguments.pop("schedule", None) or {},
