@@ -6,7 +6,6 @@ continues from its newest checkpoint.
 
 import concurrent.futures
 import dataclasses
-import functools
 import importlib
 import itertools
 import json
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
@@ -27,7 +26,6 @@ from tokenlearner_flexivit.run import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 Report = dict[str, Any]
-Result = TypeVar("Result")
 
 # For glibc: keeps freed memory, in large pages, rather than give it back to the
 # system and have it cleared for the next step. Steps of small models on CPU are
@@ -78,24 +76,6 @@ def run_name(cell: str, seed: int, scale: str) -> str:
   return f"{scale}_{cell}_{seed}"
 
 
-def run_of(
-  folder: pathlib.Path, cell: str, seed: int, scale: str, **more: object
-) -> Run:
-  """Returns the run of a cell with a seed.
-
-  Args:
-    folder: of the study; its config.py knows the cell.
-    cell: its name.
-    seed: of parameters and batches.
-    scale: its name.
-    **more: further arguments of the config.
-  """
-  file = (folder / "config.py").relative_to(ROOT)
-  arguments = dict(cell=cell, seed=seed, scale=scale, **more)
-  text = ",".join(f"{key}={value}" for key, value in arguments.items())
-  return Run(run_name(cell, seed, scale), f"{file}:{text}")
-
-
 def cores_of_jobs(jobs: int) -> list[list[int]]:
   """Divides the cores of this process among jobs that run at a time.
 
@@ -110,55 +90,6 @@ def cores_of_jobs(jobs: int) -> list[list[int]]:
     raise ValueError(f"--jobs={jobs}, but there are {len(cores)} cores.")
   share = len(cores) // jobs
   return [cores[i * share : (i + 1) * share] for i in range(jobs)]
-
-
-def do_all(
-  work: Mapping[str, Callable[[], Result]],
-  jobs: int,
-  describe: Callable[[Result], str],
-  stop: Callable[[], None] = lambda: None,
-) -> dict[str, Result]:
-  """Does several things at a time; prints a line with an ETA for each.
-
-  Args:
-    work: what to do, by name, in the order in which it begins.
-    jobs: how many at a time.
-    describe: says in a few words how one went.
-    stop: called if one fails or at Ctrl-C, perhaps several times, so that
-      those under way end; no other is begun then.
-
-  Returns:
-    The results by name.
-  """
-  begin, results = time.perf_counter(), {}
-
-  def timed(do: Callable[[], Result]) -> tuple[Result, float]:
-    start = time.perf_counter()
-    try:
-      return do(), time.perf_counter() - start
-    except BaseException:
-      stop()  # Before this thread begins the next.
-      raise
-
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    pending = {pool.submit(timed, do): name for name, do in work.items()}
-    try:
-      for future in concurrent.futures.as_completed(pending):
-        name, (result, seconds) = pending[future], future.result()
-        results[name] = result
-        done = len(results)
-        eta = (time.perf_counter() - begin) / done * (len(work) - done)
-        print(
-          f"{done}/{len(work)} {name}: {describe(result)} "
-          f"({terminal.duration(seconds)})  ETA {terminal.duration(eta)}",
-          flush=True,
-        )
-    except BaseException:
-      stop()
-      print("Ending what is under way; the same command continues.", flush=True)
-      pool.shutdown(cancel_futures=True)
-      raise
-  return results
 
 
 def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
@@ -201,22 +132,38 @@ def train_all(
   if len(left) < len(runs):
     print(f"{len(runs) - len(left)} of {len(runs)} runs are there.", flush=True)
   stopping = threading.Event()
+  begin = time.perf_counter()
 
-  def train(run: Run) -> Report:
-    cores = slots.get()
+  def train(run: Run) -> float:
+    """Trains a run unless others failed; returns the seconds that it took."""
+    cores, start = slots.get(), time.perf_counter()
     try:
       if not stopping.is_set():
         _train(run, workdir, cores, stopping)
+    except BaseException:
+      stopping.set()  # Before this thread begins the next.
+      raise
     finally:
       slots.put(cores)
-    return read(workdir, run)
+    return time.perf_counter() - start
 
-  do_all(
-    {run.name: functools.partial(train, run) for run in left},
-    jobs,
-    in_words,
-    stop=stopping.set,
-  )
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    pending = {pool.submit(train, run): run for run in left}
+    try:
+      ended = concurrent.futures.as_completed(pending)
+      for done, future in enumerate(ended, 1):
+        seconds, run = terminal.duration(future.result()), pending[future]
+        eta = (time.perf_counter() - begin) / done * (len(left) - done)
+        print(
+          f"{done}/{len(left)} {run.name}: {in_words(read(workdir, run))} "
+          f"({seconds})  ETA {terminal.duration(eta)}",
+          flush=True,
+        )
+    except BaseException:
+      stopping.set()
+      print("Ending what is under way; the same command continues.", flush=True)
+      pool.shutdown(cancel_futures=True)
+      raise
   return {run.name: read(workdir, run) for run in runs}
 
 

@@ -7,8 +7,9 @@ is not trained again. --cells and --seeds train some of them (and what these
 need), without results.
 """
 
+import functools
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from experiments import recipe, seeds, study, throughput, training
 from experiments.flexivit_curves import (
@@ -46,29 +47,29 @@ def rows(done: study.Done) -> list[study.Row]:
   return trained + tried + [{"speed": row} for row in _speed(done.scale)]
 
 
-def _trials(done: study.Done) -> list[study.Row]:
+def _trials(done: study.Done) -> Iterator[study.Row]:
   """Evaluates fixed models at other sizes, or reads what was found before."""
-  asked, work = done.asked, {}
+  asked = done.asked
   of_seeds = "_".join(map(str, asked.seeds))
   for trial in resized.trials(done.scale):
     along = "_along" if trial.scaled else ""
     name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{of_seeds}"
     cell = cells.fixed(trial.trained)
-    runs = [done.folder(cell, seed) for seed in asked.seeds]
-    file = asked.workdir / f"{name}.json"
-    work[name] = lambda f=file, t=trial, r=runs: training.stored(
-      f, lambda: resized.evaluate(t, done.scale, r)
+    rows = training.stored(
+      asked.workdir / f"{name}.json",
+      functools.partial(
+        resized.evaluate,
+        trial,
+        done.scale,
+        [done.folder(cell, seed) for seed in asked.seeds],
+      ),
     )
-  tried = training.do_all(work, 1, _methods)
-  return [row for trial in tried.values() for row in trial]
-
-
-def _methods(rows: Iterable[study.Row]) -> str:
-  shown = (
-    f"{row['method']} {100 * statistics.fmean(row['accuracies']):.1f}"
-    for row in rows
-  )
-  return f"{', '.join(shown)} %"
+    yield from rows
+    shown = (
+      f"{row['method']} {100 * statistics.fmean(row['accuracies']):.1f}"
+      for row in rows
+    )
+    print(f"{name}: {', '.join(shown)} %", flush=True)
 
 
 def _speed(scale: scales.Scale) -> list[study.Row]:
