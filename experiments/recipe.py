@@ -1,9 +1,12 @@
 """What the studies train with: the same for all models of one."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+
+from tokenlearner_flexivit import config as configuration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,36 @@ class Scale:
   steps: int
   dtype: str | None = None
   num_threads: int = 2
+
+
+def read_argument(
+  arg: str,
+  scales: Mapping[str, Any],
+  cells: Callable[[Any], Mapping[str, Any]],
+  small: Mapping[str, Any],
+  **defaults: Any,
+) -> tuple[Any, Any, dict[str, Any]]:
+  """Reads the argument of a study's config.
+
+  Args:
+    arg: such as "cell=flexi,seed=1".
+    scales: by name.
+    cells: returns those of a scale by name.
+    small: what `runlocal` makes of the scale besides two steps of eight
+      examples and a width of 32.
+    **defaults: of the argument; seed, scale and runlocal have theirs.
+
+  Returns:
+    The scale, the cell, and all values.
+  """
+  defaults = dict(seed=0, scale="cpu", runlocal=False) | defaults
+  args = configuration.parse_arg(arg, **defaults)
+  scale = configuration.choose(args["scale"], scales, "scale")
+  cell = configuration.choose(args["cell"], cells(scale), "cell")
+  if args["runlocal"]:
+    tiny = dict(width=32, batch_size=8, steps=2) | small
+    scale = dataclasses.replace(scale, **tiny)
+  return scale, cell, args
 
 
 def config(

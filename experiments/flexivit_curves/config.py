@@ -8,14 +8,12 @@ What starts from another cell or learns from it finds its run in the folder
 the images, instead of the texture.
 """
 
-import dataclasses
 import pathlib
 
 import ml_collections
 
 from experiments import recipe, training
 from experiments.flexivit_curves import cells, scales
-from tokenlearner_flexivit import config as configuration
 
 
 def test_data(scale: scales.Scale, label: str = "label") -> dict:
@@ -34,26 +32,15 @@ def _labels(label: str) -> str:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
-  args = configuration.parse_arg(
+  scale, cell, args = recipe.read_argument(
     arg,
+    scales.SCALES,
+    cells.cells_by_name,
+    dict(depth=2, short_steps=2),
     cell="flexi",
-    seed=0,
-    scale="cpu",
     workdir="",
     label="label",
-    runlocal=False,
   )
-  scale = configuration.choose(args["scale"], scales.SCALES, "scale")
-  cell = configuration.choose(args["cell"], cells.cells_by_name(scale), "cell")
-  if args["runlocal"]:
-    scale = dataclasses.replace(
-      scale,
-      width=32,
-      depth=2,
-      batch_size=8,
-      steps=2 * len(scale.sizes) if cell.few else 2,
-      short_steps=2,
-    )
   if args["label"] != "label" and not cell.downstream:
     raise ValueError(
       f"label={args['label']} is for transfer; the cell {cell.name} learns the "
@@ -74,7 +61,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = recipe.config(
     scale,
     args["seed"],
-    steps // len(scale.sizes) if cell.few else steps,
+    max(steps // len(scale.sizes), 2) if cell.few else steps,
     # A short training that begins with trained weights learns more slowly, as
     # fine-tuning does in the paper.
     lr=2.5e-4 if cell.short else 1e-3,

@@ -12,7 +12,6 @@ from typing import Any
 import ml_collections
 
 from experiments import recipe
-from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import cost
 
@@ -160,17 +159,11 @@ def _deeper(section: dict) -> dict:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
-  args = configuration.parse_arg(
-    arg, cell="baseline", seed=0, scale="cpu", steps=0, runlocal=False
+  scale, cell, args = recipe.read_argument(
+    arg, SCALES, lambda scale: CELLS, {}, cell="baseline", steps=0
   )
-  cell = configuration.choose(args["cell"], CELLS, "cell")
-  scale = configuration.choose(args["scale"], SCALES, "scale")
-  runlocal = args["runlocal"]
-  if args["steps"]:
+  if args["steps"] and not args["runlocal"]:
     scale = dataclasses.replace(scale, steps=args["steps"])
-  if runlocal:
-    scale = dataclasses.replace(scale, width=32, batch_size=8, steps=2)
-
   c = recipe.config(scale, args["seed"])
   recipe.add_textures(c, scale)
   c.eval_steps = scale.steps

@@ -9,7 +9,6 @@ import dataclasses
 import ml_collections
 
 from experiments import recipe
-from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.models.token_learner import ALL
 
@@ -122,15 +121,10 @@ def model_section(cell: Cell, scale: Scale) -> dict:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
-  args = configuration.parse_arg(
-    arg, cell="two_dials", seed=0, scale="cpu", runlocal=False
+  small = dict(depth=2, long_steps=2)
+  scale, cell, args = recipe.read_argument(
+    arg, SCALES, cells_by_name, small, cell="two_dials"
   )
-  scale = configuration.choose(args["scale"], SCALES, "scale")
-  cell = configuration.choose(args["cell"], cells_by_name(scale), "cell")
-  if args["runlocal"]:
-    scale = dataclasses.replace(
-      scale, width=32, depth=2, batch_size=8, steps=2, long_steps=2
-    )
   steps = scale.long_steps if cell.long else scale.steps
   c = recipe.config(scale, args["seed"], steps)
   recipe.add_textures(c, scale)

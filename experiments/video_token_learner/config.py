@@ -10,7 +10,6 @@ from typing import Any
 import ml_collections
 
 from experiments import recipe
-from tokenlearner_flexivit import config as configuration
 
 BASELINE = "all"
 
@@ -125,17 +124,11 @@ def model_section(cell: Cell, scale: Scale) -> dict:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
-  args = configuration.parse_arg(
-    arg, cell=BASELINE, seed=0, scale="cpu", runlocal=False
+  # 16 positions of a frame, as many as the most tokens.
+  small = dict(depth=2, frames=4, side=16, patch_size=4)
+  scale, cell, args = recipe.read_argument(
+    arg, SCALES, lambda scale: CELLS, small, cell=BASELINE
   )
-  cell = configuration.choose(args["cell"], CELLS, "cell")
-  scale = configuration.choose(args["scale"], SCALES, "scale")
-  if args["runlocal"]:
-    small = dict(width=32, depth=2, batch_size=8, steps=2)
-    # 16 positions of a frame, as many as the most tokens.
-    small |= dict(frames=4, side=16, patch_size=4)
-    scale = dataclasses.replace(scale, **small)
-
   c = recipe.config(scale, args["seed"])
   c.checkpoint_steps = 200
 
