@@ -67,6 +67,12 @@ def test_the_readme_has_a_place_for_every_scale():
       assert f"<!-- end of results of {scale} -->" in readme
 
 
+def test_studies_import_no_benchmarks():
+  for path in (study.ROOT / "experiments").rglob("*.py"):
+    text = path.read_text()
+    assert "from benchmarks" not in text and "import benchmarks" not in text
+
+
 def test_reliability_is_a_record_in_the_same_format():
   folder = study.ROOT / "experiments" / "reliability"
   results = json.loads((folder / "results.json").read_text())
