@@ -1,6 +1,7 @@
 """Files as the ops see them: upright, of 8 or 16 bits, maps of numbers."""
 
 import io
+import struct
 import zlib
 
 import cv2
@@ -131,6 +132,16 @@ def test_damaged_exif_is_no_orientation(kind):
     assert exif.orientation(bytes(changed)) in range(1, 9)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_an_orientation_may_be_a_long_number(kind):
+  file, number = photo(kind, 6), b"\x01\x12\0%c\0\0\0\x01"
+  short, long = number % 3 + b"\0\6\0\0", number % 4 + b"\0\0\0\6"
+  assert file.count(short) == 1
+  file = file.replace(short, long)
+  assert viewed(file).shape == (90, 60, 3)
+  np.testing.assert_array_equal(run("decode", file), viewed(file))
+
+
 def test_padded_markers_hide_no_orientation():
   file = photo("JPEG", 6)
   assert exif.orientation(file[:2] + b"\xff\xff" + file[2:]) == 6
@@ -184,6 +195,65 @@ def test_colours_of_other_kinds():
   np.testing.assert_array_equal(
     run("decode(1)", encode(bits, "PNG"))[..., 0], 255 * np.asarray(bits)
   )
+
+
+@pytest.mark.parametrize("kind", ["lab", "transparent"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_tiff_whose_colours_opencv_takes_for_others(kind, orientation):
+  image = Image.fromarray(IMAGE)
+  if kind == "lab":
+    image = image.convert("LAB")
+  else:
+    image.putalpha(Image.fromarray(IMAGE[..., 0]))
+  file = photo("TIFF", orientation, image)
+  expected = viewed(file)
+  np.testing.assert_array_equal(run("decode", file), expected)
+  np.testing.assert_array_equal(run("decode(exif=False)", file), expected)
+  np.testing.assert_array_equal(images.read(file), expected)
+  assert kind == "lab" or orientation == 6 or (expected == IMAGE).all()
+
+
+def tiff_16(image=IMAGE, **changed):
+  """Returns a TIFF of 16 bits with changed values of tags."""
+  values = image.astype(np.uint16) * 257
+  file = cv2.imencode(".tiff", values[..., ::-1])[1].tobytes()
+  for tag, (old, new) in changed.items():
+    tag = int(tag.removeprefix("tag_"))
+    entries = [struct.pack("<HHIH", tag, 3, 1, x) for x in (old, new)]
+    assert file.count(entries[0]) == 1
+    file = file.replace(*entries)
+  return file
+
+
+def test_tiff_of_16_bits_in_colours():
+  np.testing.assert_array_equal(run("decode", tiff_16()), IMAGE)
+  grey = cv2.cvtColor(IMAGE, cv2.COLOR_RGB2GRAY).astype(int)
+  assert np.abs(run("decode(1)", tiff_16())[..., 0] - grey).max() <= 1
+
+
+@pytest.mark.parametrize(
+  ("file", "message"),
+  [
+    (encode(IMAGE[..., 0] / np.float32(255), "TIFF"), "type float32 have no"),
+    (encode(IMAGE[..., 0].astype(np.int32), "TIFF"), "type int32 have no"),
+    (tiff_16(tag_284=(1, 2)), "16 bits and planes, .* Convert"),
+    (tiff_16(tag_262=(2, 8)), "16 bits and colours of CIELAB"),
+    (tiff_16(IMAGE[..., :1], tag_262=(1, 0)), "16 bits and white as zero"),
+    (encode(IMAGE, "TIFF")[:9], "not an image"),
+  ],
+)
+def test_tiff_that_would_be_decoded_wrongly(file, message):
+  with pytest.raises(ValueError, match=message):
+    run("decode", file)
+
+
+def test_tags_of_a_large_tiff():
+  entries = [(258, 3, 3, 8 | 8 << 16 | 8 << 32), (262, 4, 1, 2)]
+  file = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 2)
+  file += b"".join(struct.pack("<HHQQ", *entry) for entry in entries)
+  assert exif.tag_values(file, 258) == (8, 8, 8)
+  assert exif.tag_values(file, 262) == (2,)
+  assert exif.tag_values(file, 339) == ()
 
 
 # 16 bits

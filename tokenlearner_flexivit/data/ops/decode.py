@@ -1,6 +1,7 @@
 """Preprocessing ops that decode image files, by OpenCV and Pillow.
 
-OpenCV decodes all formats but GIF, AVIF and HEIC, which are Pillow's.
+OpenCV decodes all formats but GIF, AVIF, HEIC and some TIFF, which are
+Pillow's.
 """
 
 import functools
@@ -20,6 +21,10 @@ cv2.setNumThreads(0)
 
 # Formats that keep numbers as they are.
 _EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Tags of TIFF 6.0 (section 8; 339: section 19), and values of 262.
+_BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
+_WHITE_IS_ZERO, _RGB, _CIELAB = 0, 2, 8
 # 16-bit images whose values all are below hold fewer bits, or are black.
 _MAX_OF_12_BITS = (1 << 12) - 1
 
@@ -129,9 +134,14 @@ def decode_bytes(
     ValueError: see `decode`.
   """
   start = bytes(data[:32])
-  if start[:4] == b"GIF8" or start[4:8] == b"ftyp":
+  is_tiff = start[:4] in _TIFF_HEADERS
+  is_pillows = start[:4] == b"GIF8" or start[4:8] == b"ftyp"
+  if is_pillows or (is_tiff and _is_for_pillow(bytes(data))):
     return _with_channels(_decode_by_pillow(bytes(data), exif), channels)
   color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+  if is_tiff and channels == 3:
+    # OpenCV 5.0 leaves the memory as it was for 16-bit TIFF in this order.
+    color = cv2.IMREAD_COLOR_BGR
   flags = color | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
   try:
     # OpenCV has an assertion instead of a message for no bytes at all.
@@ -146,15 +156,59 @@ def decode_bytes(
       "OpenCV can decode, or it is damaged; convert other formats to JPEG or "
       "PNG"
     )
+  if color == cv2.IMREAD_COLOR_BGR:
+    decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
   image = _with_channels(_to_uint8(decoded, bits), channels)
   number = exif_lib.orientation(bytes(data)) if exif else 1
   return exif_lib.turn(image, number)
 
 
+def _is_for_pillow(data: bytes) -> bool:
+  """Tells whether Pillow must decode a TIFF, since OpenCV would do it wrongly.
+
+  OpenCV takes the numbers of CIELAB for others, and multiplies colours by the
+  opacity, which is to be dropped.
+
+  Raises:
+    ValueError: the numbers have no known range, or both would read other pixels
+      than the file has.
+  """
+  try:
+    bits, formats, colours, planes, extra = (
+      exif_lib.tag_values(data, tag)
+      for tag in (_BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _PLANES, _EXTRA)
+    )
+  except IndexError:  # OpenCV says what it makes of damaged files.
+    return False
+  depth = max(bits, default=1)
+  kinds = {2: "int", 3: "float", 5: "complex int", 6: "complex float"}
+  kind = kinds.get(max(formats, default=1), "uint")
+  if kind != "uint" or depth > 16:
+    raise ValueError(
+      f"pixels of the type {kind}{depth} have no known range. Convert the "
+      "image to 8 bits"
+    )
+  is_lab = colours == (_CIELAB,)
+  if depth <= 8:
+    return is_lab or (colours == (_RGB,) and extra in ((1,), (2,)))
+  layouts = {
+    "planes, each channel after the other": len(bits) > 1 and planes == (2,),
+    "white as zero": colours == (_WHITE_IS_ZERO,),
+    "colours of CIELAB": is_lab,
+  }
+  for layout, is_there in layouts.items():
+    if is_there:
+      raise ValueError(
+        f"this TIFF has {depth} bits and {layout}, which cannot be decoded. "
+        "Convert the image to PNG, or to 8 bits"
+      )
+  return False
+
+
 def _decode_by_pillow(data: bytes, exif: bool) -> np.ndarray:
-  """Returns the first image of a GIF, AVIF or HEIC, uint8 [H, W, 3]."""
-  formats = ["GIF", "AVIF"]
-  if data[:4] != b"GIF8":
+  """Returns the first image of a file, uint8 [H, W, 3]; see the module."""
+  formats = ["GIF", "AVIF", "TIFF"]
+  if data[4:8] == b"ftyp":
     try:
       import pillow_heif
 
@@ -164,11 +218,18 @@ def _decode_by_pillow(data: bytes, exif: bool) -> np.ndarray:
       pass
   try:
     with Image.open(io.BytesIO(data), formats=formats) as opened:
-      image = ImageOps.exif_transpose(opened) if exif else opened
+      # Of TIFF the orientation is no EXIF: OpenCV turns it always.
+      is_turned = exif or opened.format == "TIFF"
+      image = ImageOps.exif_transpose(opened) if is_turned else opened
       # Straight to RGB, Pillow warns of transparent palettes.
       image = image.convert("RGBA").convert("RGB")
       return np.asarray(image)
   except UnidentifiedImageError:
+    if data[:4] in _TIFF_HEADERS:
+      raise ValueError(
+        "this TIFF is of a kind that cannot be decoded, or it is damaged; "
+        "convert it to PNG"
+      ) from None
     kind = data[8:12].decode("latin-1").strip().upper()
     raise ValueError(
       f"this is a file of the kind {kind!r}, which this Pillow cannot decode, "

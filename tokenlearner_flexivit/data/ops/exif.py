@@ -7,7 +7,9 @@ PNG or WebP (CIPA DC-008, section 4.6.4); the tag is 0x0112.
 
 import numpy as np
 
-_ORIENTATION, _SHORT = 0x0112, 3
+_ORIENTATION = 0x0112
+# By type of an entry: how many bytes a whole number has.
+_SHORT_AND_LONG = {3: 2, 4: 4}
 _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
 # By orientation: whether to mirror the rows upside down, to mirror the columns
@@ -36,10 +38,10 @@ def orientation(data: bytes) -> int:
   """
   try:
     exif = _find_exif(data)
-    number = _read_orientation(exif.removeprefix(b"Exif\0\0"))
+    numbers = tag_values(exif.removeprefix(b"Exif\0\0"), _ORIENTATION)
   except IndexError:
     return 1
-  return number if number in _TURNS else 1
+  return numbers[0] if numbers and numbers[0] in _TURNS else 1
 
 
 def turn(image: np.ndarray, number: int) -> np.ndarray:
@@ -112,20 +114,39 @@ def _find_exif(data: bytes) -> bytes:
   return b""
 
 
-def _read_orientation(tiff: bytes) -> int:
-  """Returns the number under the tag in the first directory; 0 for none."""
+def tag_values(tiff: bytes, tag: int) -> tuple[int, ...]:
+  """Returns the whole numbers under a tag in the first directory of a TIFF.
+
+  Args:
+    tiff: the file, or one of EXIF.
+    tag: the number of the tag.
+
+  Returns:
+    The numbers; none without the tag, or if it has values of another type.
+
+  Raises:
+    IndexError: the file ends in the middle.
+  """
   order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
   if order is None:
-    return 0
+    return ()
 
   def read(position: int, size: int) -> int:
     if position + size > len(tiff):
-      raise IndexError("the EXIF ends in the middle")
+      raise IndexError("the TIFF ends in the middle")
     return int.from_bytes(tiff[position : position + size], order)
 
-  directory = read(4, 4)
-  for entry in range(read(directory, 2)):
-    position = directory + 2 + 12 * entry
-    if read(position, 2) == _ORIENTATION and read(position + 2, 2) == _SHORT:
-      return read(position + 8, 2)
-  return 0
+  # BigTIFF has wider numbers.
+  is_big = read(2, 2) == 43
+  word, entry_size, count_size = (8, 20, 8) if is_big else (4, 12, 2)
+  directory = read(word, word)
+  for entry in range(read(directory, count_size)):
+    position = directory + count_size + entry_size * entry
+    size = _SHORT_AND_LONG.get(read(position + 2, 2))
+    if read(position, 2) == tag and size:
+      count, start = read(position + 4, word), position + 4 + word
+      if count * size > word:
+        start = read(start, word)
+      # No tag that is read here has more than one value for each channel.
+      return tuple(read(start + size * i, size) for i in range(min(count, 16)))
+  return ()
