@@ -1,5 +1,6 @@
 """Whole runs: train, evaluate, report, stop, continue; and bad configs."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -273,6 +274,33 @@ def test_the_time_of_compiling_is_not_expected_again(monkeypatch, capsys):
   assert progress.log(0.1)["train_seconds"] == 602
   progress.close()
   assert "ETA 1:40  " in capsys.readouterr().out
+
+
+def test_steps_that_compile_are_not_in_the_rate(monkeypatch, capsys):
+  """As where several processes run, each program at its first step."""
+  now = [0.0]
+  monkeypatch.setattr(progress_lib.time, "perf_counter", lambda: now[0])
+  progress = progress_lib.Progress(
+    [dials.Setting((4, 4))],
+    first_step=0,
+    total_steps=9,
+    batch_size=6,
+    kind="video",
+  )
+  progress.start()
+  rates = []
+  for seconds in (600, 4, 300, 4, 500):
+    with progress.compiling() if seconds > 4 else contextlib.nullcontext():
+      now[0] += seconds
+    metrics = {"loss": 1.0, "grad_norm": 1.0, "setting": 0}
+    progress.add(1, jax.tree.map(np.float32, metrics))
+    if seconds != 600:
+      rates.append(progress.log(0.1)["img_per_s"])
+  progress.close()
+  # Of a line with nothing else it is that of compiling steps.
+  assert rates == [6 / 4, 6 / 300, 6 / 4, 6 / 500]
+  assert progress.seconds == 1408
+  assert "  1.50 vid/s (" in capsys.readouterr().out
 
 
 def test_time_of_evaluations_is_no_time_of_steps(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The step: dispatch, devices, micro-batches and averages change nothing."""
 
+import contextlib
 import functools
 
 import chex
@@ -11,6 +12,7 @@ import pytest
 
 from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit.parallel import pmap
 from tokenlearner_flexivit.train import step as train_step_lib
 
 STEPS = 4
@@ -91,6 +93,24 @@ def train(
 def reference():
   """Four steps with pmap on eight devices, dispatched by the host."""
   return train(make_task(mixup_alpha=0.4))
+
+
+def test_programs_that_compile_at_their_first_step_tell_it(
+  reference, monkeypatch
+):
+  """As of several processes; the steps are the same."""
+  entered = []
+
+  @contextlib.contextmanager
+  def compiling():
+    yield
+    entered.append(True)
+
+  monkeypatch.setattr(pmap.Pmap, "compiles_ahead", False)
+  _, history = train(make_task(mixup_alpha=0.4), compiling=compiling)
+  chex.assert_trees_all_close(history, reference[1], rtol=1e-5)
+  drawn = {int(m["setting"]) // 2 for m in history}  # Patch sizes.
+  assert len(entered) == len(drawn) < STEPS
 
 
 def test_several_sizes_are_drawn_and_the_metrics_are_there(reference):

@@ -59,6 +59,7 @@ class Progress:
     first_step: int,
     total_steps: int,
     batch_size: int,
+    kind: str = "image",
     seconds_before: float = 0.0,
     pending: Sequence[tuple[int, dict[str, float]]] = (),
   ):
@@ -69,6 +70,7 @@ class Progress:
       first_step: steps done before this program was started.
       total_steps: steps to do in all.
       batch_size: over all hosts.
+      kind: of its examples, "image" or "video".
       seconds_before: what earlier programs spent on the steps done.
       pending: as an earlier program's `pending` was after `first_step`.
     """
@@ -76,12 +78,14 @@ class Progress:
     self._settings = settings
     self._total_steps = total_steps
     self._batch_size = batch_size
+    self._unit = {"image": "img", "video": "vid"}[kind]
     self._first_step = first_step
     self._pending = [(step, dict(metrics)) for step, metrics in pending]
     self._steps_before = len(self._pending)
     self._bar = None
     self._has_said = False
     self._first_done = None
+    self._compiled = []  # Seconds of steps since the last line that compiled.
 
   def start(self) -> None:
     """Starts the clock and the bar."""
@@ -134,6 +138,17 @@ class Progress:
       if self._first_done is not None:
         self._first_done += seconds
 
+  @contextlib.contextmanager
+  def compiling(self) -> Iterator[None]:
+    """Leaves the step that is done inside, and compiles, out of the rates."""
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    self._compiled.append(seconds)
+    self._last += seconds
+    if self._first_done is not None:
+      self._first_done += seconds
+
   def first_not_finite(self) -> tuple[int, dials.Setting, str] | None:
     """The first noted step with a metric that is no finite number.
 
@@ -178,7 +193,8 @@ class Progress:
 
     Returns:
       Means of the metrics over the steps since the last line; img_per_s,
-      img_per_s_per_core (a core is a device); lr; train_seconds in all.
+      img_per_s_per_core (a core is a device), of videos the same names; lr;
+      train_seconds in all.
     """
     self._fetch()
     now = time.perf_counter()
@@ -191,7 +207,10 @@ class Progress:
       if name != "setting"
     }
     here = steps - self._steps_before  # The others took their time elsewhere.
-    rate = here * self._batch_size / (now - self._last)
+    here, seconds = here - len(self._compiled), now - self._last
+    if not here:  # No other rate is known.
+      here, seconds = len(self._compiled), seconds + sum(self._compiled)
+    rate = here * self._batch_size / seconds
     record |= {
       "img_per_s": rate,
       "img_per_s_per_core": rate / jax.device_count(),
@@ -200,14 +219,15 @@ class Progress:
     }
     left = self._time_left(step)
     devices = jax.device_count()
-    per_device = f" ({rate / devices:.0f} per device)" if devices > 1 else ""
+    per_device = f" ({_rounded(rate / devices)} per device)"
+    per_device = per_device if devices > 1 else ""
     width = len(str(self._total_steps))
     terminal.say(
       f"step {step:{width}}/{self._total_steps}  loss {record['loss']:.4f}  "
-      f"{rate:.0f} img/s{per_device}  ETA {left}  "
+      f"{_rounded(rate)} {self._unit}/s{per_device}  ETA {left}  "
       f"grad {record['grad_norm']:.3g}  {self._drawn(drawn)}"
     )
-    self._pending, self._steps_before = [], 0
+    self._pending, self._steps_before, self._compiled = [], 0, []
     self._last, self._has_said = now, True
     return record
 
@@ -234,3 +254,8 @@ class Progress:
     """Ends the bar."""
     if self._bar is not None:
       self._bar.close()
+
+
+def _rounded(rate: float) -> str:
+  """Returns a rate as "123", a small one, as of videos, as "1.23"."""
+  return f"{rate:.{0 if rate >= 10 else 2}f}"

@@ -146,6 +146,7 @@ def train_and_evaluate(
       first_step=first_step,
       total_steps=total_steps,
       batch_size=batch_size,
+      kind=task.model.input,
       # Older checkpoints do not tell how long they took.
       seconds_before=notes.get("seconds", log.last("train_seconds", 0.0)),
       pending=notes["pending"],
@@ -190,6 +191,7 @@ def train_and_evaluate(
         seed=config["seed"],
         dispatch=experiment.dispatch,
         say=say,
+        compiling=progress.compiling,
         accumulate=config["accumulate"],
         ema_decay=config["ema_decay"],
         frozen=frozen,

@@ -11,6 +11,7 @@ sandwich rule gradient and metrics are the means over three settings.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
@@ -252,6 +253,9 @@ def compile_steps(
   seed: int,
   dispatch: str,
   say: Callable[[str], None] = lambda text: None,
+  compiling: Callable[[], contextlib.AbstractContextManager] = (
+    contextlib.nullcontext
+  ),
   **options: Any,
 ) -> Step:
   """Compiles the step ahead of time, the programs of "host" in parallel.
@@ -268,6 +272,8 @@ def compile_steps(
     seed: see `make_train_step`.
     dispatch: "switch" or "host".
     say: is told how far it is, and how long it will take.
+    compiling: gives the context of a step that compiles its program, where none
+      can be compiled ahead.
     **options: the other arguments of `make_train_step`.
 
   Returns:
@@ -280,7 +286,8 @@ def compile_steps(
     step = make_train_step(
       task, optimizer, drawn_from, parallel, seed=seed, branch=branch, **options
     )
-    return parallel.compile(step, state, batch, constants, donate=True)
+    step = parallel.compile(step, state, batch, constants, donate=True)
+    return step if ahead else _first_within(compiling, step)
 
   built = [None]
   if dispatch == "host":
@@ -323,3 +330,19 @@ def compile_steps(
     return lambda state, batch: programs[0](state, batch, constants)
   branches = host_branches(drawn_from, seed, first_step)
   return lambda state, batch: programs[next(branches)](state, batch, constants)
+
+
+def _first_within(
+  context: Callable[[], contextlib.AbstractContextManager], step: Step
+) -> Step:
+  """Returns a step that is done to its end within a context the first time."""
+  called = []
+
+  def run(*arguments: Any) -> Any:
+    if called:
+      return step(*arguments)
+    called.append(True)
+    with context():
+      return jax.block_until_ready(step(*arguments))
+
+  return run
