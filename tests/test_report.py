@@ -13,8 +13,11 @@ import pytest
 
 from tokenlearner_flexivit import dials, report
 from tokenlearner_flexivit.figures import curve, drawing
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.train import setup
+
+ACCURACY = Metric("accuracy", "%", is_share=True)
 
 PARAMS = {"kernel": jnp.ones((2, 3))}
 
@@ -154,7 +157,7 @@ def lines_of(rows, monkeypatch, **arguments):
   monkeypatch.setattr(
     drawing, "save", lambda figure, *_, **__: panels.extend(figure.axes)
   )
-  curve.draw(rows, "x.png", "title", "accuracy", **arguments)
+  curve.draw(rows, "x.png", "title", "accuracy", ACCURACY, **arguments)
   return panels
 
 

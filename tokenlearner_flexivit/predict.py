@@ -205,7 +205,9 @@ def _profile(argv: Sequence[str]) -> None:
     measured = predictor.profile(batch_size=batch_size, repeats=args.repeats)
     if not args.json:
       trained = predictor.trained
-      shown = profile_lib.markdown(measured, trained.headline, trained.kind)
+      shown = profile_lib.markdown(
+        measured, trained.headline, trained.headline_metric, trained.kind
+      )
       print(f"{shown}\n", flush=True)
     rows += measured
   if args.json:

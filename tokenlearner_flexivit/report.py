@@ -1,5 +1,6 @@
 """The report of a run: a table, a JSON file and a picture of every setting."""
 
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -11,7 +12,9 @@ import jax
 
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import splits_read
-from tokenlearner_flexivit.figures import intervals, table
+from tokenlearner_flexivit.figures import metric as metric_lib
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -79,23 +82,26 @@ def one_line(
   step: int,
   seconds: float,
 ) -> str:
-  """Returns an evaluation as a line: each setting's headline in percent."""
+  """Returns an evaluation as a line: each setting's headline metric."""
   evaluator = experiment.evaluators[name]
+  metric = evaluator.metrics[evaluator.headline]
   parts = {
     setting.name.removeprefix("patch"): (
-      100 * values[f"{setting.name}/{evaluator.headline}"]
+      values[f"{setting.name}/{evaluator.headline}"]
     )
     for setting in evaluator.settings
   }
-  shown = "  ".join(f"{key}: {value:.2f}" for key, value in parts.items())
+  shown = "  ".join(
+    f"{key}: {metric.text(value)}" for key, value in parts.items()
+  )
   if len(shown) > _WIDTH_OF_SETTINGS:
     low, high = (choose(parts, key=parts.get) for choose in (min, max))
     shown = (
-      f"{parts[low]:.2f} ({low}) to {parts[high]:.2f} ({high}), "
+      f"{metric.text(parts[low])} ({low}) to {metric.text(parts[high])} "
+      f"({high}), "
       f"{len(parts)} settings"
     )
-  title = f"{name} {evaluator.headline} in %"
-  return f"step {step}  {title}  {shown}  ({seconds:.1f} s)"
+  return f"step {step}  {name} {metric.axis}  {shown}  ({seconds:.1f} s)"
 
 
 def setting_rows(
@@ -155,25 +161,22 @@ def other_rows(
 
 def markdown(
   rows: Sequence[Row],
+  metrics: Mapping[str, Metric],
+  headline: str,
   kind: str = "image",
-  headline: str | None = None,
 ) -> str:
-  """Returns the rows as a table, accuracies in percent.
-
-  Spreads stand beside their means.
+  """Returns the rows as a table, with spreads beside their means.
 
   Args:
     rows: see `setting_rows`.
+    metrics: how those that are shown are shown.
+    headline: the metric that gets an interval, where a row tells of how many
+      `examples` it is.
     kind: what the model sees, "image" or "video".
-    headline: the metric that gets an interval, see `intervals.of_share`, where
-      a row tells of how many `examples` it is.
   """
 
   def interval(row: Row) -> Row:
-    if headline is None:
-      return {}
-    count = row.get("examples")
-    bounds = intervals.in_percent(row[headline], headline, count)
+    bounds = metrics[headline].interval(row[headline], row.get("examples"))
     if bounds is None:
       return {}
     return {"95 % interval": "{:.1f} to {:.1f}".format(*bounds)}
@@ -183,7 +186,7 @@ def markdown(
       {
         **_shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
-        **_after_first(dict(_shown_metrics(row)), interval(row)),
+        **_after_first(dict(_shown_metrics(row, metrics)), interval(row)),
         # Videos with all their views may be few.
         f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
       }
@@ -212,40 +215,28 @@ def _shown_setting(row: Row) -> dict[str, Any]:
   return shown
 
 
-def _markdown_of_others(rows: Sequence[Row]) -> str:
+def _markdown_of_others(
+  rows: Sequence[Row], metrics: Mapping[str, Metric]
+) -> str:
   return table.markdown(
     [
       {
         "": row["name"],
         **({"GMACs": f"{row['gmacs']:.4g}"} if "gmacs" in row else {}),
-        **dict(_shown_metrics(row)),
+        **dict(_shown_metrics(row, metrics)),
       }
       for row in rows
     ]
   )
 
 
-def _shown_metrics(row: Row) -> Iterator[tuple[str, str]]:
+def _shown_metrics(
+  row: Row, metrics: Mapping[str, Metric]
+) -> Iterator[tuple[str, str]]:
   """Yields column and cell of each metric of a row."""
-  titles = {
-    "accuracy": "accuracy",
-    "single_accuracy": "best single",  # At no more than an ensemble's cost.
-    "top5": "top-5",
-    "mAP": "mAP",
-    "agree1": "agree@1",
-    "agree5": "agree@5",
-  }
-  titles |= {key: key for key in row if intervals.is_few_shot(key)}
-  for key, title in titles.items():
-    if key in row:
-      spread = row.get(f"{key}_std")
-      behind = "" if spread is None else f" ± {100 * spread:.2f}"
-      yield f"{title} %", f"{100 * row[key]:.2f}{behind}"
-  titles = {"loss": "loss", "ece": "ECE", "kl": "KL", "binary_kl": "binary KL"}
-  titles["logsoftmax_euclidean"] = "log-softmax L2"
-  for key, title in titles.items():
-    if key in row:
-      yield title, f"{row[key]:.4f}"
+  for name, metric in metrics.items():
+    if name in row:
+      yield metric.column, metric.text(row[name], row.get(f"{name}_std"))
 
 
 def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
@@ -343,9 +334,9 @@ def _say_tables(
   kind, sections = experiment.task.model.input, []
   for name, rows in tables.items():
     evaluator = experiment.evaluators[name]
-    shown = markdown(rows, kind, evaluator.headline)
+    shown = markdown(rows, evaluator.metrics, evaluator.headline, kind)
     if name in others:
-      shown += f"\n\n{_markdown_of_others(others[name])}"
+      shown += f"\n\n{_markdown_of_others(others[name], evaluator.metrics)}"
     count = _num_examples(rows)
     about = "" if count is None else f"{count} {kind}s"
     title = f"{name} ({about})" if about else name
@@ -369,7 +360,7 @@ def _content(
     """Returns what counts before the name: a ConfigDict sorts its keys."""
     data = experiment.config["evals"][name]["data"]
     return (
-      experiment.evaluators[name].headline != "accuracy",
+      experiment.evaluators[name].headline != experiment.task.headline,
       name in others,  # Ensembles after plain accuracy.
       *splits_read.unlike_training(data, trained_on),
     )
@@ -379,6 +370,10 @@ def _content(
   return {
     "evaluation": first,
     "headline": evaluator.headline,
+    "metrics": {
+      name: dataclasses.asdict(metric)
+      for name, metric in evaluator.metrics.items()
+    },
     "num_examples": _num_examples(tables[first]),
     "image_shape": list(evaluator.image_shape),
     "settings": _joined(tables, first),
@@ -407,16 +402,17 @@ def _draw(
   from tokenlearner_flexivit.figures import curve, plane
 
   rows = report["evals"][report["evaluation"]]
-  about = report["headline"], report["num_examples"]
+  metric = metric_lib.from_report(report, report["headline"])
+  about = report["headline"], metric, report["num_examples"]
   data, kind = experiment.config["data"]["name"], experiment.task.model.input
   title = f"{data}: one model, {len(rows)} patch sizes"
   file, draw = "patch_sizes.png", curve.draw
-  text = "accuracy against cost and speed"
+  text = f"{metric.title} against cost and speed"
   # Of one number of tokens there is no plane.
   if len({row["num_tokens"] for row in rows}) > 1:
     title = f"{data}: one model, {len(rows)} settings"
     file, draw = "plane.png", plane.draw
-    text = "accuracy by patch size and learned tokens"
+    text = f"{metric.title} by patch size and learned tokens"
   pictures = ""
   if attempt(file, lambda path: draw(rows, path, title, *about, kind)):
     pictures += f"![{text}]({file})\n\n"

@@ -4,6 +4,9 @@ import cv2
 import pytest
 
 from tokenlearner_flexivit.figures import plane
+from tokenlearner_flexivit.figures.metric import Metric
+
+ACCURACY = Metric("accuracy", "%", is_share=True)
 
 
 @pytest.mark.parametrize(
@@ -45,5 +48,5 @@ def test_picture(tmp_path):
     for size in (16, 8)
     for tokens in (4, 16, "all")
   ]
-  plane.draw(rows, tmp_path / "plane.png", "a title", "accuracy", 15)
+  plane.draw(rows, tmp_path / "plane.png", "a title", "accuracy", ACCURACY, 15)
   assert cv2.imread(str(tmp_path / "plane.png")).std() > 10

@@ -14,6 +14,7 @@ from tests.inference.conftest import NAMES
 from tests.inference.test_export import build
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import Predictor, profile
 
 RNG = np.random.default_rng(0)
@@ -322,7 +323,9 @@ def test_another_metric_than_accuracy(predictor):
     found.choose(min_accuracy=0.95)
   (row,) = found.profile([dials.Setting((3, 3))], repeats=1)
   assert (row["mAP"], row["accuracy"]) == (0.9, None)
-  assert "| mAP % |" in profile.markdown([row], "mAP").replace("  ", "")
+  assert "| mAP % |" in profile.markdown(
+    [row], "mAP", Metric("mAP", "%")
+  ).replace("  ", "")
   unknown = Predictor(dataclasses.replace(found.trained, recorded=()))
   with pytest.raises(ValueError, match="no report with mAP"):
     unknown.choose(gmacs=1)

@@ -21,6 +21,7 @@ from tokenlearner_flexivit.evaluators import (
   multilabel,
 )
 from tokenlearner_flexivit.evaluators.base import Context
+from tokenlearner_flexivit.figures.metric import Metric
 
 
 class EvaluatorProtocol(Protocol):
@@ -30,12 +31,14 @@ class EvaluatorProtocol(Protocol):
     settings: the settings that it evaluates.
     sources: the data that it reads.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    headline: the metric of a setting that stands for it, in [0, 1].
+    metrics: how the metrics that tables show are shown, by name and in order.
+    headline: the metric of a setting that stands for it, the higher the better.
   """
 
   settings: Sequence[dials.Setting]
   sources: Sequence[data_lib.Source]
   image_shape: tuple[int, ...]
+  metrics: Mapping[str, Metric]
   headline: str
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:

@@ -18,9 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
+METRICS = {
+  "accuracy": Metric("accuracy", "%", is_share=True),
+  "top5": Metric("top-5", "%", is_share=True),
+  "loss": Metric("loss"),
+  "ece": Metric("ECE"),
+}
 NUM_BINS = 15
 # Of so many classes or fewer every answer has the right one among its first.
 TOP = 5
@@ -140,6 +147,7 @@ class Evaluator(base.Evaluator):
     headline: the metric of a setting that stands for it.
   """
 
+  metrics = METRICS
   headline = "accuracy"
 
   def __init__(

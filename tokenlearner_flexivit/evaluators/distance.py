@@ -18,6 +18,7 @@ several teachers, as there, the probabilities are averaged.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base, classification, mixture
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import distillation
 
 
@@ -91,6 +93,17 @@ class Evaluator(base.Evaluator):
     headline: the metric of a setting that stands for it.
   """
 
+  # Those of classification are the teachers'.
+  metrics = MappingProxyType(
+    {
+      "agree1": Metric("agree@1", "%", is_share=True),
+      "agree5": Metric("agree@5", "%", is_share=True),
+      "kl": Metric("KL"),
+      "binary_kl": Metric("binary KL"),
+      "logsoftmax_euclidean": Metric("log-softmax L2"),
+      **classification.METRICS,
+    }
+  )
   headline = "agree1"
 
   def __init__(

@@ -11,6 +11,7 @@ of what they answer.
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import base, classification, mixture
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import cost
 
 Group = tuple[dials.Setting, ...]
@@ -97,6 +99,14 @@ class Evaluator(base.Evaluator):
     headline: the metric of a setting that stands for it.
   """
 
+  metrics = MappingProxyType(
+    {
+      "accuracy": classification.METRICS["accuracy"],
+      # Of the settings that cost no more than the ensemble.
+      "single_accuracy": Metric("best single", "%", is_share=True),
+      **classification.METRICS,
+    }
+  )
   headline = "accuracy"
 
   def __init__(

@@ -33,6 +33,7 @@ from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.evaluators import base, ridge
 from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
+from tokenlearner_flexivit.figures.metric import Metric
 
 # Of examples that choose a penalty: enough to tell powers of two apart.
 _MAX_HELD_OUT = 4096
@@ -123,6 +124,8 @@ class Evaluator(base.Evaluator):
     self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"
+    names = [f"{k}shot{end}" for k in self._shots for end in ("", "_tuned")]
+    self.metrics = {name: Metric(name, "%", is_share=True) for name in names}
     self._log2_l2 = float(log2_l2)
     self._sweep = sorted({self._log2_l2, *map(float, log2_l2_sweep)})
     self._l2 = np.exp2(self._sweep).astype(np.float32)

@@ -22,6 +22,7 @@ labels, so that the result does not depend on batches, devices or hosts.
 
 import functools
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
 
@@ -57,6 +59,9 @@ class Evaluator(base.Evaluator):
     headline: the metric of a setting that stands for it.
   """
 
+  metrics = MappingProxyType(
+    {"mAP": Metric("mAP", "%"), "loss": Metric("loss")}
+  )
   headline = "mAP"
 
   def __init__(

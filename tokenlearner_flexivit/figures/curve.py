@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenlearner_flexivit.figures import intervals
+from tokenlearner_flexivit.figures.metric import Metric
 
 Row = Mapping[str, Any]
 # An axis of percents spans at least so many: less would look like much.
@@ -23,41 +23,44 @@ def view(kind: str) -> str:
 
 
 def errors(
-  values: Sequence[float], metric: str, count: int | None
+  values: Sequence[float], metric: Metric, count: int | None
 ) -> list[list[float]] | None:
   """Returns how far the intervals of a metric reach below and above it.
 
   Args:
-    values: of the metric, in percent.
-    metric: its name.
+    values: of the metric, not scaled.
+    metric: what they are.
     count: of how many examples.
 
   Returns:
-    In percent, as Matplotlib has them; None if the metric has no intervals.
+    As shown, in the form that Matplotlib has; None if the metric has no
+    intervals.
   """
-  bounds = [intervals.in_percent(v / 100, metric, count) for v in values]
+  bounds = [metric.interval(value, count) for value in values]
   if None in bounds:
     return None
-  pairs = list(zip(values, bounds, strict=True))
+  pairs = list(zip(map(metric.scaled, values), bounds, strict=True))
   return [
     [max(0.0, value - low) for value, (low, _) in pairs],
     [max(0.0, high - value) for value, (_, high) in pairs],
   ]
 
 
-def span(axes: Any) -> None:
+def span(axes: Any, metric: Metric) -> None:
   """Widens a y axis of percents on which little would look like much."""
+  if metric.unit != "%":
+    return
   low, high = axes.get_ylim()
   missing = max(0.0, LEAST_SPAN - (high - low)) / 2
   axes.set_ylim(low - missing, high + missing)
 
 
-def about_examples(count: int | None, kind: str, metric: str) -> str:
+def about_examples(count: int | None, kind: str, metric: Metric) -> str:
   """Says of how many examples a metric is; an empty text if unknown."""
   if not count:
     return ""
-  has_bars = intervals.is_share(metric)
-  return f"{count:,} {kind}s" + (", bars hold 95 %" if has_bars else "")
+  bars = ", bars hold 95 %" if metric.is_share else ""
+  return f"{count:,} {kind}s{bars}"
 
 
 def draw(
@@ -65,6 +68,7 @@ def draw(
   path: pathlib.Path,
   title: str,
   headline: str,
+  metric: Metric,
   num_examples: int | None = None,
   kind: str = "image",
 ) -> None:
@@ -74,7 +78,8 @@ def draw(
     rows: of a report: patch_size, gmacs, images_per_s and the metric.
     path: of the picture.
     title: of the picture.
-    headline: the metric, in [0, 1].
+    headline: the key of the metric in the rows.
+    metric: how it is shown.
     num_examples: what the metric is of, for its intervals; None draws none.
     kind: what the model sees, "image" or "video".
   """
@@ -91,8 +96,9 @@ def draw(
     # In the order of the axis, so that no line runs back.
     ordered = sorted(rows, key=lambda row: row[key])
     x = [factor * row[key] for row in ordered]
-    y = [100 * row[headline] for row in ordered]
-    bars = errors(y, headline, num_examples)
+    values = [row[headline] for row in ordered]
+    y = [metric.scaled(value) for value in values]
+    bars = errors(values, metric, num_examples)
     axes.errorbar(x, y, bars, fmt="o-", color=color, capsize=3, elinewidth=1)
     drawing.log_axis(axes, x)
     for i, row in enumerate(ordered):
@@ -109,11 +115,11 @@ def draw(
     axes.grid(alpha=0.3)
     axes.margins(x=0.1, y=0.1)
     axes.spines[["top", "right"]].set_visible(False)
-  span(grid[0])
-  grid[0].set_ylabel(f"{headline} in %")
+  span(grid[0], metric)
+  grid[0].set_ylabel(metric.axis)
   about = [
     "numbers at points: patch sizes in pixels",
-    about_examples(num_examples, kind, headline),
+    about_examples(num_examples, kind, metric),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
   drawing.save(figure, path, dpi=120)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenlearner_flexivit.figures import curve, heat_map
+from tokenlearner_flexivit.figures.metric import Metric
 
 Row = Mapping[str, Any]
 
@@ -45,6 +46,7 @@ def draw(
   path: pathlib.Path,
   title: str,
   headline: str,
+  metric: Metric,
   num_examples: int | None = None,
   kind: str = "image",
 ) -> None:
@@ -55,7 +57,8 @@ def draw(
       metric, one row for each pair of patch size and number of tokens.
     path: the picture to write.
     title: above it.
-    headline: the metric, in [0, 1].
+    headline: the key of the metric in the rows.
+    metric: how it is shown.
     num_examples: what the metric is of, for its intervals; None draws none.
     kind: what the model sees, "image" or "video".
   """
@@ -64,7 +67,7 @@ def draw(
 
   figure = drawing.Figure(figsize=(14, 4.3), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
-  _heat_map(figure, axes[0], rows, headline, num_examples)
+  _heat_map(figure, axes[0], rows, headline, metric, num_examples)
   for axis, label, cost in (
     (
       axes[1],
@@ -77,9 +80,9 @@ def draw(
       lambda r: 1e3 / r["images_per_s"],
     ),
   ):
-    _scatter(axis, rows, headline, num_examples, cost)
+    _scatter(axis, rows, headline, metric, num_examples, cost)
     axis.set_xlabel(label)
-  axes[1].set_ylabel(f"{headline} in %")
+  axes[1].set_ylabel(metric.axis)
   # Beside the panels: within them it would cover points.
   handles, labels = axes[1].get_legend_handles_labels()
   figure.legend(
@@ -87,7 +90,7 @@ def draw(
   )
   about = [
     "numbers at the front: learned tokens",
-    curve.about_examples(num_examples, kind, headline),
+    curve.about_examples(num_examples, kind, metric),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)
   drawing.save(figure, path, dpi=120)
@@ -102,32 +105,38 @@ def _heat_map(
   axes: Any,
   rows: Sequence[Row],
   headline: str,
+  metric: Metric,
   num_examples: int | None,
 ) -> None:
   sizes, tokens = _distinct(rows, curve.size_name), _distinct(rows, tokens_of)
   values = np.full((len(tokens), len(sizes)), np.nan)
   for row in rows:
     place = tokens.index(tokens_of(row)), sizes.index(curve.size_name(row))
-    values[place] = 100 * row[headline]
-  limits = _color_limits(values, headline, num_examples)
-  image = heat_map.draw(axes, values, tokens, sizes, "{:.1f}", limits=limits)
+    values[place] = row[headline]
+  limits = _color_limits(values, metric, num_examples)
+  pattern = "{:.1f}" if metric.unit == "%" else "{:.3g}"
+  image = heat_map.draw(
+    axes, metric.scaled(values), tokens, sizes, pattern, limits=limits
+  )
   axes.set_xlabel("patch size in pixels")
   axes.set_ylabel("learned tokens")
-  figure.colorbar(image, ax=axes, label=f"{headline} in %")
+  figure.colorbar(image, ax=axes, label=metric.axis)
 
 
 def _color_limits(
-  values: np.ndarray, headline: str, num_examples: int | None
+  values: np.ndarray, metric: Metric, num_examples: int | None
 ) -> tuple[float, float]:
   """Returns limits so wide that colours do not show what may be chance."""
   low, high = np.nanmin(values), np.nanmax(values)
-  below, above = curve.errors([low, high], headline, num_examples) or (
+  below, above = curve.errors([low, high], metric, num_examples) or (
     (0.0, 0.0),
     (0.0, 0.0),
   )
+  low, high = metric.scaled(low), metric.scaled(high)
   # Half of the intervals at both ends: differences that matter keep colours.
   low, high = low - below[0] / 2, high + above[1] / 2
-  missing = max(0.0, curve.LEAST_SPAN - (high - low)) / 2
+  least = curve.LEAST_SPAN if metric.unit == "%" else 0.0
+  missing = max(0.0, least - (high - low)) / 2
   return float(low - missing), float(high + missing)
 
 
@@ -135,6 +144,7 @@ def _scatter(
   axes: Any,
   rows: Sequence[Row],
   headline: str,
+  metric: Metric,
   num_examples: int | None,
   cost: Callable[[Row], float],
 ) -> None:
@@ -143,7 +153,8 @@ def _scatter(
   sizes = _distinct(rows, curve.size_name)
   colors = drawing.colormaps["viridis"](np.linspace(0, 0.85, len(sizes)))
   costs = [cost(row) for row in rows]
-  values = [100 * row[headline] for row in rows]
+  shares = [row[headline] for row in rows]
+  values = [metric.scaled(value) for value in shares]
   best = front(costs, values)
   axes.plot(
     [costs[i] for i in best],
@@ -159,7 +170,7 @@ def _scatter(
     axes.errorbar(
       x,
       y,
-      curve.errors(y, headline, num_examples),
+      curve.errors([shares[i] for i in chosen], metric, num_examples),
       fmt="o",
       color=color,
       elinewidth=0.6,
@@ -178,6 +189,6 @@ def _scatter(
     )
   drawing.log_axis(axes, costs)
   axes.margins(x=0.08, y=0.12)
-  curve.span(axes)
+  curve.span(axes, metric)
   axes.grid(alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)

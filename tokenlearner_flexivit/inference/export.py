@@ -319,7 +319,8 @@ def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
 def _readme(
   trained: trained_lib.Trained, rows: Sequence[dict[str, Any]]
 ) -> str:
-  kind, axes, metric = trained.kind, input_axes(trained), trained.headline
+  kind, axes = trained.kind, input_axes(trained)
+  headline, metric = trained.headline, trained.headline_metric
   shape = 1, *trained.preparation().shape
   title = {"image": "An image", "video": "A video"}[kind]
   per = " of a view" if "views" in axes else ""
@@ -329,8 +330,8 @@ def _readme(
       "patch size": "x".join(map(str, row["patch_size"])),
       "learned tokens": row["num_tokens"] or "the model's own",
       f"multiply-adds{per} in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
-      f"{metric} %": (
-        "not recorded" if row[metric] is None else f"{100 * row[metric]:.2f}"
+      metric.column: (
+        "not recorded" if row[headline] is None else metric.text(row[headline])
       ),
     }
     for row in rows

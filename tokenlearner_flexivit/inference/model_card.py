@@ -135,7 +135,15 @@ def _draw(
   draw = plane.draw if has_plane else curve.draw
   number = trained.training.get("num_examples")
   title = f"{title}, {len(rows)} settings"
-  draw(rows, path, title, trained.headline, number, trained.kind)
+  draw(
+    rows,
+    path,
+    title,
+    trained.headline,
+    trained.headline_metric,
+    number,
+    trained.kind,
+  )
 
 
 def _front_matter(
@@ -225,9 +233,9 @@ def _metric_and_cost(
   profile: Profile | None,
   has_picture: bool,
 ) -> str:
-  metric = trained.headline
+  headline, metric = trained.headline, trained.headline_metric.title
   notes = [f"Multiply-adds are those of one {curve.view(trained.kind)}."]
-  if any(row[metric] is not None for row in rows):
+  if any(row[headline] is not None for row in rows):
     on = trained.training.get("evaluation")
     notes.append(f"The {metric} is measured on {on}." if on else "")
     notes.append(f"A star: no setting that costs less reaches this {metric}.")
@@ -265,11 +273,11 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
   if known("num_tokens"):
     shown["learned tokens"] = row["num_tokens"] or "the model's own"
   shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
-  metric = trained.headline
+  headline, metric = trained.headline, trained.headline_metric
   number = trained.training.get("num_examples")
   on = f", {number:,} {trained.kind}s" if number else ""
   columns = {
-    metric: (f"{metric} %{on}", lambda x: f"{100 * x:.2f}"),
+    headline: (f"{metric.column}{on}", metric.text),
     "batch_size": (f"{trained.kind}s", str),
     "latency_ms": ("ms", "{:.2f}".format),
     "memory_bytes": ("MB", lambda x: f"{x / 1e6:.1f}"),
@@ -278,7 +286,7 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
     if known(name):
       value = row.get(name)
       shown[title] = "" if value is None else text(value)
-  if known(metric):
+  if known(headline):
     shown["best"] = "*" if row["best"] else ""
   return shown
 

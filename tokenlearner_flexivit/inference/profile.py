@@ -16,9 +16,11 @@ import numpy as np
 
 from tokenlearner_flexivit import dials, paths
 from tokenlearner_flexivit.figures import plane, table
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 Row = dict[str, Any]
+_ACCURACY = Metric("accuracy", "%", is_share=True)
 
 
 def measure(
@@ -74,32 +76,38 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 
 def markdown(
-  rows: Sequence[Row], metric: str = "accuracy", kind: str = "image"
+  rows: Sequence[Row],
+  headline: str = "accuracy",
+  metric: Metric = _ACCURACY,
+  kind: str = "image",
 ) -> str:
   """Returns the rows as a table; a star is on the front of metric against time.
 
   Args:
     rows: of `Predictor.profile`.
-    metric: what settings are compared by, see `Trained.headline`.
+    headline: what settings are compared by, see `Trained.headline`.
+    metric: how that is shown.
     kind: what the model sees, "image" or "video".
   """
-  known = [row for row in rows if row[metric] is not None]
+  known = [row for row in rows if row[headline] is not None]
   best = plane.front(
-    [row["latency_ms_p90"] for row in known], [row[metric] for row in known]
+    [row["latency_ms_p90"] for row in known], [row[headline] for row in known]
   )
   best = [id(known[i]) for i in best]
   return table.markdown(
-    [_shown(row, metric, kind, id(row) in best) for row in rows]
+    [_shown(row, headline, metric, kind, id(row) in best) for row in rows]
   )
 
 
-def _shown(row: Row, metric: str, kind: str, on_front: bool) -> Row:
-  value, memory, rate = row[metric], row["memory_bytes"], row["images_per_s"]
+def _shown(
+  row: Row, headline: str, metric: Metric, kind: str, on_front: bool
+) -> Row:
+  value, memory, rate = row[headline], row["memory_bytes"], row["images_per_s"]
   return {
     "patch size": row["patch_size"],
     "learned": "" if row["num_tokens"] is None else row["num_tokens"],
     f"{kind}s": row["batch_size"],
-    f"{metric} %": "" if value is None else f"{100 * value:.2f}",
+    metric.column: "" if value is None else metric.text(value),
     "GMACs" if kind == "image" else "GMACs/view": f"{row['gmacs']:.4g}",
     "ms": f"{row['latency_ms']:.2f}",
     "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",

@@ -20,6 +20,8 @@ from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, models, paths
+from tokenlearner_flexivit.figures import metric as metric_lib
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import images, runs, videos
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -46,8 +48,10 @@ class Trained:
       before its end.
     training: what is known of the run: data, split, evaluation, and from its
       end on steps, seconds, hardware, date and the number of test examples.
-    headline: the metric of `recorded` that settings are compared by, in [0, 1]:
+    headline: the metric of `recorded` that settings are compared by, such as
       "accuracy", or of examples with several classes "mAP".
+    shown: how it is shown, the arguments of `figures.metric.Metric`; None of
+      files of version 0.1, which do not say.
     video: of a model for videos, at how many frames per second and at which
       greatest smaller side its data were read: fps and size.
   """
@@ -62,6 +66,7 @@ class Trained:
   recorded: tuple[Mapping[str, Any], ...]
   training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   headline: str = "accuracy"
+  shown: Mapping[str, Any] | None = None
   video: Mapping[str, Any] | None = None
 
   @property
@@ -76,6 +81,12 @@ class Trained:
   def kind(self) -> str:
     """Returns what the model sees, "image" or "video"."""
     return "image" if self.video is None else "video"
+
+  @property
+  def headline_metric(self) -> Metric:
+    """How the headline metric is shown."""
+    about = {} if self.shown is None else {self.headline: self.shown}
+    return metric_lib.from_report({"metrics": about}, self.headline)
 
   def preparation(self) -> images.Preparation | videos.Preparation:
     """Returns what makes model inputs of images, or of videos."""
@@ -225,6 +236,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     recorded=_named_alike(report.get("settings", []), trained, model),
     training=_about_training(config["data"], data, report),
     headline=_headline(report),
+    shown=report.get("metrics", {}).get(_headline(report)),
     video=video,
   )
 

@@ -26,12 +26,14 @@ class Task(Protocol):
 
   Attributes:
     model: the Flax module that is trained.
+    headline: the metric of an evaluation that says how good the model is at it.
     batch_keys: the entries of a training batch that the task reads.
     programs: an empty dict, in which evaluators keep what they compile for the
       task, so that all share it.
   """
 
   model: Any
+  headline: str
   batch_keys: tuple[str, ...]
   programs: dict[Any, Any]
 

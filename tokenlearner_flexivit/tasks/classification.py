@@ -49,6 +49,8 @@ class Classification:
     programs: see `tasks.Task`.
   """
 
+  headline = "accuracy"
+
   def __init__(
     self,
     model: Any,
