@@ -12,6 +12,20 @@ from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.run import progress
 
 
+@pytest.mark.parametrize(
+  ("number", "noun", "words"),
+  [
+    (1, "patch size", "1 patch size"),
+    (2, "setting", "2 settings"),
+    (0, "program", "0 programs"),
+    (1, "class", "1 class"),
+    (3, "class", "3 classes"),
+  ],
+)
+def test_one_thing_is_no_plural(number, noun, words):
+  assert terminal.counted(number, noun) == words
+
+
 class Log:
   """Stands for a stream in programs that log."""
 

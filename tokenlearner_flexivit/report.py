@@ -99,7 +99,7 @@ def one_line(
     shown = (
       f"{metric.text(parts[low])} ({low}) to {metric.text(parts[high])} "
       f"({high}), "
-      f"{len(parts)} settings"
+      f"{terminal.counted(len(parts), 'setting')}"
     )
   return f"step {step}  {name} {metric.axis}  {shown}  ({seconds:.1f} s)"
 
@@ -405,14 +405,13 @@ def _draw(
   metric = metric_lib.from_report(report, report["headline"])
   about = report["headline"], metric, report["num_examples"]
   data, kind = experiment.config["data"]["name"], experiment.task.model.input
-  title = f"{data}: one model, {len(rows)} patch sizes"
-  file, draw = "patch_sizes.png", curve.draw
+  file, draw, noun = "patch_sizes.png", curve.draw, "patch size"
   text = f"{metric.title} against cost and speed"
   # Of one number of tokens there is no plane.
   if len({row["num_tokens"] for row in rows}) > 1:
-    title = f"{data}: one model, {len(rows)} settings"
-    file, draw = "plane.png", plane.draw
+    file, draw, noun = "plane.png", plane.draw, "setting"
     text = f"{metric.title} by patch size and learned tokens"
+  title = f"{data}: one model, {terminal.counted(len(rows), noun)}"
   pictures = ""
   if attempt(file, lambda path: draw(rows, path, title, *about, kind)):
     pictures += f"![{text}]({file})\n\n"

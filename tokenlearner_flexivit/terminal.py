@@ -49,6 +49,12 @@ def say(text: str) -> None:
     write(text)
 
 
+def counted(number: int, noun: str) -> str:
+  """Returns a number of things, such as "1 patch size" or "3 classes"."""
+  plural = noun + ("es" if noun.endswith("s") else "s")
+  return f"{number} {noun if number == 1 else plural}"
+
+
 def duration(seconds: float) -> str:
   """Formats seconds as "1:02:03" or "2:03"."""
   minutes, seconds = divmod(round(seconds), 60)

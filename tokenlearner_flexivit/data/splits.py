@@ -281,6 +281,23 @@ def visible(folder: str | os.PathLike) -> list[os.DirEntry]:
   return sorted(shown, key=lambda entry: entry.name)
 
 
+def broken_link(entry: os.DirEntry) -> str:
+  """Returns in words why a link leads nowhere, "" for all that is there."""
+  if entry.is_symlink():
+    try:
+      entry.stat()
+    except FileNotFoundError:
+      return "is a link to nothing"
+    except OSError as error:  # It leads to itself, or where nobody may look.
+      return f"is a link that cannot be followed ({error.strerror})"
+  return ""
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+  """Tells whether an entry is a folder, or a link that leads to one."""
+  return not broken_link(entry) and entry.is_dir()
+
+
 def is_hidden(name: str) -> bool:
   """Tells whether a file or folder of this name is none of a person's data."""
   return name.startswith(".") or name.lower() in _IGNORED
@@ -322,14 +339,15 @@ def find(
   named = [
     entry.name
     for entry in entries
-    if role(entry.name) and entry.is_dir() != entry.name.lower().endswith(TABLE)
+    if role(entry.name)
+    and is_folder(entry) != entry.name.lower().endswith(TABLE)
   ]
   folders = [name for name in named if not name.lower().endswith(TABLE)]
   tables = [n for n in named if n not in folders] if has_tables else []
   nested = [name for name in folders if holds_folders(root / name)]
   if not nested and not tables:
     flat = [n for n in folders if _holds_examples(root / n, is_example)]
-    others = [e.name for e in entries if e.is_dir() and e.name not in folders]
+    others = [e.name for e in entries if is_folder(e) and e.name not in folders]
     if not flat or any(_holds_examples(root / n, is_example) for n in others):
       return {}
     raise ValueError(
@@ -345,8 +363,7 @@ def find(
 
 def holds_folders(folder: str | os.PathLike) -> bool:
   """Tells whether there is a folder in `folder`."""
-  with os.scandir(folder) as entries:
-    return any(e.is_dir() and not is_hidden(e.name) for e in entries)
+  return any(map(is_folder, visible(folder)))
 
 
 def _holds_examples(

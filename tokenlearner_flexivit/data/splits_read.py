@@ -110,7 +110,9 @@ def _describe(name: str, asked: Iterable[str]) -> str:
     entry.name
     for entry in splits.visible(root)
     if entry.name not in used
-    and (splits.role(entry.name) or (entry.is_dir() and not has_tables))
+    and (
+      splits.role(entry.name) or (splits.is_folder(entry) and not has_tables)
+    )
   ]
   unused = f" Not reading {', '.join(left)}." if left else ""
   return f"{name}: reading {', '.join(used)}.{unused}"

@@ -24,7 +24,7 @@ from jax import export as jax_export
 
 import tokenlearner_flexivit
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
@@ -336,10 +336,11 @@ def _readme(
     }
     for row in rows
   ]
+  programs = terminal.counted(len(rows), "program")
   return f"""\
 # {title} classifier, exported
 
-One set of weights and {len(rows)} programs, one for each setting of the dials.
+One set of weights and {programs}, one for each setting of the dials.
 They need no more than `pip install jax flatbuffers safetensors`:
 
 ```python

@@ -86,7 +86,7 @@ def _walk(
   above = (*above, os.path.realpath(folder))
   names = {True: [], False: []}
   for entry in splits.visible(folder):
-    names[entry.is_dir()].append(os.path.join(folder, entry.name))
+    names[splits.is_folder(entry)].append(os.path.join(folder, entry.name))
   known = [name for name in names[False] if name.lower().endswith(extensions)]
   for name in names[True]:
     if os.path.realpath(name) not in above:  # Such a link would never end.

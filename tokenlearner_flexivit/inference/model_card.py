@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import tokenlearner_flexivit
-from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import curve, plane, table
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
@@ -134,7 +134,7 @@ def _draw(
   has_plane = len({row["num_tokens"] for row in rows}) > 1
   draw = plane.draw if has_plane else curve.draw
   number = trained.training.get("num_examples")
-  title = f"{title}, {len(rows)} settings"
+  title = f"{title}, {terminal.counted(len(rows), 'setting')}"
   draw(
     rows,
     path,
@@ -218,11 +218,13 @@ def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
       "Patch size ([FlexiViT](https://arxiv.org/abs/2212.08013)) and number of "
       "learned tokens ([TokenLearner](https://arxiv.org/abs/2106.11297)) are"
     )
+  settings = terminal.counted(len(rows), "setting")
+  classes = terminal.counted(trained.model_section["num_classes"], "class")
   return f"""\
-# {title} classifier with {len(rows)} settings
+# {title} classifier with {settings}
 
 One set of weights, {number:,} parameters, for {inputs}
-and {trained.model_section["num_classes"]} classes. {dials} chosen per call, and
+and {classes}. {dials} chosen per call, and
 with that what a call costs.
 """
 

@@ -248,7 +248,8 @@ class Progress:
     text = " ".join(parts)
     if len(text) <= _WIDTH_OF_SETTINGS:
       return f"setting:times {text}"
-    return f"{len(parts)} of {len(self._settings)} settings"
+    known = terminal.counted(len(self._settings), "setting")
+    return f"{len(parts)} of {known}"
 
   def close(self) -> None:
     """Ends the bar."""

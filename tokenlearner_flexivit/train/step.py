@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import Parallel
 
 if TYPE_CHECKING:  # The tasks bring the input pipeline, which no step needs.
@@ -292,9 +292,10 @@ def compile_steps(
   built = [None]
   if dispatch == "host":
     built = list(range(len(drawn_from.branches)))
-  count = f"{len(built)} program{'s' * (len(built) > 1)}"
+  programs = terminal.counted(len(built), "program")
+  settings = terminal.counted(len(drawn_from.settings), "setting")
   say(
-    f"Compiling {count} for {len(drawn_from.settings)} settings "
+    f"Compiling {programs} for {settings} "
     f"(dispatch={dispatch}){'' if ahead else ', each at its first step'}"
   )
   # More threads than cores would gain nothing, and no time left could be told.

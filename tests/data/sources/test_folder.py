@@ -218,6 +218,23 @@ def test_links(tmp_path):
     open_folder(tmp_path / "some")
 
 
+@pytest.mark.parametrize(
+  ("target", "reason"),
+  [
+    ("nowhere", "is a link to nothing"),
+    ("link", "is a link that cannot be followed .*Too many levels"),
+  ],
+)
+def test_links_that_lead_nowhere(tmp_path, target, reason):
+  for place in ("link", "train/link", "train/cat/link", "test/link"):
+    root = tmp_path / place.replace("/", "_")
+    fill(root / "train", ("cat", "dog"), 2)
+    fill(root / "test", ("cat", "dog"), 2)
+    (root / place).symlink_to(target)
+    with pytest.raises(ValueError, match=f"{place}:? {reason}"):
+      open_folder(root, "all")
+
+
 def test_a_file_that_is_no_image_is_a_corrupt_example(tmp_path):
   fill(tmp_path, ("cat", "dog"), 2)
   (tmp_path / "cat" / "page.jpg").write_bytes(b"<html>")

@@ -144,8 +144,18 @@ def is_image(name: str) -> bool:
 
 
 def class_folders(path: pathlib.Path) -> list[str]:
-  """Returns the names of the folders in `path`, in alphabetical order."""
-  return [entry.name for entry in splits.visible(path) if entry.is_dir()]
+  """Returns the names of the folders in `path`, in alphabetical order.
+
+  Raises:
+    ValueError: a link leads nowhere, which may have been a class.
+  """
+  entries = splits.visible(path)
+  for entry in entries:
+    if reason := splits.broken_link(entry):
+      raise ValueError(
+        f"{entry.path} {reason}. Mend it, or hide it with a leading dot."
+      )
+  return [entry.name for entry in entries if entry.is_dir()]
 
 
 def _list(root: pathlib.Path) -> Listing:
@@ -175,7 +185,7 @@ def _list(root: pathlib.Path) -> Listing:
   bad += [
     (root / entry.name, "lies outside of the class folders")
     for entry in splits.visible(root)
-    if is_image(entry.name) and not entry.is_dir()
+    if is_image(entry.name) and not splits.is_folder(entry)
   ]
   _check(root, bad)
   return Listing(root, classes, *_put_in_order(classes, parts), changed)
@@ -206,13 +216,13 @@ def _list_class(path: pathlib.Path) -> _Class:
       name = entry.name
       if splits.is_hidden(name):
         continue
-      if entry.is_dir():
+      if reason := splits.broken_link(entry):
+        content.bad.append((path / name, reason))
+      elif entry.is_dir():
         reason = "is a folder inside a class folder"
         content.bad.append((path / name, reason))
       elif not entry.is_file():
-        is_link = entry.is_symlink()
-        reason = "is a link to nothing" if is_link else "is no file"
-        content.bad.append((path / name, reason))
+        content.bad.append((path / name, "is no file"))
       elif is_image(name):
         content.names.append(os.fsencode(name))
       else:

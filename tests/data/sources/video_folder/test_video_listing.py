@@ -109,6 +109,12 @@ def test_bad_folders(tmp_path):
   (folder / "run" / "b.mp4").symlink_to("nowhere.mp4")
   refused(r"there is no file .*b.mp4, perhaps .* link")
   (folder / "run" / "b.mp4").unlink()
+  (folder / "run" / "c.mp4").symlink_to("c.mp4")
+  refused(r"there is no file .*c.mp4")
+  (folder / "run" / "c.mp4").unlink()
+  (folder / "jump").symlink_to("jump")
+  refused("jump is a link that cannot be followed")
+  (folder / "jump").unlink()
   touch(folder, "run/old/b.mp4")
   refused(r"old is a folder inside of a class folder; is 'run' meant .* split")
 

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import itertools
 import math
@@ -59,6 +60,10 @@ def stat_files(
         status = os.stat(os.path.join(root, as_path(name)))
       except (FileNotFoundError, NotADirectoryError, ValueError):
         status = None  # ValueError: no name has a null character.
+      except OSError as error:
+        if error.errno != errno.ELOOP:  # A link that leads to itself.
+          raise
+        status = None
       is_file = status is not None and not os_stat.S_ISDIR(status.st_mode)
       results.append(status if is_file else None)
     return results

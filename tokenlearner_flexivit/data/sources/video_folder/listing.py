@@ -155,7 +155,8 @@ def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
         "file, such as train.csv with the first line path,label. Convert it, "
         "or hide it with a leading dot"
         for entry in splits.visible(root)
-        if entry.is_file() and splits.role(pathlib.Path(entry.name).stem)
+        if not splits.is_folder(entry)
+        and splits.role(pathlib.Path(entry.name).stem)
         if not _is_video(entry.name)
       ),
     )
@@ -171,6 +172,9 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
   clips, problems = [], []
   prefix = "" if folder == root else f"{folder.name}/"
   for entry in splits.visible(folder):
+    if reason := splits.broken_link(entry):
+      problems.append(f"{entry.path} {reason}")
+      continue
     if not entry.is_dir():
       # A README beside the class folders does no harm.
       if _is_video(entry.name):
@@ -181,7 +185,7 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
     if not files:
       problems.append(f"{entry.path} has no videos")
     for file in files:
-      if file.is_dir():
+      if splits.is_folder(file):
         problems.append(
           f"{file.path} is a folder inside of a class folder; is "
           f"{entry.name!r} meant to be a split? Splits are called train, val "
