@@ -27,7 +27,7 @@ _READING = r"data\.(max_corrupt|num_workers|num_threads|prefetch|data_dir)"
 # Keys that change no number of the result.
 _CHANGES_NOTHING = re.compile(
   rf"config\.((log|eval|checkpoint){_PERIOD}"
-  r"|keep_checkpoints|max_save_failures|parallel|flexi\.dispatch"
+  r"|keep_checkpoints|max_save_failures|profile_steps|parallel|flexi\.dispatch"
   rf"|model\.remat|{_READING}"
   rf"|evals\.[^.]+\.(batch_size|eval{_PERIOD}|{_READING}))"
 )

@@ -18,7 +18,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import paths, report, terminal
 from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
-from tokenlearner_flexivit.run import metric_log
+from tokenlearner_flexivit.run import metric_log, profiler
 from tokenlearner_flexivit.run import progress as progress_lib
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.train import (
@@ -152,7 +152,10 @@ def train_and_evaluate(
       pending=notes["pending"],
     )
     stop = preemption.Preemption()
-    for resource in (stop, checkpoints, log, progress):
+    profile = profiler.Profiler(
+      config["profile_steps"], workdir, first_step, total_steps
+    )
+    for resource in (stop, checkpoints, log, progress, profile):
       closing.callback(resource.close)
     if first_step >= total_steps:
       say(f"All {total_steps} steps of this run are done.")
@@ -208,9 +211,11 @@ def train_and_evaluate(
     # A run that stopped between saving and evaluating makes up for it.
     results = evaluate_due(first_step)
     for step in range(first_step + 1, total_steps + 1):
-      batch = first.pop() if first else next(batches)
-      state, metrics = run_step(state, batch)
-      progress.add(step, metrics)
+      # The devices wait for no copy that nobody has asked for.
+      with jax.transfer_guard("disallow"):
+        batch = first.pop() if first else next(batches)
+        state, metrics = profile.run(step, run_step, state, batch)
+        progress.add(step, metrics)
       last = step == total_steps
       stopping = stop.reached(step) and not last
       must_log = step % log_every == 0 or last

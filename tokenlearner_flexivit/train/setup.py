@@ -24,6 +24,7 @@ from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models.token_learner import ALL
+from tokenlearner_flexivit.run import profiler
 
 # Every key that a config may have, with its default.
 DEFAULTS = {
@@ -47,6 +48,9 @@ DEFAULTS = {
   "parallel": parallel_lib.DEFAULT,  # How devices share the work.
   "keep_checkpoints": 3,
   "max_save_failures": 3,  # In a row; then the run stops.
+  # Steps that JAX's profiler traces, to WORKDIR/profile: from the one to the
+  # other, (10, 20), or as many after the first of a start, which may compile.
+  "profile_steps": None,
 }
 SECTIONS = ("data", "model", "flexi", "task", "optimizer", "evals")
 DURATIONS = ("total", "log", "eval", "checkpoint")
@@ -147,6 +151,7 @@ class Experiment:
       num_classes=num_classes,
       class_names=about_data["class_names"],
     )
+    profiler.check(config["profile_steps"], self.steps("total"))
     if is_training:
       self._check_training()
     # A patch of a tubelet is a dial, its frames are none.

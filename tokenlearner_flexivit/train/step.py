@@ -237,7 +237,8 @@ def host_branches(
     return drawn_from.branch_of(drawn)
 
   for start in itertools.count(first_step, block):
-    yield from np.asarray(draw(start + jnp.arange(block))).tolist()
+    steps = jax.device_put(np.arange(start, start + block, dtype=np.int32))
+    yield from jax.device_get(draw(steps)).tolist()
 
 
 def compile_steps(
