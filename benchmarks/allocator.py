@@ -2,21 +2,21 @@
 
 XLA's CPU backend allocates what a program needs at every call. glibc gives
 memory of that size back to the system at once, which then has to clear it page
-by page for the next call. `experiments.training.KEEP_MEMORY` are the variables
-that make it keep the memory, in large pages. They count when a process starts.
+by page for the next call. `run.environment.KEEP_MEMORY` are the variables that
+make it keep the memory, in large pages. They count when a process starts.
 """
 
 import argparse
 import json
 import statistics
-import time
 from typing import Any
 
 import jax
 
-from benchmarks import processes, steps, timing
-from experiments import training
+from benchmarks import processes, steps
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import timing
+from tokenlearner_flexivit.run import environment
 
 
 def serve(arguments: dict[str, Any], repeats: int) -> None:
@@ -29,21 +29,8 @@ def serve(arguments: dict[str, Any], repeats: int) -> None:
   sizes = {key: arguments.pop(key) for key in ("batch_size", "image_size")}
   images, labels = steps.make_batch(**sizes)
   model = models.ViT(num_classes=steps.NUM_CLASSES, **arguments)
-
-  def apply(params, images):
-    return model.apply(params, images)[0]
-
-  params = jax.jit(model.init)(jax.random.key(0), images[:1])
-  train = steps.make_programs(apply, params, images, labels)["train"]
-  jax.block_until_ready(train())
-
-  def measure(_):
-    start = time.perf_counter()
-    for _ in range(repeats):
-      jax.block_until_ready(train())
-    return (time.perf_counter() - start) / repeats
-
-  processes.serve("ready", measure)
+  train = steps.programs_of(model, images, labels)["train"]
+  processes.serve("ready", {"step": train}, repeats)
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -71,8 +58,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
   pages = "GLIBC_TUNABLES"
   environments = {
     "as it is": {},
-    "large pages": {pages: training.KEEP_MEMORY[pages]},
-    "kept, in large pages": training.KEEP_MEMORY,
+    "large pages": {pages: environment.KEEP_MEMORY[pages]},
+    "kept, in large pages": environment.KEEP_MEMORY,
   }
   workers = {name: (command, env) for name, env in environments.items()}
   seconds = {name: [] for name in workers}

@@ -7,12 +7,9 @@ comes once on top. What lives at a time does not depend on the number either,
 which is measured: the peak memory of few batches against that of more.
 """
 
-import argparse
 import itertools
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -93,8 +90,7 @@ def peak_gib() -> float:
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"] / 2**30
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
+  return processes.peak_bytes() / 2**30
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -129,12 +125,5 @@ def run(quick: bool) -> list[dict[str, Any]]:
   return rows
 
 
-def main():
-  """Measures one number of batches in this process; prints JSON."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("arguments", type=json.loads)
-  print(json.dumps(measure(**parser.parse_args().arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  processes.answer_once(measure)

@@ -12,21 +12,19 @@ at ten patch sizes, or of ten stock ViTs:
 Importing and initialising do not count: they are the same for all.
 """
 
-import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import processes, steps, stock
-from experiments.cost.published import PATCH_SIZES
-from tokenlearner_flexivit import dials, models, parallel
+from benchmarks import drawn_step, processes, steps, stock
+from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.models import stacking, variants
-from tokenlearner_flexivit.train import step as train_step
 
 WAYS = ("stock", "host", "switch", "host scan", "switch scan")
 IMAGE = (240, 240, 3)
@@ -36,19 +34,23 @@ OPTIMIZER = optax.adamw(1e-4)
 class Task:
   """Softmax cross-entropy, without the input pipeline that tasks/ imports."""
 
-  constants = ()
-
   def __init__(self, model: Any):
     """Takes a `models.ViT`."""
     self.model = model
 
-  def prepare(self, batch, key, constants, *, axis_name=None):
+  def constants(self, devices):
+    """No constants."""
+    del devices
+    return ()
+
+  def prepare(self, batch, key, constants, devices):
     """Nothing to prepare."""
-    del key, constants, axis_name
+    del key, constants, devices
     return batch
 
-  def loss(self, params, batch, key, setting):
+  def loss(self, params, batch, key, setting, devices):
     """Returns the mean loss, no metrics, and the logits."""
+    del devices
     logits, _ = self.model.apply(
       {"params": params},
       batch["image"],
@@ -62,7 +64,9 @@ class Task:
     return losses.mean(), ({}, logits)
 
 
-def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
+def time_ours(
+  variant: str, sizes: Sequence[int], dispatch: str, scan: bool
+) -> float:
   """Returns the seconds from nothing compiled to the first step's end."""
   model = models.ViT.from_variant(
     variant, num_classes=steps.NUM_CLASSES, **({"scan": True} if scan else {})
@@ -72,34 +76,15 @@ def time_ours(variant: str, sizes, dispatch: str, scan: bool) -> float:
   )
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *IMAGE)))
   params = stacking.stack(params["params"], model.scanned_runs)
-  state = train_step.create_state(params, OPTIMIZER, ema=False)
-  devices = parallel.create()
-  state = devices.place(state)
-  batch = devices.place_batch(
-    {
-      "image": jnp.zeros((8, *IMAGE)),
-      "label": jnp.zeros(8, jnp.int32),
-    }
+  batch = {"image": jnp.zeros((8, *IMAGE)), "label": jnp.zeros(8, jnp.int32)}
+  train, seconds = drawn_step.make(
+    Task(model), params, batch, drawn_from, dispatch=dispatch
   )
-  start = time.perf_counter()
-  step = train_step.compile_steps(
-    Task(model),
-    OPTIMIZER,
-    drawn_from,
-    devices,
-    state,
-    batch,
-    (),
-    first_step=0,
-    seed=0,
-    dispatch=dispatch,
-  )
-  compiled = time.perf_counter() - start
-  jax.block_until_ready(step(state, batch))
-  return compiled
+  jax.block_until_ready(train())
+  return seconds
 
 
-def time_stock(variant: str, sizes) -> float:
+def time_stock(variant: str, sizes: Sequence[int]) -> float:
   """Returns the seconds to compile a stock training step for every size."""
   size = variants.decode_variant(variant)
   images, labels = jnp.zeros((8, *IMAGE)), jnp.zeros(8, jnp.int32)
@@ -120,31 +105,35 @@ def time_stock(variant: str, sizes) -> float:
 
 
 def measure(
-  way: str, variant: str, sizes, cache: str | None
+  way: str, variant: str, sizes: Sequence[int], cache: str
 ) -> dict[str, float]:
-  """Runs one way in a new process.
+  """Returns the seconds of one way, in this process.
 
   Args:
     way: one of `WAYS`.
     variant: of the model.
     sizes: patch sizes.
-    cache: folder of the persistent cache; None for none.
+    cache: folder of the persistent cache.
   """
-  arguments = ["-m", "benchmarks.compilation", f"--way={way}"]
-  arguments += [f"--variant={variant}", f"--sizes={','.join(map(str, sizes))}"]
-  if cache is not None:
-    arguments.append(f"--cache={cache}")
-  return processes.result_of(arguments)
+  jax.config.update("jax_compilation_cache_dir", cache)
+  name, _, scan = way.partition(" ")
+  if name == "stock":
+    return {"seconds": time_stock(variant, sizes)}
+  return {"seconds": time_ours(variant, sizes, name, bool(scan))}
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
   """Measures every way, cold and warm."""
-  variant, sizes = ("mu", PATCH_SIZES[:2]) if quick else ("S", PATCH_SIZES)
+  sizes = variants.FLEXIVIT_PATCH_SIZES[: 2 if quick else None]
+  arguments = dict(variant="mu" if quick else "S", sizes=sizes)
   rows = []
   for way in WAYS:
     with tempfile.TemporaryDirectory() as cache:
-      cold = measure(way, variant, sizes, cache)["seconds"]
-      warm = measure(way, variant, sizes, cache)["seconds"]
+      given = json.dumps(dict(arguments, way=way, cache=cache))
+      cold, warm = (
+        processes.result_of(["-m", "benchmarks.compilation", given])["seconds"]
+        for _ in range(2)
+      )
     rows.append({"way": way, "cold_s": cold, "warm_s": warm})
   for row in rows:
     row["cold_over_stock"] = row["cold_s"] / rows[0]["cold_s"]
@@ -152,24 +141,5 @@ def run(quick: bool) -> list[dict[str, Any]]:
   return rows
 
 
-def main():
-  """Measures one way in this process; prints JSON."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--way", choices=WAYS, required=True)
-  parser.add_argument("--variant", default="S")
-  parser.add_argument("--sizes", default=",".join(map(str, PATCH_SIZES)))
-  parser.add_argument("--cache")
-  args = parser.parse_args()
-  if args.cache:
-    jax.config.update("jax_compilation_cache_dir", args.cache)
-  sizes = tuple(map(int, args.sizes.split(",")))
-  name, _, scan = args.way.partition(" ")
-  if name == "stock":
-    seconds = time_stock(args.variant, sizes)
-  else:
-    seconds = time_ours(args.variant, sizes, name, bool(scan))
-  print(json.dumps({"seconds": seconds}))
-
-
 if __name__ == "__main__":
-  main()
+  processes.answer_once(measure)

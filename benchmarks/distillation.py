@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 
-from benchmarks import drawn_step, steps, timing
+from benchmarks import drawn_step, steps
 from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit.models import timing
 
 
 def compare(

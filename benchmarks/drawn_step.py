@@ -2,26 +2,30 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tokenlearner_flexivit import dials, parallel, tasks
+from tokenlearner_flexivit import dials, parallel
 from tokenlearner_flexivit.train import step as train_step
+
+if TYPE_CHECKING:  # The tasks bring the input pipeline, which no step needs.
+  from tokenlearner_flexivit import tasks
 
 OPTIMIZER = optax.adamw(1e-4)
 
 
 def make(
-  task: tasks.Task,
+  task: "tasks.Task",
   params: Any,
   batch: dict[str, jax.Array],
   drawn_from: dials.Dials,
-  repeats: int,
+  repeats: int = 1,
+  dispatch: str = "switch",
 ) -> tuple[Callable[[], Any], float]:
-  """Compiles the training step, the setting drawn inside (`switch`).
+  """Compiles the training step of drawn settings.
 
   Args:
     task: what is optimised.
@@ -29,6 +33,7 @@ def make(
     batch: of all devices.
     drawn_from: the dials.
     repeats: steps in a call.
+    dispatch: "switch" draws inside of the program, "host" outside.
 
   Returns:
     A function that does the steps and returns the metrics of the last, and the
@@ -49,7 +54,7 @@ def make(
     task.constants(devices),
     first_step=0,
     seed=0,
-    dispatch="switch",
+    dispatch=dispatch,
   )
   seconds = time.perf_counter() - start
 

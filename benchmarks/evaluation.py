@@ -13,45 +13,22 @@ import statistics
 import tempfile
 from typing import Any
 
-import cv2
 import jax
-import numpy as np
 
-from benchmarks import timing
-from experiments.cost.published import PATCH_SIZES
+from benchmarks import input_pipeline
 from tokenlearner_flexivit import data, dials, evaluators, models, parallel
 from tokenlearner_flexivit.evaluators import classification
+from tokenlearner_flexivit.models import timing, variants
 from tokenlearner_flexivit.tasks import classification as task_lib
 
 PP = (
   "decode|resize_small(272)|central_crop(240)|value_range(-1,1)"
   "|keep('image','label')"
 )
-NUM_CLASSES = 4
+NUM_CLASSES = 2
+PATCH_SIZES = variants.FLEXIVIT_PATCH_SIZES
+DIFFERENT = 32  # Images at most; the others are copies.
 TARGET = 0.75  # One pass over ten, at most.
-
-
-def make_jpeg(rng: np.random.Generator) -> bytes:
-  """Returns a JPEG of 500x375 pixels: noise at all scales, about 110 kB."""
-  height, width = 375, 500
-  image = np.zeros((height, width, 3), np.float32)
-  for scale in (1, 4, 16, 64):
-    shape = (height // scale + 1, width // scale + 1, 3)
-    noise = rng.standard_normal(shape, np.float32)
-    image += scale**0.5 * cv2.resize(noise, (width, height))
-  image = np.clip(128 + 55 * image / image.std(), 0, 255).astype(np.uint8)
-  quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-  return cv2.imencode(".jpg", image, quality)[1].tobytes()
-
-
-def write_images(folder: pathlib.Path, count: int, different: int = 32) -> None:
-  """Writes JPEGs in class folders, no more than `different` different ones."""
-  rng = np.random.default_rng(0)
-  jpegs = [make_jpeg(rng) for _ in range(min(count, different))]
-  for i in range(count):
-    path = folder / f"class{i % NUM_CLASSES}" / f"{i}.jpg"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(jpegs[i % len(jpegs)])
 
 
 def compare(
@@ -79,7 +56,10 @@ def compare(
     and the shares of the times that a pass of data alone takes.
   """
   with tempfile.TemporaryDirectory() as folder:
-    write_images(pathlib.Path(folder), num_images)
+    copies = -(-num_images // DIFFERENT)
+    input_pipeline.make_folder(
+      pathlib.Path(folder), num_images // copies, copies
+    )
     section = dict(name=f"folder:{folder}", split="all", pp=PP)
     model = models.create(variant=variant, num_classes=NUM_CLASSES, **arguments)
     task = task_lib.Classification(model, NUM_CLASSES)

@@ -25,8 +25,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks import timing
 from tokenlearner_flexivit import data, parallel
+from tokenlearner_flexivit.models import timing
 
 HEIGHT, WIDTH = 375, 500
 OPS = (

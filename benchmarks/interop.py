@@ -9,7 +9,6 @@ process; what Python and the imports took before it does not count.
 import argparse
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -51,16 +50,10 @@ def make_files(folder):
     interop.save_params(params, folder / name, format)
 
 
-def peak_bytes():
-  """Returns the largest memory that this process ever had."""
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def measure(path, patch_size):
   """Loads a file in this process and returns seconds and memory."""
   model = make_model(patch_size)
-  before = peak_bytes()
+  before = processes.peak_bytes()
   start = time.perf_counter()
   interop.load_params_and_report(path, model)
   seconds = time.perf_counter() - start
@@ -68,7 +61,7 @@ def measure(path, patch_size):
   return dict(
     seconds=round(seconds, 2),
     megabytes=round(size / 1e6),
-    memory_over_size=round((peak_bytes() - before) / size, 2),
+    memory_over_size=round((processes.peak_bytes() - before) / size, 2),
   )
 
 

@@ -9,7 +9,6 @@ And for ViViT-L/16 at the input size of the TokenLearner paper, as it is
 analysed alone: no step is run, nor an array made.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -206,12 +205,5 @@ def video_rows() -> list[dict[str, Any]]:
   return rows
 
 
-def main():
-  """Measures one option in this process; prints JSON."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("arguments", type=json.loads)
-  print(json.dumps(measure(**parser.parse_args().arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  processes.answer_once(measure)

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from benchmarks import timing
 from configs import quickstart
 from tokenlearner_flexivit import train
+from tokenlearner_flexivit.models import timing
 from tokenlearner_flexivit.run import checkpoint
 
 SAVE_EVERY = 50

@@ -14,10 +14,10 @@ import time
 import jax
 import numpy as np
 
-from experiments.cost.published import PATCH_SIZES
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import patch_embed, timing, variants
 
 LIMIT_MS = 50
+PATCH_SIZES = variants.FLEXIVIT_PATCH_SIZES
 
 
 def time_matrices(old=32, sizes=PATCH_SIZES):
@@ -44,12 +44,8 @@ def measure_application(old=32, sizes=PATCH_SIZES, width=768, repeats=20):
   resize = jax.jit(
     lambda kernel: [patch_embed.resize_kernel(kernel, s) for s in sizes]
   )
-  jax.block_until_ready(resize(kernel))
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(resize(kernel))
-    times.append(time.perf_counter() - start)
+  programs = {"resize": lambda: resize(kernel)}
+  times = timing.by_turns(programs, repeats)["resize"]
   name = f"application, {len(sizes)} sizes, D={width}"
   return dict(name=name, milliseconds=1e3 * float(np.median(times)))
 

@@ -1,12 +1,20 @@
-"""Processes that answer in JSON: once, or by turns, line by line."""
+"""Processes that answer in JSON: once, or by turns, line by line.
 
+What they measure of themselves, too: their seconds per call and their memory.
+"""
+
+import argparse
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
+
+import jax
 
 Ask = Callable[[Hashable, str], Any]
 
@@ -69,13 +77,40 @@ def started(
     yield ask
 
 
-def serve(first: Any, answer: Callable[[str], Any]) -> None:
-  """Says something, then answers each line of the input.
+def serve(
+  first: Any, programs: Mapping[str, Callable[[], Any]], repeats: int
+) -> None:
+  """Says something, then times the program that each line of the input names.
 
   Args:
-    first: said at once; the worker is ready then.
-    answer: from a line to the answer.
+    first: said once all programs have run, and so are compiled.
+    programs: functions without arguments.
+    repeats: calls whose mean in seconds is the answer.
   """
+  for program in programs.values():
+    jax.block_until_ready(program())
   print(json.dumps(first), flush=True)
   for line in sys.stdin:
-    print(json.dumps(answer(line.strip())), flush=True)
+    program = programs[line.strip()]
+    start = time.perf_counter()
+    for _ in range(repeats):
+      jax.block_until_ready(program())
+    seconds = (time.perf_counter() - start) / repeats
+    print(json.dumps(seconds), flush=True)
+
+
+def answer_once(measure: Callable[..., Any]) -> None:
+  """Prints as JSON what a function returns for the arguments of the process.
+
+  Args:
+    measure: takes what the one argument of the command line holds as JSON.
+  """
+  parser = argparse.ArgumentParser()
+  parser.add_argument("arguments", type=json.loads)
+  print(json.dumps(measure(**parser.parse_args().arguments)))
+
+
+def peak_bytes() -> int:
+  """Returns the largest memory that this process ever had."""
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

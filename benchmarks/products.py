@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from benchmarks import timing
+from tokenlearner_flexivit.models import timing
 
 
 def find(function: Callable[..., Any], *args: Any) -> collections.Counter:
@@ -62,3 +63,21 @@ def seconds(found: collections.Counter, rounds: int) -> float:
     programs[product] = lambda run=run, operands=operands: run(*operands)
   times = timing.by_turns(programs, rounds)
   return sum(found[p] * statistics.median(t) for p, t in times.items())
+
+
+def peak_flops(dtype: str, size: int) -> float:
+  """Operations per second of a large matrix product, the best of ten.
+
+  Measured rather than looked up: it is the limit that this machine, as it is
+  now, sets to a network of matrix products.
+
+  Args:
+    dtype: of the matrices.
+    size: their rows and columns.
+  """
+  x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+  product = jax.jit(lambda a, b: a @ b)
+  seconds = timing.by_turns({"product": lambda: product(x, x)}, rounds=10)[
+    "product"
+  ]
+  return 2 * size**3 / min(seconds)

@@ -10,11 +10,10 @@ import argparse
 import pathlib
 import statistics
 
-import jax
-
-from benchmarks import processes, steps, timing
+from benchmarks import processes, steps
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.models import timing
 
 PATCH_SIZES = (48, 30, 16)
 
@@ -33,13 +32,7 @@ def compare(
   """
   images, labels = steps.make_batch(batch_size, 240)
   model = models.ViT.from_variant("S", num_classes=steps.NUM_CLASSES)
-  params = jax.jit(model.init)(jax.random.key(0), images[:1])
-  programs = steps.make_programs(
-    lambda p, x: model.apply(p, x, patch_size=patch_size)[0],
-    params,
-    images,
-    labels,
-  )
+  programs = steps.programs_of(model, images, labels, patch_size)
   arguments = [str(pathlib.Path(__file__).with_name("pytorch_timm.py"))]
   arguments += [f"--{name}={value}" for name, value in (
     ("patch_size", patch_size), ("batch_size", batch_size), ("rounds", rounds)

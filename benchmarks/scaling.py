@@ -15,7 +15,6 @@ import argparse
 import inspect
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import compilation, processes, timing
+from benchmarks import compilation, processes
 from tokenlearner_flexivit import dials, models, parallel
-from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.models import cost, timing
 from tokenlearner_flexivit.train import step as train_step
 
 NUM_CLASSES = 1000
@@ -95,15 +94,7 @@ def serve(arguments: dict[str, Any], steps: int) -> None:
     steps: whose mean is taken.
   """
   call, operations = make_step(**arguments)
-  jax.block_until_ready(call())
-
-  def measure(_):
-    start = time.perf_counter()
-    for _ in range(steps):
-      jax.block_until_ready(call())
-    return (time.perf_counter() - start) / steps
-
-  processes.serve(operations, measure)
+  processes.serve(operations, {"step": call}, steps)
 
 
 def scale_devices(

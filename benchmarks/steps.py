@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import products, stock, timing
-from experiments.cost.published import PATCH_SIZES
+from benchmarks import products, stock
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import cost, variants
+from tokenlearner_flexivit.models import cost, timing, variants
 
 NUM_CLASSES = 1000
 OPTIMIZER = optax.adamw(1e-4)
@@ -77,6 +76,35 @@ def make_programs(
   return {"forward": lambda: forward(params, images), "train": train}
 
 
+def programs_of(
+  model: models.ViT,
+  images: jax.Array,
+  labels: jax.Array,
+  patch_size: int | None = None,
+) -> dict[str, Any]:
+  """Returns `make_programs` of a model with random weights at a patch size."""
+  apply, params = with_weights(model, images, patch_size)
+  return make_programs(apply, params, images, labels)
+
+
+def with_weights(
+  model: models.ViT, images: jax.Array, patch_size: int | None = None
+) -> tuple[Any, Any]:
+  """Returns a model at a patch size as (params, images) -> logits, and params.
+
+  Args:
+    model: the model.
+    images: [B, H, W, 3].
+    patch_size: in pixels; None for the model's own.
+  """
+  params = jax.jit(model.init)(jax.random.key(0), images[:1])
+
+  def apply(params, images):
+    return model.apply(params, images, patch_size=patch_size)[0]
+
+  return apply, params
+
+
 def measure_limits(
   apply: Any, params: Any, images: jax.Array, labels: jax.Array, rounds: int
 ) -> dict[str, float]:
@@ -104,7 +132,7 @@ def compare(
 
   Returns:
     Medians in milliseconds; ratios stock over ours (above 1: ours is faster);
-    the limit (see the module); and the share of `timing.peak_flops` that ours
+    the limit (see the module); and the share of `products.peak_flops` that ours
     reaches, which is the MFU of a measured peak.
   """
   key = jax.random.key(0)
@@ -118,17 +146,17 @@ def compare(
     patch_size=(patch_size, patch_size),
     dtype=jnp.dtype(dtype),
   )
-  programs = {}
-  for name, apply, model in (
-    ("ours", lambda p, x: ours.apply(p, x, patch_size=patch_size)[0], ours),
-    ("stock", plain.apply, plain),
-  ):
-    params = jax.jit(model.init)(key, images[:1])
-    made = make_programs(apply, params, images, labels)
-    programs |= {f"{name} {what}": run for what, run in made.items()}
-    if name == "ours":
-      limits = measure_limits(apply, params, images, labels, rounds)
-  peak = timing.peak_flops(dtype, peak_size)
+  both = {
+    "ours": with_weights(ours, images, patch_size),
+    "stock": (plain.apply, jax.jit(plain.init)(key, images[:1])),
+  }
+  programs = {
+    f"{name} {what}": run
+    for name, applied in both.items()
+    for what, run in make_programs(*applied, images, labels).items()
+  }
+  limits = measure_limits(*both["ours"], images, labels, rounds)
+  peak = products.peak_flops(dtype, peak_size)
   seconds = timing.by_turns(programs, rounds)
   gmacs = cost.macs(ours, shape, (patch_size, patch_size)) / 1e9
   row = {"variant": variant, "patch_size": patch_size, "gmacs": gmacs}
@@ -165,7 +193,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         peak_size=16384,
       )
       for variant, batch_size in (("B", 256), ("L", 128))
-      for p in PATCH_SIZES
+      for p in variants.FLEXIVIT_PATCH_SIZES
     ]
   mean = {"variant": "mean", "patch_size": "", "gmacs": ""}
   for name in rows[0]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-from benchmarks import drawn_step, steps, timing
+from benchmarks import drawn_step, steps
 from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit.models import timing
 
 
 def compare(

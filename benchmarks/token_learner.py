@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from benchmarks import steps, timing
+from benchmarks import steps
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import cost
+from tokenlearner_flexivit.models import cost, timing
 
 
 def compare(
@@ -26,7 +26,6 @@ def compare(
     Medians in milliseconds; `promised`, the multiply-adds without over those
     with TokenLearner; per pass the measured speed-up and its share of that.
   """
-  key = jax.random.key(0)
   shape = (image_size, image_size, 3)
   images, labels = steps.make_batch(batch_size, image_size)
   plain = models.ViT.from_variant(
@@ -37,12 +36,7 @@ def compare(
   )
   programs, gmacs = {}, {}
   for name, model in (("plain", plain), ("learned", learner)):
-
-    def apply(params, images, model=model):
-      return model.apply(params, images, patch_size=patch_size)[0]
-
-    params = jax.jit(model.init)(key, images[:1])
-    made = steps.make_programs(apply, params, images, labels)
+    made = steps.programs_of(model, images, labels, patch_size)
     programs |= {(name, what): run for what, run in made.items()}
     gmacs[name] = cost.macs(model, shape, patch_size) / 1e9
   seconds = timing.by_turns(programs, rounds)

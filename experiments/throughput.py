@@ -1,14 +1,15 @@
 """How many images per second the models of a study take."""
 
-import time
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models import timing
 
 _BATCH_SIZE = 64
 Name = TypeVar("Name", bound=Hashable)
@@ -37,17 +38,18 @@ def measure(
     for model, _ in models.values()
   }
   programs = {
-    name: jax.jit(
-      lambda p, x, model=model, setting=setting: model.apply(
-        {"params": p}, x, **setting._asdict()
-      )[0]
-    )
-    for name, (model, setting) in models.items()
+    name: functools.partial(_forward(*each), params[id(each[0])], images)
+    for name, each in models.items()
   }
-  speeds = {name: [] for name in models}
-  for _ in range(rounds + 1):
-    for name, (model, _) in models.items():
-      start = time.perf_counter()
-      jax.block_until_ready(programs[name](params[id(model)], images))
-      speeds[name].append(_BATCH_SIZE / (time.perf_counter() - start))
-  return {name: values[1:] for name, values in speeds.items()}
+  seconds = timing.by_turns(programs, rounds)
+  return {
+    name: [_BATCH_SIZE / s for s in times] for name, times in seconds.items()
+  }
+
+
+def _forward(model: nn.Module, setting: dials.Setting) -> Callable[..., Any]:
+  return jax.jit(
+    lambda params, images: model.apply(
+      {"params": params}, images, **setting._asdict()
+    )[0]
+  )

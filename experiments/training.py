@@ -22,21 +22,11 @@ from typing import Any
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.run import environment
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 Report = dict[str, Any]
-
-# For glibc: keeps freed memory, in large pages, rather than give it back to the
-# system and have it cleared for the next step. Steps of small models on CPU are
-# 1.4 times as fast (`python -m benchmarks --suite=allocator`).
-KEEP_MEMORY = {
-  "MALLOC_ARENA_MAX": "1",
-  "MALLOC_MMAP_MAX_": "0",
-  "MALLOC_TRIM_THRESHOLD_": str(2**34),
-  "MALLOC_TOP_PAD_": str(2**28),
-  "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +226,7 @@ def _train(
     process = subprocess.Popen(
       run.command(workdir.absolute()),
       cwd=ROOT,
-      env={**os.environ, **KEEP_MEMORY},
+      env={**os.environ, **environment.KEEP_MEMORY},
       stdin=subprocess.DEVNULL,
       stdout=output,
       stderr=subprocess.STDOUT,

@@ -8,8 +8,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tokenlearner_flexivit"
 MOST_MODULES = 10
 
 
-def _imports(path):
-  """Yields the dotted names inside the package that a module imports."""
+def _all_imports(path):
+  """Yields the dotted names that a module imports."""
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
@@ -17,10 +17,15 @@ def _imports(path):
       names = [f"{node.module}.{alias.name}" for alias in node.names]
     else:
       continue
-    for name in names:
-      package, _, rest = name.partition(".")
-      if package == PACKAGE.name and rest:
-        yield rest
+    yield from names
+
+
+def _imports(path):
+  """Yields the dotted names inside the package that a module imports."""
+  for name in _all_imports(path):
+    package, _, rest = name.partition(".")
+    if package == PACKAGE.name and rest:
+      yield rest
 
 
 def _rooms():
@@ -69,3 +74,15 @@ def test_nobody_else_names_a_kind_of_parallelism_or_an_axis():
     if re.search(names, line.replace('"', "'"))
   ]
   assert not named, named
+
+
+def test_benchmarks_and_experiments_share_the_package_alone():
+  """Neither imports the other, and the package imports none of them."""
+  root, apart = PACKAGE.parent, ("benchmarks", "experiments")
+  folders = {name: {*apart} - {name} for name in (*apart, PACKAGE.name)}
+  for folder, others in folders.items():
+    paths = [*(root / folder).rglob("*.py")]
+    assert paths
+    for path in paths:
+      imported = {name.partition(".")[0] for name in _all_imports(path)}
+      assert not imported & others, path

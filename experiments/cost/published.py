@@ -4,8 +4,9 @@ import dataclasses
 from typing import Any
 
 from tokenlearner_flexivit import models
+from tokenlearner_flexivit.models import variants
 
-PATCH_SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
+PATCH_SIZES = variants.FLEXIVIT_PATCH_SIZES
 
 TIMM = "timm, results/benchmark-infer-amp-nchw-pt240-cu124-rtx4090.csv"
 MODEL_CARD = "model card of FlexiViT-B i21k"

@@ -83,9 +83,9 @@ def test_steps_copy_nothing_to_devices_that_nobody_asked_for(
   config, tmp_path, monkeypatch
 ):
   """As batches would be that were left on the host."""
-  prefetch = parallel.prefetch
+  prefetch = parallel.Pmap.prefetch
   monkeypatch.setattr(
-    parallel,
+    parallel.Pmap,
     "prefetch",
     lambda *args: map(jax.device_get, prefetch(*args)),
   )

@@ -8,7 +8,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from tokenlearner_flexivit import dials, paths
 from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.figures.metric import Metric
+from tokenlearner_flexivit.models import timing
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 Row = dict[str, Any]
@@ -54,9 +55,8 @@ def measure(
       functools.partial(predictor.forward, prepared, setting),
     )
   ]
-  # The first round compiles.
-  rounds = [list(map(_milliseconds, calls)) for _ in range(repeats + 1)][1:]
-  ms = np.array(rounds).reshape(repeats, len(settings), 2)
+  seconds = timing.by_turns(dict(enumerate(calls)), repeats)
+  ms = 1e3 * np.transpose([*seconds.values()]).reshape(repeats, -1, 2)
   p10, median, p90 = np.percentile(ms, (10, 50, 90), axis=0)
   return [
     {
@@ -67,12 +67,6 @@ def measure(
     }
     for i in range(len(settings))
   ]
-
-
-def _milliseconds(call: Callable[[], Any]) -> float:
-  start = time.perf_counter()
-  call()
-  return 1e3 * (time.perf_counter() - start)
 
 
 def markdown(

@@ -18,6 +18,8 @@ _SIZES = {
 }
 
 VARIANTS = tuple(_SIZES)
+# FlexiViT's, of images of 240 pixels: 5x5 to 30x30 tokens.
+FLEXIVIT_PATCH_SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
 # Of a clip and of a tubelet, as in ViViT, Section 4.1.
 _CLIP_FRAMES = 32
 _TUBELET_FRAMES = 2

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 
 def by_turns(
@@ -36,19 +35,3 @@ def by_turns(
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
   """The median over the rounds of one program's time over another's."""
   return statistics.median(a / b for a, b in zip(over, under, strict=True))
-
-
-def peak_flops(dtype: str, size: int) -> float:
-  """Operations per second of a large matrix product, the best of ten.
-
-  Measured rather than looked up: it is the limit that this machine, as it is
-  now, sets to a network of matrix products.
-
-  Args:
-    dtype: of the matrices.
-    size: their rows and columns.
-  """
-  x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
-  product = jax.jit(lambda a, b: a @ b)
-  seconds = by_turns({"product": lambda: product(x, x)}, rounds=10)["product"]
-  return 2 * size**3 / min(seconds)
