@@ -9,7 +9,7 @@ of that program to Python (`charades_map`), where their scores become -inf. The
 loss counts them. What that program leaves open:
 
 * Examples of equal score are one step of the ranking, so that their order does
-  not matter; so it is in scikit-learn's `average_precision_score`.
+  not matter, as scikit-learn has it.
 * Of a single class, examples without it are those to tell it from, so all are
   ranked.
 * A class that no example has is left out of the mean. There it would make the
@@ -43,11 +43,9 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   """
   if not positive.any():
     return float("nan")
-  order = np.argsort(-scores)
-  last = np.append(np.diff(scores[order]) != 0, True)  # Of equal scores.
-  found = np.cumsum(positive[order])[last]
-  precision = found / (np.flatnonzero(last) + 1)
-  return float(precision @ np.diff(found, prepend=0) / found[-1])
+  from sklearn import metrics  # It takes a while.
+
+  return float(metrics.average_precision_score(positive, scores))
 
 
 class Evaluator(base.Evaluator):
