@@ -11,10 +11,11 @@ Arguments:
   train, test: the splits to train on and to evaluate on; by default "train",
     and "validation" if it is there, else "test", by any usual name (see
     `data.splits`).
-  init: weights of an image model, a released name or a workdir; by default
+  init: weights of a model for images, a released name or a workdir; by default
     AugReg's of ImageNet-21k at patch size 16, "none" for training from scratch.
     The kernel is resized and goes to the central frame of a tubelet, the
-    position embedding to each of them (ViViT, section 3.4).
+    position embedding to each of them (ViViT, section 3.4). Or those of a model
+    for videos, of which all is taken.
   plain: leaves TokenLearner out; so `model=L/16-16at12,plain` is ViViT-L/16.
   runlocal: a two-step check on noise.
 
@@ -160,11 +161,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if not runlocal and args["init"] != "none":
     c.init = args["init"] or f"howto-i21k-{variant[0]}/16"
     # What no model for images has, or not that deep.
-    fresh = [f"Transformer/encoderblock_{i}/" for i in range(24, depth)]
+    optional = [f"Transformer/encoderblock_{i}/" for i in range(24, depth)]
     if temporal_depth is not None:
       starts = ("", "pos_embedding_", "cls_")
-      fresh += [f"{start}TemporalTransformer" for start in starts]
-    c.init_fresh = tuple(fresh)
+      optional += [f"{start}TemporalTransformer" for start in starts]
+    c.init_optional = tuple(optional)
     c.init_inflate = "central_frame"
   c.task = dict(name="classification", loss=loss)
   c.optimizer = dict(

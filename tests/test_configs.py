@@ -13,6 +13,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs import (
   flexivit_i21k_sup,
@@ -27,6 +28,7 @@ from configs import (
 )
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data, interop, models, train
+from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.train import setup
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -319,6 +321,15 @@ def test_models_for_videos_of_the_paper_can_be_built(name):
     learned = model.token_learner["num_tokens"] * model.posemb_grid[0]
     assert model.seq_lens((frames, size, size))[-1] == learned + 1
   assert f"    {name} " in vivit.__doc__
+  # What may be missing in weights is there in the model.
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), np.zeros((1, frames, size, size, 3), "f4")
+  )
+  names = traverse_util.flatten_dict(
+    stacking.unstack(shapes["params"]), sep="/"
+  )
+  for start in config.init_optional:
+    assert any(name.startswith(start) for name in names), start
 
 
 @pytest.mark.parametrize(

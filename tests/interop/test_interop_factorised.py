@@ -73,16 +73,41 @@ def test_a_model_for_images_is_the_encoder_of_frames(tmp_path):
   path = tmp_path / "image.npz"
   interop.save_params(traverse_util.unflatten_dict(image, sep="/"), path)
   starts = ("", "pos_embedding_", "cls_")
-  fresh = [f"{start}TemporalTransformer" for start in starts]
+  optional = [f"{start}TemporalTransformer" for start in starts]
   like = traverse_util.unflatten_dict(params, sep="/")
   loaded, report = interop.load_params_and_report(
-    path, model, params=like, fresh=fresh
+    path, model, params=like, optional=optional
   )
   assert loaded["pos_embedding"].shape == (1, 9, 16)
   assert len(report.names("resized")) == 2
+  fresh = report.names("fresh")
+  assert sorted(fresh) == [k for k in sorted(params) if "Temporal" in k]
   np.testing.assert_allclose(loaded["cls"], image["cls"], rtol=1e-6)
   with pytest.raises(ValueError, match=r"missing:\n  TemporalTransformer/"):
     interop.load_params_and_report(path, model, params=like)
+  with pytest.raises(ValueError, match=r"optional='Temporary' is the begin"):
+    interop.load_params(path, model, params=like, optional=["Temporary"])
+
+
+def test_a_model_for_videos_keeps_its_encoder_of_time(tmp_path):
+  """And one that lacks a part of what may be missing does not fit."""
+  model, params = make("tok")
+  path = tmp_path / "video.npz"
+  optional = ["TemporalTransformer", "pos_embedding_TemporalTransformer"]
+  interop.save_params(traverse_util.unflatten_dict(params, sep="/"), path)
+  loaded, report = interop.load_params_and_report(
+    path, model, optional=optional
+  )
+  loaded = traverse_util.flatten_dict(loaded, sep="/")
+  for name, array in params.items():
+    np.testing.assert_allclose(loaded[name], array, rtol=1e-6, err_msg=name)
+  assert not report.names("fresh")
+  del params[
+    next(name for name in params if name.startswith("TemporalTransformer/"))
+  ]
+  interop.save_params(traverse_util.unflatten_dict(params, sep="/"), path)
+  with pytest.raises(ValueError, match=r"missing:\n  TemporalTransformer/"):
+    interop.load_params(path, model, optional=optional)
 
 
 def test_joint_attention_is_no_encoder_of_frames(tmp_path):

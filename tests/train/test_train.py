@@ -482,6 +482,8 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"init": 3}, r"config\.init=3 must be"),
     ({"init": ""}, r"config\.init='' must be"),
     ({"init_fresh": "head"}, r"config\.init_fresh='head' must be a list"),
+    ({"init_optional": "head"}, r"config\.init_optional='head' must be a list"),
+    ({"init_optional": ("x",)}, r"config\.init_optional=.*init, which is None"),
     ({"init_inflate": "max"}, "Known: average, central_frame"),
     ({"init_fresh": ("head/",)}, r"config\.init_fresh=.*init, which is None"),
     ({"init_inflate": "average"}, r"init_inflate='average' .* is None"),

@@ -21,6 +21,7 @@ from tokenlearner_flexivit.interop import (
   description,
   download,
   formats,
+  released,
   surgery,
 )
 from tokenlearner_flexivit.interop.leaves import Leaf
@@ -107,6 +108,7 @@ def load_params_and_report(
   input_mean: Sequence[float] | None = None,
   input_std: Sequence[float] | None = None,
   fresh: Sequence[str] = (),
+  optional: Sequence[str] = (),
   unused: Sequence[str] = (),
   sha256: str | None = None,
 ) -> tuple[dict[str, Any], Report]:
@@ -142,6 +144,8 @@ def load_params_and_report(
     input_std: by which they expect images to be divided, likewise.
     fresh: beginnings of names of the model that are initialised, whatever the
       file has.
+    optional: beginnings of names of the model that are initialised if the file
+      has none of them, such as blocks of a deeper model.
     unused: beginnings of names of the file (by our names) to leave out.
     sha256: if given, the file must have this checksum.
 
@@ -198,7 +202,9 @@ def load_params_and_report(
       posemb_method=posemb_method,
       inflate=inflate,
       fresh=fresh,
+      optional=optional,
       unused=unused,
+      squares=str(source) in released.RELEASED,
     )
     loaded = {
       name: _read(name, leaf, dtype, path) for name, leaf in plan.leaves.items()

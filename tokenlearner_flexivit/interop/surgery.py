@@ -118,7 +118,9 @@ class Plan:
     posemb_method: str = "linear",
     inflate: str = "central_frame",
     fresh: Sequence[str] = (),
+    optional: Sequence[str] = (),
     unused: Sequence[str] = (),
+    squares: bool = False,
   ):
     """Makes a plan or raises; reads nothing.
 
@@ -133,7 +135,9 @@ class Plan:
       posemb_method: see `resize.resize_posemb`.
       inflate: see `resize.inflate_kernel`.
       fresh: beginnings of names of the model that the file is not asked for.
+      optional: those that are fresh where the file has none of them.
       unused: beginnings of names of the file that are left out.
+      squares: whether the file's grid is known to be a square if it can be one.
 
     Raises:
       ValueError: no rule covers a difference; lists all of them.
@@ -146,11 +150,12 @@ class Plan:
     self._method, self._inflate = posemb_method, inflate
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
     given = dict(leaves)
-    self._file_grid = None
+    self._file_grid, self._squares = None, squares
     self._cls_note = ""
     if POSEMB in given and len(given[POSEMB].shape) == 3:
       self._split_posemb(given, file_grid, cls_entry)
     self._settle(given, fresh, unused)
+    self._settle_optional(given, optional)
     self._settle_head(given)
     self._insert_token_learner(given)
     for name, leaf in given.items():
@@ -186,7 +191,8 @@ class Plan:
     self._file_grid, has_entry = grids.posemb_grid(
       n, has_cls, self._grid, file_grid, of_video, cls_entry
     )
-    if file_grid is None and not of_video and self._grid is not None:
+    known = file_grid is not None or self._squares
+    if not known and not of_video and self._grid is not None:
       square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
       taken = self._file_grid
       if taken and square not in (None, taken, taken[-2:]):
@@ -197,9 +203,9 @@ class Plan:
       elif other := grids.other_reading(n, taken, has_cls, cls_entry):
         self.warnings.append(other)
       elif taken and grids.possible_grids(n, has_cls, cls_entry) - {taken[-2:]}:
-        self.notes.append(
-          f"The {n} positions are taken as a grid {taken}, but nothing tells"
-          " it; if it is another, pass posemb_grid=."
+        self.warnings.append(
+          f"the {n} positions are taken as a grid {taken}, but nothing tells"
+          " it; if it is another, pass posemb_grid="
         )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
@@ -235,6 +241,16 @@ class Plan:
       if name not in self._template:
         leaf = given.pop(name)
         self._note(name, "unused", leaf, "of the pretraining alone")
+
+  def _settle_optional(self, given, optional):
+    """What the caller said may be missing in the file."""
+    for choice in optional:
+      chosen = [name for name in self._template if name.startswith(choice)]
+      if not chosen:
+        raise ValueError(f"optional={choice!r} is the beginning of no name.")
+      if not any(name.startswith(choice) for name in given):
+        for name in self._without_fate(chosen):
+          self._note(name, "fresh", note="not in the file")
 
   def _settle_head(self, given):
     """Another number of classes, or none, asks for another head."""

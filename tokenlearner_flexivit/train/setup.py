@@ -39,6 +39,7 @@ DEFAULTS = {
   "ema_decay": None,
   "init": None,  # Weights to start from: all that interop.load_params reads.
   "init_fresh": [],  # Beginnings of names of what is not taken from there.
+  "init_optional": [],  # Likewise, where nothing of that is there.
   "init_inflate": "central_frame",  # Or "average": of images, for videos.
   # Of images in [0, 1], where the weights expect others than 0.5 and 0.5; one
   # number per channel, such as (0.485, 0.456, 0.406).
@@ -359,6 +360,7 @@ class Experiment:
       self.task.model,
       params=params,
       fresh=self.config["init_fresh"],
+      optional=self.config["init_optional"],
       inflate=self.config["init_inflate"],
       input_mean=self.config["init_mean"],
       input_std=self.config["init_std"],
@@ -420,22 +422,24 @@ def _check_values(config: Mapping[str, Any]) -> None:
     dict.fromkeys(("central_frame", "average")),
     "config.init_inflate",
   )
-  init, fresh = config["init"], config["init_fresh"]
+  init = config["init"]
   if not (init is None or (isinstance(init, str) and init)):
     raise ValueError(
       f"config.init={init!r} must be a file, a workdir or a released name."
     )
-  if not isinstance(fresh, list) or not all(isinstance(x, str) for x in fresh):
-    raise ValueError(
-      f"config.init_fresh={fresh!r} must be a list of names or of beginnings "
-      "of names, such as ('head/',)."
-    )
-  if init is None and (fresh or config["init_inflate"] == "average"):
-    key = "init_fresh" if fresh else "init_inflate"
-    raise ValueError(
-      f"config.{key}={config[key]!r} is about the weights of config.init, "
-      "which is None. Leave it out, or name weights."
-    )
+  for key in ("init_fresh", "init_optional"):
+    names = config[key]
+    if not isinstance(names, list) or any(type(x) is not str for x in names):
+      raise ValueError(
+        f"config.{key}={names!r} must be a list of names or of beginnings "
+        "of names, such as ('head/',)."
+      )
+  for key in ("init_fresh", "init_optional", "init_inflate"):
+    if init is None and config[key] != DEFAULTS[key]:
+      raise ValueError(
+        f"config.{key}={config[key]!r} is about the weights of config.init, "
+        "which is None. Leave it out, or name weights."
+      )
   for key, interval in (
     ("init_mean", "(-inf, inf)"),
     ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
