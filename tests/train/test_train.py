@@ -17,7 +17,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import quickstart
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, report, train
+from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import progress as progress_lib
@@ -168,6 +170,28 @@ def test_stop_and_continue_is_one_run(config, tmp_path):
   finished, last = train.train_and_evaluate(config, part)
   chex.assert_trees_all_equal(whole, finished)
   assert last == again
+
+
+def test_an_evaluation_that_fails_loses_no_step(
+  config, tmp_path, monkeypatch, capsys
+):
+  config.model.token_learner = None
+  config.flexi.patch_size.values = (4,)
+  config.evals.test.eval_steps = 3
+
+  def damaged(self, params):
+    raise data_lib.ExampleError("cat/7.png is damaged")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(classification.Evaluator, "run", damaged)
+    for _ in range(2):  # The same again, before it is mended.
+      with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
+        train.train_and_evaluate(config, tmp_path)
+      assert checkpoint_lib.newest_step(tmp_path) == 3
+  assert "state of step 3 is saved" in capsys.readouterr().out
+  _, history = train.train_and_evaluate(config, tmp_path)
+  evaluated = {r["step"] for r in history if "test/patch4/accuracy" in r}
+  assert evaluated == {3, 4}
 
 
 def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):

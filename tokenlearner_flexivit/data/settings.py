@@ -33,7 +33,8 @@ class Settings:
       Each holds the library, some 200 MB. An evaluation starts them anew for
       each pass, so that none waits while training goes on: two seconds of a
       processor each, little for a pass of minutes, but more than a small
-      split takes with threads.
+      split takes with threads. When the program ends, Python may warn of
+      leaked shared memory: it frees batches then that were still in use.
     num_threads: threads that make examples, in each process; 0 means none.
       None: as many, in all processes, as this one may use processors, but up
       to 16 in each; more only wait for Python's lock, so that a machine with
@@ -41,7 +42,8 @@ class Settings:
     prefetch: batches that are ready or in the making. None: up to 8, as many
       as take 2 GB, but at least 2.
     max_corrupt: how many different corrupt examples training may skip before
-      it stops; see `train_batches`. 0 for evaluation.
+      it stops; see `train_batches`. 0 for evaluation, which counts every
+      example: a corrupt one stops the run, after its state is saved.
   """
 
   name: str

@@ -59,6 +59,9 @@ def train_and_evaluate(
   Raises:
     ValueError: anything wrong with the config, the data or the workdir, before
       step 0.
+    data.ExampleError: an example cannot be read, or is corrupt; training may
+      skip some (`data.max_corrupt`), an evaluation none. If an evaluation
+      fails, also otherwise, the state is saved before (of one process).
     checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
@@ -233,6 +236,16 @@ def train_and_evaluate(
         except preemption.PreemptedError:
           stopping = True
           save(step, must=True)
+        except Exception:
+          # Such as a damaged image, which is no reason to lose the steps. Other
+          # hosts may be in the midst of their part and would not save with it.
+          if jax.process_count() == 1:
+            save(step, must=True)
+            say(
+              f"An evaluation failed. The state of step {step} is saved: once "
+              "the cause is mended, the same command evaluates it and goes on."
+            )
+          raise
       if stopping:
         raise preemption.PreemptedError(
           f"Stopped at step {step} of {total_steps}; the same command goes on."
