@@ -352,6 +352,15 @@ def test_weights_may_move_and_must_not_change(untrained_run, tmp_path, capsys):
   checksums.write(moved_run / "checkpoints" / "0")
   with pytest.raises(ValueError, match=r"digest of config\.task\.teachers"):
     binding.claim_workdir(*arguments(moved_run, moved_file))
+  # An evaluation that asks them refuses others at their place, too.
+  changed = arguments(moved_run, moved_file)[1]
+  check = workdir, moved[1], changed, moved[2]["weights"]
+  binding.check_model(*check)
+  changed["evals"]["agree"] = {"type": "distance", "teachers": {"a": {}}}
+  binding.check_model(*check)
+  changed["evals"]["agree"] = {"type": "distance"}
+  with pytest.raises(ValueError, match="learned from other teachers"):
+    binding.check_model(*check)
   other = arguments(tmp_path / "nothing", moved_file)
   with pytest.raises(ValueError, match=r"prof\.init: .*moved' -> .*nothing"):
     binding.claim_workdir(*other)

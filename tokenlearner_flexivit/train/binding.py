@@ -88,6 +88,8 @@ def check_model(
 ) -> None:
   """Raises ValueError unless a config has the model and task of a run.
 
+  So must the teachers of the task, where an evaluation asks them.
+
   Args:
     workdir: of the run.
     trained: the run's config.
@@ -103,14 +105,29 @@ def check_model(
     for c in changes
     if c[0] not in _CHANGES_DROPOUT and not _CHANGES_NOTHING.fullmatch(c[0])
   ]
-  if differ:
-    now = weight_digests.of_config(config)
-    differ = [c for c in differ if not _is_same(c[0], weights, now)]
+  asks = _asks_teachers_of_the_task(config)
+  now = weight_digests.of_config(config) if differ or asks else {}
+  differ = [c for c in differ if not _is_same(c[0], weights, now)]
   if differ:
     raise ValueError(
       f"--workdir={workdir} holds a run of another model (there -> now):"
       f"{_lines(differ)}\nAn evaluation may differ in all but model and task."
     )
+  both = {"weights": weights}, {"weights": now}
+  if asks and (differ := list(_other_teachers("config.task.", *both))):
+    raise ValueError(
+      f"--workdir={workdir} holds a run that learned from other teachers than "
+      f"are there now (there -> now):{_lines(differ)}\nBring them back, or "
+      "name those to compare with in the teachers of the evaluation."
+    )
+
+
+def _asks_teachers_of_the_task(config: Mapping[str, Any]) -> bool:
+  """Tells whether an evaluation compares with the teachers of the training."""
+  return any(
+    section.get("type") == "distance" and section.get("teachers") is None
+    for section in config["evals"].values()
+  )
 
 
 def check_hosts_agree(
