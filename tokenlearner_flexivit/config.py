@@ -221,6 +221,26 @@ def call(
   Raises:
     ValueError: an unknown key (the known ones are listed) or a missing one.
   """
+  return function(**check_call(function, section, where, provided), **provided)
+
+
+def check_call(
+  function: Callable[..., Any],
+  section: Mapping[str, Any],
+  where: str,
+  provided: Iterable[str],
+) -> dict[str, Any]:
+  """Returns the arguments that `call` takes from a section; calls nothing.
+
+  Args:
+    function: see `call`.
+    section: see `call`.
+    where: see `call`.
+    provided: names of the arguments that the caller gives.
+
+  Raises:
+    ValueError: see `call`.
+  """
   parameters = inspect.signature(function).parameters
   allowed = [name for name in parameters if name not in provided]
   check_keys(section, allowed, where)
@@ -238,7 +258,7 @@ def call(
   missing = [name for name in required if name not in section]
   if missing:
     raise ValueError(f"{where} needs {', '.join(missing)}.")
-  return function(**section, **provided)
+  return section
 
 
 def _may_be_none(parameter: inspect.Parameter | None) -> bool:

@@ -582,6 +582,38 @@ def test_keys_that_nothing_reads_are_refused(config, tmp_path, section):
     train.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"init": "/no/weights.npz"}, "/no/weights.npz"),
+    ({"model.tpyo": 1}, "tpyo"),
+    ({"task.tpyo": 1}, "tpyo"),
+    ({"flexi.tpyo": 1}, "tpyo"),
+    ({"optimizer.tpyo": 1}, "tpyo"),
+    ({"optimizer.schedule.tpyo": 1}, "tpyo"),
+    ({"data.pp": "decode|tpyo"}, "tpyo"),
+    ({"evals.test.tpyo": 1}, "tpyo"),
+    ({"evals.test.type": "tpyo"}, "tpyo"),
+    ({"evals.test.data.pp": "decode|tpyo"}, "tpyo"),
+  ],
+)
+def test_what_needs_no_data_is_checked_before_these_are_made(
+  config, tmp_path, monkeypatch, change, message
+):
+  """The first reading of a folder of videos decodes all, for hours."""
+  monkeypatch.setattr(setup.data_lib, "open_source", lambda *_: 1 / 0)
+  with config.unlocked(), config.ignore_type():
+    config.update_from_flattened_dict({"data.name": "video_folder:/v"})
+    for key, value in change.items():
+      *sections, name = key.split(".")
+      section = config
+      for part in sections:
+        section = section[part]
+      section[name] = value
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train.train_and_evaluate(config, tmp_path)
+
+
 def test_none_is_the_default_everywhere(config):
   """As the command line gives it."""
   test = config.evals.test

@@ -13,6 +13,7 @@ from tokenlearner_flexivit.data.ops import video_augment as video_augment_ops
 from tokenlearner_flexivit.data.pipeline import (
   check_entries,
   check_sample,
+  check_section,
   device_ops,
   eval_batches,
   open_source,
@@ -29,6 +30,7 @@ __all__ = [
   "augment_ops",
   "check_entries",
   "check_sample",
+  "check_section",
   "classes",
   "decode_ops",
   "describe_splits",

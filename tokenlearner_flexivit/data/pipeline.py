@@ -46,6 +46,16 @@ def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
   return Settings.from_config(data_config, where).source(where)
 
 
+def check_section(data_config: Mapping[str, Any], where: str) -> None:
+  """Raises ValueError for wrong keys or preprocessing, and opens no data.
+
+  Args:
+    data_config: see `open_source`.
+    where: name of the section for errors.
+  """
+  Settings.from_config(data_config, where).preprocess(where)
+
+
 def peek(
   data_config: Mapping[str, Any],
   source: Source | None = None,

@@ -64,13 +64,8 @@ EVALUATORS = {
 }
 
 
-def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:
-  """Builds the evaluator that an entry of `config.evals` describes.
-
-  Raises:
-    ValueError: something is wrong with the entry or its data.
-  """
-  where = context.where
+def _read(section: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+  """Returns the class that an entry of `config.evals` names, and its keys."""
   # None is the default's, as the command line gives it.
   arguments = {k: v for k, v in section.items() if v is not None}
   for key in configuration.duration_keys("eval"):
@@ -82,4 +77,31 @@ def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:
     raise ValueError(
       f"{where}.data={arguments['data']!r} must be a section, as config.data."
     )
+  return cls, arguments
+
+
+def check(section: dict[str, Any], where: str) -> None:
+  """Raises ValueError for what is wrong with an entry whatever its data are.
+
+  Args:
+    section: of `config.evals`.
+    where: its name for errors.
+  """
+  cls, arguments = _read(section, where)
+  configuration.check_call(cls, arguments, where, ("context",))
+  if (data := arguments.get("data")) is None:
+    return
+  if cls is fewshot.Evaluator:  # It has two of its own.
+    data = {"split": "train", **data}
+  data_lib.check_section(data, f"{where}.data")
+
+
+def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:
+  """Builds the evaluator that an entry of `config.evals` describes.
+
+  Raises:
+    ValueError: something is wrong with the entry or its data.
+  """
+  where = context.where
+  cls, arguments = _read(section, where)
   return configuration.call(cls, arguments, where, context=context)

@@ -99,6 +99,19 @@ TASKS = {
 }
 
 
+def _read(section: ml_collections.ConfigDict) -> tuple[Any, dict[str, Any]]:
+  """Returns the class that `config.task` names, and its other keys."""
+  arguments = dict(section)
+  name = arguments.pop("name", None) or "classification"
+  return configuration.choose(name, TASKS, "config.task.name"), arguments
+
+
+def check(section: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for keys of `config.task` that are unknown or missing."""
+  provided = ("model", "num_classes", "class_names")
+  configuration.check_call(*_read(section), "config.task", provided)
+
+
 def create(
   section: ml_collections.ConfigDict,
   *,
@@ -114,13 +127,8 @@ def create(
     num_classes: of the training data.
     class_names: likewise; None where they are not known.
   """
-  arguments = dict(section)
-  cls = configuration.choose(
-    arguments.pop("name", None) or "classification", TASKS, "config.task.name"
-  )
   return configuration.call(
-    cls,
-    arguments,
+    *_read(section),
     "config.task",
     model=model,
     num_classes=num_classes,

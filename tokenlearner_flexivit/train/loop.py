@@ -69,7 +69,8 @@ def train_and_evaluate(
   """
   workdir = paths.local(workdir, "workdir")
   with workdir_lib.together():
-    experiment = setup.Experiment(config)
+    begins = not checkpoint_lib.steps(workdir)
+    experiment = setup.Experiment(config, begins=begins)
     about_data = {
       **experiment.about_data,
       "weights": weight_digests.of_config(experiment.config),

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax
 import jax
+import numpy as np
 import optax
 
 from tokenlearner_flexivit import config as configuration
@@ -294,6 +295,22 @@ def _check_values(arguments: Mapping[str, Any], where: str) -> None:
 
 
 OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
+
+
+def check(section: Mapping[str, Any], batch_size: int) -> None:
+  """Raises ValueError for what is wrong with `config.optimizer` by itself.
+
+  What is about parameters by their names is left out, and whether the warmup
+  ends before the training does.
+
+  Args:
+    section: see `create`.
+    batch_size: of the training.
+  """
+  by_name = ("decay", *layer_rates.KEYS)
+  section = {k: v for k, v in section.items() if k not in by_name}
+  params = {"head": {"kernel": np.zeros((2, 2), np.float32)}}
+  create(section, params, 10**9, batch_size=batch_size, num_examples=1)
 
 
 def create(

@@ -25,6 +25,7 @@ from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models.token_learner import ALL
 from tokenlearner_flexivit.run import profiler
+from tokenlearner_flexivit.train import before_data
 
 # Every key that a config may have, with its default.
 DEFAULTS = {
@@ -124,6 +125,8 @@ class Experiment:
     self,
     config: ml_collections.ConfigDict,
     about_data: Mapping[str, Any] | None = None,
+    *,
+    begins: bool = False,
   ):
     """Builds everything but the parameters.
 
@@ -131,6 +134,8 @@ class Experiment:
       config: see `DEFAULTS` for its keys.
       about_data: of the run that is to be evaluated: then the training data are
         not opened. None for a training.
+      begins: whether the training starts from the weights of `config.init`, so
+        that they must be there.
 
     Raises:
       ValueError: something is wrong with the config or the data.
@@ -139,6 +144,9 @@ class Experiment:
     self.parallel = parallel_lib.create(config["parallel"])
     batch_size = config["batch_size"]
     is_training = about_data is None
+    before_data.check(config, is_training=is_training)
+    if begins and config["init"] is not None:
+      interop.fetch(config["init"])
     if is_training:
       self._check_devices()
       about_data = self._open_data()
