@@ -2,6 +2,7 @@
 
 import pytest
 
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.data import splits, splits_read
 
 
@@ -202,6 +203,9 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
     ("train[:80%]", "train[79%:]", True),
     ("train[:100]", "train[100:]", False),
     ("train[:100]", "train[99:]", True),
+    ("train", "all", True),
+    ("all[:10%]", "val[20%:]", False),
+    ("all", "extra", False),
     # It depends.
     ("train[:100]", "train[50%:]", False),
     ("train[-100:]", "train[:200]", False),
@@ -209,3 +213,17 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
 )
 def test_splits_that_share_examples(split, other, expected):
   assert splits.overlap(split, other) == expected
+
+
+@pytest.mark.parametrize("name", ["digits", "fake:8x8x3:2", "folder:/nowhere"])
+@pytest.mark.parametrize(
+  "split", ["train+train", "test+val+validation", "train[:60%]+train[50%:]"]
+)
+def test_no_example_counts_twice(name, split):
+  with pytest.raises(ValueError, match=r"data\.split=.* has examples twice"):
+    data_lib.open_source(dict(name=name, split=split), "data")
+
+
+def test_parts_of_a_split_are_no_repetition():
+  for split in ("train[:10]+train[20:]", "train+test", "a+b"):
+    splits.check_disjoint(split, "data.split")

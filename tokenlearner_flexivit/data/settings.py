@@ -8,7 +8,13 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import batches, examples, memory, preprocess
+from tokenlearner_flexivit.data import (
+  batches,
+  examples,
+  memory,
+  preprocess,
+  splits,
+)
 from tokenlearner_flexivit.data.sources.base import Source
 from tokenlearner_flexivit.data.sources.fake import FakeSource
 from tokenlearner_flexivit.data.sources.folder import FolderSource
@@ -147,6 +153,7 @@ class Settings:
 
   def source(self, where: str) -> Source:
     """Opens the source."""
+    splits.check_disjoint(self.split, f"{where}.split")
     is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
     is_tfds = not (
       is_video_folder or self.name.split(":")[0] in ("folder", "fake")

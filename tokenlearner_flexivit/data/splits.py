@@ -5,6 +5,8 @@ A dataset is trained on one split and evaluated on another. People call them
 all configs decide by the functions here which is which.
 """
 
+import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -135,7 +137,7 @@ def overlap(split: str, other: str) -> bool:
   """
   for name, part in parse(split):
     for other_name, other_part in parse(other):
-      if (role(name) or name) != (role(other_name) or other_name):
+      if not _share_examples(name, other_name):
         continue
       if not (part and other_part):
         return True
@@ -146,6 +148,32 @@ def overlap(split: str, other: str) -> bool:
       if max(taken.start, others.start) < min(taken.stop, others.stop):
         return True
   return False
+
+
+def _share_examples(name: str, other: str) -> bool:
+  """Tells whether splits of these names are one, or one is in the other."""
+  if "all" in (name, other):
+    return name == other or bool(role(name) or role(other))
+  return (role(name) or name) == (role(other) or other)
+
+
+def check_disjoint(split: str, where: str) -> None:
+  """Raises ValueError if parts of a sum share examples: they count twice.
+
+  Args:
+    split: such as "train[:90%]+val".
+    where: name of the split for the error.
+  """
+  for part, other in itertools.combinations(split.split("+"), 2):
+    with contextlib.suppress(ValueError):  # Who reads the split refuses it.
+      if overlap(part, other):
+        break
+  else:
+    return
+  raise ValueError(
+    f"{where}={split!r} has examples twice: {part} and {other} share some. "
+    "Name each part once."
+  )
 
 
 def rename(split: str, known: Sequence[str], where: str) -> str:
