@@ -226,10 +226,23 @@ class Unnamed(Nested):
     yield from ((i, [{"x": i}]) for i in range(count))
 
 
+class Tagged(Nested):
+  """A dataset of examples of several classes, some of them unknown."""
+
+  def _info(self):
+    label = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3))
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict({"label": label})
+    )
+
+  def _generate_examples(self, count):
+    yield from ((i, {"label": [[1, -1], [-1], []][i % 3]}) for i in range(3))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
   folder = str(tmp_path_factory.mktemp("built"))
-  for builder in (Nested, Unnamed):
+  for builder in (Nested, Unnamed, Tagged):
     builder(data_dir=folder, file_format="array_record").download_and_prepare()
   return folder
 
@@ -247,6 +260,14 @@ def test_images_inside_of_features_stay_encoded(built):
   assert source.labels("id").tolist() == [
     int(source[i]["dataset_id"]) for i in range(5)
   ]
+
+
+def test_an_unknown_class_is_not_the_last_one(built):
+  source = data.open_source(
+    {"name": "tagged:1.0.0", "split": "train", "data_dir": built}
+  )
+  labels = sorted(source[i]["label"].tolist() for i in range(3))
+  assert labels == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
 def test_names_of_several_classes_are_known(built):

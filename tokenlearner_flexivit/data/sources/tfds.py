@@ -143,7 +143,8 @@ class TfdsSource(sources.Source):
     example["id"] = np.int32(index)
     if self.has_several:
       vector = np.zeros(self.num_classes, np.float32)
-      vector[np.asarray(example["label"], np.int64)] = 1  # Perhaps none.
+      own = np.asarray(example["label"], np.int64)  # Perhaps none.
+      vector[own[own >= 0]] = 1  # To TFDS -1 is an unknown one.
       example["label"] = vector
     elif self._has_classes:
       example["label"] = np.int32(example["label"])
