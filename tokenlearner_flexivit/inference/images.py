@@ -271,13 +271,13 @@ class Preparation:
     """
     *size, channels = self.shape
     pixels = read(image, channels, **self._decoding)
-    _check_aspect(pixels, size)
+    check_aspect(pixels, size)
     try:
       prepared = self._apply(pixels)
     except ValueError:
       prepared = None
     if prepared is None or prepared.shape != self.shape:
-      prepared = self._apply(_fit(pixels, *size))
+      prepared = self._apply(fit(pixels, *size))
     if prepared.shape != self.shape:
       raise ValueError(
         f"the preprocessing {self._preprocess.text!r} gives "
@@ -291,7 +291,7 @@ class Preparation:
     return self._preprocess(example, np.random.default_rng(0))["image"]
 
 
-def _check_aspect(pixels: np.ndarray, size: list[int]) -> None:
+def check_aspect(pixels: np.ndarray, size: list[int]) -> None:
   """Refuses a strip that would be huge once its shorter side is enlarged."""
   height, width, _ = pixels.shape
   ratio = max(height, width) / min(height, width)
@@ -303,7 +303,7 @@ def _check_aspect(pixels: np.ndarray, size: list[int]) -> None:
     )
 
 
-def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes an image until it covers a size, and cuts the size out."""
   old_height, old_width, _ = pixels.shape
   ratio = max(height / old_height, width / old_width)

@@ -1,14 +1,18 @@
 """Videos of users, made into what a model was trained on."""
 
+import contextlib
+import io
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder import (
   frames as frame_store,
@@ -51,8 +55,30 @@ def _no_video(value: Any) -> str:
   )
 
 
+class _Fitted(Sequence[bytes]):
+  """Frames resized and cut to a size, each when it is asked for, as PNG."""
+
+  def __init__(self, frames: Sequence[bytes], size: tuple[int, int]):
+    self._frames, self._size = frames, size
+
+  def __len__(self) -> int:
+    return len(self._frames)
+
+  def __getitem__(self, index: int) -> bytes:
+    # As the frames of a video are decoded.
+    pixels = decode_ops.decode_bytes(self._frames[index], 3, exif=False)
+    images.check_aspect(pixels, self._size)
+    png = io.BytesIO()
+    fitted = Image.fromarray(images.fit(pixels, *self._size))
+    fitted.save(png, "PNG", compress_level=1)
+    return png.getvalue()
+
+
 class Preparation:
   """Makes model inputs of videos, by the preprocessing of an evaluation.
+
+  Frames of a size that does not suit it are brought to the model's, as images
+  are, see `images.Preparation`.
 
   Attributes:
     shape: of one, [T, H, W, C], or of several views [views, T, H, W, C].
@@ -93,12 +119,12 @@ class Preparation:
     if isinstance(video, _PATHS):
       path = pathlib.Path(video).expanduser()
       with frame_store.stored(path, self._fps, self._size) as frames:
-        prepared = self._apply(frames)
+        prepared = self._suited(frames)
     elif isinstance(video, np.ndarray | jax.Array):
       frames = np.asarray(video)
       if frames.dtype != np.uint8:
         raise ValueError(f"the array is {frames.dtype}, not uint8")
-      prepared = self._apply(frames)
+      prepared = self._suited(frames)
     else:
       raise ValueError(_no_video(video))
     if prepared.shape != self.shape:
@@ -107,6 +133,20 @@ class Preparation:
         f"{list(prepared.shape)} where the model takes {list(self.shape)}"
       )
     return prepared.astype(np.float32)
+
+  def _suited(self, frames: Any) -> np.ndarray:
+    """Returns preprocessed frames, fitted before where their size is amiss."""
+    with contextlib.suppress(ValueError):
+      prepared = self._apply(frames)
+      if prepared.shape == self.shape:
+        return prepared
+    size = self.shape[-3:-1]
+    if not isinstance(frames, np.ndarray):
+      frames = _Fitted(frames, size)
+    elif frames.ndim == 4 and 0 not in frames.shape:
+      images.check_aspect(frames[0], size)
+      frames = np.stack([images.fit(frame, *size) for frame in frames])
+    return self._apply(frames)
 
   def _apply(self, frames: Any) -> np.ndarray:
     example = {**images.STAND_INS, "video": frames}
