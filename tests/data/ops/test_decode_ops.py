@@ -343,6 +343,27 @@ def test_grey_of_2_and_4_bits_is_not_spread():
   ]
 
 
+def test_grey_tiff_of_4_bits_is_not_spread():
+  tags = {256: 4, 257: 1, 258: 4, 259: 1, 262: 1, 273: 122, 277: 1}
+  tags |= {278: 1, 279: 2}
+  entries = [struct.pack("<HHII", tag, 3, 1, x) for tag, x in tags.items()]
+  file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
+  file += b"".join(entries) + bytes(4) + b"\x01\x2f"
+  assert ids("decode_ids(key='semantic')", file).ravel().tolist() == [
+    *(0, 1),
+    *(2, 15),
+  ]
+
+
+def test_ids_of_16_bits_in_several_channels_are_refused():
+  wide = np.full((6, 8, 3), 300, np.uint16)
+  files = [cv2.imencode(kind, wide)[1].tobytes() for kind in (".png", ".tiff")]
+  for file in files:
+    for rgb in (True, False):
+      with pytest.raises(ValueError, match="16 bits in each of several"):
+        ids(f"decode_ids({rgb},key='semantic')", file)
+
+
 def test_ids_in_colours():
   numbers = RNG.integers(0, 1 << 24, (6, 8))
   rgb = np.stack([numbers, numbers >> 8, numbers >> 16], -1) & 255

@@ -302,8 +302,8 @@ def decode_ids(
     The example with an int32 [H, W, 1] under `key`.
 
   Raises:
-    ValueError: the format does not keep numbers, the file is damaged, or it has
-      colours that are no code.
+    ValueError: the format does not keep numbers, the file is damaged, it has
+      colours that are no code, or several channels of 16 bits.
   """
   ids = _get(example, key)
   if isinstance(ids, bytes):
@@ -345,10 +345,20 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
     ) from None
   except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f"the map is damaged: {error}") from error
-  is_grey_png = data[:4] == b"\x89PNG" and data[25] == 0
-  if is_grey_png and data[24] in (2, 4):
+  if data[:4] in _TIFF_HEADERS:
+    bits = exif_lib.tag_values(data, _BITS)
+    is_grey = len(bits) == 1 and image.mode == "L"
+  else:
+    bits = (data[24],) if data[:4] == b"\x89PNG" else (8,)
+    is_grey = data[25] == 0
+  if is_grey and bits[0] in (2, 4):
     # Pillow spreads them over 8 bits.
-    numbers = numbers // (255 // (2 ** data[24] - 1))
+    numbers = numbers // (255 // (2 ** bits[0] - 1))
+  if max(bits, default=1) > 8 and numbers.dtype == np.uint8:
+    raise ValueError(
+      "the map has 16 bits in each of several channels, of which only 8 would "
+      "be kept. Store it as grey of 16 bits, or in colours of 8"
+    )
   return exif_lib.turn(numbers, exif_lib.orientation(data)) if exif else numbers
 
 
