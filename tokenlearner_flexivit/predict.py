@@ -12,7 +12,6 @@ hf://owner/name. Each has `--help`.
 import argparse
 import csv
 import io
-import json
 import os
 import pathlib
 import sys
@@ -29,6 +28,7 @@ from tokenlearner_flexivit.inference import (
 from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.run import program_cache
+from tokenlearner_flexivit.run import workdir as workdir_lib
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,7 +155,8 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
     else:
       answers.append({"image": image, "error": prediction.error})
   setting = predictions[0].setting.row
-  return json.dumps({**setting, "predictions": answers}, indent=2)
+  content = {**setting, "predictions": answers}
+  return workdir_lib.as_json(content, indent=2)
 
 
 def _as_csv(images: Sequence[str], predictions: Sequence[Prediction]) -> str:

@@ -586,6 +586,22 @@ def test_keys_that_nothing_reads_are_refused(config, tmp_path, section):
   "change, message",
   [
     ({"init": "/no/weights.npz"}, "/no/weights.npz"),
+    (
+      {
+        "task": {
+          "name": "distillation",
+          "teachers": {"prof": {"init": "/no/weights.npz"}},
+        }
+      },
+      "/no/weights.npz",
+    ),
+    (
+      {
+        "evals.test.type": "distance",
+        "evals.test.teachers": {"a": {"init": "/no/x.npz"}},
+      },
+      "/no/x.npz",
+    ),
     ({"model.tpyo": 1}, "tpyo"),
     ({"task.tpyo": 1}, "tpyo"),
     ({"flexi.tpyo": 1}, "tpyo"),

@@ -139,7 +139,7 @@ def as_json(rows: Sequence[Row]) -> str:
     "date": time.strftime("%Y-%m-%d"),
     "rows": list(rows),
   }
-  return json.dumps(content, indent=2)
+  return workdir_lib.as_json(content, indent=2)
 
 
 def check_writable(path: str | os.PathLike) -> pathlib.Path:

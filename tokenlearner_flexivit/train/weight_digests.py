@@ -23,14 +23,14 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
     config: complete, of an `Experiment`.
   """
   digests = {}
-  for key, source in _sources(config):
+  for key, source in sources(config):
     if isinstance(source, str) and pathlib.Path(source).expanduser().exists():
       with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
         digests[key] = _digest(download.fetch(source))
   return digests
 
 
-def _sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
   """Yields every key that names weights to start or to learn from."""
   yield INIT, config["init"]
   sections = {"config.task": config["task"]}
@@ -40,7 +40,8 @@ def _sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if not isinstance(teachers, Mapping):
       continue
     for name, teacher in teachers.items():
-      yield f"{where}.teachers.{name}.init", dict(teacher).get("init")
+      if isinstance(teacher, Mapping):
+        yield f"{where}.teachers.{name}.init", teacher.get("init")
 
 
 def _digest(path: pathlib.Path) -> str:
