@@ -262,6 +262,13 @@ def test_images_inside_of_features_stay_encoded(built):
   ]
 
 
+@pytest.mark.parametrize("part", ["[3:2]", "[2:2]"])
+def test_a_slice_without_examples_is_named(built, part):
+  config = {"name": "nested:1.0.0", "split": f"train{part}", "data_dir": built}
+  with pytest.raises(ValueError, match=r"split 'train\[\d:2\]' of .*nested"):
+    data.open_source(config)
+
+
 def test_an_unknown_class_is_not_the_last_one(built):
   source = data.open_source(
     {"name": "tagged:1.0.0", "split": "train", "data_dir": built}

@@ -87,6 +87,7 @@ class TfdsSource(sources.Source):
     split = splits.rename(split, list(builder.info.splits), name)
     try:
       self._source = builder.as_data_source(split=split)
+      len(self._source)  # Of [5:2] it is below 0, which Python refuses.
     except Exception as error:
       # What TFDS raises for a missing dataset depends on how it would be
       # written, so find out what is wrong rather than go by the exception.
