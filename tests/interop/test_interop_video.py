@@ -256,6 +256,17 @@ def test_a_grid_that_may_be_of_images_or_of_videos(
   assert "6x6 -> 3x3, repeated 2 times" in str(report)
 
 
+def test_a_grid_of_as_many_cells_is_told(saved_video, make_video_model):
+  path, _ = saved_video()  # Of 2x3x3.
+  model = make_video_model(posemb_grid=(1, 3, 6))
+  _, report = interop.load_params_and_report(path, model)
+  (warning,) = report.warnings
+  assert "18 positions are taken as a grid (1, 3, 6), but nothing" in warning
+  _, report = interop.load_params_and_report(path, model, posemb_grid=(2, 3, 3))
+  assert rows(report)["pos_embedding"].note == "linear, 2x3x3 -> 1x3x6"
+  assert not report.warnings
+
+
 def test_position_of_the_cls_token(saved_video, make_video_model):
   # As in Scenic's ViViT: the embedding covers the cls token.
   path, params = saved_video(pool="tok")

@@ -192,9 +192,10 @@ class Plan:
       n, has_cls, self._grid, file_grid, of_video, cls_entry
     )
     known = file_grid is not None or self._squares
-    if not known and not of_video and self._grid is not None:
-      square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
-      taken = self._file_grid
+    if not known and self._grid is not None:
+      square, taken = None, self._file_grid
+      if not (of_video and len(self._grid) == 3):
+        square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
       if taken and square not in (None, taken, taken[-2:]):
         self.warnings.append(
           f"the {n} positions are taken as the model's grid {taken};"
