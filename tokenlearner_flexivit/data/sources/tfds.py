@@ -87,11 +87,11 @@ class TfdsSource(sources.Source):
     split = splits.rename(split, list(builder.info.splits), name)
     try:
       self._source = builder.as_data_source(split=split)
-      len(self._source)  # Of [5:2] it is below 0, which Python refuses.
     except Exception as error:
       # What TFDS raises for a missing dataset depends on how it would be
       # written, so find out what is wrong rather than go by the exception.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
+    _check_slices(builder, name, split)
     self._digest = sources.hash_words(
       builder.info.full_name,
       split,
@@ -269,6 +269,26 @@ def _unknown_name(name: str) -> str:
     "such as ucf101, are known only once they are prepared, unless there is "
     "TensorFlow."
   )
+
+
+def _check_slices(
+  builder: tfds.core.DatasetBuilder, name: str, split: str
+) -> None:
+  """Raises ValueError for a slice such as [3:2], which TFDS takes for [3:]."""
+  sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
+  for key, part in splits.parse(split) if "shard" not in split else ():
+    for known, size in sizes.items():
+      if part and size and key in (known, "all"):
+        try:
+          is_empty = not splits.positions(part, size, key)
+        except ValueError:  # TFDS has slices of other kinds.
+          continue
+        if is_empty:
+          raise ValueError(
+            f"The split {split!r} of the dataset {name!r} has no example in "
+            f"{key}{part}: there are {size} in {known}, and a slice is "
+            "[START:STOP], of which START comes first."
+          )
 
 
 def _cannot_read(
