@@ -7,6 +7,7 @@ are made.
 from collections.abc import Mapping
 from typing import Any
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, evaluators, interop, models, tasks
 from tokenlearner_flexivit.train import optimizer, weight_digests
@@ -46,3 +47,69 @@ def check(config: Mapping[str, Any], *, is_training: bool) -> None:
         interop.fetch(source)
       except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
+
+
+def check_values(
+  config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+  """Raises ValueError for a value of the wrong type or out of its range.
+
+  The sections are checked where they are read.
+
+  Args:
+    config: complete.
+    defaults: of its keys.
+  """
+  whole = {
+    "seed": f"[0, {2**32})",
+    "batch_size": "[1, inf)",
+    "accumulate": "[1, inf)",
+    "keep_checkpoints": "[1, inf)",
+    "max_save_failures": "[1, inf)",
+  }
+  for key, interval in whole.items():
+    configuration.check_number(
+      config[key], f"config.{key}", interval, whole=True
+    )
+  if config["ema_decay"] is not None:
+    configuration.check_number(
+      config["ema_decay"], "config.ema_decay", "[0, 1)"
+    )
+  if (number := config["model"].get("num_classes")) is not None:
+    where = "config.model.num_classes"
+    configuration.check_number(number, where, "[1, inf)", whole=True)
+  configuration.choose(
+    config["init_inflate"],
+    dict.fromkeys(("central_frame", "average")),
+    "config.init_inflate",
+  )
+  init = config["init"]
+  if not (init is None or (isinstance(init, str) and init)):
+    raise ValueError(
+      f"config.init={init!r} must be a file, a workdir or a released name."
+    )
+  for key in ("init_fresh", "init_optional"):
+    names = config[key]
+    if not isinstance(names, list) or any(type(x) is not str for x in names):
+      raise ValueError(
+        f"config.{key}={names!r} must be a list of names or of beginnings "
+        "of names, such as ('head/',)."
+      )
+  for key in ("init_fresh", "init_optional", "init_inflate"):
+    if init is None and config[key] != defaults[key]:
+      raise ValueError(
+        f"config.{key}={config[key]!r} is about the weights of config.init, "
+        "which is None. Leave it out, or name weights."
+      )
+  for key, interval in (
+    ("init_mean", "(-inf, inf)"),
+    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
+  ):
+    if config[key] is None:
+      continue
+    configuration.check_numbers(config[key], f"config.{key}", interval)
+    if init is None:
+      raise ValueError(
+        f"config.{key}={config[key]!r} is one number per channel of the images "
+        "that the weights of config.init expect, which is None."
+      )

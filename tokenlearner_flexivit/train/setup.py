@@ -98,7 +98,7 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
   ]
   if missing:
     raise ValueError(f"config needs {', '.join(missing)}.")
-  _check_values(config)
+  before_data.check_values(config, DEFAULTS)
   return config
 
 
@@ -400,66 +400,6 @@ class Experiment:
       "TokenLearner makes these settings dearer rather than cheaper: "
       f"{'; '.join(parts)}. At large patches learn fewer tokens, or none."
     )
-
-
-def _check_values(config: Mapping[str, Any]) -> None:
-  """Raises ValueError for a value of the wrong type or out of its range.
-
-  The sections are checked where they are read.
-  """
-  whole = {
-    "seed": f"[0, {2**32})",
-    "batch_size": "[1, inf)",
-    "accumulate": "[1, inf)",
-    "keep_checkpoints": "[1, inf)",
-    "max_save_failures": "[1, inf)",
-  }
-  for key, interval in whole.items():
-    configuration.check_number(
-      config[key], f"config.{key}", interval, whole=True
-    )
-  if config["ema_decay"] is not None:
-    configuration.check_number(
-      config["ema_decay"], "config.ema_decay", "[0, 1)"
-    )
-  if (number := config["model"].get("num_classes")) is not None:
-    where = "config.model.num_classes"
-    configuration.check_number(number, where, "[1, inf)", whole=True)
-  configuration.choose(
-    config["init_inflate"],
-    dict.fromkeys(("central_frame", "average")),
-    "config.init_inflate",
-  )
-  init = config["init"]
-  if not (init is None or (isinstance(init, str) and init)):
-    raise ValueError(
-      f"config.init={init!r} must be a file, a workdir or a released name."
-    )
-  for key in ("init_fresh", "init_optional"):
-    names = config[key]
-    if not isinstance(names, list) or any(type(x) is not str for x in names):
-      raise ValueError(
-        f"config.{key}={names!r} must be a list of names or of beginnings "
-        "of names, such as ('head/',)."
-      )
-  for key in ("init_fresh", "init_optional", "init_inflate"):
-    if init is None and config[key] != DEFAULTS[key]:
-      raise ValueError(
-        f"config.{key}={config[key]!r} is about the weights of config.init, "
-        "which is None. Leave it out, or name weights."
-      )
-  for key, interval in (
-    ("init_mean", "(-inf, inf)"),
-    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
-  ):
-    if config[key] is None:
-      continue
-    configuration.check_numbers(config[key], f"config.{key}", interval)
-    if init is None:
-      raise ValueError(
-        f"config.{key}={config[key]!r} is one number per channel of the images "
-        "that the weights of config.init expect, which is None."
-      )
 
 
 def _check_loss(
