@@ -217,7 +217,7 @@ def test_muon_takes_kernels_alone_for_matrices():
   for _ in range(2):
     updates, state = jax.jit(optimizer.update)(params, state, params)
   for update in updates.values():
-    np.testing.assert_allclose(update["bias"], -0.3, rtol=1e-5)
+    np.testing.assert_allclose(update["bias"], -0.3, rtol=1e-4)
     matrix = np.reshape(update["kernel"], (4, 4))
     lengths = np.linalg.svd(matrix, compute_uv=False)
     assert 0.03 < lengths.min() < lengths.max() < 0.07
