@@ -46,6 +46,7 @@ setuptools.setup(
       "pytest-xdist>=3.6",
       "ruff==0.17.5",  # As .pre-commit-config.yaml has it.
       "av>=15.0",
+      "beartype>=0.23",  # Checks the shapes that functions declare.
       "ipykernel>=6.29",  # These three execute the notebooks.
       "nbclient>=0.10",
       "nbformat>=5.10",

@@ -9,10 +9,19 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import ml_collections
 import numpy as np
 import pytest
 
+from tests import shapes
+
+# What a test imports of these checks the shapes that its functions declare.
+_DECLARE_SHAPES = ("models",)
+jaxtyping.install_import_hook(
+  [f"tokenlearner_flexivit.{name}" for name in _DECLARE_SHAPES],
+  f"{shapes.__name__}.checked",
+)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -37,6 +46,14 @@ def _datasets(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
     yield
+
+
+@pytest.fixture
+def unchecked_shapes():
+  """Lets a test see the package's own errors for wrong shapes."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -183,6 +183,7 @@ def test_dropout_needs_train():
   assert not np.allclose(dropped, module.apply(variables, x)[0])
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_errors():
   apply, x = setup("1.0")
   for grid in (None, (3, 5)):

@@ -294,6 +294,7 @@ def test_constructor_errors(kwargs, message):
     build(**kwargs)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_call_errors():
   plain = build()
   learner = build(token_learner=dict(layer=1, num_tokens=4))

@@ -4,10 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64
 
 
-def average_maps(num_tokens: int, grid: Sequence[int]) -> np.ndarray:
-  """Returns the maps [S, N] of S rectangles that tile the grid.
+def average_maps(
+  num_tokens: int, grid: Sequence[int]
+) -> Float64[np.ndarray, "S N"]:
+  """Returns the maps of S rectangles that tile the grid.
 
   Their rows and columns are as equal in number as S allows (2x4 for 8), the
   more of them along the longer side. A cell that rectangles share counts for
@@ -34,8 +37,8 @@ def average_maps(num_tokens: int, grid: Sequence[int]) -> np.ndarray:
   return np.kron(_averages(rows, grid[0]), _averages(columns, grid[1]))
 
 
-def _averages(count: int, cells: int) -> np.ndarray:
-  """Weights [count, cells] of equal intervals that tile a row of cells."""
+def _averages(count: int, cells: int) -> Float64[np.ndarray, "{count} {cells}"]:
+  """Returns the weights of equal intervals that tile a row of cells."""
   edges = np.linspace(0, cells, count + 1)[:, None]
   cell = np.arange(cells)
   overlap = np.minimum(edges[1:], cell + 1) - np.maximum(edges[:-1], cell)

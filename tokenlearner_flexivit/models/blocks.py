@@ -4,12 +4,13 @@ Parameters have the names and shapes that big_vision's have, so its released
 weights fit without renaming. How they are used differs: for speed, projections
 are products of two matrices, and attention runs in [B, heads, N, d].
 
-Letters: B batch, N tokens, D width, d width of a head.
+Letters: B batch, M tokens that attend to N, D width, d width of a head.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 LAYER_NORM_EPS = 1e-6
 
@@ -37,8 +38,10 @@ class Dense(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, num_out: int | None = None) -> jax.Array:
-    """Maps [..., n] to the first `num_out` outputs [..., num_out].
+  def __call__(
+    self, x: Float[Array, "*rows n"], num_out: int | None = None
+  ) -> Float[Array, "*rows m"]:
+    """Maps n inputs to the outputs, or to the first `num_out` of them.
 
     If n is less than `in_features`, the first n rows of the kernel are used.
     """
@@ -68,9 +71,12 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, train: bool = False, num_out: int | None = None
-  ) -> jax.Array:
-    """Maps [..., n] to [..., out_dim], or to the first `num_out` of these."""
+    self,
+    x: Float[Array, "*rows n"],
+    train: bool = False,
+    num_out: int | None = None,
+  ) -> Float[Array, "*rows m"]:
+    """Maps n inputs to the outputs, or to the first `num_out` of them."""
     small = nn.initializers.normal(1e-6)
     y = Dense(self.mlp_dim, bias_init=small, dtype=self.dtype)(x)
     y = nn.gelu(y)
@@ -82,21 +88,14 @@ class MlpBlock(nn.Module):
 
 
 def dot_product_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array | None = None,
-) -> jax.Array:
-  """Attention with the softmax in float32.
+  query: Float[Array, "B heads M d"],
+  key: Float[Array, "B heads N d"],
+  value: Float[Array, "B heads N d"],
+  mask: Bool[Array, " N"] | None = None,
+) -> Float[Array, "B heads M d"]:
+  """Returns attention in the dtype of `value`, with the softmax in float32.
 
-  Args:
-    query: [B, heads, M, d].
-    key: [B, heads, N, d].
-    value: [B, heads, N, d].
-    mask: None or bool [N]; keys where it is False are not attended to.
-
-  Returns:
-    [B, heads, M, d] in the dtype of `value`.
+  Keys where `mask` is False are not attended to.
   """
   query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
   logits = jnp.einsum(
@@ -147,19 +146,13 @@ class MultiHeadDotProductAttention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
-    context: jax.Array | None = None,
-    mask: jax.Array | None = None,
-  ) -> jax.Array:
-    """Lets `x` attend to `context`.
+    x: Float[Array, "B M D"],
+    context: Float[Array, "B N D"] | None = None,
+    mask: Bool[Array, " tokens"] | None = None,
+  ) -> Float[Array, "B M D"]:
+    """Lets `x` attend to `context`, or to itself without one.
 
-    Args:
-      x: [B, M, D].
-      context: [B, N, D]; None means `x` itself.
-      mask: None or bool [N]; False for tokens of the context to ignore.
-
-    Returns:
-      [B, M, D].
+    The mask is False for tokens to ignore, of those that are attended to.
     """
     width = x.shape[-1]
     heads = (self.num_heads, width // self.num_heads)
@@ -203,18 +196,20 @@ class Encoder1DBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    self,
+    x: Float[Array, "B N D"],
+    mask: Bool[Array, " N"] | None = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B N D"], dict[str, Float[Array, "B N D"]]]:
     """Applies the block.
 
     Args:
-      x: [B, N, D].
-      mask: None or bool [N]; False for tokens that nobody attends to.
+      x: the tokens.
+      mask: False for tokens that nobody attends to.
       train: whether dropout and stochastic depth are active.
 
     Returns:
-      x [B, N, D] and a dict of the intermediates sa, +sa, mlp, +mlp, each
-      [B, N, D].
+      the tokens, and the intermediates sa, +sa, mlp, +mlp by name.
     """
 
     def drop_path(y):
@@ -242,7 +237,9 @@ class Encoder1DBlock(nn.Module):
     return x, out
 
   @nn.nowrap
-  def _attend(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+  def _attend(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None
+  ) -> Float[Array, "B N D"]:
     return MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(
       x, mask=mask
     )
@@ -262,8 +259,10 @@ class MAPHead(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Maps tokens [B, N, D] to [B, D]; `mask` as in `Encoder1DBlock`."""
+  def __call__(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
+  ) -> Float[Array, "B D"]:
+    """Pools the tokens; `mask` as in `Encoder1DBlock`."""
     b, _, d = x.shape
     probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, d))
     probe = jnp.broadcast_to(probe.astype(self.dtype), (b, 1, d))

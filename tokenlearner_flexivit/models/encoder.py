@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from tokenlearner_flexivit.models import blocks, stacking, token_fuser
 from tokenlearner_flexivit.models import token_learner as tl
@@ -63,26 +64,28 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
+    x: Float[Array, "B tokens D"],
     grid: Sequence[int],
     num_cls: int = 0,
-    num_tokens: int | str | jax.Array | None = None,
+    num_tokens: tl.NumTokens = None,
     train: bool = False,
-  ) -> tuple[jax.Array, jax.Array | None, dict[str, Any]]:
+  ) -> tuple[
+    Float[Array, "B encoded D"], Bool[Array, " encoded"] | None, dict[str, Any]
+  ]:
     """Encodes tokens.
 
     Args:
-      x: [B, num_cls + N, D], of a video [B, num_cls + T * N, D].
+      x: num_cls + N tokens, of a video num_cls + T * N.
       grid: (h, w) with h * w = N, of a video (T, h, w).
       num_cls: how many leading tokens pass beside TokenLearner.
       num_tokens: see `TokenLearner`; "all" leaves it out, and the fuser.
       train: whether dropout and stochastic depth are active.
 
     Returns:
-      x [B, num_cls + N or S, D]; a bool mask [num_cls + S], false for rows of
-      x without meaning, or None if all have one; a dict `block00`, ... of the
-      intermediates of each block. Of a video there are T times N or S, and
-      what TokenLearner gives has an axis T after B.
+      num_cls + N or S tokens; a mask, false for those without meaning, or None
+      if all have one; a dict `block00`, ... of the intermediates of each block.
+      For a video, N and S are multiplied by T, and TokenLearner's outputs have
+      an axis T after B.
     """
     config = self.token_learner
     (b, _, d), frames = x.shape, tuple(grid[:-2])
@@ -135,8 +138,12 @@ class Encoder(nn.Module):
 
   @nn.nowrap
   def _blocks(
-    self, run: range, x: jax.Array, mask: jax.Array | None, train: bool
-  ) -> tuple[jax.Array, dict[str, Any]]:
+    self,
+    run: range,
+    x: Float[Array, "B N D"],
+    mask: Bool[Array, " N"] | None,
+    train: bool,
+  ) -> tuple[Float[Array, "B N D"], dict[str, Any]]:
     """Runs blocks in a row, as part of a compact `__call__`."""
     # Parameters are made block by block, under the names that they have.
     if self.scan and len(run) > 1 and not self.is_initializing():
@@ -167,8 +174,12 @@ class Encoder(nn.Module):
 
   @nn.nowrap
   def _scan(
-    self, run: range, x: jax.Array, mask: jax.Array | None, train: bool
-  ) -> tuple[jax.Array, dict[str, Any]]:
+    self,
+    run: range,
+    x: Float[Array, "B N D"],
+    mask: Bool[Array, " N"] | None,
+    train: bool,
+  ) -> tuple[Float[Array, "B N D"], dict[str, Any]]:
     """Runs blocks as a loop over their stacked parameters."""
     params = stacking.stack_run(self.variables["params"], run)
     rates = jnp.asarray([self._drop_path(i) for i in run])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, Float64
 
 Size = int | Sequence[int]
 METHODS = ("pi", "vanilla", "area", "norm")
@@ -95,8 +96,8 @@ def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, ...]:
 
 
 @functools.cache
-def bilinear_matrix(old: int, new: int) -> np.ndarray:
-  """Returns the float64 matrix [new, old] of a 1-D bilinear resize.
+def bilinear_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+  """Returns the matrix of a 1-D bilinear resize.
 
   Half-pixel centres, edge values repeated, no antialiasing: a row has at most
   two non-zero entries, also when it shrinks.
@@ -113,8 +114,8 @@ def bilinear_matrix(old: int, new: int) -> np.ndarray:
 
 
 @functools.cache
-def pi_matrix(old: int, new: int) -> np.ndarray:
-  """Returns (B^T)^+ [new, old] in float64 for B = bilinear_matrix(old, new)."""
+def pi_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+  """Returns (B^T)^+ for B = bilinear_matrix(old, new)."""
   # B has full rank, with a condition number below 6 for all sizes up to 64; the
   # cut-off only has to be far above float64 rounding.
   matrix = np.linalg.pinv(bilinear_matrix(old, new).T, rcond=1e-9)
@@ -123,8 +124,8 @@ def pi_matrix(old: int, new: int) -> np.ndarray:
 
 
 def resize_kernel(
-  kernel: jax.Array, new_size: Size, method: str = "pi"
-) -> jax.Array:
+  kernel: Float[ArrayLike, "*old C D"], new_size: Size, method: str = "pi"
+) -> Float[ArrayLike, "*new C D"]:
   """Resizes a patch embedding kernel (FlexiViT, Section 3.4).
 
   With B = B_h kron B_w the bilinear resize of a patch and w the kernel of one
@@ -213,8 +214,8 @@ class PatchEmbed(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array, patch_size: Size | None = None
-  ) -> jax.Array:
+    self, images: Float[ArrayLike, "B *size C"], patch_size: Size | None = None
+  ) -> Float[Array, "B *grid {self.width}"]:
     """Embeds the patches.
 
     Args:

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Float32
 
 POSEMBS = ("learn", "sincos2d")
 
 
 def resize_posemb(
-  posemb: jax.Array, old_grid: Sequence[int], new_grid: Sequence[int]
-) -> jax.Array:
+  posemb: Float[ArrayLike, "1 N D"],
+  old_grid: Sequence[int],
+  new_grid: Sequence[int],
+) -> Float[ArrayLike, "1 M D"]:
   """Resizes a position embedding bilinearly.
 
   As in FlexiViT's forward pass the interpolation is antialiased when the grid
@@ -20,12 +23,9 @@ def resize_posemb(
   every patch size.
 
   Args:
-    posemb: [1, N, D] for the N cells of `old_grid`.
+    posemb: for the N cells of `old_grid`.
     old_grid: (h, w), or (T, h, w) for a video.
     new_grid: likewise, static.
-
-  Returns:
-    [1, N', D] for the N' cells of `new_grid`.
   """
   if tuple(old_grid) == tuple(new_grid):
     return posemb
@@ -38,7 +38,7 @@ def resize_posemb(
 
 def sincos2d(
   grid: Sequence[int], width: int, temperature: float = 10_000.0
-) -> jax.Array:
+) -> Float32[Array, "1 N {width}"]:
   """Returns fixed sine-cosine position embeddings (MoCo v3, Section 5).
 
   The features of the cell in row y and column x are [sin(x f), cos(x f),
@@ -48,9 +48,6 @@ def sincos2d(
     grid: (h, w).
     width: D, divisible by 4 and at least 8.
     temperature: the longest wavelength, in units of 2 pi cells.
-
-  Returns:
-    [1, h * w, D] float32.
 
   Raises:
     ValueError: for an unsuitable width.

@@ -4,12 +4,13 @@ Parameters have the names that Scenic gives them. Letters: B batch, N = h w
 positions, S learned tokens, D width.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from tokenlearner_flexivit.models import blocks
 from tokenlearner_flexivit.models.token_learner import (
+  NumTokens,
   check_num_tokens,
   is_static,
   token_mask,
@@ -42,22 +43,19 @@ class TokenFuser(nn.Module):
   @nn.compact
   def __call__(
     self,
-    tokens: jax.Array,
-    original: jax.Array,
-    num_tokens: int | jax.Array | None = None,
+    tokens: Float[Array, "B S D"],
+    original: Float[Array, "B *positions D"],
+    num_tokens: NumTokens = None,
     train: bool = False,
-  ) -> jax.Array:
+  ) -> Float[Array, "B *positions D"]:
     """Fuses tokens.
 
     Args:
-      tokens: [B, S, D], or [B, s, D] with the first s of them.
+      tokens: all that were learned, or the first of them.
       original: [B, N, D] or [B, h, w, D], what the tokens were learned from.
       num_tokens: a traced integer scalar if only so many of the tokens count.
         An int must be the number of tokens given.
       train: whether dropout is active.
-
-    Returns:
-      an array of the shape of `original`.
 
     Raises:
       ValueError: if there are more tokens than were learned, or not as many

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tokenlearner_flexivit.models import blocks, checks
 from tokenlearner_flexivit.models.average_pooling import average_maps
@@ -24,6 +25,7 @@ from tokenlearner_flexivit.models.average_pooling import average_maps
 ALL = "all"  # As `num_tokens` of a model: TokenLearner is switched off.
 VERSIONS = ("1.1", "1.0", "average")
 POOLINGS = ("sum", "mean")
+NumTokens = int | str | Int[Array, ""] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,7 @@ def is_all(num_tokens: Any) -> bool:
 
 
 def check_num_tokens(
-  num_tokens: int | str | jax.Array | None, learned: int, version: str = "1.1"
+  num_tokens: NumTokens, learned: int, version: str = "1.1"
 ) -> None:
   """Checks a choice of tokens as far as that is possible before it runs.
 
@@ -144,17 +146,17 @@ def check_num_tokens(
     )
 
 
-def token_mask(
-  num_tokens: int | jax.Array | None, learned: int
-) -> jax.Array | None:
-  """Returns bool [S], true for tokens in use; None unless it is traced."""
+def token_mask(num_tokens: NumTokens, learned: int) -> Bool[Array, " S"] | None:
+  """Returns which tokens are in use; None unless `num_tokens` is traced."""
   if num_tokens is None or is_static(num_tokens):
     return None
   return jnp.arange(learned) < num_tokens
 
 
-def _weighted_sums(maps: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns maps [B, S, N] times x [B, N, D] in the dtype of `x`.
+def _weighted_sums(
+  maps: Float[Array, "B S N"], x: Float[Array, "B N D"]
+) -> Float[Array, "B S D"]:
+  """Returns the product in the dtype of `x`.
 
   Half precision would round equal weights alike, so their sum would not be 1.
   """
@@ -176,8 +178,10 @@ class MapConv(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, num_out: int | None = None) -> jax.Array:
-    """Maps [B, h, w, D] to the first `num_out` outputs [B, h, w, num_out]."""
+  def __call__(
+    self, x: Float[Array, "B h w D"], num_out: int | None = None
+  ) -> Float[Array, "B h w S"]:
+    """Returns the outputs, or the first `num_out` of them."""
     shape = (3, 3, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     return jax.lax.conv_general_dilated(
@@ -224,11 +228,11 @@ class TokenLearner(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
+    x: Float[Array, "B *positions D"],
     grid: Sequence[int] | None = None,
-    num_tokens: int | jax.Array | None = None,
+    num_tokens: NumTokens = None,
     train: bool = False,
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[Float[Array, "B S D"], Float32[Array, "B S N"]]:
     """Learns tokens.
 
     Args:
@@ -240,8 +244,7 @@ class TokenLearner(nn.Module):
       train: whether dropout is active.
 
     Returns:
-      tokens [B, S, D] in `dtype` and maps [B, S, N] in float32, or [B, s, D]
-      and [B, s, N].
+      the S or s tokens in `dtype`, and the map of each.
 
     Raises:
       ValueError: for unknown settings, a `num_tokens` out of range, or a grid
@@ -293,8 +296,10 @@ class TokenLearner(nn.Module):
     return _weighted_sums(maps, x), maps
 
   @nn.nowrap
-  def _convolve(self, y: jax.Array, num_out: int | None) -> jax.Array:
-    """Maps [B, h, w, D] to the first `num_out` of S channels, for v1.0."""
+  def _convolve(
+    self, y: Float[Array, "B h w D"], num_out: int | None
+  ) -> Float[Array, "B h w S"]:
+    """Returns the first `num_out` of S channels, for v1.0."""
     for i in range(3):
       y = MapConv(self.num_tokens, self.dtype, name=f"Conv_{i}")(y)
       y = nn.gelu(y)

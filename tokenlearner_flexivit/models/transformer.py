@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 from flax import core
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import (
@@ -29,7 +29,7 @@ POOLS = ("gap", "tok", "map")
 # What has no default.
 _SIZES = ("width", "depth", "mlp_dim", "num_heads")
 DTYPES = ("float32", "bfloat16", "float16")
-Outputs = tuple[jax.Array, dict[str, Any]]
+Outputs = tuple[Float32[Array, "B C"], dict[str, Any]]
 
 
 class VisionTransformer(nn.Module):
@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
     runs = encoder.block_runs(self.depth, self._config) if self.scan else ()
     return tuple(run for run in runs if len(run) > 1)
 
-  def _check_num_tokens(self, num_tokens: int | str | jax.Array | None) -> None:
+  def _check_num_tokens(self, num_tokens: tl.NumTokens) -> None:
     """Raises ValueError for an impossible number of learned tokens."""
     if self.token_learner is not None:
       config = self._config
@@ -172,20 +172,11 @@ class VisionTransformer(nn.Module):
   @nn.nowrap
   def _apply_to_stem(
     self,
-    stem: jax.Array,
-    num_tokens: int | str | jax.Array | None,
+    stem: Float[Array, "B *grid D"],
+    num_tokens: tl.NumTokens,
     train: bool,
   ) -> Outputs:
-    """Goes from embedded patches to logits, as part of a compact `__call__`.
-
-    Args:
-      stem: [B, h, w, D], of a video [B, T, h, w, D].
-      num_tokens: see `__call__`.
-      train: see `__call__`.
-
-    Returns:
-      the results of `__call__`.
-    """
+    """Returns what a compact `__call__` does, given the embedded patches."""
     out = dict(stem=stem)
     b, *grid, d = stem.shape
     x = stem.reshape(b, -1, d)
@@ -203,8 +194,8 @@ class VisionTransformer(nn.Module):
     grid: Sequence[int],
     stored_grid: Sequence[int],
     name: str = "pos_embedding",
-  ) -> jax.Array:
-    """Returns the position embedding [1, N, D] of the N cells of a grid."""
+  ) -> Float[ArrayLike, "1 N {self.width}"]:
+    """Returns the position embedding of the N cells of a grid."""
     if self.posemb == "learn":
       posemb = self.param(
         name,
@@ -219,15 +210,17 @@ class VisionTransformer(nn.Module):
   @nn.nowrap
   def _encode(
     self,
-    x: jax.Array,
+    x: Float[Array, "B N D"],
     grid: Sequence[int],
-    num_tokens: int | str | jax.Array | None,
+    num_tokens: tl.NumTokens,
     train: bool,
     *,
     cls_name: str = "cls",
     **overrides: Any,
-  ) -> tuple[jax.Array, jax.Array | None, dict[str, Any]]:
-    """Encodes tokens [B, N, D], a cls token in front of them if there is one.
+  ) -> tuple[
+    Float[Array, "B encoded D"], Bool[Array, " encoded"] | None, dict[str, Any]
+  ]:
+    """Encodes tokens, a cls token in front of them if there is one.
 
     Returns what an `Encoder` does, of which `overrides` are attributes.
     """
@@ -257,7 +250,7 @@ class VisionTransformer(nn.Module):
 
   @nn.nowrap
   def _add_token_learner(
-    self, out: dict[str, Any], num_tokens: int | str | jax.Array | None
+    self, out: dict[str, Any], num_tokens: tl.NumTokens
   ) -> None:
     """Names what the first TokenLearner gave, if there is one that is on."""
     if self.token_learner is not None and not tl.is_all(num_tokens):
@@ -265,8 +258,10 @@ class VisionTransformer(nn.Module):
       out["token_learner"] = first["token_learner"]
 
   @nn.nowrap
-  def _pooled(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Pools encoded tokens [B, N, D] to float32 [B, D]."""
+  def _pooled(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
+  ) -> Float32[Array, "B D"]:
+    """Pools encoded tokens."""
     if self.pool == "map":
       x = blocks.MAPHead(self.num_heads, self.mlp_dim, dtype=self.dtype)(
         x, mask
@@ -278,8 +273,8 @@ class VisionTransformer(nn.Module):
     return jnp.mean(x, axis=1, dtype=jnp.float32, where=where)
 
   @nn.nowrap
-  def _classify(self, x: jax.Array, out: dict[str, Any]) -> Outputs:
-    """Goes from [B, D] to the results of `__call__`."""
+  def _classify(self, x: Float32[Array, "B D"], out: dict[str, Any]) -> Outputs:
+    """Returns what `__call__` does, given the pooled tokens."""
     if self.rep_size:
       size = self.width if self.rep_size is True else self.rep_size
       x = nn.tanh(nn.Dense(size, name="pre_logits")(x))

@@ -4,13 +4,12 @@ Letters: B batch, H W image, C channels or classes, h w grid, N tokens,
 S learned tokens, D width.
 """
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import ArrayLike, Float
 
 from tokenlearner_flexivit.models import patch_embed, transformer
+from tokenlearner_flexivit.models.token_learner import NumTokens
 
 
 class ViT(transformer.VisionTransformer):
@@ -59,7 +58,7 @@ class ViT(transformer.VisionTransformer):
     self,
     image_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | str | jax.Array | None = None,
+    num_tokens: NumTokens = None,
   ) -> tuple[int, int]:
     """Checks a call without tracing it.
 
@@ -99,16 +98,16 @@ class ViT(transformer.VisionTransformer):
   @nn.compact
   def __call__(
     self,
-    images: jax.Array,
+    images: Float[ArrayLike, "B H W channels"],
     *,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | str | jax.Array | None = None,
+    num_tokens: NumTokens = None,
     train: bool = False,
-  ) -> tuple[jax.Array, dict[str, Any]]:
+  ) -> transformer.Outputs:
     """Classifies or represents images.
 
     Args:
-      images: [B, H, W, channels] float in [-1, 1].
+      images: in [-1, 1].
       patch_size: int or (int, int), static; None means the stored size.
       num_tokens: how many learned tokens to use: None for all, an int for a
         slice of the first ones, a traced integer scalar for a mask over them.
@@ -118,8 +117,8 @@ class ViT(transformer.VisionTransformer):
         the "dropout" random stream.
 
     Returns:
-      logits [B, C] float32, or without classes the representation [B, D or
-      rep_size], and a dict of intermediates:
+      logits, or without classes the representation (C is then D or rep_size),
+      and a dict of intermediates:
 
       * stem [B, h, w, D], with_posemb [B, N, D];
       * encoder: per block ("block00", ...) sa, +sa, mlp, +mlp, each [B, tokens

@@ -344,6 +344,7 @@ def test_constructor_errors(kwargs, message):
     build(**kwargs)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_call_errors():
   tubelets, frames = build(), build(patch_size=(8, 8))
   learner = build(token_learner=LEARNED)

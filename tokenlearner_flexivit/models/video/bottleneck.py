@@ -6,8 +6,8 @@ tokens, D width.
 
 from typing import Any
 
-import jax
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
 from tokenlearner_flexivit.models import patch_embed
 from tokenlearner_flexivit.models import token_learner as tl
@@ -42,7 +42,9 @@ class ConvTokenLearner(tl.TokenLearner):
   """
 
   @nn.nowrap
-  def _convolve(self, y: jax.Array, num_out: int | None) -> jax.Array:
+  def _convolve(
+    self, y: Float[Array, "B h w D"], num_out: int | None
+  ) -> Float[Array, "B h w S"]:
     return tl.MapConv(self.num_tokens, self.dtype, name="Conv_0")(y, num_out)
 
 
@@ -114,7 +116,9 @@ class BottleneckViViT(vivit.ViViT):
     return self.patch_size
 
   @nn.nowrap
-  def _embed(self, videos: jax.Array, patch_size: tuple[int, ...]) -> jax.Array:
+  def _embed(
+    self, videos: Float[ArrayLike, "B T H W C"], patch_size: tuple[int, ...]
+  ) -> Float[Array, "B T h w {self.width}"]:
     del patch_size
     return x2plus1d.X2Plus1D(
       self.stages,

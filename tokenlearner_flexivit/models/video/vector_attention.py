@@ -7,6 +7,7 @@ relation.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from tokenlearner_flexivit.models import blocks
 
@@ -30,16 +31,10 @@ class VectorAttention(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Lets the tokens [B, N, D] attend to one another.
-
-    Args:
-      x: [B, N, D].
-      mask: None or bool [N]; False for tokens to ignore.
-
-    Returns:
-      [B, N, D].
-    """
+  def __call__(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
+  ) -> Float[Array, "B N D"]:
+    """Lets the tokens attend to one another, but to those masked False."""
     b, n, d = x.shape
     relation = max(1, d // _REDUCTION)
     query = blocks.Dense(relation, dtype=self.dtype, name="query")(x)
@@ -72,5 +67,7 @@ class VectorBlock(blocks.Encoder1DBlock):
   """
 
   @nn.nowrap
-  def _attend(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+  def _attend(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None
+  ) -> Float[Array, "B N D"]:
     return VectorAttention(self.num_heads, dtype=self.dtype)(x, mask)

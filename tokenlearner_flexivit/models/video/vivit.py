@@ -6,10 +6,10 @@ classes, h w grid of a frame, N = h w tokens, S learned tokens, D width.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from tokenlearner_flexivit.models import (
   checks,
@@ -17,9 +17,12 @@ from tokenlearner_flexivit.models import (
   transformer,
   variants,
 )
+from tokenlearner_flexivit.models.token_learner import NumTokens
 
 
-def sample_frames(videos: jax.Array, num_frames: int) -> jax.Array:
+def sample_frames(
+  videos: Shaped[ArrayLike, "B T *frame"], num_frames: int
+) -> Shaped[ArrayLike, "B n *frame"]:
   """Takes frames at equal distances (ViViT, Section 3.2).
 
   These are the frames k T / (n + 1), k = 1..n, halves rounded to even. The
@@ -27,11 +30,8 @@ def sample_frames(videos: jax.Array, num_frames: int) -> jax.Array:
   error of rounding makes n + 1 frames, and for some it turns a half around.
 
   Args:
-    videos: [B, T, ...].
+    videos: any whose frames come after the batch.
     num_frames: n, how many to take. If there are no more than that, all are.
-
-  Returns:
-    [B, min(n, T), ...].
   """
   total = videos.shape[1]
   if num_frames >= total:
@@ -77,7 +77,7 @@ class ViViT(transformer.VisionTransformer):
     self,
     video_size: patch_embed.Size,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | str | jax.Array | None = None,
+    num_tokens: NumTokens = None,
     num_frames: int | None = None,
   ) -> tuple[int, int, int]:
     """Checks a call without tracing it.
@@ -147,17 +147,17 @@ class ViViT(transformer.VisionTransformer):
   @nn.compact
   def __call__(
     self,
-    videos: jax.Array,
+    videos: Float[ArrayLike, "B T H W channels"],
     *,
     patch_size: patch_embed.Size | None = None,
-    num_tokens: int | str | jax.Array | None = None,
+    num_tokens: NumTokens = None,
     num_frames: int | None = None,
     train: bool = False,
-  ) -> tuple[jax.Array, dict[str, Any]]:
+  ) -> transformer.Outputs:
     """Classifies or represents videos.
 
     Args:
-      videos: [B, T, H, W, channels] float in [-1, 1].
+      videos: in [-1, 1].
       patch_size: see `check`; static.
       num_tokens: how many learned tokens of each frame to use: None for all,
         an int for a slice of the first ones, a traced integer scalar for a mask
@@ -168,8 +168,8 @@ class ViViT(transformer.VisionTransformer):
         the "dropout" random stream.
 
     Returns:
-      logits [B, C] float32, or without classes the representation [B, D or
-      rep_size], and the dict of intermediates of `ViT`, in which
+      logits, or without classes the representation (C is then D or rep_size),
+      and the dict of intermediates of `ViT`, in which
 
       * stem is [B, T', h, w, D], with_posemb [B, T' N, D];
       * a block sees T' N tokens, or T' S that were learned;
@@ -194,7 +194,9 @@ class ViViT(transformer.VisionTransformer):
     return self._apply_to_stem(stem, num_tokens, train)
 
   @nn.nowrap
-  def _embed(self, videos: jax.Array, patch_size: tuple[int, ...]) -> jax.Array:
+  def _embed(
+    self, videos: Float[ArrayLike, "B T H W C"], patch_size: tuple[int, ...]
+  ) -> Float[Array, "... {self.width}"]:
     """Maps videos to tokens, whose axis of time may be part of the batch."""
     if len(patch_size) == 2:
       videos = videos.reshape(-1, *videos.shape[2:])

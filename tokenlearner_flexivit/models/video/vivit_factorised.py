@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from tokenlearner_flexivit.models import checks, transformer
+from tokenlearner_flexivit.models import token_learner as tl
 from tokenlearner_flexivit.models.video import vivit
 
 
@@ -64,8 +66,8 @@ class ViViTFactorised(vivit.ViViT):
   @nn.nowrap
   def _apply_to_stem(
     self,
-    stem: jax.Array,
-    num_tokens: int | str | jax.Array | None,
+    stem: Float[Array, "B T h w D"],
+    num_tokens: tl.NumTokens,
     train: bool,
   ) -> transformer.Outputs:
     out: dict[str, Any] = dict(stem=stem)

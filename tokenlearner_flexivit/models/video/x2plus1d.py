@@ -7,9 +7,9 @@ channels, D width.
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
 # Channels inside a block over those between blocks, X3D's gamma_b.
 EXPANSION = 2.25
@@ -35,7 +35,9 @@ class _Conv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "B T H W C"]
+  ) -> Float[Array, "B T h w {self.features}"]:
     return nn.Conv(
       self.features,
       self.kernel_size,
@@ -64,8 +66,10 @@ class Block(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, T, H, W, channels] to [B, T, H / stride, W / stride, C]."""
+  def __call__(
+    self, x: Float[Array, "B T H W channels"]
+  ) -> Float[Array, "B T h w {self.features}"]:
+    """Returns frames whose sides are divided by the stride."""
     inner = round(self.features * EXPANSION)
     y = _Conv(inner, (1, 1, 1), dtype=self.dtype, name="widen")(x)
     y = nn.relu(_norm(self.dtype, "norm_widen")(y))
@@ -101,10 +105,12 @@ class X2Plus1D(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, videos: jax.Array) -> jax.Array:
-    """Maps videos [B, T, H, W, channels] to [B, T, h, w, D]."""
+  def __call__(
+    self, videos: Float[ArrayLike, "B T H W channels"]
+  ) -> Float[Array, "B T h w {self.width}"]:
+    """Embeds the cells of every frame."""
     first = self.stages[0][0]
-    x = videos.astype(self.dtype)
+    x = jnp.asarray(videos, self.dtype)
     x = _Conv(first, (1, 3, 3), 2, dtype=self.dtype, name="space")(x)
     x = _Conv(first, (5, 1, 1), 1, True, self.dtype, name="time")(x)
     x = nn.relu(_norm(self.dtype, "norm")(x))
