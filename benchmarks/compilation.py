@@ -54,7 +54,7 @@ class Task:
     logits, _ = self.model.apply(
       {"params": params},
       batch["image"],
-      **setting._asdict(),
+      **setting,
       train=True,
       rngs={"dropout": key},
     )

@@ -60,7 +60,7 @@ def make_step(
   """
   model = models.ViT.from_variant(num_classes=NUM_CLASSES, **model)
   optimizer = optax.adamw(1e-4)
-  one = dials.Dials(dials.Dial(((patch_size, patch_size),)))
+  one = dials.Dials({"patch_size": dials.Dial(((patch_size, patch_size),))})
   images = np.zeros((batch_size, image_size, image_size, 3), np.float32)
   batch = {"image": images, "label": np.zeros(batch_size, np.int32)}
   devices = parallel.create()

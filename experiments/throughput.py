@@ -49,7 +49,5 @@ def measure(
 
 def _forward(model: nn.Module, setting: dials.Setting) -> Callable[..., Any]:
   return jax.jit(
-    lambda params, images: model.apply(
-      {"params": params}, images, **setting._asdict()
-    )[0]
+    lambda params, images: model.apply({"params": params}, images, **setting)[0]
   )

@@ -13,7 +13,7 @@ def both(total_steps=1, **section):
 
 
 def patch_sizes(total_steps=1, **kwargs):
-  return both(total_steps, patch_size=kwargs).patch_size
+  return both(total_steps, patch_size=kwargs)["patch_size"]
 
 
 def test_draws_follow_the_weights():
@@ -135,10 +135,10 @@ def test_numbers_of_tokens_share_a_program():
   names = ["patch8_tok8", "patch8_tokall", "patch8_tok2"]
   assert [s.name for s in drawn_from.settings][:3] == names
   assert drawn_from.branches == (
-    ((8, 8), None),
-    ((8, 8), "all"),
-    ((4, 4), None),
-    ((4, 4), "all"),
+    dials.Setting((8, 8)),
+    dials.Setting((8, 8), "all"),
+    dials.Setting((4, 4)),
+    dials.Setting((4, 4), "all"),
   )
   indices = np.arange(6)
   branches = drawn_from.branch_of(indices).tolist()
@@ -152,7 +152,7 @@ def test_numbers_of_tokens_share_a_program():
 
 def test_a_single_number_of_tokens_is_a_slice():
   (branch,) = both(num_tokens=dict(values=(8,))).branches
-  assert branch == ((4, 4), 8)
+  assert branch == dials.Setting((4, 4), 8)
 
 
 @pytest.mark.parametrize(

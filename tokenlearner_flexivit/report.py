@@ -47,13 +47,13 @@ _WIDTH_OF_SETTINGS = 72
 
 
 def _cost(model, image_shape, setting) -> Row:
-  grid = model.check(image_shape[:-1], *setting)
+  grid = model.check(image_shape[:-1], **setting)
   patch_size = (setting.patch_size or model.patch_size)[-2:]
   return {
-    **setting._replace(patch_size=patch_size).row,
+    **setting.replace(patch_size=patch_size).row,
     # Of the image, or view, before TokenLearner, and a cls token.
     "seq_len": math.prod(grid) + int(model.pool == "tok"),
-    "gmacs": cost.macs(model, image_shape, *setting) / 1e9,
+    "gmacs": cost.macs(model, image_shape, **setting) / 1e9,
   }
 
 

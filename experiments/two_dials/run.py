@@ -42,7 +42,7 @@ def costs(scale: config.Scale) -> dict[dials.Setting, float]:
   )
   model = models.create(**section, num_classes=len(textures.NAMES))
   shape = scale.side, scale.side, 3
-  return {s: cost.macs(model, shape, *s) / 1e9 for s in scale.settings}
+  return {s: cost.macs(model, shape, **s) / 1e9 for s in scale.settings}
 
 
 def rows(done: study.Done) -> list[study.Row]:

@@ -190,7 +190,7 @@ def test_examples_without_a_label_are_left_out(untrained_run):
 def logits_of(model, params, images, settings):
   @functools.partial(jax.jit, static_argnums=2)
   def apply(params, images, setting):
-    return model.apply({"params": params}, images, **setting._asdict())[0]
+    return model.apply({"params": params}, images, **setting)[0]
 
   return np.stack([apply(params, images, s) for s in settings], axis=1)
 

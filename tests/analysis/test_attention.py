@@ -48,7 +48,7 @@ POOLS = pytest.mark.parametrize(
 def test_what_is_watched_is_what_the_model_does(pool):
   model, params = make(pool=pool, token_learner=LEARNER, scan=True, remat=True)
   logits, out, found = attention._watched(model, params, IMAGES, SIX)
-  expected = model.apply({"params": params}, IMAGES, **SIX._asdict())
+  expected = model.apply({"params": params}, IMAGES, **SIX)
   chex.assert_trees_all_close((logits, out), expected, rtol=1e-4, atol=1e-4)
   cls = int(pool == "tok")
   shapes = {"encoderblock_0": (4 + cls,) * 2, "encoderblock_1": (3 + cls,) * 2}
@@ -224,7 +224,7 @@ def test_relevance_is_of_a_class():
 def test_all_tokens_pass_token_learner_by():
   model, params = make(token_learner=LEARNER)
   plain = model.clone(token_learner=None)
-  setting = SIX._replace(num_tokens="all")
+  setting = SIX.replace(num_tokens="all")
   np.testing.assert_allclose(
     attention.rollout(model, params, IMAGES, setting),
     attention.rollout(plain, params, IMAGES, SIX),

@@ -97,7 +97,7 @@ def test_matches_are_counted_over_all_tokens_and_images():
 
 def test_learned_tokens_have_no_place():
   model, params = make(token_learner=LEARNER)
-  every = SIX._replace(num_tokens="all")
+  every = SIX.replace(num_tokens="all")
 
   def tokens(name, setting=SIX):
     # Only traced: nothing of it has to be computed.

@@ -216,7 +216,7 @@ def test_a_run_on_images_has_no_maps_of_videos(untrained_run, tmp_path):
 
 def test_the_picture_of_a_report(untrained_run, tmp_path):
   config, model, params, trained, *_ = runs.open_run(untrained_run, "image")
-  assert trained.patch_size.values == ((6, 6), (4, 4), (3, 3))
+  assert trained["patch_size"].values == ((6, 6), (4, 4), (3, 3))
   path = tmp_path / "token_maps.png"
   assert token_maps.draw_run(path, config, model, params)
   # Four images at three sizes, of which three tokens.

@@ -96,7 +96,7 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
     right = answers[setting].argmax(axis=-1) == labels
     accuracies[setting] = np.mean(right)
     assert results[f"{setting.name}/accuracy"] == pytest.approx(np.mean(right))
-    macs = cost.macs(experiment.task.model, (12, 12, 3), *setting)
+    macs = cost.macs(experiment.task.model, (12, 12, 3), **setting)
     gmacs[setting] = macs / 1e9
   assert len(evaluator.groups) == (1 if groups else 4)
   for group in evaluator.groups:

@@ -54,7 +54,7 @@ def run(parts, tmp_path_factory) -> pathlib.Path:
       "patch_size": setting.patch_size[0],
       "num_tokens": setting.num_tokens,
       "accuracy": accuracy,
-      "gmacs": cost.macs(parts.task.model, parts.image_shape, *setting) / 1e9,
+      "gmacs": cost.macs(parts.task.model, parts.image_shape, **setting) / 1e9,
       "images_per_s": 100.0,
     }
     for setting, accuracy in zip(parts.dials.settings, ACCURACIES, strict=True)

@@ -82,8 +82,7 @@ def expected(trained, settings, *inputs):
 
   def logits(params, inputs):
     return [
-      [apply({"params": params}, x, **s._asdict())[0] for x in inputs]
-      for s in settings
+      [apply({"params": params}, x, **s)[0] for x in inputs] for s in settings
     ]
 
   return jax.device_get(jax.jit(logits)(trained.params, inputs))

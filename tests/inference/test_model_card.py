@@ -116,7 +116,7 @@ def test_others_can_read_the_config(trained, folder):
   assert config["labels"] == ["ant", "bee", "cat"]
   assert config["training"] == TRAINING
   settings = [(r["patch_size"], r["num_tokens"]) for r in config["settings"]]
-  assert settings == [(list(size), number) for size, number in SETTINGS]
+  assert settings == [(list(s.patch_size), s.num_tokens) for s in SETTINGS]
 
 
 def test_a_profile_gives_the_times(trained, tmp_path):
@@ -182,7 +182,7 @@ def test_what_is_missing_is_said(trained, tmp_path):
 def test_one_dial_has_a_table_and_a_picture_of_its_own(trained, tmp_path):
   one = dataclasses.replace(
     trained,
-    settings=tuple(s._replace(num_tokens=None) for s in SETTINGS[::2]),
+    settings=tuple(s.replace(num_tokens=None) for s in SETTINGS[::2]),
     recorded=tuple({**row, "num_tokens": None} for row in RECORDED[::2]),
   )
   _, text = parts(model_card.write(one, tmp_path))

@@ -123,24 +123,24 @@ def test_bad_images_lose_no_others(predictor):
 
 def test_a_dial_that_is_not_given_is_at_its_most_accurate(predictor):
   assert predictor.setting() == LARGE
-  assert predictor.setting(patch_size=6) == ((6, 6), "all")
-  assert predictor.setting(num_tokens=2) == ((3, 3), 2) != SMALL
+  assert predictor.setting(patch_size=6) == dials.Setting((6, 6), "all")
+  assert predictor.setting(num_tokens=2) == dials.Setting((3, 3), 2) != SMALL
   rows = [dict(row) for row in predictor.trained.recorded]
   rows[1]["accuracy"] = 0.95
   changed = Predictor(
     dataclasses.replace(predictor.trained, recorded=tuple(rows))
   )
-  assert changed.setting() == ((6, 6), "all")
+  assert changed.setting() == dials.Setting((6, 6), "all")
   rows[3]["accuracy"] = 0.95  # As good, but dearer.
   equal = Predictor(dataclasses.replace(changed.trained, recorded=tuple(rows)))
-  assert equal.setting() == ((6, 6), "all")
+  assert equal.setting() == dials.Setting((6, 6), "all")
   unknown = Predictor(dataclasses.replace(predictor.trained, recorded=()))
   assert unknown.setting() == LARGE  # The dearest.
 
 
 def test_settings_the_model_was_not_trained_for(predictor):
   with pytest.warns(UserWarning, match="nor evaluated for patch4_tok3.*patch6"):
-    assert predictor.setting(4, 3) == ((4, 4), 3)
+    assert predictor.setting(4, 3) == dials.Setting((4, 4), 3)
   with pytest.raises(ValueError, match=r"5.*1, 2, 3, 4, 6, 12.*patch6_tok2"):
     predictor.predict(IMAGES, patch_size=5)
   with pytest.raises(ValueError, match=r"num_tokens=4 .* 1 to 3"):
@@ -157,7 +157,7 @@ def test_the_number_of_all_learned_tokens_is_the_models_own(predictor):
   one_dial = Predictor(
     dataclasses.replace(predictor.trained, settings=settings)
   )
-  assert one_dial.setting(6, 3) == ((6, 6), None)
+  assert one_dial.setting(6, 3) == dials.Setting((6, 6))
 
 
 def test_a_profile_has_all_settings_and_lets_choose(predictor, tmp_path):
@@ -210,17 +210,21 @@ def test_the_budget_chooses_by_the_time_of_so_many_images(predictor):
   # Settings are patch size 6 with 2 and all tokens, then 3; the best last.
   fresh.remember(_rows(predictor, 1, (1.0, 2.0, 3.0, 8.0)))
   (found,) = fresh.predict(IMAGES[0], budget_ms=4)
-  assert found.setting == ((6, 6), "all")  # More accurate than 3 with 2.
+  assert found.setting == dials.Setting(
+    (6, 6), "all"
+  )  # More accurate than 3 with 2.
   assert fresh.choose(budget_ms=9) == LARGE
-  assert fresh.choose(min_accuracy=0.6) == ((6, 6), "all")
+  assert fresh.choose(min_accuracy=0.6) == dials.Setting((6, 6), "all")
   with pytest.raises(ValueError, match=r"=0.5.*patch6_tok2, needs 1 "):
     fresh.predict(IMAGES[0], budget_ms=0.5)
   # Nine images are two calls of four and one of one.
   fresh.remember(_rows(predictor, 4, (2.0, 3.0, 5.0, 10.0)))
   assert fresh.choose(budget_ms=7, num_images=9) == SMALL
-  assert fresh.choose(budget_ms=8, num_images=9) == ((6, 6), "all")
+  assert fresh.choose(budget_ms=8, num_images=9) == dials.Setting((6, 6), "all")
   # Seven are two of four.
-  assert fresh.choose(budget_ms=19, num_images=7) == ((6, 6), "all")
+  assert fresh.choose(budget_ms=19, num_images=7) == dials.Setting(
+    (6, 6), "all"
+  )
   assert fresh.choose(budget_ms=20, num_images=7) == LARGE
   assert fresh.choose(budget_ms=10, num_images=3) == LARGE
   with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
@@ -265,19 +269,19 @@ def _evaluated(predictor, values, headline="accuracy", settings=((6, 6),)):
 def test_evaluated_settings_are_known_though_not_trained(predictor, recwarn):
   """As of a fine-tuning on a coarse grid, whose patches are chosen later."""
   found = _evaluated(predictor, (0.5, 0.6, 0.9))
-  assert found.setting() == ((3, 3), None)
-  assert found.choose(gmacs=100) == ((3, 3), None)
+  assert found.setting() == dials.Setting((3, 3))
+  assert found.choose(gmacs=100) == dials.Setting((3, 3))
   middle = 2 * found._known.gmacs(dials.Setting((4, 4)))
-  assert found.choose(gflops=middle) == ((4, 4), None)
+  assert found.choose(gflops=middle) == dials.Setting((4, 4))
   latencies = [
     dict(s.row, batch_size=1, gmacs=found._known.gmacs(s), latency_ms_p90=ms)
     for s, ms in zip(found.trained.known_settings, (1, 2, 3), strict=True)
   ]
   found.remember(latencies)
-  assert found.choose(min_accuracy=0.55) == ((4, 4), None)
-  assert found.choose(min_accuracy=0.8) == ((3, 3), None)
-  assert found.choose(budget_ms=2.5) == ((4, 4), None)
-  assert found.setting(3) == ((3, 3), None)  # And not a warning.
+  assert found.choose(min_accuracy=0.55) == dials.Setting((4, 4))
+  assert found.choose(min_accuracy=0.8) == dials.Setting((3, 3))
+  assert found.choose(budget_ms=2.5) == dials.Setting((4, 4))
+  assert found.setting(3) == dials.Setting((3, 3))  # And not a warning.
   assert not recwarn.list
   with pytest.warns(UserWarning, match=r"patch2, .* for patch6, and evaluated"):
     found.setting(2)
@@ -286,11 +290,11 @@ def test_evaluated_settings_are_known_though_not_trained(predictor, recwarn):
 def test_trained_and_evaluated_settings_that_differ(predictor):
   """A request takes one of these, if one of them fits."""
   found = _evaluated(predictor, (0.5, 0.6, 0.9), settings=((12, 12),))
-  assert found.trained.known_settings[-1] == ((12, 12), None)
+  assert found.trained.known_settings[-1] == dials.Setting((12, 12))
   rows = tuple({**row, "num_tokens": 2} for row in found.trained.recorded)
   mixed = Predictor(dataclasses.replace(found.trained, recorded=rows))
-  assert mixed.setting(12) == ((12, 12), None)
-  assert mixed.setting(num_tokens=2) == ((3, 3), 2)
+  assert mixed.setting(12) == dials.Setting((12, 12))
+  assert mixed.setting(num_tokens=2) == dials.Setting((3, 3), 2)
 
 
 def test_patch_sizes_of_the_training_that_the_evaluation_cannot_have(
@@ -299,7 +303,7 @@ def test_patch_sizes_of_the_training_that_the_evaluation_cannot_have(
   """As of a training at another resolution than that of the evaluation."""
   found = _evaluated(predictor, (0.5, 0.6, 0.9), settings=((8, 8), (6, 6)))
   assert dials.Setting((8, 8)) not in found.trained.known_settings
-  assert found.setting() == ((3, 3), None)
+  assert found.setting() == dials.Setting((3, 3))
   with pytest.raises(ValueError, match=r"8x8 does not divide .* 12x12"):
     found.setting(8)
   trained = dataclasses.replace(
@@ -311,14 +315,16 @@ def test_patch_sizes_of_the_training_that_the_evaluation_cannot_have(
 
 def test_another_metric_than_accuracy(predictor):
   found = _evaluated(predictor, (0.5, 0.6, 0.9), headline="mAP")
-  assert found.choose(gmacs=100) == ((3, 3), None)
+  assert found.choose(gmacs=100) == dials.Setting((3, 3))
   found.remember(
     [
       dict(s.row, batch_size=1, gmacs=found._known.gmacs(s), latency_ms_p90=1.0)
       for s in found.trained.known_settings
     ]
   )
-  assert found.choose(min_accuracy=0.55) == ((4, 4), None)  # The cheaper.
+  assert found.choose(min_accuracy=0.55) == dials.Setting(
+    (4, 4)
+  )  # The cheaper.
   with pytest.raises(ValueError, match=r"here the mAP.*patch3, has mAP 0.9000"):
     found.choose(min_accuracy=0.95)
   (row,) = found.profile([dials.Setting((3, 3))], repeats=1)

@@ -248,10 +248,10 @@ def test_all_learned_tokens_have_one_name(run, tmp_path):
   (tmp_path / "report.json").write_text(json.dumps({"settings": rows}))
   trained = trained_lib.load(tmp_path)
   assert trained.known_settings == (
-    ((6, 6), None),
-    ((6, 6), 2),
-    ((6, 6), "all"),
-    ((3, 3), None),
+    dials.Setting((6, 6)),
+    dials.Setting((6, 6), 2),
+    dials.Setting((6, 6), "all"),
+    dials.Setting((3, 3)),
   )
 
 

@@ -661,8 +661,8 @@ def test_settings_that_token_learner_makes_dearer_are_told():
     sandwich=True,
   )
   drawn_from = setup.Experiment(config).dials
-  assert drawn_from.largest == ((6, 6), "all")
-  assert drawn_from.smallest == ((24, 24), "all")
+  assert drawn_from.largest == dials.Setting((6, 6), "all")
+  assert drawn_from.smallest == dials.Setting((24, 24), "all")
   del config.model.token_learner
   config.flexi = None
   assert setup.Experiment(config).dearer_settings() is None

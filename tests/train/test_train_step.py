@@ -242,8 +242,8 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   drawn_from = patch_sizes(
     6, 3, num_tokens=(2, None), sandwich=True, inplace_distillation=inplace
   )
-  assert drawn_from.largest == ((3, 3), "all")
-  assert drawn_from.smallest == ((6, 6), 2)
+  assert drawn_from.largest == dials.Setting((3, 3), "all")
+  assert drawn_from.smallest == dials.Setting((6, 6), 2)
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
   batch = make_batches()[0]
@@ -254,7 +254,7 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   drawn = drawn_from.settings[int(metrics["setting"])]
   targets = jax.nn.one_hot(batch["label"], 5)
   answers, _ = task.model.apply(
-    {"params": params}, batch["image"], **drawn_from.largest._asdict()
+    {"params": params}, batch["image"], **drawn_from.largest
   )
   imitated = jax.nn.softmax(answers) if inplace else targets
 
@@ -266,7 +266,7 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
       (drawn_from.smallest, imitated),
     ):
       logits, _ = task.model.apply(
-        {"params": params}, batch["image"], **setting._asdict()
+        {"params": params}, batch["image"], **setting
       )
       total += optax.softmax_cross_entropy(logits, labels).mean() / 3
     return total

@@ -190,7 +190,7 @@ def test_clips_of_an_evaluation_are_known_before_it_ends(workdir, tmp_path):
   assert predictor.trained.image_shape == (6, 24, 24, 3)
   model, setting = predictor.trained.model, predictor.setting()
   about = export.about_setting(predictor.trained, setting)
-  assert about["multiply_adds"] == cost.macs(model, (6, 24, 24, 3), *setting)
+  assert about["multiply_adds"] == cost.macs(model, (6, 24, 24, 3), **setting)
   [answer] = predictor.predict(np.zeros((9, 50, 50, 3), np.uint8))
   assert answer.error is None
 

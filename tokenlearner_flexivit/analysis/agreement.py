@@ -108,7 +108,7 @@ def answer(
       )
     labels_lib.check(labels, model.num_classes, "The split", may_lack=True)
     if macs is None:
-      macs = {s: cost.macs(model, images.shape[1:], *s) for s in settings}
+      macs = {s: cost.macs(model, images.shape[1:], **s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
       # In each group too, so that its members are in the order of logits.
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
@@ -135,7 +135,7 @@ def _program(model, settings, groups, link):
 
   @functools.partial(jax.jit, static_argnums=2)
   def logits_of(params, images, setting):
-    logits, _ = model.apply({"params": params}, images, **setting._asdict())
+    logits, _ = model.apply({"params": params}, images, **setting)
     return logits.astype(jnp.float32)
 
   def best(logits):

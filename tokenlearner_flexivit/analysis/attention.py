@@ -110,7 +110,7 @@ def _watched(
   # In loops and recomputed blocks what is watched could not leave.
   plain = model.clone(scan=False, remat=False)
   with nn.intercept_methods(watch):
-    logits, out = plain.apply({"params": params}, images, **setting._asdict())
+    logits, out = plain.apply({"params": params}, images, **setting)
   return logits, out, found
 
 

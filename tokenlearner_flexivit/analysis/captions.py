@@ -69,9 +69,7 @@ def answer_names(
     names: of the classes, or None for their numbers.
   """
   apply = jax.jit(
-    lambda params, images: model.apply(
-      {"params": params}, images, **setting._asdict()
-    )[0]
+    lambda params, images: model.apply({"params": params}, images, **setting)[0]
   )
   logits = np.asarray(apply(params, images))
   return [shortened(_name(names, c)) for c in logits.argmax(axis=-1).tolist()]

@@ -87,9 +87,7 @@ class Side:
         "tokens='cls', but this model has no cls token: its pool is "
         f"{self.model.pool!r}."
       )
-    _, out = self.model.apply(
-      {"params": params}, images, **self.setting._asdict()
-    )
+    _, out = self.model.apply({"params": params}, images, **self.setting)
     out = traverse_util.flatten_dict(out, sep="/")
     unknown = [name for name in self.names if name not in out]
     if unknown:

@@ -41,7 +41,7 @@ class Opened(NamedTuple):
   def check(self, images: np.ndarray) -> None:
     """Raises ValueError for a setting that does not fit [B, H, W, C]."""
     for setting in self.settings:
-      self.model.check(images.shape[1:3], *setting)
+      self.model.check(images.shape[1:3], **setting)
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -161,7 +161,7 @@ def open_run(args: argparse.Namespace) -> Opened:
       )
   settings = [
     dials.Setting(dials.as_patch_size(size, "--patch_sizes"), args.num_tokens)
-    for size in args.patch_sizes or run.dials.patch_size.values
+    for size in args.patch_sizes or run.dials["patch_size"].values
   ]
   if len(set(settings)) < len(settings):
     shown = ",".join(map(str, args.patch_sizes))

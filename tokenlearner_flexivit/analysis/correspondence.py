@@ -78,7 +78,7 @@ def tokens(
     ValueError: an entry that is not there (lists those that are), or one
       without a token for each patch, such as learned tokens.
   """
-  _, out = model.apply({"params": params}, images, **setting._asdict())
+  _, out = model.apply({"params": params}, images, **setting)
   (h, w), out = out["stem"].shape[1:3], traverse_util.flatten_dict(out, sep="/")
   x = configuration.choose(name, out, "name").astype(jnp.float32)
   learned = _is_learned(model, setting, name)
@@ -195,7 +195,7 @@ def matches(
     size, number = images.shape[1:3], number + len(images)
   if not number:
     raise ValueError("No images, so no tokens to compare.")
-  grids = [model.check(size, *setting) for setting in settings]
+  grids = [model.check(size, **setting) for setting in settings]
   chance = [[same_place(a, b).mean() for b in grids] for a in grids]
   return Matches(total / number, np.array(chance))
 
@@ -280,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     source = opened.settings[(len(opened.settings) - 1) // 2]
     if args.source is not None:
       size = dials.as_patch_size(args.source, "--source")
-      source = source._replace(patch_size=size)
+      source = source.replace(patch_size=size)
       opened.model.check(images.shape[1:3], *source)
     batches = (images[i : i + 20] for i in range(0, len(images), 20))
     model, params, settings = opened.model, opened.params, opened.settings

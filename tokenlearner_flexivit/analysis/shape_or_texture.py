@@ -200,7 +200,7 @@ def represent(
 
   @functools.partial(jax.jit, static_argnums=2)
   def compute(params, images, setting):
-    logits, out = model.apply({"params": params}, images, **setting._asdict())
+    logits, out = model.apply({"params": params}, images, **setting)
     out = traverse_util.flatten_dict(out, sep="/")
     x = configuration.choose(name, out, "name").astype(jnp.float32)
     found = {"features": x.mean(axis=range(1, x.ndim - 1))}

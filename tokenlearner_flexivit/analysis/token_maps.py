@@ -235,7 +235,7 @@ def fitting_sizes(
   """
   return [
     size
-    for size in runs.trained_dials(config, model).patch_size.values
+    for size in runs.trained_dials(config, model)["patch_size"].values
     if runs.fits(model, shape, dials.Setting(size))
   ]
 

@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
       videos, words = read_captioned(run.data, args.num_videos)
     choice = dict(
-      patch_size=min(run.dials.patch_size.values),
+      patch_size=min(run.dials["patch_size"].values),
       num_tokens=args.num_tokens,
       captions=words,
     )

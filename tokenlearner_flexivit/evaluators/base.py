@@ -95,7 +95,7 @@ class Evaluator(abc.ABC):
     if num_tokens is not None:
       numbers = _each(num_tokens, dials.as_num_tokens, f"{where}.num_tokens")
     self.settings = tuple(
-      map(dials.Setting._make, itertools.product(sizes, numbers))
+      itertools.starmap(dials.Setting, itertools.product(sizes, numbers))
     )
     self._task = context.task
     self._parallel = context.parallel

@@ -173,7 +173,7 @@ class Evaluator(base.Evaluator):
       for i, group in enumerate(self._all)
     }
     macs = {
-      setting: cost.macs(self._task.model, self.image_shape, *setting)
+      setting: cost.macs(self._task.model, self.image_shape, **setting)
       for setting in self.settings
     }
     for group, values in metrics.items():

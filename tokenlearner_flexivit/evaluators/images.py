@@ -73,7 +73,7 @@ class Images:
     views.check_values(self.example[model.input], f"{where}.data.pp")
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
-      model.check(self.shape[:-1], *setting)
+      model.check(self.shape[:-1], **setting)
     self._where = where
     self._check_labels = check_labels
     if check_labels is not None and "label" in self._keys:

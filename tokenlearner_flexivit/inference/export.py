@@ -143,7 +143,7 @@ def about_setting(
   Raises:
     ValueError: it does not fit the images or the model.
   """
-  grid = trained.model.check(trained.image_shape[:-1], *setting)
+  grid = trained.model.check(trained.image_shape[:-1], **setting)
   return {
     "patch_size": setting.patch_size,
     "num_tokens": setting.num_tokens,
@@ -151,7 +151,7 @@ def about_setting(
     "evaluated": trained.row(setting) is not None,
     # Of the image, or view, before TokenLearner, and a cls token.
     "seq_len": math.prod(grid) + int(trained.model.pool == "tok"),
-    "multiply_adds": cost.macs(trained.model, trained.image_shape, *setting),
+    "multiply_adds": cost.macs(trained.model, trained.image_shape, **setting),
     **trained.metrics(setting),
   }
 
@@ -283,7 +283,7 @@ def _program(
     params = traverse_util.unflatten_dict(weights, sep="/")
 
     def answer(inputs):
-      return model.apply({"params": params}, inputs, **setting._asdict())[0]
+      return model.apply({"params": params}, inputs, **setting)[0]
 
     return views.average(answer, inputs, model)
 

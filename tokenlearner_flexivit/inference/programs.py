@@ -77,7 +77,7 @@ class Programs:
       def apply(params, images):
         def answer(images):
           logits, out = self._model.apply(
-            {"params": params}, images, **setting._asdict(), train=False
+            {"params": params}, images, **setting, train=False
           )
           return tuple(
             x.astype(jnp.float32) for x in (logits, out["pre_logits"])

@@ -345,7 +345,7 @@ def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
     setting: of the dials.
   """
   try:
-    model.check(tuple(shape[:-1]), *setting)
+    model.check(tuple(shape[:-1]), **setting)
   except ValueError:
     return False
   return True

@@ -36,7 +36,7 @@ class Settings:
       ValueError: it does not fit.
     """
     if setting not in self._gmacs:
-      macs = cost.macs(self._model, self._image_shape, *setting)
+      macs = cost.macs(self._model, self._image_shape, **setting)
       self._gmacs[setting] = macs / 1e9
     return self._gmacs[setting]
 

@@ -131,11 +131,12 @@ class Trained:
 
   def describe(self) -> dict[str, Any]:
     """Returns all but the parameters, as JSON values."""
-    return {
+    about = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
       if field.name != "params"
     }
+    return {**about, "settings": [setting.row for setting in self.settings]}
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes one safetensors file that `load` reads, whole or not at all."""
@@ -283,7 +284,7 @@ def _named_alike(
   evaluation may have given their number.
   """
   learner = model.token_learner
-  if learner is None or None not in trained.num_tokens.values:
+  if learner is None or None not in trained["num_tokens"].values:
     return list(rows)
   number = learner["num_tokens"]
   return [
@@ -330,14 +331,23 @@ def _from_file(path: pathlib.Path) -> Trained:
       "one."
     )
   params = traverse_util.unflatten_dict(arrays, sep="/")
-  return _build(params, **json.loads(about))
+  about = json.loads(about)
+  about["settings"] = map(_setting, about["settings"])
+  return _build(params, **about)
+
+
+def _setting(saved: Mapping[str, Any] | Sequence[Any]) -> dials.Setting:
+  """Returns a setting of a file; those of version 0.1 are pairs."""
+  if not isinstance(saved, Mapping):
+    saved = dict(zip(("patch_size", "num_tokens"), saved, strict=True))
+  return dials.Setting.of_row(saved)
 
 
 def _build(
   params: Mapping[str, Any],
   *,
   image_shape: Sequence[int],
-  settings: Sequence[Sequence[Any]],
+  settings: Sequence[dials.Setting],
   class_names: Sequence[str] | None,
   recorded: Sequence[Mapping[str, Any]],
   loss: str,
@@ -348,10 +358,7 @@ def _build(
   return Trained(
     params=params,
     image_shape=tuple(image_shape),
-    settings=tuple(
-      dials.Setting(tuple(patch_size), num_tokens)
-      for patch_size, num_tokens in settings
-    ),
+    settings=tuple(settings),
     class_names=None if class_names is None else tuple(class_names),
     recorded=tuple(recorded),
     loss=loss,

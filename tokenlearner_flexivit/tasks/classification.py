@@ -206,7 +206,7 @@ class Classification:
     logits, _ = self.model.apply(
       {"params": params},
       images,
-      **setting._asdict(),
+      **setting,
       train=True,
       rngs={"dropout": key},
     )
@@ -260,6 +260,4 @@ class Classification:
     self, params: Any, inputs: jax.Array, setting: dials.Setting
   ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns what the model gives in evaluation."""
-    return self.model.apply(
-      {"params": params}, inputs, **setting._asdict(), train=False
-    )
+    return self.model.apply({"params": params}, inputs, **setting, train=False)

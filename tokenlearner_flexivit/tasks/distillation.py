@@ -218,7 +218,7 @@ class Teacher:
     def answer(images: jax.Array) -> jax.Array:
       try:
         logits, _ = self.model.apply(
-          {"params": params}, images, **self.setting._asdict(), train=False
+          {"params": params}, images, **self.setting, train=False
         )
       except flax.errors.ScopeParamShapeError as error:
         raise ValueError(

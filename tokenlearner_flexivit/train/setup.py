@@ -168,10 +168,10 @@ class Experiment:
       config["flexi"],
       model.patch_size[-2:],
       self.steps("total"),
-      cost=lambda setting: cost.macs(model, self.image_shape, *setting),
+      cost=lambda setting: cost.macs(model, self.image_shape, **setting),
     )
     grids = [
-      model.check(self.image_shape[:-1], *setting)
+      model.check(self.image_shape[:-1], **setting)
       for setting in self.dials.settings
     ]
     if is_training:
@@ -382,12 +382,13 @@ class Experiment:
     if model.token_learner is None:
       return None
     for setting in self.dials.settings:
-      without = setting._replace(num_tokens=ALL)
+      without = setting.replace(num_tokens=ALL)
       costs = [
-        cost.macs(model, self.image_shape, *each) for each in (setting, without)
+        cost.macs(model, self.image_shape, **each)
+        for each in (setting, without)
       ]
       if setting != without and costs[0] >= costs[1]:
-        grid = model.check(self.image_shape[:-1], *setting)
+        grid = model.check(self.image_shape[:-1], **setting)
         number = setting.num_tokens or model.token_learner["num_tokens"]
         parts.append(
           f"{setting.name}: {math.prod(grid[-2:])} patches become {number} "
@@ -441,7 +442,7 @@ def _warn_of_sum_pooling(model: Any, drawn_from: dials.Dials) -> None:
   """Warns of TokenLearner v1.0 as published under several patch sizes."""
   config = model.token_learner or {"version": None}
   sums = config["version"] == "1.0" and config["pooling"] == "sum"
-  if sums and len(drawn_from.patch_size.values) > 1:
+  if sums and len(drawn_from["patch_size"].values) > 1:
     warnings.warn(
       "TokenLearner v1.0 with sum pooling gives tokens that grow with the "
       "number of patches, so every patch size gives another scale. Under "

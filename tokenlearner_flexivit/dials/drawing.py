@@ -1,0 +1,182 @@
+"""The dials of a model: what may be chosen per call, and how it is drawn.
+
+One setting is drawn per training step for the whole global batch (FlexiViT,
+section 3.3), each dial on its own. The draw is a function of (seed, step)
+alone, so that every device and every host takes the same one, also after a
+restart.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenlearner_flexivit.dials.setting import KINDS, Setting
+from tokenlearner_flexivit.models.token_learner import ALL
+
+
+@dataclasses.dataclass(frozen=True)
+class Dial:
+  """The values of one dial, and how often each is drawn.
+
+  Attributes:
+    values: in the order of the config.
+    stages: the probabilities of the values, summing to 1, in each stage of the
+      training; one stage if they do not change.
+    stage_steps: length of a stage. The last one has no end.
+  """
+
+  values: tuple[Any, ...] = (None,)
+  stages: tuple[tuple[float, ...], ...] = ((1.0,),)
+  stage_steps: int = 1
+
+  @property
+  def shares(self) -> tuple[float, ...]:
+    """The share of the steps that each value gets, if all stages are done."""
+    return tuple(np.mean(self.stages, axis=0).tolist())
+
+  def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
+    """Draws an index into `values`: int32 scalar, traceable.
+
+    The cumulative probabilities are constants from NumPy, so the host and
+    every backend agree on the index to the last bit.
+    """
+    cumulative = np.cumsum(self.stages, axis=1)[:, :-1].astype(np.float32)
+    stage = jnp.minimum(step // self.stage_steps, len(self.stages) - 1)
+    draws = jax.random.uniform(key)[None] >= jnp.asarray(cumulative)[stage]
+    return jnp.sum(draws, dtype=jnp.int32)
+
+
+def cost_by_size(setting: Setting) -> tuple[float, ...]:
+  """Orders settings by the size of the patches, then the number of tokens.
+
+  That is from cheap to dear where fewer tokens are learned than there are
+  patches.
+  """
+  height, width = setting.patch_size or (0, 0)
+  number = setting.num_tokens or 0
+  return -height * width, np.inf if number == ALL else number
+
+
+@dataclasses.dataclass(frozen=True)
+class Dials:
+  """What training draws from.
+
+  A patch size needs a program of its own, and so do all tokens to the end.
+  Different numbers of learned tokens share one: it computes all of them and
+  masks those that are not in use.
+
+  Attributes:
+    dials: by name; those of `KINDS` that are not there are left to the model.
+    sandwich: whether each step trains the largest and the smallest setting
+      beside the one drawn (Universally Slimmable Networks, arXiv 1903.05134).
+    inplace_distillation: whether all but the largest then learn from its
+      answers, instead of what it learns from (ibid.).
+    cost: orders settings from cheap to dear.
+  """
+
+  dials: Mapping[str, Dial]
+  sandwich: bool = False
+  inplace_distillation: bool = False
+  cost: Callable[[Setting], Any] = cost_by_size
+
+  def __getitem__(self, name: str) -> Dial:
+    """Returns the dial of a name, of one value None if there is none."""
+    return self.dials.get(name, Dial())
+
+  def _positions(self, values: Callable[[str], Sequence[Any]]) -> list[Setting]:
+    """Returns all positions of the dials; the last dial changes first.
+
+    Args:
+      values: of the dial of a name.
+    """
+    return [
+      Setting(**dict(zip(KINDS, chosen, strict=True)))
+      for chosen in itertools.product(*map(values, KINDS))
+    ]
+
+  @property
+  def largest(self) -> Setting:
+    """The dearest setting."""
+    return max(self.settings, key=self.cost)
+
+  @property
+  def smallest(self) -> Setting:
+    """The cheapest setting."""
+    return min(self.settings, key=self.cost)
+
+  @property
+  def settings(self) -> tuple[Setting, ...]:
+    """Every position, all numbers of tokens of one patch size in a row."""
+    return tuple(self._positions(lambda name: self[name].values))
+
+  @property
+  def shares(self) -> tuple[float, ...]:
+    """The share of the steps that each setting gets."""
+    shares = itertools.product(*(self[name].shares for name in KINDS))
+    return tuple(map(math.prod, shares))
+
+  @property
+  def branches(self) -> tuple[Setting, ...]:
+    """What has a program of its own; a number that is a mask is left open."""
+    return tuple(
+      dict.fromkeys(
+        self._positions(
+          lambda name: [self._in_branch(name, v) for v in self[name].values]
+        )
+      )
+    )
+
+  def _in_branch(self, name: str, value: Any) -> Any:
+    return None if value in self._masked(name) else value
+
+  def _masked(self, name: str) -> tuple[int, ...]:
+    """The numbers that share a program; a single one is a cheaper slice."""
+    if not KINDS[name].is_mask:
+      return ()
+    numbers = tuple(v for v in self[name].values if v not in (None, ALL))
+    return numbers if len(numbers) > 1 else ()
+
+  def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
+    """Draws an index into `settings`: int32 scalar, traceable."""
+    index = jnp.int32(0)
+    for number, name in enumerate(KINDS):
+      # The key itself is the first dial's, as if there were no other.
+      own = jax.random.fold_in(key, number) if number else key
+      index = index * len(self[name].values) + self[name].draw(own, step)
+    return index
+
+  def branch_of(self, setting: Any) -> Any:
+    """The index into `branches` of an index, or of several, into `settings`."""
+    branches = self.branches
+    numbers = [
+      branches.index(
+        Setting(**{name: self._in_branch(name, s[name]) for name in s})
+      )
+      for s in self.settings
+    ]
+    return jnp.asarray(numbers, jnp.int32)[setting]
+
+  def in_program(self, branch: Setting, setting: jax.Array) -> Setting:
+    """The setting for the program of a branch, its numbers a mask.
+
+    Args:
+      branch: of `branches`.
+      setting: an index into `settings` of one that belongs to the branch. An
+        index of "all" keeps all learned tokens: a mask of none gives NaN.
+    """
+    for name in KINDS:
+      masked = self._masked(name)
+      if masked and name not in branch:
+        numbers = [
+          s[name] if s.get(name) in masked else max(masked)
+          for s in self.settings
+        ]
+        number = jnp.asarray(numbers, jnp.int32)[setting]
+        branch = branch.replace(**{name: number})
+    return branch

@@ -1,0 +1,155 @@
+"""A setting: one position of the dials, by their names."""
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tokenlearner_flexivit.models.token_learner import ALL
+
+
+def as_patch_size(value: Any, where: str) -> tuple[int, int]:
+  """Reads a patch size given as an int or as (height, width)."""
+  pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+  # Integral, so that NumPy's integers are taken, too.
+  are_sizes = [
+    isinstance(p, numbers.Integral) and type(p) is not bool and p > 0
+    for p in pair
+  ]
+  if are_sizes != [True, True]:
+    raise ValueError(
+      f"{where}: {value!r} is no patch size. Give a positive integer or a "
+      "pair (height, width) of them."
+    )
+  return int(pair[0]), int(pair[1])
+
+
+def as_num_tokens(value: Any, where: str) -> int | str:
+  """Reads a number of learned tokens; None and "all" are all patches."""
+  if value is None or value == ALL:
+    return ALL
+  is_number = isinstance(value, numbers.Integral) and type(value) is not bool
+  if not is_number or value < 1:
+    raise ValueError(
+      f"{where}: {value!r} is no number of learned tokens. Give a positive "
+      f"integer, or None or {ALL!r} for all patches to the end."
+    )
+  return int(value)
+
+
+def _patch_size_name(size: tuple[int, int]) -> str:
+  height, width = size
+  return f"patch{height}" + (f"x{width}" if width != height else "")
+
+
+def _patch_size_in_json(size: tuple[int, int]) -> int | list[int]:
+  height, width = size
+  return height if height == width else [height, width]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What the values of a dial are.
+
+  Attributes:
+    read: makes a value of what a config has, or a report; given also the key,
+      for errors.
+    name: names a value in metrics, such as "patch16".
+    in_json: writes a value for reports.
+    is_mask: whether several numbers share a program, in which the number is a
+      traced scalar that masks what is not in use.
+  """
+
+  read: Callable[[Any, str], Any]
+  name: Callable[[Any], str]
+  in_json: Callable[[Any], Any] = lambda value: value
+  is_mask: bool = False
+
+
+# A model's call takes its dials as keyword arguments of these names. To add
+# one, name it here.
+KINDS = {
+  "patch_size": Kind(as_patch_size, _patch_size_name, _patch_size_in_json),
+  "num_tokens": Kind(as_num_tokens, "tok{}".format, is_mask=True),
+}
+
+
+class Setting(Mapping[str, Any]):
+  """One position of the dials: maps the name of a dial to its value.
+
+  A dial that is not in it, or None, is left to the model. So a model is called
+  with `**setting`.
+
+  Attributes:
+    patch_size: (height, width) in pixels, or None.
+    num_tokens: learned tokens that the deeper layers see; "all" switches
+      TokenLearner off; a traced scalar while a program of all numbers is built;
+      or None.
+  """
+
+  def __init__(
+    self,
+    patch_size: tuple[int, int] | None = None,
+    num_tokens: Any = None,
+    **others: Any,
+  ):
+    """Takes the values of the dials, as their `Kind` reads them."""
+    values = {"patch_size": patch_size, "num_tokens": num_tokens, **others}
+    self._values = {k: values[k] for k in KINDS if values.get(k) is not None}
+    if unknown := values.keys() - KINDS.keys():
+      raise TypeError(f"No dial is called {', '.join(sorted(unknown))}.")
+
+  def __getitem__(self, name: str) -> Any:
+    return self._values[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._values)
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  def __hash__(self) -> int:
+    return hash(tuple(self._values.items()))
+
+  def __repr__(self) -> str:
+    values = (f"{name}={value!r}" for name, value in self._values.items())
+    return f"Setting({', '.join(values)})"
+
+  @property
+  def patch_size(self) -> tuple[int, int] | None:
+    """(height, width) in pixels, or None."""
+    return self.get("patch_size")
+
+  @property
+  def num_tokens(self) -> Any:
+    """A number of learned tokens, "all", or None."""
+    return self.get("num_tokens")
+
+  def replace(self, **values: Any) -> "Setting":
+    """Returns a setting with other values of some dials, None for none."""
+    return Setting(**{**self._values, **values})
+
+  @property
+  def name(self) -> str:
+    """Names the setting in metrics: "patch16", "patch16x8", "patch16_tok8"."""
+    parts = (KINDS[name].name(value) for name, value in self._values.items())
+    return "_".join(parts) or "default"
+
+  @property
+  def row(self) -> dict[str, Any]:
+    """The value of every dial, for reports; None where there is none."""
+    return {
+      name: kind.in_json(self[name]) if name in self else None
+      for name, kind in KINDS.items()
+    }
+
+  @classmethod
+  def of_row(cls, row: Mapping[str, Any]) -> "Setting":
+    """Returns the setting that a row of a report names."""
+    return cls(
+      **{
+        name: kind.read(row[name], name)
+        for name, kind in KINDS.items()
+        if row.get(name) is not None
+      }
+    )
