@@ -166,7 +166,7 @@ class Teacher:
     views.check_values(example[self.image], where)
     shape = views.shape_of_one(example[self.image].shape, self.model)
     try:
-      self.model.check(shape[:-1], *self.setting)
+      self.model.check(shape[:-1], **self.setting)
     except ValueError as error:
       raise ValueError(
         f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
