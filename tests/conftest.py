@@ -17,7 +17,16 @@ import pytest
 from tests import shapes
 
 # What a test imports of these checks the shapes that its functions declare.
-_DECLARE_SHAPES = ("models",)
+_DECLARE_SHAPES = (
+  "data.ops.decode",
+  "data.ops.exif",
+  "data.ops.image",
+  "evaluators",
+  "inference.answers",
+  "inference.programs",
+  "models",
+  "tasks",
+)
 jaxtyping.install_import_hook(
   [f"tokenlearner_flexivit.{name}" for name in _DECLARE_SHAPES],
   f"{shapes.__name__}.checked",

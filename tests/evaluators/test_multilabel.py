@@ -1,6 +1,7 @@
 """Average precision by its definition, whatever the batches."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -98,7 +99,7 @@ def test_every_example_counts_once(config, monkeypatch):
     assert found.pop(f"patch6/AP/{name}") == pytest.approx(value)
   mean = np.mean(list(expected.values()))
   assert found.pop("patch6/mAP") == pytest.approx(mean)
-  losses = experiment.task.example_loss(logits, source.labels)
+  losses = experiment.task.example_loss(logits, jnp.float32(source.labels))
   assert found.pop("patch6/loss") == pytest.approx(
     float(losses.mean()), rel=1e-5
   )

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Num
 
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
@@ -34,27 +35,27 @@ TOP = 5
 
 
 def batch_sums(
-  logits: jax.Array,
-  probabilities: jax.Array,
-  labels: jax.Array,
-  losses: jax.Array,
-  mask: jax.Array,
-) -> dict[str, jax.Array]:
+  logits: Float[Array, "B C"],
+  probabilities: Float[Array, "B C"],
+  labels: Float[Array, "B C"],
+  losses: Float[Array, " B"],
+  mask: Num[Array, " B"],
+) -> dict[str, Float32[Array, "..."]]:
   """Sums over the real examples of a batch.
 
   The expected calibration error (Guo et al., arXiv 1706.04599, equation 3)
   bins examples by the confidence in the predicted class.
 
   Args:
-    logits: [B, C].
-    probabilities: [B, C] in [0, 1].
-    labels: [B, C] weights; see `labels.right_classes` for those that count as
-      right. An example without any (as some of ImageNet-ReaL) is left out.
-    losses: [B].
-    mask: [B], 1 for a real example, 0 for padding.
+    logits: of the model.
+    probabilities: in [0, 1].
+    labels: weights; see `labels.right_classes` for those that count as right.
+      An example without any (as some of ImageNet-ReaL) is left out.
+    losses: of the examples.
+    mask: 1 for a real example, 0 for padding.
 
   Returns:
-    float32 sums: `count`, `correct`, `loss`, of more than five classes `top5`,
+    The sums `count`, `correct`, `loss`, of more than five classes `top5`,
     and per confidence bin [15] `bin_confidence` and `bin_correct`.
   """
   right = labels_lib.right_classes(labels)

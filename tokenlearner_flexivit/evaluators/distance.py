@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base, classification, mixture
@@ -32,17 +33,16 @@ from tokenlearner_flexivit.tasks import distillation
 
 
 def distances(
-  logits: jax.Array, teacher_logits: jax.Array, name: str
-) -> dict[str, jax.Array]:
-  """Returns the measures of each example.
+  logits: Float32[Array, "B C"],
+  teacher_logits: Float32[Array, "B C"],
+  name: str,
+) -> dict[str, Float32[Array, " B"]]:
+  """Returns the `measures` of each example.
 
   Args:
-    logits: float32 [B, C], the student's.
-    teacher_logits: float32 [B, C].
+    logits: the student's.
+    teacher_logits: the mean of the teachers'.
     name: of `distillation.DISTANCES`.
-
-  Returns:
-    float32 [B] each of `measures`.
   """
   divergence, link = distillation.DISTANCES[name]
   num_classes = logits.shape[-1]

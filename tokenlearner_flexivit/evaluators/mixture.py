@@ -4,25 +4,26 @@ import functools
 from collections.abc import Callable
 
 import jax
+from jaxtyping import Array, Bool, Float
 
 
 def mean_logits(
-  logits: jax.Array,
+  logits: Float[Array, "B N C"],
   link: Callable[[jax.Array], jax.Array],
-  members: jax.Array | None = None,
-) -> jax.Array:
+  members: Bool[Array, " N"] | None = None,
+) -> Float[Array, "B C"]:
   """Returns the logits of the mean of the probabilities.
 
   Computed from logarithms: a class whose probability float32 cannot hold still
   has a finite logit.
 
   Args:
-    logits: [B, N, C], N > 0 answers to each example.
+    logits: N > 0 answers to each example.
     link: what makes probabilities of logits, softmax or sigmoid of `jax.nn`.
-    members: bool [N], those to take the mean of; None takes all.
+    members: those to take the mean of; None takes all.
 
   Returns:
-    [B, C], such that `link` of it is the mean. Those of softmax are the
+    Logits such that `link` of them is the mean. Those of softmax are the
     logarithms of the probabilities.
   """
   where = None if members is None else members[None, :, None]

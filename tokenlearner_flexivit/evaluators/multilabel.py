@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base
@@ -34,12 +35,14 @@ from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
 
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+def average_precision(
+  scores: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
+) -> float:
   """Returns the average precision of one class, NaN if no example has it.
 
   Args:
-    scores: [N], higher for what is more likely of the class.
-    positive: bool [N], which examples are.
+    scores: higher for what is more likely of the class.
+    positive: which examples are.
   """
   if not positive.any():
     return float("nan")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Float64, Int32, Num
 
 BIAS = 100.0
 _MIN_SCALE = 1e-5
@@ -26,34 +27,29 @@ class Solution(NamedTuple):
   """The weights left diag(1 / (eigenvalues + l)) right for every penalty l.
 
   Attributes:
-    mean: [D], of the features solved for.
-    scale: [D], their standard deviation plus 1e-5.
-    left: [D + 1, R].
-    eigenvalues: [R], not negative.
-    right: [R, C].
+    mean: of the features solved for.
+    scale: their standard deviation plus 1e-5.
+    left: the factor on the side of the features.
+    eigenvalues: not negative.
+    right: the factor on the side of the classes.
   """
 
-  mean: np.ndarray
-  scale: np.ndarray
-  left: np.ndarray
-  eigenvalues: np.ndarray
-  right: np.ndarray
+  mean: Float[ArrayLike, " D"]
+  scale: Float[ArrayLike, " D"]
+  left: Float[ArrayLike, "D+1 R"]
+  eigenvalues: Float[ArrayLike, " R"]
+  right: Float[ArrayLike, "R C"]
 
 
-def solve(features: np.ndarray, targets: np.ndarray) -> Solution:
-  """Decomposes the system of a linear map from features to targets.
+def solve(
+  features: Float[np.ndarray, "N D"], targets: Num[np.ndarray, "N C"]
+) -> Solution:
+  """Decomposes, in float64, the system of a linear map to targets.
 
   As in big_vision's and Scenic's few-shot evaluation, features get mean 0 and
   standard deviation 1, and one more feature that is always 100. Its weight is
   the bias; it is under the penalty like all others, but so large a feature
   needs so small a weight that this hardly matters.
-
-  Args:
-    features: [N, D].
-    targets: [N, C].
-
-  Returns:
-    The solution in float64.
   """
   features = np.asarray(features, np.float64)
   mean = features.mean(axis=0)
@@ -71,8 +67,8 @@ def solve(features: np.ndarray, targets: np.ndarray) -> Solution:
   return Solution(mean, scale, left, np.maximum(eigenvalues, 0), right)
 
 
-def weights(solution: Solution, l2: float) -> np.ndarray:
-  """Returns the weights [D + 1, C] for a penalty, the bias's in the last row.
+def weights(solution: Solution, l2: float) -> Float64[np.ndarray, "rows C"]:
+  """Returns the weights for a penalty, the bias's in the last row.
 
   They are for standardised features and the one of 100 behind them.
   """
@@ -81,18 +77,11 @@ def weights(solution: Solution, l2: float) -> np.ndarray:
 
 
 def classify(
-  solution: Solution, features: jax.Array, l2: jax.Array
-) -> jax.Array:
-  """Returns the classes of largest score for each penalty; traceable.
-
-  Args:
-    solution: of the few examples.
-    features: [B, D].
-    l2: [L], the penalties.
-
-  Returns:
-    int32 [L, B].
-  """
+  solution: Solution,
+  features: Float[Array, "B D"],
+  l2: Float[ArrayLike, " L"],
+) -> Int32[Array, "L B"]:
+  """Returns the classes of largest score for each penalty; traceable."""
   x = (features - solution.mean[None]) / solution.scale[None]
   x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=BIAS)
   # The default of TPUs and of newer GPUs rounds the factors of a product.

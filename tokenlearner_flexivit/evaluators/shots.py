@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.data import class_names as class_names_lib
@@ -14,16 +15,16 @@ class Drawn(NamedTuple):
 
   Attributes:
     train: the examples that any seed draws.
-    train_labels: their classes, int32 [len(train)].
-    rows: positions in `train`, [seeds, classes, shots].
-    test_labels: the classes of the examples to classify, int32 [N], -1 where
-      there is none.
+    train_labels: their classes.
+    rows: positions in `train`.
+    test_labels: the classes of the examples to classify, -1 where there is
+      none.
   """
 
   train: data_lib.Source
-  train_labels: np.ndarray
-  rows: np.ndarray
-  test_labels: np.ndarray
+  train_labels: Int32[np.ndarray, " M"]
+  rows: Int[np.ndarray, "seeds classes shots"]
+  test_labels: Int32[np.ndarray, " N"]
 
 
 def check(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from tokenlearner_flexivit import dials
 
@@ -46,23 +47,25 @@ class Embeddings:
 
   Attributes:
     setting: of the dials, at which they were made.
-    vectors: float32 [n, D], `pre_logits` of the model. NaN for an image that
-      could not be read.
+    vectors: `pre_logits` of the model. NaN for an image that could not be
+      read.
     errors: why not, by the number of the image.
   """
 
   setting: dials.Setting
-  vectors: np.ndarray
+  vectors: Float32[np.ndarray, "n D"]
   errors: dict[int, str]
 
 
 def best_labels(
-  probabilities: np.ndarray, names: Sequence[str] | None, number: int
+  probabilities: Float[np.ndarray, " C"],
+  names: Sequence[str] | None,
+  number: int,
 ) -> tuple[Label, ...]:
   """Returns the most probable classes, the best first.
 
   Args:
-    probabilities: [C].
+    probabilities: of the classes.
     names: of the classes from the first on, or None.
     number: how many to return, at most.
   """

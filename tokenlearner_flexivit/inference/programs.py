@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
@@ -14,17 +15,11 @@ from tokenlearner_flexivit.tasks import classification, views
 
 
 class Outputs(NamedTuple):
-  """What the model gives for n images: float32 NumPy arrays.
+  """The answers of the model to n images."""
 
-  Attributes:
-    logits: [n, C].
-    probabilities: [n, C].
-    pre_logits: [n, D].
-  """
-
-  logits: np.ndarray
-  probabilities: np.ndarray
-  pre_logits: np.ndarray
+  logits: Float32[np.ndarray, "n C"]
+  probabilities: Float32[np.ndarray, "n C"]
+  pre_logits: Float32[np.ndarray, "n D"]
 
 
 class Programs:

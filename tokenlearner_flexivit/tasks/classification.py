@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from jaxtyping import Array, Float, Float32, Shaped
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -18,13 +19,17 @@ from tokenlearner_flexivit.tasks import mixup as mixup_lib
 from tokenlearner_flexivit.tasks import views
 
 
-def softmax_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Softmax cross-entropy in nats: [B, C], [B, C] -> [B]."""
+def softmax_xent(
+  logits: Float[Array, "B C"], labels: Float[Array, "B C"]
+) -> Float[Array, " B"]:
+  """Returns the softmax cross-entropy in nats."""
   return optax.softmax_cross_entropy(logits, labels)
 
 
-def sigmoid_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Sigmoid cross-entropy, summed over the classes: [B, C], [B, C] -> [B]."""
+def sigmoid_xent(
+  logits: Float[Array, "B C"], labels: Float[Array, "B C"]
+) -> Float[Array, " B"]:
+  """Returns the sigmoid cross-entropy in nats, summed over the classes."""
   return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
 
@@ -96,8 +101,8 @@ class Classification:
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return jax.jit(self.model.init)(key, images)["params"]
 
-  def one_hot(self, labels: jax.Array) -> jax.Array:
-    """Returns labels as weights of the classes, float32 [B, C].
+  def one_hot(self, labels: Shaped[Array, "B ..."]) -> Float32[Array, "B C"]:
+    """Returns labels as weights of the classes.
 
     Class numbers that are none, such as -1, give zeros.
     """
@@ -175,7 +180,9 @@ class Classification:
     key: jax.Array,
     setting: dials.Setting,
     parallel: Parallel | None = None,
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+  ) -> tuple[
+    Float32[Array, ""], tuple[dict[str, jax.Array], Float32[Array, "B C"]]
+  ]:
     """Returns the mean loss of a prepared batch, no metrics, and the logits.
 
     Args:
@@ -198,11 +205,11 @@ class Classification:
   def train_logits(
     self,
     params: Any,
-    images: jax.Array,
+    images: Float[Array, "B ..."],
     key: jax.Array,
     setting: dials.Setting,
-  ) -> jax.Array:
-    """Returns the logits float32 [B, C] of the model in training mode."""
+  ) -> Float32[Array, "B C"]:
+    """Returns the logits of the model in training mode."""
     logits, _ = self.model.apply(
       {"params": params},
       images,
@@ -212,14 +219,16 @@ class Classification:
     )
     return logits.astype(jnp.float32)
 
-  def example_loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Loss of each example in nats: [B, C], [B, C] -> float32 [B]."""
+  def example_loss(
+    self, logits: Float[Array, "B C"], labels: Float[Array, "B C"]
+  ) -> Float32[Array, " B"]:
+    """Returns the loss of each example in nats."""
     return self._xent(logits.astype(jnp.float32), labels)
 
   def predict(
     self, params: Any, batch: dict[str, jax.Array], setting: dials.Setting
-  ) -> jax.Array:
-    """Returns the logits [B, C] of a batch, means over views if it has any."""
+  ) -> Float[Array, "B C"]:
+    """Returns the logits of a batch, means over views if it has any."""
 
     def logits(inputs: jax.Array) -> jax.Array:
       return self._evaluated(params, inputs, setting)[0]
@@ -232,8 +241,8 @@ class Classification:
     batch: dict[str, jax.Array],
     setting: dials.Setting,
     name: str,
-  ) -> jax.Array:
-    """Returns an intermediate of the model in evaluation, float32 [B, D].
+  ) -> Float32[Array, "B D"]:
+    """Returns an intermediate of the model in evaluation.
 
     Args:
       params: of the model.

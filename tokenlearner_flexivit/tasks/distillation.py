@@ -14,6 +14,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, models, terminal
@@ -22,13 +23,17 @@ from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import classification, views
 
 
-def kl(targets: jax.Array, logits: jax.Array) -> jax.Array:
-  """KL(targets || softmax(logits)) in nats: [B, C], [B, C] -> [B]."""
+def kl(
+  targets: Float[Array, "B C"], logits: Float[Array, "B C"]
+) -> Float[Array, " B"]:
+  """Returns KL(targets || softmax(logits)) in nats."""
   return optax.kl_divergence(jax.nn.log_softmax(logits), targets)
 
 
-def binary_kl(targets: jax.Array, logits: jax.Array) -> jax.Array:
-  """KL of every class being there or not, summed: [B, C], [B, C] -> [B]."""
+def binary_kl(
+  targets: Float[Array, "B C"], logits: Float[Array, "B C"]
+) -> Float[Array, " B"]:
+  """Returns the KL of every class being there or not, summed, in nats."""
   there = optax.kl_divergence(jax.nn.log_sigmoid(logits), targets)
   return there + optax.kl_divergence(jax.nn.log_sigmoid(-logits), 1 - targets)
 
@@ -208,8 +213,10 @@ class Teacher:
     terminal.say(f"{self.where}: {report}")
     return params
 
-  def logits(self, params: Any, images: jax.Array) -> jax.Array:
-    """Returns the answers, float32 [B, C]; to several views their mean.
+  def logits(
+    self, params: Any, images: Float[Array, "B ..."]
+  ) -> Float32[Array, "B C"]:
+    """Returns the answers; to several views their mean.
 
     Raises:
       ValueError: the weights are for images of other channels.
@@ -432,7 +439,9 @@ class Distillation(classification.Classification):
     key: jax.Array,
     setting: dials.Setting,
     parallel: Parallel | None = None,
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+  ) -> tuple[
+    Float32[Array, ""], tuple[dict[str, jax.Array], Float32[Array, "B C"]]
+  ]:
     """Returns the loss of a prepared batch, its metrics, and the logits.
 
     Metrics are the parts of the loss and `agreement`, the share of examples

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
 
 
 def are_numbers(labels: jax.Array | np.ndarray) -> bool:
@@ -11,7 +12,7 @@ def are_numbers(labels: jax.Array | np.ndarray) -> bool:
 
 
 def check(
-  labels: np.ndarray,
+  labels: Shaped[np.ndarray, "B ..."],
   num_classes: int,
   where: str,
   *,
@@ -81,8 +82,8 @@ def is_known(label: np.ndarray) -> bool:
   return bool(label.max() > min(label.min(), 0.5))
 
 
-def right_classes(weights: jax.Array) -> jax.Array:
-  """Returns which classes count as right answers, bool [B, C].
+def right_classes(weights: Float[Array, "B C"]) -> Bool[Array, "B C"]:
+  """Returns which classes count as right answers.
 
   They are those whose weight is nearer to the largest of the row than to the
   smallest: the hot ones of a one-hot or multi-hot vector, smoothed or not.
@@ -90,7 +91,7 @@ def right_classes(weights: jax.Array) -> jax.Array:
   else none.
 
   Args:
-    weights: [B, C] in [0, 1].
+    weights: of the classes, in [0, 1].
   """
   low = weights.min(axis=-1, keepdims=True)
   high = weights.max(axis=-1, keepdims=True)

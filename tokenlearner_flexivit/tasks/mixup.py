@@ -4,21 +4,24 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Shaped
 
 from tokenlearner_flexivit.parallel import Parallel
 
 
-def roll(x: jax.Array, parallel: Parallel | None) -> jax.Array:
+def roll(
+  x: Shaped[Array, " b *rest"], parallel: Parallel | None
+) -> Shaped[Array, " b *rest"]:
   """Rolls the global batch by one example.
 
   Args:
-    x: this device's share, [b, ...].
+    x: this device's share.
     parallel: shares the batch among devices; None for a batch on one.
 
   Returns:
-    [b, ...]: example i of the global batch stands where i + 1 stood. Only one
-    example per device travels, and the result does not depend on how many
-    devices share the batch.
+    The share in which example i of the global batch stands where i + 1 stood.
+    Only one example per device travels, and the result does not depend on how
+    many devices share the batch.
   """
   last = x[-1:]
   if parallel is not None:
@@ -27,19 +30,19 @@ def roll(x: jax.Array, parallel: Parallel | None) -> jax.Array:
 
 
 def mixup(
-  batch: dict[str, jax.Array],
+  batch: dict[str, Shaped[Array, "b ..."]],
   key: jax.Array,
   alpha: float,
   keys: Iterable[str],
   parallel: Parallel | None = None,
-) -> dict[str, jax.Array]:
+) -> dict[str, Shaped[Array, "b ..."]]:
   """Mixes every example with its neighbour, images and labels alike.
 
   x' = lambda x_i + (1 - lambda) x_{i-1}. One lambda ~ Beta(alpha, alpha) per
   step, of which the larger part is kept by the example itself.
 
   Args:
-    batch: leaves [b, ...].
+    batch: this device's share.
     key: the same on all devices.
     alpha: both parameters of the Beta distribution, > 0.
     keys: entries to mix.

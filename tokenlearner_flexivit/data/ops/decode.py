@@ -9,6 +9,7 @@ import io
 
 import cv2
 import numpy as np
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit.data.ops import exif as exif_lib
@@ -121,8 +122,8 @@ def decode_bytes(
   *,
   exif: bool = True,
   bits: int | None = None,
-) -> np.ndarray:
-  """Returns the image [H, W, channels] of a file; see `decode`.
+) -> UInt8[np.ndarray, "H W {channels}"]:
+  """Returns the image of a file; see `decode`.
 
   Args:
     data: the file, as bytes or uint8 [n].
@@ -205,8 +206,8 @@ def _is_for_pillow(data: bytes) -> bool:
   return False
 
 
-def _decode_by_pillow(data: bytes, exif: bool) -> np.ndarray:
-  """Returns the first image of a file, uint8 [H, W, 3]; see the module."""
+def _decode_by_pillow(data: bytes, exif: bool) -> UInt8[np.ndarray, "H W 3"]:
+  """Returns the first image of a file; see the module."""
   formats = ["GIF", "AVIF", "TIFF"]
   if data[4:8] == b"ftyp":
     try:
@@ -267,8 +268,10 @@ def _to_uint8(image: np.ndarray, bits: int | None) -> np.ndarray:
   return (image >> (bits - 8)).astype(np.uint8)
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Returns the image [H, W, channels], grey or in colours."""
+def _with_channels(
+  image: np.ndarray, channels: int
+) -> Shaped[np.ndarray, "H W {channels}"]:
+  """Returns the image, grey or in colours."""
   if image.ndim == 2:
     image = image[..., None]
   if image.ndim != 3 or image.shape[-1] not in (1, 3):

@@ -6,6 +6,7 @@ PNG or WebP (CIPA DC-008, section 4.6.4); the tag is 0x0112.
 """
 
 import numpy as np
+from jaxtyping import Shaped
 
 _ORIENTATION = 0x0112
 # By type of an entry: how many bytes a whole number has.
@@ -44,8 +45,10 @@ def orientation(data: bytes) -> int:
   return numbers[0] if numbers and numbers[0] in _TURNS else 1
 
 
-def turn(image: np.ndarray, number: int) -> np.ndarray:
-  """Returns an image [H, W, ...] upright, given its orientation."""
+def turn(
+  image: Shaped[np.ndarray, "H W *rest"], number: int
+) -> Shaped[np.ndarray, "h w *rest"]:
+  """Returns an image upright, given its orientation."""
   flip_rows, flip_columns, transpose = _TURNS[number]
   if number == 1:
     return image

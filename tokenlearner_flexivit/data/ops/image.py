@@ -7,6 +7,7 @@ float32 after `value_range` or `standardize`. All ops take a video
 
 import cv2
 import numpy as np
+from jaxtyping import Shaped
 
 from tokenlearner_flexivit.data.ops.decode import decode, decode_when_cut
 from tokenlearner_flexivit.data.preprocess import (
@@ -91,7 +92,12 @@ def check_resize(size: int | tuple | list | None, method: str) -> None:
     )
 
 
-def resize_image(image: np.ndarray, height: int, width: int, method: str):
+def resize_image(
+  image: Shaped[np.ndarray, "*frames H W C"],
+  height: int,
+  width: int,
+  method: str,
+) -> Shaped[np.ndarray, "*frames {height} {width} C"]:
   """Returns the image or video resized to height x width, of the same dtype."""
   check_resize((height, width), method)
   if image.dtype.kind in "bi" and method != "nearest":
