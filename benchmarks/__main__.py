@@ -4,9 +4,9 @@
   python -m benchmarks --suite=steps,memory --out=/tmp/benchmarks
 
 Medians of programs that take turns, and ratios within one process, since the
-speed of a machine drifts. Suites 1 to 4 (steps, token_learner, compilation,
-memory) need only jax, flax and optax. `--quick` shows that a suite works, at
-sizes that say nothing.
+speed of a machine drifts. The suites steps, token_learner and memory need only
+jax, flax, optax and jaxtyping. `--quick` shows that a suite works, at sizes
+that say nothing.
 """
 
 import argparse

@@ -1,13 +1,29 @@
-"""What the README shows works as it stands."""
+"""What the README and its kin show is there, and works as it stands."""
 
+import importlib.util
 import pathlib
 import re
 
+import pytest
+
 from tokenlearner_flexivit.train import setup
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(
-  encoding="utf-8"
-)
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# CHANGELOG.md names what is gone, too.
+PAGES = [
+  ROOT / "README.md",
+  ROOT / "CONTRIBUTING.md",
+  ROOT / "benchmarks" / "README.md",
+  *sorted(ROOT.glob("experiments/**/README.md")),
+]
+FOLDERS = "configs|experiments|benchmarks|tests|launch|notebooks"
+PACKAGES = "tokenlearner_flexivit|experiments|benchmarks"
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request):
+  return request.param
 
 
 def code_after(heading: str, language: str) -> str:
@@ -28,7 +44,28 @@ def test_the_modules_alone(capsys):
   assert capsys.readouterr().out.split() == promised.split()
 
 
-def test_the_commands_name_what_is_there():
-  root = pathlib.Path(__file__).parent.parent
-  for name in set(re.findall(r"(?:configs|experiments)/[\w/.]+\w", README)):
-    assert (root / name).exists(), name
+def test_files_and_links_lead_somewhere(page):
+  text = page.read_text(encoding="utf-8")
+  links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+  missing = [link for link in links if not (page.parent / link).exists()]
+  names = re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w/.]*\w", text)
+  missing += [name for name in names if not (ROOT / name).exists()]
+  # Files of the package, such as `train/loop.py`.
+  names = re.findall(r"`([a-z_]+/[\w/]+\.py)", text)
+  places = (ROOT, ROOT / "tokenlearner_flexivit", page.parent)
+  missing += [n for n in names if not any((p / n).exists() for p in places)]
+  assert not missing
+
+
+def test_commands_name_modules(page):
+  text = page.read_text(encoding="utf-8")
+  names = set(re.findall(rf"python -m\s+((?:{PACKAGES})[\w.]*\w)", text))
+  names -= {"experiments.NAME.run", "tokenlearner_flexivit.analysis"}
+  assert not [name for name in names if not importlib.util.find_spec(name)]
+
+
+def test_suites_of_benchmarks_are_there(page):
+  text = page.read_text(encoding="utf-8")
+  for suites in re.findall(r"--suite=([a-z_,]+)", text):
+    for suite in suites.split(","):
+      assert (ROOT / "benchmarks" / f"{suite}.py").exists(), suite
