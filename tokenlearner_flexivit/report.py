@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
@@ -47,13 +45,11 @@ _WIDTH_OF_SETTINGS = 72
 
 
 def _cost(model, image_shape, setting) -> Row:
-  grid = model.check(image_shape[:-1], **setting)
-  patch_size = (setting.patch_size or model.patch_size)[-2:]
+  patch_size = setting.patch_size or model.own_patch_size
   return {
     **setting.replace(patch_size=patch_size).row,
-    # Of the image, or view, before TokenLearner, and a cls token.
-    "seq_len": math.prod(grid) + int(model.pool == "tok"),
-    "gmacs": cost.macs(model, image_shape, **setting) / 1e9,
+    "seq_len": model.seq_len(image_shape[:-1], **setting),
+    "gmacs": model.cost(image_shape, **setting) / 1e9,
   }
 
 
@@ -208,11 +204,13 @@ def _after_first(shown: Row, more: Row) -> Row:
 
 
 def _shown_setting(row: Row) -> dict[str, Any]:
-  """The first columns of a row; numbers of tokens only if they are chosen."""
-  shown = {"patch size": row["patch_size"], "tokens": row["seq_len"]}
-  if row["num_tokens"] is not None:
-    shown["learned"] = row["num_tokens"]
-  return shown
+  """Returns the first columns of a row: what it tells of the setting."""
+  columns = {
+    "patch size": row["patch_size"],
+    "tokens": row["seq_len"],
+    "learned": row["num_tokens"],
+  }
+  return {k: v for k, v in columns.items() if v is not None}
 
 
 def _markdown_of_others(

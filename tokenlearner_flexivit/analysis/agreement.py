@@ -33,7 +33,6 @@ from tokenlearner_flexivit.analysis import agreement_figure, command
 from tokenlearner_flexivit.evaluators import ensemble, mixture
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
-from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.tasks import classification
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
@@ -108,7 +107,7 @@ def answer(
       )
     labels_lib.check(labels, model.num_classes, "The split", may_lack=True)
     if macs is None:
-      macs = {s: cost.macs(model, images.shape[1:], **s) for s in settings}
+      macs = {s: model.cost(images.shape[1:], **s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
       # In each group too, so that its members are in the order of logits.
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)

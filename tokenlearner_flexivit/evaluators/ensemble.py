@@ -22,7 +22,6 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import base, classification, mixture
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.models import cost
 
 Group = tuple[dials.Setting, ...]
 
@@ -173,7 +172,7 @@ class Evaluator(base.Evaluator):
       for i, group in enumerate(self._all)
     }
     macs = {
-      setting: cost.macs(self._task.model, self.image_shape, **setting)
+      setting: self._task.model.cost(self.image_shape, **setting)
       for setting in self.settings
     }
     for group, values in metrics.items():

@@ -14,6 +14,8 @@ LEAST_SPAN = 5.0
 def size_name(row: Row) -> str:
   """Returns the patch size of a setting, for people: "16" or "16x8"."""
   size = row["patch_size"]
+  if size is None:
+    return "the model's own"
   return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 

@@ -9,7 +9,6 @@ and for people in README.md.
 import contextlib
 import inspect
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -28,7 +27,6 @@ from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
-from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.tasks import classification, views
 
 MANIFEST_FILE = "manifest.json"  # A folder that has it is complete.
@@ -143,15 +141,15 @@ def about_setting(
   Raises:
     ValueError: it does not fit the images or the model.
   """
-  grid = trained.model.check(trained.image_shape[:-1], **setting)
+  size = trained.image_shape[:-1]
+  trained.model.check(size, **setting)
   return {
     "patch_size": setting.patch_size,
     "num_tokens": setting.num_tokens,
     "trained": setting in trained.settings,
     "evaluated": trained.row(setting) is not None,
-    # Of the image, or view, before TokenLearner, and a cls token.
-    "seq_len": math.prod(grid) + int(trained.model.pool == "tok"),
-    "multiply_adds": cost.macs(trained.model, trained.image_shape, **setting),
+    "seq_len": trained.model.seq_len(size, **setting),
+    "multiply_adds": trained.model.cost(trained.image_shape, **setting),
     **trained.metrics(setting),
   }
 
@@ -316,6 +314,10 @@ def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
   return steps
 
 
+def _patch_size(size: Sequence[int] | None) -> str:
+  return "the model's own" if size is None else "x".join(map(str, size))
+
+
 def _readme(
   trained: trained_lib.Trained, rows: Sequence[dict[str, Any]]
 ) -> str:
@@ -327,7 +329,7 @@ def _readme(
   shown = [
     {
       "file": f"`{row['file']}`",
-      "patch size": "x".join(map(str, row["patch_size"])),
+      "patch size": _patch_size(row["patch_size"]),
       "learned tokens": row["num_tokens"] or "the model's own",
       f"multiply-adds{per} in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
       metric.column: (

@@ -270,8 +270,7 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
   def known(name):
     return any(other.get(name) is not None for other in rows)
 
-  height, width = row["about"]["patch_size"]
-  shown = {"patch size": height if height == width else f"{height}x{width}"}
+  shown = {"patch size": curve.size_name(row)}
   if known("num_tokens"):
     shown["learned tokens"] = row["num_tokens"] or "the model's own"
   shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"

@@ -318,7 +318,7 @@ def open_weights(
     as_given = input_mean is None and input_std is None
     values = _values(described) if as_given else "value_range(-1,1)"
     data["pp"] = f"{decode}|resize({size})|{values}|{_KEEP}"
-  one = dials.from_config(None, model.patch_size)[0]
+  one = dials.from_config(None, model.own_patch_size)[0]
   return Run(config, model, params, one, data)
 
 
@@ -353,5 +353,4 @@ def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
 
 def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:
   """Returns what the training of a config drew from."""
-  # A tubelet of a video has a number of frames in front.
-  return dials.from_config(config["flexi"], model.patch_size[-2:])[0]
+  return dials.from_config(config["flexi"], model.own_patch_size)[0]

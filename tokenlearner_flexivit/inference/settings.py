@@ -5,7 +5,6 @@ from typing import Any
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
-from tokenlearner_flexivit.models import cost
 
 
 class Settings:
@@ -36,7 +35,7 @@ class Settings:
       ValueError: it does not fit.
     """
     if setting not in self._gmacs:
-      macs = cost.macs(self._model, self._image_shape, **setting)
+      macs = self._model.cost(self._image_shape, **setting)
       self._gmacs[setting] = macs / 1e9
     return self._gmacs[setting]
 

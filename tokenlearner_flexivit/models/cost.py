@@ -19,7 +19,6 @@ Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import patch_embed, protocol
 from tokenlearner_flexivit.models.token_learner import ALL
 
 
@@ -246,7 +245,7 @@ def macs(
       impossible number of tokens.
   """
   if isinstance(model, models.BottleneckViViT):
-    return _counted(model, tuple(image_shape), patch_size, num_tokens) // 2
+    return _counted(model, image_shape, patch_size, num_tokens) // 2
   return _forward(model, image_shape, patch_size, num_tokens).macs
 
 
@@ -268,7 +267,7 @@ def operations(
     per call. Their sum is XLA's count for a batch of one.
   """
   if isinstance(model, models.BottleneckViViT):
-    counted = _counted(model, tuple(image_shape), patch_size, num_tokens)
+    counted = _counted(model, image_shape, patch_size, num_tokens)
     return {"matmul": counted, "elementwise": 0, "resize": 0}
   cost = _forward(model, image_shape, patch_size, num_tokens)
   return {
@@ -289,24 +288,15 @@ def xla_operations(
 
   Args and errors are those of `macs`.
   """
-  images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-  params = jax.eval_shape(model.init, jax.random.key(0), images)
-
-  def apply(params, images):
-    return model.apply(
-      params, images, patch_size=patch_size, num_tokens=num_tokens
-    )[0]
-
-  # Counted before compilation, in what the model says. Afterwards it is what
-  # a backend has made of that, and on GPUs the products that became calls of a
-  # library have been left out (jax issues 16008, 22249).
-  return jax.jit(apply).lower(params, images).cost_analysis()["flops"]
+  setting = dict(patch_size=patch_size, num_tokens=num_tokens)
+  return protocol.xla_operations(model, image_shape, setting, batch_size)
 
 
-@functools.cache
-def _counted(*call: Any) -> int:
-  """XLA's operations; a whole multiply-add each, so an even number."""
-  return 2 * round(xla_operations(*call) / 2)
+def _counted(model: Any, image_shape: Sequence[int], *setting: Any) -> int:
+  """Returns XLA's operations for an image or a clip, an even number."""
+  names = ("patch_size", "num_tokens")
+  values = tuple(zip(names, setting, strict=True))
+  return protocol.count(model, tuple(image_shape), values)
 
 
 def num_params(model: Any, channels: int = 3) -> int:

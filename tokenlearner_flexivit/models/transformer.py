@@ -20,6 +20,7 @@ from tokenlearner_flexivit.models import (
   checks,
   encoder,
   patch_embed,
+  protocol,
   variants,
 )
 from tokenlearner_flexivit.models import posemb as posembs
@@ -32,7 +33,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 Outputs = tuple[Float32[Array, "B C"], dict[str, Any]]
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(protocol.Model):
   """The base of `ViT` and `ViViT`; its attributes are described there."""
 
   num_classes: int | None
@@ -79,6 +80,22 @@ class VisionTransformer(nn.Module):
         " such as 'S'."
       )
     return cls(**arguments)
+
+  @property
+  def own_patch_size(self) -> tuple[int, int]:
+    """(height, width) in pixels of the stored kernel."""
+    # A tubelet of a video has a number of frames in front.
+    return self.patch_size[-2:]
+
+  def seq_len(self, size: Sequence[int], **setting: Any) -> int:
+    """Returns the number of patches, and a cls token, before TokenLearner."""
+    return math.prod(self.check(size, **setting)) + int(self.pool == "tok")
+
+  def cost(self, shape: Sequence[int], **setting: Any) -> int:
+    """Returns the multiply-adds of a forward pass; see `cost.macs`."""
+    from tokenlearner_flexivit.models import cost  # It needs all models.
+
+    return cost.macs(self, shape, **setting)
 
   def __post_init__(self):
     for name in _SIZES:

@@ -31,7 +31,7 @@ def check(config: Mapping[str, Any], *, is_training: bool) -> None:
   number = section.get("num_classes") or 2
   model = models.create(**{**section, "num_classes": number})
   tasks.check(config["task"])
-  dials.from_config(config["flexi"], model.patch_size[-2:])
+  dials.from_config(config["flexi"], model.own_patch_size)
   if is_training:
     data_lib.check_section(config["data"], "config.data")
     optimizer.check(config["optimizer"], config["batch_size"])

@@ -22,7 +22,6 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import statistics
-from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models.token_learner import ALL
 from tokenlearner_flexivit.run import profiler
 from tokenlearner_flexivit.train import before_data
@@ -166,9 +165,9 @@ class Experiment:
     # A patch of a tubelet is a dial, its frames are none.
     self.dials, self.dispatch = dials.from_config(
       config["flexi"],
-      model.patch_size[-2:],
+      model.own_patch_size,
       self.steps("total"),
-      cost=lambda setting: cost.macs(model, self.image_shape, **setting),
+      cost=lambda setting: model.cost(self.image_shape, **setting),
     )
     grids = [
       model.check(self.image_shape[:-1], **setting)
@@ -384,8 +383,7 @@ class Experiment:
     for setting in self.dials.settings:
       without = setting.replace(num_tokens=ALL)
       costs = [
-        cost.macs(model, self.image_shape, **each)
-        for each in (setting, without)
+        model.cost(self.image_shape, **each) for each in (setting, without)
       ]
       if setting != without and costs[0] >= costs[1]:
         grid = model.check(self.image_shape[:-1], **setting)

@@ -1,0 +1,142 @@
+"""What the rest of the library asks of a model, with defaults for most of it.
+
+A model of one's own has twenty lines:
+
+  class SmallCNN(protocol.Model):
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+      x = nn.relu(nn.Conv(16, (3, 3), strides=4)(images)).mean(axis=(1, 2))
+      out = {"pre_logits": x}
+      return nn.Dense(self.num_classes, name="head")(x), out
+
+  models.MODELS["small_cnn"] = SmallCNN  # As config.model.name.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tokenlearner_flexivit import config as configuration
+
+
+class Model(nn.Module):
+  """The base of all models.
+
+  `(answer, out) = model.apply({"params": p}, inputs, **setting, train=False)`.
+  The keyword arguments of the call beside `train` are the dials that the model
+  has, by the names of `dials.KINDS`. `out` is a dict of intermediates, among
+  them `pre_logits` [B, D], the representation.
+
+  Attributes:
+    input: what an example calls that which the model sees: "image" for [H, W,
+      C], "video" for [T, H, W, C].
+    patch_size: of the stored patch embedding, where there is one.
+    token_learner: the fields of its TokenLearner, where there is one.
+    scanned_runs: the runs of blocks that a loop executes, see
+      `models.stacking`.
+  """
+
+  input = "image"
+  patch_size = None
+  token_learner = None
+  scanned_runs = ()
+
+  @classmethod
+  def from_variant(cls, variant: str | None = None, **arguments: Any) -> Self:
+    """Builds the model from a config.
+
+    Args:
+      variant: a named size; models without named sizes take None.
+      **arguments: of the constructor.
+
+    Raises:
+      ValueError: for a variant, or an unknown argument, listing those known.
+    """
+    if variant is not None:
+      raise ValueError(f"{cls.__name__} has no variants, got {variant!r}.")
+    known = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
+    configuration.check_keys(arguments, known, cls.__name__)
+    return cls(**arguments)
+
+  @property
+  def own_patch_size(self) -> tuple[int, int] | None:
+    """(height, width) in pixels that a call without patch size means."""
+    return None
+
+  def check(self, size: Sequence[int], **setting: Any) -> tuple[int, ...]:
+    """Checks a call without tracing it.
+
+    Args:
+      size: [H, W] or [T, H, W] of an input.
+      **setting: of the dials.
+
+    Returns:
+      The grid of patches; empty for a model that has none.
+
+    Raises:
+      ValueError: the model has no such dial, or it does not suit the size.
+    """
+    del size
+    known = inspect.signature(type(self).__call__).parameters
+    for name, value in setting.items():
+      if name not in known:
+        raise ValueError(
+          f"{type(self).__name__} has no dial {name}, got {value!r}."
+        )
+    return ()
+
+  def seq_len(self, size: Sequence[int], **setting: Any) -> int | None:
+    """Returns how many tokens an input becomes; None if that says nothing."""
+    del size, setting
+    return None
+
+  def cost(self, shape: Sequence[int], **setting: Any) -> int:
+    """Returns the multiply-adds of a forward pass for one input, by XLA.
+
+    Args:
+      shape: [H, W, C] or [T, H, W, C].
+      **setting: of the dials.
+    """
+    return count(self, tuple(shape), tuple(setting.items())) // 2
+
+
+@functools.cache
+def count(
+  model: nn.Module, shape: tuple[int, ...], setting: tuple[tuple[str, Any], ...]
+) -> int:
+  """Returns XLA's operations for one input, a multiply-add counted as two."""
+  return 2 * round(xla_operations(model, shape, dict(setting)) / 2)
+
+
+def xla_operations(
+  model: nn.Module,
+  shape: Sequence[int],
+  setting: dict[str, Any],
+  batch_size: int = 1,
+) -> float:
+  """Returns XLA's own count of operations for a batch.
+
+  Args:
+    model: a Flax module, called as `Model` says.
+    shape: of one input.
+    setting: of the dials.
+    batch_size: number of inputs.
+  """
+  inputs = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+  def apply(params, inputs):
+    return model.apply(params, inputs, **setting)[0]
+
+  # Counted before compilation, in what the model says. Afterwards it is what
+  # a backend has made of that, and on GPUs the products that became calls of a
+  # library have been left out (jax issues 16008, 22249).
+  return jax.jit(apply).lower(params, inputs).cost_analysis()["flops"]
