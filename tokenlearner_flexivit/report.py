@@ -409,6 +409,8 @@ def _draw(
   if len({row["num_tokens"] for row in rows}) > 1:
     file, draw, noun = "plane.png", plane.draw, "setting"
     text = f"{metric.title} by patch size and learned tokens"
+  if rows[0]["patch_size"] is None:
+    noun = "setting"
   title = f"{data}: one model, {terminal.counted(len(rows), noun)}"
   pictures = ""
   if attempt(file, lambda path: draw(rows, path, title, *about, kind)):

@@ -11,7 +11,6 @@ from tokenlearner_flexivit import inference, models, train
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.models import protocol
 
-
 # Six steps of three pixels along each side; the last one sticks out by one.
 TAPS = (6 * 3 - 1) ** 2 * 3
 
