@@ -221,19 +221,23 @@ class Evaluator(abc.ABC):
       programs[key] = self._parallel.run(function, **options)
     return programs[key]
 
-  def _logits_programs(self) -> Programs:
-    """Returns for each setting what makes logits [B, C] of parameters, inputs.
+  def _answer_programs(self) -> Programs:
+    """Returns for each setting what makes answers of parameters and inputs.
 
-    Their batch has the model's input alone; see `_inputs`.
+    Their batch has the model's input alone; see `_inputs`. Answers are those of
+    the task, such as logits [B, C], in float32.
     """
 
-    def logits(setting, params, batch):
-      return self._task.predict(params, batch, setting).astype(jnp.float32)
+    def answer(setting, params, batch):
+      return jax.tree.map(
+        lambda x: x.astype(jnp.float32),
+        self._task.predict(params, batch, setting),
+      )
 
     return {
       setting: self._program(
-        ("logits", setting),
-        functools.partial(logits, setting),
+        ("answers", setting),
+        functools.partial(answer, setting),
         sharded_output=True,
       )
       for setting in self.settings

@@ -174,7 +174,7 @@ class Evaluator(base.Evaluator):
     """
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     self._open_labelled(data)
-    self._logits = self._logits_programs()
+    self._logits = self._answer_programs()
     self._add = self._program(
       "classification", functools.partial(add_sums, self._task, self._parallel)
     )

@@ -172,7 +172,7 @@ class Evaluator(base.Evaluator):
     for teacher, weights in zip(self._teachers, self._weights(), strict=True):
       seen = self._images.example[teacher.image][None]
       jax.eval_shape(teacher.logits, weights, seen)  # That it fits.
-    self._logits = self._logits_programs()
+    self._logits = self._answer_programs()
     # The function keeps the teachers, so no others get their ids.
     self._ask = self._program(
       ("teachers", *map(id, self._teachers)),

@@ -141,7 +141,7 @@ class Evaluator(base.Evaluator):
     self._members = np.array(
       [[setting in group for setting in self.settings] for group in self._all]
     )
-    self._logits = self._logits_programs()
+    self._logits = self._answer_programs()
     self._add = self._program(
       ("ensembles", self.settings, self._all),
       functools.partial(_add, task, self._members, self._parallel),

@@ -98,7 +98,7 @@ class Evaluator(base.Evaluator):
     source = self._open_labelled(data)
     _, names = data_lib.classes(data, source)
     self._names = names or range(task.num_classes)
-    self._logits = self._logits_programs()
+    self._logits = self._answer_programs()
     self._gather = self._program(
       "multilabel", functools.partial(_everywhere, task, self._parallel)
     )

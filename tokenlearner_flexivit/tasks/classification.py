@@ -1,6 +1,6 @@
 """Supervised classification with softmax or sigmoid cross-entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Float32, Shaped
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.parallel import Parallel
+from tokenlearner_flexivit.tasks import base, views
 from tokenlearner_flexivit.tasks import labels as labels_lib
 from tokenlearner_flexivit.tasks import mixup as mixup_lib
-from tokenlearner_flexivit.tasks import views
 
 
 def softmax_xent(
@@ -37,7 +37,7 @@ LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
 LINKS = {"softmax_xent": jax.nn.softmax, "sigmoid_xent": jax.nn.sigmoid}
 
 
-class Classification:
+class Classification(base.Task):
   """Classifies `batch["image"]` [B, H, W, C] by `batch["label"]`.
 
   A model for videos reads `batch["video"]` [B, T, H, W, C] instead. Evaluation
@@ -51,10 +51,11 @@ class Classification:
     num_classes: C.
     class_names: of the training data; None where they are not known.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
-    programs: see `tasks.Task`.
+    programs: see `base.Task`.
   """
 
   headline = "accuracy"
+  remembered = ("num_classes", "class_names")
 
   def __init__(
     self,
@@ -82,8 +83,7 @@ class Classification:
     check_number = configuration.check_number
     check_number(label_smoothing, "config.task.label_smoothing", "[0, 1)")
     check_number(mixup_alpha, "config.task.mixup_alpha", "[0, inf)")
-    self.model = model
-    self.programs = {}
+    super().__init__(model)
     self.num_classes = num_classes
     self.class_names = class_names
     self._xent = configuration.choose(loss, LOSSES, "config.task.loss")
@@ -91,15 +91,41 @@ class Classification:
     self._label_smoothing = label_smoothing
     self._mixup_alpha = mixup_alpha
 
+  @classmethod
+  def about(
+    cls,
+    model_section: Mapping[str, Any],
+    data_section: Mapping[str, Any],
+    source: data_lib.Source,
+  ) -> dict[str, Any]:
+    """Returns `num_classes` and `class_names`; see `base.Task`."""
+    count, class_names = data_lib.classes(data_section, source, "config.data")
+    num_classes = model_section.get("num_classes")
+    num_classes = num_classes or count or source.num_classes
+    name = data_section["name"]
+    if num_classes is None:
+      raise ValueError(
+        f"The dataset {name!r} does not tell its number of classes; set "
+        "config.model.num_classes."
+      )
+    if num_classes < (count or 0):
+      raise ValueError(
+        f"config.model.num_classes={num_classes} is too small: the dataset "
+        f"{name!r} has {count} classes."
+      )
+    return {"num_classes": num_classes, "class_names": class_names}
+
+  @classmethod
+  def build_model(cls, section: Mapping[str, Any], **about: Any) -> Any:
+    """Returns the model with a head for the classes; see `base.Task`."""
+    # Before the data tell it, any number does.
+    number = about.get("num_classes") or section.get("num_classes") or 2
+    return models.create(**{**section, "num_classes": number})
+
   @property
   def batch_keys(self) -> tuple[str, ...]:
     """The entries of a batch that training reads."""
     return self.model.input, "label"
-
-  def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
-    """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    return jax.jit(self.model.init)(key, images)["params"]
 
   def one_hot(self, labels: Shaped[Array, "B ..."]) -> Float32[Array, "B C"]:
     """Returns labels as weights of the classes.
@@ -117,6 +143,29 @@ class Classification:
     if "label" in self.batch_keys:
       labels = np.asarray(example["label"])[None]
       labels_lib.check(labels, self.num_classes, where, may_lack=False)
+
+  def check_source(
+    self, source: data_lib.Source, example: Mapping[str, Any]
+  ) -> None:
+    """Raises ValueError for a single class, or several under a softmax."""
+    if self.probabilities is not jax.nn.softmax:
+      return
+    # Or an op has chosen one class.
+    is_vector = "label" in self.batch_keys and np.ndim(example["label"]) == 1
+    if source.has_several and is_vector:
+      raise ValueError(
+        f"Examples of {source.name} may have several classes, but "
+        "config.task.loss='softmax_xent' is for exactly one. Set "
+        "config.task.loss='sigmoid_xent', and type='multilabel' in "
+        "config.evals."
+      )
+    if self.num_classes == 1:
+      raise ValueError(
+        f"{source.name} has a single class, so there is nothing to learn. "
+        "Perhaps its path is one level too high or too low: it must hold one "
+        "folder per class. To learn whether or not something is there, set "
+        "config.task.loss='sigmoid_xent'."
+      )
 
   def check_batch(self, batch: dict[str, np.ndarray]) -> None:
     """Raises ValueError if a training batch has labels that teach nothing."""
@@ -138,11 +187,6 @@ class Classification:
       where: what gives them, for errors.
     """
     labels_lib.check(labels, self.num_classes, where, may_lack=True)
-
-  def constants(self, parallel: Parallel) -> Any:
-    """Returns nothing: see `tasks.Task`."""
-    del parallel
-    return ()
 
   def prepare(
     self,

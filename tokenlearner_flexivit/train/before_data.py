@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, evaluators, interop, models, tasks
+from tokenlearner_flexivit import dials, evaluators, interop, tasks
 from tokenlearner_flexivit.train import optimizer, weight_digests
 
 
@@ -26,10 +26,7 @@ def check(config: Mapping[str, Any], *, is_training: bool) -> None:
     ValueError: a key or a value that cannot be.
     FileNotFoundError: there are no weights of a teacher.
   """
-  # Any number of classes: the data may tell it.
-  section = config["model"]
-  number = section.get("num_classes") or 2
-  model = models.create(**{**section, "num_classes": number})
+  model = tasks.named(config["task"]).build_model(config["model"])
   tasks.check(config["task"])
   dials.from_config(config["flexi"], model.own_patch_size)
   if is_training:

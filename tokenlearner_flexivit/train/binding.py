@@ -24,6 +24,11 @@ Change = tuple[str, Any, Any]  # A key, such as "config.seed"; before and now.
 
 _PERIOD = r"_(steps|epochs|examples)"
 _READING = r"data\.(max_corrupt|num_workers|num_threads|prefetch|data_dir)"
+# What is known of the data that is compared in another way than by being equal,
+# or follows from the config.
+_COMPARED_APART = {
+  *("name", "image_shape", "class_names", "digest", "evals", "weights")
+}
 # Keys that change no number of the result.
 _CHANGES_NOTHING = re.compile(
   rf"config\.((log|eval|checkpoint){_PERIOD}"
@@ -311,10 +316,11 @@ def _other_data(
   before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[Change]:
   """Yields what differs between the training data and those of the run."""
-  for key in ("num_classes", "num_examples"):
-    if key in before and before[key] != now[key]:
-      yield key, before[key], now[key]
-  old, new = before.get("class_names") or [], now["class_names"] or []
+  for key, value in before.items():
+    # What a task remembers, such as the number of classes, and of examples.
+    if key in now and key not in _COMPARED_APART and value != now[key]:
+      yield key, value, now[key]
+  old, new = (about.get("class_names") or [] for about in (before, now))
   for number, names in enumerate(zip(old, new, strict=False)):
     if names[0] != names[1]:
       yield f"class {number}", *names

@@ -16,7 +16,6 @@ from tokenlearner_flexivit import (
   dials,
   evaluators,
   interop,
-  models,
   tasks,
   terminal,
 )
@@ -143,22 +142,17 @@ class Experiment:
     self.parallel = parallel_lib.create(config["parallel"])
     batch_size = config["batch_size"]
     is_training = about_data is None
+    task_class = tasks.named(config["task"])
     before_data.check(config, is_training=is_training)
     if begins and config["init"] is not None:
       interop.fetch(config["init"])
     if is_training:
       self._check_devices()
-      about_data = self._open_data()
+      about_data = self._open_data(task_class)
     self.about_data = about_data = dict(about_data)
-    num_classes = about_data["num_classes"]
-    model_section = {**config["model"], "num_classes": num_classes}
-    model = models.create(**model_section)
-    self.task = tasks.create(
-      config["task"],
-      model=model,
-      num_classes=num_classes,
-      class_names=about_data["class_names"],
-    )
+    about = {key: about_data[key] for key in task_class.remembered}
+    model = task_class.build_model(config["model"], **about)
+    self.task = tasks.create(config["task"], model=model, **about)
     profiler.check(config["profile_steps"], self.steps("total"))
     if is_training:
       self._check_training()
@@ -185,7 +179,7 @@ class Experiment:
           batch_size=batch_size,
           parallel=self.parallel,
           where=f"config.evals.{name}",
-          class_names=about_data["class_names"],
+          class_names=about_data.get("class_names"),
         ),
       )
       for name, section in config["evals"].items()
@@ -227,28 +221,12 @@ class Experiment:
         "that each device has of a batch."
       )
 
-  def _open_data(self) -> dict[str, Any]:
+  def _open_data(self, task_class: type[tasks.Task]) -> dict[str, Any]:
     """Returns what `about_data` says of the training data."""
-    source, name = self.source, self.config["data"]["name"]
-    count, class_names = data_lib.classes(
-      self.config["data"], source, "config.data"
-    )
-    num_classes = self.config["model"].get("num_classes")
-    num_classes = num_classes or count or source.num_classes
-    if num_classes is None:
-      raise ValueError(
-        f"The dataset {name!r} does not tell its number of classes; set "
-        "config.model.num_classes."
-      )
-    if num_classes < (count or 0):
-      raise ValueError(
-        f"config.model.num_classes={num_classes} is too small: the dataset "
-        f"{name!r} has {count} classes."
-      )
+    data, source = self.config["data"], self.source
     return {
-      "name": name,
-      "num_classes": num_classes,
-      "class_names": class_names,
+      "name": data["name"],
+      **task_class.about(self.config["model"], data, source),
       "num_examples": len(source),
       "digest": source.digest(),
     }
@@ -258,7 +236,7 @@ class Experiment:
     example, task = self._example, self.task
     task.check(example, "config.data.pp")
     self.about_data["image_shape"] = list(example[task.model.input].shape)
-    _check_loss(task, self.source, example)
+    task.check_source(self.source, example)
     self._warn_of_other_values()
     if self.config["model"].get("dtype") == "float16":
       raise ValueError(
@@ -266,12 +244,11 @@ class Experiment:
         "would become 0. Train in 'bfloat16', which needs as little memory, or "
         "in 'float32'."
       )
-    if task.num_classes == 1 and task.probabilities is jax.nn.softmax:
+    if self.config["accumulate"] > 1 and not task.is_mean:
       raise ValueError(
-        f"{self.source.name} has a single class, so there is nothing to learn. "
-        "Perhaps its path is one level too high or too low: it must hold one "
-        "folder per class. To learn whether or not something is there, set "
-        "config.task.loss='sigmoid_xent'."
+        f"config.accumulate={self.config['accumulate']}: the loss of "
+        f"{type(task).__name__} is no mean over examples, so micro-batches "
+        "would change it. Use a smaller batch, or more devices."
       )
 
   def _warn_of_other_values(self) -> None:
@@ -398,21 +375,6 @@ class Experiment:
     return (
       "TokenLearner makes these settings dearer rather than cheaper: "
       f"{'; '.join(parts)}. At large patches learn fewer tokens, or none."
-    )
-
-
-def _check_loss(
-  task: Any, source: data_lib.Source, example: Mapping[str, Any]
-) -> None:
-  """Refuses a softmax where an example may have several classes."""
-  if "label" not in task.batch_keys or not source.has_several:
-    return
-  is_vector = np.ndim(example["label"]) == 1  # Or an op has chosen one class.
-  if is_vector and task.probabilities is jax.nn.softmax:
-    raise ValueError(
-      f"Examples of {source.name} may have several classes, but "
-      "config.task.loss='softmax_xent' is for exactly one. Set "
-      "config.task.loss='sigmoid_xent', and type='multilabel' in config.evals."
     )
 
 

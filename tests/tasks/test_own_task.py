@@ -1,0 +1,141 @@
+"""A task, its head and its evaluator from outside of the package."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import evaluators, models, tasks, train
+from tokenlearner_flexivit.evaluators import base
+from tokenlearner_flexivit.figures.metric import Metric
+
+
+class Counting(tasks.Task):
+  """Says how many there are, and how sure it is of it: two numbers."""
+
+  headline = "within"
+  remembered = ("unit",)
+  is_mean = False
+
+  def __init__(self, model, unit, delta=1.0):
+    super().__init__(model)
+    self.unit, self._delta = unit, delta
+
+  @classmethod
+  def about(cls, model_section, data_section, source):
+    return {"unit": f"things in {source.name}"}
+
+  @classmethod
+  def build_model(cls, section, **about):
+    return models.create(**{**section, "num_classes": 2})
+
+  @property
+  def batch_keys(self):
+    return self.model.input, "label"
+
+  def _answer(self, outputs):
+    return {"count": outputs[:, 0], "doubt": jax.nn.softplus(outputs[:, 1])}
+
+  def loss(self, params, batch, key, setting, parallel=None):
+    outputs, _ = self.model.apply(
+      {"params": params}, batch["image"], **setting, train=True
+    )
+    answer = self._answer(outputs)
+    error = jnp.abs(answer["count"] - batch["label"])
+    loss = (error / self._delta + (answer["doubt"] - error) ** 2).mean()
+    return loss, ({"error": error.mean()}, answer)
+
+  def predict(self, params, batch, setting):
+    return self._answer(super().predict(params, batch, setting))
+
+
+class Evaluator(base.Evaluator):
+  """How far the counts are from the truth."""
+
+  metrics = {  # noqa: RUF012
+    "within": Metric("within 1", "%", is_share=True),
+    "error": Metric("mean error", "things"),
+  }
+  headline = "within"
+
+  def __init__(
+    self, context, data, batch_size=None, patch_sizes=None, num_tokens=None
+  ):
+    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    source = data_lib.open_source(data, f"{context.where}.data")
+    self.sources = (source,)
+    self._images = self._open(data, source)
+    self.image_shape = self._images.shape
+    self._answers = self._answer_programs()
+
+  def run(self, params):
+    errors = {setting: [] for setting in self.settings}
+    for batch in self._images:
+      real = np.asarray(batch["mask"]).ravel() > 0
+      truth = np.asarray(batch["label"]).ravel()[real]
+      for setting, program in self._answers.items():
+        answer = program(params, self._inputs(batch))
+        counts = np.asarray(answer["count"]).ravel()[real]
+        errors[setting].extend(np.abs(counts - truth))
+    for setting, values in errors.items():
+      yield f"{setting.name}/within", float(np.mean(np.less(values, 1)))
+      yield f"{setting.name}/error", float(np.mean(values))
+      yield f"{setting.name}/examples", len(values)
+
+  def _timed(self, params):
+    inputs = self._inputs(next(iter(self._images)))
+    return self._answers, (params, inputs)
+
+
+@pytest.fixture
+def counting(config, monkeypatch):
+  monkeypatch.setitem(tasks.TASKS, "counting", Counting)
+  monkeypatch.setitem(evaluators.EVALUATORS, "counting", Evaluator)
+  config.task = dict(name="counting", delta=2.0)
+  config.flexi = dict(patch_size=dict(values=(6, 4)))
+  config.evals.test.type = "counting"
+  config.model.rep_size = 8
+  return config
+
+
+def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
+  state, history = train.train_and_evaluate(counting, tmp_path)
+  assert state.params["head"]["kernel"].shape == (8, 2)
+  assert all("error" in record for record in history if "loss" in record)
+  about = json.loads((tmp_path / "about_data.json").read_text())
+  assert about["unit"].startswith("things in fake")
+  assert "num_classes" not in about
+
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["headline"] == "within" and report["num_examples"] == 21
+  assert report["metrics"]["error"]["unit"] == "things"
+  assert [row["patch_size"] for row in report["settings"]] == [6, 4]
+  text = (tmp_path / "report.md").read_text()
+  for column in ("within 1 %", "95 % interval", "mean error things"):
+    assert column in text
+  assert (tmp_path / "patch_sizes.png").stat().st_size > 10_000
+  assert "test within 1 in %" in capsys.readouterr().out
+
+  again = train.evaluate(None, tmp_path)
+  assert again["test"]["patch4/error"] == report["settings"][1]["error"]
+
+
+def test_a_loss_that_is_no_mean_is_not_accumulated(counting, tmp_path):
+  counting.accumulate = 2
+  with pytest.raises(ValueError, match="loss of Counting is no mean"):
+    train.train_and_evaluate(counting, tmp_path)
+
+
+def test_its_keys_are_checked(counting, tmp_path):
+  counting.task.dleta = 3
+  with pytest.raises(ValueError, match=r"dleta.*delta"):
+    train.train_and_evaluate(counting, tmp_path)
+
+
+def test_answers_that_are_no_targets(counting, tmp_path):
+  counting.flexi.update(sandwich=True, inplace_distillation=True)
+  with pytest.raises(ValueError, match="Counting cannot learn from its own"):
+    train.train_and_evaluate(counting, tmp_path)
