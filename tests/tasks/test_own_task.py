@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import evaluators, models, tasks, train
+from tokenlearner_flexivit import evaluators, inference, models, tasks, train
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
 
@@ -119,6 +119,8 @@ def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
   assert (tmp_path / "patch_sizes.png").stat().st_size > 10_000
   assert "test within 1 in %" in capsys.readouterr().out
 
+  with pytest.raises(ValueError, match="has the task 'counting'"):
+    inference.Predictor.load(tmp_path)
   again = train.evaluate(None, tmp_path)
   assert again["test"]["patch4/error"] == report["settings"][1]["error"]
 

@@ -19,7 +19,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, paths
+from tokenlearner_flexivit import dials, interop, models, paths, tasks
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import images, runs, videos
@@ -200,6 +200,12 @@ def _from_run(workdir: pathlib.Path) -> Trained:
       " so its preprocessing is not known. Evaluate it by a config that "
       "has one: python -m tokenlearner_flexivit.main --mode=eval "
       f"--workdir={workdir} --config=..."
+    )
+  if not issubclass(tasks.named(config["task"]), classification.Classification):
+    raise ValueError(
+      f"The run in {workdir} has the task {config['task']['name']!r}. "
+      "Predictions and exports are those of classifications: call "
+      "`predict` of the task itself."
     )
   loss = config["task"].get("loss") or "softmax_xent"
   about = workdir_lib.read_about_data(workdir)
