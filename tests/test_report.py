@@ -124,7 +124,7 @@ def test_tables_are_said_whatever_cannot_be_written(
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(curve, "draw", full)
-  (tmp_path / "report.json.partial").mkdir()  # Also stops root.
+  (tmp_path / f"report.json.{os.getpid()}.partial").mkdir()  # Also stops root.
   with pytest.raises(OSError, match="could not be written") as error:
     report.write(parts, tmp_path, PARAMS, results(parts), 4)
   assert "report.json (Is a directory), patch_sizes.png (No sp" in str(

@@ -84,7 +84,8 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = pathlib.Path(tempfile.mkdtemp()) / path.name
   else:
     target = pathlib.Path(os.path.realpath(path))
-    partial = target.with_name(f"{target.name}.partial")
+    # Its own, as another process may be writing the same file.
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
   try:
     yield partial
     if streams:

@@ -73,7 +73,7 @@ def test_a_full_disk_loses_no_record(log, tmp_path, capsys):
   # The system's own full device.
   log._file.close()
   log._file = io.FileIO("/dev/full", "a")
-  partial = tmp_path / "metrics.jsonl.partial"
+  partial = tmp_path / f"metrics.jsonl.{os.getpid()}.partial"
   partial.mkdir()  # So that it cannot be written anew either.
   log.write(4, {"loss": 0.4})
   log.write(5, {"loss": 0.5})

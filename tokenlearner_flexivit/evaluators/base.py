@@ -88,14 +88,19 @@ class Evaluator(abc.ABC):
     configuration.check_number(
       batch_size, f"{where}.batch_size", "[1, inf)", whole=True
     )
-    sizes = dict.fromkeys(setting.patch_size for setting in settings)
-    numbers = dict.fromkeys(setting.num_tokens for setting in settings)
-    if patch_sizes is not None:
-      sizes = _each(patch_sizes, dials.as_patch_size, f"{where}.patch_sizes")
-    if num_tokens is not None:
-      numbers = _each(num_tokens, dials.as_num_tokens, f"{where}.num_tokens")
+    values = {
+      name: tuple(dict.fromkeys(setting.get(name) for setting in settings))
+      for name in dials.KINDS
+    }
+    for name, key, others in (
+      ("patch_size", "patch_sizes", patch_sizes),
+      ("num_tokens", "num_tokens", num_tokens),
+    ):
+      if others is not None:
+        values[name] = _each(others, dials.KINDS[name].read, f"{where}.{key}")
     self.settings = tuple(
-      itertools.starmap(dials.Setting, itertools.product(sizes, numbers))
+      dials.Setting(**dict(zip(values, chosen, strict=True)))
+      for chosen in itertools.product(*values.values())
     )
     self._task = context.task
     self._parallel = context.parallel

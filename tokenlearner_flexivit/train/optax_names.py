@@ -28,7 +28,7 @@ def functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
   """Returns optax's public functions that build an optimizer, by name."""
 
   def builds(name: str, value: Any) -> bool:
-    if not inspect.isfunction(value) or name.startswith("scale_by_"):
+    if not inspect.isfunction(value) or name.startswith(("scale_by_", "_")):
       return False
     parameters = inspect.signature(value).parameters
     return next(iter(parameters), None) == "learning_rate"
