@@ -22,6 +22,10 @@ from tokenlearner_flexivit.data.pipeline import (
 )
 from tokenlearner_flexivit.data.preprocess import parse, register_op
 from tokenlearner_flexivit.data.sources.base import Source
+from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
+from tokenlearner_flexivit.data.sources.video_folder import (
+  listing as video_listing,
+)
 from tokenlearner_flexivit.data.splits_read import describe as describe_splits
 
 __all__ = [
@@ -45,5 +49,7 @@ __all__ = [
   "register_op",
   "train_batches",
   "video_augment_ops",
+  "video_file",
+  "video_listing",
   "video_ops",
 ]

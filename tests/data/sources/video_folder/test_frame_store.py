@@ -59,7 +59,7 @@ def test_a_full_disk_of_temporary_files_is_named(tmp_path, monkeypatch):
 
 def test_as_a_list_of_frames(stored):
   frames, video = stored
-  jpegs = list(video_file.iter_jpegs(video, 25, 64))
+  jpegs = video_file.read_jpegs(video, 25, 64)
   assert len(frames) == 500 and list(frames) == jpegs
   assert frames[7] == jpegs[7] and frames[-1] == jpegs[-1]
   assert frames[3:9:2] == jpegs[3:9:2]

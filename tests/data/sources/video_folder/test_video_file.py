@@ -85,7 +85,7 @@ def frame_numbers(jpegs):
 
 
 def read(path, fps=25, size=256, **times):
-  return frame_numbers(list(video_file.iter_jpegs(path, fps, size, **times)))
+  return frame_numbers(video_file.read_jpegs(path, fps, size, **times))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
@@ -227,7 +227,7 @@ def test_frames_are_reduced_and_never_enlarged(tmp_path):
   path = tmp_path / "video.mp4"
   write_video(path, 2, side=(48, 64))
   for size, expected in ((24, (24, 32)), (47, (47, 63)), (256, (48, 64))):
-    for jpeg in list(video_file.iter_jpegs(path, 25, size)):
+    for jpeg in video_file.read_jpegs(path, 25, size):
       frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
       assert frame.shape[:2] == expected
 
@@ -235,7 +235,7 @@ def test_frames_are_reduced_and_never_enlarged(tmp_path):
 def test_frames_of_changing_size_get_that_of_the_first(tmp_path):
   path = tmp_path / "video.mkv"
   write_of_changing_size(path, [(32, 48), (32, 48), (64, 96), (16, 16)])
-  jpegs = list(video_file.iter_jpegs(path, 25, 256))
+  jpegs = video_file.read_jpegs(path, 25, 256)
   assert frame_numbers(jpegs) == [0, 1, 2, 3]
   shapes = {cv2.imdecode(np.frombuffer(j, np.uint8), 1).shape for j in jpegs}
   assert shapes == {(32, 48, 3)}
@@ -266,7 +266,7 @@ def test_frames_are_turned_as_the_file_asks(tmp_path, matrix, corner):
   path.write_bytes(data)
 
   for begin, count in ((0, 10), (0.2, 5)):
-    jpegs = list(video_file.iter_jpegs(path, 25, 256, begin))
+    jpegs = video_file.read_jpegs(path, 25, 256, start=begin)
     assert len(jpegs) == count
     for jpeg in jpegs:
       frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
@@ -391,7 +391,7 @@ def test_of_several_videos_the_default_one_is_read(tmp_path):
         frame.pts, frame.time_base = i, fractions.Fraction(1, 25)
         container.mux(stream.encode(frame))
       container.mux(stream.encode(None))
-  jpegs = list(video_file.iter_jpegs(path, 25, 256))
+  jpegs = video_file.read_jpegs(path, 25, 256)
   assert cv2.imdecode(np.frombuffer(jpegs[0], np.uint8), 1).shape[0] == 32
   assert frame_numbers(jpegs) == [0, 1, 2, 3, 4]
 

@@ -106,6 +106,13 @@ def iter_jpegs(
     raise ValueError(f"the file has no frames from {start} s to {until}")
 
 
+def read_jpegs(
+  path: str | os.PathLike, fps: float, size: int, **times: float | None
+) -> list[bytes]:
+  """Returns what `iter_jpegs` yields of a short video, all in memory."""
+  return list(iter_jpegs(path, fps, size, **times))
+
+
 def _upright(pixels: np.ndarray, angle: float) -> np.ndarray:
   """Turns a frame counterclockwise; the angle is in degrees."""
   return np.ascontiguousarray(np.rot90(pixels, round(angle / 90)))
