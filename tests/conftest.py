@@ -57,9 +57,23 @@ def _known_flags():
   return " ".join(f"--{name}={_CHEAP[name]}" for name in sorted(known))
 
 
-# Processes that tests start, and workers of xdist, inherit them.
+# Processes that tests start, and workers of xdist, inherit these.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "XLA_FLAGS" not in os.environ:
   os.environ["XLA_FLAGS"] = _known_flags()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+  """A worker that has ended takes tests over from one that has not."""
+  if config.getoption("dist", "no") == "load":
+    config.option.dist = "worksteal"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Whole trainings come first, so that no long test is the last."""
+  items.sort(key=lambda item: not item.nodeid.startswith("tests/train/"))
 
 
 @pytest.fixture(scope="session", autouse=True)

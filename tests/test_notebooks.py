@@ -64,7 +64,7 @@ def test_what_is_imported_is_there(name):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+    pytest.param(name, marks=[pytest.mark.processes] if name in SLOW else [])
     for name in SMALL
   ],
 )

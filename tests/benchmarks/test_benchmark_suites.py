@@ -27,6 +27,7 @@ def check(rows, keys, positive):
     assert all(map(math.isfinite, numbers))
 
 
+@pytest.mark.benchmarks
 def test_evaluation_compares_one_pass_with_separate_ones():
   rows = evaluation.run(quick=True)
   keys = [
@@ -47,14 +48,14 @@ def test_evaluation_compares_one_pass_with_separate_ones():
   check(rows, keys, positive=keys[1:])
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_allocator_compares_processes():
   rows = allocator.run(quick=True)
   check(rows, ["memory", "ms", "times as fast"], ("ms", "times as fast"))
   assert len(rows) == 3 and rows[0]["times as fast"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_cka_of_few_batches_and_of_more():
   rows = cka.run(quick=True)
   numbers = ("settings", "representations", "images")
@@ -66,7 +67,7 @@ def test_cka_of_few_batches_and_of_more():
   assert {(row["settings"], row["representations"]) for row in rows} == {(4, 4)}
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_budgets_are_those_of_settings():
   rows = latency_budget.run(quick=True)
   times = ("budget_ms", "median_ms", "of_budget", "reach")
@@ -76,7 +77,7 @@ def test_budgets_are_those_of_settings():
   assert {row["setting"][:7] for row in rows} <= {"patch30", "patch20"}
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_the_token_dial_needs_no_further_program():
   rows = token_dial.run(quick=True)
   times = ("compile_s", "step_ms", "over_flexivit", "over_fixed")
@@ -84,7 +85,7 @@ def test_the_token_dial_needs_no_further_program():
   assert [row["programs"] for row in rows] == [2, 2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_distillation_compares_steps_with_and_without_a_teacher():
   rows = distillation.run(quick=True)
   keys = [
@@ -102,7 +103,7 @@ def test_distillation_compares_steps_with_and_without_a_teacher():
   assert [row["patch_size"] for row in rows] == [30, 20, "drawn"]
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_overhead_compares_steps_and_saves():
   rows = overhead.run(quick=True)
   check(rows, ["what", "ms", "over", "ratio"], positive=("ms", "ratio"))
@@ -112,7 +113,7 @@ def test_overhead_compares_steps_and_saves():
   assert {row["over"] for row in rows} <= set(whats)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_scaling_has_devices_and_three_growths():
   rows = scaling.run(quick=True)
   keys = ["what", "from", "to", "ms", "law", "measured", "expected"]

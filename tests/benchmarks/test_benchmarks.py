@@ -16,7 +16,7 @@ def test_patch_embed_reports_times():
     assert result["milliseconds"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_dispatch_reports_ratios(config):
   result = dispatch.measure(config, rounds=1, steps=2)
   assert result["backend"] == "cpu"
@@ -24,7 +24,7 @@ def test_dispatch_reports_ratios(config):
     assert result[f"{what}_switch_over_host"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_the_page_and_its_files(tmp_path, capsys):
   main.main(
     ["--suite=steps,token_learner,memory", "--quick", f"--out={tmp_path}"]
@@ -51,9 +51,8 @@ def test_an_unknown_suite(capsys):
   assert "there are steps, token_learner" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-  "way", [pytest.param("host", marks=pytest.mark.slow), "switch scan"]
-)
+@pytest.mark.benchmarks
+@pytest.mark.parametrize("way", ["host", "switch scan"])
 def test_compilation_reports_seconds(way):
   dispatch, _, scan = way.partition(" ")
   assert compilation.time_ours("mu", (48, 40), dispatch, bool(scan)) > 0

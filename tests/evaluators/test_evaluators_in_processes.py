@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_are_one(config, evaluate_by_processes):
   """Each of two devices; 21 examples, the last five in a padded batch."""
   model = dict(variant="mu", depth=1, patch_size=(4, 4), posemb_grid=(3, 3))

@@ -128,7 +128,7 @@ def test_claims_follow_the_numbers():
   assert unclear["verdict"] == "undecided"
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_resized_models_are_those_of_the_forward_pass(tmp_path, monkeypatch):
   """By PI-resize; at their own size by every method."""
   scale = scales.dataclasses.replace(

@@ -184,7 +184,7 @@ def tiny(cell):
   return c
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_the_study_of_two_tiny_runs(tmp_path, monkeypatch):
   runs = {
     kind: tmp_path / cell

@@ -93,7 +93,7 @@ def test_positions_of_known_maps():
   assert positions.of_maps(both) == pytest.approx((8 + 1) / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 @pytest.mark.parametrize("cell", config.CELLS)
 def test_a_cell_trains_and_shows_its_maps(cell, tmp_path, monkeypatch):
   arg = f"cell={cell},runlocal"

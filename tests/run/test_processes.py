@@ -75,7 +75,7 @@ def check_same_result(start, config, workdir):
     assert round(21 * records[-1][name], 4) % 1 == 0
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_stop_together_and_go_on_as_one_run(
   start, config, tmp_path
 ):
@@ -94,7 +94,7 @@ def test_two_processes_stop_together_and_go_on_as_one_run(
   check_same_result(start, config, workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_four_processes_are_one_run(start, config, tmp_path):
   config.total_steps = 40
   with start("four", 4) as run:
@@ -102,7 +102,7 @@ def test_four_processes_are_one_run(start, config, tmp_path):
   check_same_result(start, config, tmp_path / "four")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_dead_process_stops_the_others(start, config):
   """With an error, within two minutes."""
   config.total_steps = 100_000
@@ -113,7 +113,7 @@ def test_a_dead_process_stops_the_others(start, config):
   assert codes[0] not in (0, preemption.EXIT_CODE)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_an_error_of_one_process_ends_the_others(start, config):
   """It is the last that this one says; both end as if it had died."""
   config.total_steps = 100_000
@@ -135,7 +135,13 @@ if "--process_id=1" in sys.argv:
   assert codes[1] == 1 and codes[0] not in (0, preemption.EXIT_CODE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number",
+  [
+    pytest.param(signal.SIGTERM, marks=pytest.mark.processes),
+    signal.SIGINT,
+  ],
+)
 def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
   config.total_steps = 100_000
   workdir = tmp_path / "one"

@@ -392,7 +392,8 @@ def test_one_device_and_many_give_the_same_model(
 ):
   config.optimizer = dict(name="sgd", lr=0.1, schedule=dict(name="constant"))
   config.task.mixup_alpha = 0.3
-  config.flexi.dispatch = "switch"
+  config.flexi = dict(patch_size=dict(values=(6, 4)), dispatch="switch")
+  config.evals = {}
   many, _ = train.train_and_evaluate(config, tmp_path / "many")
   one = tmp_path / "one"
   subprocess.run(
