@@ -12,9 +12,9 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.dials.drawing import Dial, Dials, cost_by_size
 from tokenlearner_flexivit.dials.setting import KINDS, Setting
 
-# Draws are numbers of float32, of which there are 2 ** 23 in [0, 1).
+# Draws are float32 numbers, of which there are 2 ** 23 in [0, 1).
 _LEAST_SHARE = 1e-6
-# Of a curriculum: so many that a step from one to the next means nothing.
+# Stages of a curriculum: so many that the change between two is negligible.
 _MAX_STAGES = 100
 
 
@@ -34,17 +34,17 @@ def from_config(
       `end_weights`: a curriculum, such as from large patches to small ones.
       Among the numbers of tokens None, or "all", switches TokenLearner off.
     default: the model's own patch size, used where the section names none; None
-      of a model without.
-    total_steps: of the training.
-    cost: see `Dials`.
+      for a model without patches.
+    total_steps: number of steps of the training.
+    cost: orders settings from cheap to dear.
 
   Returns:
     The dials, and the dispatch mode "switch" or "host".
 
   Raises:
-    ValueError: an unknown key, no value or one twice, an impossible value,
-      weights that are not a positive number for each, a sandwich of one
-      setting, or distillation in place without a sandwich.
+    ValueError: a key is unknown, a dial has no value or one twice, a value is
+      impossible, weights are not one positive number for each value, a sandwich
+      has one setting only, or inplace distillation has no sandwich.
   """
   section = section or {}
   switches = ("sandwich", "inplace_distillation")
@@ -88,7 +88,7 @@ def _dial(
   where: str,
   total_steps: int,
 ) -> Dial:
-  """Reads the section of one dial; `read` makes its values."""
+  """Reads the section of one dial; `read` parses its values."""
   if not isinstance(section, Mapping):
     raise ValueError(f"{where}={section!r} must be a dict(values=...).")
   configuration.check_keys(section, ("values", "weights", "end_weights"), where)
@@ -149,10 +149,10 @@ def _probabilities(
 
 
 def default_dispatch() -> str:
-  """The dispatch mode that suits this backend.
+  """Returns the dispatch mode that suits this backend.
 
   On CPUs XLA copies the parameters into and out of the branch of a switch, at
   every step: 1.07x the time in `benchmarks/dispatch.py`. One program compiles
-  sooner (0.47x), so the others, not measured yet, take the switch.
+  sooner (0.47x), so other backends, not measured yet, use the switch.
   """
   return "host" if jax.default_backend() == "cpu" else "switch"

@@ -22,13 +22,13 @@ from tokenlearner_flexivit.models.token_learner import ALL
 
 @dataclasses.dataclass(frozen=True)
 class Dial:
-  """The values of one dial, and how often each is drawn.
+  """One dial: its values, and how often each is drawn.
 
   Attributes:
     values: in the order of the config.
     stages: the probabilities of the values, summing to 1, in each stage of the
       training; one stage if they do not change.
-    stage_steps: length of a stage. The last one has no end.
+    stage_steps: number of steps of a stage. The last stage has no end.
   """
 
   values: tuple[Any, ...] = (None,)
@@ -37,7 +37,7 @@ class Dial:
 
   @property
   def shares(self) -> tuple[float, ...]:
-    """The share of the steps that each value gets, if all stages are done."""
+    """Returns the share of the steps of each value, over all stages."""
     return tuple(np.mean(self.stages, axis=0).tolist())
 
   def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
@@ -53,9 +53,9 @@ class Dial:
 
 
 def cost_by_size(setting: Setting) -> tuple[float, ...]:
-  """Orders settings by the size of the patches, then the number of tokens.
+  """Returns a key that orders settings by patch size, then number of tokens.
 
-  That is from cheap to dear where fewer tokens are learned than there are
+  This order is from cheap to dear if fewer tokens are learned than there are
   patches.
   """
   height, width = setting.patch_size or (0, 0)
@@ -65,18 +65,18 @@ def cost_by_size(setting: Setting) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Dials:
-  """What training draws from.
+  """The dials that training draws settings from.
 
-  A patch size needs a program of its own, and so do all tokens to the end.
-  Different numbers of learned tokens share one: it computes all of them and
-  masks those that are not in use.
+  Each patch size needs its own program, and so does `num_tokens="all"`.
+  Different numbers of learned tokens share a program, which computes all tokens
+  and masks the unused ones.
 
   Attributes:
-    dials: by name; those of `KINDS` that are not there are left to the model.
+    dials: dials by name; the model chooses for the `KINDS` that are missing.
     sandwich: whether each step trains the largest and the smallest setting
       beside the one drawn (Universally Slimmable Networks, arXiv 1903.05134).
-    inplace_distillation: whether all but the largest then learn from its
-      answers, instead of what it learns from (ibid.).
+    inplace_distillation: whether all settings but the largest then learn from
+      its answers instead of from its targets (same paper).
     cost: orders settings from cheap to dear.
   """
 
@@ -86,14 +86,14 @@ class Dials:
   cost: Callable[[Setting], Any] = cost_by_size
 
   def __getitem__(self, name: str) -> Dial:
-    """Returns the dial of a name, of one value None if there is none."""
+    """Returns the dial of a name; one with the value None if it is missing."""
     return self.dials.get(name, Dial())
 
   def _positions(self, values: Callable[[str], Sequence[Any]]) -> list[Setting]:
     """Returns all positions of the dials; the last dial changes first.
 
     Args:
-      values: of the dial of a name.
+      values: returns the values of a dial, by its name.
     """
     return [
       Setting(**dict(zip(KINDS, chosen, strict=True)))
@@ -102,28 +102,28 @@ class Dials:
 
   @property
   def largest(self) -> Setting:
-    """The dearest setting."""
+    """Returns the dearest setting."""
     return max(self.settings, key=self.cost)
 
   @property
   def smallest(self) -> Setting:
-    """The cheapest setting."""
+    """Returns the cheapest setting."""
     return min(self.settings, key=self.cost)
 
   @property
   def settings(self) -> tuple[Setting, ...]:
-    """Every position, all numbers of tokens of one patch size in a row."""
+    """Returns every setting, all numbers of tokens of a patch size in a row."""
     return tuple(self._positions(lambda name: self[name].values))
 
   @property
   def shares(self) -> tuple[float, ...]:
-    """The share of the steps that each setting gets."""
+    """Returns the share of the steps that each setting gets."""
     shares = itertools.product(*(self[name].shares for name in KINDS))
     return tuple(map(math.prod, shares))
 
   @property
   def branches(self) -> tuple[Setting, ...]:
-    """What has a program of its own; a number that is a mask is left open."""
+    """Returns the settings with their own program, without masked numbers."""
     return tuple(
       dict.fromkeys(
         self._positions(
@@ -136,7 +136,10 @@ class Dials:
     return None if value in self._masked(name) else value
 
   def _masked(self, name: str) -> tuple[int, ...]:
-    """The numbers that share a program; a single one is a cheaper slice."""
+    """Returns the numbers that share a program by a mask.
+
+    A single number shares none: it is a slice, which is cheaper.
+    """
     if not KINDS[name].is_mask:
       return ()
     numbers = tuple(v for v in self[name].values if v not in (None, ALL))
@@ -146,13 +149,17 @@ class Dials:
     """Draws an index into `settings`: int32 scalar, traceable."""
     index = jnp.int32(0)
     for number, name in enumerate(KINDS):
-      # The key itself is the first dial's, as if there were no other.
+      # The first dial uses the key itself, as if it were the only one.
       own = jax.random.fold_in(key, number) if number else key
       index = index * len(self[name].values) + self[name].draw(own, step)
     return index
 
   def branch_of(self, setting: Any) -> Any:
-    """The index into `branches` of an index, or of several, into `settings`."""
+    """Returns indices into `branches` for indices into `settings`.
+
+    Args:
+      setting: an index, or an array of them.
+    """
     branches = self.branches
     numbers = [
       branches.index(
@@ -163,12 +170,12 @@ class Dials:
     return jnp.asarray(numbers, jnp.int32)[setting]
 
   def in_program(self, branch: Setting, setting: jax.Array) -> Setting:
-    """The setting for the program of a branch, its numbers a mask.
+    """Returns the setting for the program of a branch, with numbers as masks.
 
     Args:
-      branch: of `branches`.
-      setting: an index into `settings` of one that belongs to the branch. An
-        index of "all" keeps all learned tokens: a mask of none gives NaN.
+      branch: one of `branches`.
+      setting: an index into `settings`, of a setting of this branch. The index
+        of an "all" keeps all learned tokens: a mask of no token gives NaN.
     """
     for name in KINDS:
       masked = self._masked(name)

@@ -25,7 +25,7 @@ def as_patch_size(value: Any, where: str) -> tuple[int, int]:
 
 
 def as_num_tokens(value: Any, where: str) -> int | str:
-  """Reads a number of learned tokens; None and "all" are all patches."""
+  """Reads a number of learned tokens; None and "all" mean all patches."""
   if value is None or value == ALL:
     return ALL
   is_number = isinstance(value, numbers.Integral) and type(value) is not bool
@@ -49,15 +49,15 @@ def _patch_size_in_json(size: tuple[int, int]) -> int | list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """What the values of a dial are.
+  """The kind of a dial: how its values are read, named and written.
 
   Attributes:
-    read: makes a value of what a config has, or a report; given also the key,
-      for errors.
-    name: names a value in metrics, such as "patch16".
-    in_json: writes a value for reports.
+    read: returns the value for an entry of a config or a report; its second
+      argument is the entry's key, for errors.
+    name: returns a value's name in metrics, such as "patch16".
+    in_json: returns a value as JSON, for reports.
     is_mask: whether several numbers share a program, in which the number is a
-      traced scalar that masks what is not in use.
+      traced scalar that masks unused tokens.
   """
 
   read: Callable[[Any, str], Any]
@@ -66,8 +66,8 @@ class Kind:
   is_mask: bool = False
 
 
-# A model's call takes its dials as keyword arguments of these names. To add
-# one, name it here.
+# The keyword arguments of a model's call that are dials. To add a dial, add its
+# name here.
 KINDS = {
   "patch_size": Kind(as_patch_size, _patch_size_name, _patch_size_in_json),
   "num_tokens": Kind(as_num_tokens, "tok{}".format, is_mask=True),
@@ -77,14 +77,14 @@ KINDS = {
 class Setting(Mapping[str, Any]):
   """One position of the dials: maps the name of a dial to its value.
 
-  A dial that is not in it, or None, is left to the model. So a model is called
-  with `**setting`.
+  The model chooses the value of a dial that is missing or None. A model is
+  called with `**setting`.
 
   Attributes:
     patch_size: (height, width) in pixels, or None.
     num_tokens: learned tokens that the deeper layers see; "all" switches
-      TokenLearner off; a traced scalar while a program of all numbers is built;
-      or None.
+      TokenLearner off; a traced scalar while a program for all numbers is
+      traced; or None.
   """
 
   def __init__(
@@ -93,7 +93,7 @@ class Setting(Mapping[str, Any]):
     num_tokens: Any = None,
     **others: Any,
   ):
-    """Takes the values of the dials, as their `Kind` reads them."""
+    """Stores the values of the dials, in the form that `Kind.read` returns."""
     values = {"patch_size": patch_size, "num_tokens": num_tokens, **others}
     self._values = {k: values[k] for k in KINDS if values.get(k) is not None}
     if unknown := values.keys() - KINDS.keys():
@@ -117,27 +117,27 @@ class Setting(Mapping[str, Any]):
 
   @property
   def patch_size(self) -> tuple[int, int] | None:
-    """(height, width) in pixels, or None."""
+    """Returns (height, width) in pixels, or None."""
     return self.get("patch_size")
 
   @property
   def num_tokens(self) -> Any:
-    """A number of learned tokens, "all", or None."""
+    """Returns a number of learned tokens, "all", or None."""
     return self.get("num_tokens")
 
   def replace(self, **values: Any) -> "Setting":
-    """Returns a setting with other values of some dials, None for none."""
+    """Returns a setting with other values of some dials; None removes one."""
     return Setting(**{**self._values, **values})
 
   @property
   def name(self) -> str:
-    """Names the setting in metrics: "patch16", "patch16x8", "patch16_tok8"."""
+    """Returns the name in metrics: "patch16", "patch16x8", "patch16_tok8"."""
     parts = (KINDS[name].name(value) for name, value in self._values.items())
     return "_".join(parts) or "default"
 
   @property
   def row(self) -> dict[str, Any]:
-    """The value of every dial, for reports; None where there is none."""
+    """Returns the value of every dial, for reports; None for a missing one."""
     return {
       name: kind.in_json(self[name]) if name in self else None
       for name, kind in KINDS.items()

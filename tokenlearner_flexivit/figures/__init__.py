@@ -1,1 +1,1 @@
-"""Drawing that reports, inference and analysis share."""
+"""Figures that reports, inference and analysis share."""

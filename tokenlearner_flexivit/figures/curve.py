@@ -7,7 +7,8 @@ from typing import Any
 from tokenlearner_flexivit.figures.metric import Metric
 
 Row = Mapping[str, Any]
-# An axis of percents spans at least so many: less would look like much.
+# An axis of percents spans at least so many: on a shorter one small differences
+# would look large.
 LEAST_SPAN = 5.0
 
 
@@ -20,7 +21,7 @@ def size_name(row: Row) -> str:
 
 
 def view(kind: str) -> str:
-  """Returns what costs are of: a video may be seen in several views."""
+  """Returns what one cost is for: a video may be seen in several views."""
   return {"image": "image", "video": "view"}[kind]
 
 
@@ -30,12 +31,12 @@ def errors(
   """Returns how far the intervals of a metric reach below and above it.
 
   Args:
-    values: of the metric, not scaled.
-    metric: what they are.
-    count: of how many examples.
+    values: values of the metric, not scaled.
+    metric: the metric.
+    count: number of examples behind each value.
 
   Returns:
-    As shown, in the form that Matplotlib has; None if the metric has no
+    The lengths as shown, in Matplotlib's form; None if the metric has no
     intervals.
   """
   bounds = [metric.interval(value, count) for value in values]
@@ -49,7 +50,7 @@ def errors(
 
 
 def span(axes: Any, metric: Metric) -> None:
-  """Widens a y axis of percents on which little would look like much."""
+  """Widens a y axis of percents that is shorter than `LEAST_SPAN`."""
   if metric.unit != "%":
     return
   low, high = axes.get_ylim()
@@ -58,7 +59,7 @@ def span(axes: Any, metric: Metric) -> None:
 
 
 def about_examples(count: int | None, kind: str, metric: Metric) -> str:
-  """Says of how many examples a metric is; an empty text if unknown."""
+  """Returns in words how many examples a metric is of; "" if unknown."""
   if not count:
     return ""
   bars = ", bars hold 95 %" if metric.is_share else ""
@@ -77,15 +78,16 @@ def draw(
   """Draws a metric against cost and measured throughput.
 
   Args:
-    rows: of a report: patch_size, gmacs, images_per_s and the metric.
-    path: of the picture.
-    title: of the picture.
+    rows: rows of a report: patch_size, gmacs, images_per_s and the metric.
+    path: the picture to write.
+    title: title of the picture.
     headline: the key of the metric in the rows.
     metric: how it is shown.
-    num_examples: what the metric is of, for its intervals; None draws none.
+    num_examples: examples behind the metric, for its intervals; None draws
+      none.
     kind: what the model sees, "image" or "video".
   """
-  # Only what draws needs it.
+  # Matplotlib is imported only where something is drawn.
   from tokenlearner_flexivit.figures import drawing
 
   figure = drawing.Figure(figsize=(9, 4), layout="constrained")
@@ -95,7 +97,7 @@ def draw(
   )
   grid = figure.subplots(1, 2, sharey=True)
   for axes, (label, color, key, factor) in zip(grid, panels, strict=True):
-    # In the order of the axis, so that no line runs back.
+    # Sorted along the axis, so that the line never runs back.
     ordered = sorted(rows, key=lambda row: row[key])
     x = [factor * row[key] for row in ordered]
     values = [row[headline] for row in ordered]
@@ -108,7 +110,7 @@ def draw(
         size_name(row),
         (x[i], y[i]),
         textcoords="offset points",
-        # In turn, so that the names of close points stay apart.
+        # On alternating sides, so that names of close points stay apart.
         xytext=((-4, 5), (4, -13))[i % 2],
         ha=("right", "left")[i % 2],
         fontsize=9,

@@ -1,8 +1,8 @@
-"""Matplotlib for figures that need no backend: only files are drawn.
+"""Matplotlib without a backend, for figures that are only written to files.
 
-A notebook sets MPLBACKEND to a backend of its own for all programs that it
-starts, and importing Matplotlib fails where that one is not installed. So it is
-imported here, without, and nowhere else in this package.
+A notebook sets MPLBACKEND to its own backend for all programs that it starts,
+and importing Matplotlib fails where that backend is not installed. So this
+module alone imports Matplotlib, without the variable.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ finally:
   if _backend is not None:
     os.environ["MPLBACKEND"] = _backend
 if _backend:
-  with contextlib.suppress(ValueError):  # It is for what others draw.
+  with contextlib.suppress(ValueError):  # Figures of other code may use it.
     matplotlib.rcParams["backend"] = _backend
 
 from matplotlib import cm, colormaps, colors, lines, ticker  # noqa: E402
@@ -30,11 +30,11 @@ __all__ = ["Figure", "cm", "colormaps", "colors", "lines", "log_axis", "save"]
 
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
-  """Writes a figure, whole or not at all, as the kind that its name ends with.
+  """Writes a figure, whole or not at all, in the format of the path's suffix.
 
   Args:
-    figure: to write.
-    path: of the file.
+    figure: the figure to write.
+    path: the file to write.
     dpi: pixels per inch.
   """
   path = pathlib.Path(path)
@@ -47,12 +47,12 @@ def log_axis(axes: Any, values: Sequence[float]) -> None:
   """Makes the x axis logarithmic, with few plain numbers that do not overlap.
 
   Args:
-    axes: of Matplotlib.
-    values: what is drawn, all above 0.
+    axes: Matplotlib axes.
+    values: the values on the x axis, all above 0.
   """
   low, high = min(values), max(values)
   axes.set_xscale("log")
-  # Of less than a factor of two or so the powers and their parts show nothing.
+  # A short range may hold no power of ten and no 1, 2 or 5 times one.
   if high < 3 * low:
     locator = ticker.MaxNLocator(nbins=4, steps=(1, 2, 5, 10))
   elif high < 100 * low:

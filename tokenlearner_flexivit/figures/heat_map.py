@@ -1,4 +1,4 @@
-"""A matrix as colours with a number in each cell."""
+"""Heat maps: a matrix as colours with a number in each cell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,15 +24,16 @@ def draw(
   """Draws a matrix.
 
   Args:
-    axes: of Matplotlib.
-    values: [rows, columns]; cells that are NaN are grey, and stand for nothing
-      that the colours are for.
-    rows: their names.
-    columns: their names.
-    texts: a format of the values, or what stands in each cell.
-    limits: of the colours, by default the smallest and the largest value.
-    cmap: the colours, as Matplotlib calls them.
-    slanted: whether the names of the columns are, as long ones have to be.
+    axes: Matplotlib axes.
+    values: [rows, columns]; cells that are NaN are grey, for no value.
+    rows: names of the rows.
+    columns: names of the columns.
+    texts: a format for the values, or the text of each cell.
+    limits: values of the first and the last colour, by default the smallest and
+      the largest value.
+    cmap: Matplotlib's name of the colours.
+    slanted: whether the names of the columns are slanted, so that long ones
+      fit.
 
   Returns:
     The image, for a colour bar.
@@ -59,7 +60,7 @@ def draw(
 
 
 def _readable_on(color: tuple[float, ...]) -> str:
-  """White or black, whichever has the higher contrast (WCAG 2.1, 1.4.3)."""
+  """Returns white or black, by the higher contrast (WCAG 2.1, 1.4.3)."""
   luminance = np.power(color[:3], 2.2) @ (0.2126, 0.7152, 0.0722)
   over_black, under_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
   return "white" if under_white > over_black else "black"

@@ -1,4 +1,4 @@
-"""How measures of a model are shown, and how sure they are."""
+"""Metrics of a model: how they are shown, and their confidence intervals."""
 
 import dataclasses
 import math
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """How one measure of an evaluation is shown to people.
+  """One metric of an evaluation and how it is shown to people.
 
   Attributes:
-    title: such as "top-5".
-    unit: "%" of a value in [0, 1], which is shown times 100; any other stands
-      behind the title as it is.
+    title: name for people, such as "top-5".
+    unit: "%" for a value in [0, 1], which is shown times 100; any other unit is
+      shown behind the title and scales nothing.
     is_share: whether the value is the share of the examples that are right, so
       that it has an interval.
   """
@@ -24,12 +24,12 @@ class Metric:
 
   @property
   def column(self) -> str:
-    """The title of a column: "accuracy %"."""
+    """Returns the title of a column: "accuracy %"."""
     return f"{self.title} {self.unit}".rstrip()
 
   @property
   def axis(self) -> str:
-    """The label of an axis: "accuracy in %"."""
+    """Returns the label of an axis: "accuracy in %"."""
     return f"{self.title} in {self.unit}" if self.unit else self.title
 
   def scaled(self, value: float) -> float:
@@ -50,11 +50,11 @@ class Metric:
     """Returns the interval that holds a value in 95 % of cases, as shown.
 
     Args:
-      value: not yet scaled.
-      count: of how many examples; None if that is not known.
+      value: the value, not scaled.
+      count: number of examples behind it; None if unknown.
 
     Returns:
-      Its ends; None where it has none.
+      The ends of the interval; None where the metric has none.
     """
     if not (self.is_share and count):
       return None
@@ -63,9 +63,9 @@ class Metric:
 
 
 def from_report(report: Mapping[str, Any], name: str) -> Metric:
-  """Returns how a report's metric is shown, also that of version 0.1."""
+  """Returns the metric of a report, also of a report of version 0.1."""
   about = report.get("metrics", {}).get(name)
-  if about is None:  # Version 0.1 had shares alone as headlines, and mAP.
+  if about is None:  # The headlines of version 0.1 were shares or mAP.
     return Metric(name, "%", is_share=name != "mAP")
   return Metric(**about)
 
@@ -73,12 +73,12 @@ def from_report(report: Mapping[str, Any], name: str) -> Metric:
 def wilson(share: float, count: float) -> tuple[float, float]:
   """Returns Wilson's interval of a share, which holds it in 95 % of cases.
 
-  It is about which examples were drawn for the test, not about other seeds of
-  the training (E. B. Wilson, JASA 22, 1927).
+  The interval covers the choice of test examples, not that of the training's
+  seed (E. B. Wilson, JASA 22, 1927).
 
   Args:
     share: in [0, 1].
-    count: of how many examples.
+    count: number of examples.
   """
   z = 1.96
   middle = (share + z * z / (2 * count)) / (1 + z * z / count)

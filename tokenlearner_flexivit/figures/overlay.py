@@ -1,11 +1,11 @@
 """Maps drawn over images: a row per image, a column per map.
 
 A map is shown as shares of its own largest weight, so that a wide one is as
-visible as a narrow one; how narrow it is says the number in its corner, the
+visible as a narrow one. The number in its corner tells how narrow it is: the
 largest weight as a multiple of the mean, as in "3.2x". It is 1 for a map that
-weighs all positions alike and h * w for one that takes a single patch. So maps
-can be compared whatever the grid, and whether they sum to one (TokenLearner
-v1.1) or each weight is in [0, 1] by itself (v1.0).
+weighs all positions alike and h * w for a map with a single patch. So maps can
+be compared across grids, and whether they sum to one (TokenLearner v1.1) or
+each weight is in [0, 1] (v1.0).
 
 Letters: H W image, C channels, h w grid, S maps.
 """
@@ -23,9 +23,9 @@ from tokenlearner_flexivit.figures import drawing
 COLORS = "viridis"
 _ALPHA = 0.65
 _CELL_INCHES = 1.0
-_GAP = 0.06  # Between cells, as a part of their size.
+_GAP = 0.06  # Between cells, as a share of their size.
 _GROUP_GAP = 0.3  # Between the rows of one image and those of the next.
-_POINTS_PER_INCH = 16  # Letters of the caption, about.
+_POINTS_PER_INCH = 16  # Letters of the caption per inch, roughly.
 _CAPTION = (
   "3.0x in a corner: the largest weight is 3 times the mean. Colours as over "
   "mid-grey."
@@ -33,13 +33,13 @@ _CAPTION = (
 
 
 class Row(NamedTuple):
-  """What a row of the picture shows.
+  """One row of the picture.
 
   Attributes:
-    label: stands before the row.
+    label: text before the row.
     image: [H, W, 3] in [0, 1], see `displayable`.
-    maps: S of [h, w], not negative; h and w divide H and W.
-    caption: stands in the image's corner, such as its class.
+    maps: S arrays [h, w], not negative; h and w divide H and W.
+    caption: text in the image's corner, such as its class.
     notes: S words, each behind the number in the corner of a map, such as the
       class that the map is for.
   """
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 def peak(weights: np.ndarray) -> float:
-  """Returns the largest weight of a map [h, w] by their mean; 0 if all are."""
+  """Returns the largest weight of a map [h, w] over the mean; 0 for zeros."""
   mean = weights.mean(dtype=np.float64)
   return float(weights.max() / mean) if mean else 0.0
 
@@ -61,8 +61,8 @@ def displayable(image: np.ndarray) -> np.ndarray:
   """Returns an image [H, W, C] of any range as [H, W, 3] in [0, 1].
 
   Preprocessing may have standardised it, so its own darkest value becomes 0
-  and its brightest 1. What has not three channels is shown in grey. Frames of a
-  video are given together, [T, H, W, C], so that they keep their brightness.
+  and its brightest 1. Images without three channels become grey. Frames of a
+  video are passed together, [T, H, W, C], so that they keep their brightness.
   """
   image = np.asarray(image, np.float64)
   if image.shape[-1] != 3:
@@ -113,16 +113,17 @@ def figure(
   Rows of one image stand close together, apart from those of the next.
 
   Args:
-    rows: of images of one size, with the same number of maps.
-    title: of the picture.
-    names: of the maps; None numbers them as tokens.
-    first: heads the column of images.
+    rows: rows with images of one size and the same number of maps.
+    title: title of the picture.
+    names: names of the maps; None numbers them as tokens.
+    first: heading of the column of images.
 
   Returns:
     A figure to be saved, or shown by a notebook.
 
   Raises:
-    ValueError: no rows, rows that differ, or as `overlay`.
+    ValueError: there are no rows, their sizes differ, or a map does not suit
+      its image.
   """
   shapes = {(*row.image.shape[:2], len(row.maps)) for row in rows}
   if len(shapes) != 1:
@@ -191,14 +192,14 @@ def _tops(rows: Sequence[Row], height: int) -> list[int]:
   same = [a.image is b.image for a, b in itertools.pairwise(rows)]
   tops = [0]
   for is_same in same:
-    # If no two rows are of one image, there are no groups to keep apart.
+    # Without two rows of one image there are no groups to keep apart.
     gap = _GAP if is_same or not any(same) else _GROUP_GAP
     tops.append(tops[-1] + round(height * (1 + gap)))
   return tops
 
 
 def _write(axes: Any, text: str, x: float, y: float) -> None:
-  """Writes in the corner of a cell, readable on any image."""
+  """Writes a text in the corner of a cell, readable on any image."""
   axes.text(
     x,
     y,
@@ -211,6 +212,6 @@ def _write(axes: Any, text: str, x: float, y: float) -> None:
 
 
 def _as_laid_over_grey() -> drawing.colors.Colormap:
-  """The colours as they are over an image that is neither dark nor bright."""
+  """Returns the colours as they appear over a mid-grey image."""
   pure = drawing.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
   return drawing.colors.ListedColormap((1 - _ALPHA) * 0.5 + _ALPHA * pure)

@@ -1,7 +1,7 @@
 """The plane of both dials: accuracy by patch size and learned tokens.
 
-Its settings that are worth choosing are its Pareto front: no other one costs as
-little and is as accurate.
+The settings that are worth choosing form the Pareto front: no other setting
+costs as little and is as accurate.
 """
 
 import pathlib
@@ -20,24 +20,24 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
   """Returns the settings that no other one dominates, from the cheapest on.
 
   Args:
-    costs: of the settings.
-    values: the higher the better, such as accuracies.
+    costs: cost of each setting.
+    values: value of each setting, such as its accuracy; higher is better.
 
   Returns:
-    Indices. Each costs more than the one before and is worth more; of equal
-    ones there is one.
+    Indices. Each setting costs more than the one before and has a higher value;
+    equal settings appear once.
   """
-  found, best = [], -np.inf
+  indices, best = [], -np.inf
   order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
   for index in order:
     if values[index] > best:
-      found.append(index)
+      indices.append(index)
       best = values[index]
-  return found
+  return indices
 
 
-def tokens_of(row: Row) -> str:
-  """Returns the learned tokens of a setting, for people."""
+def tokens_name(row: Row) -> str:
+  """Returns the number of learned tokens of a setting, for people."""
   return str("all" if row["num_tokens"] is None else row["num_tokens"])
 
 
@@ -53,16 +53,17 @@ def draw(
   """Draws a metric as a heat map, and against cost and time with its fronts.
 
   Args:
-    rows: of a report: patch_size, num_tokens, gmacs, images_per_s and the
+    rows: rows of a report: patch_size, num_tokens, gmacs, images_per_s and the
       metric, one row for each pair of patch size and number of tokens.
     path: the picture to write.
-    title: above it.
+    title: title of the picture.
     headline: the key of the metric in the rows.
     metric: how it is shown.
-    num_examples: what the metric is of, for its intervals; None draws none.
+    num_examples: examples behind the metric, for its intervals; None draws
+      none.
     kind: what the model sees, "image" or "video".
   """
-  # Here, as many use `front` where there is nothing to draw.
+  # Imported here, since many callers need `front` alone.
   from tokenlearner_flexivit.figures import drawing
 
   figure = drawing.Figure(figsize=(14, 4.3), layout="constrained")
@@ -83,7 +84,7 @@ def draw(
     _scatter(axis, rows, headline, metric, num_examples, cost)
     axis.set_xlabel(label)
   axes[1].set_ylabel(metric.axis)
-  # Beside the panels: within them it would cover points.
+  # The legend is beside the panels: within them it would cover points.
   handles, labels = axes[1].get_legend_handles_labels()
   figure.legend(
     handles, labels, loc="outside right center", frameon=False, fontsize=8
@@ -108,10 +109,10 @@ def _heat_map(
   metric: Metric,
   num_examples: int | None,
 ) -> None:
-  sizes, tokens = _distinct(rows, curve.size_name), _distinct(rows, tokens_of)
+  sizes, tokens = _distinct(rows, curve.size_name), _distinct(rows, tokens_name)
   values = np.full((len(tokens), len(sizes)), np.nan)
   for row in rows:
-    place = tokens.index(tokens_of(row)), sizes.index(curve.size_name(row))
+    place = tokens.index(tokens_name(row)), sizes.index(curve.size_name(row))
     values[place] = row[headline]
   limits = _color_limits(values, metric, num_examples)
   pattern = "{:.1f}" if metric.unit == "%" else "{:.3g}"
@@ -126,14 +127,14 @@ def _heat_map(
 def _color_limits(
   values: np.ndarray, metric: Metric, num_examples: int | None
 ) -> tuple[float, float]:
-  """Returns limits so wide that colours do not show what may be chance."""
+  """Returns limits so wide that colours do not show chance differences."""
   low, high = np.nanmin(values), np.nanmax(values)
   below, above = curve.errors([low, high], metric, num_examples) or (
     (0.0, 0.0),
     (0.0, 0.0),
   )
   low, high = metric.scaled(low), metric.scaled(high)
-  # Half of the intervals at both ends: differences that matter keep colours.
+  # Only half of the intervals at both ends, so that real differences show.
   low, high = low - below[0] / 2, high + above[1] / 2
   least = curve.LEAST_SPAN if metric.unit == "%" else 0.0
   missing = max(0.0, least - (high - low)) / 2
@@ -178,13 +179,13 @@ def _scatter(
     )
   for index in best:
     axes.annotate(
-      tokens_of(rows[index]),
+      tokens_name(rows[index]),
       (costs[index], values[index]),
       textcoords="offset points",
       xytext=(-5, 6),
       ha="right",
       fontsize=8,
-      # The line would run through it.
+      # The box keeps the line from running through the text.
       bbox=dict(boxstyle="square,pad=0.1", fc="white", ec="none", alpha=0.7),
     )
   drawing.log_axis(axes, costs)

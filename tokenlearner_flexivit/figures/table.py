@@ -8,10 +8,10 @@ _NUMBER = re.compile(r"[-+]?\d|$")
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-  """Formats rows, dicts of equal keys, which become the columns.
+  """Returns a table of rows, dicts whose equal keys become the columns.
 
-  Columns of nothing but numbers, perhaps with units, are right-aligned. A "|"
-  in a cell, as in a class's name, begins no column.
+  Columns that hold only numbers, perhaps with units, are right-aligned. A "|"
+  in a cell, as in a class's name, is escaped.
   """
   columns = list(rows[0])
   cells = [

@@ -64,11 +64,11 @@ def input_shape(model: nn.Module, channels: int = 3) -> tuple[int, ...]:
   """Returns the shape of an input that suits the stored buffers of a model.
 
   Args:
-    model: of `MODELS`.
-    channels: of its images.
+    model: an instance of one of `MODELS`.
+    channels: number of channels of its images.
 
   Returns:
-    (H, W, channels), for a model for videos (T, H, W, channels).
+    (H, W, channels), or (T, H, W, channels) for a model for videos.
   """
   grid = model.posemb_grid
   # A model for videos may cut them frame by frame.

@@ -1,4 +1,4 @@
-"""Plain pooling to S tokens: what TokenLearner has to beat (its Section 5)."""
+"""Average pooling to S tokens, TokenLearner's baseline (its Section 5)."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ def average_maps(
 ) -> Float64[np.ndarray, "S N"]:
   """Returns the maps of S rectangles that tile the grid.
 
-  Their rows and columns are as equal in number as S allows (2x4 for 8), the
-  more of them along the longer side. A cell that rectangles share counts for
-  each by its area in it, so any grid will do. Each map sums to one.
+  The numbers of rows and columns are as equal as S allows (2x4 for 8); the
+  larger number runs along the longer side. A cell that several rectangles share
+  is divided among them by area, so any grid will do. Each map sums to one.
 
   Args:
     num_tokens: S.
     grid: (h, w), N = h * w.
 
   Raises:
-    ValueError: rectangles would be narrower than a cell.
+    ValueError: a rectangle would be narrower than a cell.
   """
   few = next(
     d for d in range(math.isqrt(num_tokens), 0, -1) if num_tokens % d == 0

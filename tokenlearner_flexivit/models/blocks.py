@@ -1,8 +1,8 @@
 """The parts of a pre-LayerNorm transformer.
 
-Parameters have the names and shapes that big_vision's have, so its released
-weights fit without renaming. How they are used differs: for speed, projections
-are products of two matrices, and attention runs in [B, heads, N, d].
+Parameters have big_vision's names and shapes, so its released weights fit
+without renaming. The computation differs: for speed, projections are products
+of two matrices, and attention runs in [B, heads, N, d].
 
 Letters: B batch, M tokens that attend to N, D width, d width of a head.
 """
@@ -21,7 +21,7 @@ def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
 
 
 class Dense(nn.Module):
-  """A dense layer of which the first inputs and outputs can be used alone.
+  """A dense layer whose first inputs and outputs can be used alone.
 
   Attributes:
     features: outputs of the stored kernel.
@@ -55,7 +55,7 @@ class Dense(nn.Module):
 
 
 class MlpBlock(nn.Module):
-  """Dense, GELU (tanh form), dropout, Dense, dropout.
+  """An MLP: Dense, GELU (tanh form), dropout, Dense, dropout.
 
   Attributes:
     mlp_dim: hidden features.
@@ -118,7 +118,7 @@ def dot_product_attention(
 
 
 class _Affine(nn.Module):
-  """Holds a kernel and a bias, for use outside."""
+  """A kernel and a bias that the calling module applies."""
 
   kernel_shape: tuple[int, ...]
   bias_shape: tuple[int, ...]
@@ -133,7 +133,7 @@ class _Affine(nn.Module):
 
 
 class MultiHeadDotProductAttention(nn.Module):
-  """Multi-head attention with the parameters of flax's module of that name.
+  """Multi-head attention with the parameters of flax's module of this name.
 
   Attributes:
     num_heads: must divide the width.
@@ -152,7 +152,8 @@ class MultiHeadDotProductAttention(nn.Module):
   ) -> Float[Array, "B M D"]:
     """Lets `x` attend to `context`, or to itself without one.
 
-    The mask is False for tokens to ignore, of those that are attended to.
+    The mask covers the tokens that are attended to; it is False for those to
+    ignore.
     """
     width = x.shape[-1]
     heads = (self.num_heads, width // self.num_heads)
@@ -205,7 +206,7 @@ class Encoder1DBlock(nn.Module):
 
     Args:
       x: the tokens.
-      mask: False for tokens that nobody attends to.
+      mask: False for tokens that no token attends to.
       train: whether dropout and stochastic depth are active.
 
     Returns:
@@ -213,7 +214,7 @@ class Encoder1DBlock(nn.Module):
     """
 
     def drop_path(y):
-      # One draw for all tokens and features of an example; what is kept is
+      # One draw for all tokens and features of an example. Kept branches are
       # scaled up, so that evaluation needs no change.
       never = isinstance(self.drop_path, float) and self.drop_path == 0
       if never or not train:
@@ -246,7 +247,7 @@ class Encoder1DBlock(nn.Module):
 
 
 class MAPHead(nn.Module):
-  """Pools tokens by attention from a learned probe (Set Transformer's PMA).
+  """Attention pooling from a learned probe (Set Transformer's PMA).
 
   Attributes:
     num_heads: attention heads.
@@ -262,7 +263,7 @@ class MAPHead(nn.Module):
   def __call__(
     self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
   ) -> Float[Array, "B D"]:
-    """Pools the tokens; `mask` as in `Encoder1DBlock`."""
+    """Pools the tokens where `mask` is not False."""
     b, _, d = x.shape
     probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, d))
     probe = jnp.broadcast_to(probe.astype(self.dtype), (b, 1, d))

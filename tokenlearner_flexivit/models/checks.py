@@ -5,7 +5,7 @@ from typing import Any
 
 
 def whole(value: Any, name: str, least: int | None = 1) -> None:
-  """Raises ValueError unless a value is a whole number, and large enough."""
+  """Raises ValueError unless a value is a whole number of at least `least`."""
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise ValueError(f"{name} must be a whole number, got {value!r}.")
   if least is not None and value < least:

@@ -1,19 +1,18 @@
-"""Parameters and operations of a forward pass, of images and of videos.
+"""Closed-form counts of parameters and operations, for images and videos.
 
-All of it is in closed form.
+`macs` counts the multiply-adds of matrix products, which TokenLearner and timm
+print as GFLOPS or GMACs; FlexiViT's GFLOPs count multiplication and addition
+separately, so they are twice as many. `operations` adds the other operations
+that XLA counts. Per image these are biases, norms, softmax and activations: 0.2
+to 1.2% in the standard sizes. Per call they are the resizing of the patch
+kernel and the position embedding, which can be 18% at a batch of one and 25
+tokens. `experiments/cost` compares these counts with XLA and with published
+figures. `python -m tokenlearner_flexivit.analysis.flops` prints them for one
+model.
 
-`macs` counts the multiply-adds of matrix products, which is what TokenLearner
-and timm print as GFLOPS or GMACs; FlexiViT's GFLOPs count multiplication and
-addition, so they are twice as many. `operations` adds the rest of what XLA
-counts. For an image these are biases, norms, softmax and activations: 0.2 to
-1.2% in the standard sizes. For a call it is bringing the patch kernel and the
-position embedding to size, which at a batch of one and 25 tokens can be 18%.
-`experiments/cost` compares all of it with XLA and with published figures.
-`python -m tokenlearner_flexivit.analysis.flops` prints it of one model.
-
-Of a model for videos everything is per clip, or view: `image_shape` is (T, H,
-W, C), learned tokens are those of each frame. For `BottleneckViViT`, most of
-which is convolutions, there is no closed form: XLA counts for it.
+For a model for videos everything is per clip, or view: `image_shape` is (T, H,
+W, C), and learned tokens are counted per frame. `BottleneckViViT` consists
+mostly of convolutions and has no closed form: XLA counts for it.
 
 Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
@@ -34,12 +33,12 @@ from tokenlearner_flexivit.models.token_learner import ALL
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a part of a model does.
+  """The operations of a part of a model.
 
   Attributes:
     macs: multiply-adds in matrix products and convolutions.
     elementwise: additions, products, maxima, ... outside of these. The
-      functions below leave out what grows with neither n * d nor n * n.
+      functions below leave out terms that grow with neither n * d nor n * n.
   """
 
   macs: int = 0
@@ -62,7 +61,7 @@ def _dense(n: int, d: int, out: int) -> Cost:
 
 
 def _gelu(elements: int) -> Cost:
-  return Cost(0, 8 * elements)  # The tanh form; the tanh is no operation.
+  return Cost(0, 8 * elements)  # The tanh form; the tanh itself is not counted.
 
 
 def _mlp(n: int, d: int, hidden: int, out: int) -> Cost:
@@ -70,7 +69,7 @@ def _mlp(n: int, d: int, hidden: int, out: int) -> Cost:
 
 
 def _attention(queries: int, n: int, d: int, heads: int) -> Cost:
-  # Maximum, difference and sum for each pair; scaled are query and result.
+  # Maximum, difference and sum for each pair; query and result are scaled.
   pairs = Cost(2 * queries * n * d, 3 * heads * queries * n + 2 * queries * d)
   return (_dense(queries, d, d) + _dense(n, d, d)) * 2 + pairs
 
@@ -82,14 +81,14 @@ def _block(n: int, d: int, mlp_dim: int, heads: int) -> Cost:
 
 
 def _token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:
-  """TokenLearner: the maps, and the pooling by them."""
+  """Returns the cost of TokenLearner: of its maps and of pooling by them."""
   (h, w), learned = grid, config["num_tokens"]
   n = h * w
   if config["version"] == "average":
     return Cost(s * n * d)
   if config["version"] == "1.0":
-    # Products of a 3x3 kernel with the zeros around the grid are none. The
-    # first three convolutions have all channels, whatever s is.
+    # Products of a 3x3 kernel with the padding are not counted. The first three
+    # convolutions have all channels, whatever s is.
     taps = (3 * h - 2) * (3 * w - 2)
     convs = Cost(taps * (d * learned + 2 * learned**2 + learned * s))
     maps = convs + _gelu(3 * n * learned) + Cost(0, 3 * n * s)
@@ -99,14 +98,14 @@ def _token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:
 
 
 def _token_fuser(n: int, s: int, d: int, config: Any) -> Cost:
-  """TokenFuser: the mix over tokens, the mask, the way back, the residual."""
+  """Returns the cost of TokenFuser: mix, mask, product, residual."""
   mix = _norm(s, d) * 2 + _dense(d, s, s)
   mask = _mlp(n, d, config["bottleneck_dim"], s) + Cost(0, 3 * n * s)
   return _norm(n, d) + mix + mask + Cost(n * s * d, n * d)
 
 
 def _head(model: Any) -> list[tuple[int, int]]:
-  """Inputs and outputs of the dense layers after pooling."""
+  """Returns inputs and outputs of the dense layers after pooling."""
   rep_size = model.width if model.rep_size is True else model.rep_size
   sizes = [n for n in (model.width, rep_size, model.num_classes) if n]
   return list(itertools.pairwise(sizes))
@@ -132,7 +131,7 @@ def _encoder(
   grid: tuple[int, ...],
   num_tokens: int | str | None,
 ) -> tuple[Cost, int]:
-  """The blocks, what learns their tokens, the last norm; tokens that leave."""
+  """Returns an encoder's cost, last norm included, and its number of tokens."""
   d, config = model.width, model.token_learner
   *frames, h, w = grid
   frames = math.prod(frames)
@@ -165,7 +164,7 @@ def _forward(
   patch_size: patch_embed.Size | None,
   num_tokens: int | str | None,
 ) -> Cost:
-  """One image's or video's forward pass, without `_resize_macs`."""
+  """Returns the cost of one image or video, without `_resize_macs`."""
   *size, channels = image_shape
   grid, patch = _cut(model, image_shape, patch_size, num_tokens)
   d, n = model.width, math.prod(grid)
@@ -193,10 +192,10 @@ def _resize_macs(
   image_shape: Sequence[int],
   patch_size: patch_embed.Size | None,
 ) -> int:
-  """Kernel and position embedding brought to size, once per call."""
+  """Returns the multiply-adds of resizing kernel and position embedding."""
   channels = image_shape[-1]
   grid, patch = _cut(model, image_shape, patch_size)
-  # Without frames in the kernel there is nothing of them to resize.
+  # A kernel without frames is not resized in time.
   axes = len(model.patch_size)
   resizes = [(patch[-axes:], model.patch_size, channels)]
   if isinstance(model, models.ViViTFactorised):
@@ -210,9 +209,9 @@ def _resize_macs(
 
 
 def _resize(new: tuple[int, ...], old: tuple[int, ...]) -> int:
-  """Products of one feature, axis by axis from the first on.
+  """Returns the products that resize one feature, axis after axis.
 
-  An axis that has its size already costs nothing.
+  An axis that keeps its size costs nothing.
   """
   total = 0
   for axis, (n, o) in enumerate(zip(new, old, strict=True)):
@@ -227,13 +226,12 @@ def macs(
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> int:
-  """Multiply-adds of one image's forward pass, in matrix products alone.
+  """Returns the multiply-adds of one image's forward pass, in matrix products.
 
   Args:
-    model: one of `models`. For a `models.BottleneckViViT` what is no matrix
-      product is counted with them.
-    image_shape: (H, W, C), or (T, H, W, C) of a video, which is then what is
-      counted for.
+    model: one of `models`. For a `models.BottleneckViViT` the count includes
+      operations outside of matrix products.
+    image_shape: (H, W, C); (T, H, W, C) for the cost of one video.
     patch_size: None for the model's own.
     num_tokens: None for all learned tokens, "all" for all patches to the end.
 
@@ -255,12 +253,12 @@ def operations(
   patch_size: patch_embed.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> dict[str, int]:
-  """Operations of a forward pass in float32, as XLA counts them.
+  """Returns the operations of a forward pass in float32, as XLA counts them.
 
-  A multiply-add is two. Exponentials, tanh and square roots are none: XLA
-  counts them apart, and they are about a thousandth as many.
+  A multiply-add counts as two. Exponentials, tanh and square roots do not
+  count: XLA counts them apart, and they are about a thousandth as many.
 
-  Args and errors are those of `macs`.
+  Arguments and errors are those of `macs`.
 
   Returns:
     dict of matmul and elementwise, which are per image, and resize, which is
@@ -284,9 +282,9 @@ def xla_operations(
   num_tokens: int | str | None = None,
   batch_size: int = 1,
 ) -> float:
-  """XLA's own count for a whole batch, to check `operations` with.
+  """Returns XLA's own count for a whole batch, to check `operations` with.
 
-  Args and errors are those of `macs`.
+  Arguments and errors are those of `macs`.
   """
   setting = dict(patch_size=patch_size, num_tokens=num_tokens)
   return protocol.xla_operations(model, image_shape, setting, batch_size)
@@ -300,11 +298,11 @@ def _counted(model: Any, image_shape: Sequence[int], *setting: Any) -> int:
 
 
 def num_params(model: Any, channels: int = 3) -> int:
-  """Number of parameters.
+  """Returns the number of parameters of a model.
 
   Args:
-    model: see `macs`.
-    channels: of the images.
+    model: one of `models`.
+    channels: number of channels of the images.
   """
   if isinstance(model, models.BottleneckViViT):
     shape = (1, *models.input_shape(model, channels))

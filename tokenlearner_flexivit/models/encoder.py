@@ -21,10 +21,10 @@ class Encoder(nn.Module):
   """Transformer blocks and a final LayerNorm.
 
   Without a fuser, TokenLearner runs once, before block `layer`, and all later
-  blocks see S tokens. With one, every block from `layer` on is TokenLearner,
-  block, TokenFuser and a residual, and N tokens come out (TokenLearner,
-  Sections 2 and 3). In a video both work on each frame alone, and the
-  blocks on the tokens of all frames together.
+  blocks see S tokens. With a fuser, every block from `layer` on becomes
+  TokenLearner, block, TokenFuser and a residual, and N tokens come out
+  (TokenLearner, Sections 2 and 3). In a video TokenLearner and TokenFuser work
+  on each frame alone, and blocks on the tokens of all frames together.
 
   Repeated modules are numbered in the order of their use, as in Scenic:
   `TokenLearner_0`, ... and `TokenFuser_0`, .... Scenic calls the former
@@ -42,11 +42,12 @@ class Encoder(nn.Module):
     remat: whether the backward pass recomputes each block.
     scan: whether blocks in a row are one `lax.scan`, which compiles once for
       all of them. Parameters are the same, stacked or not (see `stacking`), and
-      so are results without dropout and stochastic depth; with these the draws
-      are others, of the same distribution.
+      so are results without dropout and stochastic depth, whose draws differ
+      but have the same distribution.
     block_cls: the class of the blocks, with the attributes and the call of
       `Encoder1DBlock`.
-    learner_cls: likewise, of `TokenLearner`.
+    learner_cls: the class that learns tokens, with the attributes and the call
+      of `TokenLearner`.
   """
 
   depth: int
@@ -75,15 +76,16 @@ class Encoder(nn.Module):
     """Encodes tokens.
 
     Args:
-      x: num_cls + N tokens, of a video num_cls + T * N.
-      grid: (h, w) with h * w = N, of a video (T, h, w).
-      num_cls: how many leading tokens pass beside TokenLearner.
-      num_tokens: see `TokenLearner`; "all" leaves it out, and the fuser.
+      x: num_cls + N tokens; num_cls + T * N for a video.
+      grid: (h, w) with h * w = N; (T, h, w) for a video.
+      num_cls: how many leading tokens bypass TokenLearner.
+      num_tokens: how many learned tokens to use, see `TokenLearner`; "all"
+        leaves out TokenLearner and TokenFuser.
       train: whether dropout and stochastic depth are active.
 
     Returns:
-      num_cls + N or S tokens; a mask, false for those without meaning, or None
-      if all have one; a dict `block00`, ... of the intermediates of each block.
+      num_cls + N or S tokens; a mask, False for unused tokens, or None if all
+      are used; a dict `block00`, ... of the intermediates of each block.
       For a video, N and S are multiplied by T, and TokenLearner's outputs have
       an axis T after B.
     """
@@ -145,7 +147,7 @@ class Encoder(nn.Module):
     train: bool,
   ) -> tuple[Float[Array, "B N D"], dict[str, Any]]:
     """Runs blocks in a row, as part of a compact `__call__`."""
-    # Parameters are made block by block, under the names that they have.
+    # Parameters are created block by block, under the names of the blocks.
     if self.scan and len(run) > 1 and not self.is_initializing():
       return self._scan(run, x, mask, train)
     out = {}
@@ -155,7 +157,7 @@ class Encoder(nn.Module):
 
   @nn.nowrap
   def _block(self, index: int) -> nn.Module:
-    """Makes a block, as part of a compact `__call__`."""
+    """Returns a block, as part of a compact `__call__`."""
     block_cls = self.block_cls
     if self.remat:
       block_cls = nn.remat(block_cls, static_argnums=(3,))
@@ -201,9 +203,9 @@ class Encoder(nn.Module):
       rngs = {"dropout": key} if random else {}
       return block.apply({"params": params}, x, mask, train, rngs=rngs)
 
-    # All that the backward pass needs of a block is written into stacks. To
-    # keep the products alone and compute the rest again takes less time than
-    # that: 0.84 to 0.92x of a training step on CPU.
+    # All that the backward pass needs from a block is written into stacks.
+    # Keeping only the products and computing the rest again is faster: 0.84 to
+    # 0.92x of the time of a training step on CPU.
     policy = None if self.remat else jax.checkpoint_policies.checkpoint_dots
     body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     x, stacked = jax.lax.scan(body, x, (params, rates, keys))
@@ -216,9 +218,9 @@ class Encoder(nn.Module):
 def block_runs(
   depth: int, config: tl.TokenLearnerConfig | None
 ) -> tuple[range, ...]:
-  """Returns the numbers of the blocks that follow one another directly.
+  """Returns runs of blocks, by number, that follow one another directly.
 
-  TokenLearner, or TokenLearner and TokenFuser, separate one run from the next.
+  TokenLearner, or TokenLearner and TokenFuser, separates a run from the next.
   """
   if config is None:
     return (range(depth),)

@@ -1,7 +1,8 @@
 """Patch embedding whose kernel is resized to any patch size on the fly.
 
-Letters: p q stored kernel, P Q requested patch, h w grid, C D as everywhere.
-Of a video, which has frames in front, t, T and T' in the same order.
+Letters: p q stored kernel, P Q requested patch, h w grid, C channels, D width.
+Videos have an axis of frames in front: t of the stored kernel, T of the
+requested patch, T' of the grid.
 """
 
 import functools
@@ -23,9 +24,9 @@ def to_size(size: Size, name: str = "") -> tuple[int, ...]:
   """Returns (height, width), or (frames, height, width).
 
   Args:
-    size: an int, or one in a list, for both height and width, or two ints,
-      or three.
-    name: of the size, for errors.
+    size: an int, or a list of one, for both height and width; or two ints; or
+      three.
+    name: the size's name in errors.
 
   Raises:
     ValueError: for anything else, or a size that is traced.
@@ -47,7 +48,10 @@ def to_size(size: Size, name: str = "") -> tuple[int, ...]:
 
 
 def to_pair(size: Size, name: str = "") -> tuple[int, int]:
-  """Returns (height, width); as `to_size`, but frames are an error."""
+  """Returns (height, width).
+
+  Arguments and errors are those of `to_size`; frames are an error, too.
+  """
   sizes = to_size(size, name)
   if len(sizes) != 2:
     raise ValueError(
@@ -61,13 +65,13 @@ def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, ...]:
   """Returns the grid (h, w) into which patches divide an image.
 
   Args:
-    image_size: int or (height, width) in pixels; of a video (frames, height,
-      width), which gives a grid (T', h, w).
-    patch_size: likewise.
+    image_size: int or (height, width) in pixels; (frames, height, width) for a
+      video, whose grid is (T', h, w).
+    patch_size: int, or as many numbers as `image_size` has.
 
   Raises:
     ValueError: if the patches do not tile the image; it names the sizes that
-      do. Cropping what is left over would lose pixels without a sound.
+      do. Cropping the remainder would silently lose pixels.
   """
   image, patch = to_size(image_size), to_size(patch_size)
   if len(image) != len(patch):
@@ -99,8 +103,8 @@ def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, ...]:
 def bilinear_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
   """Returns the matrix of a 1-D bilinear resize.
 
-  Half-pixel centres, edge values repeated, no antialiasing: a row has at most
-  two non-zero entries, also when it shrinks.
+  Its pixel centres are at halves, edge values are repeated, and nothing is
+  antialiased: a row has at most two non-zero entries, also when it shrinks.
   """
   centers = (np.arange(new) + 0.5) * (old / new) - 0.5
   left = np.floor(centers).astype(int)
@@ -116,8 +120,8 @@ def bilinear_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
 @functools.cache
 def pi_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
   """Returns (B^T)^+ for B = bilinear_matrix(old, new)."""
-  # B has full rank, with a condition number below 6 for all sizes up to 64; the
-  # cut-off only has to be far above float64 rounding.
+  # B has full rank, with a condition number below 6 for all sizes up to 64, so
+  # the cut-off only has to be far above float64 rounding.
   matrix = np.linalg.pinv(bilinear_matrix(old, new).T, rcond=1e-9)
   matrix.flags.writeable = False
   return matrix
@@ -144,13 +148,13 @@ def resize_kernel(
 
   Args:
     kernel: [p, q, C, D], or [t, p, q, C, D] for tubelets.
-    new_size: int or (P, Q), static; for tubelets also (T, P, Q), without which
-      they keep their frames.
+    new_size: int or (P, Q), static; for tubelets also (T, P, Q). Without T they
+      keep their frames.
     method: "pi", "vanilla", "area" or "norm".
 
   Returns:
-    [P, Q, C, D] or [T, P, Q, C, D] in the dtype of `kernel`, which itself is
-    returned if it has that size already.
+    [P, Q, C, D] or [T, P, Q, C, D] in the dtype of `kernel`; `kernel` itself if
+    it has this size already.
 
   Raises:
     ValueError: for an unknown method, or frames where the kernel has none.
@@ -198,9 +202,9 @@ def resize_kernel(
 
 
 class PatchEmbed(nn.Module):
-  """Cuts images into patches and maps each to a token, at any patch size.
+  """A patch embedding: cuts images into patches of any size, one token each.
 
-  Likewise videos into tubelets, if the kernel has frames.
+  If the kernel has frames, it cuts videos into tubelets.
 
   Attributes:
     width: D, features of a token.

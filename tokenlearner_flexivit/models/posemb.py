@@ -17,15 +17,15 @@ def resize_posemb(
 ) -> Float[ArrayLike, "1 M D"]:
   """Resizes a position embedding bilinearly.
 
-  As in FlexiViT's forward pass the interpolation is antialiased when the grid
-  shrinks, which the resize of the patch kernel is not. Learned embeddings and
-  sines are resized alike, so that a place in the image keeps its position at
-  every patch size.
+  As in FlexiViT's forward pass, the interpolation is antialiased when the grid
+  shrinks, unlike the resize of the patch kernel. Learned embeddings and sines
+  are resized in the same way, so that a place in the image keeps its position
+  at every patch size.
 
   Args:
     posemb: for the N cells of `old_grid`.
     old_grid: (h, w), or (T, h, w) for a video.
-    new_grid: likewise, static.
+    new_grid: the grid wanted, with as many numbers; static.
   """
   if tuple(old_grid) == tuple(new_grid):
     return posemb

@@ -1,6 +1,6 @@
-"""What the rest of the library asks of a model, with defaults for most of it.
+"""The interface of a model, with defaults for most of it.
 
-A model of one's own has twenty lines:
+Your own model takes about ten lines:
 
   class SmallCNN(protocol.Model):
     num_classes: int | None = None
@@ -36,10 +36,10 @@ class Model(nn.Module):
   them `pre_logits` [B, D], the representation.
 
   Attributes:
-    input: what an example calls that which the model sees: "image" for [H, W,
-      C], "video" for [T, H, W, C].
-    patch_size: of the stored patch embedding, where there is one.
-    token_learner: the fields of its TokenLearner, where there is one.
+    input: the entry of an example that the model sees: "image" for [H, W, C],
+      "video" for [T, H, W, C].
+    patch_size: the stored patch embedding's, or None without one.
+    token_learner: the fields of its TokenLearner, or None without one.
     scanned_runs: the runs of blocks that a loop executes, see
       `models.stacking`.
   """
@@ -68,7 +68,7 @@ class Model(nn.Module):
 
   @property
   def own_patch_size(self) -> tuple[int, int] | None:
-    """(height, width) in pixels that a call without patch size means."""
+    """Returns (height, width) in pixels of a call without patch size."""
     return None
 
   def check(self, size: Sequence[int], **setting: Any) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ class Model(nn.Module):
 
     Args:
       size: [H, W] or [T, H, W] of an input.
-      **setting: of the dials.
+      **setting: values of the dials.
 
     Returns:
       The grid of patches; empty for a model that has none.
@@ -94,7 +94,7 @@ class Model(nn.Module):
     return ()
 
   def seq_len(self, size: Sequence[int], **setting: Any) -> int | None:
-    """Returns how many tokens an input becomes; None if that says nothing."""
+    """Returns how many tokens an input becomes; None without tokens."""
     del size, setting
     return None
 
@@ -103,7 +103,7 @@ class Model(nn.Module):
 
     Args:
       shape: [H, W, C] or [T, H, W, C].
-      **setting: of the dials.
+      **setting: values of the dials.
     """
     return count(self, tuple(shape), tuple(setting.items())) // 2
 
@@ -125,9 +125,9 @@ def xla_operations(
   """Returns XLA's own count of operations for a batch.
 
   Args:
-    model: a Flax module, called as `Model` says.
-    shape: of one input.
-    setting: of the dials.
+    model: a Flax module that is called like a `Model`.
+    shape: the shape of one input.
+    setting: values of the dials.
     batch_size: number of inputs.
   """
   inputs = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
@@ -136,7 +136,7 @@ def xla_operations(
   def apply(params, inputs):
     return model.apply(params, inputs, **setting)[0]
 
-  # Counted before compilation, in what the model says. Afterwards it is what
-  # a backend has made of that, and on GPUs the products that became calls of a
-  # library have been left out (jax issues 16008, 22249).
+  # Counted before compilation, in the model's own operations. After it, the
+  # count is of the backend's operations, and on GPUs it lacks the products that
+  # became calls of a library (jax issues 16008, 22249).
   return jax.jit(apply).lower(params, inputs).cost_analysis()["flops"]

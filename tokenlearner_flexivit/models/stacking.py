@@ -1,10 +1,10 @@
 """Parameters of equal blocks as stacks, for blocks that are one `lax.scan`.
 
 Files and checkpoints name every block: encoderblock_0, encoderblock_1, .... A
-training of a model with `scan=True` holds a run of blocks as one array per
-parameter, [blocks, ...], under a name such as "encoderblocks_0-5". So a step
-copies no parameters on their way into the loop, and the optimizer's part of
-the program has an array for each kind of parameter rather than for each block.
+training with `scan=True` holds a run of blocks as one array per parameter,
+[blocks, ...], under a name such as "encoderblocks_0-5". So a step copies no
+parameters into the loop, and the optimizer's part of the program has an array
+for each kind of parameter rather than for each block.
 """
 
 import re
@@ -32,7 +32,7 @@ def stack_run(blocks: Mapping[str, Any], run: range) -> Any:
   """Returns the parameters of a run, each [blocks, ...].
 
   Args:
-    blocks: the parameters by block, or the stack already.
+    blocks: the parameters by name of the block, or already of the stack.
     run: numbers of the blocks.
   """
   name = stack_name(run)
@@ -42,7 +42,7 @@ def stack_run(blocks: Mapping[str, Any], run: range) -> Any:
 
 
 def _stack_leaves(*leaves: Any) -> Any:
-  # What lies on the host stays there: it may be for several devices.
+  # Arrays on the host stay there: they may be for several devices.
   on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
   return (np if on_host else jnp).stack(leaves)
 
@@ -51,12 +51,12 @@ def stack(tree: Any, runs: Sequence[range]) -> Any:
   """Stacks the parameters of blocks wherever they are in a tree.
 
   Args:
-    tree: parameters, or what holds trees like them, such as a train state.
+    tree: parameters, or a tree with subtrees like them, such as a train state.
     runs: the model's `scanned_runs`.
 
   Returns:
-    The tree with a stack in place of each run's blocks; of NumPy arrays, one
-    of NumPy arrays.
+    The tree with a stack in place of each run's blocks. Stacks of NumPy arrays
+    are NumPy arrays.
   """
 
   def has_blocks(node):
@@ -84,9 +84,9 @@ def runs(params: Any) -> list[range]:
 
 
 def unstack(tree: Any) -> Any:
-  """Returns the tree that `stack` was given.
+  """Returns a tree with blocks in place of stacks, the inverse of `stack`.
 
-  Blocks of NumPy arrays are views. Those of JAX arrays are copies, a second
+  Blocks of NumPy arrays are views. Blocks of JAX arrays are copies, a second
   tree in the device's memory.
   """
 

@@ -1,4 +1,4 @@
-"""Timing by turns, so that ratios hold although a machine's speed drifts."""
+"""Interleaved timing, so that ratios hold although a machine's speed drifts."""
 
 import statistics
 import time
@@ -14,12 +14,12 @@ def by_turns(
   """Times programs, each once per round.
 
   Args:
-    programs: functions without arguments by name; what they return is waited
-      for. Each runs once before, to be compiled.
-    rounds: how often.
+    programs: functions without arguments, by name; their results are waited
+      for. Each runs once before the timing, to be compiled.
+    rounds: number of rounds.
 
   Returns:
-    Seconds of every round by name.
+    The seconds of every round, by name.
   """
   seconds = {name: [] for name in programs}
   for program in programs.values():
@@ -33,5 +33,5 @@ def by_turns(
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-  """The median over the rounds of one program's time over another's."""
+  """Returns the median over rounds of one program's time over another's."""
   return statistics.median(a / b for a, b in zip(over, under, strict=True))

@@ -1,7 +1,7 @@
 """TokenFuser (TokenLearner, Section 3): from learned tokens back to positions.
 
-Parameters have the names that Scenic gives them. Letters: B batch, N = h w
-positions, S learned tokens, D width.
+Parameters have Scenic's names. Letters: B batch, N = h w positions, S learned
+tokens, D width.
 """
 
 import jax.numpy as jnp
@@ -18,15 +18,15 @@ from tokenlearner_flexivit.models.token_learner import (
 
 
 class TokenFuser(nn.Module):
-  """Brings learned tokens back to the positions they came from (Section 3).
+  """TokenFuser: maps learned tokens back to the positions they came from.
 
   out[n] = sum_s sigmoid(MLP(LN(original)))[n, s] * LN(mix(LN(tokens)))[s],
   where mix is a dense layer over the S tokens. Its kernel starts at zero, and
   so does the output; the caller adds the residual.
 
   Attributes:
-    num_tokens: S, how many tokens were learned; None if all of them are
-      always there.
+    num_tokens: S, how many tokens were learned; None if every call has all of
+      them.
     bottleneck_dim: hidden features of the MLP.
     use_normalization: whether to normalise the tokens before and after they
       are mixed.
@@ -52,9 +52,10 @@ class TokenFuser(nn.Module):
 
     Args:
       tokens: all that were learned, or the first of them.
-      original: [B, N, D] or [B, h, w, D], what the tokens were learned from.
+      original: [B, N, D] or [B, h, w, D], the positions that the tokens were
+        learned from.
       num_tokens: a traced integer scalar if only so many of the tokens count.
-        An int must be the number of tokens given.
+        An int must be the number of `tokens`.
       train: whether dropout is active.
 
     Raises:
@@ -62,11 +63,11 @@ class TokenFuser(nn.Module):
         as `num_tokens` says.
     """
     learned = self.num_tokens or tokens.shape[1]
-    given = tokens.shape[1]
-    check_num_tokens(given, learned)
+    count = tokens.shape[1]
+    check_num_tokens(count, learned)
     check_num_tokens(num_tokens, learned)
-    if is_static(num_tokens) and num_tokens != given:
-      raise ValueError(f"num_tokens={num_tokens}, but {given} tokens given.")
+    if is_static(num_tokens) and num_tokens != count:
+      raise ValueError(f"num_tokens={num_tokens}, but {count} tokens given.")
     shape = original.shape
     original = original.reshape(shape[0], -1, shape[-1]).astype(self.dtype)
     y = tokens.astype(self.dtype)
@@ -78,7 +79,7 @@ class TokenFuser(nn.Module):
       y = jnp.where(mask[None, :, None], y, 0)
     y = blocks.Dense(
       learned, learned, kernel_init=nn.initializers.zeros, dtype=self.dtype
-    )(y.transpose(0, 2, 1), given).transpose(0, 2, 1)
+    )(y.transpose(0, 2, 1), count).transpose(0, 2, 1)
     if self.use_normalization:
       y = blocks.layer_norm(self.dtype, "fuser_mix_norm2")(y)
 
@@ -89,7 +90,7 @@ class TokenFuser(nn.Module):
       dropout=self.dropout_rate,
       dtype=self.dtype,
       name="token_masking",
-    )(mix, train, given)
+    )(mix, train, count)
     mix = nn.sigmoid(mix)
     if mask is not None:
       mix = jnp.where(mask[None, None, :], mix, 0)

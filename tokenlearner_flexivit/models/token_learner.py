@@ -1,10 +1,10 @@
 """TokenLearner (arXiv 2106.11297, Section 2).
 
-Parameters have the names that Scenic gives them. Learned token s does not
-depend on how many tokens follow it, so a model that learned S tokens can be
-used with the first 1..S of them. `num_tokens` chooses: an int is static, and
-only these tokens are computed; a traced scalar masks the others, so that one
-program serves every number.
+Parameters have Scenic's names. Learned token s does not depend on how many
+tokens follow it, so a model that learned S tokens can be used with the first
+1..S of them. `num_tokens` chooses: with a static int only these tokens are
+computed; a traced scalar masks the others, so that one program serves every
+number.
 
 Letters: B batch, h w grid, N = h w positions, S learned tokens, D width.
 """
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from tokenlearner_flexivit.models import blocks, checks
 from tokenlearner_flexivit.models.average_pooling import average_maps
 
-ALL = "all"  # As `num_tokens` of a model: TokenLearner is switched off.
+ALL = "all"  # A model's `num_tokens` that switches TokenLearner off.
 VERSIONS = ("1.1", "1.0", "average")
 POOLINGS = ("sum", "mean")
 NumTokens = int | str | Int[Array, ""] | None
@@ -30,7 +30,7 @@ NumTokens = int | str | Int[Array, ""] | None
 
 @dataclasses.dataclass(frozen=True)
 class TokenLearnerConfig:
-  """Where a transformer learns tokens, and how.
+  """The config of a transformer's TokenLearner: where it is and how it learns.
 
   Attributes:
     layer: index of the first block that sees learned tokens.
@@ -58,14 +58,14 @@ class TokenLearnerConfig:
 
   @classmethod
   def from_dict(cls, mapping: Mapping[str, Any]) -> "TokenLearnerConfig":
-    """Builds one from any mapping.
+    """Builds a config from any mapping.
 
     Raises:
       ValueError: for unknown or missing keys, listing those known, and for
         values out of range.
     """
     try:
-      given = dict(mapping)
+      arguments = dict(mapping)
     except (TypeError, ValueError):
       raise ValueError(
         f"token_learner={mapping!r} must be None or a mapping, such as"
@@ -73,8 +73,8 @@ class TokenLearnerConfig:
       ) from None
     fields = dataclasses.fields(cls)
     required = {f.name for f in fields if f.default is dataclasses.MISSING}
-    unknown = set(given) - {f.name for f in fields}
-    missing = required - set(given)
+    unknown = set(arguments) - {f.name for f in fields}
+    missing = required - set(arguments)
     if unknown or missing:
       problem = "Unknown" if unknown else "Missing"
       raise ValueError(
@@ -82,7 +82,7 @@ class TokenLearnerConfig:
         f" {', '.join(f.name for f in fields)};"
         f" required: {', '.join(sorted(required))}."
       )
-    return cls(**given)
+    return cls(**arguments)
 
 
 def check_choices(version: str, pooling: str) -> None:
@@ -98,19 +98,19 @@ def check_choices(version: str, pooling: str) -> None:
 
 
 def is_static(num_tokens: Any) -> bool:
-  """Whether `num_tokens` is a Python number: a slice, not a mask."""
+  """Tells whether `num_tokens` is a Python number: a slice, not a mask."""
   return isinstance(num_tokens, numbers.Integral)
 
 
 def is_all(num_tokens: Any) -> bool:
-  """Whether it is "all", which an array must not be compared with."""
+  """Tells whether `num_tokens` is "all", without comparing an array to it."""
   return isinstance(num_tokens, str) and num_tokens == ALL
 
 
 def check_num_tokens(
   num_tokens: NumTokens, learned: int, version: str = "1.1"
 ) -> None:
-  """Checks a choice of tokens as far as that is possible before it runs.
+  """Raises ValueError for an impossible number of learned tokens.
 
   Args:
     num_tokens: None, "all", an int, or an integer scalar array.
@@ -118,8 +118,8 @@ def check_num_tokens(
     version: see `TokenLearner`.
 
   Raises:
-    ValueError: for an int outside 1..S, or no integer at all. The value of an
-      array is not looked at. For a choice among averages.
+    ValueError: for an int outside 1..S, anything but an integer, or fewer than
+      all S tokens of version "average". The value of an array is not checked.
   """
   if num_tokens is None or is_all(num_tokens):
     return
@@ -156,7 +156,7 @@ def token_mask(num_tokens: NumTokens, learned: int) -> Bool[Array, " S"] | None:
 def _weighted_sums(
   maps: Float[Array, "B S N"], x: Float[Array, "B N D"]
 ) -> Float[Array, "B S D"]:
-  """Returns the product in the dtype of `x`.
+  """Returns the sums of positions weighted by maps, in the dtype of `x`.
 
   Half precision would round equal weights alike, so their sum would not be 1.
   """
@@ -167,7 +167,7 @@ def _weighted_sums(
 
 
 class MapConv(nn.Module):
-  """A 3x3 SAME convolution without bias, of which some outputs can be left.
+  """A 3x3 SAME convolution without bias, whose last outputs can be left out.
 
   Attributes:
     features: outputs of the stored kernel.
@@ -194,7 +194,7 @@ class MapConv(nn.Module):
 
 
 class TokenLearner(nn.Module):
-  """Summarises the positions of an image in a few learned tokens.
+  """TokenLearner: summarises the positions of an image in a few tokens.
 
   A token is the sum over positions of the *un-normalised* input times a map
   that is computed from the normalised input:
@@ -239,8 +239,8 @@ class TokenLearner(nn.Module):
       x: [B, N, D] or [B, h, w, D].
       grid: (h, w), which v1.0 needs if `x` is [B, N, D].
       num_tokens: how many tokens to use: None for all S, an int s for the
-        first s, or a traced integer scalar, which zeroes the tokens and maps
-        from there on. Of averages all are needed.
+        first s, or a traced integer scalar, which zeroes the later tokens and
+        maps. Version "average" needs all S.
       train: whether dropout is active.
 
     Returns:
@@ -248,7 +248,7 @@ class TokenLearner(nn.Module):
 
     Raises:
       ValueError: for unknown settings, a `num_tokens` out of range, or a grid
-        that is missing or has not N cells.
+        that is missing or does not have N cells.
     """
     check_choices(self.version, self.pooling)
     check_num_tokens(num_tokens, self.num_tokens, self.version)
@@ -266,8 +266,8 @@ class TokenLearner(nn.Module):
     x = x.astype(self.dtype)
     if self.version == "average":
       if self.is_initializing() and n == 1:
-        # The whole image as one patch, which is for parameters alone. Here are
-        # none, so it matters not that averages of one patch are no averages.
+        # Initialisation may see the whole image as one patch. Averages have no
+        # parameters, so the values of these maps do not matter.
         maps = jnp.ones((self.num_tokens, n), jnp.float32)
       else:
         maps = jnp.asarray(average_maps(self.num_tokens, grid), jnp.float32)

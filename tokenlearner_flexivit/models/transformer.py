@@ -1,4 +1,4 @@
-"""What the vision transformers share: all but how images become patches.
+"""The base of the vision transformers: all but how images become patches.
 
 Letters: B batch, C classes, T frames of a video, h w grid, N tokens, S learned
 tokens, D width.
@@ -27,14 +27,14 @@ from tokenlearner_flexivit.models import posemb as posembs
 from tokenlearner_flexivit.models import token_learner as tl
 
 POOLS = ("gap", "tok", "map")
-# What has no default.
+# Arguments without a default.
 _SIZES = ("width", "depth", "mlp_dim", "num_heads")
 DTYPES = ("float32", "bfloat16", "float16")
 Outputs = tuple[Float32[Array, "B C"], dict[str, Any]]
 
 
 class VisionTransformer(protocol.Model):
-  """The base of `ViT` and `ViViT`; its attributes are described there."""
+  """The base of `ViT` and `ViViT`, which describe its attributes."""
 
   num_classes: int | None
   width: int
@@ -63,7 +63,8 @@ class VisionTransformer(protocol.Model):
     """Builds a model from a name such as "B/16" or "B".
 
     Args:
-      variant: see `variants`; None if the arguments say all.
+      variant: a name that `variants` decodes; None if the arguments name every
+        size.
       **overrides: constructor arguments; they beat those of the variant.
 
     Raises:
@@ -83,8 +84,8 @@ class VisionTransformer(protocol.Model):
 
   @property
   def own_patch_size(self) -> tuple[int, int]:
-    """(height, width) in pixels of the stored kernel."""
-    # A tubelet of a video has a number of frames in front.
+    """Returns (height, width) in pixels of the stored kernel."""
+    # Tubelets have a number of frames in front.
     return self.patch_size[-2:]
 
   def seq_len(self, size: Sequence[int], **setting: Any) -> int:
@@ -147,7 +148,7 @@ class VisionTransformer(protocol.Model):
 
   @property
   def scanned_runs(self) -> tuple[range, ...]:
-    """Numbers of the blocks in each loop; empty without `scan`."""
+    """Returns the numbers of the blocks in each loop; () without `scan`."""
     runs = encoder.block_runs(self.depth, self._config) if self.scan else ()
     return tuple(run for run in runs if len(run) > 1)
 
@@ -175,13 +176,13 @@ class VisionTransformer(protocol.Model):
     return before + (learned + num_cls,) * (self.depth - first)
 
   @nn.nowrap
-  def _patch_size_of(
+  def _patch_size_for(
     self, size: Sequence[int], patch_size: patch_embed.Size | None
   ) -> patch_embed.Size | None:
-    """Returns the patch size of a call on images or videos of a size."""
+    """Returns the patch size for a call on images or videos of a size."""
     if self.is_initializing() and patch_size is None:
-      # Parameters depend on no patch size: the stored one need not divide the
-      # image (as 32 does not 240) for them to be created.
+      # Parameters depend on no patch size, so that creating them needs no
+      # stored patch size that divides the image (32 does not divide 240).
       rests = [s % p for s, p in zip(size, self.patch_size, strict=True)]
       return size if any(rests) else self.patch_size
     return patch_size
@@ -193,7 +194,7 @@ class VisionTransformer(protocol.Model):
     num_tokens: tl.NumTokens,
     train: bool,
   ) -> Outputs:
-    """Returns what a compact `__call__` does, given the embedded patches."""
+    """Returns the result of a compact `__call__` from embedded patches."""
     out = dict(stem=stem)
     b, *grid, d = stem.shape
     x = stem.reshape(b, -1, d)
@@ -203,7 +204,7 @@ class VisionTransformer(protocol.Model):
     self._add_token_learner(out, num_tokens)
     return self._classify(self._pooled(x, mask), out)
 
-  # What follows are steps of a compact `__call__`, in the order of their use.
+  # The methods below are steps of a compact `__call__`, in the order of use.
 
   @nn.nowrap
   def _position(
@@ -237,13 +238,13 @@ class VisionTransformer(protocol.Model):
   ) -> tuple[
     Float[Array, "B encoded D"], Bool[Array, " encoded"] | None, dict[str, Any]
   ]:
-    """Encodes tokens, a cls token in front of them if there is one.
+    """Encodes tokens, with a cls token in front of them if the pooling has one.
 
-    Returns what an `Encoder` does, of which `overrides` are attributes.
+    Returns the results of an `Encoder`, whose attributes `overrides` replace.
     """
     num_cls = int(self.pool == "tok")
     if num_cls:
-      # It has no position, so that it is the same on every grid.
+      # The cls token has no position, so that it is the same on every grid.
       cls = self.param(cls_name, nn.initializers.zeros, (1, 1, self.width))
       cls = cls.astype(self.dtype)
       cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
@@ -269,7 +270,7 @@ class VisionTransformer(protocol.Model):
   def _add_token_learner(
     self, out: dict[str, Any], num_tokens: tl.NumTokens
   ) -> None:
-    """Names what the first TokenLearner gave, if there is one that is on."""
+    """Adds the first TokenLearner's outputs to `out`, unless it is off."""
     if self.token_learner is not None and not tl.is_all(num_tokens):
       first = out["encoder"][f"block{self.token_learner['layer']:02d}"]
       out["token_learner"] = first["token_learner"]
@@ -291,7 +292,7 @@ class VisionTransformer(protocol.Model):
 
   @nn.nowrap
   def _classify(self, x: Float32[Array, "B D"], out: dict[str, Any]) -> Outputs:
-    """Returns what `__call__` does, given the pooled tokens."""
+    """Returns the result of `__call__` from the pooled tokens."""
     if self.rep_size:
       size = self.width if self.rep_size is True else self.rep_size
       x = nn.tanh(nn.Dense(size, name="pre_logits")(x))

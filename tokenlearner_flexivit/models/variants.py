@@ -18,9 +18,9 @@ _SIZES = {
 }
 
 VARIANTS = tuple(_SIZES)
-# FlexiViT's, of images of 240 pixels: 5x5 to 30x30 tokens.
+# FlexiViT's patch sizes, for images of 240 pixels: 5x5 to 30x30 tokens.
 FLEXIVIT_PATCH_SIZES = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
-# Of a clip and of a tubelet, as in ViViT, Section 4.1.
+# The frames of a clip and of a tubelet are those of ViViT, Section 4.1.
 _CLIP_FRAMES = 32
 _TUBELET_FRAMES = 2
 
@@ -31,14 +31,14 @@ def decode_variant(variant: str) -> dict[str, Any]:
   Args:
     variant: a size ("B") or a size and a patch size ("B/16"). With a patch
       size the stored buffers are those of a plain ViT at 224 pixels: a 16x16
-      kernel and a 14x14 position embedding for "B/16". Without, they are
+      kernel and a 14x14 position embedding for "B/16". Without one they are
       FlexiViT's (Section 3.2): a 32x32 kernel and a 7x7 position embedding.
 
   Returns:
     dict with width, depth, mlp_dim, num_heads, patch_size and posemb_grid.
 
   Raises:
-    ValueError: for an unknown size or a patch size that is no number.
+    ValueError: for an unknown size, or a patch size that is not a number.
   """
   size, slash, patch = str(variant).partition("/")
   if size not in _SIZES or (slash and not (patch.isdecimal() and int(patch))):
@@ -62,14 +62,14 @@ def decode_video_variant(variant: str) -> dict[str, Any]:
   """Turns a name such as "B/16x2" into constructor arguments of `ViViT`.
 
   Args:
-    variant: as in `decode_variant`, and after an "x" the frames of a tubelet,
-      without which these are 2. The position embedding is for 32 frames.
+    variant: a name for `decode_variant`, and after an "x" the frames of a
+      tubelet, 2 by default. The position embedding is for 32 frames.
 
   Returns:
-    dict as that of `decode_variant`, with frames in front of the sizes.
+    the dict of `decode_variant`, with frames in front of the sizes.
 
   Raises:
-    ValueError: for an unknown size or one that is no number.
+    ValueError: for an unknown size, or frames that are not a number.
   """
   name, x, frames = str(variant).partition("x")
   if x and not (frames.isdecimal() and int(frames)):

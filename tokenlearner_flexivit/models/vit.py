@@ -31,23 +31,23 @@ class ViT(transformer.VisionTransformer):
     posemb: "learn" stores one; "sincos2d" computes sines and cosines for
       `posemb_grid`, as the published FlexiViT does.
     pool: "gap" averages the tokens, "tok" takes a cls token that is put in
-      front of them after the position embedding, "map" is attention pooling.
+      front of them after the position embedding, "map" pools by attention.
     token_learner: None or a mapping with the fields of `TokenLearnerConfig`:
       layer, num_tokens, version, pooling, fuser, bottleneck_dim.
     rep_size: features of an extra tanh layer before the head; True for D.
     head_zeroinit: whether the head's kernel starts at zero.
-    head_bias_init: where the head's bias starts.
+    head_bias_init: initial value of the head's bias.
     dropout: rate.
     stochastic_depth: probability that an example skips a branch of the last
       block, growing linearly from zero in the first.
     dtype: of the computation, by name or as a dtype. Parameters, LayerNorm
       statistics, softmax, pooling and head are float32.
     remat: whether the backward pass recomputes each block, to save memory.
-    scan: whether equal blocks in a row are one loop, to compile sooner. The
-      draws of dropout and stochastic depth are then others.
+    scan: whether equal blocks in a row are one loop, to compile sooner. Dropout
+      and stochastic depth then draw different numbers.
   """
 
-  input = "image"  # What an example calls what the model sees.
+  input = "image"  # The entry of an example that the model sees.
 
   def __post_init__(self):
     self.patch_size = patch_embed.to_pair(self.patch_size, "patch_size")
@@ -89,8 +89,8 @@ class ViT(transformer.VisionTransformer):
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
 
-    Arguments and errors are those of `check`, but for `num_tokens`, which has
-    to be None or an int.
+    Arguments and errors are those of `check`, except that `num_tokens` must not
+    be an array.
     """
     grid = self.check(image_size, patch_size, num_tokens)
     return self._seq_lens(grid, num_tokens)
@@ -123,14 +123,14 @@ class ViT(transformer.VisionTransformer):
       * stem [B, h, w, D], with_posemb [B, N, D];
       * encoder: per block ("block00", ...) sa, +sa, mlp, +mlp, each [B, tokens
         of that block, D], and token_learner where a block has one;
-      * token_learner, if it is there and on, that of the first such block:
-        maps [B, S, N] and tokens [B, S, D];
-      * encoded [B, tokens, D], of which, if `num_tokens` is traced, the rows
-        of unused tokens mean nothing;
+      * token_learner, unless it is off, of the first block that has one: maps
+        [B, S, N] and tokens [B, S, D];
+      * encoded [B, tokens, D]; if `num_tokens` is traced, the rows of unused
+        tokens have no meaning;
       * pre_logits [B, D or rep_size] float32 and, with classes, logits.
 
     Raises:
-      ValueError: for images that are no [B, H, W, channels] floats, a patch
+      ValueError: for images that are not [B, H, W, channels] floats, a patch
         size that does not divide them, or an impossible `num_tokens`.
     """
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
@@ -139,7 +139,7 @@ class ViT(transformer.VisionTransformer):
         f" {images.dtype}{list(images.shape)}."
       )
     size = images.shape[1:3]
-    patch_size = self._patch_size_of(size, patch_size)
+    patch_size = self._patch_size_for(size, patch_size)
     self.check(size, patch_size, num_tokens)
     stem = patch_embed.PatchEmbed(
       self.width, self.patch_size, dtype=self.dtype, name="embedding"

@@ -26,7 +26,7 @@ def create(kind: str = DEFAULT) -> Parallel:
   """Returns the parallelism that `config.parallel` names.
 
   Raises:
-    ValueError: there is none of this name.
+    ValueError: no kind has this name.
   """
   if kind == "shard_map":
     raise ValueError(

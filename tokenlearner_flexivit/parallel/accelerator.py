@@ -7,7 +7,7 @@ import jax
 
 
 def unused_accelerator() -> str | None:
-  """Says which accelerator seems present although JAX runs on the CPU."""
+  """Returns the sign of an accelerator that JAX does not use, or None."""
   if jax.default_backend() != "cpu":
     return None
   if "cpu" in (jax.config.jax_platforms or ""):

@@ -1,4 +1,4 @@
-"""What the rest of the library asks of parallelism."""
+"""The interface of parallelism over devices."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -8,11 +8,11 @@ import numpy as np
 
 
 class Parallel(Protocol):
-  """Places states and batches on devices, runs programs there, reduces.
+  """A way to place states and batches on devices and to run programs there.
 
-  Whoever trains or evaluates calls these, and knows neither how the devices
-  share the work nor what their axis is called. `mean` to `index` are called
-  inside of the functions that `run` is given.
+  Training and evaluation call these methods and need to know neither how the
+  devices share the work nor what their axis is called. `mean` to `index` are
+  called inside of the functions that are passed to `run`.
 
   Attributes:
     compiles_ahead: whether `compile` compiles at once, rather than at the first
@@ -25,15 +25,15 @@ class Parallel(Protocol):
     """Raises ValueError if the devices cannot share a batch evenly."""
 
   def place(self, tree: Any) -> Any:
-    """Places a tree, such as the state, on the devices."""
+    """Returns a tree, such as the state, placed on the devices."""
 
   def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Sends this host's share of a batch to its devices."""
+    """Returns this host's share of a batch, sent to its devices."""
 
   def prefetch(
     self, batches: Iterable[dict[str, np.ndarray]], depth: int = 2
   ) -> Iterator[dict[str, jax.Array]]:
-    """Keeps `depth` batches on their way to the devices ahead of the step."""
+    """Yields placed batches, with `depth` more on their way to the devices."""
 
   def run(
     self,
@@ -43,12 +43,12 @@ class Parallel(Protocol):
     sharded_output: bool = False,
     num_constants: int = 0,
   ) -> Callable[..., Any]:
-    """Returns what runs `function(state, batch, *constants)` on all devices."""
+    """Returns a function that runs `function` on all devices."""
 
   def compile(
     self, function: Callable[..., Any], *arguments: Any, donate: bool = False
   ) -> Callable[..., Any]:
-    """Returns `run` of a function, compiled for arguments of these shapes."""
+    """Returns `run(function)`, compiled for arguments of these shapes."""
 
   def mean(self, tree: Any) -> Any:
     """Returns the mean over all devices."""
@@ -57,10 +57,10 @@ class Parallel(Protocol):
     """Returns the sum over all devices."""
 
   def gather(self, tree: Any) -> Any:
-    """Returns the batch of all devices: leaves [b, ...] -> [B, ...]."""
+    """Returns the batches of all devices as one: [b, ...] -> [B, ...]."""
 
   def shift(self, tree: Any) -> Any:
-    """Returns the tree of the device before, the last one's on the first."""
+    """Returns the previous device's tree, on the first device the last's."""
 
   def index(self) -> jax.Array:
     """Returns the number of this device, int32 scalar."""

@@ -14,17 +14,17 @@ _AXIS = "batch"
 
 
 class Pmap:
-  """Runs one program on every device, each on its share of the batch.
+  """The parallelism of one program on every device's share of the batch.
 
   The state has no device axis, and each device holds all of it. Programs
-  average over the devices themselves, by `mean` and its like.
+  average over the devices themselves, with `mean`.
   """
 
-  # A compiled pmap of several processes would want global arrays where a call
-  # of pmap takes this host's part.
+  # With several processes a compiled pmap takes global arrays, where a call of
+  # pmap takes this host's part.
   @property
   def compiles_ahead(self) -> bool:
-    """Whether `compile` compiles at once, rather than at the first call."""
+    """Tells whether `compile` compiles at once, not at the first call."""
     return jax.process_count() == 1
 
   # ---- Outside of programs ---------------------------------------------------
@@ -41,12 +41,12 @@ class Pmap:
       )
 
   def place(self, tree: Any) -> Any:
-    """Places a tree, such as the state, on all devices of this host."""
-    # A donated argument that is not there yet would be deleted on its way.
+    """Returns a tree, such as the state, placed on all devices of this host."""
+    # A donated argument that has not arrived would be deleted on its way.
     return jax.device_put(tree, NamedSharding(self._mesh, P()))
 
   def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Sends this host's share of a batch to its devices.
+    """Returns this host's share of a batch, sent to its devices.
 
     Args:
       batch: leaves of shape [host_batch, ...].
@@ -64,9 +64,9 @@ class Pmap:
   def prefetch(
     self, batches: Iterable[dict[str, np.ndarray]], depth: int = 2
   ) -> Iterator[dict[str, jax.Array]]:
-    """Keeps `depth` batches on their way to the devices ahead of the step.
+    """Yields placed batches, with `depth` more on their way to the devices.
 
-    An error of `batches` comes in its place, after the batches before it.
+    An error of `batches` is raised in its place, after the batches before it.
     """
     batches = iter(batches)
     queue = collections.deque()
@@ -93,17 +93,18 @@ class Pmap:
     sharded_output: bool = False,
     num_constants: int = 0,
   ) -> Callable[..., Any]:
-    """Returns what runs `function(state, batch, *constants)` on all devices.
+    """Returns a function that runs `function` on all devices.
 
     Args:
-      function: the program of one device. The state and the constants are the
-        same trees everywhere; `batch` is the device's share, leaves of shape
-        [b, ...]. Outputs must be equal on all devices, such as by `mean`,
-        unless `sharded_output`.
+      function: the program of one device, a function of (state, batch,
+        *constants). The state and the constants are the same trees on all
+        devices; `batch` is the device's share, leaves of shape [b, ...].
+        Outputs must be equal on all devices, such as by `mean`, unless
+        `sharded_output` is True.
       donate: whether the buffers of the state may be reused.
-      sharded_output: outputs keep the batch's layout, as `place_batch` gives
-        it.
-      num_constants: how many constants there are.
+      sharded_output: whether outputs have the layout of a batch from
+        `place_batch`.
+      num_constants: number of constants.
 
     Returns:
       A function of a tree from `place`, a batch from `place_batch`, and
@@ -119,7 +120,7 @@ class Pmap:
     *arguments: Any,
     donate: bool = False,
   ) -> Callable[..., Any]:
-    """Returns `run` of a function, compiled for arguments of these shapes."""
+    """Returns `run(function)`, compiled for arguments of these shapes."""
     mapped = self._mapped(function, donate, False, len(arguments) - 2)
     if self.compiles_ahead:
       mapped = mapped.lower(*arguments).compile()
@@ -136,11 +137,11 @@ class Pmap:
     return jax.lax.psum(tree, _AXIS)
 
   def gather(self, tree: Any) -> Any:
-    """Returns the batch of all devices: leaves [b, ...] -> [B, ...]."""
+    """Returns the batches of all devices as one: [b, ...] -> [B, ...]."""
     return jax.lax.all_gather(tree, _AXIS, tiled=True)
 
   def shift(self, tree: Any) -> Any:
-    """Returns the tree of the device before, the last one's on the first."""
+    """Returns the previous device's tree, on the first device the last's."""
     count = jax.lax.axis_size(_AXIS)
     ring = [(i, (i + 1) % count) for i in range(count)]
     return jax.lax.ppermute(tree, _AXIS, ring)
@@ -166,11 +167,12 @@ class Pmap:
 
 
 def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Waits for each call to end where running calls could block one another.
+  """Returns a function that waits for each call's end on several CPU devices.
 
   XLA's CPU backend runs all virtual devices in one thread pool: the
   collectives of two steps in flight can take each other's threads and wait
-  for ever. Elsewhere, and on a single device, the function stays as it is.
+  for ever. On other backends, and on a single device, the function itself is
+  returned.
   """
   if jax.default_backend() != "cpu" or jax.device_count() == 1:
     return function

@@ -1,1 +1,1 @@
-"""Networks for videos: ViViT and its kin."""
+"""Networks for videos: ViViT and its relatives."""

@@ -38,7 +38,7 @@ def decode_bottleneck_variant(variant: str) -> dict[str, Any]:
 class ConvTokenLearner(tl.TokenLearner):
   """TokenLearner with a single convolution where version 1.0 has four.
 
-  The other versions are what they are elsewhere.
+  The other versions are those of `TokenLearner`.
   """
 
   @nn.nowrap
@@ -54,29 +54,30 @@ class BottleneckViViT(vivit.ViViT):
   A stem of convolutions, X(2+1)D, keeps every frame and shrinks it by 32;
   TokenLearner makes 8 tokens of each frame, and a transformer with vector
   attention sees those of all frames together: 512 for 64 frames, instead of the
-  4,096 positions of frames of 256 pixels. This much is reported of the model,
-  and that the maps come of a single convolution. What had to be decided:
+  4,096 positions of frames of 256 pixels. The paper reports this much, and that
+  the maps come from a single convolution. Choices made here:
 
   * The stem has the stages of X3D-M ("L": X3D-L), without squeeze and
-    excitation, and group normalisation where X3D has that of batches, which
-    would be a state beside the parameters.
+    excitation, and with group normalisation in place of X3D's batch
+    normalisation, which would be a state beside the parameters.
   * Vector attention is that of Zhao et al. (see `vector_attention`), in 3
     blocks, as many as the bottleneck transformer (arXiv 2101.11605) has.
   * TokenLearner runs once, with the mean over space of the paper's formula,
     since frames are larger in evaluation than in training. `fuser` of
-    `token_learner` is the paper's way back to positions.
-  * Positions are learned, and added to what the stem makes.
+    `token_learner` maps tokens back to positions, as in the paper.
+  * Positions are learned, and added to the stem's output.
 
-  The patch size is the stem's stride and no dial. Number of tokens and frames
-  are, as in `ViViT`, whose other attributes and results these are.
+  The patch size is the stem's stride and not a dial. The numbers of tokens and
+  of frames are dials, as in `ViViT`, which describes all other attributes and
+  results.
 
   Attributes:
     stages: (channels, blocks) of each stage of the stem; each halves the frame,
       and so does the convolution in front of them.
     patch_size: the stride of the stem, which follows from `stages`.
     posemb_grid: (T, h, w), size of the stored position embedding.
-    token_learner: see `TokenLearnerConfig`. Version "1.0" has one convolution
-      here.
+    token_learner: the fields of `TokenLearnerConfig`. Version "1.0" has one
+      convolution here.
   """
 
   patch_size: Any = None
@@ -95,8 +96,8 @@ class BottleneckViViT(vivit.ViViT):
     self.stages = tuple(tuple(stage) for stage in self.stages)
     x2plus1d.check_stages(self.stages, self.width)
     stride = patch_embed.to_size(2 ** (len(self.stages) + 1))
-    given = stride if self.patch_size is None else self.patch_size
-    if patch_embed.to_size(given) != stride:
+    patch_size = stride if self.patch_size is None else self.patch_size
+    if patch_embed.to_size(patch_size) != stride:
       raise ValueError(
         f"patch_size={self.patch_size}, but the stem's stride is {stride}:"
         " leave it out."

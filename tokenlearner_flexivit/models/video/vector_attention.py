@@ -18,9 +18,9 @@ _REDUCTION = 16
 class VectorAttention(nn.Module):
   """Pairwise self-attention (Zhao et al., arXiv 2004.13621, Section 3.1).
 
-  y_n = sum_m softmax_m(dense(relu(q_n - k_m))) * v_m: the weight of token m
-  for token n is a number for each group of channels that all features of both
-  decide upon, not one product per head.
+  y_n = sum_m softmax_m(dense(relu(q_n - k_m))) * v_m: token m has one weight
+  per group of channels for token n, computed from all features of both tokens,
+  rather than one product per head.
 
   Attributes:
     num_heads: G, how many groups of D / G channels share a weight.
@@ -34,7 +34,7 @@ class VectorAttention(nn.Module):
   def __call__(
     self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
   ) -> Float[Array, "B N D"]:
-    """Lets the tokens attend to one another, but to those masked False."""
+    """Lets the tokens attend to one another, except where the mask is False."""
     b, n, d = x.shape
     relation = max(1, d // _REDUCTION)
     query = blocks.Dense(relation, dtype=self.dtype, name="query")(x)
@@ -45,8 +45,8 @@ class VectorAttention(nn.Module):
     logits = logits.astype(jnp.float32)
     if mask is not None:
       logits = jnp.where(mask[None, None, :, None], logits, -1e30)
-    # Divided after the product, as in `blocks`: rounded alike, equal weights of
-    # many tokens would not sum to one.
+    # Divided after the product, as in `blocks`: equal weights of many tokens
+    # are rounded alike and would not sum to one.
     logits -= jax.lax.stop_gradient(jnp.max(logits, axis=2, keepdims=True))
     weights = jnp.exp(logits)
     y = jnp.einsum(
@@ -61,7 +61,7 @@ class VectorAttention(nn.Module):
 
 
 class VectorBlock(blocks.Encoder1DBlock):
-  """A transformer block as its base class, with vector attention.
+  """A transformer block with vector attention in place of heads.
 
   `num_heads` is the number of groups of channels that share a weight.
   """

@@ -1,4 +1,4 @@
-"""A vision transformer for videos, with the dials of the one for images.
+"""A vision transformer for videos, with the dials of `ViT`.
 
 Letters: B batch, T frames, T' tubelets in time, H W frame, C channels or
 classes, h w grid of a frame, N = h w tokens, S learned tokens, D width.
@@ -27,11 +27,12 @@ def sample_frames(
 
   These are the frames k T / (n + 1), k = 1..n, halves rounded to even. The
   published code adds up T / (n + 1) instead: for 1 in 8 pairs of T and n its
-  error of rounding makes n + 1 frames, and for some it turns a half around.
+  rounding error gives n + 1 frames, and for some it rounds a half the other
+  way.
 
   Args:
-    videos: any whose frames come after the batch.
-    num_frames: n, how many to take. If there are no more than that, all are.
+    videos: arrays with the axis of frames after that of the batch.
+    num_frames: n, how many to take. Videos with no more than n keep all.
   """
   total = videos.shape[1]
   if num_frames >= total:
@@ -45,8 +46,8 @@ class ViViT(transformer.VisionTransformer):
 
   All tokens of all frames attend to one another. TokenLearner (arXiv
   2106.11297) summarises each frame, or layer of tubelets, alone: S of N tokens
-  in each of T'. What `ViT` says of patch size and learned tokens holds here, as
-  do its other attributes.
+  in each of T'. Patch size, learned tokens and all other attributes are those
+  of `ViT`.
 
   Attributes:
     patch_size: int or (p, q) to cut each frame into patches, or (t, p, q) to
@@ -88,8 +89,8 @@ class ViViT(transformer.VisionTransformer):
         width; for tubelets also three ints, with the frames first.
       num_tokens: None (all that are learned), "all", an int or a scalar
         array.
-      num_frames: how many frames to sample; None means the model's number. Of
-        a video that has no more than that, all are taken.
+      num_frames: how many frames to sample; None means the model's number.
+        Videos with no more frames keep all.
 
     Returns:
       the grid (T', h, w) of patches or tubelets.
@@ -115,8 +116,8 @@ class ViViT(transformer.VisionTransformer):
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
 
-    Arguments and errors are those of `check`, but for `num_tokens`, which must
-    be no array.
+    Arguments and errors are those of `check`, except that `num_tokens` must not
+    be an array.
     """
     grid = self.check(video_size, patch_size, num_tokens, num_frames)
     return self._seq_lens(grid, num_tokens)
@@ -124,7 +125,7 @@ class ViViT(transformer.VisionTransformer):
   def sampled_size(
     self, video_size: patch_embed.Size, num_frames: int | None = None
   ) -> tuple[int, int, int]:
-    """Returns the size of what is cut: a video's, its frames sampled.
+    """Returns the size of a video after its frames are sampled.
 
     Arguments and errors are those of `check`.
     """
@@ -136,13 +137,13 @@ class ViViT(transformer.VisionTransformer):
     """Returns a patch size with as many axes as the stored one."""
     if patch_size is None:
       return self.patch_size
-    given = patch_embed.to_size(patch_size)
-    if len(given) > len(self.patch_size):
+    size = patch_embed.to_size(patch_size)
+    if len(size) > len(self.patch_size):
       raise ValueError(
         f"patch_size={patch_size} has frames, but this model cuts each frame"
         " into patches: give height and width alone."
       )
-    return (*self.patch_size[: len(self.patch_size) - len(given)], *given)
+    return (*self.patch_size[: len(self.patch_size) - len(size)], *size)
 
   @nn.compact
   def __call__(
@@ -162,8 +163,8 @@ class ViViT(transformer.VisionTransformer):
       num_tokens: how many learned tokens of each frame to use: None for all,
         an int for a slice of the first ones, a traced integer scalar for a mask
         over them. The results are the same. "all" switches TokenLearner off.
-      num_frames: see `check`; static. The position embedding is resized in
-        time to what comes out, as it is in space.
+      num_frames: see `check`; static. The position embedding is resized to the
+        sampled frames in time, as it is in space.
       train: whether dropout and stochastic depth are active. They draw from
         the "dropout" random stream.
 
@@ -176,8 +177,8 @@ class ViViT(transformer.VisionTransformer):
       * maps are [B, T', S, N] and tokens [B, T', S, D].
 
     Raises:
-      ValueError: for videos that are no [B, T, H, W, channels] floats, and as
-        `check`.
+      ValueError: for videos that are not [B, T, H, W, channels] floats, and
+        where `check` raises it.
     """
     if videos.ndim != 5 or not jnp.issubdtype(videos.dtype, jnp.floating):
       raise ValueError(
@@ -188,7 +189,7 @@ class ViViT(transformer.VisionTransformer):
     videos = sample_frames(videos, num_frames)
     b, *size, _ = videos.shape
     cut = size[-len(self.patch_size) :]
-    patch_size = self._whole(self._patch_size_of(cut, patch_size))
+    patch_size = self._whole(self._patch_size_for(cut, patch_size))
     grid = self.check(size, patch_size, num_tokens, num_frames)
     stem = self._embed(videos, patch_size).reshape(b, *grid, self.width)
     return self._apply_to_stem(stem, num_tokens, train)
@@ -197,7 +198,7 @@ class ViViT(transformer.VisionTransformer):
   def _embed(
     self, videos: Float[ArrayLike, "B T H W C"], patch_size: tuple[int, ...]
   ) -> Float[Array, "... {self.width}"]:
-    """Maps videos to tokens, whose axis of time may be part of the batch."""
+    """Returns the tokens of videos; the batch may include the axis of time."""
     if len(patch_size) == 2:
       videos = videos.reshape(-1, *videos.shape[2:])
     return patch_embed.PatchEmbed(

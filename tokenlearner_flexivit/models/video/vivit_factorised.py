@@ -19,27 +19,27 @@ from tokenlearner_flexivit.models.video import vivit
 class ViViTFactorised(vivit.ViViT):
   """ViViT's factorised encoder (arXiv 2103.15691, Model 2), with two dials.
 
-  A first encoder sees the tokens of one frame, or layer of tubelets, at a time,
-  and they are pooled; a second one, on what comes of each frame, sees time
-  alone. Both pool, drop and loop as the attributes say, which are those of
-  `ViViT`; so are the arguments and most results of a call. TokenLearner is in
-  the first encoder.
+  The first encoder sees the tokens of one frame, or layer of tubelets, at a
+  time and pools them; the second encoder sees one token per frame and so time
+  alone. The attributes, which are those of `ViViT`, apply to both encoders, but
+  TokenLearner is in the first alone. The arguments and most results of a call
+  are those of `ViViT`.
 
   The first encoder's parameters, `Transformer`, `pos_embedding` [1, h w, D] and
-  `cls`, have the names and shapes that they have in a model for images; Scenic
-  calls them `SpatialTransformer` and so on. The second's are its
-  `TemporalTransformer` and `cls_TemporalTransformer`, and
+  `cls`, have the names and shapes of a model for images; Scenic calls them
+  `SpatialTransformer` and so on. The second encoder's parameters have Scenic's
+  names: `TemporalTransformer`, `cls_TemporalTransformer` and
   `pos_embedding_TemporalTransformer` [1, T', D].
 
   In the intermediates of a call
 
   * encoder holds blocks of the first, on [B, T', tokens of a frame, D];
-  * frames are what it makes of each frame, float32 [B, T', D];
+  * frames is the pooled result of each frame, float32 [B, T', D];
   * temporal_encoder holds blocks of the second, on [B, T' (1 more with a cls
     token), D], and encoded is its result.
 
-  `seq_lens` gives the tokens of a frame for each block of the first encoder,
-  then those of the second. With `scan` all blocks keep parameters of their own.
+  `seq_lens` returns the tokens of a frame for each block of the first encoder,
+  then those of the second. With `scan` too, each block has its own parameters.
 
   Attributes:
     temporal_depth: number of blocks of the second encoder.
@@ -53,7 +53,7 @@ class ViViTFactorised(vivit.ViViT):
 
   @property
   def scanned_runs(self) -> tuple[range, ...]:
-    """None: blocks of two encoders have the same numbers."""
+    """Returns (), because blocks of the two encoders have the same numbers."""
     return ()
 
   def _seq_lens(
@@ -74,9 +74,9 @@ class ViViTFactorised(vivit.ViViT):
     b, t, *grid, d = stem.shape
     x = stem.reshape(b * t, -1, d) + self._position(grid, self.posemb_grid[1:])
     out["with_posemb"] = x.reshape(b, -1, d)
-    x, mask, of_frames = self._encode(x, grid, num_tokens, train)
+    x, mask, intermediates = self._encode(x, grid, num_tokens, train)
     out["encoder"] = jax.tree.map(
-      lambda value: value.reshape(b, t, *value.shape[1:]), of_frames
+      lambda value: value.reshape(b, t, *value.shape[1:]), intermediates
     )
     self._add_token_learner(out, num_tokens)
     x = out["frames"] = self._pooled(x, mask).reshape(b, t, d)

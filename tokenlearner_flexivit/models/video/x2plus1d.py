@@ -1,8 +1,8 @@
 """Convolutions over videos that keep time and shrink space: X(2+1)D.
 
-X3D (arXiv 2004.04730) with each convolution over space and time as one over
-space and one over time. Letters: B batch, T frames, H W frame, h w grid, C
-channels, D width.
+This is X3D (arXiv 2004.04730) with each convolution over space and time split
+into one over space and one over time. Letters: B batch, T frames, H W frame,
+h w grid, C channels, D width.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
-# Channels inside a block over those between blocks, X3D's gamma_b.
+# Ratio of channels inside a block to those between blocks, X3D's gamma_b.
 EXPANSION = 2.25
-# A divisor of the channels of all stages, between blocks and inside.
+# Divides the channels of all stages, between and inside of blocks.
 _GROUP_SIZE = 6
 
 
@@ -21,7 +21,7 @@ class _Conv(nn.Module):
   """A convolution without bias over space (1, k, k) or time (k, 1, 1).
 
   Attributes:
-    features: channels that come out.
+    features: output channels.
     kernel_size: (time, height, width).
     stride: in space.
     channelwise: whether each channel is convolved alone.
@@ -42,7 +42,7 @@ class _Conv(nn.Module):
       self.features,
       self.kernel_size,
       strides=(1, self.stride, self.stride),
-      # The same cells whether a side is even or odd.
+      # This padding gives the same cells whether a side is even or odd.
       padding=[(k // 2, k // 2) for k in self.kernel_size],
       feature_group_count=self.features if self.channelwise else 1,
       use_bias=False,
@@ -53,10 +53,10 @@ class _Conv(nn.Module):
 
 
 class Block(nn.Module):
-  """X3D's bottleneck: wider, space, time, narrower, residual.
+  """X3D's bottleneck block: widen, space, time, narrow, residual.
 
   Attributes:
-    features: C of the result.
+    features: output channels.
     stride: in space.
     dtype: of the computation.
   """
@@ -93,8 +93,8 @@ class X2Plus1D(nn.Module):
   width; time stays as it is.
 
   Attributes:
-    stages: (C, blocks) of each.
-    width: D of the result.
+    stages: (channels, blocks) of each stage.
+    width: D, the output channels.
     remat: whether the backward pass recomputes each block.
     dtype: of the computation.
   """
@@ -131,7 +131,7 @@ def check_stages(stages: Sequence[tuple[int, int]], width: int) -> None:
   """Raises ValueError for stages that cannot be built."""
   if not stages or any(blocks < 1 for _, blocks in stages):
     raise ValueError(f"Each stage needs blocks, got stages={stages}.")
-  # So that there are whole groups of channels between blocks and inside.
+  # Multiples of 24 divide into whole groups, between and inside of blocks.
   for channels in (*(stage[0] for stage in stages), width):
     if channels < 1 or channels % 24:
       raise ValueError(
@@ -141,8 +141,8 @@ def check_stages(stages: Sequence[tuple[int, int]], width: int) -> None:
 
 
 def _norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
-  # Of one video alone: statistics of a batch would be a state to train beside
-  # the parameters, and batches of videos are small.
+  # Normalises each video alone: statistics of a batch would be a state to train
+  # beside the parameters, and batches of videos are small.
   return nn.GroupNorm(
     num_groups=None, group_size=_GROUP_SIZE, dtype=dtype, name=name
   )
