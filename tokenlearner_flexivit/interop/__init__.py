@@ -1,4 +1,4 @@
-"""Reads and writes weights of others: big_vision, timm, Hugging Face, Scenic.
+"""Reads and writes weights of big_vision, timm, Hugging Face and Scenic.
 
   info = interop.describe("FlexiViT-B i1k")
   model = models.ViT(**info.model)

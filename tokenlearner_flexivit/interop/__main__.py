@@ -1,4 +1,4 @@
-"""Looks into files of weights and converts them.
+"""The command that describes and converts files of weights.
 
   python -m tokenlearner_flexivit.interop describe FILE
   python -m tokenlearner_flexivit.interop convert IN OUT --format=timm
@@ -20,7 +20,7 @@ from tokenlearner_flexivit.interop import (
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  """Runs a command; errors are printed in a line, with exit status 1."""
   terminal.escape_unknown_letters()
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.interop",
@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> None:
       _convert(args)
     sys.stdout.flush()
   except BrokenPipeError:
-    # `... describe FILE | head` has seen enough; nor shall Python complain
-    # when it flushes at its end.
+    # `... describe FILE | head` closed the pipe. Python must not complain when
+    # it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except (ImportError, OSError, ValueError) as error:
     sys.exit(f"Error: {error}")
@@ -87,7 +87,7 @@ def _convert(args: argparse.Namespace) -> None:
   model = models.create(**description.model)
   mean, std = args.input_mean, args.input_std
   if description.format == "native" and mean is None and std is None:
-    # What is written tells nothing of the preprocessing of a run.
+    # The file that is written does not record the preprocessing of a run.
     mean, std = description.input_mean, description.input_std
   params, report = load_params_and_report(
     args.input,
@@ -102,7 +102,7 @@ def _convert(args: argparse.Namespace) -> None:
   if mean is None and std is None:
     mean, std = description.input_mean, description.input_std
   else:
-    mean = std = 0.5  # The others are absorbed.
+    mean = std = 0.5  # Other statistics are absorbed.
   save_params(
     params,
     args.output,

@@ -1,8 +1,8 @@
-"""Reads what stands beside the arrays of a weight file.
+"""Reads the metadata beside the arrays of a weight file.
 
-Arrays do not tell how many heads attend, which activation is used or which
-images are expected. A run's config.json does, so does what this library writes
-into its own files, and so do other libraries' (see `torch_configs`).
+Arrays do not show how many heads attend, which activation is used or which
+images are expected. The config.json of a run records it, so do the files that
+this library writes, and the configs that `torch_configs` reads.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from tokenlearner_flexivit.interop import torch_configs, torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
-# Where a file of ours keeps this: of `inference.trained`, and of `save_params`.
+# Metadata keys in files that `inference.trained` and `save_params` write.
 EXPORT_KEY = "tokenlearner_flexivit"
 MODEL_KEY = "tokenlearner_flexivit_model"
-# What a model has beside the meaning of its weights: how it was initialised
-# and how it computes.
+# Arguments of a model that do not change what its weights mean, such as how it
+# was initialised.
 _NOT_OF_WEIGHTS = {
   "dropout",
   "dtype",
@@ -44,17 +44,17 @@ class About:
   """Holds what is known of a file's model beside its arrays.
 
   Attributes:
-    where: what told it, for errors; empty if nothing did.
+    where: the source of this metadata, for errors; empty if there is none.
     format: of the names, if it is known.
     model: complete arguments of `models.create`, of a run or a file of ours.
     num_heads: attention heads.
     posemb_grid: (h, w) of the stored positions.
     cls_entry: whether the first position is that of the cls token.
-    input_mean: of images in [0, 1], per channel, that the model subtracts; of
-      a run or an export by its preprocessing.
-    input_std: per channel, that it divides by.
-    differences: in words, what the file's library computes otherwise.
-    unknown: in words, what nobody tells and the answers depend on.
+    input_mean: the mean per channel that the model subtracts from images in
+      [0, 1]; for a run or an export, by its preprocessing.
+    input_std: the standard deviation per channel that it divides by.
+    differences: in words, what the file's library computes differently.
+    unknown: in words, unrecorded things that the answers depend on.
   """
 
   where: str = ""
@@ -70,7 +70,7 @@ class About:
 
   @property
   def other_statistics(self) -> bool:
-    """Whether images in [-1, 1] are not what the model expects."""
+    """Tells whether the model expects other images than those in [-1, 1]."""
     if self.input_mean is None or self.input_std is None:
       return False
     values = (*self.input_mean, *self.input_std)
@@ -95,21 +95,21 @@ def arguments(model: nn.Module) -> dict[str, Any] | None:
   return values
 
 
-def of_model(
+def metadata_text(
   model: nn.Module | None,
   num_heads: int | None,
   format: str,
   input_mean: tuple[float, ...] | None,
   input_std: tuple[float, ...] | None,
 ) -> str | None:
-  """Returns what `save_params` notes in a file of a model, as JSON.
+  """Returns the metadata that `save_params` writes into a file, as JSON.
 
   Args:
     model: None if only its heads are known.
     num_heads: attention heads.
     format: of the file.
-    input_mean: of the images, see `About`; None if it is not known.
-    input_std: likewise.
+    input_mean: as in `About`; None if it is not known.
+    input_std: as in `About`; None if it is not known.
   """
   noted = arguments(model) if model is not None else None
   if noted is None and num_heads is None:
@@ -121,32 +121,32 @@ def of_model(
 def read(
   path: pathlib.Path, leaves: Leaves, metadata: Mapping[str, str]
 ) -> About:
-  """Returns what is known of a file or workdir beside its arrays.
+  """Returns the metadata of a file or workdir.
 
   Args:
     path: of the file or workdir.
-    leaves: its arrays, by the names that they have there.
+    leaves: its arrays, by their names in the file.
     metadata: of the file.
 
   Raises:
-    ValueError: what is told is damaged, is of another model, or is of one that
+    ValueError: the metadata is damaged, is of another model, or is of one that
       the models here cannot compute; names the feature.
   """
   if path.is_dir():
     if not (path / workdir_lib.CONFIG_FILE).is_file():
       return About()
-    return _of_run(path, leaves)
+    return _about_run(path, leaves)
   if EXPORT_KEY in metadata:
     section = torch_configs.parse(metadata[EXPORT_KEY], path).get(
       "model_section"
     )
     pp = preprocessing(path, metadata)
     return _ours(
-      dict(section or {}), str(path), "native", *_of_preprocessing(pp)
+      dict(section or {}), str(path), "native", *_statistics_seen(pp)
     )
   if MODEL_KEY in metadata:
     noted = torch_configs.parse(metadata[MODEL_KEY], path)
-    # Files of older versions do not tell them.
+    # Files of older versions do not record them.
     mean, std = (
       noted.get(key) and tuple(noted[key])
       for key in ("input_mean", "input_std")
@@ -177,7 +177,7 @@ def class_names(
     metadata: of the file.
 
   Returns:
-    None where there are none: files of weights alone know no names.
+    None for files of weights alone, which hold no names.
   """
   if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
     return workdir_lib.read_about_data(path).get("class_names")
@@ -196,7 +196,7 @@ def preprocessing(
     metadata: of the file.
 
   Returns:
-    None where there is none: files of weights alone know of none.
+    None for files of weights alone, which hold none.
   """
   if path.is_dir() and (path / workdir_lib.CONFIG_FILE).is_file():
     return (workdir_lib.read_config(path).get("data") or {}).get("pp")
@@ -205,32 +205,32 @@ def preprocessing(
   return None
 
 
-def _of_run(path: pathlib.Path, leaves: Leaves) -> About:
+def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
   config = workdir_lib.read_config(path)
   if "model" not in config:
     raise ValueError(
       f"{path / workdir_lib.CONFIG_FILE} is no config of a run: it has no"
       " section model."
     )
-  # The config need not name what the data tells.
+  # The config need not state the number of classes, which the data determine.
   head = leaves.get("head/kernel")
   num_classes = head.shape[-1] if head else None
   section = {**config["model"], "num_classes": num_classes}
-  statistics_seen = _of_preprocessing(preprocessing(path, {}))
+  statistics_seen = _statistics_seen(preprocessing(path, {}))
   where = str(path / workdir_lib.CONFIG_FILE)
   return _ours(section, where, "native", *statistics_seen)
 
 
-def _of_preprocessing(pp: str | None):
+def _statistics_seen(pp: str | None):
   """Returns mean and std of images that a string prepares; None if unknown."""
   told = None
   if pp is not None:
-    # Ops of a person's own need not be registered to read weights.
+    # A user's own ops need not be registered to read weights.
     with contextlib.suppress(ValueError):
       told = statistics.of_preprocessing(pp)
   if told is None:
     return None, None
-  # They are of float32, whose last digits are rounding.
+  # They are float32, whose last digits are rounding errors.
   return tuple(
     tuple(float(f"{value:.6g}") for value in values) for values in told
   )

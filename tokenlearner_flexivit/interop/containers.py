@@ -40,9 +40,9 @@ _SAFETENSORS_DTYPES = {
   "BOOL": np.dtype(np.bool_),
 }
 _WEIGHTS = (".safetensors", ".npz", ".msgpack")
-# One of several files, as Hugging Face's libraries name them.
+# The name that Hugging Face's libraries give to one of several files.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors")
-# What people have instead of weights, by its first bytes.
+# First bytes of files that people have instead of weights.
 _REFUSED = {
   b"\x93NUMPY": "a single NumPy array",
   b"\x89HDF": "an HDF5 file (Keras)",
@@ -53,12 +53,12 @@ _REFUSED = {
 
 
 class Opened(NamedTuple):
-  """An open container.
+  """An open container of weights.
 
   Attributes:
     kind: "npz", "safetensors", "msgpack" or "workdir".
     leaves: its arrays by name; names of nested ones are joined by "/".
-    metadata: texts that it has beside them.
+    metadata: the texts that it holds beside them.
   """
 
   kind: str
@@ -106,8 +106,8 @@ def _kind(path: pathlib.Path) -> str:
     head = file.read(32)
   if not head:
     raise ValueError(f"{path} is empty.")
-  # First of all, since the length of its header, which may begin like a pickle
-  # or a zip file, comes before a safetensors file's first character.
+  # Safetensors is checked first: its files begin with the length of the header,
+  # whose bytes may look like the beginning of a pickle or a zip file.
   length = int.from_bytes(head[:8], "little")
   if head[8:9] == b"{" and length <= path.stat().st_size - 8:
     return "safetensors"
@@ -123,7 +123,7 @@ def _kind(path: pathlib.Path) -> str:
       " Save the weights as .safetensors or .npz where you trust the file."
     )
   if head[8:9] == b"{":
-    return "safetensors"  # Cut short, which its reader tells.
+    return "safetensors"  # Truncated, which its reader reports.
   if head[:1] == b"{":
     raise ValueError(
       f"{path} holds no weights but JSON. An index of weights in several files"
@@ -182,7 +182,7 @@ def _open_safetensors(
 
 
 def _dtype(name: str) -> np.dtype:
-  # Others, as 64-bit integers, are counters and ids; no parameter is one.
+  # Other types, such as 64-bit integers, are of counters and ids.
   return _SAFETENSORS_DTYPES.get(name, np.dtype(np.int64))
 
 
@@ -193,7 +193,7 @@ def _open_msgpack(
   try:
     tree = serialization.msgpack_restore(path.read_bytes())
     leaves = _from_tree(tree)
-  except Exception as error:  # Of several libraries, none with a common base.
+  except Exception as error:  # The libraries' errors have no common base.
     raise ValueError(
       f"{path} is damaged or no flax msgpack file:"
       f" {type(error).__name__}: {error}."
@@ -205,7 +205,7 @@ def _open_msgpack(
 def _open_workdir(
   path: pathlib.Path,
 ) -> Iterator[tuple[Leaves, dict[str, str]]]:
-  # Checked and read when the first array is wanted, not to tell the shapes.
+  # Checked and read only when the first array is wanted; shapes need neither.
   read = functools.cache(
     lambda: traverse_util.flatten_dict(checkpoint.read_params(path), sep="/")
   )
@@ -223,7 +223,7 @@ def _from_tree(tree: Mapping[str, Any]) -> Leaves:
   arrays = {k: v for k, v in flat.items() if isinstance(v, np.ndarray)}
   if not arrays:
     raise ValueError("it holds no arrays")
-  return {name: Leaf.of(array) for name, array in arrays.items()}
+  return {name: Leaf.from_array(array) for name, array in arrays.items()}
 
 
 def write(
@@ -233,7 +233,7 @@ def write(
 ) -> None:
   """Writes arrays to a file, whose kind its name ends with.
 
-  The file is complete or is not there at all. bfloat16 is kept; in .npz it is
+  If writing fails, no incomplete file is left. bfloat16 is kept; in .npz it is
   stored as two bytes without a type, as big_vision does.
 
   Args:
@@ -246,7 +246,7 @@ def write(
       npz.write(partial, arrays, metadata or {})
     elif path.suffix == ".safetensors":
       texts = {"format": "pt", **(metadata or {})}
-      # The library writes what lies in memory, whatever the strides say.
+      # The library writes the memory as it lies, and ignores the strides.
       arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
       safetensors.numpy.save_file(arrays, partial, metadata=texts)
     else:

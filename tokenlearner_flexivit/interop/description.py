@@ -1,4 +1,4 @@
-"""Tells what is in a file of weights, without reading the arrays."""
+"""Describes the content of a file of weights, without reading the arrays."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from tokenlearner_flexivit.models import patch_embed, variants
 
 _BLOCK = "Transformer/encoderblock_0/"
 # Attention heads of the published models of a width: those of `variants`, and
-# of SigLIP's So400m. Of 1536 there are some with 16 and some with 24.
+# of SigLIP's So400m. Width 1536 has models with 16 and models with 24.
 PUBLISHED_HEADS = {
   size["width"]: size["num_heads"]
   for size in map(variants.decode_variant, variants.VARIANTS)
@@ -35,24 +35,25 @@ PUBLISHED_HEADS = {
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What a file holds, as far as it can be told without reading it.
+  """The content of a file, as far as its headers and metadata show it.
 
   Attributes:
-    source: as it was asked for.
+    source: as the caller named it.
     container: "npz", "safetensors", "msgpack" or "workdir".
     format: the library whose names it has; "native" for a run and for files of
       this library.
     path: where it is on this machine.
     variant: the standard size, such as "B/16", or None.
-    model: constructor arguments of `models.ViT` for these weights; of a run and
-      of a file of this library those of `models.create`, with the name.
-    guesses: what of these the file does not tell, and what the model of the
-      file computes otherwise.
+    model: constructor arguments of `models.ViT` for these weights; for a run
+      and a file of this library, those of `models.create`, with the name.
+    guesses: in words, which of these are guessed, and what the file's own model
+      computes differently.
     arrays: (our name, shape, dtype) of every array.
-    input_mean: of images in [0, 1], per channel, that the weights expect to be
-      subtracted; None if that is not known. Of a run or an export by its
-      preprocessing.
-    input_std: by which they expect them to be divided, likewise.
+    input_mean: the mean per channel that the weights expect to be subtracted
+      from images in [0, 1]; for a run or an export, by its preprocessing. None
+      if that is not known.
+    input_std: the standard deviation per channel by which they expect those
+      images to be divided; None if that is not known.
   """
 
   source: str
@@ -68,22 +69,22 @@ class Description:
 
   @property
   def sha256(self) -> str | None:
-    """The file's checksum, for which all of it is read; None for a workdir."""
+    """Returns the file's checksum, reading all of it; None for a workdir."""
     return download.sha256(self.path)
 
   @property
   def num_params(self) -> int:
-    """All numbers in all arrays."""
+    """Returns how many numbers all arrays hold together."""
     return sum(math.prod(shape) for _, shape, _ in self.arrays)
 
   @property
   def channels(self) -> int:
-    """Channels of the images: 3, or 1 if they are grey."""
+    """Returns the number of image channels: 3, or 1 if they are grey."""
     shapes = {name: shape for name, shape, _ in self.arrays}
     return shapes[surgery.KERNEL][-2]
 
   def __str__(self) -> str:
-    """A text for people, with the table of parameters."""
+    """Returns a text for people, with the table of parameters."""
     width = max(len(name) for name, *_ in self.arrays)
     lines = [
       f"source      {self.source}",
@@ -143,12 +144,12 @@ def preprocessing(source: str | os.PathLike) -> str | None:
 def warn_of_other_values(
   where: str, source: str | None, pp: str, key: str, where_pp: str
 ) -> None:
-  """Warns where a run or an export was trained on images of other values.
+  """Warns if a run or an export was trained on images of other values.
 
   Args:
     where: the name of `source` in the config.
-    source: a file or a workdir; of what is not there, and of weights that know
-      no preprocessing, nothing is said.
+    source: a file or a workdir. Nothing is said if it does not exist or records
+      no preprocessing.
     pp: the preprocessing of the images that the model will see.
     key: the entry of its result that the model looks at.
     where_pp: its name in the config.
@@ -156,7 +157,7 @@ def warn_of_other_values(
   if not (source and pathlib.Path(source).expanduser().exists()):
     return
   trained_on = None
-  with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+  with contextlib.suppress(OSError, ValueError):  # Loading it reports these.
     trained_on = preprocessing(source)
   if trained_on and (differ := statistics.differ(trained_on, pp, key)):
     terminal.say(
@@ -172,25 +173,25 @@ def describe(
   num_heads: int | None = None,
   posemb_grid: tuple[int, int] | None = None,
 ) -> Description:
-  """Returns what a file holds, and the model that it is for.
+  """Returns the content of a file, and the model that it is for.
 
     model = models.ViT(**describe("FlexiViT-B i1k").model)
 
-  Of a run, and of files that this library wrote with their model, all is known,
-  and `model` are arguments of `models.create`. Elsewhere names, shapes and
-  timm's or Hugging Face's config.json tell it; what they leave open is guessed,
-  listed in `guesses`, and logged as a warning.
+  A run, and a file that this library wrote with its model, record everything,
+  and `model` has arguments of `models.create`. For other files, names, shapes
+  and the config.json of timm or Hugging Face are used; what they leave open is
+  guessed, listed in `guesses`, and logged as a warning.
 
   Args:
     source: see `download.fetch`.
     num_heads: attention heads, for files of timm and Hugging Face without a
       config.json.
-    posemb_grid: (h, w) of the stored positions or, if none are stored, of those
-      that are computed.
+    posemb_grid: (h, w) of the stored positions, or of the computed ones if none
+      are stored.
 
   Raises:
-    FileNotFoundError, ValueError: as `load_params_and_report`; or something
-      must be given that nothing tells.
+    FileNotFoundError, ValueError: as `load_params_and_report`; or an argument
+      is needed that neither the file nor its config holds.
   """
   path = download.fetch(source)
   with containers.open_file(path) as opened:
@@ -247,7 +248,7 @@ def _check_heads(leaves, heads, format, path) -> None:
 
 
 def _check_as_known(model, path, **values) -> None:
-  """Raises ValueError where a caller says other than what is known."""
+  """Raises ValueError if an argument contradicts what the file records."""
   for name, value in values.items():
     if value is not None and name == "posemb_grid":
       value = patch_embed.to_size(value, name)
@@ -315,7 +316,7 @@ def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   """Adds the grid of the positions to a model's arguments."""
   grid = asked and patch_embed.to_pair(asked, "posemb_grid")
   if surgery.POSEMB not in leaves:
-    # What a variant of this patch size has, see `variants`.
+    # The grid of the `variants` with this patch size.
     sides = [max(1, 224 // side) for side in model["patch_size"]]
     model["posemb"] = "sincos2d"
     model["posemb_grid"] = grid or tuple(sides)
@@ -329,7 +330,7 @@ def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   n = leaves[surgery.POSEMB].shape[1]
   told = grid or known.posemb_grid
   has_cls, cls_entry = "cls" in leaves, None if grid else known.cls_entry
-  grid, _ = grids.posemb_grid(n, has_cls, given=told, cls_entry=cls_entry)
+  grid, _ = grids.posemb_grid(n, has_cls, known_grid=told, cls_entry=cls_entry)
   if grid is None:
     raise ValueError(
       f"{path} has {n} positions, which make no square. Say their grid:"
@@ -351,7 +352,7 @@ def _guess_heads(leaves: Leaves, guesses: list[str], path) -> int:
   """Returns the heads that published models of a width have.
 
   Raises:
-    ValueError: published models of this width, or none, differ in it.
+    ValueError: no model of this width is published, or they differ in it.
   """
   kernel = leaves.get(surgery.KERNEL)
   width = kernel.shape[-1] if kernel else 0

@@ -1,4 +1,4 @@
-"""Brings weights from where they are to a file on this machine."""
+"""Downloads weights to a file on this machine."""
 
 import contextlib
 import difflib
@@ -21,7 +21,7 @@ from tokenlearner_flexivit.interop.released import RELEASED
 _GCS = "https://storage.googleapis.com/"
 _TIMEOUT_SECONDS = 60
 FOLDER_FILE = "model.safetensors"
-# What Hugging Face's repositories tell of a model, beside its weights.
+# Files of Hugging Face's repositories that describe a model beside its weights.
 ABOUT = ("config.json", "preprocessor_config.json")
 
 
@@ -34,8 +34,9 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
       @revision and /file.
 
   Returns:
-    a file, or the workdir that was given. Of a folder with a model.safetensors,
-    as an export or Hugging Face's libraries write it, this file.
+    a file, or the workdir if `source` is one. For a folder with a
+    model.safetensors, as an export or Hugging Face's libraries write it, this
+    file.
 
   Raises:
     FileNotFoundError: no such file or name; similar names are suggested.
@@ -70,7 +71,7 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
 
 
 def _file_of_folder(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the weights in an exported or a library's folder, or the folder."""
+  """Returns the weights in a folder of an export or library, or the folder."""
   file = folder / FOLDER_FILE
   if file.is_file():
     return file
@@ -96,16 +97,16 @@ def sha256(path: pathlib.Path) -> str | None:
 
 @functools.lru_cache(maxsize=64)
 def _sha256(path: pathlib.Path, *identity: int) -> str:
-  del identity  # Another one is another file under this name.
+  del identity  # Part of the cache's key: it changes if the file does.
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked_sha256(path: pathlib.Path) -> str | None:
-  """Returns the checksum of a file, which is that of its first download.
+  """Returns the checksum of a file after comparing it with its download's.
 
   Raises:
-    ValueError: the file was downloaded and has another one now.
+    ValueError: the file was downloaded and has another checksum now.
   """
   checksum = sha256(path)
   noted = _noted(path)
@@ -121,12 +122,12 @@ def checked_sha256(path: pathlib.Path) -> str | None:
 
 
 def _noted(path: pathlib.Path) -> pathlib.Path:
-  """Returns the file with the checksum of the first download; it stays."""
+  """Returns the path of the file that keeps the first download's checksum."""
   return path.with_name(f"{path.name}.sha256")
 
 
 def _download(source: str, path: pathlib.Path) -> None:
-  """Downloads to `path`, which is complete or does not exist."""
+  """Downloads to `path`; if that fails, no incomplete file is left."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
   url = source
@@ -208,7 +209,7 @@ def _from_hugging_face(source: str) -> pathlib.Path:
   files = None
   try:
     files = huggingface_hub.list_repo_files(repo, revision=revision)
-  except Exception:  # Of one of two libraries, depending on the version.
+  except Exception:  # Its type depends on the version of the library.
     # Without a network a file may be in the library's cache.
     if file is None:
       raise
@@ -228,7 +229,7 @@ def _from_hugging_face(source: str) -> pathlib.Path:
   )
   folder = file.rpartition("/")[0]
   for name in ABOUT:
-    # They then lie beside the weights, where they are looked for.
+    # They then lie beside the weights, where `torch_configs` looks for them.
     name = f"{folder}/{name}".lstrip("/")
     if files is None:
       with contextlib.suppress(Exception):

@@ -1,7 +1,8 @@
 """Names of arrays whose models compute what the models here do not.
 
-To leave such an array out, or to initialise it, gives another model, whose
-answers are wrong without a word. So they are refused by the feature's name.
+Leaving such an array out, or initialising it, would give another model, whose
+answers are wrong without a warning. So such files are refused by the feature's
+name.
 """
 
 import re
@@ -43,7 +44,7 @@ _FEATURES = (
   (r"\bneck\.", "a neck after the blocks (SAM)"),
   (r"type_embedding|temporal_embed|time_embed", "embeddings of other inputs"),
 )
-# A patch embedding, and whose names it has where they are read under no prefix.
+# Names of patch embeddings, with the library of those that need no prefix.
 _FAMILIES = (
   (r"visual\.trunk\.patch_embed\.proj\.weight", "open_clip's tower of timm"),
   (r"patch_embed\.proj\.weight", "timm"),
@@ -66,15 +67,15 @@ _FAMILIES = (
 )
 # Those of them that are read without the prefix.
 _READ = ("timm", "big_vision or Scenic")
-# Parts that only pretraining uses.
+# Parts of names of arrays that only pretraining uses.
 PRETRAINING = re.compile(r"(^|\.)(mask_token$|decoder\w*(\.|$))")
 
 
 def check(names: Iterable[str], where: str) -> None:
-  """Refuses arrays of what the models here cannot compute.
+  """Raises ValueError for arrays of features that the models here lack.
 
   Args:
-    names: of the arrays, as the file has them.
+    names: of the arrays in the file.
     where: the file, for errors.
 
   Raises:
@@ -100,7 +101,7 @@ def check(names: Iterable[str], where: str) -> None:
 
 
 def family(names: Iterable[str]) -> str:
-  """Says whose names arrays have that no reader knows, if that shows."""
+  """Returns a sentence naming the library of the arrays; "" if unknown."""
   names = sorted(names)
   for pattern, who in _FAMILIES:
     for name in names:

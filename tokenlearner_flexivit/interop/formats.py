@@ -6,7 +6,7 @@ from tokenlearner_flexivit.interop import foreign, jax_names, torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves, shorten
 
 FORMATS = ("big_vision", "hugging_face", "native", "scenic", "timm")
-# What a file may be when it is written, the usual one first.
+# Kinds of file that each format is written as, the usual one first.
 SUFFIXES = {
   "big_vision": (".npz",),
   "hugging_face": (".safetensors",),
@@ -26,7 +26,7 @@ TO_THEIRS: dict[str, Callable[[Leaves], Leaves]] = {
 
 
 def detect(leaves: Leaves, where: str) -> str:
-  """Returns the format that the names are of; ours count as big_vision's.
+  """Returns the format of the names; ours count as big_vision's.
 
   Raises:
     ValueError: the names are of no known format.
@@ -50,17 +50,17 @@ def detect(leaves: Leaves, where: str) -> str:
 def to_ours(
   leaves: Leaves, format: str, where: str, num_heads: int
 ) -> tuple[Leaves, list[str]]:
-  """Gives the arrays of a file our names and layouts.
+  """Converts the arrays of a file to our names and layouts.
 
   Args:
     leaves: of the file.
     format: of the names.
     where: the file, for errors.
-    num_heads: for formats that do not tell it.
+    num_heads: for formats that do not store it.
 
   Returns:
-    the arrays, of which those of unknown meaning keep their names, and what
-    else there is to know.
+    the arrays, of which those of unknown meaning keep their names, and notes
+    for the user.
 
   Raises:
     ValueError: a model that ours cannot compute; names the feature.
@@ -68,7 +68,7 @@ def to_ours(
   if format == "native":
     return jax_names.from_big_vision(leaves), []
   if format in ("scenic", "big_vision"):
-    params = jax_names.of_parameters(leaves)
+    params = jax_names.only_parameters(leaves)
     foreign.check(params, where)
     rest = len(leaves) - len(params)
     notes = [f"{rest} arrays that are no parameters were left out."]

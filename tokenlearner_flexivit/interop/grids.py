@@ -1,4 +1,4 @@
-"""Finds the grid of a position embedding, which a file seldom tells."""
+"""Finds the grid of a position embedding, which a file seldom stores."""
 
 import math
 
@@ -9,54 +9,54 @@ def posemb_grid(
   num_positions: int,
   has_cls: bool,
   model_grid: Grid | None = None,
-  given: Grid | None = None,
-  of_video: bool | None = None,
+  known_grid: Grid | None = None,
+  for_videos: bool | None = None,
   cls_entry: bool | None = None,
 ) -> tuple[Grid | None, bool]:
-  """Finds the grid of a position embedding, which a file does not tell.
+  """Returns the grid of a position embedding, which a file does not store.
 
-  It is the given one, else the model's if it has as many cells, else a square.
-  One entry more than cells is that of the cls token, and comes first.
+  It is the known one, else the model's if it has as many cells, else a square.
+  If there is one entry more than cells, the first entry is the cls token's.
 
-  For a model for videos it is the model's, or that of one of its frames. A
-  square is one of an image, and no guess where it may be one of a video: 196
-  cells are 14x14 or 4x7x7.
+  For a model for videos it is the model's grid, or that of one of its frames. A
+  square is the grid of an image, so none is guessed for a file that may be of
+  videos: 196 cells are 14x14 or 4x7x7.
 
   Args:
     num_positions: entries.
     has_cls: whether the file has a cls token.
     model_grid: of the model, if there is one.
-    given: by the caller, if it is known.
-    of_video: whether the file is of a model for videos, if that is known.
+    known_grid: the file's grid, if the caller knows it.
+    for_videos: whether the file is of a model for videos, if that is known.
     cls_entry: whether there is an entry for the cls token, if that is known.
 
   Returns:
     the grid, None if there is none, and whether there is an entry for cls.
 
   Raises:
-    ValueError: the given grid has another number of cells.
+    ValueError: `known_grid` has another number of cells.
   """
   root = math.isqrt(num_positions)
   root_without = math.isqrt(max(0, num_positions - 1))
   squares = [(root, root), (root_without, root_without)]
-  if given:
-    grids = [given]
+  if known_grid:
+    grids = [known_grid]
   elif model_grid is None or len(model_grid) == 2:
     grids = ([model_grid] if model_grid else []) + squares
-  elif of_video is None:
+  elif for_videos is None:
     grids = [model_grid, model_grid[1:]]
   else:
-    grids = [model_grid] if of_video else [model_grid[1:], *squares]
+    grids = [model_grid] if for_videos else [model_grid[1:], *squares]
   for grid in grids:
     if math.prod(grid) == num_positions and not cls_entry:
       return grid, False
     entry = has_cls if cls_entry is None else cls_entry
     if entry and math.prod(grid) == num_positions - 1 > 0:
       return grid, True
-  if given:
+  if known_grid:
     raise ValueError(
-      f"posemb_grid={given} has {math.prod(given)} cells, but the file's"
-      f" position embedding has {num_positions} entries."
+      f"posemb_grid={known_grid} has {math.prod(known_grid)} cells, but the"
+      f" file's position embedding has {num_positions} entries."
     )
   return None, False
 
@@ -64,7 +64,7 @@ def posemb_grid(
 def possible_grids(
   num_positions: int, has_cls: bool, cls_entry: bool | None = None
 ) -> set[Grid]:
-  """Returns the grids of two rows and columns or more with so many cells.
+  """Returns all grids for these positions with at least two rows and columns.
 
   Args:
     num_positions: entries of a position embedding.
@@ -88,14 +88,14 @@ def other_reading(
   has_cls: bool,
   cls_entry: bool | None = None,
 ) -> str:
-  """Returns the warning that a square may be another grid and a cls entry.
+  """Returns a warning if a square may be another grid and a cls entry.
 
-  225 positions beside a cls token are 15x15 (FlexiViT, DeiT III) or, of images
+  225 positions beside a cls token are 15x15 (FlexiViT, DeiT III) or, for images
   a little wider than high, 14x16 and one for the token.
 
   Args:
     num_positions: entries of a position embedding.
-    grid: what they are taken as.
+    grid: the square that they are taken as.
     has_cls: whether the file has a cls token.
     cls_entry: whether there is an entry for it, if that is known.
 

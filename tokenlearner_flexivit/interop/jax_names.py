@@ -7,7 +7,7 @@ import re
 
 from tokenlearner_flexivit.interop.leaves import Leaves
 
-# Where the parameters are in the checkpoint of a whole run, newest first;
+# Prefixes of the parameters in the checkpoint of a whole run, newest first;
 # "img/" is the image half of a contrastive model.
 _ROOTS = ("params/img/", "params/", "opt/target/", "optimizer/target/")
 _KERNEL = "embedding/kernel"
@@ -46,20 +46,20 @@ _SCENIC = (
 
 
 def is_big_vision(names: set[str]) -> bool:
-  """Whether there is a patch embedding of that name."""
+  """Tells whether a patch embedding has big_vision's name."""
   return any(root + _KERNEL in names for root in (*_ROOTS, ""))
 
 
 def is_scenic(names: set[str]) -> bool:
-  """Whether there is something that only Scenic calls so."""
+  """Tells whether an array has a name that only Scenic uses."""
   return is_big_vision(names) and any(
     "output_projection/" in name or "/TokenLearnerModule" in name
     for name in names
   )
 
 
-def of_parameters(leaves: Leaves) -> Leaves:
-  """Leaves out what the checkpoint of a run has beside the parameters."""
+def only_parameters(leaves: Leaves) -> Leaves:
+  """Returns the parameters alone from the checkpoint of a whole run."""
   for root in _ROOTS:
     if root + _KERNEL in leaves:
       return {
@@ -71,7 +71,7 @@ def of_parameters(leaves: Leaves) -> Leaves:
 
 
 def from_big_vision(leaves: Leaves) -> Leaves:
-  """Gives arrays our names.
+  """Renames big_vision's arrays to our names.
 
   Args:
     leaves: current or older names.
@@ -93,13 +93,13 @@ def from_big_vision(leaves: Leaves) -> Leaves:
 
 
 def from_scenic(leaves: Leaves) -> Leaves:
-  """As `from_big_vision`, for Scenic's ViT, TokenLearner and ViViT."""
+  """Renames arrays of Scenic's ViT, TokenLearner and ViViT to our names."""
   leaves = from_big_vision(leaves)
   ours = {_rename(name, _SCENIC): leaf for name, leaf in leaves.items()}
   cls = ours.get("cls_TemporalTransformer")
   posemb = ours.get("pos_embedding_TemporalTransformer")
   if cls and posemb and len(posemb.shape) == 3:
-    # There the cls token has a position, the first; here none has.
+    # Scenic gives the cls token a position, the first; the models here do not.
     _, n, width = posemb.shape
     ours["cls_TemporalTransformer"] = cls.compute(
       lambda token: token + posemb.read()[:, :1].astype(token.dtype)
@@ -111,10 +111,10 @@ def from_scenic(leaves: Leaves) -> Leaves:
 
 
 def to_big_vision(leaves: Leaves) -> Leaves:
-  """The inverse; the names have "params/" in front.
+  """Renames our arrays to big_vision's names, after "params/".
 
   Raises:
-    ValueError: parameters that big_vision has not.
+    ValueError: parameters that big_vision lacks.
   """
   video = ("TemporalTransformer", "pos_embedding_")
   refuse(leaves, "big_vision", "TokenLearner_", "TokenFuser_", *video)
@@ -122,10 +122,10 @@ def to_big_vision(leaves: Leaves) -> Leaves:
 
 
 def to_scenic(leaves: Leaves) -> Leaves:
-  """The inverse, for Scenic's TokenLearnerViT.
+  """Renames our arrays to those of Scenic's TokenLearnerViT.
 
   Raises:
-    ValueError: parameters that it has not.
+    ValueError: parameters that it lacks.
   """
   other = ("cls", "MAPHead_0", "TemporalTransformer", "pos_embedding_")
   refuse(leaves, "Scenic's TokenLearnerViT", *other)
@@ -145,7 +145,7 @@ def to_scenic(leaves: Leaves) -> Leaves:
 
 
 def refuse(leaves: Leaves, whose: str, *parts: str) -> None:
-  """Raises ValueError for names that have one of the parts in them."""
+  """Raises ValueError for names that contain one of the parts."""
   for name in leaves:
     if any(piece.startswith(parts) for piece in name.split("/")):
       raise ValueError(

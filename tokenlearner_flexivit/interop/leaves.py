@@ -1,4 +1,4 @@
-"""Arrays of a file that are read when they are needed.
+"""Arrays of a file that are read only when they are needed.
 
 All renaming, splitting and checking happens on names and shapes, so that a
 file that does not fit is refused before its weights are read, and so that no
@@ -16,12 +16,12 @@ MAX_NAMES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """An array to be.
+  """An array that is read only when it is needed.
 
   Attributes:
     shape: of the array.
     dtype: of the array.
-    read: returns it, as a view of what is stored where that is possible.
+    read: returns the array, as a view of the stored one where possible.
   """
 
   shape: tuple[int, ...]
@@ -29,33 +29,33 @@ class Leaf:
   read: Callable[[], np.ndarray]
 
   @classmethod
-  def of(cls, array: np.ndarray) -> "Leaf":
-    """A leaf that is in memory already."""
+  def from_array(cls, array: np.ndarray) -> "Leaf":
+    """Returns a leaf for an array that is in memory already."""
     array = np.asarray(array)
     return cls(array.shape, array.dtype, lambda: array)
 
   @property
   def size(self) -> int:
-    """Number of elements."""
+    """Returns the number of elements."""
     return math.prod(self.shape)
 
   def reshape(self, *shape: int) -> "Leaf":
-    """As NumPy's, without -1."""
+    """Reshapes like NumPy's method, but without -1."""
     return Leaf(shape, self.dtype, lambda: self.read().reshape(shape))
 
   def transpose(self, *axes: int) -> "Leaf":
-    """As NumPy's; without axes, reversed."""
+    """Transposes like NumPy's method; without axes, reverses all."""
     axes = axes or tuple(reversed(range(len(self.shape))))
     shape = tuple(self.shape[axis] for axis in axes)
     return Leaf(shape, self.dtype, lambda: self.read().transpose(axes))
 
   def rows(self, start: int, stop: int) -> "Leaf":
-    """The rows from `start` to before `stop`."""
+    """Returns the rows from `start` to before `stop`."""
     shape = (stop - start, *self.shape[1:])
     return Leaf(shape, self.dtype, lambda: self.read()[start:stop])
 
   def row(self, index: int) -> "Leaf":
-    """One row, with one axis less."""
+    """Returns one row, with one axis less."""
     return Leaf(self.shape[1:], self.dtype, lambda: self.read()[index])
 
   def map(
@@ -63,7 +63,7 @@ class Leaf:
     function: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, ...] | None = None,
   ) -> "Leaf":
-    """What `function` makes of the array; `shape` is the result's, if new."""
+    """Applies `function` to the array; `shape` is a changed result's."""
     return Leaf(
       self.shape if shape is None else shape,
       self.dtype,
@@ -75,7 +75,7 @@ class Leaf:
     function: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, ...] | None = None,
   ) -> "Leaf":
-    """As `map`, for arithmetic: half precision becomes float32 before it."""
+    """Applies arithmetic like `map`, converting half precision to float32."""
     dtype = self.dtype
     if dtype.itemsize < 4:
       dtype = np.dtype(np.float32)
@@ -90,15 +90,15 @@ Leaves = dict[str, Leaf]
 
 
 class LastRead:
-  """Keeps the array read last: its parts are asked for one after another."""
+  """A cache of the last array read, whose parts are needed in succession."""
 
   def __init__(self):
     self._name = self._array = None
 
   def __call__(self, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """Returns what `read` gives, or gave if `name` is the same again."""
+    """Returns the cached array if `name` is the same, else that of `read`."""
     if name != self._name:
-      # The old one goes first, so that there are never two.
+      # The old one is freed first, so that memory never holds two.
       self._name = self._array = None
       self._array = read()
       self._name = name
@@ -116,7 +116,7 @@ def concatenate(leaves: list[Leaf]) -> Leaf:
 
 
 def shorten(names: list[str], most: int = MAX_NAMES) -> str:
-  """Lists names; of more than `most` only the first few."""
+  """Returns a list of names as text; of more than `most`, only the first."""
   more = len(names) - most
   shown = ", ".join(names[:most])
   return f"{shown} and {more} more" if more > 0 else shown

@@ -32,17 +32,17 @@ FATES = ("loaded", "resized", "fresh", "unused")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What was loaded, and what was changed to make it fit.
+  """A report of what was loaded, and what was changed to make it fit.
 
   Attributes:
-    source: as it was asked for.
+    source: as the caller named it.
     container: "npz", "safetensors", "msgpack" or "workdir".
     format: the library whose names it has; "native" for a run and for files of
       this library.
     sha256: of the file; None for a workdir.
     rows: the fate of every array.
-    notes: what else there is to know.
-    warnings: why answers may be others than those of the file's own model.
+    notes: further remarks for the user.
+    warnings: reasons why answers may differ from those of the file's own model.
   """
 
   source: str
@@ -54,11 +54,11 @@ class Report:
   warnings: tuple[str, ...] = ()
 
   def names(self, fate: str) -> list[str]:
-    """The names of all arrays of one fate."""
+    """Returns the names of all arrays of one fate."""
     return [row.name for row in self.rows if row.fate == fate]
 
   def __str__(self) -> str:
-    """A table: arrays that fitted are counted, all others are listed."""
+    """Returns a table that counts arrays that fitted and lists all others."""
     checksum = f", sha256 {self.sha256}" if self.sha256 else ""
     lines = [f"{self.source}: {self.format} ({self.container}){checksum}"]
     lines += [f"  WARNING: {warning}." for warning in self.warnings]
@@ -82,7 +82,7 @@ def _shapes(row):
 def load_params(
   source: str | os.PathLike, model: nn.Module, **options: Any
 ) -> dict[str, Any]:
-  """Loads weights into a model, and prints what became of every array.
+  """Loads weights into a model, and prints the fate of every array.
 
     params = load_params("FlexiViT-B i1k", models.ViT.from_variant("B", ...))
     logits, out = model.apply({"params": params}, images)
@@ -112,36 +112,38 @@ def load_params_and_report(
   unused: Sequence[str] = (),
   sha256: str | None = None,
 ) -> tuple[dict[str, Any], Report]:
-  """Loads weights into a model and tells what became of every array.
+  """Loads weights into a model, and returns them with a report.
 
   These differences are bridged: a kernel of another patch size (PI-resize), a
   position embedding of another grid, one that includes the cls token (its
   entry is added to the token, which computes the same), another head (fresh),
-  a TokenLearner that the file has not (fresh). A model for videos takes weights
+  a TokenLearner that the file lacks (fresh). A model for videos takes weights
   of one for images: the kernel is inflated to tubelets, the position embedding
-  repeated in time.
+  is repeated in time.
 
   Args:
-    source: see `download.fetch`: a path, address or released name, of a file
+    source: a path, address or released name, as for `download.fetch`, of a file
       in the names of big_vision, vision_transformer, Scenic, timm or Hugging
       Face, or of this library; or a workdir.
     model: a `models.ViT` or `models.ViViT`.
-    params: where fresh arrays come from, and what the shapes must be. None
+    params: values for fresh arrays, which also define the shapes. None
       initialises the model.
-    seed: for that.
-    dtype: of the result; None keeps what the file has, but for arrays that are
-      computed from half precision: these are float32.
-    posemb_grid: (h, w) of the file's position embedding, if nothing tells it
-      and it is neither square nor the model's; (T, h, w) if the file is of a
-      model for videos.
+    seed: for initialising the model.
+    dtype: of the result; None keeps that of the file, except that arrays
+      computed from half precision are float32.
+    posemb_grid: (h, w) of the file's position embedding, needed if no config
+      holds it and it is neither square nor the model's; (T, h, w) if the file
+      is of a model for videos.
     posemb_method: "linear" or "zoom", see `resize.resize_posemb`.
     inflate: "central_frame" or "average", see `resize.inflate_kernel`.
-    input_mean: of images in [0, 1], which the weights expect to be subtracted,
-      per channel. It is absorbed, so that images in [-1, 1] can be given. None
-      leaves the weights as they are, and so does 0.5, which big_vision's
-      expect. Where a file of others is known to expect another, it must be
-      given; of a run or an export that saw others, the report says which.
-    input_std: by which they expect images to be divided, likewise.
+    input_mean: the mean per channel that the weights expect to be subtracted
+      from images in [0, 1]. It is absorbed, so that the model takes images in
+      [-1, 1]. None leaves the weights as they are, and so does 0.5, which
+      big_vision's expect. It is required if a file of another library is known
+      to expect another mean; for a run or an export that saw another, the
+      report says which.
+    input_std: the standard deviation per channel by which they expect images to
+      be divided; absorbed and required as `input_mean` is.
     fresh: beginnings of names of the model that are initialised, whatever the
       file has.
     optional: beginnings of names of the model that are initialised if the file
@@ -154,9 +156,9 @@ def load_params_and_report(
     (`jax.device_put` them once if they are used often), and the report.
 
   Raises:
-    FileNotFoundError: there is nothing.
+    FileNotFoundError: the source does not exist.
     ValueError: damaged, a pickle, of unknown names, with NaN, of a model with
-      parts that the models here have not, or a difference that no rule bridges;
+      parts that the models here lack, or a difference that no rule bridges;
       these are listed. Nothing is loaded then.
   """
   _check_dtype(dtype)
@@ -170,7 +172,7 @@ def load_params_and_report(
     num_heads = getattr(model, "num_heads", 1)
     warnings = _compare(known, model, opened.leaves, format, path)
     leaves, notes = formats.to_ours(opened.leaves, format, str(path), num_heads)
-    template = _shapes_of(model, params, leaves)
+    template = _parameter_shapes(model, params, leaves)
     if format in formats.TORCH:
       leaves = surgery.with_zero_biases(leaves, template)
     statistics = _statistics(known, input_mean, input_std, path)
@@ -195,7 +197,7 @@ def load_params_and_report(
       leaves,
       template,
       str(path),
-      grid=_grid_of(model),
+      grid=_posemb_grid(model),
       file_grid=file_grid or known.posemb_grid,
       cls_entry=None if file_grid else known.cls_entry,
       their_name=functools.partial(formats.their_name, format),
@@ -224,7 +226,7 @@ def load_params_and_report(
   )
   names = report.names("fresh")
   loaded |= _fresh(model, params, template, names, seed)
-  # In the order of the model, whatever that of the file.
+  # In the order of the model, not that of the file.
   ordered = {name: loaded[name] for name in template}
   return traverse_util.unflatten_dict(ordered, sep="/"), report
 
@@ -241,13 +243,13 @@ def _check_dtype(dtype) -> None:
 
 
 def _statistics(known, mean, std, path):
-  """Returns the mean and std to absorb; None if nobody asks for it.
+  """Returns the mean and std to absorb; None if neither argument is set.
 
   Raises:
-    ValueError: the file expects others, and the caller gives none.
+    ValueError: the file expects other statistics, and the caller passed none.
   """
   if mean is None and std is None:
-    # A run may be continued with the images that it has seen.
+    # A run may be continued with the images that it was trained on.
     if known.other_statistics and not known.model:
       raise ValueError(
         f"{path} expects images minus {list(known.input_mean)}, divided by"
@@ -263,7 +265,7 @@ def _statistics(known, mean, std, path):
 
 
 def _compare(known, model, leaves, format, path) -> list[str]:
-  """Returns why a model's answers may be others than those of the file's.
+  """Returns reasons why the answers may differ from those of the file's model.
 
   Raises:
     ValueError: the file's model is known to have other heads.
@@ -302,7 +304,7 @@ def _compare(known, model, leaves, format, path) -> list[str]:
 
 
 def _changes(theirs, ours) -> list[str]:
-  """Returns what two models differ in that the shapes of arrays do not show."""
+  """Returns the arguments that differ and that no array's shape shows."""
   if not ours:
     return []
   names = ["pool"]
@@ -313,7 +315,7 @@ def _changes(theirs, ours) -> list[str]:
   return [name for name in names if ours[name] != theirs[name]]
 
 
-def _grid_of(model: nn.Module) -> tuple[int, ...] | None:
+def _posemb_grid(model: nn.Module) -> tuple[int, ...] | None:
   if getattr(model, "posemb", None) != "learn":
     return None
   grid = tuple(model.posemb_grid)
@@ -324,8 +326,8 @@ def _grid_of(model: nn.Module) -> tuple[int, ...] | None:
 def _check_not_joint(leaves, path) -> None:
   """Raises ValueError for weights of joint attention over space and time."""
   kernel = leaves.get(surgery.KERNEL)
-  of_video = kernel and len(kernel.shape) == 5
-  if of_video and not any("TemporalTransformer" in name for name in leaves):
+  for_videos = kernel and len(kernel.shape) == 5
+  if for_videos and not any("TemporalTransformer" in name for name in leaves):
     raise ValueError(
       f"{path} is of a model for videos that attends over space and time at"
       " once: its position embedding is of both, that of the factorised"
@@ -349,11 +351,11 @@ def _flat_init(model, example):
   return init
 
 
-def _shapes_of(model, params, leaves) -> dict[str, jax.ShapeDtypeStruct]:
+def _parameter_shapes(model, params, leaves) -> dict[str, jax.ShapeDtypeStruct]:
   if params is not None:
     flat = traverse_util.flatten_dict(params, sep="/")
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
-  # The channels of the images are the one thing that a model does not tell.
+  # The number of image channels is the one size that a model does not define.
   kernel = leaves.get(surgery.KERNEL)
   channels = kernel.shape[-2] if kernel and len(kernel.shape) >= 4 else 3
   init = _flat_init(model, _example(model, channels))
@@ -368,7 +370,7 @@ def _fresh(model, params, template, names, seed) -> dict[str, np.ndarray]:
     return {name: np.asarray(flat[name]) for name in names}
   channels = template[surgery.KERNEL].shape[-2]
   init = _flat_init(model, _example(model, channels))
-  # Under jit nothing is computed but what is asked for.
+  # jit computes only the arrays that are returned.
   some = jax.jit(lambda key: {name: init(key)[name] for name in names})
   return jax.tree.map(np.asarray, some(jax.random.key(seed)))
 

@@ -1,6 +1,6 @@
-"""Reads .npz files array by array, trusting nothing that they say.
+"""Reads .npz files array by array, without trusting their headers.
 
-NumPy's own reader would do, but for three things: it allocates whatever a
+NumPy's own reader has three faults: it allocates whatever a
 header asks for, it gives bfloat16 back as raw bytes, and it holds two copies
 of an array while reading.
 """
@@ -19,14 +19,14 @@ import numpy as np
 from tokenlearner_flexivit.interop.leaves import LastRead, Leaf, Leaves
 
 _CHUNK = 1 << 22
-# Deflate cannot compress any better.
+# The best ratio that deflate can reach.
 _MAX_RATIO = 1040
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 @contextlib.contextmanager
 def open_npz(path: pathlib.Path) -> Iterator[tuple[Leaves, dict[str, str]]]:
-  """Yields the arrays of a file by name, and the texts that `write` was given.
+  """Yields the arrays of a file by name, and the texts that `write` stored.
 
   Raises:
     ValueError: damaged, hostile, or with a pickle in it.
@@ -37,7 +37,7 @@ def open_npz(path: pathlib.Path) -> Iterator[tuple[Leaves, dict[str, str]]]:
       infos = file.infolist()
     except (
       zipfile.BadZipFile,
-      NotImplementedError,  # Of a version that no one has written yet.
+      NotImplementedError,  # A format version that does not exist yet.
       OSError,
       ValueError,
     ) as error:
@@ -62,7 +62,7 @@ def open_npz(path: pathlib.Path) -> Iterator[tuple[Leaves, dict[str, str]]]:
 
 
 def _metadata(comment: bytes) -> dict[str, str]:
-  """Reads the comment of a zip file, which others may use for anything."""
+  """Reads the metadata in a zip file's comment, which may hold anything."""
   try:
     texts = json.loads(comment)
   except ValueError:
@@ -72,7 +72,7 @@ def _metadata(comment: bytes) -> dict[str, str]:
 
 
 def _array_name(filename: str, path: pathlib.Path) -> str:
-  """Returns the name of an array, if it is one that a program would give."""
+  """Returns the name of an array, or raises if no program would choose it."""
   name, npy = filename[:-4], filename[-4:]
   parts = name.split("/")
   if npy != ".npy":
@@ -87,7 +87,7 @@ def _array_name(filename: str, path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _explained(path, name):
-  """Turns what zipfile, zlib and NumPy raise into one kind of error."""
+  """Turns the errors of zipfile, zlib and NumPy into ValueError."""
   try:
     yield
   except (
@@ -126,8 +126,8 @@ def _leaf(archive, info, path, name, last_read) -> Leaf:
     )
   if any(n < 0 for n in shape) or len(shape) > 8:
     raise ValueError(f"the shape {shape} is absurd")
-  # Says so before anything is allocated. What a header claims must be there,
-  # and what a compressed entry claims must be possible.
+  # Checked before anything is allocated: the file must hold as many bytes as a
+  # header claims, and a compressed entry must be able to expand to its claim.
   size = math.prod(shape) * dtype.itemsize
   possible = max(info.compress_size, 64) * _MAX_RATIO
   if size + header != info.file_size or info.file_size > possible:
@@ -140,19 +140,19 @@ def _leaf(archive, info, path, name, last_read) -> Leaf:
     with _explained(path, name), archive.open(info) as file:
       file.read(header)
       array = np.empty(shape[::-1] if fortran else shape, dtype)
-      # Zero-sized views cannot be cast; there is nothing to read either.
+      # Zero-sized views cannot be cast, and hold nothing to read.
       buffer = memoryview(array.reshape(-1).view(np.uint8)) if size else b""
       for start in range(0, size, _CHUNK):
         part = file.read(min(_CHUNK, size - start))
         if len(part) != min(_CHUNK, size - start):
           raise ValueError("the file ends too early")
         buffer[start : start + len(part)] = part
-      file.read(1)  # At its end zipfile compares the checksum.
+      file.read(1)  # Reading to the end makes zipfile compare the checksum.
     array = (array.T if fortran else array).view(kept)
     return array.astype(native, copy=False)
 
-  # Files know no bfloat16; two bytes without a type are what NumPy makes of
-  # it, and nothing else is stored like that.
+  # The format has no bfloat16: NumPy stores it as two bytes without a type, and
+  # stores nothing else like that.
   untyped = dtype.kind == "V" and dtype.itemsize == 2 and not dtype.names
   kept = _BFLOAT16 if untyped else dtype
   native = kept.newbyteorder("=")

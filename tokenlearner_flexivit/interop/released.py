@@ -1,4 +1,4 @@
-"""Where weights that were published are, by name.
+"""Locations of published weights, by name.
 
 The names are big_vision's (its models/vit.py and models/proj/flexi/vit.py) and
 those of FlexiViT's README. Files of timm and Hugging Face need no name:

@@ -1,4 +1,4 @@
-"""Makes arrays of one size from those of another."""
+"""Resizes kernels and position embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ INFLATE_METHODS = ("central_frame", "average")
 
 
 def resize_kernel(kernel: np.ndarray, new_size: tuple[int, ...]) -> np.ndarray:
-  """PI-resizes a patch embedding kernel, see `patch_embed.resize_kernel`."""
+  """PI-resizes a patch embedding kernel by `patch_embed.resize_kernel`."""
   return np.asarray(patch_embed.resize_kernel(jnp.asarray(kernel), new_size))
 
 
@@ -21,16 +21,16 @@ def resize_posemb(
   new_grid: tuple[int, ...],
   method: str = "linear",
 ) -> np.ndarray:
-  """Resizes a position embedding for good, as against on the fly.
+  """Resizes a stored position embedding once, not in each forward pass.
 
   Args:
     embedding: [1, N, D] for the cells of `old_grid`, no cls entry.
     old_grid: (h, w), or (T, h, w) for a video.
-    new_grid: likewise. A grid of a video for one of an image repeats what that
-      has in every frame (ViViT, Section 3.4).
-    method: "linear" is what the model does in each forward pass, so that at
-      the new grid nothing changes. "zoom" is what big_vision does when it
-      loads weights: the outermost cells stay where they are.
+    new_grid: (h, w) or (T, h, w). From an image's grid to a video's, the
+      embedding is repeated in every frame (ViViT, Section 3.4).
+    method: "linear" does what the model does in each forward pass, so that its
+      answers at the new grid do not change. "zoom" does what big_vision does
+      when it loads weights: the outermost cells stay where they are.
 
   Returns:
     [1, N', D].
@@ -63,7 +63,7 @@ def check_posemb_method(method: str) -> None:
 
 
 def check_inflate_method(method: str) -> None:
-  """Likewise, of `inflate_kernel`."""
+  """Raises ValueError for an unknown method of `inflate_kernel`."""
   if method not in INFLATE_METHODS:
     raise ValueError(
       f"Unknown method {method!r} to inflate a kernel. Known:"
@@ -72,7 +72,7 @@ def check_inflate_method(method: str) -> None:
 
 
 def _zoom_matrix(old: int, new: int) -> np.ndarray:
-  """Linear interpolation [new, old] that maps ends to ends."""
+  """Returns the matrix [new, old] that interpolates linearly, end to end."""
   centers = np.linspace(0, old - 1, new)
   return np.stack(
     [np.interp(centers, np.arange(old), row) for row in np.eye(old)], axis=1
@@ -82,10 +82,10 @@ def _zoom_matrix(old: int, new: int) -> np.ndarray:
 def inflate_kernel(
   kernel: np.ndarray | jax.Array, num_frames: int, method: str = "central_frame"
 ) -> np.ndarray:
-  """Makes a kernel for tubelets of a video from one for patches.
+  """Inflates a kernel for patches to one for tubelets of a video.
 
-  Of a video that stands still both methods give the tokens of the image
-  (ViViT, Section 3.4).
+  For a video of equal frames both methods give the tokens of the image (ViViT,
+  Section 3.4).
 
   Args:
     kernel: [p, q, C, D].

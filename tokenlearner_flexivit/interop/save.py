@@ -1,4 +1,4 @@
-"""Saves parameters under the names and in the files of others."""
+"""Saves parameters under the names and in the files of other libraries."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ def save_params(
   input_mean: Sequence[float] | None = None,
   input_std: Sequence[float] | None = None,
 ) -> None:
-  """Saves parameters; dtypes are kept.
+  """Saves parameters to a file; dtypes are kept.
 
-  The settings under which others compute the same function:
+  Other libraries compute the same function under these settings:
 
   * timm: `VisionTransformer(fc_norm=False, act_layer="gelu_tanh")` with
     global_pool "token", "avg" or "map", the latter two with class_token=False.
@@ -45,10 +45,11 @@ def save_params(
     model: noted in the file (but not in .msgpack), so that `describe` and
       `load_params` guess nothing; needed where the position embedding is
       computed, not stored (posemb="sincos2d"), and the format has to store it.
-    input_mean: of images in [0, 1], per channel or one for all, that the
-      weights expect to be subtracted; 0.5 for images in [-1, 1]. Noted like
-      `model`. Without it nothing tells which images they are for.
-    input_std: by which they expect them to be divided, likewise.
+    input_mean: the mean, per channel or one for all, that the weights expect
+      to be subtracted from images in [0, 1]; 0.5 for images in [-1, 1]. Noted
+      like `model`. Without it the file does not show which images it needs.
+    input_std: the standard deviation by which the weights expect those images
+      to be divided, per channel or one for all. Noted like `model`.
 
   Raises:
     ValueError: an unknown format, another suffix, or parameters that the
@@ -83,7 +84,7 @@ def save_params(
       )
     embedding = posemb.sincos2d(model.posemb_grid, model.width)
     arrays[surgery.POSEMB] = np.asarray(embedding)
-  leaves = to_theirs({name: Leaf.of(array) for name, array in arrays.items()})
+  leaves = to_theirs({k: Leaf.from_array(array) for k, array in arrays.items()})
   if (input_mean is None) != (input_std is None):
     raise ValueError("Give input_mean and input_std, or neither.")
   statistics = (
@@ -91,7 +92,8 @@ def save_params(
     for x in (input_mean, input_std)
   )
   metadata = {}
-  if noted := about.of_model(model, _num_heads(arrays), format, *statistics):
+  num_heads = _num_heads(arrays)
+  if noted := about.metadata_text(model, num_heads, format, *statistics):
     metadata[about.MODEL_KEY] = noted
   containers.write(
     path, {name: leaf.read() for name, leaf in leaves.items()}, metadata
@@ -99,7 +101,7 @@ def save_params(
 
 
 def _num_heads(arrays: Mapping[str, np.ndarray]) -> int | None:
-  """Returns the heads of the first block, None where there is no such."""
+  """Returns the heads of the first block; None without such a block."""
   block = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0"
   kernel = arrays.get(f"{block}/query/kernel")
   return None if kernel is None or kernel.ndim != 3 else kernel.shape[1]

@@ -1,9 +1,9 @@
-"""Fits the parameters of a file to a model, by rules and in the open.
+"""Fits the parameters of a file to a model by rules, and reports each change.
 
 Every array of the file and of the model gets one of four fates: loaded,
 resized, fresh (the model's, initialised) or unused (the file's). To inflate
-weights for images to videos is to resize them. What no rule covers stops
-everything.
+weights for images to videos is to resize them. A difference that no rule covers
+raises an error.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from tokenlearner_flexivit.interop.leaves import Leaf, Leaves
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
-# Of patches [p, q, C, D] and of tubelets [t, p, q, C, D].
+# Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
 _KERNEL_RANKS = (4, 5)
 _HEAD = ("pre_logits/", "head/")
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
@@ -26,7 +26,15 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What became of one array: its fate, and the shapes there and here."""
+  """The fate of one array.
+
+  Attributes:
+    name: of the array, by our names.
+    fate: "loaded", "resized", "fresh" or "unused".
+    there: its shape in the file; None if the file lacks it.
+    here: its shape in the model; None if the model lacks it.
+    note: the reason or the change, in words.
+  """
 
   name: str
   fate: str
@@ -38,7 +46,7 @@ class Row:
 def absorb_statistics(
   leaves: Leaves, mean: Sequence[float], std: Sequence[float]
 ) -> Leaves:
-  """Lets weights for (x - mean) / std, x in [0, 1], take images in [-1, 1].
+  """Adapts weights for (x - mean) / std, x in [0, 1], to images in [-1, 1].
 
   Args:
     leaves: by our names.
@@ -46,7 +54,7 @@ def absorb_statistics(
     std: as `mean`; negative where the images are inverted.
 
   Returns:
-    leaves whose patch embedding is another, and computes the same.
+    leaves with a changed patch embedding that computes the same.
 
   Raises:
     ValueError: another number of channels, or no patch embedding.
@@ -91,18 +99,18 @@ def with_zero_biases(leaves: Leaves, template: Mapping[str, Any]) -> Leaves:
     kernel = leaves.get(name.removesuffix("/bias") + "/kernel")
     if name.endswith("/bias") and name not in leaves and kernel:
       shape = kernel.shape[-len(wanted.shape) :]
-      added[name] = Leaf.of(np.zeros(shape, np.float32))
+      added[name] = Leaf.from_array(np.zeros(shape, np.float32))
   return {**leaves, **added}
 
 
 class Plan:
-  """What to read, and what becomes of it.
+  """A plan of which arrays to read, and how to change them.
 
   Attributes:
-    leaves: what to load, by the model's names, in the order of the file.
+    leaves: the arrays to load, by the model's names, in the order of the file.
     rows: the fate of every array.
-    notes: what else there is to know.
-    warnings: why answers may be others than those of the file's own model.
+    notes: further remarks for the user.
+    warnings: reasons why answers may differ from those of the file's own model.
   """
 
   def __init__(
@@ -129,13 +137,15 @@ class Plan:
       template: of the model, by name, with shapes.
       where: the file, for errors.
       grid: of the model's position embedding, if it has one.
-      file_grid: of the file's, if it is known.
+      file_grid: of the file's position embedding, if it is known.
       cls_entry: whether the file has a position of the cls token, if known.
-      their_name: returns the name in the file of an array of ours.
-      posemb_method: see `resize.resize_posemb`.
-      inflate: see `resize.inflate_kernel`.
-      fresh: beginnings of names of the model that the file is not asked for.
-      optional: those that are fresh where the file has none of them.
+      their_name: maps our name of an array to its name in the file.
+      posemb_method: as `resize.resize_posemb` takes it.
+      inflate: as `resize.inflate_kernel` takes it.
+      fresh: beginnings of names of the model that are initialised, whatever the
+        file holds.
+      optional: beginnings of names of the model that are initialised if the
+        file has none of them.
       unused: beginnings of names of the file that are left out.
       squares: whether the file's grid is known to be a square if it can be one.
 
@@ -149,26 +159,26 @@ class Plan:
     self._their_name, self.warnings, self.notes = their_name, [], []
     self._method, self._inflate = posemb_method, inflate
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
-    given = dict(leaves)
+    remaining = dict(leaves)
     self._file_grid, self._squares = None, squares
     self._cls_note = ""
-    if POSEMB in given and len(given[POSEMB].shape) == 3:
-      self._split_posemb(given, file_grid, cls_entry)
-    self._settle(given, fresh, unused)
-    self._settle_optional(given, optional)
-    self._settle_head(given)
-    self._insert_token_learner(given)
-    for name, leaf in given.items():
+    if POSEMB in remaining and len(remaining[POSEMB].shape) == 3:
+      self._split_posemb(remaining, file_grid, cls_entry)
+    self._settle(remaining, fresh, unused)
+    self._settle_optional(remaining, optional)
+    self._settle_head(remaining)
+    self._insert_token_learner(remaining)
+    for name, leaf in remaining.items():
       self._fit(name, leaf)
     for name in self._without_fate(template):
-      if name not in given:
+      if name not in remaining:
         shape = list(template[name].shape)
         self._problems["missing"].append(f"{self._shown(name)} {shape}")
     if any(self._problems.values()):
       raise ValueError(self._complaint(where))
 
   def _shown(self, name):
-    """The name of an array there, and here if it is another."""
+    """Returns the array's name in the file, and ours if it differs."""
     theirs = self._their_name(name)
     return name if theirs == name else f"{theirs} (here {name})"
 
@@ -182,19 +192,19 @@ class Plan:
     fresh = {row.name for row in self.rows if row.fate == "fresh"}
     return [name for name in names if name not in fresh]
 
-  def _split_posemb(self, given, file_grid, cls_entry):
-    """Moves what is added to the cls token from the positions to the token."""
-    posemb, cls = given[POSEMB], given.get("cls")
+  def _split_posemb(self, remaining, file_grid, cls_entry):
+    """Moves the cls token's position from the positions into the token."""
+    posemb, cls = remaining[POSEMB], remaining.get("cls")
     n = posemb.shape[1]
     has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
-    of_video = self._of_video(given)
+    for_videos = self._is_for_videos(remaining)
     self._file_grid, has_entry = grids.posemb_grid(
-      n, has_cls, self._grid, file_grid, of_video, cls_entry
+      n, has_cls, self._grid, file_grid, for_videos, cls_entry
     )
     known = file_grid is not None or self._squares
     if not known and self._grid is not None:
       square, taken = None, self._file_grid
-      if not (of_video and len(self._grid) == 3):
+      if not (for_videos and len(self._grid) == 3):
         square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
       if taken and square not in (None, taken, taken[-2:]):
         self.warnings.append(
@@ -210,53 +220,53 @@ class Plan:
         )
     if has_entry:
       shape = (1, n - 1, posemb.shape[2])
-      given["cls"] = cls.compute(
+      remaining["cls"] = cls.compute(
         lambda token: token + posemb.read()[:, :1].astype(token.dtype)
       )
-      given[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
+      remaining[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
       self._cls_note = "with its position"
 
-  def _of_video(self, given):
-    """Whether the file is of a model for videos, as far as kernels tell."""
-    there, here = (
+  def _is_for_videos(self, remaining):
+    """Tells whether the file is of a model for videos; None if unknown."""
+    file_rank, model_rank = (
       len(leaves[KERNEL].shape) if KERNEL in leaves else 0
-      for leaves in (given, self._template)
+      for leaves in (remaining, self._template)
     )
-    if there not in _KERNEL_RANKS or there == here == 4:
+    if file_rank not in _KERNEL_RANKS or file_rank == model_rank == 4:
       return None
-    return there == 5
+    return file_rank == 5
 
-  def _settle(self, given, fresh, unused):
-    """What the caller said shall be fresh or unused."""
+  def _settle(self, remaining, fresh, unused):
+    """Notes the arrays that the caller declared fresh or unused."""
     for choices, names, fate in (
       (fresh, self._template, "fresh"),
-      (unused, given, "unused"),
+      (unused, remaining, "unused"),
     ):
       for choice in [choices] if isinstance(choices, str) else choices:
         chosen = [name for name in names if name.startswith(choice)]
         if not chosen:
           raise ValueError(f"{fate}={choice!r} is the beginning of no name.")
         for name in chosen:
-          self._note(name, fate, given.pop(name, None), "as asked")
-    for name in [n for n in given if foreign.PRETRAINING.search(n)]:
+          self._note(name, fate, remaining.pop(name, None), "as asked")
+    for name in [n for n in remaining if foreign.PRETRAINING.search(n)]:
       if name not in self._template:
-        leaf = given.pop(name)
+        leaf = remaining.pop(name)
         self._note(name, "unused", leaf, "of the pretraining alone")
 
-  def _settle_optional(self, given, optional):
-    """What the caller said may be missing in the file."""
+  def _settle_optional(self, remaining, optional):
+    """Notes arrays as fresh that the file lacks and the caller lets it lack."""
     for choice in optional:
       chosen = [name for name in self._template if name.startswith(choice)]
       if not chosen:
         raise ValueError(f"optional={choice!r} is the beginning of no name.")
-      if not any(name.startswith(choice) for name in given):
+      if not any(name.startswith(choice) for name in remaining):
         for name in self._without_fate(chosen):
           self._note(name, "fresh", note="not in the file")
 
-  def _settle_head(self, given):
-    """Another number of classes, or none, asks for another head."""
+  def _settle_head(self, remaining):
+    """Notes the head as fresh if the file has another one or none."""
     ours = {k: v for k, v in self._template.items() if k.startswith(_HEAD)}
-    theirs = {k: v for k, v in given.items() if k.startswith(_HEAD)}
+    theirs = {k: v for k, v in remaining.items() if k.startswith(_HEAD)}
     heads = [
       {k: tuple(v.shape) for k, v in arrays.items() if k.startswith("head/")}
       for arrays in (ours, theirs)
@@ -268,15 +278,15 @@ class Plan:
     for name, leaf in theirs.items():
       if name not in ours:
         self._note(name, "unused", leaf, "another head")
-        given.pop(name)
+        remaining.pop(name)
       elif tuple(ours[name].shape) != leaf.shape:
-        given.pop(name)
+        remaining.pop(name)
     for name in self._without_fate(ours):
-      if name not in given:
+      if name not in remaining:
         self._note(name, "fresh", theirs.get(name), "another head")
 
-  def _insert_token_learner(self, given):
-    if any(name.startswith(_LEARNED) for name in given):
+  def _insert_token_learner(self, remaining):
+    if any(name.startswith(_LEARNED) for name in remaining):
       return
     for name in self._without_fate(self._template):
       if name.startswith(_LEARNED):
@@ -288,7 +298,7 @@ class Plan:
         f"{self._shown(name)} {list(leaf.shape)}"
       )
       return
-    here, there = tuple(self._template[name].shape), leaf.shape
+    shape, file_shape = tuple(self._template[name].shape), leaf.shape
     other_grid = name == POSEMB and None not in (self._grid, self._file_grid)
     other_grid = other_grid and self._grid != self._file_grid
     fewer_axes = other_grid and len(self._grid) < len(self._file_grid)
@@ -297,54 +307,57 @@ class Plan:
         f"{self._shown(name)} of type {leaf.dtype}: parameters are"
         f" {', '.join(FLOATS)}; quantized ones must be saved as one of these"
       )
-    elif there == here and not other_grid:
+    elif file_shape == shape and not other_grid:
       self.leaves[name] = leaf
       note = self._cls_note if name == "cls" else ""
       self._note(name, "loaded", leaf, note)
     elif (
       name == KERNEL
-      and len(there) in _KERNEL_RANKS
-      and len(there) <= len(here)
-      and there[-2:] == here[-2:]
+      and len(file_shape) in _KERNEL_RANKS
+      and len(file_shape) <= len(shape)
+      and file_shape[-2:] == shape[-2:]
     ):
-      self._fit_kernel(leaf, here)
-    elif other_grid and not fewer_axes and there[2:] == here[2:]:
-      self._fit_posemb(leaf, here)
+      self._fit_kernel(leaf, shape)
+    elif other_grid and not fewer_axes and file_shape[2:] == shape[2:]:
+      self._fit_posemb(leaf, shape)
     else:
       hint = ""
       if name == POSEMB and self._grid and not self._file_grid:
         hint = "; pass the file's posemb_grid"
       self._problems["misshapen"].append(
-        f"{self._shown(name)} {list(there)}, the model's is {list(here)}{hint}"
+        f"{self._shown(name)} {list(file_shape)}, the model's is"
+        f" {list(shape)}{hint}"
       )
 
   def _fit_kernel(self, leaf, shape):
-    there, here = leaf.shape[:-2], shape[:-2]
-    size = here[-len(there) :]
-    notes = [] if size == there else ["PI-resize"]
-    if size != here:
+    old_size, new_size = leaf.shape[:-2], shape[:-2]
+    size = new_size[-len(old_size) :]
+    notes = [] if size == old_size else ["PI-resize"]
+    if size != new_size:
       notes.append(f"inflated: {self._inflate}")
 
     def fit(kernel):
       kernel = resize.resize_kernel(kernel, size)
-      if size == here:
+      if size == new_size:
         return kernel
-      return resize.inflate_kernel(kernel, here[0], self._inflate)
+      return resize.inflate_kernel(kernel, new_size[0], self._inflate)
 
     self.leaves[KERNEL] = leaf.compute(fit, shape)
     self._note(KERNEL, "resized", leaf, ", ".join(notes))
 
   def _fit_posemb(self, leaf, shape):
-    there, here = self._file_grid, self._grid
-    size = here[-len(there) :]
+    old_grid, new_grid = self._file_grid, self._grid
+    size = new_grid[-len(old_grid) :]
     notes = []
-    if size != there:
-      sizes = ["x".join(map(str, grid)) for grid in (there, size)]
+    if size != old_grid:
+      sizes = ["x".join(map(str, grid)) for grid in (old_grid, size)]
       notes = [self._method, " -> ".join(sizes)]
-    if size != here:
-      notes.append(f"repeated {here[0]} times")
+    if size != new_grid:
+      notes.append(f"repeated {new_grid[0]} times")
     self.leaves[POSEMB] = leaf.compute(
-      lambda array: resize.resize_posemb(array, there, here, self._method),
+      lambda array: resize.resize_posemb(
+        array, old_grid, new_grid, self._method
+      ),
       shape,
     )
     self._note(POSEMB, "resized", leaf, ", ".join(notes))

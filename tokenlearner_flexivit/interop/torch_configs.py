@@ -17,7 +17,7 @@ ERF = (
   " is no switch: outputs differ by 1e-4 to 4e-4 of the largest"
 )
 _TANH = ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-# What no array shows: parts of the names of timm's architectures.
+# Parts of names of timm's architectures that no array shows.
 _ARCHITECTURES = {
   "quickgelu": "quick GELU, x sigmoid(1.702 x)",
   "rope|dinov3|eva02|vit_pe": "rotary positions",
@@ -27,7 +27,7 @@ _ARCHITECTURES = {
   "naflex": "NaFlex's patches",
 }
 _ARCHITECTURE_HEADS = {"so400m": 16, "giantopt": 16}
-# Arguments of timm's VisionTransformer under which it is the model here.
+# Arguments of timm's VisionTransformer that make it the model here.
 _TIMM_ARGUMENTS = {
   "act_layer": (None, "gelu", *_TANH),
   "embed_norm_layer": (None,),
@@ -42,7 +42,7 @@ _TIMM_ARGUMENTS = {
   "scale_attn_norm": (None, False),
   "scale_mlp_norm": (None, False),
 }
-# Others that the arrays tell, or that tell nothing of the answers.
+# Other arguments, which arrays show or which do not affect the answers.
 _HARMLESS = (
   "img_size|patch_size|in_chans|num_classes|global_pool|embed_dim|depth"
   "|num_heads|mlp_ratio|qkv_bias|proj_bias|init_values|class_token|pos_embed"
@@ -50,20 +50,20 @@ _HARMLESS = (
   r"|strict_img_size|\w*drop\w*"
 )
 _TIMM_POOLS = {"token": "tok", "avg": "gap", "map": "map"}
-# Of Hugging Face: the kinds of models that have the names of its ViT.
+# Hugging Face's kinds of models that use the names of its ViT.
 _HUGGING_FACE = ("vit", "vit_mae", "vit_msn", "ijepa", "deit")
 
 
 def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
-  """Returns the fields of `about.About` that the files beside another tell.
+  """Returns the fields of `about.About` from the configs beside a file.
 
   Args:
     path: of the weights.
-    leaves: the arrays, by the names that they have there.
+    leaves: the arrays, by their names in the file.
 
   Raises:
-    ValueError: what is told is damaged, is of another model, or is of one that
-      the models here cannot compute; names the feature.
+    ValueError: a config is damaged, is of another model, or is of one that the
+      models here cannot compute; names the feature.
   """
   beside = path.parent / "config.json"
   config = (
@@ -73,7 +73,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   )
   timm = torch_names.is_timm(set(leaves))
   if timm and "architecture" in config:
-    return _of_timm(config, leaves, str(beside))
+    return _fields_of_timm(config, leaves, str(beside))
   if not timm and "model_type" in config:
     processor = path.parent / "preprocessor_config.json"
     prepared = (
@@ -81,10 +81,10 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
       if processor.is_file()
       else {}
     )
-    return _of_hugging_face(config, prepared, leaves, str(beside))
+    return _fields_of_hugging_face(config, prepared, leaves, str(beside))
   pooling = "the pooling, which is that of its arrays" if timm else ""
   return dict(
-    # Hugging Face's models give a cls token, if they have one, a position.
+    # If Hugging Face's models have a cls token, it has a position.
     cls_entry=None if timm else any(n.endswith("cls_token") for n in leaves),
     differences=(
       f"{ERF}; quick GELU and ReLU, which no array shows, differ by 0.2",
@@ -97,7 +97,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   )
 
 
-def _of_timm(
+def _fields_of_timm(
   config: Mapping[str, Any], leaves: Leaves, where: str
 ) -> dict[str, Any]:
   name = str(config["architecture"])
@@ -164,7 +164,7 @@ def _check_timm_pool(pool: str | None, leaves: Leaves) -> None:
     )
 
 
-def _of_hugging_face(
+def _fields_of_hugging_face(
   config: Mapping[str, Any],
   processor: Mapping[str, Any],
   leaves: Leaves,
@@ -198,7 +198,8 @@ def _of_hugging_face(
   mean, std = processor.get("image_mean"), processor.get("image_std")
   if processor.get("do_normalize") is False:
     mean, std = 0.0, 1.0
-  # Of images in [0, 1]; those of 0 to 255 are usually multiplied by 1 / 255.
+  # The statistics are those of images in [0, 1]: values from 0 to 255 are
+  # usually multiplied by 1 / 255.
   factor = processor.get("rescale_factor") or 1 / 255
   factor = 1.0 if processor.get("do_rescale") is False else factor
   mean, std = _statistics(mean, std, 255 * factor)
@@ -229,7 +230,7 @@ def _grid(size, kernel, positions, cls_entry):
     return None, cls_entry
   grid = tuple(int(s) // p for s, p in zip(size, kernel[2:], strict=True))
   more = positions.shape[1] - math.prod(grid)
-  # Trained at one size and tuned at another, the config may tell the former.
+  # The config of a model tuned at another size may hold the size before that.
   if more not in (0, 1) or cls_entry not in (None, bool(more)):
     return None, cls_entry
   return grid, bool(more)
@@ -239,7 +240,7 @@ def _statistics(mean, std, scale=1.0):
   """Returns mean and std of images in [0, 1] from those of [0, scale]."""
   if mean is None or std is None:
     return None, None
-  # Its last digits are rounding.
+  # The last digits are rounding errors.
   return tuple(
     tuple(float(f"{value / scale:.9g}") for value in np.ravel(values))
     for values in (mean, std)
@@ -265,7 +266,7 @@ def parse(text: str, path) -> dict[str, Any]:
   """Returns the object that a JSON text of the file `path` holds.
 
   Raises:
-    ValueError: it holds none.
+    ValueError: the text holds no JSON object.
   """
   try:
     value = json.loads(text)

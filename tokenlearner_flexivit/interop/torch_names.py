@@ -1,8 +1,8 @@
 """Names and layouts of parameters in timm and in Hugging Face transformers.
 
-A dense kernel is [in, out] here and [out, in] there, a convolution's is
-[p, q, C, D] here and [D, C, p, q] there, and attention has its heads as an
-axis here only. timm's pre_logits are of its older versions and only read.
+A dense kernel is [in, out] in flax and [out, in] in torch, a convolution's is
+[p, q, C, D] and [D, C, p, q], and attention has an axis for its heads in flax
+only. timm's pre_logits are of its older versions and can only be read.
 """
 
 import re
@@ -17,8 +17,8 @@ _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_0/"
 _MLP = _BLOCK + "MlpBlock_0/"
 _POOL = "MAPHead_0/MultiHeadDotProductAttention_0/"
 
-# Modules: ours, theirs and what it is; {} stands for the index of a block.
-# timm's query, key and value are one matrix, see `_split` and `_join`.
+# Modules: our name, their name and kind; {} stands for the index of a block.
+# `_split` and `_join` convert timm's joint matrix of query, key and value.
 _TIMM = (
   ("embedding", "patch_embed.proj", "conv"),
   (_BLOCK + "LayerNorm_0", "blocks.{}.norm1", "norm"),
@@ -68,12 +68,12 @@ HUGGING_FACE_KERNEL = "embeddings.patch_embeddings.projection.weight"
 
 
 def is_timm(names: set[str]) -> bool:
-  """Whether there is a patch embedding of timm's name."""
+  """Tells whether a patch embedding has timm's name."""
   return "patch_embed.proj.weight" in names
 
 
 def is_hugging_face(names: set[str]) -> bool:
-  """Whether there is a patch embedding of transformers' name."""
+  """Tells whether a patch embedding has transformers' name."""
   kernel = HUGGING_FACE_KERNEL
   return kernel in names or f"vit.{kernel}" in names
 
@@ -95,15 +95,15 @@ def their_name(format: str, ours: str) -> str:
 
 
 def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
-  """Gives arrays our names and layouts.
+  """Converts timm's arrays to our names and layouts.
 
-  LayerScale ("ls1.gamma", DeiT III) multiplies what a branch gives; so do the
-  rows of the layer before it, into which it is folded.
+  LayerScale ("ls1.gamma", DeiT III) multiplies the output of a branch. It is
+  folded into the layer before it.
 
   Args:
     leaves: timm's VisionTransformer.
     where: the file, for errors.
-    num_heads: which the file does not tell.
+    num_heads: which the file does not store.
 
   Returns:
     arrays with our names where they are known.
@@ -138,7 +138,7 @@ def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
 
 
 def _check_parts(leaves, where, norm, positions) -> None:
-  """Refuses models without positions or a last norm, and with other norms."""
+  """Raises for models without positions or a last norm, or with other norms."""
   if positions not in leaves:
     raise ValueError(
       f"{where} holds no {positions!r}: its model has no positions, or"
@@ -160,7 +160,7 @@ def _check_parts(leaves, where, norm, positions) -> None:
 
 
 def from_hugging_face(leaves: Leaves, where: str, num_heads: int) -> Leaves:
-  """As `from_timm`, for ViTModel and ViTForImageClassification."""
+  """Converts arrays of Hugging Face's ViT to our names and layouts."""
   named = {
     name if name.startswith(("vit.", "classifier.")) else f"vit.{name}": leaf
     for name, leaf in leaves.items()
@@ -177,7 +177,7 @@ def from_hugging_face(leaves: Leaves, where: str, num_heads: int) -> Leaves:
 
 
 def to_timm(leaves: Leaves) -> Leaves:
-  """The inverse, for VisionTransformer(fc_norm=False).
+  """Converts our arrays to those of VisionTransformer(fc_norm=False).
 
   A cls token gets a zero position, as timm's models have one by default.
   """
@@ -187,10 +187,12 @@ def to_timm(leaves: Leaves) -> Leaves:
 
 
 def to_hugging_face(leaves: Leaves) -> Leaves:
-  """The inverse, for ViTForImageClassification; cls gets a zero position.
+  """Converts our arrays to those of ViTForImageClassification.
+
+  A cls token gets a zero position.
 
   Raises:
-    ValueError: parameters that it has not.
+    ValueError: parameters that it lacks.
   """
   if not {"cls", "pos_embedding"} <= leaves.keys():
     raise ValueError(
@@ -212,7 +214,7 @@ def to_hugging_face(leaves: Leaves) -> Leaves:
 
 
 def _with_cls_position(leaves: Leaves) -> Leaves:
-  """Puts a position of zeros, for the cls token, in front of the others."""
+  """Inserts a position of zeros, for the cls token, before the others."""
   cells = leaves["pos_embedding"].transpose(1, 0, 2)
   zero = cells.rows(0, 1).map(np.zeros_like)
   posemb = concatenate([zero, cells]).transpose(1, 0, 2)
@@ -267,7 +269,7 @@ def _to_torch(leaves, whose, modules, arrays) -> Leaves:
 
 
 def _to_ours(leaf: Leaf, kind: str, num_heads: int) -> Leaf:
-  """Changes the layout; one of a strange shape stays, to be reported so."""
+  """Changes the layout; an array of unknown shape stays, for the error."""
   ndim = {"conv": 4, "dense": 2, "heads": 2, "heads_bias": 1, "out": 2}
   if kind not in ndim or len(leaf.shape) != ndim[kind]:
     return leaf
@@ -313,11 +315,11 @@ def _split(name: str, leaf: Leaf) -> Leaves:
 
 
 def _join(leaves: Mapping[str, Leaf]) -> Leaves:
-  """Joins them again."""
+  """Joins query, key and value into timm's joint projections."""
   joined = {}
   for name, leaf in leaves.items():
     part = re.fullmatch(r"(.+\.)([qkv])\.(weight|bias)", name)
-    # The pooling's query stays alone.
+    # The query of the attention pooling stays separate.
     if not part or name.startswith("attn_pool.q."):
       joined[name] = leaf
       continue

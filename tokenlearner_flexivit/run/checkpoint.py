@@ -29,11 +29,10 @@ with terminal.root_logger_unchanged():
   import orbax.checkpoint as ocp
 
 CHECKPOINTS = workdir_lib.CHECKPOINTS
-CORRUPT = ".corrupt"  # Ends the names of damaged ones, which are kept.
+CORRUPT = ".corrupt"  # The suffix of damaged checkpoints, which are kept.
 # Orbax writes these when the checksums are done; nothing is read from them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
-# What to do, by the system's error.
-_ADVICE = {
+_ADVICE = {  # By error number of the system.
   (errno.ENOSPC, errno.EDQUOT): "The disk is full: free some space.",
   (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable.",
   (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): (
@@ -48,10 +47,10 @@ class CheckpointError(RuntimeError):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Leaves it to the loop to notice that the run is told to stop.
+  """Orbax's manager, which leaves it to the loop to notice preemption.
 
-  At such a step orbax takes the difference of two times, of which one has no
-  time zone if its checkpoint is older than the manager.
+  At a preempted step orbax subtracts two times. One of them has no time zone if
+  its checkpoint is older than the manager, and the subtraction fails.
   """
 
   def reached_preemption(self, step: int) -> bool:
@@ -62,8 +61,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
   """The checkpoints of a workdir, the newest few of them kept.
 
-  A save that fails does not stop the training: it is told, what is on disk
-  stays, and the next one tries anew. All hosts call the methods alike;
+  A save that fails does not stop the training: it is reported, what is on disk
+  stays, and the next save tries again. All hosts must call each method;
   process 0 writes, since every host holds the whole state.
   """
 
@@ -78,8 +77,8 @@ class Checkpoints:
     """Opens `workdir/checkpoints` and removes what a killed run left half done.
 
     Args:
-      workdir: shared by all hosts, and of no other run (`workdir.Lock`).
-      keep: how many to keep, >= 1; with 1 there is none to fall back to.
+      workdir: shared by all hosts, used by no other run (`workdir.Lock`).
+      keep: how many to keep, >= 1; with 1 none replaces a damaged one.
       config: stored in each of them.
       max_failures: the run stops when so many saves in a row fail, >= 1.
       before_first: called by process 0 before it saves first, and again before
@@ -101,12 +100,12 @@ class Checkpoints:
 
   @property
   def newest(self) -> int | None:
-    """The step of the newest checkpoint, or None; waits for a running save."""
+    """Returns the newest step, or None; waits for a running save."""
     self._finish_save()
     return max(_steps(self._directory), default=None)
 
   def path(self, step: int) -> pathlib.Path:
-    """Where the checkpoint of `step` lies."""
+    """Returns the folder of the checkpoint of `step`."""
     return self._directory / str(step)
 
   # ---- Saving ----------------------------------------------------------------
@@ -116,13 +115,13 @@ class Checkpoints:
   ) -> None:
     """Saves in the background; copies of `state` and `notes` are taken at once.
 
-    That the save before this one failed is also told here.
+    A failure of the previous save in the background is reported here, too.
 
     Args:
-      step: nothing is done if there is a checkpoint of it.
+      step: if it has a checkpoint already, nothing is done.
       state: arrays of which every host holds all; stacks of blocks are saved
         as blocks (see `models.stacking`).
-      notes: anything of JSON to keep with it, for `notes`.
+      notes: JSON values to keep with it, which the method `notes` returns.
       must: waits until it is on disk, and raises if it is not: for the last.
 
     Raises:
@@ -160,13 +159,13 @@ class Checkpoints:
           config=ocp.args.JsonSave(self._config),
           notes=ocp.args.JsonSave({"notes": copy.deepcopy(notes)}),
         ),
-        force=True,  # That it is due has been decided.
+        force=True,  # The caller has decided that it is due.
       )
-    except Exception as error:  # Those of libraries are of many kinds.
+    except Exception as error:  # Libraries raise errors of many types.
       self._note_failure(error)
 
   def _finish_save(self) -> None:
-    """Waits for the save in the background, and notes how it went."""
+    """Waits for the save in the background, and notes whether it failed."""
     if self._saving is None:
       return
     try:
@@ -195,12 +194,12 @@ class Checkpoints:
     )
 
   def _write_checksums(self) -> None:
-    """Called in the background, before orbax gives the folder its name."""
+    """Writes checksums in the background, before orbax renames the folder."""
     folder = self._directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
     checksums.write(folder, skip=_UNCHECKED)
 
   def _note_failure(self, error: Exception) -> None:
-    # Its threads may be anywhere; the next save gets a new one.
+    # The state of its threads is unknown; the next save gets a new one.
     if self._manager is not None:
       with contextlib.suppress(Exception):
         self._manager.close()
@@ -238,8 +237,7 @@ class Checkpoints:
     """Waits until everything is on disk.
 
     Raises:
-      CheckpointError: the last save failed; only said if another exception is
-        on its way.
+      CheckpointError: the last save failed; printed during another exception.
     """
     self._finish_save()
     if self._manager is not None:
@@ -251,20 +249,20 @@ class Checkpoints:
   # ---- Restoring -------------------------------------------------------------
 
   def restore_newest(self, state: Any) -> tuple[int, Any] | None:
-    """Returns the newest checkpoint that is as it was written.
+    """Returns the newest undamaged checkpoint.
 
-    Damaged ones that are newer are named in a warning and set aside, as
-    STEP.corrupt, so that their steps can be saved again.
+    Newer damaged ones are named in a warning and renamed to STEP.corrupt, so
+    that their steps can be saved again.
 
     Args:
       state: a tree of the same structure, shapes and dtypes.
 
     Returns:
-      Its step, and its state as NumPy arrays; None if there is no checkpoint.
+      The step and the state, as NumPy arrays; None if there is no checkpoint.
 
     Raises:
       ValueError: all are damaged, or of another structure than `state`.
-      RuntimeError: so it is for another process.
+      RuntimeError: another process raises this ValueError.
     """
     self._finish_save()
     damaged = {}
@@ -273,7 +271,7 @@ class Checkpoints:
     )
     for step in steps:
       damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
-      damage = _of_any_host(damage)
+      damage = _damage_on_any_host(damage)
       if damage is None:
         self._set_aside(damaged, step)
         with workdir_lib.together():
@@ -332,8 +330,8 @@ def newest_step(workdir: pathlib.Path) -> int:
 def read_params(workdir: pathlib.Path, step: int | None = None) -> Any:
   """Returns the parameters to evaluate from a checkpoint of a workdir.
 
-  The moving average if the run kept one. Nested dicts of NumPy arrays, read
-  without knowing the optimizer.
+  They are the moving average if the run kept one, as nested dicts of NumPy
+  arrays. Reading them does not need the optimizer.
 
   Args:
     workdir: of a run.
@@ -382,7 +380,7 @@ def param_specs(
 def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the whole state of a workdir's newest checkpoint.
 
-  By name: `step`, and what begins with `params/`, `opt_state/` or `ema/`.
+  The names are `step` and those that begin with params/, opt_state/ or ema/.
 
   Raises:
     ValueError: no checkpoint there, or the newest is damaged.
@@ -391,7 +389,7 @@ def read_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
-  """Returns where a checkpoint lies, the newest or another; checks its files.
+  """Returns the folder of a checkpoint after checking its files.
 
   Raises:
     ValueError: it is damaged, or there is none.
@@ -409,29 +407,29 @@ def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
 
 
 def _restore(path: pathlib.Path, state: Any) -> Any:
-  """Reads a whole state, which must be as `state` in all but values."""
-  found, wanted = state_file.read(path / "state"), state_file.named(state)
-  for name in sorted(found.keys() | wanted.keys()):
-    here, there = (
+  """Reads a state with the names, shapes and dtypes of `state`, or raises."""
+  stored, wanted = state_file.read(path / "state"), state_file.named(state)
+  for name in sorted(stored.keys() | wanted.keys()):
+    in_file, in_run = (
       f"{x[name].dtype}{x[name].shape}" if name in x else "not there"
-      for x in (found, wanted)
+      for x in (stored, wanted)
     )
-    if here != there:
-      raise ValueError(f"{path}: {name} is {here}, but in the run {there}.")
+    if in_file != in_run:
+      raise ValueError(f"{path}: {name} is {in_file}, but in the run {in_run}.")
   return jax.tree.unflatten(
-    jax.tree.structure(state), [found[name] for name in wanted]
+    jax.tree.structure(state), [stored[name] for name in wanted]
   )
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
-  """The steps of the checkpoints that were written to the end."""
+  """Returns the steps of the checkpoints that were written to the end."""
   if not directory.is_dir():
     return []
   return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
 
 
-def _of_any_host(damage: str | None) -> str | None:
-  """What is wrong on this host, or that something is on another."""
+def _damage_on_any_host(damage: str | None) -> str | None:
+  """Returns the damage that this host sees, or else that another host does."""
   if jax.process_count() == 1:
     return damage
   bad = multihost_utils.process_allgather(np.asarray(damage is not None))
@@ -441,11 +439,11 @@ def _of_any_host(damage: str | None) -> str | None:
 
 
 def _describe(error: Exception) -> str:
-  """The error in words, with what to do about it if that is known."""
+  """Returns the error in words, with advice where some is known."""
   text = f"{type(error).__name__}: {error}".rstrip(".") + "."
   code = getattr(error, "errno", None)
-  if found := re.search(r"\(os error (\d+)\)", text):  # Those of safetensors.
-    code = int(found[1])
+  if match := re.search(r"\(os error (\d+)\)", text):  # By safetensors.
+    code = int(match[1])
   for codes, advice in _ADVICE.items():
     if code in codes:
       return f"{text} {advice}"

@@ -1,7 +1,7 @@
 """Checksums of all files of a folder, kept in a file beside them.
 
-They tell what the disk did to files that were written whole: a flipped bit, a
-file cut short or lost.
+They reveal damage by the disk to files that were completely written: a flipped
+bit, a truncated file, a lost file.
 """
 
 import json
@@ -31,11 +31,11 @@ def find_damage(folder: pathlib.Path, skip: Collection[str] = ()) -> str | None:
   """Compares `folder` with what `write` noted.
 
   Returns:
-    What is wrong with it, for people to read, or None.
+    The damage in words, or None.
   """
   try:
     noted = json.loads((folder / FILE).read_bytes())
-    found = _measure(folder, skip)
+    measured = _measure(folder, skip)
   except FileNotFoundError as error:
     return f"{pathlib.Path(error.filename).name} is missing"
   except OSError as error:
@@ -44,19 +44,19 @@ def find_damage(folder: pathlib.Path, skip: Collection[str] = ()) -> str | None:
     return f"{FILE} is damaged"
   if not isinstance(noted, dict):
     return f"{FILE} is damaged"
-  for name, (size, crc) in found.items():
+  for name, (size, crc) in measured.items():
     if name not in noted:
       return f"{name} is none of its files"
     if noted[name] != [size, crc]:
       return f"{name} is not what was written ({size} bytes now)"
-  missing = noted.keys() - found
+  missing = noted.keys() - measured
   return f"{min(missing)} is missing" if missing else None
 
 
 def _measure(
   folder: pathlib.Path, skip: Collection[str]
 ) -> dict[str, list[int]]:
-  """Size in bytes and CRC-32 of every file by its relative name."""
+  """Returns size in bytes and CRC-32 of every file by its relative name."""
   measured = {}
   for path in sorted(folder.rglob("*")):
     name = path.relative_to(folder).as_posix()

@@ -1,8 +1,8 @@
 """Environment variables of processes that train on a CPU."""
 
-# For glibc: keeps freed memory, in large pages, rather than give it back to the
-# system and have it cleared for the next step. Steps of small models on CPU are
-# 1.4 times as fast (`python -m benchmarks --suite=allocator`).
+# glibc then keeps freed memory, in large pages, instead of returning it to the
+# system, which would clear it for the next step. Steps of small models on CPU
+# are 1.4 times as fast (`python -m benchmarks --suite=allocator`).
 KEEP_MEMORY = {
   "MALLOC_ARENA_MAX": "1",
   "MALLOC_MMAP_MAX_": "0",

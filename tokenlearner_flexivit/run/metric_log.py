@@ -19,8 +19,8 @@ METRICS_FILE = "metrics.jsonl"
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:
   """Returns the records of `metrics.jsonl`, [] if there is none.
 
-  A line that was not written to its end is no record. A number that is not
-  finite, null there, is NaN here.
+  An incomplete last line is left out. A null, which stands for a number that
+  is not finite, is returned as NaN.
   """
   return _read(workdir / METRICS_FILE)[0]
 
@@ -28,7 +28,8 @@ def read(workdir: pathlib.Path) -> list[dict[str, float]]:
 def train_seconds(workdir: pathlib.Path, step: int) -> float:
   """Returns how long the steps up to `step`, a checkpoint's, have taken.
 
-  Older checkpoints do not tell; then it is the last line of the log that does.
+  Checkpoints of older versions do not record it; then the last line of the log
+  is used.
   """
   checkpoint = workdir / workdir_lib.CHECKPOINTS / str(step)
   with contextlib.suppress(OSError, ValueError, KeyError):
@@ -42,7 +43,7 @@ def train_seconds(workdir: pathlib.Path, step: int) -> float:
 
 
 def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
-  """Returns the records, and how many bytes belong to none."""
+  """Returns the records, and the number of bytes that belong to no record."""
   if not path.exists():
     return [], 0
   records, broken = [], 0
@@ -66,8 +67,8 @@ class MetricLog:
 
   All hosts must open it.
 
-  A disk that takes no more stops no training: what could not be written is
-  kept, and written as soon as it can be.
+  A full disk does not stop the training: records that could not be written are
+  kept, and written as soon as possible.
 
   Attributes:
     history: all records, those of earlier programs included.
@@ -78,8 +79,8 @@ class MetricLog:
 
     Args:
       workdir: where they lie.
-      first_step: what was written for later steps is dropped: those steps are
-        done again. So is what a crash left of a line, with a warning.
+      first_step: records of later steps are dropped, since those steps are done
+        again. An incomplete line from a crash is dropped with a warning.
     """
     self._path = workdir / METRICS_FILE
     self._writes = jax.process_index() == 0
@@ -87,7 +88,7 @@ class MetricLog:
     with workdir_lib.together():
       if self._writes:
         records, broken = _read(self._path)
-    # What is done already is decided by what is here, so all have the same.
+    # All hosts decide from the history what is done, so all need the same one.
     self.history = workdir_lib.of_first_host(
       [r for r in records if r["step"] <= first_step]
     )
@@ -134,7 +135,7 @@ class MetricLog:
       raise OSError(f"only {written} of {len(line)} bytes fitted in")
 
   def _write_all(self) -> None:
-    """Makes the file hold the history, in a new one if it does not."""
+    """Writes the history to a new file, unless the file holds it already."""
     self._give_up_file()
     content = b"".join(map(_line, self.history))
     # A full disk is no reason to stop where nothing has changed.
@@ -173,16 +174,16 @@ class MetricLog:
         self._write_all()
       os.fsync(self._file.fileno())
     except OSError:
-      self._give_up_file()  # The next record will tell.
+      self._give_up_file()  # Writing the next record will report it.
 
   def _is_in_place(self) -> bool:
-    """Whether the file that is open is still the one of that name."""
+    """Tells whether the open file is still the one of that name."""
     if not self._path.exists():
       return False
     return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
 
   def find(self, step: int, prefix: str) -> dict[str, float]:
-    """Returns what was logged for `step` under names with `prefix`, cut off."""
+    """Returns the scalars of `step` under names with `prefix`, removing it."""
     return {
       name.removeprefix(prefix): value
       for record in self.history

@@ -1,4 +1,4 @@
-"""What some steps of a training do on the devices, and when: JAX's profiler."""
+"""Traces of training steps on the devices, by JAX's profiler."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ def check(steps: Any, total_steps: int) -> None:
   """Raises ValueError unless `config.profile_steps` names steps of a run.
 
   Args:
-    steps: see `Profiler`.
+    steps: as `Profiler.__init__` takes them.
     total_steps: of the run.
   """
   where = "config.profile_steps"
@@ -69,7 +69,7 @@ class Profiler:
     self._is_on = False
 
   def run(self, step: int, run_step: Callable[..., Any], *args: Any) -> Any:
-    """Returns what a step does, and traces it where that is asked for.
+    """Runs a step, traces it if it was chosen, and returns its result.
 
     Args:
       step: its number, 1 for the first.
@@ -84,7 +84,7 @@ class Profiler:
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       result = run_step(*args)
     if step == self._steps[-1]:
-      jax.block_until_ready(result)  # Devices are behind the host.
+      jax.block_until_ready(result)  # Devices lag behind the host.
       self.close()
     return result
 

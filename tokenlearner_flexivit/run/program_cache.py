@@ -10,8 +10,9 @@ from tokenlearner_flexivit import paths
 def use() -> None:
   """Keeps what is compiled, unless the user chose another folder.
 
-  In ~/.cache/tokenlearner_flexivit/compiled. A program is for the processor
-  that compiled it, so machines with one home keep their own.
+  The folder is in ~/.cache/tokenlearner_flexivit/compiled. A program suits only
+  the kind of processor that compiled it, so machines that share a home
+  directory keep separate folders.
   """
   if jax.config.jax_compilation_cache_dir is None:
     folder = paths.cache_dir() / "compiled" / platform.node()

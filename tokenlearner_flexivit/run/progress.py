@@ -1,4 +1,4 @@
-"""What a person sees of a run: its start, one line per log step, a bar."""
+"""The terminal output of a run: its start, one line per log step, a bar."""
 
 import collections
 import contextlib
@@ -63,16 +63,16 @@ class Progress:
     seconds_before: float = 0.0,
     pending: Sequence[tuple[int, dict[str, float]]] = (),
   ):
-    """Notes what is to come.
+    """Notes how many steps of what kind the run has.
 
     Args:
-      settings: what the metric "setting" is an index into.
+      settings: the list that the metric "setting" is an index into.
       first_step: steps done before this program was started.
       total_steps: steps to do in all.
       batch_size: over all hosts.
       kind: of its examples, "image" or "video".
       seconds_before: what earlier programs spent on the steps done.
-      pending: as an earlier program's `pending` was after `first_step`.
+      pending: the value of an earlier program's `pending` after `first_step`.
     """
     self._seconds_before = seconds_before
     self._settings = settings
@@ -94,12 +94,12 @@ class Progress:
       total=self._total_steps,
       initial=self._first_step,
       unit="step",
-      # Logs stay free of it.
+      # A bar would clutter a log file.
       disable=not terminal.is_watched(sys.stderr) or jax.process_index() > 0,
     )
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Notes the metrics of a step, 1 for the first."""
+    """Notes the metrics of a step; the first step is 1."""
     if self._first_done is None:
       self._first_done = time.perf_counter()
     self._pending.append((step, metrics))
@@ -127,7 +127,7 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Leaves what happens inside, such as evaluation, out of the rates."""
+    """Excludes the time spent inside, such as an evaluation, from the rates."""
     start = time.perf_counter()
     try:
       yield
@@ -140,7 +140,7 @@ class Progress:
 
   @contextlib.contextmanager
   def compiling(self) -> Iterator[None]:
-    """Leaves the step that is done inside, and compiles, out of the rates."""
+    """Excludes the step that is done inside, which compiles, from the rates."""
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
@@ -150,7 +150,7 @@ class Progress:
       self._first_done += seconds
 
   def first_not_finite(self) -> tuple[int, dials.Setting, str] | None:
-    """The first noted step with a metric that is no finite number.
+    """Returns the first noted step with a metric that is no finite number.
 
     Returns:
       The step, its setting and the metric's name ("loss" rather than another;
@@ -166,20 +166,20 @@ class Progress:
 
   @property
   def pending(self) -> list[tuple[int, dict[str, float]]]:
-    """The steps since the last line with their metrics, for a checkpoint.
+    """Returns the steps since the last line, with metrics, for a checkpoint.
 
     With them a run that continues writes the same means as without a stop.
     """
     self._fetch()
-    return list(self._pending)  # It is saved while more steps are added.
+    return list(self._pending)  # A copy: steps are added while it is saved.
 
   @property
   def seconds(self) -> float:
-    """Seconds spent on all steps so far, by earlier programs, too."""
+    """Returns the seconds spent on all steps, those of earlier programs too."""
     return self._seconds_before + time.perf_counter() - self._start
 
   def _fetch(self) -> None:
-    # As JSON has them, so that those of a checkpoint are no others.
+    # As JSON values, so that those restored from a checkpoint are equal.
     self._pending = [
       (step, {name: float(value) for name, value in metrics.items()})
       for step, metrics in jax.device_get(self._pending)
@@ -206,11 +206,12 @@ class Progress:
       for name in self._pending[0][1]
       if name != "setting"
     }
-    here = steps - self._steps_before  # The others took their time elsewhere.
-    here, seconds = here - len(self._compiled), now - self._last
-    if not here:  # No other rate is known.
-      here, seconds = len(self._compiled), seconds + sum(self._compiled)
-    rate = here * self._batch_size / seconds
+    # The seconds measured here exclude steps of earlier programs.
+    timed = steps - self._steps_before - len(self._compiled)
+    seconds = now - self._last
+    if not timed:  # Only the rate of the steps that compiled is known.
+      timed, seconds = len(self._compiled), seconds + sum(self._compiled)
+    rate = timed * self._batch_size / seconds
     record |= {
       "img_per_s": rate,
       "img_per_s_per_core": rate / jax.device_count(),
@@ -234,13 +235,13 @@ class Progress:
   def _time_left(self, step: int) -> str:
     """Tells how long the steps after `step` will take."""
     begin, steps = self._start, step - self._first_step
-    if steps > 1:  # The first may compile.
+    if steps > 1:  # The first step may compile.
       begin, steps = self._first_done, steps - 1
     seconds = time.perf_counter() - begin
     return terminal.duration((self._total_steps - step) * seconds / steps)
 
   def _drawn(self, times: Mapping[int, int]) -> str:
-    """Tells how often which settings were drawn, if that is short."""
+    """Returns how often each setting was drawn, if the text is short."""
     parts = [
       f"{self._settings[i].name.removeprefix('patch')}:{times[i]}"
       for i in sorted(times)
@@ -258,5 +259,5 @@ class Progress:
 
 
 def _rounded(rate: float) -> str:
-  """Returns a rate as "123", a small one, as of videos, as "1.23"."""
+  """Returns a rate as "123", or as "1.23" if it is small, as for videos."""
   return f"{rate:.{0 if rate >= 10 else 2}f}"

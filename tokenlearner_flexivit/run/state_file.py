@@ -1,9 +1,9 @@
 """The train state as one safetensors file, written while training goes on.
 
-Orbax's own handler opens every array as a store of its own. For the hundreds of
+Orbax's own handler opens a separate store for every array. For the hundreds of
 small arrays of a small ViT that takes many times the work of writing them one
-after another, and it is taken from the training. Every host holds the whole
-state, so there are no pieces to put together either. Arrays are named by their
+after another, and it slows the training. Every host holds the whole state, so
+no pieces have to be put together. Arrays are named by their
 paths, "params/head/bias": any tool that reads safetensors finds them. Every
 block has a name, whether a loop runs the blocks or not.
 """
@@ -31,16 +31,16 @@ def named(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a tree by their paths, such as "params/head/bias".
 
   Raises:
-    ValueError: two of them have the same.
+    ValueError: two leaves have the same path.
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  found = {
+  by_path = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in leaves
   }
-  if len(found) < len(leaves):
-    raise ValueError(f"Leaves share paths; there are {sorted(found)}.")
-  return found
+  if len(by_path) < len(leaves):
+    raise ValueError(f"Leaves share paths; there are {sorted(by_path)}.")
+  return by_path
 
 
 def read(directory: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def read(directory: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
 
   Args:
     directory: the item of a checkpoint.
-    prefix: such as "params/"; only what it names is read.
+    prefix: such as "params/"; only arrays with this prefix are read.
   """
   # Not mapped: the file may be deleted while its arrays are in use.
   with safetensors.safe_open(
@@ -78,10 +78,10 @@ def specs(directory: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 class Handler(ocp.AsyncCheckpointHandler):
-  """Writes the item of a checkpoint that holds the state."""
+  """Orbax's handler of the checkpoint's item that holds the state."""
 
   async def async_save(self, directory: Any, args: "State") -> list[ocp.Future]:
-    """Copies the state at once; what is returned waits for the writing."""
+    """Copies the state at once; the futures returned wait for the writing."""
     arrays = _copy(args.state)
 
     async def write() -> None:
@@ -100,7 +100,7 @@ class Handler(ocp.AsyncCheckpointHandler):
 
 def _copy(state: Any) -> dict[str, np.ndarray]:
   jax.tree.map(lambda x: x.copy_to_host_async(), state)
-  # On CPU NumPy would look at memory that the next step gives away.
+  # On CPU, NumPy would view memory that the next step donates.
   state = jax.tree.map(np.array, state)
   # Unstacked here, where blocks are views, and not on a device that is full.
   return named(stacking.unstack(state))
@@ -116,7 +116,7 @@ def _write(arrays: dict[str, np.ndarray], directory: pathlib.Path) -> None:
 @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class State(ocp.args.CheckpointArgs):
-  """What `Handler` is to write, or, without `state`, to read.
+  """The argument of `Handler`: a state to write, or none to read one.
 
   Attributes:
     state: a tree of `jax.Array`s of which this host holds all.

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and that all hosts see the same one."""
+"""The folder of a run: its lock, its files, and agreement between hosts."""
 
 import contextlib
 import datetime
@@ -29,7 +29,7 @@ _SHARED_WITHIN_SECONDS = 15
 def raise_together(error: Exception | None) -> None:
   """Raises on all hosts if one of them has an error; all must call it.
 
-  So no host waits for one that is gone.
+  Without it, the other hosts would wait for the one that stopped.
 
   Args:
     error: this host's, or None.
@@ -53,7 +53,7 @@ def raise_together(error: Exception | None) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Does what may fail on one host alone, and then fails on all of them.
+  """Raises on all hosts if the code inside raises on one of them.
 
   All hosts must enter it. No host may wait for another inside.
 
@@ -72,11 +72,11 @@ def together() -> Iterator[None]:
 def of_first_host(value: Any) -> Any:
   """Returns the value of process 0 on every host; all must call it.
 
-  For what depends on files or on the environment: hosts that look for
-  themselves may see different things, and then one waits for the others.
+  It is for values that depend on files or on the environment: hosts may see
+  different values, take different branches, and then wait for each other.
 
   Args:
-    value: as JSON has it; the others' does not matter.
+    value: a JSON value; that of the other processes is ignored.
   """
   if jax.process_count() == 1:
     return value
@@ -91,8 +91,8 @@ def check_shared(workdir: pathlib.Path) -> None:
   """Creates `workdir` and checks that it is one folder for all hosts.
 
   Raises:
-    ValueError: another folder than that of process 0.
-    RuntimeError: it is so for another process.
+    ValueError: this process sees another folder than process 0.
+    RuntimeError: another process does.
   """
   if jax.process_count() == 1:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -126,17 +126,17 @@ def check_shared(workdir: pathlib.Path) -> None:
 
 
 class Lock:
-  """Keeps a second run out of a workdir; a context manager.
+  """A context manager that keeps a second run out of a workdir.
 
   The operating system holds the lock (`flock` of `WORKDIR/lock`) for as long
   as the process lives, so however it dies, nothing is left that stops the
-  next start. The file itself stays, it is never removed. Of several processes
-  the first holds the lock for all.
+  next start. The file itself is never removed. If a run has several processes,
+  process 0 holds the lock for all.
 
-  On NFS Linux makes of it a lock of the server, which other hosts respect
+  On NFS, Linux turns it into a lock of the server, which other hosts respect
   unless it is mounted with `nolock` or `local_lock`; after a host dies the
-  server frees it only when it notices. On buckets (gcsfuse) it keeps out runs
-  of the same host only. Where a file system has no locks, a warning says so.
+  server frees it only when it notices. On buckets (gcsfuse) it keeps out only
+  runs of the same host. Where a file system has no locks, a warning says so.
   """
 
   def __init__(self, workdir: pathlib.Path):
@@ -178,13 +178,13 @@ class Lock:
     self._file = file
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     holder = f"host {socket.gethostname()}, process {os.getpid()}, since {now}"
-    # Who this is only helps people; a full disk need not stop a restart.
+    # The holder's name only helps people; a full disk must not stop a restart.
     with contextlib.suppress(OSError):
       os.ftruncate(file, 0)
       os.pwrite(file, f"{holder}\n".encode(), 0)
 
   def close(self) -> None:
-    """Lets others in; may be called again."""
+    """Releases the lock; may be called again."""
     if self._file is not None:
       os.close(self._file)
       self._file = None
@@ -197,26 +197,26 @@ class Lock:
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file, whole or not at all: then the one before it stays.
+  """Writes a file as a whole; if that fails, the previous file stays.
 
-  See `paths.whole` for links and streams.
+  `paths.whole` describes what happens to links and streams.
 
   Raises:
-    OSError: names the file, which those of writing do not.
+    OSError: the file cannot be written; unlike the system's, names the file.
   """
   with paths.whole(path) as partial:
     partial.write_bytes(content)
 
 
 def as_json(values: Any, indent: int | None = None) -> str:
-  """Returns values as JSON, which has no NaN and no infinity: they are null."""
-  # Python's own reader takes what its writer makes of them.
+  """Returns values as JSON, with null for NaN and infinity."""
+  # Python's reader, unlike others, takes the NaN that its writer writes.
   values = json.loads(json.dumps(values), parse_constant=lambda _: None)
   return json.dumps(values, indent=indent, allow_nan=False)
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file, see `as_json`, whole or not at all."""
+  """Writes the values as a JSON file, by `as_json` and `write_whole`."""
   write_whole(path, f"{as_json(values, indent=2)}\n".encode())
 
 
@@ -239,7 +239,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns what the run in `workdir` noted of its data.
+  """Returns what the run in `workdir` noted about its data.
 
   Raises:
     ValueError: the file is not there, or damaged.
