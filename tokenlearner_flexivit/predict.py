@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from tokenlearner_flexivit import arguments, terminal
 from tokenlearner_flexivit.inference import (
   Prediction,
@@ -151,7 +153,9 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is None:
       labels = [label._asdict() for label in prediction.labels]
-      answers.append({"image": image, "labels": labels})
+      answer = jax.tree.map(lambda x: x.tolist(), prediction.answer)
+      known = {"labels": labels} if answer is None else {"answer": answer}
+      answers.append({"image": image, **known})
     else:
       answers.append({"image": image, "error": prediction.error})
   setting = predictions[0].setting.row
@@ -180,6 +184,8 @@ def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
         f"{i if name is None else name} {100 * probability:.1f} %"
         for i, name, probability in prediction.labels
       )
+      if prediction.answer is not None:
+        shown = str(jax.tree.map(lambda x: x.tolist(), prediction.answer))
       lines.append(f"{image}: {shown}")
   return "\n".join(lines)
 

@@ -6,11 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import evaluators, inference, models, tasks, train
+from tokenlearner_flexivit import (
+  evaluators,
+  inference,
+  models,
+  predict,
+  tasks,
+  train,
+)
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
+from tokenlearner_flexivit.inference import export
 
 
 class Counting(tasks.Task):
@@ -119,10 +128,40 @@ def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
   assert (tmp_path / "patch_sizes.png").stat().st_size > 10_000
   assert "test within 1 in %" in capsys.readouterr().out
 
-  with pytest.raises(ValueError, match="has the task 'counting'"):
-    inference.Predictor.load(tmp_path)
   again = train.evaluate(None, tmp_path)
   assert again["test"]["patch4/error"] == report["settings"][1]["error"]
+
+
+def test_it_is_used(counting, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  state, _ = train.train_and_evaluate(counting, workdir)
+  predictor = inference.Predictor.load(workdir)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 255, (3, 12, 12, 3), np.uint8)
+  predictions = predictor.predict(images, patch_size=4)
+  prepared, _ = predictor.preprocess(images)
+  setting = predictions[0].setting
+  expected = predictor.trained.task.predict(
+    state.params, {"image": prepared}, setting
+  )
+  for i, prediction in enumerate(predictions):
+    assert not prediction.labels
+    for key, value in prediction.answer.items():
+      np.testing.assert_allclose(value, expected[key][i], rtol=1e-4, atol=1e-5)
+
+  path = tmp_path / "photo.png"
+  Image.fromarray(images[0]).save(path)
+  capsys.readouterr()
+  with pytest.raises(SystemExit) as done:
+    predict.main(
+      [str(path), f"--workdir={workdir}", "--patch_size=4", "--json"]
+    )
+  assert not done.value.code
+  (printed,) = json.loads(capsys.readouterr().out)["predictions"]
+  count = float(predictions[0].answer["count"])
+  assert printed["answer"]["count"] == pytest.approx(count, rel=1e-4)
+  with pytest.raises(ValueError, match="Exports: .* task 'counting'"):
+    export.write(predictor.trained, tmp_path / "export")
 
 
 def test_a_loss_that_is_no_mean_is_not_accumulated(counting, tmp_path):

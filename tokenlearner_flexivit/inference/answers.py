@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -32,13 +32,15 @@ class Prediction:
   Attributes:
     setting: of the dials, at which it was given.
     labels: the most probable classes, the best first; none if there is an
-      error.
+      error, or the task is none of classification.
+    answer: of another task: a pytree of NumPy arrays, the answer to this image.
     error: why the image could not be read, or None.
   """
 
   setting: dials.Setting
   labels: tuple[Label, ...] = ()
   error: str | None = None
+  answer: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

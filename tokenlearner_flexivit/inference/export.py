@@ -217,6 +217,7 @@ def write(
     ValueError: there is something in the folder, no setting is given, or one
       does not fit the images or the model.
   """
+  trained.check_classifies("Exports")
   if settings is None:
     settings = best_settings(trained)
   settings = tuple(dict.fromkeys(settings))

@@ -47,6 +47,7 @@ def write(
   Raises:
     ValueError: there is something in the folder.
   """
+  trained.check_classifies("Model cards")
   rows = _rows(trained, profile or ())
   # A folder of no name, such as "." or "..", has one nevertheless.
   name = export.check_new(folder).resolve().name

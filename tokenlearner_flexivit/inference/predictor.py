@@ -321,14 +321,18 @@ class Predictor:
     """Does what `predict` does, at a setting of `setting` or `choose`."""
     checks.whole(top_k, "top_k")
     outputs, errors = self._run_on(images, setting)
-    return [
-      answers.Prediction(setting, error=errors[i])
-      if i in errors
-      else answers.Prediction(
-        setting, answers.best_labels(row, self.trained.class_names, top_k)
-      )
-      for i, row in enumerate(outputs.probabilities)
-    ]
+
+    def prediction(i: int) -> answers.Prediction:
+      if i in errors:
+        return answers.Prediction(setting, error=errors[i])
+      if self.trained.other_task is not None:
+        answer = jax.tree.map(lambda x: x[i], outputs)
+        return answers.Prediction(setting, answer=answer)
+      names, probabilities = self.trained.class_names, outputs.probabilities[i]
+      labels = answers.best_labels(probabilities, names, top_k)
+      return answers.Prediction(setting, labels)
+
+    return [prediction(i) for i in range(len(jax.tree.leaves(outputs)[0]))]
 
   def embed(
     self,
@@ -337,6 +341,7 @@ class Predictor:
     num_tokens: int | str | None = None,
   ) -> answers.Embeddings:
     """Represents images by vectors; arguments and errors as of `predict`."""
+    self.trained.check_classifies("embed")
     setting = self.setting(patch_size, num_tokens)
     outputs, errors = self._run_on(images, setting)
     vectors = outputs.pre_logits.copy()

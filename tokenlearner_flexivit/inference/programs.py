@@ -53,7 +53,9 @@ class Programs:
     self.max_batch = max_batch
     self._model = trained.model
     self._input_shape = input_shape
-    self._link = classification.LINKS[trained.loss]
+    self._task = trained.task
+    if self._task is None:
+      self._link = classification.LINKS[trained.loss]
     self._params = jax.device_put(trained.params, jax.devices()[0])
     self._applied: dict[dials.Setting, Any] = {}
     self._compiled: dict[tuple[dials.Setting, int], Any] = {}
@@ -83,14 +85,15 @@ class Programs:
       self._applied[setting] = jax.jit(apply)
     return self._applied[setting]
 
-  def run(
-    self, batches: Iterable[np.ndarray], setting: dials.Setting
-  ) -> Outputs:
+  def run(self, batches: Iterable[np.ndarray], setting: dials.Setting) -> Any:
     """Runs the model on batches.
 
     Args:
       batches: float32 [n, *input_shape], each of at most `max_batch` images.
       setting: of the dials.
+
+    Returns:
+      `Outputs`; of another task than classification its answer.
 
     Raises:
       ValueError: there is no image.
@@ -105,7 +108,7 @@ class Programs:
     if not running:
       raise ValueError("There is no image.")
     done.append(_fetch(*running))
-    return Outputs(*map(np.concatenate, zip(*done, strict=True)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
 
   def bucket(self, number: int) -> int:
     """Returns the number of images of the program that takes so many."""
@@ -141,8 +144,11 @@ class Programs:
     if key not in self._compiled:
 
       def outputs(params, images):
+        if self._task is not None:
+          batch = {self._model.input: images}
+          return self._task.predict(params, batch, setting)
         logits, pre_logits = self.apply(setting)(params, images)
-        return logits, self._link(logits), pre_logits
+        return Outputs(logits, self._link(logits), pre_logits)
 
       shape = batch_size, *self._input_shape
       images = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -151,6 +157,6 @@ class Programs:
     return self._compiled[key]
 
 
-def _fetch(number: int, outputs: Any) -> Outputs:
+def _fetch(number: int, outputs: Any) -> Any:
   """Waits for a program; leaves out what its batch was filled with."""
-  return Outputs(*(x[:number] for x in jax.device_get(outputs)))
+  return jax.tree.map(lambda x: x[:number], jax.device_get(outputs))

@@ -33,7 +33,7 @@ _METADATA = "tokenlearner_flexivit"
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A classifier with its dials.
+  """A trained model with its dials: a classifier, or a model of another task.
 
   Attributes:
     params: nested dicts of NumPy arrays.
@@ -41,7 +41,8 @@ class Trained:
     pp: how the run's evaluation preprocesses an example.
     image_shape: (H, W, C) of the images that its evaluation sees, or (T, H, W,
       C) of a view of its videos.
-    loss: of the training, a key of `classification.LOSSES`.
+    loss: of the training, a key of `classification.LOSSES`; None of a model of
+      another task.
     settings: of the dials, those of the training.
     class_names: in order, or None where the data has none.
     recorded: the rows of the run's report, one per evaluated setting; empty
@@ -52,6 +53,8 @@ class Trained:
       "accuracy", or of examples with several classes "mAP".
     shown: how it is shown, the arguments of `figures.metric.Metric`; None of
       files of version 0.1, which do not say.
+    other_task: of a model of another task than classification, `section`, its
+      `config.task`, and `about`, what it remembers of its data.
     video: of a model for videos, at how many frames per second and at which
       greatest smaller side its data were read: fps and size.
   """
@@ -60,13 +63,14 @@ class Trained:
   model_section: Mapping[str, Any]
   pp: str
   image_shape: tuple[int, int, int]
-  loss: str
+  loss: str | None
   settings: tuple[dials.Setting, ...]
   class_names: tuple[str, ...] | None
   recorded: tuple[Mapping[str, Any], ...]
   training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   headline: str = "accuracy"
   shown: Mapping[str, Any] | None = None
+  other_task: Mapping[str, Any] | None = None
   video: Mapping[str, Any] | None = None
 
   @property
@@ -75,7 +79,26 @@ class Trained:
     section = dict(self.model_section)
     # A loop over the blocks would copy all parameters into stacks at each call.
     section.pop("scan", None)
-    return models.create(**section)
+    if self.other_task is None:
+      return models.create(**section)
+    cls = tasks.named(self.other_task["section"])
+    return cls.build_model(section, **self.other_task["about"])
+
+  @property
+  def task(self) -> tasks.Task | None:
+    """The task, if it is another than classification."""
+    if self.other_task is None:
+      return None
+    section, about = self.other_task["section"], self.other_task["about"]
+    return tasks.create(section, model=self.model, **about)
+
+  def check_classifies(self, purpose: str) -> None:
+    """Raises ValueError for a model of another task than classification."""
+    if self.other_task is not None:
+      raise ValueError(
+        f"{purpose}: of classifications alone, and this model has the task "
+        f"{self.other_task['section']['name']!r}."
+      )
 
   @property
   def kind(self) -> str:
@@ -201,16 +224,16 @@ def _from_run(workdir: pathlib.Path) -> Trained:
       "has one: python -m tokenlearner_flexivit.main --mode=eval "
       f"--workdir={workdir} --config=..."
     )
-  if not issubclass(tasks.named(config["task"]), classification.Classification):
-    raise ValueError(
-      f"The run in {workdir} has the task {config['task']['name']!r}. "
-      "Predictions and exports are those of classifications: call "
-      "`predict` of the task itself."
-    )
-  loss = config["task"].get("loss") or "softmax_xent"
-  about = workdir_lib.read_about_data(workdir)
-  section = {**config["model"], "num_classes": about["num_classes"]}
-  model = models.create(**section)
+  loss, section = config["task"].get("loss") or "softmax_xent", config["model"]
+  about, other_task = workdir_lib.read_about_data(workdir), None
+  task_class = tasks.named(config["task"])
+  remembered = {key: about[key] for key in task_class.remembered}
+  model = task_class.build_model(section, **remembered)
+  if issubclass(task_class, classification.Classification):
+    section = {**section, "num_classes": about["num_classes"]}
+  else:
+    other_task = {"section": config["task"], "about": remembered}
+    loss = None
   params = checkpoint.read_params(workdir)
   # The evaluation may be at another resolution than the training.
   shape, video = report.get("image_shape", about["image_shape"]), None
@@ -239,11 +262,12 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     image_shape=shape,
     loss=loss,
     settings=trained.settings,
-    class_names=about["class_names"],
+    class_names=about.get("class_names"),
     recorded=_named_alike(report.get("settings", []), trained, model),
     training=_about_training(config["data"], data, report),
     headline=_headline(report),
     shown=report.get("metrics", {}).get(_headline(report)),
+    other_task=other_task,
     video=video,
   )
 
@@ -356,11 +380,12 @@ def _build(
   settings: Sequence[dials.Setting],
   class_names: Sequence[str] | None,
   recorded: Sequence[Mapping[str, Any]],
-  loss: str,
+  loss: str | None,
   **plain: Any,
 ) -> Trained:
   """Joins what JSON says with the parameters."""
-  configuration.choose(loss, classification.LINKS, "config.task.loss")
+  if loss is not None:
+    configuration.choose(loss, classification.LINKS, "config.task.loss")
   return Trained(
     params=params,
     image_shape=tuple(image_shape),
