@@ -100,6 +100,8 @@ def _predict(argv: Sequence[str]) -> bool:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
   predictor = Predictor.load(args.workdir)
+  if args.csv:
+    predictor.trained.check_classifies("--csv")
   images = _expanded(args.images, predictor.extensions)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))

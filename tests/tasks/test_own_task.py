@@ -151,16 +151,17 @@ def test_it_is_used(counting, tmp_path, capsys):
 
   path = tmp_path / "photo.png"
   Image.fromarray(images[0]).save(path)
+  command = [str(path), f"--workdir={workdir}", "--patch_size=4"]
+  with pytest.raises(SystemExit, match="--csv: of classifications alone"):
+    predict.main([*command, "--csv"])
   capsys.readouterr()
   with pytest.raises(SystemExit) as done:
-    predict.main(
-      [str(path), f"--workdir={workdir}", "--patch_size=4", "--json"]
-    )
+    predict.main([*command, "--json"])
   assert not done.value.code
   (printed,) = json.loads(capsys.readouterr().out)["predictions"]
   count = float(predictions[0].answer["count"])
   assert printed["answer"]["count"] == pytest.approx(count, rel=1e-4)
-  with pytest.raises(ValueError, match="Exports: .* task 'counting'"):
+  with pytest.raises(ValueError, match=r"Exports: .* task 'counting'"):
     export.write(predictor.trained, tmp_path / "export")
 
 
