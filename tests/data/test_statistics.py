@@ -35,6 +35,6 @@ from tokenlearner_flexivit.data import statistics
   ],
 )
 def test_statistics(pp, key, mean, std):
-  found = statistics.of_preprocessing(pp, key)
+  found = statistics.mean_and_std(pp, key)
   np.testing.assert_allclose(found[0], np.ravel(mean), atol=1e-6)
   np.testing.assert_allclose(found[1], np.ravel(std), rtol=1e-5)

@@ -1,6 +1,6 @@
 """Datasets, preprocessing and the input pipeline, without TensorFlow."""
 
-# The ops register themselves when they are imported.
+# Importing the modules of ops registers the ops.
 from tokenlearner_flexivit.data.class_names import classes
 from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.ops import augment as augment_ops

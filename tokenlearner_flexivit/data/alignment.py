@@ -1,8 +1,8 @@
-"""Notices ops that move an image and leave its mask or boxes where they are.
+"""Finds ops that move an image and leave its mask or boxes in place.
 
-Every op treats one entry of an example. After a random crop or a mirror image,
+Every op changes one entry of an example. After a random crop or a mirror image,
 another entry that shows places of the same picture (a mask, a depth map, boxes,
-a second view) fits it no longer, and nothing else would tell.
+a second view) no longer fits it, and nothing else would raise an error.
 """
 
 import dataclasses
@@ -14,22 +14,21 @@ from absl import logging
 
 from tokenlearner_flexivit.data import preprocess
 
-# Entries with these in their names hold coordinates, also where they are
-# vectors.
+# Entries whose names contain these hold coordinates, even as vectors.
 _COORDINATES = ("box", "keypoint", "landmark")
-# Crops that keep shares of the sides which differ by less are the same but for
-# the rounding to pixels.
+# Two crops are the same if the shares of the sides that they keep differ by
+# less, as they do after rounding to pixels.
 _TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class _Move:
-  """One application of an op that moves.
+  """One application of an op that moves pixels.
 
   Attributes:
     step: the op. Random ops draw anew each time that they are applied.
-    arguments: those of an op without chance but sizes, which count pixels.
-    kept: shares of height and width that are left, or None if unknown.
+    arguments: arguments of an op that is not random, without sizes in pixels.
+    kept: shares of height and width that are kept, or None if unknown.
   """
 
   step: preprocess.Step
@@ -37,7 +36,7 @@ class _Move:
   kept: tuple[float, float] | None
 
   def same(self, other: "_Move") -> bool:
-    """Whether both take the same part of a picture."""
+    """Tells whether both take the same part of a picture."""
     if self.step.is_random or other.step.is_random:
       return self.step is other.step
     if (self.step.fn, self.arguments) != (other.step.fn, other.arguments):
@@ -48,10 +47,13 @@ class _Move:
 
 
 class Alignment:
-  """Follows one example through a preprocessing; see `check`."""
+  """The moves of each entry of an example on its way through a preprocessing.
+
+  Pass `watch` to the call of the preprocessing, then call `check`.
+  """
 
   def __init__(self, parsed: preprocess.Preprocess):
-    """Prepares to follow an example, or one after the other.
+    """Prepares to follow examples, one after another.
 
     Args:
       parsed: the preprocessing.
@@ -68,7 +70,7 @@ class Alignment:
     before: preprocess.Example,
     after: preprocess.Example,
   ) -> None:
-    """Takes note of an op, the argument of `Preprocess.__call__`."""
+    """Records the effect of an op; the argument of `Preprocess.__call__`."""
     if step is self._first:
       self._origins = {key: key for key in before}
       self._moves = dict.fromkeys(before, ())
@@ -88,11 +90,11 @@ class Alignment:
   def check(self, example: preprocess.Example) -> None:
     """Raises ValueError if two entries no longer show the same places.
 
-    An entry made by `copy` may be moved apart, as a second view; of that there
-    is a warning.
+    An entry made by `copy` may be moved alone, as a second view; this is only
+    warned of.
 
     Args:
-      example: what the preprocessing gave last.
+      example: the last result of the preprocessing.
     """
     shown = [key for key in example if self._shows_places(key, example[key])]
     for moved in shown:
@@ -121,7 +123,7 @@ class Alignment:
         )
 
   def _missing(self, moved: str, other: str) -> _Move | None:
-    """Returns the first move of an entry that the other has not had."""
+    """Returns the first move of an entry that the other entry lacks."""
     theirs = self._moves[other]
     for number, move in enumerate(self._moves[moved]):
       if number >= len(theirs) or not move.same(theirs[number]):
@@ -129,7 +131,7 @@ class Alignment:
     return None
 
   def _shows_places(self, key: str, value: Any) -> bool:
-    """Whether an entry of the result shows or names places of a picture."""
+    """Tells whether an entry of the result has places of a picture in it."""
     if self._origins.get(key) is None:
       return False
     shape = np.shape(value)
@@ -137,7 +139,7 @@ class Alignment:
       return len(shape) >= 1
     if len(shape) != 2 or np.asarray(value).dtype.kind != "f":
       return len(shape) >= 2
-    # Coordinates, or a map as wide as the picture; else perhaps a text.
+    # Coordinates, or a map of the picture's aspect ratio; others may be texts.
     ratio = shape[0] / max(shape[1], 1)
     pictures = [s for s in self._shapes.values() if len(s) >= 3]
     return shape[1] in (2, 4) or any(
@@ -151,7 +153,7 @@ def _source(
   before: preprocess.Example,
   step: preprocess.Step,
 ) -> str | None:
-  """Returns the entry, before the op, that an entry comes from."""
+  """Returns the entry before the op from which an entry comes."""
   if key in before and value is before[key]:
     return key
   copied = [name for name, old in before.items() if value is old]
@@ -159,7 +161,7 @@ def _source(
     return copied[0]
   if key in before:
     return key
-  return step.entries[0] if step.entries else None  # It is new.
+  return step.entries[0] if step.entries else None  # The entry is new.
 
 
 def _move(step: preprocess.Step, before: Any, after: Any) -> _Move:

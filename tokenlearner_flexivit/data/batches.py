@@ -1,4 +1,4 @@
-"""Batches of examples, made ahead by threads or processes."""
+"""Batches of examples, prepared ahead by threads or processes."""
 
 import concurrent.futures
 import math
@@ -18,23 +18,23 @@ with terminal.root_logger_unchanged():
   import grain
 
 Batch = dict[str, np.ndarray]
-# By entry of an example: shape and dtype.
+# Shape and dtype of each entry of an example.
 Spec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
-# What batches that are ready or in the making may take of a host's memory.
+# Memory of a host for batches that are ready or in progress.
 _MAX_PREFETCH_BYTES = 2 << 30
 _MAX_PREFETCH, _MIN_PREFETCH = 8, 2
-# Of a JPEG's time a fifth to a quarter is spent in Python, where one thread
-# runs at a time: more threads than these would wait for one another. More
-# processors are for processes (data.num_workers).
+# Decoding a JPEG spends a fifth to a quarter of its time in Python, where one
+# thread runs at a time: more threads than these would wait for one another.
+# Processes (data.num_workers) use more processors.
 MAX_THREADS = 16
-# Parts of a batch per thread: the smaller, the less a thread waits at the end
-# for the last; the larger, the less there is to hand over.
+# Parts of a batch per thread. With smaller parts a thread waits less for the
+# last part of a batch; with larger parts there are fewer to hand over.
 _PARTS_PER_THREAD = 4
 
 
 def spec_of(example: Mapping[str, np.ndarray]) -> Spec:
-  """Returns shapes and dtypes of an example."""
+  """Returns the shape and dtype of each entry of an example."""
   return {key: (np.shape(v), np.asarray(v).dtype) for key, v in example.items()}
 
 
@@ -42,8 +42,8 @@ def check_fits(example: Mapping[str, Any], spec: Spec) -> None:
   """Raises ValueError for an example that does not fit a batch.
 
   Args:
-    example: preprocessed.
-    spec: of the first example.
+    example: a preprocessed example.
+    spec: the spec of the first example.
   """
   own = spec_of(example)
   if own == spec:
@@ -65,12 +65,12 @@ def available_cpus(
 ) -> int:
   """Returns how many processors this process may use, rounded up.
 
-  Counts what the scheduler lets it run on, and what a container's limit leaves
-  of that, as Docker, Kubernetes and Slurm set it.
+  This is the number of processors that the scheduler allows, or a container's
+  limit if that is lower, as Docker, Kubernetes and Slurm set it.
 
   Args:
-    cgroups: where Linux shows the limits.
-    own: where it shows which of them are this process's.
+    cgroups: folder in which Linux shows the limits.
+    own: file in which Linux names this process's limits.
   """
   if hasattr(os, "sched_getaffinity"):
     count = len(os.sched_getaffinity(0))
@@ -80,7 +80,7 @@ def available_cpus(
   try:
     for line in own.read_text(encoding="utf-8").splitlines():
       _, controllers, path = line.split(":", 2)
-      if not controllers:  # Version 2: one tree for all.
+      if not controllers:  # Version 2: one tree for all controllers.
         root, names = cgroups, ("cpu.max",)
       elif "cpu" in controllers.split(","):
         root = cgroups / "cpu"
@@ -94,12 +94,12 @@ def available_cpus(
         if place.is_relative_to(root):
           limits.append(_read_limit(place, names))
   except (OSError, ValueError):
-    pass  # Another system, or one that hides this.
+    pass  # The system is not Linux, or hides the limits.
   return max(1, math.ceil(min(limits)))
 
 
 def _read_limit(folder: pathlib.Path, names: tuple[str, ...]) -> float:
-  """Returns the processors that a control group may use."""
+  """Returns the number of processors that a control group may use."""
   try:
     words = " ".join(
       (folder / name).read_text(encoding="utf-8") for name in names
@@ -112,10 +112,10 @@ def _read_limit(folder: pathlib.Path, names: tuple[str, ...]) -> float:
 
 
 def prefetch_of(spec: Spec, batch_size: int) -> int:
-  """Returns how many batches to make ahead, so that they fit into memory.
+  """Returns how many batches to prepare ahead, so that they fit into memory.
 
   Args:
-    spec: of an example.
+    spec: the spec of an example.
     batch_size: examples of a batch on this host.
   """
   num_bytes = batch_size * sum(
@@ -128,10 +128,10 @@ def prefetch_of(spec: Spec, batch_size: int) -> int:
 class Batches(grain.MapDataset):
   """Consecutive examples of a dataset, `batch_size` at a time.
 
-  Threads share the work on a batch: each makes some of its examples and writes
-  them into the batch as soon as they are made, so that the next one uses the
-  same memory again: fresh memory costs more than what is written there. With
-  each batch come the corrupt examples that others stand in for.
+  Threads share the work on a batch: each prepares some of its examples and
+  copies every example into the batch at once, so that the next example uses
+  the same memory again: fresh memory costs more than the copy. An element is a
+  batch, and the corrupt examples that other examples replace in it.
   """
 
   def __init__(
@@ -142,14 +142,14 @@ class Batches(grain.MapDataset):
     num_threads: int,
     shared_memory: memory.Memory,
   ):
-    """Prepares batches.
+    """Sets up the batches; no example is read yet.
 
     Args:
-      parent: gives (an example, the corrupt ones that it stands in for).
-      spec: of its examples.
+      parent: dataset of (an example, the corrupt examples that it replaces).
+      spec: the spec of its examples.
       batch_size: examples of a batch.
-      num_threads: how many make examples; with 0 the caller makes them.
-      shared_memory: where batches lie.
+      num_threads: how many threads prepare examples; 0 uses the caller's.
+      shared_memory: memory of the batches.
     """
     super().__init__(parent)
     self._spec = spec
@@ -199,7 +199,7 @@ class Batches(grain.MapDataset):
       for first in range(0, size, step)
     ]
     try:
-      # In their order, so that the same error comes from any number of threads.
+      # In order, so that any number of threads raises the same error.
       return batch, sum((part.result() for part in parts), ())
     finally:
       for part in parts:
@@ -209,15 +209,15 @@ class Batches(grain.MapDataset):
     """Returns how many batches to work on at a time, to keep all threads busy.
 
     Args:
-      limit: the most that may be.
+      limit: the largest number allowed.
     """
     if not self._num_threads:
       return 0
-    # While the last examples of one are made, the next is begun.
+    # The next batch is begun while the last examples of one are prepared.
     return min(limit, 1 + -(-self._num_threads // self._batch_size))
 
   def _open_pool(self) -> concurrent.futures.ThreadPoolExecutor:
-    """Returns the threads, which a worker process starts for itself."""
+    """Returns the threads; each worker process starts its own."""
     with self._lock:
       if self._is_closed:
         raise RuntimeError("The batches are closed.")
@@ -228,7 +228,7 @@ class Batches(grain.MapDataset):
       return self._pool
 
   def close(self) -> None:
-    """Ends the threads; no more batches can be had."""
+    """Ends the threads; further access raises RuntimeError."""
     with self._lock:
       self._is_closed = True
       if self._pool is not None:
@@ -240,9 +240,9 @@ def _words(spec: tuple[tuple[int, ...], np.dtype] | None) -> str:
 
 
 class Delivery(Iterator[Batch]):
-  """Hands out batches, and counts and names the corrupt examples skipped.
+  """An iterator of batches that counts and logs skipped corrupt examples.
 
-  An error comes in the place of the batch that it belongs to.
+  An error is raised in place of the batch that it belongs to.
   """
 
   def __init__(
@@ -257,13 +257,14 @@ class Delivery(Iterator[Batch]):
     """Starts the threads or processes.
 
     Args:
-      batches: of all hosts.
-      part: those of this host.
-      prefetch: batches that are ready or in the making.
-      num_workers: processes that make them; with 0 threads of this one do.
+      batches: the batches of all hosts.
+      part: the slice of them that this host gets.
+      prefetch: number of batches that are ready or in progress.
+      num_workers: processes that prepare batches; with 0 threads of this
+        process do.
       max_corrupt: how many different corrupt examples may be skipped.
     """
-    self._made = batches
+    self._source = batches
     self._max_corrupt = max_corrupt
     self._corrupt: dict[int, str] = {}
     self._batches = iter(_make_ahead(batches, part, prefetch, num_workers))
@@ -273,14 +274,15 @@ class Delivery(Iterator[Batch]):
       batch, corrupt = next(self._batches)
       self._count(corrupt)
     except Exception:
-      # Else garbage collection would end the threads, and might run in one.
+      # Otherwise garbage collection would end the threads, perhaps in one of
+      # them.
       self.close()
       raise
     return batch
 
   def _count(self, corrupt: examples.Corrupt) -> None:
-    # Counted here rather than where they are found, because batches arrive
-    # here in order and from all threads and processes.
+    # Counted here, because here batches arrive in order and from all threads
+    # and processes.
     for index, words in corrupt:
       if index in self._corrupt:
         continue
@@ -301,14 +303,14 @@ class Delivery(Iterator[Batch]):
   def close(self) -> None:
     """Ends the threads and processes."""
     self._batches.close()
-    self._made.close()
+    self._source.close()
 
 
 def _make_ahead(
   batches: Batches, part: slice, prefetch: int, num_workers: int
 ) -> grain.IterDataset:
-  """Returns a part of the batches in order, made ahead."""
-  # Each process has a share of the batches in the making.
+  """Returns a part of the batches in order, prepared ahead."""
+  # Each process has a share of the batches in progress.
   buffer = -(-prefetch // max(num_workers, 1))
   dataset = batches[part].to_iter_dataset(
     grain.ReadOptions(
@@ -316,12 +318,12 @@ def _make_ahead(
     )
   )
   if num_workers:
-    # Grain looks at absl's flags, which are parsed only in programs that absl
-    # started; tests and notebooks are others.
+    # Grain reads absl's flags, which are parsed only in programs that absl
+    # started, not in tests and notebooks.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
-    # Grain spawns its workers (a fork would copy JAX's threads and locks), and
-    # deals the batches out in turn, so that the order stays.
+    # Grain spawns its workers (a fork would copy JAX's threads and locks) and
+    # deals the batches out in turn, which keeps their order.
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(
         num_workers=num_workers, per_worker_buffer_size=1

@@ -1,4 +1,4 @@
-"""Tells the classes of labels, and whether two datasets number them alike."""
+"""The classes of labels, and whether two datasets number them alike."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.sources.base import Source
 
-# The number of classes and their names, None for what is not known.
+# The number of classes and their names; None for unknown ones.
 Classes = tuple[int | None, Sequence[str] | None]
 
 
@@ -18,13 +18,13 @@ def classes(
   """Returns the number and the names of the classes of preprocessed labels.
 
   Args:
-    data_config: dict or ConfigDict; its preprocessing may make the label of
-      another entry by `copy`.
-    source: what it names.
+    data_config: dict or ConfigDict; its preprocessing may copy another entry to
+      the label.
+    source: the source that it names.
     where: name of the section for errors.
 
   Returns:
-    See `Source.classes`.
+    The result of `Source.classes`.
 
   Raises:
     ValueError: the preprocessing cannot be parsed.
@@ -45,15 +45,15 @@ def classes(
 def comparable(
   classes: Classes, expected: Classes
 ) -> tuple[Sequence[str], Sequence[str]] | None:
-  """Returns the names to compare, or None if one of both has none.
+  """Returns the names to compare, or None if they cannot be compared.
 
-  The classes of data without names are their numbers. These are compared with
-  names that are the same numbers, such as those of folders, which are in the
-  order of texts: "10" before "2". Beside other names they say nothing.
+  Classes without names are compared by number with names that are numbers,
+  such as those of folders, which are in text order: "10" before "2". They are
+  not compared with other names.
 
   Args:
-    classes: number and names, as of `Source.classes`.
-    expected: number and names of the classes that they should be.
+    classes: number and names, a result of `Source.classes`.
+    expected: number and names of the classes that are expected.
   """
   (count, names), (expected_count, expected_names) = classes, expected
   if names is None and expected_names is None:
@@ -72,17 +72,17 @@ def _numbers(
 
 
 def check_same(
-  names: Sequence[str], expected: Sequence[str], where: str, of_expected: str
+  names: Sequence[str], expected: Sequence[str], where: str, reference: str
 ) -> None:
-  """Raises ValueError if numbers stand for other classes than they should.
+  """Raises ValueError if class numbers stand for unexpected classes.
 
   Fewer classes are fine if they are the first ones.
 
   Args:
-    names: of the classes 0, 1, ....
-    expected: what they should be.
-    where: what `names` are of, for errors.
-    of_expected: what `expected` are of, for errors.
+    names: names of the classes 0, 1, ....
+    expected: their expected names.
+    where: the data with `names`, for errors.
+    reference: the data with the expected names, for errors.
   """
   missing = [None] * (len(names) - len(expected))
   pairs = zip(names, [*expected, *missing], strict=False)
@@ -95,7 +95,7 @@ def check_same(
   if sorted(names) == sorted(expected):
     order = " The names are the same, in another order."
   raise ValueError(
-    f"{where} has other classes than {of_expected}: the class {number} is "
+    f"{where} has other classes than {reference}: the class {number} is "
     f"{names[number]!r} here and {other} there, of {len(names)} classes here "
     f"and {len(expected)} there.{order} Answers are numbers, so they would be "
     "counted as right or wrong for other classes. Take data with the same "

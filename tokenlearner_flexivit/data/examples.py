@@ -1,4 +1,4 @@
-"""Examples, read and preprocessed one by one; corrupt ones are named."""
+"""Functions that read and preprocess one example, and name corrupt ones."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -9,30 +9,30 @@ import numpy as np
 from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.data.sources.base import Source
 
-# Positions of corrupt examples in the source, with words about each.
+# Positions of corrupt examples in the source, with a description of each.
 Corrupt = tuple[tuple[int, str], ...]
 
 
 class ExampleError(ValueError):
-  """An example could not be read or preprocessed; the message names it."""
+  """An error about an example that cannot be read or preprocessed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MakeExample:
-  """Reads and preprocesses the example at a position of the source.
+  """A function that reads and preprocesses the example at a position.
 
   A corrupt example is one that cannot be preprocessed, or whose record cannot
-  be understood. In its place comes the next good one of the source. Which one
-  that is depends on the data alone, so it is the same after a restart and in
-  every process.
+  be parsed. The next good example of the source replaces it. This choice
+  depends on the data alone, so it is the same after a restart and in every
+  process.
 
-  An error of reading (OSError) is none of the data's and may be gone in the
-  next run, which would not be the same run then: it is always raised.
+  An error of reading (OSError) is always raised: it does not depend on the data
+  and may be gone in the next run, whose examples would then differ.
 
   Attributes:
-    source: where examples come from.
-    preprocess: what is done to each.
-    max_corrupt: how many corrupt ones in a row are replaced.
+    source: the source of the examples.
+    preprocess: the preprocessing of each example.
+    max_corrupt: how many corrupt examples in a row are replaced.
   """
 
   source: Source
@@ -45,16 +45,16 @@ class MakeExample:
     rng: np.random.Generator,
     watch: Callable[..., None] | None = None,
   ) -> tuple[dict[str, Any], Corrupt]:
-    """Returns an example, and the corrupt ones in whose place it is.
+    """Returns an example, and the corrupt examples that it replaces.
 
     Args:
       index: the position wanted, in [0, len(source)).
       rng: generator for random ops.
-      watch: see `Preprocess.__call__`.
+      watch: is called after each op, see `Preprocess.__call__`.
 
     Raises:
-      ExampleError: it cannot be read; or it is corrupt, and so are too many
-        after it.
+      ExampleError: the example cannot be read; or it is corrupt, and so are too
+        many after it.
     """
     corrupt = []
     tries = min(self.max_corrupt + 1, len(self.source))
@@ -68,33 +68,33 @@ class MakeExample:
       except Exception as error:
         corrupt.append((position, self._name(position, error)))
         if len(corrupt) == tries:
-          # One argument, because exceptions come pickled from processes.
+          # One argument, because processes pickle their exceptions.
           raise ExampleError(
             too_many([words for _, words in corrupt], self.max_corrupt)
           ) from error
 
   def _name(self, index: int, error: Exception) -> str:
-    """Returns which example it is and what is wrong with it."""
+    """Returns in words which example it is and what is wrong with it."""
     try:
       where = self.source.describe(index)
-    except Exception:  # What cannot be read may not be describable either.
+    except Exception:  # An unreadable example may have no description.
       where = f"example {index}"
     return f"{where} of {self.source.name}: {error}"
 
 
 @dataclasses.dataclass(frozen=True)
 class MakeMaskedExample:
-  """Makes an example with `mask` 1, or filling with 0 after the last."""
+  """A function that returns examples with `mask` 1, then padding with 0."""
 
   make_example: MakeExample
-  filling: dict[str, np.ndarray]
+  padding: dict[str, np.ndarray]
 
   def __call__(
     self, index: int, rng: np.random.Generator
   ) -> tuple[dict[str, Any], Corrupt]:
-    """Returns what `MakeExample` does."""
+    """Returns the result of `MakeExample`; padding after the last example."""
     if index >= len(self.make_example.source):
-      return {**self.filling, "mask": np.float32(0)}, ()
+      return {**self.padding, "mask": np.float32(0)}, ()
     example, corrupt = self.make_example(index, rng)
     return {**example, "mask": np.float32(1)}, corrupt
 

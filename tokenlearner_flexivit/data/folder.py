@@ -1,4 +1,4 @@
-"""The source of a folder of images, where version 0.1 had it."""
+"""The source of a folder of images, under its import path of version 0.1."""
 
 from tokenlearner_flexivit.data.sources.folder import FolderSource
 

@@ -1,8 +1,8 @@
-"""Arrays that use the memory of earlier ones that nobody needs any more.
+"""Arrays that use the memory of earlier arrays that are no longer in use.
 
-The operating system clears the memory it hands out, which takes longer for a
-batch of images than filling it, and memory of such size goes back to it as soon
-as it is freed.
+The operating system clears the memory that it hands out, which takes longer for
+a batch of images than filling it, and a freed block of such size goes back to
+the system at once.
 """
 
 import math
@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
-# JAX shares memory that begins at a multiple of this, where it runs on the CPU,
-# rather than copy it.
+# On the CPU, JAX shares memory that begins at a multiple of this instead of
+# copying it.
 _ALIGNMENT = 64
-# What is smaller is used again by the allocator anyhow.
+# The allocator itself uses smaller blocks again.
 _MIN_BYTES = 1 << 20
-# One is freed about when the next is needed. More than that would be kept for
-# nothing between two passes of an evaluation.
+# A block is freed about when the next is needed. More free blocks would only
+# take memory between two passes of an evaluation.
 _MAX_FREE = 2
 
 
 class Memory:
-  """Makes arrays, like `np.empty`; threads may share one.
+  """An allocator of arrays, like `np.empty`, which threads may share.
 
-  A pickled one is empty.
+  Pickling leaves its blocks behind.
   """
 
   def __init__(self):
-    # Blocks nobody uses, by their sizes. Threads may append to and pop from
-    # the lists at any time.
+    # Unused blocks by size. Threads may append to and pop from the lists at any
+    # time.
     self._free: dict[int, list[np.ndarray]] = {}
 
   def __reduce__(self) -> tuple[Any, ...]:
@@ -37,12 +37,13 @@ class Memory:
   def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Returns an array of undefined content.
 
-    Its memory is used again when it and all that refer to it are gone: views,
-    and JAX arrays that share the memory or are still being copied from it.
+    Its memory is used again when the array and all that refer to it are gone:
+    views, and JAX arrays that share the memory or are still being copied from
+    it.
 
     Args:
-      shape: of the array.
-      dtype: of the array.
+      shape: the array's shape.
+      dtype: the array's dtype.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or num_bytes < _MIN_BYTES:
@@ -58,7 +59,7 @@ class Memory:
 
 
 class _Loan:
-  """What all arrays over a block refer to, as long as there are any."""
+  """The owner of a block, to which all arrays over the block refer."""
 
   def __init__(self, block: np.ndarray, free: list[np.ndarray]):
     self._block, self._free = block, free

@@ -1,8 +1,8 @@
 """Batches of preprocessed examples, for training and for evaluation.
 
 The order of the training stream and all random numbers are functions of the
-seed and of the position in the stream. How often a job was restarted, on how
-many hosts it runs, and how many threads or processes read, changes nothing.
+seed and of the position in the stream. They do not depend on restarts, nor on
+the numbers of hosts, threads and processes.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ with terminal.root_logger_unchanged():
 
 Batch = batches.Batch
 
-# The draws of random ops in evaluation: fixed for each example.
+# Random ops draw the same numbers for an example in every evaluation.
 _EVAL_SEED = 0
-# Examples of an evaluation that are made when it is set up: enough to tell that
-# images have several sizes.
+# Examples of an evaluation that are read when it is set up: enough to notice
+# that images have several sizes.
 _SAMPLE = 8
 
 
@@ -43,14 +43,14 @@ def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
     ValueError: the config has unknown keys, or the dataset or the split cannot
       be read; the message says what to do.
   """
-  return Settings.from_config(data_config, where).source(where)
+  return Settings.from_config(data_config, where).open_source(where)
 
 
 def check_section(data_config: Mapping[str, Any], where: str) -> None:
-  """Raises ValueError for wrong keys or preprocessing, and opens no data.
+  """Raises ValueError for wrong keys or preprocessing, without opening data.
 
   Args:
-    data_config: see `open_source`.
+    data_config: dict or ConfigDict; see `Settings`.
     where: name of the section for errors.
   """
   Settings.from_config(data_config, where).preprocess(where)
@@ -69,14 +69,14 @@ def peek(
     where: name of the section for errors.
 
   Returns:
-    The first example that is not corrupt, after all ops. Its arrays have the
-    shapes and dtypes of all.
+    The first example that is not corrupt, after all ops. All examples have the
+    shapes and dtypes of its arrays.
 
   Raises:
-    ValueError: the config is wrong, something in the example cannot be put
-      into a batch of numbers, or an op moves the image but not a mask or boxes
-      that the example keeps.
-    ExampleError: it cannot be read or preprocessed.
+    ValueError: the config is wrong, an entry of the example cannot be put into
+      a batch of numbers, or an op moves the image but not a mask or boxes that
+      the example keeps.
+    ExampleError: the example cannot be read or preprocessed.
   """
   settings = Settings.from_config(data_config, where)
   return _peek(settings.make_example(source, where), where)
@@ -85,7 +85,7 @@ def peek(
 def _peek(
   make_example: examples.MakeExample, where: str
 ) -> dict[str, np.ndarray]:
-  """Returns the first good example or raises ValueError; see `peek`."""
+  """Returns the first good example, or raises the errors of `peek`."""
   text = make_example.preprocess.text
   followed = alignment.Alignment(make_example.preprocess)
   example, _ = make_example(
@@ -111,18 +111,19 @@ def check_sample(
   example: Mapping[str, np.ndarray],
   where: str = "data",
 ) -> None:
-  """Raises ValueError if some examples of a split are no batch with the first.
+  """Raises ValueError if sampled examples do not fit a batch with the first.
 
-  Else that would show in the first pass over it, hours after the start.
+  Without this check the first pass over the split would raise the error, hours
+  after the start.
 
   Args:
     data_config: dict or ConfigDict; see `Settings`.
-    source: what it names.
-    example: the first one, as `peek` returns it.
+    source: the source that it names.
+    example: the first example, as `peek` returns it.
     where: name of the section for errors.
 
   Raises:
-    ExampleError: one of them cannot be read or preprocessed.
+    ExampleError: a sampled example cannot be read or preprocessed.
   """
   settings = Settings.from_config(data_config, where)
   make_example = settings.make_example(source, where)
@@ -141,8 +142,8 @@ def device_ops(
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
   """Returns the ops at the end of the preprocessing that a device may do.
 
-  These are `value_range`, `standardize` and what else is registered with
-  `on_device`, if nothing else touches the image after them. The streams leave
+  These are `value_range`, `standardize` and other ops registered with
+  `on_device`, if no other op touches the image after them. The streams leave
   them out with `skip_device_ops`, so that images leave the host as uint8, in a
   quarter of the memory.
 
@@ -151,8 +152,9 @@ def device_ops(
     where: name of the section for errors.
 
   Returns:
-    A function of a batch, of NumPy or JAX and in a compiled program, that
-    returns it with these ops done to those of its entries that they are for.
+    A function that applies these ops to a batch and returns it. It takes NumPy
+    and JAX arrays, also in a compiled program, and leaves out ops whose entries
+    the batch lacks.
 
   Raises:
     ValueError: the config is wrong.
@@ -172,7 +174,13 @@ def device_ops(
 def check_entries(
   example: Mapping[str, Any], needed: Iterable[str], where: str
 ) -> None:
-  """Raises ValueError for an entry that an example, made by `where`, lacks."""
+  """Raises ValueError for an entry that an example lacks.
+
+  Args:
+    example: the example.
+    needed: names of the entries.
+    where: what gave the example, for errors.
+  """
   for key in needed:
     if key not in example:
       raise ValueError(f"{where} gives no {key!r}, only {', '.join(example)}.")
@@ -192,23 +200,22 @@ def train_batches(
 ) -> Iterator[Batch]:
   """Returns this host's part of an endless stream of training batches.
 
-  Each epoch has every example once, in an order of its own; batches run across
-  the ends of epochs. Host h of n gets the rows [h * b, (h + 1) * b) of every
-  global batch, b = batch_size / n.
+  Each epoch has every example once, in its own order; batches run across the
+  ends of epochs. Host h of n gets the rows [h * b, (h + 1) * b) of every global
+  batch, b = batch_size / n.
 
   Up to data.max_corrupt different corrupt examples are skipped, each with a
-  warning that names it. Another example, with the random numbers of this place
-  in the stream, takes the place: always the same, so the batches still depend
-  on nothing but the seed and the position. Each host's process counts those in
-  the batches it has delivered since it started, whichever of its threads or
-  processes found them: n hosts may skip up to n times as many, and a restart
-  begins at 0.
+  warning that names it. Another example, always the same one, replaces each,
+  with the random numbers of its position, so batches still depend only on the
+  seed and the position. Each host counts the corrupt examples of the batches
+  that it has delivered since it started, over all its threads and processes: n
+  hosts may skip up to n times as many, and a restart begins at 0.
 
   Args:
     data_config: dict or ConfigDict; see `Settings`.
     batch_size: examples per step on all hosts together.
     seed: seed of order and augmentation, not negative.
-    start_step: number of batches to leave out, at no cost.
+    start_step: number of batches to skip, at no cost.
     process_index: number of this host.
     process_count: number of hosts.
     source: the opened source, if there is one already.
@@ -222,8 +229,8 @@ def train_batches(
   Raises:
     ValueError: the config is wrong or the hosts do not divide the batch size.
     ExampleError: an example cannot be read, or more than data.max_corrupt are
-      corrupt; names them. From the iterator it comes in the place of the batch
-      with that example.
+      corrupt; the message names them. The iterator raises it in place of the
+      batch with that example.
   """
   settings = Settings.from_config(data_config, where)
   host_batch_size = _host_batch_size(batch_size, process_count)
@@ -237,8 +244,8 @@ def train_batches(
     grain.MapDataset.range(len(make_example.source))
     .shuffle(seed=order_seed)
     .repeat()
-    # The generator that Grain gives depends on the seed and the position in
-    # this stream, which is the same for any number of hosts.
+    # Grain's generator depends on the seed and the position in this stream,
+    # which is the same for any number of hosts.
     .random_map(make_example, seed=ops_seed)
   )
   # Host batches are consecutive parts of global ones. Slices of a MapDataset
@@ -262,8 +269,8 @@ def eval_batches(
   """Returns this host's part of one pass over a split, in order.
 
   All hosts get the same number of batches. Every example is in exactly one of
-  them; the rest of the last is filled with zeros. Random ops draw the same
-  numbers for an example in each pass.
+  them; zeros pad the last batch. Random ops draw the same numbers for an
+  example in each pass.
 
   Args:
     data_config: dict or ConfigDict; see `Settings`.
@@ -272,19 +279,19 @@ def eval_batches(
     process_count: number of hosts.
     source: the opened source, if there is one already.
     skip_device_ops: leaves the ops of `device_ops` to the caller; these then
-      change the filling as well.
+      change the padding as well.
     where: name of the section for errors.
 
   Returns:
-    An iterable with a length, each iteration of which is a pass. Its elements
-    are dicts of arrays [batch_size / process_count, ...], among them `mask`,
-    float32 [batch_size / process_count], 1 for examples and 0 for filling.
+    An iterable with a length; each iteration is a pass. Its elements are dicts
+    of arrays [batch_size / process_count, ...], among them `mask`, float32
+    [batch_size / process_count], 1 for examples and 0 for padding.
 
   Raises:
     ValueError: the config is wrong, the preprocessing leaves a `mask`, or the
       hosts do not divide the batch size.
-    ExampleError: from the iteration, when an example cannot be read or
-      preprocessed; names it.
+    ExampleError: an example cannot be read or preprocessed; the message names
+      it. The iteration raises this.
   """
   settings = Settings.from_config(data_config, where)
   if settings.max_corrupt:
@@ -303,10 +310,10 @@ def eval_batches(
       f"{where}.pp={settings.pp!r} leaves a 'mask', but that is what eval "
       "batches call theirs."
     )
-  filling = {key: np.zeros_like(value) for key, value in example.items()}
+  padding = {key: np.zeros_like(value) for key, value in example.items()}
   num_batches = -(-len(make_example.source) // batch_size)
   dataset = grain.MapDataset.range(num_batches * batch_size).random_map(
-    examples.MakeMaskedExample(make_example, filling), seed=_EVAL_SEED
+    examples.MakeMaskedExample(make_example, padding), seed=_EVAL_SEED
   )
   part = slice(process_index, None, process_count)
   example["mask"] = np.float32(1)
@@ -322,7 +329,7 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Passes:
-  """An iterable with a length, each iteration of which begins anew."""
+  """An iterable with a length whose iterations each begin anew."""
 
   begin: Callable[[], batches.Delivery]
   num_batches: int
@@ -335,12 +342,12 @@ class _Passes:
     try:
       yield from delivery
     finally:
-      # A pass that is broken off leaves no threads or processes behind.
+      # An interrupted pass leaves no threads or processes behind.
       delivery.close()
 
 
 def _host_batch_size(batch_size: int, process_count: int) -> int:
-  """Returns the batch size per host."""
+  """Returns the batch size of each host."""
   if batch_size < 1 or batch_size % process_count:
     raise ValueError(
       f"{process_count} hosts do not divide the batch size {batch_size}."

@@ -1,4 +1,4 @@
-"""The data section of a config, and what it names."""
+"""The data section of a config, and the source that it names."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,31 +25,31 @@ with terminal.root_logger_unchanged():
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The data part of a config.
+  """The data section of a config.
 
   Attributes:
-    name: dataset: "digits", a TFDS name, "folder:/path", "video_folder:/path"
-      or "fake:...".
-    split: split of it, perhaps a slice.
-    pp: preprocessing string; opening the source works without.
-    data_dir: folder of TFDS datasets, and of videos made ready for reading.
+    name: the dataset: "digits", a TFDS name, "folder:/path",
+      "video_folder:/path" or "fake:...".
+    split: a split of the dataset, perhaps a slice.
+    pp: preprocessing string; not needed to open the source.
+    data_dir: folder of TFDS datasets, and of stored frames of videos.
     features: names of the features of a TFDS dataset that are read, None for
       all; the fewer, the faster.
-    num_workers: processes that make batches; 0 means threads in this one.
-      Each holds the library, some 200 MB. An evaluation starts them anew for
-      each pass, so that none waits while training goes on: two seconds of a
-      processor each, little for a pass of minutes, but more than a small
-      split takes with threads. When the program ends, Python may warn of
-      leaked shared memory: it frees batches then that were still in use.
-    num_threads: threads that make examples, in each process; 0 means none.
-      None: as many, in all processes, as this one may use processors, but up
-      to 16 in each; more only wait for Python's lock, so that a machine with
-      more processors needs processes.
-    prefetch: batches that are ready or in the making. None: up to 8, as many
-      as take 2 GB, but at least 2.
+    num_workers: processes that prepare batches; 0 means threads in this
+      process. Each holds the library, some 200 MB. An evaluation starts them
+      anew for each pass, so that none waits during training: this takes two
+      seconds of a processor each, little for a pass of minutes, but more than
+      a small split takes with threads. When the program ends, Python may warn
+      of leaked shared memory: it then frees batches that were still in use.
+    num_threads: threads that prepare examples, in each process; 0 means none.
+      None: as many, in all processes, as this process may use processors, but
+      up to 16 in each. More would only wait for Python's lock, so that a
+      machine with more processors needs processes.
+    prefetch: batches that are ready or in progress. None: as many as take 2 GB,
+      at least 2 and at most 8.
     max_corrupt: how many different corrupt examples training may skip before
       it stops; see `train_batches`. 0 for evaluation, which counts every
-      example: a corrupt one stops the run, after its state is saved.
+      example: a corrupt example stops the run, after its state is saved.
   """
 
   name: str
@@ -66,45 +66,51 @@ class Settings:
   def from_config(
     cls, data_config: Mapping[str, Any], where: str
   ) -> "Settings":
-    """Returns the settings.
+    """Returns the settings of a data section.
 
     Args:
       data_config: the data section of a config.
       where: name of the section for errors.
 
     Raises:
-      ValueError: something about the keys is wrong.
+      ValueError: a key is unknown or its value impossible.
     """
-    given = dict(data_config)
+    values = dict(data_config)
     known = [field.name for field in dataclasses.fields(cls)]
-    configuration.check_keys(given, known, where)
+    configuration.check_keys(values, known, where)
     for key in ("name", "split"):
-      if not given.get(key) or not isinstance(given[key], str):
+      if not values.get(key) or not isinstance(values[key], str):
         raise ValueError(
-          f"{where}.{key} must name what to read, not {given.get(key)!r}."
+          f"{where}.{key} must name what to read, not {values.get(key)!r}."
         )
-    if not isinstance(given.get("pp"), str | None):
+    if not isinstance(values.get("pp"), str | None):
       raise ValueError(
-        f"{where}.pp={given['pp']!r} must be a string of ops, such as "
+        f"{where}.pp={values['pp']!r} must be a string of ops, such as "
         "'decode|resize(224)|value_range(-1,1)'."
       )
     for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
-      if given.get(key) is None:
-        given.pop(key, None)  # The default.
+      if values.get(key) is None:
+        values.pop(key, None)  # The default.
       else:
         configuration.check_number(
-          given[key], f"{where}.{key}", "[0, inf)", whole=True
+          values[key], f"{where}.{key}", "[0, inf)", whole=True
         )
-    return cls(**given)
+    return cls(**values)
 
   def make_example(
     self, source: Source | None, where: str, *, skip_device_ops: bool = False
   ) -> examples.MakeExample:
-    """Returns what makes examples of the source, by default a new one."""
+    """Returns the function that reads and preprocesses an example.
+
+    Args:
+      source: the opened source; None opens it.
+      where: name of the section for errors.
+      skip_device_ops: leaves out the ops that a device may do.
+    """
     parsed = self.preprocess(where)
     if skip_device_ops:
       parsed, _ = parsed.split()
-    source = self.source(where) if source is None else source
+    source = self.open_source(where) if source is None else source
     return examples.MakeExample(source, parsed, self.max_corrupt)
 
   def preprocess(self, where: str) -> preprocess.Preprocess:
@@ -129,11 +135,11 @@ class Settings:
     """Returns batches of a dataset of examples.
 
     Args:
-      dataset: gives (an example, the corrupt ones that it stands in for).
-      example: one of them.
+      dataset: dataset of (an example, the corrupt examples that it replaces).
+      example: an example, for shapes and dtypes.
       batch_size: examples of a batch.
-      part: of the batches.
-      shared_memory: where they lie.
+      part: the slice of the batches to return.
+      shared_memory: memory of the batches.
     """
     spec = batches.spec_of(example)
     threads, prefetch = self.num_threads, self.prefetch
@@ -142,17 +148,16 @@ class Settings:
       threads = min(threads, batches.MAX_THREADS)
     if prefetch is None:
       prefetch = batches.prefetch_of(spec, batch_size)
-    made = batches.Batches(dataset, spec, batch_size, threads, shared_memory)
     return batches.Delivery(
-      made,
+      batches.Batches(dataset, spec, batch_size, threads, shared_memory),
       part,
       prefetch=prefetch,
       num_workers=self.num_workers,
       max_corrupt=self.max_corrupt,
     )
 
-  def source(self, where: str) -> Source:
-    """Opens the source."""
+  def open_source(self, where: str) -> Source:
+    """Opens the source, or raises ValueError."""
     splits.check_disjoint(self.split, f"{where}.split")
     is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
     is_tfds = not (
@@ -179,7 +184,7 @@ class Settings:
 
       source = VideoFolderSource(self.name, self.split, self.data_dir)
     else:
-      # TFDS is not needed by the others, and takes a while to import.
+      # Only this source needs TFDS, which takes a while to import.
       from tokenlearner_flexivit.data.sources.tfds import TfdsSource
 
       source = TfdsSource(self.name, self.split, self.data_dir, self.features)

@@ -1,4 +1,4 @@
-"""Tells which splits a run reads, for people and to compare evaluations."""
+"""The splits that a run reads, in words and to compare evaluations."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -7,18 +7,18 @@ from typing import Any
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
 
-# Splits are compared as if they had so many examples, which none has.
+# Splits are compared as if each had so many examples, more than any has.
 _MANY = 10**9
 
 
 def describe(config: Mapping[str, Any]) -> list[str]:
-  """Returns lines that say which splits are read, and what of them twice.
+  """Returns lines that say which splits a run reads, and which overlap.
 
-  There is one for each folder of data, and one for each evaluation on examples
-  that are trained on.
+  There is a line for each folder of data, and a line for each evaluation on
+  training examples.
 
   Args:
-    config: of a run, with `data` and `evals`.
+    config: the run's config, with `data` and `evals`.
   """
   read = {}
   for section in (config, *config["evals"].values()):
@@ -52,7 +52,7 @@ def _overlap(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
       ]
       for x in (splits.parse(data["split"]), splits.parse(other["split"]))
     ]
-  except ValueError:  # TFDS has slices of other kinds.
+  except ValueError:  # TFDS knows slices that cannot be compared.
     return False
   return any(
     (a == b or "all" in (a, b)) and max(x.start, y.start) < min(x.stop, y.stop)
@@ -63,21 +63,21 @@ def _overlap(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def unlike_training(
   data: Mapping[str, Any], training: Mapping[str, Any]
 ) -> tuple[bool, bool]:
-  """Returns what makes data less suited to tell how well a training went.
+  """Returns a sort key that puts data best suited to judge a training first.
 
-  Sorted by it, another split of the dataset that is trained on comes first,
-  then what is held out of the same split, then other datasets.
+  The order is: other splits of the training's dataset, held-out parts of the
+  same split, other datasets.
 
   Args:
     data: the data section of an evaluation.
-    training: that of the training.
+    training: the data section of the training.
 
   Returns:
-    Whether the dataset is another, and whether a split is that of the training.
+    Whether the datasets differ, and whether a split is shared.
   """
   parts = [
     {splits.role(part) or part for part, _ in splits.parse(section["split"])}
-    if section.get("split")  # Few-shot evaluations have others.
+    if section.get("split")  # Few-shot evaluations have two other keys.
     else set()
     for section in (data, training)
   ]
@@ -85,7 +85,7 @@ def unlike_training(
 
 
 def _describe(name: str, asked: Iterable[str]) -> str:
-  """Returns the line about a dataset, "" for one that is not in a folder."""
+  """Returns the line about a dataset; "" unless it is a folder."""
   kind, _, path = name.partition(":")
   if not kind.endswith("folder"):
     return ""
@@ -94,15 +94,15 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   root = paths.local(path, kind)
   if not root.is_dir():
     return ""
-  found = splits.find(root, has_tables=kind != "folder")
-  known = {part: path.name for part, path in found.items()}
+  split_paths = splits.find(root, has_tables=kind != "folder")
+  known = {part: path.name for part, path in split_paths.items()}
   if not known:
     return f"{name} has no folders of splits. Reading {', '.join(asked)}."
   parts = [part for split in asked for part, _ in splits.parse(split)]
   used = dict.fromkeys(known.get(splits.role(part), part) for part in parts)
   if "all" in used:
     used = dict.fromkeys(known.values())
-  # Beside tables there are the folders of their files.
+  # Tables have the folders of their files beside them.
   has_tables = any(
     name.lower().endswith(splits.TABLE) for name in known.values()
   )

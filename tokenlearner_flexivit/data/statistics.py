@@ -1,4 +1,4 @@
-"""Tells the range of values that a preprocessing gives to images."""
+"""Mean and standard deviation by which a preprocessing standardises images."""
 
 import contextlib
 
@@ -8,20 +8,20 @@ from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.data.ops import label as label_ops
 
 
-def of_preprocessing(
+def mean_and_std(
   pp: str, key: str | None = None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-  """Returns what a preprocessing subtracts from images and divides them by.
+  """Returns the mean and standard deviation that a preprocessing assumes.
 
   Args:
     pp: the preprocessing string.
-    key: of the entry of the result; None for "video" where there is one, and
-      else "image".
+    key: the entry of the result; None for "video" if an op names it, otherwise
+      "image".
 
   Returns:
-    Mean and standard deviation, each [1] or [C], of images in [0, 1]: 0.5 and
-    0.5 for images in [-1, 1]. None where the values do not depend on those of
-    the file in this way.
+    What is subtracted from images in [0, 1] and what they are divided by, each
+    [1] or [C]: 0.5 and 0.5 if the results are in [-1, 1]. None if the results
+    are not of this form.
 
   Raises:
     ValueError: the string cannot be parsed.
@@ -51,19 +51,20 @@ def of_preprocessing(
 def differ(
   pp: str, other: str, key: str | None = None
 ) -> tuple[str, str] | None:
-  """Returns in words what two preprocessings subtract from images, divide by.
-
-  None where both do the same, or where that is not known.
+  """Returns in words how two preprocessings standardise images differently.
 
   Args:
     pp: a preprocessing string.
-    other: another one.
-    key: of the entry of its result, see `of_preprocessing`.
+    other: another preprocessing string.
+    key: the entry of the other's result, see `mean_and_std`.
+
+  Returns:
+    Words about each; None if both do the same, or if this is unknown.
 
   Raises:
     ValueError: a string cannot be parsed.
   """
-  both = of_preprocessing(pp), of_preprocessing(other, key)
+  both = mean_and_std(pp), mean_and_std(other, key)
   if None in both or all(
     np.allclose(*values, atol=1e-3) for values in zip(*both, strict=True)
   ):

@@ -227,7 +227,7 @@ def _statistics_seen(pp: str | None):
   if pp is not None:
     # A user's own ops need not be registered to read weights.
     with contextlib.suppress(ValueError):
-      told = statistics.of_preprocessing(pp)
+      told = statistics.mean_and_std(pp)
   if told is None:
     return None, None
   # They are float32, whose last digits are rounding errors.
