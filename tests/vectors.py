@@ -9,7 +9,6 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -71,12 +70,6 @@ def assert_close(actual, expected, tolerance=TOLERANCE, floor=0.0):
   assert actual.shape == expected.shape
   error = np.max(np.abs(np.asarray(actual, np.float64) - expected))
   assert error <= tolerance * max(largest(expected), floor), error
-
-
-def apply(model, params, images, **settings):
-  """Applies a model; one compilation takes less time than a run without."""
-  run = jax.jit(lambda p, x: model.apply({"params": p}, x, **settings))
-  return run(params, jnp.asarray(images))
 
 
 def dense(layer, x):

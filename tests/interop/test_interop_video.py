@@ -6,7 +6,8 @@ import pytest
 from flax import serialization, traverse_util
 
 from tests import vectors as vectors_lib
-from tests.vectors import apply, assert_close
+from tests.tiny import apply
+from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.interop import resize
 from tokenlearner_flexivit.models import patch_embed, posemb

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests import vectors as vectors_lib
-from tests.vectors import apply, assert_close, largest
+from tests.tiny import apply
+from tests.vectors import assert_close, largest
 from tokenlearner_flexivit import models
 
 # Modules that check reference vectors.

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from tests import vectors as vectors_lib
-from tests.vectors import apply, assert_close
+from tests.tiny import apply
+from tests.vectors import assert_close
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import core, traverse_util
 
+from tests import tiny
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import transformer
 
@@ -38,16 +39,11 @@ def build(**overrides):
 
 def init(model):
   """Parameters of noise, so that nothing is hidden behind a zero."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)["params"]
-  rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda p: jnp.asarray(0.2 * rng.normal(size=p.shape), p.dtype), shapes
-  )
+  return tiny.init(model, IMAGES)
 
 
 def apply(model, params, **kwargs):
-  run = jax.jit(lambda p, x: model.apply({"params": p}, x, **kwargs))
-  return run(params, IMAGES)
+  return tiny.apply(model, params, IMAGES, **kwargs)
 
 
 def apply_traced(model, params, num_tokens):
@@ -362,7 +358,11 @@ def test_remat_keeps_the_gradients():
 def test_stochastic_depth_grows_with_depth():
   model = build(depth=3, stochastic_depth=0.999)
   params = init(model)
-  _, out = apply(model, params, train=True, rngs={"dropout": jax.random.key(0)})
+  _, out = jax.jit(
+    lambda p: model.apply(
+      {"params": p}, IMAGES, train=True, rngs={"dropout": jax.random.key(0)}
+    )
+  )(params)
   blocks = list(out["encoder"].values())
   # Never in the first block, nearly always in the last.
   np.testing.assert_allclose(

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.vectors import apply, dense
+from tests.tiny import apply
+from tests.vectors import dense
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import cost, token_learner
 from tokenlearner_flexivit.models.video import (

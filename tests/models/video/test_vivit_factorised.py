@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from tests.vectors import apply
+from tests import tiny
+from tests.tiny import apply
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import transformer
 
@@ -30,11 +31,7 @@ def build(**overrides):
 
 def init(model, videos=VIDEOS):
   """Parameters of noise, so that nothing is hidden behind a zero."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
-  rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), p.dtype), shapes
-  )
+  return tiny.init(model, videos, scale=0.3)
 
 
 @pytest.mark.parametrize(
