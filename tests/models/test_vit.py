@@ -128,8 +128,28 @@ def test_outputs(pool):
   assert out["token_learner"]["maps"].shape == (2, 4, 36)
   assert out["token_learner"]["tokens"].shape == (2, 4, 16)
   assert out["encoded"].shape == (2, 4 + cls, 16)
+  assert "tokens_2d" not in out  # Four learned tokens have no places.
   assert out["pre_logits"].shape == (2, 16)
   np.testing.assert_array_equal(out["logits"], logits)
+
+
+@POOLS
+@pytest.mark.parametrize(
+  "learner, num_tokens",
+  [
+    (None, None),
+    (dict(layer=1, num_tokens=4), "all"),
+    (dict(layer=1, num_tokens=4, fuser=True), 3),
+  ],
+)
+def test_patches_that_are_kept_lie_on_their_grid(pool, learner, num_tokens):
+  model = build(pool=pool, token_learner=learner)
+  _, out = apply(model, init(model), patch_size=(4, 8), num_tokens=num_tokens)
+  patches = out["encoded"][:, int(pool == "tok") :]
+  assert out["tokens_2d"].shape == (2, 6, 3, 16)
+  np.testing.assert_array_equal(
+    out["tokens_2d"][:, 4, 1], patches[:, 4 * 3 + 1]
+  )
 
 
 def test_without_classes_the_representation_is_returned():

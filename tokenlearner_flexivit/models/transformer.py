@@ -201,6 +201,9 @@ class VisionTransformer(protocol.Model):
     x = out["with_posemb"] = x + self._position(grid, self.posemb_grid)
     x, mask, out["encoder"] = self._encode(x, grid, num_tokens, train)
     out["encoded"] = x
+    if self._keeps_grid(num_tokens):
+      patches = x[:, int(self.pool == "tok") :]
+      out["tokens_2d"] = patches.reshape(b, *grid, d)
     self._add_token_learner(out, num_tokens)
     return self._classify(self._pooled(x, mask), out)
 
@@ -265,6 +268,13 @@ class VisionTransformer(protocol.Model):
     return encoder.Encoder(**(attributes | overrides))(
       x, grid, num_cls, num_tokens, train
     )
+
+  @nn.nowrap
+  def _keeps_grid(self, num_tokens: tl.NumTokens) -> bool:
+    """Tells whether the encoded tokens are those of the patches."""
+    if self.token_learner is None or tl.is_all(num_tokens):
+      return True
+    return self.token_learner["fuser"]
 
   @nn.nowrap
   def _add_token_learner(

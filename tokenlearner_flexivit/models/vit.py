@@ -127,6 +127,8 @@ class ViT(transformer.VisionTransformer):
         [B, S, N] and tokens [B, S, D];
       * encoded [B, tokens, D]; if `num_tokens` is traced, the rows of unused
         tokens have no meaning;
+      * tokens_2d [B, h, w, D]: the patches of `encoded` on their grid, if all
+        are kept, so not after a TokenLearner without fuser;
       * pre_logits [B, D or rep_size] float32 and, with classes, logits.
 
     Raises:
