@@ -1,7 +1,7 @@
-"""Evaluators: one module per metric family, one `Evaluator` class each.
+"""Evaluators: one module per family of metrics, each with one `Evaluator`.
 
 To add one, write a module with a class `Evaluator` that has the members of
-the protocol below, and name it in `EVALUATORS`. Its constructor is given a
+the protocol below, and name it in `EVALUATORS`. Its constructor takes a
 `Context`; its other parameters are the keys that an entry of `config.evals` may
 have beside `type` and its period (`eval_steps`, `eval_epochs` or
 `eval_examples`).
@@ -25,14 +25,14 @@ from tokenlearner_flexivit.figures.metric import Metric
 
 
 class EvaluatorProtocol(Protocol):
-  """What the training loop needs of an evaluator.
+  """The interface of an evaluator, as the training loop needs it.
 
   Attributes:
     settings: the settings that it evaluates.
     sources: the data that it reads.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    metrics: how the metrics that tables show are shown, by name and in order.
-    headline: the metric of a setting that stands for it, the higher the better.
+    metrics: the display of the metrics that tables show, by name and in order.
+    headline: the metric that settings are compared by; higher is better.
   """
 
   settings: Sequence[dials.Setting]
@@ -42,13 +42,13 @@ class EvaluatorProtocol(Protocol):
   headline: str
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields (name, value).
+    """Yields the name and value of each metric.
 
-    Values of a setting are `{setting.name}/...`; what stands for none, such as
-    a teacher, has a name of its own in its place. Neither has a "/" in it.
-    `{setting.name}/examples` is the number of examples that its headline is of,
-    without those that have no label: of a share of them, such as an accuracy,
-    it gives the interval.
+    Metrics of a setting are named `{setting.name}/...`. Those of something
+    else, such as a teacher, have its name in place of the setting's. Neither
+    name contains a "/". `{setting.name}/examples` is the number of examples
+    that the headline is computed from, without those that have no label; the
+    interval of an accuracy follows from it.
     """
 
   def throughput(self, params: Any) -> dict[dials.Setting, float]:
@@ -66,7 +66,7 @@ EVALUATORS = {
 
 def _read(section: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
   """Returns the class that an entry of `config.evals` names, and its keys."""
-  # None is the default's, as the command line gives it.
+  # The command line passes None for the default.
   arguments = {k: v for k, v in section.items() if v is not None}
   for key in configuration.duration_keys("eval"):
     arguments.pop(key, None)
@@ -81,7 +81,7 @@ def _read(section: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
 
 
 def check(section: dict[str, Any], where: str) -> None:
-  """Raises ValueError for what is wrong with an entry whatever its data are.
+  """Raises ValueError for faults of an entry that do not depend on its data.
 
   Args:
     section: of `config.evals`.
@@ -91,7 +91,7 @@ def check(section: dict[str, Any], where: str) -> None:
   configuration.check_call(cls, arguments, where, ("context",))
   if (data := arguments.get("data")) is None:
     return
-  if cls is fewshot.Evaluator:  # It has two of its own.
+  if cls is fewshot.Evaluator:  # It has two splits of its own.
     data = {"split": "train", **data}
   data_lib.check_section(data, f"{where}.data")
 

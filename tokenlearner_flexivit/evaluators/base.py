@@ -1,4 +1,4 @@
-"""What the evaluators of a model's settings share."""
+"""The base class of evaluators of a model's settings, and its helpers."""
 
 import abc
 import dataclasses
@@ -29,16 +29,16 @@ Programs = Mapping[dials.Setting, Callable[..., Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What an evaluator is given beside its section of the config.
+  """The arguments of an evaluator beside its section of the config.
 
   Attributes:
-    task: predicts.
+    task: makes the predictions.
     settings: those of training, evaluated unless the section names others.
     batch_size: over all hosts, unless the section names another.
     parallel: places and runs on the devices.
     where: name of the section for errors, such as "config.evals.test".
-    class_names: of the training data, by which evaluations must number theirs;
-      None where they are not known.
+    class_names: of the training data; evaluations must number their classes
+      likewise. None if they are not known.
   """
 
   task: Any
@@ -50,11 +50,11 @@ class Context:
 
 
 class Evaluator(abc.ABC):
-  """A program per setting, and how fast each is.
+  """The base of evaluators: one program per setting, and its speed.
 
-  The programs of the model are apart from those of the measures, which are
-  small, and all evaluators of a task share them: however many there are, each
-  setting of the model is compiled once for each shape of images.
+  The programs of the model are separate from those of the metrics, which are
+  small, and all evaluators of a task share them. So each setting of the model
+  is compiled once for each shape of images, for any number of evaluators.
 
   Attributes:
     settings: the settings that are evaluated.
@@ -68,7 +68,7 @@ class Evaluator(abc.ABC):
     patch_sizes: Sequence[Any] | None,
     num_tokens: Sequence[Any] | None,
   ):
-    """Chooses the settings: those of training, or others for either dial.
+    """Chooses the settings: those of training, or the values listed here.
 
     Args:
       context: of the evaluation.
@@ -79,7 +79,7 @@ class Evaluator(abc.ABC):
         tokens; None is all patches.
 
     Raises:
-      ValueError: a number of the config is none or out of its range.
+      ValueError: a value of the config is no number or out of its range.
     """
     settings, where = context.settings, context.where
     if batch_size is None:
@@ -111,7 +111,7 @@ class Evaluator(abc.ABC):
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any
   ) -> images.Images:
-    """Returns the images of a split; see there for options and errors."""
+    """Returns the images of a split; takes and raises what `Images` does."""
     return images.Images(
       data,
       source,
@@ -128,7 +128,7 @@ class Evaluator(abc.ABC):
   ) -> None:
     """Raises ValueError for classes other than those of the training data.
 
-    Where one of both has no names only the numbers of classes are compared.
+    If either has no names, only the numbers of classes are compared.
     """
     where, known = f"{self._where}.data", self._task.num_classes
     count, names = data_lib.classes(data, source, where)
@@ -149,14 +149,14 @@ class Evaluator(abc.ABC):
       )
 
   def _open_labelled(self, data: dict[str, Any]) -> data_lib.Source:
-    """Opens a split: `_images` and `image_shape`.
+    """Opens a labelled split and sets `_images` and `image_shape`.
 
     Returns:
-      its source.
+      the source of the split.
 
     Raises:
-      ValueError: it has classes that the model does not know, or no label at
-        all; or see `Images`.
+      ValueError: it has classes that the model does not know, or no label, or
+        `Images` refuses it.
     """
     if self.headline == "accuracy":
       self._check_several_classes()
@@ -179,7 +179,7 @@ class Evaluator(abc.ABC):
     return source
 
   def _check_several_classes(self) -> None:
-    """Raises ValueError if a model of one class always answers the same."""
+    """Raises ValueError for a model of one class, whose answer never varies."""
     if self._task.num_classes == 1:
       raise ValueError(
         f"{self._where}: the most likely of one class is always the same, so "
@@ -193,7 +193,7 @@ class Evaluator(abc.ABC):
     """Raises ValueError if not one example has a label.
 
     Args:
-      source: of the examples, which are read up to the first that has.
+      source: of the examples, which are read up to the first with a label.
       label_of: returns the label of the example at a position.
     """
     for index in range(len(source)):
@@ -212,12 +212,12 @@ class Evaluator(abc.ABC):
   def _program(
     self, key: Hashable, function: Callable[..., Any], **options: Any
   ) -> Callable[..., Any]:
-    """Returns what runs a function on all devices.
+    """Returns a program that runs a function on all devices.
 
     Args:
-      key: what the function depends on beside the task and its arguments. An
-        earlier program of the task that has the same is taken instead.
-      function: see `Parallel.run`.
+      key: the values that the function depends on beside the task and its
+        arguments. An earlier program of the task with an equal key is reused.
+      function: as `Parallel.run` takes it.
       **options: of `Parallel.run`.
     """
     programs = self._task.programs
@@ -227,10 +227,10 @@ class Evaluator(abc.ABC):
     return programs[key]
 
   def _answer_programs(self) -> Programs:
-    """Returns for each setting what makes answers of parameters and inputs.
+    """Returns for each setting a program from parameters and inputs to answers.
 
-    Their batch has the model's input alone; see `_inputs`. Answers are those of
-    the task, such as logits [B, C], in float32.
+    Its batch has only the model's input, as `_inputs` returns it. Answers are
+    those of the task, such as logits [B, C], in float32.
     """
 
     def answer(setting, params, batch):
@@ -249,17 +249,17 @@ class Evaluator(abc.ABC):
     }
 
   def _inputs(self, batch: Batch) -> Batch:
-    """Returns what the model sees of a batch."""
+    """Returns the entries of a batch that the model reads."""
     return {self._task.model.input: batch[self._task.model.input]}
 
   def _labels(self, batch: Batch) -> Batch:
-    """Returns what is known of the examples of a batch."""
+    """Returns the labels and the mask of a batch."""
     return {key: batch[key] for key in ("label", "mask") if key in batch}
 
   def _nothing(self) -> jax.Array:
     """Returns a first argument for programs that need none.
 
-    pmap of JAX 0.10 takes the next argument for an empty one.
+    Instead of an empty argument, pmap of JAX 0.10 takes the next one.
     """
     return self._parallel.place(np.int32(0))
 
@@ -270,11 +270,11 @@ class Evaluator(abc.ABC):
   def throughput(self, params: Any, repeats: int = 5) -> dict[Any, float]:
     """Measures images per second of each setting's program.
 
-    The settings take turns, so that a slow moment of the machine hits all.
+    The settings take turns, so that a slow moment of the machine affects all.
 
     Args:
       params: as in `run`.
-      repeats: the median of so many runs is taken.
+      repeats: the number of runs, of which the median is taken.
 
     Returns:
       Images per second over all devices, by setting.
@@ -296,10 +296,10 @@ class Evaluator(abc.ABC):
 def _each(
   values: Any, read: Callable[[Any, str], Any], where: str
 ) -> tuple[Any, ...]:
-  """Returns the values of a dial that a config lists, each read by `read`.
+  """Returns the values of a dial that a config lists, each parsed by `read`.
 
   Raises:
-    ValueError: they are no list, there is none, or one is there twice.
+    ValueError: they are no list, the list is empty, or a value is repeated.
   """
   configuration.check_list(values, where)
   if not values:

@@ -1,9 +1,9 @@
 """Accuracy, top-5, loss and calibration of every setting in one pass.
 
-An answer is right if it is any of the classes of an example that has several,
-as in ImageNet-ReaL. The loss is that of the task. Its softmax cross-entropy is
-the sum over the example's classes, as in big_vision: it grows with their
-number, so it does not compare with the loss on single labels.
+If an example has several classes, as in ImageNet-ReaL, each is a right answer.
+The loss is that of the task. Its softmax cross-entropy is the sum over the
+example's classes, as in big_vision: it grows with their number, so it cannot be
+compared with the loss on single labels.
 
 Each batch is read, decoded and sent to the devices once; then every setting's
 program runs on it.
@@ -30,7 +30,7 @@ METRICS = {
   "ece": Metric("ECE"),
 }
 NUM_BINS = 15
-# Of so many classes or fewer every answer has the right one among its first.
+# With so many classes or fewer, the right one is always among the first.
 TOP = 5
 
 
@@ -49,20 +49,20 @@ def batch_sums(
   Args:
     logits: of the model.
     probabilities: in [0, 1].
-    labels: weights; see `labels.right_classes` for those that count as right.
-      An example without any (as some of ImageNet-ReaL) is left out.
+    labels: weights; `labels.right_classes` tells which classes are right. An
+      example without any (as some of ImageNet-ReaL) is left out.
     losses: of the examples.
     mask: 1 for a real example, 0 for padding.
 
   Returns:
-    The sums `count`, `correct`, `loss`, of more than five classes `top5`,
-    and per confidence bin [15] `bin_confidence` and `bin_correct`.
+    The sums `count`, `correct`, `loss`, with more than five classes `top5`, and
+    per confidence bin [15] `bin_confidence` and `bin_correct`.
   """
   right = labels_lib.right_classes(labels)
   mask = mask * right.any(axis=-1)
   _, best = jax.lax.top_k(logits, min(TOP, logits.shape[-1]))
   hits = jnp.take_along_axis(right, best, axis=-1)
-  # An answer that is not a number is none.
+  # NaN is no answer.
   hits &= ~jnp.isnan(logits).any(axis=-1, keepdims=True)
   correct = hits[:, 0] * mask
   confidence = probabilities.max(axis=-1)
@@ -74,7 +74,7 @@ def batch_sums(
     "count": mask.sum(),
     "correct": correct.sum(),
     "loss": jnp.where(mask > 0, losses, 0).sum(),
-    # No matrix product: TPUs and newer GPUs would round its factors.
+    # Not a matrix product, whose factors TPUs and newer GPUs would round.
     "bin_confidence": ((confidence * mask)[:, None] * in_bin).sum(axis=0),
     "bin_correct": (correct[:, None] * in_bin).sum(axis=0),
   }
@@ -96,7 +96,7 @@ def add_sums(
   Args:
     task: has `one_hot`, `probabilities` and `example_loss`.
     parallel: adds over the devices.
-    sums: so far.
+    sums: those of earlier batches.
     batch: has `logits` [b, C], `label` and `mask`.
   """
   logits, labels = batch["logits"], task.one_hot(batch["label"])
@@ -113,14 +113,14 @@ def add_sums(
 def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
   """Returns accuracy, top5, loss (nats), ece and the number of examples.
 
-  The first two are in [0, 1]; `top5` is there if the sums have it.
+  The first two are in [0, 1]; `top5` is included if the sums have it.
 
   Args:
     sums: over all examples.
     where: name of the config section for errors.
 
   Raises:
-    ValueError: not one example had a label.
+    ValueError: no example had a label.
   """
   count = float(sums["count"])
   if not count:
@@ -140,12 +140,12 @@ def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
 
 
 class Evaluator(base.Evaluator):
-  """Evaluates a classification task.
+  """An evaluator of a classification task.
 
   Attributes:
     settings: the settings that are evaluated.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    headline: the metric of a setting that stands for it.
+    headline: the metric that settings are compared by.
   """
 
   metrics = METRICS
@@ -182,10 +182,10 @@ class Evaluator(base.Evaluator):
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields `{setting.name}/{accuracy,top5,loss,ece,examples}`.
 
-    `top5` is left out of five classes or fewer.
+    `top5` is left out for five classes or fewer.
 
     Raises:
-      ValueError: a label is none, or not one example has one.
+      ValueError: a label is invalid, or no example has one.
     """
     zeros = self._parallel.place(zero_sums(self._task.num_classes))
     sums = dict.fromkeys(self.settings, zeros)

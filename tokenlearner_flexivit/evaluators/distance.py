@@ -1,19 +1,19 @@
-"""How far a student is from its teachers, for every setting in one pass.
+"""The distance of a student from its teachers, for every setting in one pass.
 
 Each batch is read, decoded and sent to the devices once, and the teachers
 answer it once, at their own resolution and patch size. The measures are those
 of big_vision's `evaluators/proj/distill/distance.py`, means over the examples:
 
-* `kl`: KL(teacher || student) in nats; `binary_kl`, summed over the classes, if
-  these do not exclude one another.
-* `agree1`, `agree5`: the share of examples for which the class that the teacher
-  holds most likely is the first, or among the first five, of the student. The
-  latter is left out of five classes or fewer, where it is always 1.
+* `kl`: KL(teacher || student) in nats; or `binary_kl`, summed over the classes,
+  if these do not exclude one another.
+* `agree1`, `agree5`: the share of examples for which the teacher's most likely
+  class is the first, or among the first five, of the student. `agree5` is left
+  out for five classes or fewer, where it is always 1.
 * `logsoftmax_euclidean`: the L2 norm of the difference of the logarithms of the
   softmax. It weighs the unlikely classes as much as the likely.
 
-They are of the models' own answers, whatever the temperature of training. Of
-several teachers, as there, the probabilities are averaged.
+They compare the models' answers at temperature 1, whatever that of training.
+The probabilities of several teachers are averaged.
 """
 
 import functools
@@ -42,13 +42,13 @@ def distances(
   Args:
     logits: the student's.
     teacher_logits: the mean of the teachers'.
-    name: of `distillation.DISTANCES`.
+    name: a key of `distillation.DISTANCES`.
   """
   divergence, link = distillation.DISTANCES[name]
   num_classes = logits.shape[-1]
   _, best = jax.lax.top_k(logits, min(classification.TOP, num_classes))
   agree = best == jnp.argmax(teacher_logits, axis=-1, keepdims=True)
-  # An answer that is not a number is none.
+  # NaN is no answer.
   for answer in (logits, teacher_logits):
     agree &= ~jnp.isnan(answer).any(axis=-1, keepdims=True)
   difference = jax.nn.log_softmax(logits) - jax.nn.log_softmax(teacher_logits)
@@ -62,7 +62,7 @@ def distances(
 
 
 def measures(name: str, num_classes: int) -> tuple[str, ...]:
-  """Returns what `distances` measures: `agree5` of more than five classes."""
+  """Returns the names of the `distances`, with `agree5` above five classes."""
   agree5 = ("agree5",) if num_classes > classification.TOP else ()
   return (name, "agree1", *agree5, "logsoftmax_euclidean")
 
@@ -70,7 +70,8 @@ def measures(name: str, num_classes: int) -> tuple[str, ...]:
 def distance_of(task: Any) -> str:
   """Returns the name of the distance that suits a task.
 
-  A distillation names its own; else it follows from what makes probabilities.
+  A distillation names its own; for other tasks the link to probabilities
+  decides.
   """
   if isinstance(task, distillation.Distillation):
     return task.distance
@@ -82,18 +83,18 @@ def distance_of(task: Any) -> str:
 
 
 class Evaluator(base.Evaluator):
-  """Compares a classification model with one or several others.
+  """An evaluator that compares a classification model with teachers.
 
-  The weights of the task's teachers are those that the training has on the
-  devices. Of its own teachers they are there while it runs, and no longer.
+  For the task's teachers it uses the weights that the training holds on the
+  devices. Those of its own teachers are on the devices only while it runs.
 
   Attributes:
     settings: the settings that are evaluated.
     image_shape: (H, W, C) or (T, H, W, C) of what the student sees.
-    headline: the metric of a setting that stands for it.
+    headline: the metric that settings are compared by.
   """
 
-  # Those of classification are the teachers'.
+  # The metrics of classification are shown for the teachers.
   metrics = MappingProxyType(
     {
       "agree1": Metric("agree@1", "%", is_share=True),
@@ -122,7 +123,7 @@ class Evaluator(base.Evaluator):
       data: the data section of the config. Examples need no label; if they
         have one, the teachers' accuracy is measured too.
       teachers: as in `config.task.teachers` of a distillation; None for those
-        of the task. Their weights are read here, to see that they fit.
+        of the task. Their weights are read here, to check that they fit.
       batch_size: over all hosts; None for that of training.
       patch_sizes: evaluated instead of those of training.
       num_tokens: evaluated instead of those of training; None is all patches.
@@ -171,9 +172,9 @@ class Evaluator(base.Evaluator):
       self._own_weights = tuple(teacher.load() for teacher in self._teachers)
     for teacher, weights in zip(self._teachers, self._weights(), strict=True):
       seen = self._images.example[teacher.image][None]
-      jax.eval_shape(teacher.logits, weights, seen)  # That it fits.
+      jax.eval_shape(teacher.logits, weights, seen)  # Checks that it fits.
     self._logits = self._answer_programs()
-    # The function keeps the teachers, so no others get their ids.
+    # The function keeps the teachers alive, so that no others get their ids.
     self._ask = self._program(
       ("teachers", *map(id, self._teachers)),
       functools.partial(_answers, self._teachers),
@@ -200,27 +201,27 @@ class Evaluator(base.Evaluator):
     return self._parallel.place(zeros)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields the measures of each setting, and how good the teachers are.
+    """Yields the distances of each setting, and metrics of the teachers.
 
-    They are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean,examples}`
+    These are `{setting.name}/{kl,agree1,agree5,logsoftmax_euclidean,examples}`
     (or `binary_kl`) and, if any example has a label,
-    `teacher/{accuracy,top5,loss,ece,examples}` over those that have.
+    `teacher/{accuracy,top5,loss,ece,examples}` over those with one.
 
     Raises:
-      ValueError: a label is none.
+      ValueError: a label is invalid.
     """
     weights = self._weights()
     if self._own_weights is not None:
       weights = self._parallel.place(weights)
     sums = dict.fromkeys(self.settings, self._zeros())
-    of_teacher = self._parallel.place(
+    teacher_sums = self._parallel.place(
       classification.zero_sums(self._task.num_classes)
     )
     for batch in self._images:
       seen = {teacher.image: batch[teacher.image] for teacher in self._teachers}
       known = {**self._labels(batch), "answers": self._ask(weights, seen)}
       if self._has_labels:
-        of_teacher = self._add_teacher(of_teacher, known)
+        teacher_sums = self._add_teacher(teacher_sums, known)
       known.pop("label", None)
       for setting, logits in self._logits.items():
         answers = {**known, "logits": logits(params, self._inputs(batch))}
@@ -230,9 +231,9 @@ class Evaluator(base.Evaluator):
       for name, value in jax.device_get(sums[setting]).items():
         yield f"{setting.name}/{name}", float(value) / examples
       yield f"{setting.name}/examples", examples
-    of_teacher = jax.device_get(of_teacher)
-    if of_teacher["count"]:
-      metrics = classification.metrics_of(of_teacher, self._where)
+    teacher_sums = jax.device_get(teacher_sums)
+    if teacher_sums["count"]:
+      metrics = classification.metrics_of(teacher_sums, self._where)
       for name, value in metrics.items():
         yield f"teacher/{name}", value
 
@@ -260,7 +261,7 @@ def _add(distance, parallel, sums, batch):
 
 def _add_teacher(task, parallel, sums, batch):
   """Adds the teachers' right answers of one batch; runs on each device."""
-  # The task's own link: a loss on labels may be another than the distance.
+  # The task's own link: the loss on labels may need another than the distance.
   logits = mixture.mean_logits(batch["answers"], task.probabilities)
   return classification.add_sums(
     task, parallel, sums, {**batch, "logits": logits}

@@ -1,11 +1,11 @@
-"""Ensembles of one model's settings, against single settings of equal cost.
+"""Ensembles of one model's settings, compared with single settings.
 
 One set of weights gives an answer per patch size; the mean of their
 probabilities is an ensemble. FlexiViT (arXiv 2212.08013) finds that it is
-almost always worse than one patch size at the cost of all its members. Here
-that comparison comes of one pass: each batch is read, decoded and sent to the
-devices once, each setting's program runs on it once, and the ensembles are made
-of what they answer.
+almost always worse than one patch size at the cost of all its members. This
+evaluator makes the comparison in one pass: each batch is read, decoded and sent
+to the devices once, each setting's program runs on it once, and the ensembles
+are computed from the answers.
 """
 
 import functools
@@ -36,13 +36,12 @@ def read_groups(
   Args:
     groups: the patch sizes of each, such as ((48, 24), (24, 16, 12)). None
       takes every pair of the settings and all of them together.
-    settings: those evaluated.
+    settings: the evaluated ones.
     where: name of `groups` for errors.
 
   Raises:
-    ValueError: no group, one of fewer than two, one that is there twice, a
-      member that is there twice, a patch size that is not evaluated, or several
-      numbers of learned tokens.
+    ValueError: no group, a group of fewer than two, a repeated group or member,
+      a patch size that is not evaluated, or several numbers of learned tokens.
   """
   if len(settings) < 2:
     raise ValueError(
@@ -62,7 +61,7 @@ def read_groups(
   if not groups:
     raise ValueError(f"{where} is empty; leave it out for all pairs.")
   known = {setting.patch_size: setting for setting in settings}
-  found = {}
+  checked_groups = {}
   for group in groups:
     sizes = group if isinstance(group, Sequence) else (group,)
     sizes = [dials.as_patch_size(size, where) for size in sizes]
@@ -77,31 +76,31 @@ def read_groups(
           f"{where}: the patch size {size} of {group!r} is none of those "
           f"evaluated: {names}. Name it in patch_sizes."
         )
-    if frozenset(sizes) in found:
+    if frozenset(sizes) in checked_groups:
       raise ValueError(f"{where} has {group!r} twice.")
-    found[frozenset(sizes)] = tuple(known[size] for size in sizes)
-  return tuple(found.values())
+    checked_groups[frozenset(sizes)] = tuple(known[size] for size in sizes)
+  return tuple(checked_groups.values())
 
 
 def group_name(group: Group) -> str:
-  """Names an ensemble in metrics, such as "patch24+patch16"."""
+  """Returns the name of an ensemble in metrics, such as "patch24+patch16"."""
   return "+".join(setting.name for setting in group)
 
 
 class Evaluator(base.Evaluator):
-  """Evaluates a classification task alone and in ensembles.
+  """An evaluator of a classification task's settings, alone and in ensembles.
 
   Attributes:
     settings: the settings that are evaluated.
-    groups: the ensembles of them.
+    groups: the ensembles of these settings.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    headline: the metric of a setting that stands for it.
+    headline: the metric that settings are compared by.
   """
 
   metrics = MappingProxyType(
     {
       "accuracy": classification.METRICS["accuracy"],
-      # Of the settings that cost no more than the ensemble.
+      # For settings that cost no more than the ensemble.
       "single_accuracy": Metric("best single", "%", is_share=True),
       **classification.METRICS,
     }
@@ -123,14 +122,14 @@ class Evaluator(base.Evaluator):
       context: with a task that has `predict`, `one_hot`, `probabilities`,
         `example_loss` and `check_labels`.
       data: the data section of the config.
-      groups: see `read_groups`.
+      groups: as `read_groups` takes them.
       batch_size: over all hosts; None for that of training.
       patch_sizes: evaluated instead of those of training.
       num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no examples, a setting that does not fit the images, or a
-        group that is none of settings.
+        group that `read_groups` refuses.
     """
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     task, where = context.task, context.where
@@ -150,10 +149,10 @@ class Evaluator(base.Evaluator):
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the metrics of every setting and of every ensemble.
 
-    They are `{setting.name}/{accuracy,top5,loss,ece,examples}`, the same for
-    ensembles, such as `patch24+patch16/accuracy`, and beside these `gmacs`, of
-    all members together, and `single_accuracy` and `single_gmacs`: of the
-    setting that is best on these examples among those that alone cost no more.
+    These are `{setting.name}/{accuracy,top5,loss,ece,examples}`, and the same
+    for ensembles, such as `patch24+patch16/accuracy`. Ensembles also have
+    `gmacs`, of all members together, and `single_accuracy` and `single_gmacs`,
+    of the setting that is best on these examples among those that cost no more.
     """
     sums = jax.tree.map(
       lambda x: np.zeros((len(self._all), *x.shape), x.dtype),
@@ -184,7 +183,7 @@ class Evaluator(base.Evaluator):
   def _comparison(
     self, group: Group, metrics: Any, macs: dict[dials.Setting, int]
   ) -> dict[str, float]:
-    """Returns the cost of a group, and the best that it buys alone."""
+    """Returns the cost of a group, and the best single setting at that cost."""
     total = sum(macs[setting] for setting in group)
     best = max(
       (setting for setting in self.settings if macs[setting] <= total),
@@ -205,7 +204,7 @@ def _add(task, members, parallel, sums, batch):
   logits = jnp.stack(batch["logits"], axis=1)
   labels = task.one_hot(batch["label"])
 
-  def of_ensemble(members):
+  def ensemble_sums(members):
     mean = mixture.mean_logits(logits, task.probabilities, members)
     return classification.batch_sums(
       mean,
@@ -215,5 +214,5 @@ def _add(task, members, parallel, sums, batch):
       batch["mask"],
     )
 
-  new = jax.lax.map(of_ensemble, jnp.asarray(members))
+  new = jax.lax.map(ensemble_sums, jnp.asarray(members))
   return jax.tree.map(jnp.add, sums, parallel.sum(new))

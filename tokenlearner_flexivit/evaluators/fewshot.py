@@ -1,20 +1,20 @@
 """Few-shot accuracy: a linear classifier on k frozen examples of each class.
 
 A linear map from the representation to -1 and 1 for each class is solved for in
-closed form (ViT, arXiv 2010.11929, section 4.1). All is as in the published
-evaluators, big_vision's `evaluators/fewshot_lsr.py` and Scenic's
+closed form (ViT, arXiv 2010.11929, section 4.1). The method is that of the
+published evaluators, big_vision's `evaluators/fewshot_lsr.py` and Scenic's
 `train_lib/transfer/fewshot_utils.py`: standardised features with a large
-constant beside them (see `ridge`), L2 penalties 2^-10 to 2^19, examples drawn
-per class with the seeds 0, 1, 2, the same for every number of shots as far as
-they go. Two accuracies come of it:
+constant beside them (`ridge`), L2 penalties 2^-10 to 2^19, examples drawn per
+class with the seeds 0, 1, 2, of which every number of shots uses the first. It
+yields two accuracies:
 
 * `5shot` at one fixed penalty, by default big_vision's 2^10.
 * `5shot_tuned` at the penalty that is best, on average over the seeds, for the
-  drawn examples that are not among the five of the seed. The test images choose
-  nothing, other than in Scenic, which takes the penalty that is best on those
-  of several datasets together.
+  drawn examples that are not among the five of the seed. The test images do not
+  affect the choice. In Scenic they do: it takes the penalty that is best on the
+  test images of several datasets together.
 
-The fixed penalty is that of wide models; narrow ones may want less.
+The fixed penalty suits wide models; narrow ones may need a smaller one.
 """
 
 import functools
@@ -35,28 +35,28 @@ from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
 from tokenlearner_flexivit.figures.metric import Metric
 
-# Of examples that choose a penalty: enough to tell powers of two apart.
+# The number of examples that choose a penalty; it suffices for powers of two.
 _MAX_HELD_OUT = 4096
 
 _classify = jax.jit(ridge.classify)
 
 
 class Evaluator(base.Evaluator):
-  """Few-shot evaluation of a representation.
+  """An evaluator of a representation by few-shot classification.
 
-  It reads the labels of both splits when it is made if that takes seconds (of
-  folders they are known, of large TFDS datasets each record must be read), and
-  else when they are first needed: in the first evaluation after a start. An
-  evaluation then reads and decodes each image of the test split once, and of
-  the training split those that some seed draws. It keeps, per setting, the
-  representations of the latter on every host and the solutions on every device:
-  for 1,000 classes, 25 shots, 3 seeds and width 768 at most 230 MB and 65 MB.
+  The constructor reads the labels of both splits if that takes seconds: folders
+  hold them, large TFDS datasets need every record to be read. Otherwise they
+  are read in the first evaluation after a start. An evaluation then reads and
+  decodes each image of the test split once, and those of the training split
+  that some seed draws. It keeps, per setting, the representations of the drawn
+  images on every host and the solutions on every device: for 1,000 classes, 25
+  shots, 3 seeds and width 768 at most 230 MB and 65 MB.
 
   Attributes:
     settings: the settings that are evaluated.
     sources: the train split and the test split.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    headline: the metric of a setting that stands for it: most shots.
+    headline: the metric that settings are compared by, that of most shots.
   """
 
   def __init__(
@@ -82,8 +82,8 @@ class Evaluator(base.Evaluator):
       data: the data section of the config, without `split`.
       train_split: the few examples are drawn from it.
       test_split: all its examples are classified.
-      label_key: the entry of an example, as the dataset has it, that is to be
-        told from the image. Examples where it is negative have none.
+      label_key: the entry of the dataset's examples that is to be predicted
+        from the image. A negative value means that the example has no label.
       representation: an entry of the model's `out`, such as "encoded" or
         "encoder/block05/+mlp". Tokens are averaged.
       shots: how many examples of each class.
@@ -147,7 +147,7 @@ class Evaluator(base.Evaluator):
     )
     self.image_shape = self._test.shape
     if all(source.has_labels_at_hand for source in self.sources):
-      self._train  # noqa: B018  # What is wrong with it is found now.
+      self._train  # noqa: B018  # Reports errors now rather than later.
     else:
       for source in self.sources:
         self._check_some_known(source, lambda i, s=source: s[i][label_key])
@@ -171,7 +171,7 @@ class Evaluator(base.Evaluator):
 
   @functools.cached_property
   def _drawn(self) -> shots_lib.Drawn:
-    """The examples that are drawn, and the labels of all to be classified."""
+    """Returns the drawn examples, and the labels of those to classify."""
     return shots_lib.draw(
       *self.sources,
       self._label_key,
@@ -182,7 +182,7 @@ class Evaluator(base.Evaluator):
 
   @functools.cached_property
   def _train(self) -> images_lib.Images:
-    """The images that any seed draws, each with its position as label."""
+    """Returns the images that any seed draws, labelled by their positions."""
     return self._open(
       self._train_data,
       self._drawn.train,
@@ -191,7 +191,7 @@ class Evaluator(base.Evaluator):
     )
 
   def _check_representation(self, where: str) -> None:
-    """Raises ValueError if the model has none of that name."""
+    """Raises ValueError if the model has no representation of that name."""
     key, shape = jax.random.key(0), self.image_shape
     params = jax.eval_shape(lambda: self._task.init(key, shape))
     inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -215,10 +215,11 @@ class Evaluator(base.Evaluator):
       yield setting, {**labels, "features": represent(params, inputs)}
 
   def _tables(self, params: Any) -> dict[dials.Setting, np.ndarray]:
-    """Returns the representations of all that is drawn, [rows, D].
+    """Returns the representations of all drawn examples, [rows, D].
 
     Raises:
-      ValueError: one is not finite, so that nothing can be solved for.
+      ValueError: a representation is not finite, so that no map can be solved
+        for.
     """
     tables = {}
     nothing = self._nothing()
@@ -247,30 +248,30 @@ class Evaluator(base.Evaluator):
     solutions = []
     for shots in self._shots:
       targets = 2 * np.repeat(np.eye(num_classes), shots, axis=0) - 1
-      of_seeds = [
+      seed_solutions = [
         ridge.solve(table[rows[:, :shots].ravel()], targets)
         for rows in self._drawn.rows
       ]
       solutions.append(
-        jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *of_seeds)
+        jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *seed_solutions)
       )
-    # Hosts of different make may decompose differently; all take the first's.
+    # Different processors may decompose differently; all hosts use the first's.
     return multihost_utils.broadcast_one_to_all(solutions)
 
   def _tune(
     self, table: np.ndarray, solutions: Sequence[ridge.Solution]
   ) -> list[int | None]:
-    """Returns the number of the best penalty for each number of shots.
+    """Returns the index of the best penalty for each number of shots.
 
-    It is None where no seed leaves any of the examples to the others.
+    It is None if no example is drawn by one seed and not by another.
     """
     sample = np.arange(0, len(table), -(-len(table) // _MAX_HELD_OUT))
     labels = self._drawn.train_labels[sample]
     chosen = []
-    for shots, of_seeds in zip(self._shots, solutions, strict=True):
+    for shots, seed_solutions in zip(self._shots, solutions, strict=True):
       right = []
       for seed, rows in enumerate(self._drawn.rows):
-        solution = jax.tree.map(lambda x, seed=seed: x[seed], of_seeds)
+        solution = jax.tree.map(lambda x, seed=seed: x[seed], seed_solutions)
         answers = _classify(solution, table[sample], self._l2)
         held_out = ~np.isin(sample, rows[:, :shots])
         if held_out.any():
@@ -281,10 +282,10 @@ class Evaluator(base.Evaluator):
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields for every setting and number of shots k the accuracies.
 
-    They are `{setting.name}/{k}shot` and `{setting.name}/{k}shot_tuned`, in
-    [0, 1], means over the seeds; with `_std` behind, if there are several
-    seeds, their standard deviations over these; and `{k}shot_tuned_log2_l2`,
-    the penalty. What has no examples to be tuned on is left out: the most
+    These are `{setting.name}/{k}shot` and `{setting.name}/{k}shot_tuned`, in
+    [0, 1], means over the seeds; for several seeds, their standard deviations,
+    with the suffix `_std`; and `{k}shot_tuned_log2_l2`, the penalty. Tuned
+    values are left out if there are no examples to tune on, as for the most
     shots of a single seed. `{setting.name}/examples` is the number of test
     examples that have a label.
 
@@ -312,13 +313,13 @@ class Evaluator(base.Evaluator):
         raise self._not_finite(setting)
       yield f"{setting.name}/examples", examples
       accuracies = counted["right"] / examples
-      for shots, of_seeds, best in zip(
+      for shots, seed_accuracies, best in zip(
         self._shots, accuracies, tuned[setting], strict=True
       ):
         name = f"{setting.name}/{shots}shot"
-        yield from _mean_and_spread(name, of_seeds[:, fixed])
+        yield from _mean_and_spread(name, seed_accuracies[:, fixed])
         if best is not None:
-          yield from _mean_and_spread(f"{name}_tuned", of_seeds[:, best])
+          yield from _mean_and_spread(f"{name}_tuned", seed_accuracies[:, best])
           yield f"{name}_tuned_log2_l2", self._sweep[best]
 
   def _timed(self, params):
@@ -331,21 +332,21 @@ def _features(task, setting, name, params, batch):
 
 
 def _label(batch):
-  """Returns the labels of a batch, -1 for filling."""
+  """Returns the labels of a batch, -1 for padding."""
   return jnp.where(batch["mask"] > 0, batch["label"], -1)
 
 
 def _gather(parallel, _, batch):
   """Returns features and labels of all devices; runs on each."""
-  # The labels come along, so that the order of the devices does not matter.
+  # Gathered with their labels, so the order of the devices does not matter.
   return parallel.gather((batch["features"], _label(batch)))
 
 
 def _add(l2, parallel, counts, batch, solutions):
   """Adds the right answers of one batch; runs on each device.
 
-  Representations that are not finite are counted apart: no class would be
-  right, yet the first would be answered.
+  Representations that are not finite are counted separately: argmax would
+  answer the first class for them.
   """
 
   def count(solution):
@@ -376,7 +377,7 @@ def _check_numbers(
   log2_l2_sweep: Sequence[float],
   where: str,
 ) -> None:
-  """Raises ValueError for impossible numbers of the config."""
+  """Raises ValueError for numbers of the config that are out of their range."""
   configuration.check_list(shots, f"{where}.shots")
   configuration.check_list(log2_l2_sweep, f"{where}.log2_l2_sweep")
   whole = all(type(k) is int and k > 0 for k in shots)
@@ -387,7 +388,7 @@ def _check_numbers(
   configuration.check_number(
     num_seeds, f"{where}.num_seeds", "[1, inf)", whole=True
   )
-  # Powers of two that float32 can hold.
+  # The powers of two that float32 can hold.
   for key, values in (
     ("log2_l2", (log2_l2,)),
     ("log2_l2_sweep", log2_l2_sweep),

@@ -1,4 +1,4 @@
-"""The images that an evaluator sees: checked, batched, sent to the devices."""
+"""The images of an evaluator: checked, batched, and sent to the devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from tokenlearner_flexivit.tasks import views
 
 
 class Images:
-  """The batches of a split. Each iteration is a pass; see `eval_batches`.
+  """The batches of a split; each iteration is one pass over it.
 
-  Batches lie on the devices and have the entries asked for and `mask`. The
-  devices do the end of the preprocessing, so that images come as uint8.
+  Batches lie on the devices and have the requested entries and `mask`. The
+  devices do the end of the preprocessing, so that images are sent as uint8.
 
   Attributes:
     num_examples: of the split, each counted once.
-    shape: (H, W, C) of an image, (T, H, W, C) of a video or one view of it.
+    shape: (H, W, C) of an image, (T, H, W, C) of a video or of one view of it.
     example: the first example, preprocessed.
   """
 
@@ -39,28 +39,27 @@ class Images:
     labels: Callable[[], np.ndarray] | None = None,
     check_labels: Callable[[np.ndarray, str], None] | None = None,
   ):
-    """Checks the first example, and of a few others that they are alike.
+    """Checks the first example, and that a few others are like it.
 
     Args:
       data: the data section of the config.
-      source: what it names, or a part of it.
-      model: that will see the images.
-      settings: under which it will.
+      source: the data that this section names, or a part of them.
+      model: the one that will read the images.
+      settings: those that the model will run at.
       batch_size: over all hosts.
       parallel: places and runs on the devices.
       where: name of the evaluator's section for errors.
-      entries: of an example, without which it does not fit, as without the
-        model's input.
-      optional: further ones, taken along if they are there.
+      entries: those that an example must have, beside the model's input.
+      optional: further entries, which are used if an example has them.
       labels: returns [num_examples, ...], which batches get as `label`; called
         when they are needed.
-      check_labels: a function of the examples' own labels [B, ...] and where
-        they come from; raises ValueError for those that are none.
+      check_labels: a function of the examples' own labels [B, ...] and their
+        source in words, which raises ValueError for invalid ones.
 
     Raises:
-      ValueError: the batch size does not suit the devices, there is no example
-        or not one of its entries or its label is none, or a setting does not
-        fit the images.
+      ValueError: the batch size does not suit the devices, there is no example,
+        it lacks an entry or has an invalid label, or a setting does not fit the
+        images.
     """
     parallel.check_batch_size(batch_size, f"{where}.batch_size")
     self.num_examples = len(source)
@@ -68,8 +67,8 @@ class Images:
     data_lib.check_sample(data, source, self.example, f"{where}.data")
     entries = (model.input, *entries)
     data_lib.check_entries(self.example, entries, f"{where}.data.pp")
-    there = [key for key in optional if key in self.example]
-    self._keys = tuple(dict.fromkeys([*entries, *there, "mask"]))
+    present = [key for key in optional if key in self.example]
+    self._keys = tuple(dict.fromkeys([*entries, *present, "mask"]))
     views.check_values(self.example[model.input], f"{where}.data.pp")
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
@@ -96,10 +95,10 @@ class Images:
     )
 
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
-    # Of no use, but pmap of JAX 0.10 takes the next argument for an empty one.
+    # Unused, but pmap of JAX 0.10 takes the next argument for an empty one.
     unused = self._parallel.place(np.int32(0))
     for batch in self._parallel.prefetch(self._host_batches()):
-      # One batch at a time: finished, it is four times as large.
+      # One batch at a time: as float32 it is four times as large.
       yield self._finish(unused, batch)
 
   def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -110,7 +109,7 @@ class Images:
         size = len(batch["mask"])
         first = (number * jax.process_count() + jax.process_index()) * size
         rows = np.arange(first, first + size)
-        # Behind the last example comes filling, masked whatever its label.
+        # Padding after the last example is masked, whatever its label.
         batch["label"] = labels[np.minimum(rows, self.num_examples - 1)]
       elif self._check_labels is not None and "label" in batch:
         real = batch["label"][batch["mask"] > 0]

@@ -1,19 +1,18 @@
-"""Mean average precision where an example may have several classes.
+"""Mean average precision for examples that may have several classes.
 
-As Charades measures it (`Charades_v1_classify.m` of the dataset): the examples
+The definition is that of Charades (`Charades_v1_classify.m`): the examples
 are ranked by the score of a class; its average precision (AP) is the mean, over
 the examples that have the class, of the precision down to each of them; mAP is
 the mean over the classes. Examples without any class come last in all rankings,
-whatever their scores, so that they make no class less precise: so do the ports
-of that program to Python (`charades_map`), where their scores become -inf. The
-loss counts them. What that program leaves open:
+whatever their scores, so that they make no class less precise. Ports of that
+program to Python (`charades_map`) do the same by setting their scores to -inf.
+The loss includes them. Charades leaves these points open:
 
-* Examples of equal score are one step of the ranking, so that their order does
-  not matter, as scikit-learn has it.
-* Of a single class, examples without it are those to tell it from, so all are
-  ranked.
-* A class that no example has is left out of the mean. There it would make the
-  mAP NaN; Charades has none.
+* Examples of equal score form one step of the ranking, so that their order does
+  not matter, as in scikit-learn.
+* With a single class, examples without it are the negatives, so all are ranked.
+* A class that no example has is left out of the mean. In the program of
+  Charades, which has no such class, it would make the mAP NaN.
 
 Each batch is read, decoded and sent to the devices once; then every setting's
 program runs on it. All scores are kept, 8 bytes per example and class with the
@@ -41,23 +40,23 @@ def average_precision(
   """Returns the average precision of one class, NaN if no example has it.
 
   Args:
-    scores: higher for what is more likely of the class.
-    positive: which examples are.
+    scores: higher for examples that more likely have the class.
+    positive: which examples have the class.
   """
   if not positive.any():
     return float("nan")
-  from sklearn import metrics  # It takes a while.
+  from sklearn import metrics  # Importing it takes a while.
 
   return float(metrics.average_precision_score(positive, scores))
 
 
 class Evaluator(base.Evaluator):
-  """Evaluates a classification task with a sigmoid loss.
+  """An evaluator of a classification task with a sigmoid loss.
 
   Attributes:
     settings: the settings that are evaluated.
     image_shape: (H, W, C), of videos (T, H, W, C).
-    headline: the metric of a setting that stands for it.
+    headline: the metric that settings are compared by.
   """
 
   metrics = MappingProxyType(
@@ -84,8 +83,8 @@ class Evaluator(base.Evaluator):
       num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
-      ValueError: the task is of classes that exclude one another, there are no
-        examples, or a setting does not fit the images.
+      ValueError: the task's classes exclude one another, there are no examples,
+        or a setting does not fit the images.
     """
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     task, where = context.task, context.where
@@ -106,12 +105,12 @@ class Evaluator(base.Evaluator):
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields `{setting.name}/mAP`, `/loss`, `/examples`, `/AP/{class}`.
 
-    The examples are those that have a label, if only that of no class: the loss
-    is of them.
+    `examples` counts those with a label, even if it has no class; the loss is
+    their mean.
 
     Raises:
-      ValueError: a label is none, not one example has a class, or answers are
-        not finite.
+      ValueError: a label is invalid, no example has a class, or answers are not
+        finite.
     """
     kept = {setting: [] for setting in self.settings}
     nothing = self._nothing()
@@ -129,22 +128,22 @@ class Evaluator(base.Evaluator):
           f"{self._where}: the answers at {setting.name} are not finite, so "
           "they have no order. The training has diverged."
         )
-      # To leave examples out is the same as to put them last.
+      # Leaving examples out is equivalent to ranking them last.
       ranked = rows["labels"].any(axis=1) | (rows["labels"].shape[1] == 1)
       scores, labels = rows["scores"][ranked], rows["labels"][ranked]
-      found = {
+      precisions = {
         name: average_precision(scores[:, i], labels[:, i])
         for i, name in enumerate(self._names)
       }
-      found = {name: value for name, value in found.items() if value >= 0}
-      if not found:
+      precisions = {k: value for k, value in precisions.items() if value >= 0}
+      if not precisions:
         raise ValueError(
           f"No example of {self._where}.data has any of the classes."
         )
-      yield f"{setting.name}/mAP", float(np.mean(list(found.values())))
+      yield f"{setting.name}/mAP", float(np.mean(list(precisions.values())))
       yield f"{setting.name}/loss", float(rows["losses"].mean())
       yield f"{setting.name}/examples", len(ranked)
-      for name, value in found.items():
+      for name, value in precisions.items():
         yield f"{setting.name}/AP/{name}", value
 
   def _timed(self, params):
@@ -152,13 +151,13 @@ class Evaluator(base.Evaluator):
 
 
 def _everywhere(task, parallel, _, batch):
-  """Returns what is kept of a batch, of all devices; runs on each."""
+  """Returns the scores, labels and losses of all devices; runs on each."""
   labels, is_real = batch["label"], batch["mask"] > 0
   if labels_lib.are_numbers(labels):
-    is_real &= labels >= 0  # A negative one says that nothing is known.
+    is_real &= labels >= 0  # A negative label means that nothing is known.
   labels = task.one_hot(labels)
   kept = {
-    # In the order of the probabilities, but none equal 1.
+    # Logits keep the order of the probabilities, and do not saturate at 1.
     "scores": batch["logits"],
     "labels": labels_lib.right_classes(labels),
     "losses": task.example_loss(batch["logits"], labels),

@@ -6,9 +6,9 @@ With X [N, D + 1] and Y [N, C] the solution for the penalty l is
 
     (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y
 
-(Murphy, Machine Learning, section 7.5; the right side is the dual). Either
-matrix, and here it is the smaller, has one decomposition Q diag(e) Q^T that
-serves every l: only 1 / (e + l) changes.
+(Murphy, Machine Learning, section 7.5; the right side is the dual). The smaller
+of the two matrices is decomposed once as Q diag(e) Q^T, which serves every l:
+only 1 / (e + l) changes.
 """
 
 import functools
@@ -24,7 +24,7 @@ _MIN_SCALE = 1e-5
 
 
 class Solution(NamedTuple):
-  """The weights left diag(1 / (eigenvalues + l)) right for every penalty l.
+  """A solution for every penalty l: left diag(1 / (eigenvalues + l)) right.
 
   Attributes:
     mean: of the features solved for.
@@ -44,12 +44,12 @@ class Solution(NamedTuple):
 def solve(
   features: Float[np.ndarray, "N D"], targets: Num[np.ndarray, "N C"]
 ) -> Solution:
-  """Decomposes, in float64, the system of a linear map to targets.
+  """Solves, in float64, for a linear map to targets, for every penalty.
 
   As in big_vision's and Scenic's few-shot evaluation, features get mean 0 and
-  standard deviation 1, and one more feature that is always 100. Its weight is
-  the bias; it is under the penalty like all others, but so large a feature
-  needs so small a weight that this hardly matters.
+  standard deviation 1, and one more feature is always 100. Its weight is the
+  bias. The penalty applies to it, too, but so large a feature needs so small a
+  weight that this hardly matters.
   """
   features = np.asarray(features, np.float64)
   mean = features.mean(axis=0)
@@ -63,14 +63,14 @@ def solve(
   else:
     eigenvalues, q = np.linalg.eigh(x @ x.T)
     left, right = x.T @ q, q.T @ targets
-  # Rounding puts zeros a little below zero.
+  # Rounding moves zeros a little below zero.
   return Solution(mean, scale, left, np.maximum(eigenvalues, 0), right)
 
 
 def weights(solution: Solution, l2: float) -> Float64[np.ndarray, "rows C"]:
   """Returns the weights for a penalty, the bias's in the last row.
 
-  They are for standardised features and the one of 100 behind them.
+  They apply to standardised features followed by the feature of 100.
   """
   scaled = solution.right / (solution.eigenvalues[:, None] + l2)
   return solution.left @ scaled
@@ -84,7 +84,7 @@ def classify(
   """Returns the classes of largest score for each penalty; traceable."""
   x = (features - solution.mean[None]) / solution.scale[None]
   x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=BIAS)
-  # The default of TPUs and of newer GPUs rounds the factors of a product.
+  # TPUs and newer GPUs round the factors of a product by default.
   multiply = functools.partial(jnp.matmul, precision="highest")
   x = multiply(x, solution.left)
 
@@ -92,5 +92,5 @@ def classify(
     scores = multiply(x / (solution.eigenvalues + l2)[None], solution.right)
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
-  # One by one: memory for the scores of one is enough.
+  # One penalty after the other, so that memory holds the scores of only one.
   return jax.lax.map(best, l2)

@@ -1,4 +1,4 @@
-"""Draws the few examples that a few-shot classifier learns from."""
+"""The draw of the few examples that a few-shot classifier learns from."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,14 +11,13 @@ from tokenlearner_flexivit.data import class_names as class_names_lib
 
 
 class Drawn(NamedTuple):
-  """What is to be learned from, and what to be classified.
+  """The examples to learn from, and the labels of those to classify.
 
   Attributes:
     train: the examples that any seed draws.
     train_labels: their classes.
-    rows: positions in `train`.
-    test_labels: the classes of the examples to classify, -1 where there is
-      none.
+    rows: positions in `train`, [seeds, classes, shots].
+    test_labels: the classes of the examples to classify, -1 for no label.
   """
 
   train: data_lib.Source
@@ -30,11 +29,11 @@ class Drawn(NamedTuple):
 def check(
   train: data_lib.Source, test: data_lib.Source, label_key: str, where: str
 ) -> None:
-  """Raises ValueError for what can be seen to be wrong without the labels.
+  """Raises ValueError for faults that can be seen without the labels.
 
   Args:
-    train: to draw from.
-    test: to be classified.
+    train: the split to draw from.
+    test: the split to classify.
     label_key: the entry of an example that is its class.
     where: name of the config section for errors.
   """
@@ -59,16 +58,16 @@ def draw(
 ) -> Drawn:
   """Draws examples of each class, with the seeds 0, 1, ....
 
-  They depend on the arguments alone: not on hosts, nor the first k of each
-  class on how many more are drawn.
+  The draw depends on the arguments alone, not on hosts. The first k examples of
+  each class do not depend on how many more are drawn.
 
   Args:
-    train: to draw from.
-    test: to be classified.
+    train: the split to draw from.
+    test: the split to classify.
     label_key: the entry of an example that is its class; if negative, the
       example has none.
     shots: how many examples of each class.
-    num_seeds: how often.
+    num_seeds: how often examples are drawn.
     where: name of the config section for errors.
 
   Raises:
@@ -86,7 +85,7 @@ def draw(
       "apart. Use a train_split with several, or another label_key."
     )
   _check_known(train, labels, classes, label_key, where)
-  # Examples in the order of their classes, those of a class in their own.
+  # Sorted by class; within a class, examples keep their order.
   order = np.argsort(labels, kind="stable")
   starts, stops = (
     np.searchsorted(labels[order], classes, side) for side in ("left", "right")
@@ -104,20 +103,20 @@ def draw(
     )
   union, rows = np.unique(positions, return_inverse=True)
 
-  def number(labels):
-    of_class = np.where(labels < 0, -1, np.searchsorted(classes, labels))
-    return of_class.astype(np.int32)
+  def class_indices(labels):
+    indices = np.where(labels < 0, -1, np.searchsorted(classes, labels))
+    return indices.astype(np.int32)
 
   return Drawn(
     Part(train, union),
-    number(labels[union]),
+    class_indices(labels[union]),
     rows.reshape(np.shape(positions)),
-    number(test_labels),
+    class_indices(test_labels),
   )
 
 
 class Part(data_lib.Source):
-  """Some examples of a source."""
+  """A source that has some examples of another."""
 
   def __init__(self, source: data_lib.Source, positions: np.ndarray):
     """Takes the examples at `positions` of the source."""
@@ -133,7 +132,7 @@ class Part(data_lib.Source):
     return {**self._source[position], "id": np.int32(index)}
 
   def describe(self, index: int) -> str:
-    """Describes the example as the source does."""
+    """Returns the source's description of the example."""
     return self._source.describe(int(self._positions[index]))
 
 
@@ -163,7 +162,7 @@ def _check_known(
   key: str,
   where: str,
 ) -> None:
-  """Raises ValueError if there are no labels, or some that are no class."""
+  """Raises ValueError if there are no labels, or some are of no class."""
   labels = np.unique(labels[labels >= 0])
   if not len(labels):
     raise ValueError(f"{where}: no example of {source.name} has a label.")

@@ -1,4 +1,4 @@
-"""The command that describes and converts files of weights.
+"""Describes and converts files of weights.
 
   python -m tokenlearner_flexivit.interop describe FILE
   python -m tokenlearner_flexivit.interop convert IN OUT --format=timm

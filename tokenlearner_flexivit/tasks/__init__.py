@@ -1,4 +1,4 @@
-"""Tasks: what a training step optimises. The loop is the same for all.
+"""Tasks: each defines what a training step optimises. All share one loop.
 
 To add a task, write a subclass of `Task`, here or anywhere, and name it in
 `TASKS`.
@@ -23,7 +23,7 @@ def named(section: Mapping[str, Any]) -> type[Task]:
   """Returns the class that `config.task` names.
 
   Raises:
-    ValueError: there is none of this name.
+    ValueError: no task has this name.
   """
   name = section.get("name") or "classification"
   return configuration.choose(name, TASKS, "config.task.name")
@@ -46,7 +46,7 @@ def create(section: Mapping[str, Any], *, model: Any, **about: Any) -> Task:
   Args:
     section: of the config.
     model: the Flax module.
-    **about: of the training data, as `Task.about` gives it.
+    **about: the values about the training data that `Task.about` returns.
   """
   return configuration.call(
     named(section), _arguments(section), "config.task", model=model, **about

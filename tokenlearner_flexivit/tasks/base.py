@@ -1,4 +1,4 @@
-"""What the rest of the library asks of a task, with defaults for most of it."""
+"""The interface of a task, with defaults for most of it."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ Batch = dict[str, jax.Array]
 
 
 class Task(abc.ABC):
-  """What a training step optimises. The loop is the same for all.
+  """A task, which defines what a training step optimises.
 
-  A task builds its model, with the head that it needs, says what a batch must
-  hold and what a run must remember of its data, and computes a loss. The
-  parameters of its constructor are `model`, those that `about` gives, and the
-  keys that `config.task` may have beside `name`.
+  A task builds its model, with the head that it needs, declares what a batch
+  must hold and what a run must remember about its data, and computes a loss.
+  The parameters of its constructor are `model`, the keys that `about` returns,
+  and the keys that `config.task` may have beside `name`.
 
   Attributes:
-    headline: the metric of an evaluation that says how good the model is at it.
-    remembered: the names of what `about` gives.
-    is_mean: whether the loss is a mean over examples. One that is none, such as
-      of pairs of examples, cannot be accumulated over micro-batches.
+    headline: the evaluation metric that measures how good the model is.
+    remembered: the keys of the dict that `about` returns.
+    is_mean: whether the loss is a mean over examples. Other losses, such as
+      those of pairs of examples, cannot be accumulated over micro-batches.
     model: the Flax module that is trained.
     batch_keys: the entries of a training batch that the task reads.
-    programs: an empty dict, in which evaluators keep what they compile for the
-      task, so that all share it.
+    programs: a dict in which evaluators keep the programs that they compile for
+      the task, so that all share them.
   """
 
   headline: ClassVar[str]
@@ -53,12 +53,12 @@ class Task(abc.ABC):
     data_section: Mapping[str, Any],
     source: data_lib.Source,
   ) -> dict[str, Any]:
-    """Returns what a run must remember of its training data, as JSON values.
+    """Returns what a run must remember about its training data, as JSON values.
 
     Args:
       model_section: `config.model`.
       data_section: `config.data`.
-      source: what it names.
+      source: the data that this section names.
 
     Raises:
       ValueError: the data do not suit the task.
@@ -72,19 +72,19 @@ class Task(abc.ABC):
 
     Args:
       section: `config.model`.
-      **about: as `about` gives it; nothing before the data are opened.
+      **about: the result of `about`; nothing before the data are opened.
     """
     del about
     return models.create(**section)
 
   def constants(self, parallel: Parallel) -> Any:
-    """Returns arrays that every step reads and none changes, on all devices.
+    """Returns the arrays that steps read but do not change, on all devices.
 
-    Such as the weights of a teacher. They are read when first asked for, and
-    there is one copy on each device.
+    An example are the weights of a teacher. They are read at the first call,
+    and each device holds one copy.
 
     Args:
-      parallel: places them.
+      parallel: places them on the devices.
     """
     del parallel
     return ()
@@ -120,14 +120,14 @@ class Task(abc.ABC):
     constants: Any = (),
     parallel: Parallel | None = None,
   ) -> Batch:
-    """Does once per step what no setting changes, such as labels and mixup.
+    """Prepares a batch once per step, independent of settings, such as mixup.
 
     It is not differentiated.
 
     Args:
       batch: has `batch_keys`, leaves [b, ...] of this device.
       key: the same on all devices.
-      constants: see `Task.constants`.
+      constants: the result of `Task.constants`.
       parallel: shares the batch among devices; None for a batch on one.
     """
     del key, constants, parallel
@@ -142,14 +142,14 @@ class Task(abc.ABC):
     setting: dials.Setting,
     parallel: Parallel | None = None,
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-    """Returns the loss of this device's prepared batch, and more.
+    """Returns the loss, metrics and answers of this device's prepared batch.
 
     The step averages it over the devices. A loss that compares examples with
     those of other devices gathers these by `parallel`.
 
     Args:
       params: of the model.
-      batch: see `prepare`.
+      batch: the result of `prepare`.
       key: drives dropout.
       setting: of the dials.
       parallel: shares the batch among devices; None for a batch on one.
@@ -163,7 +163,7 @@ class Task(abc.ABC):
     """Returns a prepared batch whose targets are a model's answer to it.
 
     Raises:
-      ValueError: answers of this task are no targets.
+      ValueError: answers of this task cannot serve as targets.
     """
     del batch, answer
     raise ValueError(

@@ -41,7 +41,7 @@ class Classification(base.Task):
   """Classifies `batch["image"]` [B, H, W, C] by `batch["label"]`.
 
   A model for videos reads `batch["video"]` [B, T, H, W, C] instead. Evaluation
-  may give several views of each, [B, views, ...], see `views.average`.
+  may give several views of each, [B, views, ...], which `views.average` uses.
 
   Labels are class numbers [B], or weights of the classes [B, C] in [0, 1]
   (one-hot, multi-hot, smoothed, soft).
@@ -51,7 +51,7 @@ class Classification(base.Task):
     num_classes: C.
     class_names: of the training data; None where they are not known.
     probabilities: the link from logits to probabilities, [B, C] -> [B, C].
-    programs: see `base.Task`.
+    programs: as in `base.Task`.
   """
 
   headline = "accuracy"
@@ -69,7 +69,7 @@ class Classification(base.Task):
     """Builds the task.
 
     Args:
-      model: its call gives (logits, out).
+      model: its call returns (logits, out).
       num_classes: the number of classes of the data.
       loss: "softmax_xent" or "sigmoid_xent".
       label_smoothing: share of the label spread evenly over the classes,
@@ -98,7 +98,7 @@ class Classification(base.Task):
     data_section: Mapping[str, Any],
     source: data_lib.Source,
   ) -> dict[str, Any]:
-    """Returns `num_classes` and `class_names`; see `base.Task`."""
+    """Returns `num_classes` and `class_names`, as `base.Task.about` asks."""
     count, class_names = data_lib.classes(data_section, source, "config.data")
     num_classes = model_section.get("num_classes")
     num_classes = num_classes or count or source.num_classes
@@ -117,20 +117,20 @@ class Classification(base.Task):
 
   @classmethod
   def build_model(cls, section: Mapping[str, Any], **about: Any) -> Any:
-    """Returns the model with a head for the classes; see `base.Task`."""
-    # Before the data tell it, any number does.
+    """Returns the model with a head for the classes."""
+    # Before the data are opened, any number of classes serves.
     number = about.get("num_classes") or section.get("num_classes") or 2
     return models.create(**{**section, "num_classes": number})
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
-    """The entries of a batch that training reads."""
+    """Returns the entries of a batch that training reads."""
     return self.model.input, "label"
 
   def one_hot(self, labels: Shaped[Array, "B ..."]) -> Float32[Array, "B C"]:
     """Returns labels as weights of the classes.
 
-    Class numbers that are none, such as -1, give zeros.
+    Numbers of no class, such as -1, give zeros.
     """
     if labels_lib.are_numbers(labels):
       return jax.nn.one_hot(labels.astype(jnp.int32), self.num_classes)
@@ -150,7 +150,7 @@ class Classification(base.Task):
     """Raises ValueError for a single class, or several under a softmax."""
     if self.probabilities is not jax.nn.softmax:
       return
-    # Or an op has chosen one class.
+    # Or an op has chosen one of the classes.
     is_vector = "label" in self.batch_keys and np.ndim(example["label"]) == 1
     if source.has_several and is_vector:
       raise ValueError(
@@ -168,7 +168,7 @@ class Classification(base.Task):
       )
 
   def check_batch(self, batch: dict[str, np.ndarray]) -> None:
-    """Raises ValueError if a training batch has labels that teach nothing."""
+    """Raises ValueError if labels of a training batch are invalid."""
     if "label" in self.batch_keys:
       labels_lib.check(
         batch["label"],
@@ -179,12 +179,12 @@ class Classification(base.Task):
       )
 
   def check_labels(self, labels: np.ndarray, where: str) -> None:
-    """Raises ValueError if labels of an evaluation are none.
+    """Raises ValueError if labels of an evaluation are invalid.
 
     Args:
       labels: [B] or [B, C]. A negative number says that an example has none,
         and is allowed.
-      where: what gives them, for errors.
+      where: the source of the labels, for errors.
     """
     labels_lib.check(labels, self.num_classes, where, may_lack=True)
 
@@ -200,7 +200,7 @@ class Classification(base.Task):
     Args:
       batch: has `batch_keys`, leaves [b, ...] of this device.
       key: of mixup, the same on all devices.
-      constants: see the class.
+      constants: the result of `constants`, empty for this task.
       parallel: shares the batch among devices; None for a batch on one.
 
     Returns:
@@ -231,10 +231,10 @@ class Classification(base.Task):
 
     Args:
       params: of the model.
-      batch: see `prepare`.
+      batch: the result of `prepare`.
       key: drives dropout.
       setting: of the dials.
-      parallel: not needed, as the step averages over the devices.
+      parallel: not used, since the step averages over the devices.
     """
     del parallel
     logits = self.train_logits(params, batch[self.model.input], key, setting)
@@ -297,7 +297,7 @@ class Classification(base.Task):
         such as tokens, it is averaged over them.
 
     Raises:
-      ValueError: an unknown name; those that are there are listed.
+      ValueError: an unknown name; the error lists the known ones.
     """
 
     def averaged(inputs: jax.Array) -> jax.Array:
@@ -312,5 +312,5 @@ class Classification(base.Task):
   def _evaluated(
     self, params: Any, inputs: jax.Array, setting: dials.Setting
   ) -> tuple[jax.Array, dict[str, Any]]:
-    """Returns what the model gives in evaluation."""
+    """Returns the model's answer and intermediates in evaluation."""
     return self.model.apply({"params": params}, inputs, **setting, train=False)

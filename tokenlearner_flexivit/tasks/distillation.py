@@ -1,26 +1,24 @@
-"""Distillation: a student learns to answer as frozen teachers do.
+"""Distillation: a student learns to answer like frozen teachers.
 
 FlexiViT (arXiv 2212.08013, section 4.1) distils one teacher of small patches
 into every patch size of the student by FunMatch (arXiv 2106.05237): both see
-the same crop with the same mixup, and labels play no part.
+the same crop with the same mixup, and labels are not used.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, terminal
-from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.parallel import Parallel
-from tokenlearner_flexivit.tasks import classification, views
+from tokenlearner_flexivit.tasks import classification
+from tokenlearner_flexivit.tasks.teachers import Teacher, create_teachers
 
 
 def kl(
@@ -33,281 +31,29 @@ def kl(
 def binary_kl(
   targets: Float[Array, "B C"], logits: Float[Array, "B C"]
 ) -> Float[Array, " B"]:
-  """Returns the KL of every class being there or not, summed, in nats."""
-  there = optax.kl_divergence(jax.nn.log_sigmoid(logits), targets)
-  return there + optax.kl_divergence(jax.nn.log_sigmoid(-logits), 1 - targets)
+  """Returns the KL of each class's presence, summed over classes, in nats."""
+  positive = optax.kl_divergence(jax.nn.log_sigmoid(logits), targets)
+  negative = optax.kl_divergence(jax.nn.log_sigmoid(-logits), 1 - targets)
+  return positive + negative
 
 
-# The distance, and what makes the teacher's logits its targets.
+# The distance, and the link from the teacher's logits to its targets.
 DISTANCES = {
   "kl": (kl, jax.nn.softmax),
   "binary_kl": (binary_kl, jax.nn.sigmoid),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A frozen model.
-
-  Attributes:
-    source: of its weights; None for untrained ones.
-    model: the Flax module.
-    setting: of its dials.
-    image: the entry of a batch that it looks at.
-    where: its name in the config, for errors.
-    input_mean: see `interop.load_params_and_report`.
-    input_std: see `interop.load_params_and_report`.
-  """
-
-  source: str | None
-  model: Any
-  setting: dials.Setting
-  image: str
-  where: str
-  input_mean: Sequence[float] | None = None
-  input_std: Sequence[float] | None = None
-
-  @classmethod
-  def create(
-    cls,
-    num_classes: int,
-    where: str,
-    init: str | None = None,
-    model: Mapping[str, Any] | None = None,
-    patch_size: Any = None,
-    num_tokens: int | str | None = None,
-    image: str | None = None,
-    dtype: str | None = None,
-    input_mean: Sequence[float] | None = None,
-    input_std: Sequence[float] | None = None,
-  ) -> "Teacher":
-    """Reads an entry of `teachers` in the config.
-
-    Args:
-      num_classes: the student's.
-      where: the entry's name.
-      init: a file, a workdir, an exported folder or a released name; None takes
-        random weights, which is good for nothing but a check of the program.
-      model: as `config.model`; None takes what the weights tell.
-      patch_size: the teacher's; None for that of its kernel.
-      num_tokens: its learned tokens; None for all it has, "all" for all
-        patches.
-      image: the entry of an example that has the teacher's resolution; None
-        for "image", for a model for videos "video".
-      dtype: of its computation; None for that of `model`, or "bfloat16".
-      input_mean: of images in [0, 1], per channel, that the weights expect to
-        be subtracted; absorbed, so that it sees images in [-1, 1]. Without
-        `model`, None takes what weights of others tell; runs and exports of
-        this library then see images as they are.
-      input_std: by which they expect them to be divided, likewise.
-
-    Raises:
-      ValueError: neither weights nor a model, other classes than the student,
-        no classes at all, or a value of another type.
-    """
-    if init is None and model is None:
-      raise ValueError(f"{where} needs init, model, or both.")
-    for key, text in (("init", init), ("image", image)):
-      if text is not None:
-        configuration.check_text(text, f"{where}.{key}")
-    for key, numbers, interval in (
-      ("input_mean", input_mean, "(-inf, inf)"),
-      ("input_std", input_std, "(-inf, 0) or (0, inf)"),
-    ):
-      if numbers is not None:
-        configuration.check_numbers(numbers, f"{where}.{key}", interval)
-        if init is None:
-          raise ValueError(
-            f"{where}.{key}={numbers!r} is of the images that the weights of "
-            f"{where}.init expect, which is None."
-          )
-    if not isinstance(model, Mapping | None):
-      raise ValueError(f"{where}.model={model!r} must be like config.model.")
-    if model is None:
-      try:
-        described = interop.describe(init)  # Logs what it has to guess.
-      except ValueError as error:
-        raise ValueError(f"{where}.init: {error}") from error
-      arguments = described.model
-      # A run sees what it was trained on, if that is what it is given.
-      others = described.format != "native"
-      if others and input_mean is None and input_std is None:
-        input_mean, input_std = described.input_mean, described.input_std
-    else:
-      arguments = {"num_classes": num_classes, **model}
-      dtype = dtype or model.get("dtype")
-      if dtype != (model.get("dtype") or dtype):
-        raise ValueError(
-          f"{where}.dtype={dtype!r}, but {where}.model.dtype="
-          f"{model['dtype']!r}. Keep one."
-        )
-    arguments = {**arguments, "dtype": dtype or "bfloat16"}
-    if not arguments["num_classes"]:
-      raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
-    if arguments["num_classes"] != num_classes:
-      raise ValueError(
-        f"{where} has {arguments['num_classes']} classes, the student "
-        f"{num_classes}. They must have the same ones."
-      )
-    if patch_size is not None:
-      patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
-    if num_tokens is not None:
-      num_tokens = dials.as_num_tokens(num_tokens, f"{where}.num_tokens")
-    setting = dials.Setting(patch_size, num_tokens)
-    built = models.create(**arguments)
-    return cls(
-      init,
-      built,
-      setting,
-      image or built.input,
-      where,
-      input_mean,
-      input_std,
-    )
-
-  def check(self, example: Mapping[str, Any]) -> None:
-    """Raises ValueError if an example's image does not fit the teacher."""
-    where = f"the preprocessing of {self.image!r} for {self.where}"
-    views.check_values(example[self.image], where)
-    shape = views.shape_of_one(example[self.image].shape, self.model)
-    try:
-      self.model.check(shape[:-1], **self.setting)
-    except ValueError as error:
-      raise ValueError(
-        f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
-      ) from error
-
-  def warn_of_other_values(self, pp: str, where: str) -> None:
-    """Warns where its weights were trained on images of other values.
-
-    Args:
-      pp: the preprocessing of the images that it will see.
-      where: its name in the config.
-    """
-    if self.input_mean is None and self.input_std is None:
-      interop.warn_of_other_values(
-        f"{self.where}.init", self.source, pp, self.image, where
-      )
-
-  def load(self) -> Any:
-    """Returns the weights.
-
-    Raises:
-      ValueError: they cannot be read, do not fit, or are not complete.
-    """
-    if self.source is None:
-      terminal.say(f"{self.where} has no init: its weights are random!")
-      images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
-      return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
-    params, report = interop.load_params_and_report(
-      self.source,
-      self.model,
-      input_mean=self.input_mean,
-      input_std=self.input_std,
-    )
-    if missing := report.names("fresh"):
-      raise ValueError(
-        f"{self.where}: {self.source} lacks {', '.join(missing[:4])}. A "
-        "teacher's weights must be complete."
-      )
-    terminal.say(f"{self.where}: {report}")
-    return params
-
-  def logits(
-    self, params: Any, images: Float[Array, "B ..."]
-  ) -> Float32[Array, "B C"]:
-    """Returns the answers; to several views their mean.
-
-    Raises:
-      ValueError: the weights are for images of other channels.
-    """
-
-    def answer(images: jax.Array) -> jax.Array:
-      try:
-        logits, _ = self.model.apply(
-          {"params": params}, images, **self.setting, train=False
-        )
-      except flax.errors.ScopeParamShapeError as error:
-        raise ValueError(
-          f"{self.where}, which sees {self.image!r} {list(images.shape[1:])}, "
-          f"has weights for others, such as of other channels: {error}"
-        ) from error
-      return logits.astype(jnp.float32)
-
-    return views.average(answer, images, self.model)
-
-
-def create_teachers(
-  sections: Mapping[str, Mapping[str, Any]],
-  num_classes: int,
-  where: str,
-  class_names: Sequence[str] | None = None,
-) -> tuple[Teacher, ...]:
-  """Builds the teachers that a section of the config describes.
-
-  Args:
-    sections: by name, see `Teacher.create`.
-    num_classes: the student's.
-    where: name of the section for errors, such as "config.task.teachers".
-    class_names: the student's. A teacher that is a run of this library must
-      have the same, where both are known.
-
-  Raises:
-    ValueError: no teacher, or one that does not fit.
-  """
-  if not isinstance(sections, Mapping):
-    raise ValueError(
-      f"{where}={sections!r} must be a dict of teachers by name, such as "
-      "dict(prof=dict(init=...))."
-    )
-  if not sections:
-    raise ValueError(f"{where} is empty; give at least one.")
-  for name, section in sections.items():
-    if not isinstance(section, Mapping):
-      raise ValueError(
-        f"{where}.{name}={section!r} must be a dict, such as dict(init=...)."
-      )
-  teachers = tuple(
-    configuration.call(
-      Teacher.create,
-      section,
-      f"{where}.{name}",
-      num_classes=num_classes,
-      where=f"{where}.{name}",
-    )
-    for name, section in sections.items()
-  )
-  for teacher in teachers:
-    _check_class_names(teacher, num_classes, class_names)
-  return teachers
-
-
-def _check_class_names(
-  teacher: Teacher, num_classes: int, class_names: Sequence[str] | None
-) -> None:
-  """Raises ValueError if a teacher numbers the classes otherwise."""
-  if teacher.source is None:
-    return
-  names = interop.class_names(teacher.source)
-  both = class_names_lib.comparable(
-    (num_classes, names), (num_classes, class_names)
-  )
-  if both:
-    class_names_lib.check_same(
-      *both, teacher.where, "the student's training data"
-    )
-
-
 class Distillation(classification.Classification):
   """A classification that learns from teachers rather than labels.
 
   The loss is T^2 KL(mean_i p_i || q), where p_i and q are the probabilities of
-  teacher i and of the student at temperature T, for the patch size of the step
-  alone. The factor keeps the size of the gradient (arXiv 1503.02531). The
-  teachers answer once per step, outside of what depends on the patch size.
+  teacher i and of the student at temperature T, at the step's patch size. The
+  factor keeps the size of the gradient (arXiv 1503.02531). The teachers answer
+  once per step, in the part that does not depend on the patch size.
 
   Attributes:
-    distance: the name of the distance to them, of `DISTANCES`.
+    distance: the name of the distance to the teachers, a key of `DISTANCES`.
   """
 
   def __init__(
@@ -323,21 +69,22 @@ class Distillation(classification.Classification):
     mixup_alpha: float = 0.0,
     class_names: Sequence[str] | None = None,
   ):
-    """Builds the task. Of the teachers nothing is read before it is needed.
+    """Builds the task; the teachers are read later, when they are needed.
 
     Args:
       model: the student.
       num_classes: the number of classes of the data.
-      teachers: by name, see `Teacher.create`. Their probabilities are averaged.
+      teachers: by name, arguments of `Teacher.create`. Their probabilities are
+        averaged.
       distance: "kl", or "binary_kl" for models whose classes do not exclude
         one another (sigmoid heads).
       temperature: T > 0, which divides all logits.
       label_weight: weight of the loss on labels, added to the distance. At 0
         training needs no labels.
-      loss: the loss on labels, and what the evaluators report. It also says
-        what makes probabilities of the student's logits, softmax or sigmoid.
-      label_smoothing: see `Classification`; of the labels, if they count.
-      mixup_alpha: see there; teachers see the mixed images.
+      loss: the loss on labels, which the evaluators report. It also defines
+        how logits of the student become probabilities: softmax or sigmoid.
+      label_smoothing: as in `Classification`, for labels with a weight.
+      mixup_alpha: as in `Classification`; teachers see the mixed images.
       class_names: of the data, where they are known.
 
     Raises:
@@ -373,12 +120,12 @@ class Distillation(classification.Classification):
 
   @functools.cached_property
   def teachers(self) -> tuple[Teacher, ...]:
-    """The teachers, described when they are first asked for.
+    """Returns the teachers, which are described at the first call.
 
-    A run can be evaluated without them, unless an evaluation is of them.
+    A run can be evaluated without them, unless an evaluation needs them.
 
     Raises:
-      ValueError: there is none, or one does not fit.
+      ValueError: there is no teacher, or one does not fit.
     """
     return create_teachers(
       self._sections,
@@ -389,13 +136,13 @@ class Distillation(classification.Classification):
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
-    """The entries of a batch that training reads."""
+    """Returns the entries of a batch that training reads."""
     keys = [self.model.input, *(teacher.image for teacher in self.teachers)]
     keys += ["label"] if self._label_weight else []
     return tuple(dict.fromkeys(keys))
 
   def constants(self, parallel: Parallel) -> tuple[Any, ...]:
-    """Returns the weights of the teachers on all devices; see `tasks.Task`."""
+    """Returns the weights of the teachers on all devices."""
     if self._weights is None:
       self._weights = tuple(
         parallel.place(teacher.load()) for teacher in self.teachers
@@ -415,11 +162,11 @@ class Distillation(classification.Classification):
     constants: Any = (),
     parallel: Parallel | None = None,
   ) -> dict[str, jax.Array]:
-    """Mixes the batch and asks the teachers; see `Classification.prepare`.
+    """Mixes the batch as `Classification.prepare` does, and asks the teachers.
 
     Returns:
-      The model's input, target (probabilities [b, C]) and, if they count,
-      labels [b, C].
+      The model's input, target (probabilities [b, C]) and, if they have a
+      weight, labels [b, C].
     """
     batch = super().prepare(batch, key, parallel=parallel)
     answers = [

@@ -1,4 +1,4 @@
-"""Labels of a classification: what they may be, and which classes are right."""
+"""Labels of a classification: which are valid, and which classes are right."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 
 def are_numbers(labels: jax.Array | np.ndarray) -> bool:
-  """Returns whether labels are class numbers [B], one for each example."""
+  """Tells whether labels are class numbers [B], one for each example."""
   return labels.ndim == 1 and labels.dtype.kind in "biu"
 
 
@@ -24,8 +24,8 @@ def check(
   Args:
     labels: class numbers [B], or weights of the classes [B, num_classes].
     num_classes: of the model.
-    where: what gives the labels, for errors, such as "config.data.pp".
-    may_lack: whether a number may be negative, which stands for no label.
+    where: the source of the labels, for errors, such as "config.data.pp".
+    may_lack: whether a number may be negative, which means no label.
     may_be_zero: whether all weights of an example may be zero.
   """
   if are_numbers(labels):
@@ -54,7 +54,7 @@ def check(
     )
   weights = np.asarray(labels, np.float32)
   least, most = weights.min(axis=1), weights.max(axis=1)
-  # Of NaN neither is true.
+  # Both comparisons are false for NaN.
   if not ((least >= 0) & (most <= 1)).all():
     wrong = ~((weights >= 0) & (weights <= 1))
     raise ValueError(
@@ -71,24 +71,24 @@ def check(
 
 
 def is_known(label: np.ndarray) -> bool:
-  """Returns whether a label says anything: whether some class is right.
+  """Tells whether a label holds information, that is, some class is right.
 
   Args:
-    label: the number of a class, or weights [num_classes]; of one example.
+    label: of one example, the number of a class, or weights [num_classes].
   """
   if are_numbers(label[None]):
     return bool(label >= 0)
-  # Some class is right, as `right_classes` says it.
+  # Equivalent to some class being right by `right_classes`.
   return bool(label.max() > min(label.min(), 0.5))
 
 
 def right_classes(weights: Float[Array, "B C"]) -> Bool[Array, "B C"]:
   """Returns which classes count as right answers.
 
-  They are those whose weight is nearer to the largest of the row than to the
-  smallest: the hot ones of a one-hot or multi-hot vector, smoothed or not.
-  Where all weights are equal, all classes are right if they are above 1/2, and
-  else none.
+  These are the classes whose weight is nearer to the largest of the row than to
+  the smallest: the hot ones of a one-hot or multi-hot vector, smoothed or not.
+  If all weights are equal, all classes are right if the weights are above 1/2,
+  and none otherwise.
 
   Args:
     weights: of the classes, in [0, 1].

@@ -20,7 +20,7 @@ def roll(
 
   Returns:
     The share in which example i of the global batch stands where i + 1 stood.
-    Only one example per device travels, and the result does not depend on how
+    Each device sends only one example, and the result does not depend on how
     many devices share the batch.
   """
   last = x[-1:]
@@ -38,15 +38,15 @@ def mixup(
 ) -> dict[str, Shaped[Array, "b ..."]]:
   """Mixes every example with its neighbour, images and labels alike.
 
-  x' = lambda x_i + (1 - lambda) x_{i-1}. One lambda ~ Beta(alpha, alpha) per
-  step, of which the larger part is kept by the example itself.
+  x' = lambda x_i + (1 - lambda) x_{i-1}, with one lambda ~ Beta(alpha, alpha)
+  per step, or 1 - lambda if that is larger.
 
   Args:
     batch: this device's share.
     key: the same on all devices.
     alpha: both parameters of the Beta distribution, > 0.
     keys: entries to mix.
-    parallel: see `roll`.
+    parallel: shares the batch among devices; None for a batch on one.
 
   Returns:
     The batch with the entries mixed, whole numbers as float32.
@@ -56,7 +56,7 @@ def mixup(
 
   def mix(x):
     if not jnp.issubdtype(x.dtype, jnp.floating):
-      x = x.astype(jnp.float32)  # A weight would be rounded to 0.
+      x = x.astype(jnp.float32)  # An integer weight would be 0.
     other = roll(x, parallel)
     return weight.astype(x.dtype) * x + (1 - weight).astype(x.dtype) * other
 

@@ -1,7 +1,7 @@
-"""Examples that are several views of one thing, as clips and crops of a video.
+"""Examples with several views of one thing, such as clips and crops of a video.
 
-An image is [H, W, C], a video [T, H, W, C]; of an example that has one axis
-more in front the model sees one view after the other.
+An image is [H, W, C], a video [T, H, W, C]. If an example has one more axis in
+front, the model sees one view after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from tokenlearner_flexivit import terminal
 
 # Standardized images have values of a few units, unprepared ones up to 255.
 _LARGE = 30
-_AXES = {"image": 3, "video": 4}  # By what a model calls its input.
+_AXES = {"image": 3, "video": 4}  # Keyed by the name of a model's input.
 
 
 def shape_of_one(shape: Sequence[int], model: Any) -> tuple[int, ...]:
@@ -23,13 +23,13 @@ def shape_of_one(shape: Sequence[int], model: Any) -> tuple[int, ...]:
 
   Args:
     shape: with or without an axis of views, or of examples.
-    model: that sees them.
+    model: the one that reads the example.
   """
   return tuple(shape[-_AXES[model.input] :])
 
 
 def check_values(image: np.ndarray, where: str) -> None:
-  """Raises ValueError if an image, made by `where`, has whole numbers."""
+  """Raises ValueError if an image, made by `where`, holds integers."""
   if image.dtype.kind != "f":
     raise ValueError(
       f"{where} gives images of {image.dtype}, but models read numbers in "
@@ -44,8 +44,8 @@ def check_single(example: dict[str, Any], model: Any, where: str) -> None:
 
   Args:
     example: should be a single view, of floats.
-    model: that sees it.
-    where: what makes the example, for errors.
+    model: the one that reads the example.
+    where: the source of the example, for errors.
   """
   image = example[model.input]
   check_values(image, where)
@@ -72,23 +72,23 @@ def average(
 ) -> Any:
   """Averages a model's answers to the views of each example, if it has several.
 
-  As ViViT's published evaluation, which averages logits unless told otherwise
-  (scenic, `projects/vivit/train_utils.py`, `test_step`). One view follows the
-  other, so that the memory is that of one.
+  ViViT's published evaluation averages logits, too, by default (scenic,
+  `projects/vivit/train_utils.py`, `test_step`). One view follows the other, so
+  that memory for one view suffices.
 
   Args:
     answer: from views [B, ...] to answers: arrays [B, C], in any pytree.
     inputs: [B, H, W, C] or [B, views, H, W, C], of videos with T after these.
-    model: that answers.
+    model: the one that answers.
 
   Returns:
-    The answers to the examples, as `answer` gives them.
+    The answers to the examples, with the structure that `answer` returns.
   """
   if inputs.ndim == _AXES[model.input] + 1:
     return answer(inputs)
 
-  def of_view(number: jax.Array) -> Any:
+  def answer_view(number: jax.Array) -> Any:
     return answer(jax.lax.dynamic_index_in_dim(inputs, number, 1, False))
 
-  answers = jax.lax.map(of_view, jnp.arange(inputs.shape[1]))
+  answers = jax.lax.map(answer_view, jnp.arange(inputs.shape[1]))
   return jax.tree.map(lambda x: x.mean(axis=0), answers)

@@ -1,0 +1,269 @@
+"""Frozen teachers of a distillation, as the config describes them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials, interop, models, terminal
+from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit.tasks import views
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A frozen model that a student learns from.
+
+  Attributes:
+    source: of its weights; None for random ones.
+    model: the Flax module.
+    setting: of its dials.
+    image: the entry of a batch that it reads.
+    where: its name in the config, for errors.
+    input_mean: as `interop.load_params_and_report` takes it.
+    input_std: as `interop.load_params_and_report` takes it.
+  """
+
+  source: str | None
+  model: Any
+  setting: dials.Setting
+  image: str
+  where: str
+  input_mean: Sequence[float] | None = None
+  input_std: Sequence[float] | None = None
+
+  @classmethod
+  def create(
+    cls,
+    num_classes: int,
+    where: str,
+    init: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    patch_size: Any = None,
+    num_tokens: int | str | None = None,
+    image: str | None = None,
+    dtype: str | None = None,
+    input_mean: Sequence[float] | None = None,
+    input_std: Sequence[float] | None = None,
+  ) -> "Teacher":
+    """Builds the teacher that an entry of `teachers` in the config describes.
+
+    Args:
+      num_classes: the student's.
+      where: the entry's name, for errors.
+      init: a file, a workdir, an exported folder or a released name; None takes
+        random weights, which serve only to check the program.
+      model: as `config.model`; None takes the model that the weights describe.
+      patch_size: the teacher's; None for that of its kernel.
+      num_tokens: the number of learned tokens; None for all that it has, "all"
+        for all patches.
+      image: the entry of an example that has the teacher's resolution; None for
+        "image", or "video" if the model is for videos.
+      dtype: of its computation; None for that of `model`, or "bfloat16".
+      input_mean: the mean per channel that the weights expect to be subtracted
+        from images in [0, 1]; absorbed, so that it sees images in [-1, 1].
+        Without `model`, None takes what weights of other libraries record;
+        runs and exports of this library then see images as they are.
+      input_std: the standard deviation per channel by which they expect images
+        to be divided; absorbed as `input_mean` is.
+
+    Raises:
+      ValueError: neither weights nor a model, other classes than the student's,
+        no classes, or a value of a wrong type.
+    """
+    if init is None and model is None:
+      raise ValueError(f"{where} needs init, model, or both.")
+    for key, text in (("init", init), ("image", image)):
+      if text is not None:
+        configuration.check_text(text, f"{where}.{key}")
+    for key, numbers, interval in (
+      ("input_mean", input_mean, "(-inf, inf)"),
+      ("input_std", input_std, "(-inf, 0) or (0, inf)"),
+    ):
+      if numbers is not None:
+        configuration.check_numbers(numbers, f"{where}.{key}", interval)
+        if init is None:
+          raise ValueError(
+            f"{where}.{key}={numbers!r} is of the images that the weights of "
+            f"{where}.init expect, which is None."
+          )
+    if not isinstance(model, Mapping | None):
+      raise ValueError(f"{where}.model={model!r} must be like config.model.")
+    if model is None:
+      try:
+        described = interop.describe(init)  # Logs its guesses.
+      except ValueError as error:
+        raise ValueError(f"{where}.init: {error}") from error
+      arguments = described.model
+      # A run sees images as it was trained on, provided the preprocessing fits.
+      others = described.format != "native"
+      if others and input_mean is None and input_std is None:
+        input_mean, input_std = described.input_mean, described.input_std
+    else:
+      arguments = {"num_classes": num_classes, **model}
+      dtype = dtype or model.get("dtype")
+      if dtype != (model.get("dtype") or dtype):
+        raise ValueError(
+          f"{where}.dtype={dtype!r}, but {where}.model.dtype="
+          f"{model['dtype']!r}. Keep one."
+        )
+    arguments = {**arguments, "dtype": dtype or "bfloat16"}
+    if not arguments["num_classes"]:
+      raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
+    if arguments["num_classes"] != num_classes:
+      raise ValueError(
+        f"{where} has {arguments['num_classes']} classes, the student "
+        f"{num_classes}. They must have the same ones."
+      )
+    if patch_size is not None:
+      patch_size = dials.as_patch_size(patch_size, f"{where}.patch_size")
+    if num_tokens is not None:
+      num_tokens = dials.as_num_tokens(num_tokens, f"{where}.num_tokens")
+    setting = dials.Setting(patch_size, num_tokens)
+    built = models.create(**arguments)
+    return cls(
+      init,
+      built,
+      setting,
+      image or built.input,
+      where,
+      input_mean,
+      input_std,
+    )
+
+  def check(self, example: Mapping[str, Any]) -> None:
+    """Raises ValueError if an example's image does not fit the teacher."""
+    where = f"the preprocessing of {self.image!r} for {self.where}"
+    views.check_values(example[self.image], where)
+    shape = views.shape_of_one(example[self.image].shape, self.model)
+    try:
+      self.model.check(shape[:-1], **self.setting)
+    except ValueError as error:
+      raise ValueError(
+        f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
+      ) from error
+
+  def warn_of_other_values(self, pp: str, where: str) -> None:
+    """Warns if its weights were trained on images of other values.
+
+    Args:
+      pp: the preprocessing of the images that it will see.
+      where: its name in the config.
+    """
+    if self.input_mean is None and self.input_std is None:
+      interop.warn_of_other_values(
+        f"{self.where}.init", self.source, pp, self.image, where
+      )
+
+  def load(self) -> Any:
+    """Returns the weights.
+
+    Raises:
+      ValueError: they cannot be read, do not fit, or are not complete.
+    """
+    if self.source is None:
+      terminal.say(f"{self.where} has no init: its weights are random!")
+      images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
+      return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
+    params, report = interop.load_params_and_report(
+      self.source,
+      self.model,
+      input_mean=self.input_mean,
+      input_std=self.input_std,
+    )
+    if missing := report.names("fresh"):
+      raise ValueError(
+        f"{self.where}: {self.source} lacks {', '.join(missing[:4])}. A "
+        "teacher's weights must be complete."
+      )
+    terminal.say(f"{self.where}: {report}")
+    return params
+
+  def logits(
+    self, params: Any, images: Float[Array, "B ..."]
+  ) -> Float32[Array, "B C"]:
+    """Returns the logits, which are means if there are several views.
+
+    Raises:
+      ValueError: the weights are for images of other channels.
+    """
+
+    def answer(images: jax.Array) -> jax.Array:
+      try:
+        logits, _ = self.model.apply(
+          {"params": params}, images, **self.setting, train=False
+        )
+      except flax.errors.ScopeParamShapeError as error:
+        raise ValueError(
+          f"{self.where}, which sees {self.image!r} {list(images.shape[1:])}, "
+          f"has weights for others, such as of other channels: {error}"
+        ) from error
+      return logits.astype(jnp.float32)
+
+    return views.average(answer, images, self.model)
+
+
+def create_teachers(
+  sections: Mapping[str, Mapping[str, Any]],
+  num_classes: int,
+  where: str,
+  class_names: Sequence[str] | None = None,
+) -> tuple[Teacher, ...]:
+  """Builds the teachers that a section of the config describes.
+
+  Args:
+    sections: by name, arguments of `Teacher.create`.
+    num_classes: the student's.
+    where: name of the section for errors, such as "config.task.teachers".
+    class_names: the student's. A teacher that is a run of this library must
+      have the same if both are known.
+
+  Raises:
+    ValueError: no teacher, or one that does not fit.
+  """
+  if not isinstance(sections, Mapping):
+    raise ValueError(
+      f"{where}={sections!r} must be a dict of teachers by name, such as "
+      "dict(prof=dict(init=...))."
+    )
+  if not sections:
+    raise ValueError(f"{where} is empty; give at least one.")
+  for name, section in sections.items():
+    if not isinstance(section, Mapping):
+      raise ValueError(
+        f"{where}.{name}={section!r} must be a dict, such as dict(init=...)."
+      )
+  teachers = tuple(
+    configuration.call(
+      Teacher.create,
+      section,
+      f"{where}.{name}",
+      num_classes=num_classes,
+      where=f"{where}.{name}",
+    )
+    for name, section in sections.items()
+  )
+  for teacher in teachers:
+    _check_class_names(teacher, num_classes, class_names)
+  return teachers
+
+
+def _check_class_names(
+  teacher: Teacher, num_classes: int, class_names: Sequence[str] | None
+) -> None:
+  """Raises ValueError if a teacher numbers the classes differently."""
+  if teacher.source is None:
+    return
+  names = interop.class_names(teacher.source)
+  both = class_names_lib.comparable(
+    (num_classes, names), (num_classes, class_names)
+  )
+  if both:
+    class_names_lib.check_same(
+      *both, teacher.where, "the student's training data"
+    )
