@@ -1,4 +1,4 @@
-"""Trained models in use: predictions, latency budgets, exports."""
+"""Use of trained models: predictions, latency budgets, exports."""
 
 from tokenlearner_flexivit.inference.answers import (
   Embeddings,

@@ -1,4 +1,4 @@
-"""Answers of predictors."""
+"""The answers that predictors return."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,9 +15,8 @@ class Label(NamedTuple):
 
   Attributes:
     index: of the class.
-    name: None where the data has no names.
-    probability: in [0, 1]; of a model with a sigmoid loss each class has its
-      own, independent of the others.
+    name: None if the data has no names.
+    probability: in [0, 1]; with a sigmoid loss, independent of other classes.
   """
 
   index: int
@@ -30,8 +29,8 @@ class Prediction:
   """The answer to one image.
 
   Attributes:
-    setting: of the dials, at which it was given.
-    labels: the most probable classes, the best first; none if there is an
+    setting: of the dials, at which the model answered.
+    labels: the most probable classes, the best first; empty if there is an
       error, or the task is none of classification.
     answer: of another task: a pytree of NumPy arrays, the answer to this image.
     error: why the image could not be read, or None.
@@ -48,10 +47,10 @@ class Embeddings:
   """The representations of images.
 
   Attributes:
-    setting: of the dials, at which they were made.
+    setting: of the dials, at which they were computed.
     vectors: `pre_logits` of the model. NaN for an image that could not be
       read.
-    errors: why not, by the number of the image.
+    errors: why images could not be read, by the number of the image.
   """
 
   setting: dials.Setting
@@ -68,7 +67,7 @@ def best_labels(
 
   Args:
     probabilities: of the classes.
-    names: of the classes from the first on, or None.
+    names: of the classes, in order, or None.
     number: how many to return, at most.
   """
   best = np.argsort(-probabilities, kind="stable")[:number].tolist()

@@ -1,4 +1,4 @@
-"""The best setting that a budget allows."""
+"""The choice of the best setting within a budget."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from tokenlearner_flexivit.models import checks
 
 
 class Candidate(NamedTuple):
-  """What is known of a setting.
+  """A setting with its measured value and costs.
 
   Attributes:
     setting: of the dials.
     value: of the metric that settings are compared by, in [0, 1].
     gmacs: 10⁹ multiply-adds for an image.
-    latency_ms: of a call, which nine of ten calls stay below; None if it was
-      not measured.
-    quickest_ms: of a call, which nine of ten calls exceed; None for as much.
+    latency_ms: the time that nine of ten calls stay below; None if it was not
+      measured.
+    quickest_ms: the time that nine of ten calls exceed; None for `latency_ms`.
   """
 
   setting: dials.Setting
@@ -35,13 +35,13 @@ def choose(
   num_images: int = 1,
   metric: str = "accuracy",
 ) -> Candidate:
-  """Chooses the setting that keeps what is demanded and is best otherwise.
+  """Returns the best setting that meets the demands.
 
-  With a budget, of time or multiply-adds or both, it is the most accurate that
-  keeps it; with `min_accuracy` alone the quickest that reaches it. Of equally
-  accurate ones it is the cheapest, by time where time counts: then settings
-  whose times overlap are equally quick, and the one of fewest multiply-adds is
-  taken, so that a noisy measurement does not decide.
+  With a budget of time, multiply-adds or both, it is the most accurate setting
+  within it; with `min_accuracy` alone, the quickest that reaches it. Among
+  equally accurate settings it is the cheapest. Where time counts, settings
+  whose times overlap are taken as equally quick, and the one with fewest
+  multiply-adds is returned, so that a noisy measurement does not decide.
 
   Args:
     candidates: at least one; with latencies unless `gmacs` is the only budget.
@@ -52,8 +52,8 @@ def choose(
     metric: the name of the candidates' values, for the error.
 
   Raises:
-    ValueError: no demand or a senseless one, or none of the candidates meets
-      it; then it says what the cheapest costs or the best reaches.
+    ValueError: no demand, an invalid one, or one that no candidate meets; then
+      the error names the cost of the cheapest or the value of the best.
   """
   check(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
   kept, demanded = list(candidates), ""
@@ -62,7 +62,7 @@ def choose(
     if limit is None:
       continue
     named = _named(field, limit)
-    # Of those that keep the other budget, where there is one.
+    # The cheapest of those within the other budget, if there is another.
     cheapest = min(kept, key=lambda c: getattr(c, field))
     kept = [c for c in kept if getattr(c, field) <= limit]
     if not kept:
@@ -78,9 +78,9 @@ def choose(
   if min_accuracy is not None:
     if best.value < min_accuracy:
       within = " within the budget" if has_budget else ""
-      of_metric = "" if metric == "accuracy" else f" (here the {metric})"
+      metric_hint = "" if metric == "accuracy" else f" (here the {metric})"
       raise ValueError(
-        f"min_accuracy={min_accuracy:g}{of_metric} is reached by no setting"
+        f"min_accuracy={min_accuracy:g}{metric_hint} is reached by no setting"
         f"{within}: the best, {best.setting.name}, has {metric} "
         f"{best.value:.4f}."
       )
@@ -93,14 +93,14 @@ def choose(
 
 
 def _named(field: str, limit: float) -> str:
-  """Names a budget by the argument that it was given as."""
+  """Returns a budget in the form of the argument that set it."""
   if field == "gmacs":
     return f"gmacs={limit:g} (gflops={2 * limit:g})"
   return f"budget_ms={limit:g}"
 
 
 def _needs(field: str, value: float, num_images: int) -> str:
-  """Says what the cheapest setting costs, and what else may be done."""
+  """Returns the cost of the cheapest setting, and advice, as a sentence."""
   if field == "gmacs":
     return f"{value:.3g} GMACs for an image ({2 * value:.3g} GFLOPs)."
   if num_images == 1:
@@ -118,7 +118,7 @@ def check(
   gmacs: float | None = None,
   min_accuracy: float | None = None,
 ) -> None:
-  """Raises ValueError for demands that `choose` does not take."""
+  """Raises ValueError for demands that `choose` does not accept."""
   limits = {"latency_ms": budget_ms, "gmacs": gmacs}
   if all(value is None for value in (*limits.values(), min_accuracy)):
     raise ValueError("Give budget_ms, gmacs or min_accuracy.")

@@ -1,9 +1,9 @@
-"""A trained model as programs that run without this package.
+"""Exports of a trained model as programs that run without this package.
 
-One set of weights, and for each setting a small program without any: a function
-of weights and images or videos, as StableHLO that `jax.export` reads again.
-What must be known to use them stands beside them, for machines in manifest.json
-and for people in README.md.
+An export has one file of weights, and for each setting a small program without
+weights: a function of weights and images or videos, as StableHLO that
+`jax.export` reads. manifest.json describes them for programs, README.md for
+people.
 """
 
 import contextlib
@@ -29,32 +29,33 @@ from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.tasks import classification, views
 
-MANIFEST_FILE = "manifest.json"  # A folder that has it is complete.
-_PARTIAL = ".partial"  # What is not yet complete.
-# One program serves all; the few operations that differ are in it for each.
+MANIFEST_FILE = "manifest.json"  # A folder with this file is complete.
+_PARTIAL = ".partial"  # The hidden folder of an incomplete export.
+# One program serves all of them, and holds each version of operations that
+# differ.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Fills a new folder, whole or not at all; a context manager.
+  """Creates a new folder, complete or not at all; a context manager.
 
-  What is written goes to a hidden folder in it first, and is moved up when the
-  context ends without an error, the manifest last.
+  Files are first written to a hidden folder inside it. They are moved up, the
+  manifest last, if the context ends without an error.
 
   Args:
-    folder: see `check_new`.
+    folder: as `check_new` takes it.
 
   Yields:
     The folder to write files to.
 
   Raises:
-    ValueError, OSError: see `check_new`, or it cannot be written.
+    ValueError, OSError: `check_new` refuses it, or it cannot be written.
   """
   path = check_new(folder)
   is_new = not path.exists()
   partial = path / _PARTIAL
-  shutil.rmtree(partial, ignore_errors=True)  # Of one that was killed.
+  shutil.rmtree(partial, ignore_errors=True)  # Of a killed process.
   try:
     partial.mkdir(parents=True)
     yield partial
@@ -72,13 +73,13 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def check_new(folder: str | os.PathLike) -> pathlib.Path:
-  """Returns a folder that is not there yet or has no content.
+  """Returns the folder's path if it does not exist or is empty; else raises.
 
   Args:
-    folder: as a person wrote it; "~" is expanded.
+    folder: may begin with "~", which is expanded.
 
   Raises:
-    ValueError: there is a file of that name, or something in the folder.
+    ValueError: a file has that name, or the folder is not empty.
   """
   path = paths.local(folder, "output")
   if path.exists() and not path.is_dir():
@@ -97,9 +98,9 @@ def check_new(folder: str | os.PathLike) -> pathlib.Path:
 def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
   """Returns the settings worth choosing, from the cheapest to the dearest.
 
-  They are the Pareto front of the headline metric against multiply-adds, of all
-  settings that the run's report has evaluated; or those of the training that
-  fit the images where nothing is recorded.
+  They are the Pareto front of the headline metric against multiply-adds, among
+  all settings that the run's report has evaluated; or, if nothing is recorded,
+  the settings of the training that fit the images.
   """
   known = settings_lib.Settings(trained)
   settings = tuple(known.values)
@@ -111,13 +112,13 @@ def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
 
 
 def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
-  """Returns what goes in, how it is made and what comes out, as JSON values."""
+  """Returns input, preprocessing and output of the model, as JSON values."""
   return {
     "input": {
       "shape": ["batch", *trained.preparation().shape],
       "axes": input_axes(trained),
       "dtype": "float32",
-      # Of the frames that the preprocessing begins with: fps and size.
+      # The rate and size of the frames that the preprocessing begins with.
       **(trained.video or {}),
       "preprocessing": trained.pp,
       "preprocessing_steps": _steps_in_words(trained),
@@ -136,10 +137,10 @@ def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
 def about_setting(
   trained: trained_lib.Trained, setting: dials.Setting
 ) -> dict[str, Any]:
-  """Returns the cost of a setting and what is recorded of it, as JSON values.
+  """Returns a setting with its cost and recorded metrics, as JSON values.
 
   Raises:
-    ValueError: it does not fit the images or the model.
+    ValueError: the setting does not fit the images or the model.
   """
   size = trained.image_shape[:-1]
   trained.model.check(size, **setting)
@@ -155,7 +156,7 @@ def about_setting(
 
 
 def link_name(trained: trained_lib.Trained) -> str:
-  """Returns the name in `jax.nn` of what makes probabilities of logits."""
+  """Returns the name in `jax.nn` of the link from logits to probabilities."""
   return classification.LINKS[trained.loss].__name__
 
 
@@ -170,7 +171,7 @@ def input_axes(trained: trained_lib.Trained) -> list[str]:
 
 
 def frames_in_words(trained: trained_lib.Trained) -> str:
-  """Returns what the preprocessing of videos begins with; "" for images."""
+  """Describes the frames that preprocessing begins with; "" for images."""
   if trained.kind == "image":
     return ""
   return (
@@ -202,20 +203,20 @@ def write(
 ) -> pathlib.Path:
   """Writes weights, a program for each setting, a manifest and a README.
 
-  The programs take a batch of any size, and are made for CPUs, GPUs and TPUs
-  alike (tried on CPUs). The weights are a file that `trained.load` reads too.
+  The programs take a batch of any size, and run on CPUs, GPUs and TPUs (tried
+  on CPUs). The file of weights can also be read by `trained.load`.
 
   Args:
     trained: the model.
-    folder: becomes or is an empty folder.
+    folder: an empty or new folder.
     settings: of the dials; None for `best_settings`.
 
   Returns:
     The path of the manifest.
 
   Raises:
-    ValueError: there is something in the folder, no setting is given, or one
-      does not fit the images or the model.
+    ValueError: the folder is not empty, there is no setting, or one does not
+      fit the images or the model.
   """
   trained.check_classifies("Exports")
   if settings is None:
@@ -245,7 +246,7 @@ def _write_files(
   rows: Sequence[dict[str, Any]],
   settings: Sequence[dials.Setting],
 ) -> None:
-  """Writes what `write` does into a folder that is there."""
+  """Writes the files of `write` into an existing folder."""
   programs = [_program(trained, setting) for setting in settings]
   trained.save(path / trained_lib.MODEL_FILE)
   for row, program in zip(rows, programs, strict=True):
@@ -300,15 +301,16 @@ def _program(
 
 
 def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
-  """Returns what the ops do to the input, from their own docstrings."""
+  """Returns the ops on the input in words, which are their docstrings'."""
   steps = []
   for step in data_lib.parse(trained.pp).steps:
     signature = inspect.signature(step.op)
-    given = (None, None) if step.is_random else (None,)  # Example and rng.
-    bound = signature.bind(*given, *step.args, **step.kwargs)
+    # The op's first arguments: the example and, if it is random, the rng.
+    first = (None, None) if step.is_random else (None,)
+    bound = signature.bind(*first, *step.args, **step.kwargs)
     bound.apply_defaults()
-    arguments = dict(list(bound.arguments.items())[len(given) :])
-    # Ops on labels, or on nothing but names, mean nothing to users.
+    arguments = dict(list(bound.arguments.items())[len(first) :])
+    # Ops on labels, or only on names, mean nothing to users.
     if arguments.pop("key", None) == trained.kind:
       does = inspect.getdoc(step.op).splitlines()[0]
       steps.append({"op": step.text, "does": does, "arguments": arguments})

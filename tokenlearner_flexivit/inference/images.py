@@ -1,7 +1,6 @@
-"""Images of users, made into what a model was trained on.
+"""Preprocessing of users' images to the images that a model was trained on.
 
-Files are decoded by the evaluation's decoder, so that their pixels are the
-same.
+The evaluation's decoder decodes the files, so that their pixels are the same.
 """
 
 import io
@@ -20,31 +19,31 @@ from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import image as image_ops
 from tokenlearner_flexivit.data.sources.image_listing import EXTENSIONS
 
-# Others, such as EPS, would start programs on what may be hostile.
+# Other formats, such as EPS, would start programs on files that may be hostile.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
-# What ops of users may look for beside an image or a video.
+# Entries that ops of users may read beside an image or a video.
 STAND_INS = {"label": np.int32(0), "id": np.int32(0)}
 
 
 def listed(images: Any) -> list[Any]:
-  """Returns images as a list, whether one was given, several, or a batch.
+  """Returns a list of images, from a single image, an iterable or a batch.
 
   Args:
     images: one that `read` takes, several of them in any iterable, or a batch
       as an array [B, H, W, C].
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no image.
   """
   if isinstance(images, jax.Array):
     images = np.asarray(images)
   if isinstance(images, np.ndarray) and images.dtype.kind in "UO":
     images = images.ravel().tolist()  # Paths, or images of several sizes.
   is_batch = isinstance(images, np.ndarray) and images.ndim == 4
-  one = (*_ENCODED, *_PATHS, Image.Image, np.ndarray)
-  if isinstance(images, one) and not is_batch:
+  single_types = (*_ENCODED, *_PATHS, Image.Image, np.ndarray)
+  if isinstance(images, single_types) and not is_batch:
     return [images]
   if not isinstance(images, Iterable):
     raise ValueError(f"{_no_image(images)} A list of such is fine, too.")
@@ -57,18 +56,18 @@ def listed(images: Any) -> list[Any]:
 def files(
   folder: str | os.PathLike, extensions: tuple[str, ...] = EXTENSIONS
 ) -> list[str]:
-  """Returns the image files in a folder and in those below it, in order.
+  """Returns the image files in a folder and its subfolders, in order.
 
-  Links to folders are followed, as where a model is trained. Hidden files are
-  left out, what operating systems leave behind (see `data.splits.is_hidden`),
-  and whatever has not the ending of an image.
+  Links to folders are followed, as in training. Left out are hidden files,
+  files that operating systems leave behind (`data.splits.is_hidden`), and
+  files without the extension of an image.
 
   Args:
-    folder: that is there.
-    extensions: the endings, in small letters.
+    folder: an existing folder.
+    extensions: the extensions, in lower case.
 
   Raises:
-    ValueError: there are none.
+    ValueError: there is no such file.
   """
   known = _walk(os.fspath(folder), extensions)
   if not known:
@@ -82,14 +81,15 @@ def files(
 def _walk(
   folder: str, extensions: tuple[str, ...], above: tuple[str, ...] = ()
 ) -> list[str]:
-  """Returns what `files` does; `above` are the folders that it is in."""
+  """Returns the files below a folder; `above` are the folders that hold it."""
   above = (*above, os.path.realpath(folder))
   names = {True: [], False: []}
   for entry in splits.visible(folder):
     names[splits.is_folder(entry)].append(os.path.join(folder, entry.name))
   known = [name for name in names[False] if name.lower().endswith(extensions)]
   for name in names[True]:
-    if os.path.realpath(name) not in above:  # Such a link would never end.
+    # A link to a folder above would never end.
+    if os.path.realpath(name) not in above:
       known += _walk(name, extensions, above)
   return known
 
@@ -97,22 +97,22 @@ def _walk(
 def read(
   image: Any, channels: int = 3, *, exif: bool = True, bits: int | None = None
 ) -> np.ndarray:
-  """Reads one image, as the op `decode` does.
+  """Reads one image like the op `decode`.
 
   Args:
     image: an array of NumPy or JAX, uint8 [H, W] or [H, W, C] with C of 1
       (grey), 3 (RGB) or 4 (RGBA); a Pillow image; a path; or a file's content
       as bytes. A HEIC needs the package pillow-heif.
     channels: of the result, 1 or 3.
-    exif: see `decode`.
-    bits: see `decode`.
+    exif: as the op `decode` takes it.
+    bits: as the op `decode` takes it.
 
   Returns:
     uint8 [H, W, channels].
 
   Raises:
-    Exception: it cannot be read. Pillow raises of many kinds, and an image of
-      more pixels than its `Image.MAX_IMAGE_PIXELS` is among them.
+    Exception: it cannot be read. Pillow raises errors of many types, also for
+      an image of more pixels than its `Image.MAX_IMAGE_PIXELS`.
   """
   if isinstance(image, _PATHS):
     path = pathlib.Path(os.path.expanduser(image))
@@ -123,9 +123,9 @@ def read(
     image = bytes(image)
     _check_file(image)
   elif isinstance(image, np.ndarray | jax.Array):
-    image = _of_array(np.asarray(image))
+    image = _from_array(np.asarray(image))
   elif isinstance(image, Image.Image):
-    image = _of_pillow(image, exif)
+    image = _from_pillow(image, exif)
   else:
     raise ValueError(_no_image(image))
   example = {"image": image}
@@ -134,13 +134,13 @@ def read(
 
 
 def _check_file(data: bytes) -> None:
-  """Refuses files of other formats, and too many pixels, before decoding."""
+  """Raises for files of other formats or too many pixels, before decoding."""
   try:
     with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
       _check_size(*opened.size)
   except UnidentifiedImageError:
     if data[4:8] == b"ftyp":
-      return  # HEIC or its kin, of which the decoder knows more.
+      return  # HEIC or similar, which the decoder checks.
     raise ValueError(
       f"this is no image of the formats {', '.join(FORMATS)}, or its header is "
       "damaged"
@@ -148,8 +148,8 @@ def _check_file(data: bytes) -> None:
 
 
 def _check_size(width: int, height: int) -> None:
-  """Refuses what may be a small file that unfolds to more than the memory."""
-  # Pillow itself warns from here on, and refuses from twice as much.
+  """Raises if an image has more pixels than Pillow's limit against attacks."""
+  # Pillow itself only warns above this limit, and raises above twice as much.
   limit = Image.MAX_IMAGE_PIXELS
   if limit is not None and width * height > limit:
     raise ValueError(
@@ -165,7 +165,7 @@ def _no_image(value: Any) -> str:
   )
 
 
-def _of_array(array: np.ndarray) -> np.ndarray:
+def _from_array(array: np.ndarray) -> np.ndarray:
   if array.dtype != np.uint8:
     raise ValueError(
       f"the array is {array.dtype}, not uint8. Give pixels from 0 to 255, such "
@@ -181,9 +181,9 @@ def _of_array(array: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(array[..., :3])
 
 
-def _of_pillow(image: Image.Image, exif: bool) -> np.ndarray:
+def _from_pillow(image: Image.Image, exif: bool) -> np.ndarray:
   """Returns a Pillow image as uint8, or uint16, [H, W, 1 or 3]."""
-  _check_size(*image.size)  # It may be opened, and not yet read.
+  _check_size(*image.size)  # Pillow may have opened it without reading it.
   if 0 in image.size:
     raise ValueError(f"the image has {image.width} x {image.height} pixels")
   if exif:
@@ -198,23 +198,23 @@ def _of_pillow(image: Image.Image, exif: bool) -> np.ndarray:
   if image.mode in ("1", "L", "LA"):
     return np.asarray(image.convert("L"))[..., None]
   if image.mode in ("P", "PA"):
-    image = image.convert("RGBA")  # Straight to RGB, Pillow warns.
+    image = image.convert("RGBA")  # Converting to RGB directly gives a warning.
   return np.asarray(image.convert("RGB"))
 
 
 def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
-  """Returns the shape that a preprocessing gives to images of any size.
+  """Returns the shape of preprocessed images if it is the same for all sizes.
 
   Args:
     pp: the preprocessing string.
     channels: of the images.
 
   Returns:
-    (H, W, C); None if it depends on the image, or if none is large enough.
+    (H, W, C); None if it depends on the image, or if no image is large enough.
   """
   preprocess = data_lib.parse(pp).only("image")
   shapes = set()
-  for size in ((1531, 2047), (2049, 1537)):  # Of nothing in common.
+  for size in ((1531, 2047), (2049, 1537)):  # The sizes have nothing in common.
     example = {**STAND_INS, "image": np.zeros((*size, channels), np.uint8)}
     try:
       example = preprocess(example, np.random.default_rng(0))
@@ -225,7 +225,7 @@ def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
 
 
 def _decoding(preprocess: Any) -> dict[str, Any]:
-  """Returns the arguments `exif` and `bits` of what decodes the image."""
+  """Returns the arguments `exif` and `bits` of the op that decodes images."""
   decoders = (decode_ops.decode, decode_ops.decode_when_cut)
   for step in preprocess.steps:
     if step.fn in decoders and step.entries == ("image",):
@@ -234,14 +234,14 @@ def _decoding(preprocess: Any) -> dict[str, Any]:
 
 
 class Preparation:
-  """Makes model inputs of images, by the preprocessing of an evaluation.
+  """A preparation of images as model inputs, by an evaluation's preprocessing.
 
-  Where that gives images of their own size, because those of its data have all
-  the same, or cuts more than there is, an image is first brought to the model's
-  size: resized until it just covers it, then cut around its centre.
+  A preprocessing may keep the size of images, because all of its data have the
+  same, or crop more than an image has. Then an image is first brought to the
+  model's size: resized until it just covers it, then cropped at its centre.
 
   Attributes:
-    shape: (H, W, C) of one.
+    shape: (H, W, C) of a prepared image.
   """
 
   def __init__(self, pp: str, image_shape: tuple[int, int, int]):
@@ -249,10 +249,10 @@ class Preparation:
 
     Args:
       pp: the preprocessing string.
-      image_shape: (H, W, C) that the model was trained with.
+      image_shape: (H, W, C) of the images that the model was trained on.
 
     Raises:
-      ValueError: an impossible preprocessing.
+      ValueError: an invalid preprocessing.
     """
     self._preprocess = data_lib.parse(pp).only("image")
     self.shape = tuple(image_shape)
@@ -264,10 +264,10 @@ class Preparation:
     """Returns one image as float32 [H, W, C].
 
     Args:
-      image: see `read`.
+      image: as `read` takes it.
 
     Raises:
-      Exception: as `read`; or ValueError for one that cannot be preprocessed.
+      Exception: any of `read`; ValueError if it cannot be preprocessed.
     """
     *size, channels = self.shape
     pixels = read(image, channels, **self._decoding)
@@ -287,12 +287,12 @@ class Preparation:
 
   def _apply(self, pixels: np.ndarray) -> np.ndarray:
     example = {**STAND_INS, "image": pixels}
-    # Random ops draw the same for each image.
+    # Random ops draw the same numbers for each image.
     return self._preprocess(example, np.random.default_rng(0))["image"]
 
 
 def check_aspect(pixels: np.ndarray, size: list[int]) -> None:
-  """Refuses a strip that would be huge once its shorter side is enlarged."""
+  """Raises for a narrow strip, which would be huge when it is enlarged."""
   height, width, _ = pixels.shape
   ratio = max(height, width) / min(height, width)
   limit = Image.MAX_IMAGE_PIXELS
@@ -304,7 +304,7 @@ def check_aspect(pixels: np.ndarray, size: list[int]) -> None:
 
 
 def fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes an image until it covers a size, and cuts the size out."""
+  """Resizes an image until it covers a size, and crops it to that size."""
   old_height, old_width, _ = pixels.shape
   ratio = max(height / old_height, width / old_width)
   resized = image_ops.resize_image(

@@ -1,4 +1,4 @@
-"""A folder ready for a model hub: weights, their description and a card."""
+"""The folder for a model hub: weights, their description and a card."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tokenlearner_flexivit.inference import trained as trained_lib
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 PICTURE_FILE = "plane.png"
-_MAX_LABELS = 30  # More are a list that nobody reads; config.json has them.
+_MAX_LABELS = 30  # Nobody reads a longer list; config.json has all of them.
 
 Row = dict[str, Any]
 Profile = Sequence[Mapping[str, Any]]
@@ -31,25 +31,25 @@ def write(
 ) -> pathlib.Path:
   """Writes model.safetensors, config.json, README.md and plane.png.
 
-  The weights are what `trained.load(folder)` reads, with all that belongs to
-  them. The picture is left out where nothing is recorded of the settings.
+  `trained.load(folder)` reads the weights with their metadata. The picture is
+  left out if nothing is recorded about the settings.
 
   Args:
     trained: the model.
-    folder: becomes or is an empty folder.
+    folder: an empty or new folder.
     profile: rows of `Predictor.profile`, measured on this machine, whose times
-      go into table and picture, of several numbers of images those of the
-      fewest; None for those of the run's report.
+      go into table and picture; if they have several batch sizes, those of the
+      smallest. None for the times of the run's report.
 
   Returns:
     The path of the card, README.md.
 
   Raises:
-    ValueError: there is something in the folder.
+    ValueError: the folder is not empty.
   """
   trained.check_classifies("Model cards")
   rows = _rows(trained, profile or ())
-  # A folder of no name, such as "." or "..", has one nevertheless.
+  # The resolved path has a name even for "." or "..".
   name = export.check_new(folder).resolve().name
   with export.new_folder(folder) as path:
     _write_files(trained, path, name, rows, profile)
@@ -63,7 +63,7 @@ def _write_files(
   rows: Sequence[Row],
   profile: Profile | None,
 ) -> None:
-  """Writes what `write` does into a folder that is there."""
+  """Writes the files of `write` into an existing folder."""
   trained.save(path / trained_lib.MODEL_FILE)
   config = {
     "library": "tokenlearner_flexivit",
@@ -98,7 +98,7 @@ def _write_files(
 
 
 def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
-  """Returns a row for each known setting, with all that is known of it."""
+  """Returns a row of recorded values for each known setting."""
   fewest = min((row["batch_size"] for row in profile), default=None)
   profiled = {
     dials.Setting.of_row(row): row
@@ -116,7 +116,7 @@ def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
       "seq_len": about["seq_len"],
       "gmacs": about["multiply_adds"] / 1e9,
       trained.headline: about[trained.headline],
-      # Times of two machines do not go into one picture.
+      # One picture must not mix the times of two machines.
       "images_per_s": None if profile else recorded.get("images_per_s"),
       "best": about[trained.headline] is not None and setting in best,
     }
@@ -131,7 +131,7 @@ def _draw(
 ) -> None:
   data = trained.training.get("data")
   title = f"{data}: one model" if data else "One model"
-  # Of one number of tokens there is no plane.
+  # With one number of tokens there is no plane to draw.
   has_plane = len({row["num_tokens"] for row in rows}) > 1
   draw = plane.draw if has_plane else curve.draw
   number = trained.training.get("num_examples")
@@ -150,7 +150,7 @@ def _draw(
 def _front_matter(
   trained: trained_lib.Trained, name: str, rows: Sequence[Row]
 ) -> str:
-  """Returns what a hub reads: YAML, which JSON values are."""
+  """Returns the metadata for a hub as YAML, whose values are JSON."""
   values = {
     "library_name": "tokenlearner_flexivit",
     "pipeline_tag": f"{trained.kind}-classification",
@@ -158,7 +158,7 @@ def _front_matter(
     "metrics": [trained.headline],
   }
   data = trained.training.get("data", ":")
-  # "folder:flowers" and the like are no names that others know.
+  # Names such as "folder:flowers" mean nothing to others.
   if ":" not in data:
     values["datasets"] = [data.partition("/")[0]]
   results = _hub_results(trained, rows)
@@ -174,15 +174,15 @@ def _front_matter(
 def _hub_results(
   trained: trained_lib.Trained, rows: Sequence[Row]
 ) -> list[dict[str, Any]]:
-  """Returns the results of a model card's `model-index`, as the Hub reads it.
+  """Returns the results for a model card's `model-index`, as the Hub reads it.
 
   Args:
     trained: the model.
     rows: of its settings.
 
   Returns:
-    One result with a metric for each evaluated setting; none if nothing is
-    known of an evaluation.
+    One result with a metric for each evaluated setting; none if no evaluation
+    is recorded.
   """
   metrics = [
     {
@@ -266,7 +266,7 @@ def _metric_and_cost(
 
 
 def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
-  """Returns a row of the table; columns that all lack are left out."""
+  """Returns a row of the table, without columns that are empty in all rows."""
 
   def known(name):
     return any(other.get(name) is not None for other in rows)
@@ -301,7 +301,7 @@ def _use(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
 predictor.predict("{file}", budget_ms=20)
 """
   if all(row[trained.headline] is None for row in rows):
-    by_budget = ""  # Which is the most accurate is not known.
+    by_budget = ""  # It is not known which one is the most accurate.
   chosen = f"patch_size={setting['patch_size']!r}"
   if setting["num_tokens"] is not None:
     chosen += f", num_tokens={setting['num_tokens']!r}"
@@ -361,7 +361,7 @@ def _training(trained: trained_lib.Trained) -> str:
 
 
 def _notes_for_the_author(name: str) -> str:
-  """Returns a comment, which hubs do not show."""
+  """Returns notes in a comment, which hubs do not show."""
   return f"""\
 <!--
 Before you publish this: write the owner and the name above in place of

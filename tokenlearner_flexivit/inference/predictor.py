@@ -1,4 +1,4 @@
-"""Predictions of a trained model, at any setting or within a budget."""
+"""The predictor of a trained model, at any setting or within a budget."""
 
 import collections
 import os
@@ -22,17 +22,18 @@ from tokenlearner_flexivit.models import checks
 class Predictor:
   """A trained model, ready for images of any kind and number.
 
-  Every setting has a program for each number of images out of 1, 2, 4, ...,
-  `max_batch`. Other numbers are filled up to the next of these, and what is
-  more than `max_batch` is cut, so that few programs are ever compiled. One
-  device is used.
+  Every setting has a program for each batch size out of 1, 2, 4, ...,
+  `max_batch`. Smaller batches are padded to the next of these, and larger ones
+  are split at `max_batch`, so that few programs are compiled. One device is
+  used.
 
-  Images that cannot be read cost the others nothing: they get an error instead
-  of an answer. Of a model for videos all methods take videos instead: paths, or
-  uint8 arrays [T, H, W, C], see `inference.videos`; their views are averaged.
+  Images that cannot be read get an error instead of an answer, and do not
+  affect the others. For a model for videos, all methods take videos instead:
+  paths, or uint8 arrays [T, H, W, C], as `inference.videos` describes; their
+  views are averaged.
 
   Attributes:
-    trained: the model and what is known of it.
+    trained: the model and its metadata.
   """
 
   def __init__(
@@ -41,8 +42,9 @@ class Predictor:
     """Puts the parameters on the device.
 
     Args:
-      trained: see `inference.trained`.
-      max_batch: see the class; None for 64 images, or 4 videos.
+      trained: the model and its metadata.
+      max_batch: the largest batch of a program; None for 64 images, or 4
+        videos.
 
     Raises:
       ValueError: `max_batch` is not positive.
@@ -55,14 +57,14 @@ class Predictor:
     self._programs = programs_lib.Programs(
       trained, max_batch, self._prepare.shape
     )
-    # What was measured: the rows by number of images and setting.
+    # The rows measured so far, by number of images and setting.
     self._measured: dict[int, dict[dials.Setting, profile_lib.Row]] = (
       collections.defaultdict(dict)
     )
 
-  # Compiled programs cannot be pickled; whoever unpickles makes new ones.
+  # Compiled programs cannot be pickled, so unpickling creates new ones.
   def __getstate__(self) -> dict[str, Any]:
-    """Returns what a copy in another process is made of."""
+    """Returns the state that a copy in another process is built from."""
     return {
       "trained": self.trained,
       "max_batch": self._programs.max_batch,
@@ -78,16 +80,17 @@ class Predictor:
   def load(
     cls, source: str | os.PathLike, max_batch: int | None = None
   ) -> "Predictor":
-    """Opens the workdir of a run, or an exported model; see `trained.load`.
+    """Opens the workdir of a run, or an exported model, by `trained.load`.
 
     Args:
       source: a workdir, an exported folder, its model.safetensors, or an
         address of these, such as hf://owner/name.
-      max_batch: see the class.
+      max_batch: the largest batch of a program; None for 64 images, or 4
+        videos.
 
     Raises:
-      FileNotFoundError: nothing there.
-      ValueError: nothing there that can be used; says what is missing.
+      FileNotFoundError: the source does not exist.
+      ValueError: the source cannot be used; says what is missing.
       OSError, ImportError: it cannot be downloaded.
     """
     return cls(trained_lib.load(source), max_batch)
@@ -97,17 +100,17 @@ class Predictor:
   def setting(
     self, patch_size: Any = None, num_tokens: int | str | None = None
   ) -> dials.Setting:
-    """Returns the setting that a call means.
+    """Returns the setting for the arguments of a call.
 
     Args:
       patch_size: int or (int, int) in pixels.
-      num_tokens: how many learned tokens; "all" switches TokenLearner off. Of
-        a dial that is not given, the value is taken that was most accurate in
-        the run's report, by its headline metric, and of several such ones the
-        cheapest; without a report the dearest.
+      num_tokens: how many learned tokens; "all" switches TokenLearner off. A
+        dial that is not set takes the value with the best headline metric in
+        the run's report, and the cheapest of several; without a report, the
+        dearest.
 
     Raises:
-      ValueError: it does not fit the model or its images.
+      ValueError: the setting does not fit the model or its images.
     """
     return self._known.resolve(patch_size, num_tokens)
 
@@ -119,33 +122,34 @@ class Predictor:
     num_images: int = 1,
     gmacs: float | None = None,
   ) -> dials.Setting:
-    """Returns the best setting that keeps what is demanded.
+    """Returns the best setting that meets all demands.
 
-    It is one that the run's report has evaluated, trained or not. With a budget
-    it is the most accurate that keeps it, with `min_accuracy` alone the
-    quickest that reaches it. Several demands are all kept. Of settings that are
-    equally accurate, or whose measured times overlap, it is the one of fewest
-    multiply-adds.
+    It is chosen from the settings that the run's report has evaluated, trained
+    or not. With a budget, it is the most accurate setting within it; with
+    `min_accuracy` alone, the quickest that reaches it. Among settings that are
+    equally accurate, or whose measured times overlap, it is the one with the
+    fewest multiply-adds.
 
     The time is that of a `predict` call whose images are uint8 arrays of the
     model's size, from call to answer, on this machine; reading files and
-    resizing images come on top. A setting keeps a budget if nine of ten
-    measured calls did (`profile`). What was not yet measured is measured now,
-    which takes seconds to minutes.
+    resizing images come on top. A setting is within a budget if nine of ten
+    measured calls were (`profile`). Settings that were not measured yet are
+    measured now, which takes seconds to minutes.
 
     Args:
       budget_ms: the most a call may take, in milliseconds.
       gflops: `gmacs` in the count of the FlexiViT paper, multiplications and
         additions each, which is twice as many.
-      min_accuracy: the least accuracy, in [0, 1]; of a run whose report has
-        another headline metric, such as mAP (`trained.headline`), of that.
-      num_images: of the call.
+      min_accuracy: the least accuracy, in [0, 1]; if the run's report has
+        another headline metric (`trained.headline`), such as mAP, the least
+        value of that.
+      num_images: the number of images of the call.
       gmacs: the most 10⁹ multiply-adds that an image may need, as in the
         tables of reports and profiles.
 
     Raises:
-      ValueError: nothing demanded, nothing that meets it (says what the
-        cheapest costs, or the best reaches), or nothing is recorded.
+      ValueError: no demand, no setting that meets it (the error names the cost
+        of the cheapest or the value of the best), or no recorded setting.
     """
     if gflops is not None:
       if gmacs is not None:
@@ -180,7 +184,7 @@ class Predictor:
   def _latencies(
     self, settings: Sequence[dials.Setting], num_images: int
   ) -> dict[dials.Setting, tuple[float, float]]:
-    """Returns what nine of ten calls stay below and what nine of ten exceed.
+    """Returns the 90th and the 10th percentile of the time of a call.
 
     Args:
       settings: of the dials.
@@ -197,7 +201,7 @@ class Predictor:
     for size, number in (+sizes).items():
       missing = [s for s in settings if s not in self._measured[size]]
       if missing:
-        # All of them: settings are compared that were measured side by side.
+        # All settings, since only those measured side by side can be compared.
         self.profile(settings, batch_size=size)
       for setting in settings:
         row = self._measured[size][setting]
@@ -212,33 +216,33 @@ class Predictor:
     batch_size: int = 1,
     repeats: int = 20,
   ) -> list[profile_lib.Row]:
-    """Measures what settings cost on this machine.
+    """Measures the cost of settings on this machine.
 
-    They take turns, so that a slow moment hits all alike. `choose` uses what
-    was measured.
+    They take turns, so that a slow moment affects all. `choose` uses the
+    measurements.
 
     Args:
-      settings: None for all that are known, see `Trained.known_settings`.
-      batch_size: images of a call; filled up as for `predict`.
-      repeats: how often each is timed.
+      settings: None for all of `Trained.known_settings`.
+      batch_size: images of a call; padded as for `predict`.
+      repeats: how often each setting is timed.
 
     Returns:
       A row for each setting:
 
       * patch_size, num_tokens and gmacs as in reports;
-      * accuracy as recorded, None where it is not, and under its own name the
-        headline metric if it is another;
+      * accuracy as recorded, or None, and under its own name the headline
+        metric if it is another;
       * batch_size, the images of a call;
       * latency_ms, latency_ms_p10, latency_ms_p90: median and percentiles of
         the time of a `predict` call with arrays of the model's size;
-      * forward_ms: median time from prepared images to logits, all on the
-        host, which is what the setting decides;
+      * forward_ms: median time from prepared images on the host to logits on
+        the host, the part that the setting decides;
       * images_per_s, by latency_ms;
-      * memory_bytes of parameters, images, results and what lies between
-        them, as the compiler says; None where it does not.
+      * memory_bytes of parameters, images, results and intermediates, as the
+        compiler reports it, or None.
 
     Raises:
-      ValueError: a setting that does not fit, or an impossible number.
+      ValueError: a setting does not fit, or a number is out of its range.
     """
     most = self._programs.max_batch
     checks.whole(batch_size, "batch_size")
@@ -266,10 +270,10 @@ class Predictor:
     return rows
 
   def remember(self, rows: Sequence[profile_lib.Row]) -> None:
-    """Lets `choose` use rows of an earlier `profile`, see `profile.read`.
+    """Lets `choose` use rows of an earlier `profile`, from `profile.read`.
 
     Raises:
-      ValueError: they are of another model.
+      ValueError: the rows are of another model.
     """
     for row in rows:
       setting = dials.Setting.of_row(row)
@@ -291,12 +295,11 @@ class Predictor:
 
     Args:
       images: one or several, of any size: uint8 arrays [H, W] or [H, W, C],
-        Pillow images, paths, files as bytes, or a batch [B, H, W, C]. They are
-        preprocessed as in the run's evaluation; `inference.images` has the
-        details.
-      patch_size: see `setting`.
-      num_tokens: see `setting`.
-      budget_ms: chooses the setting, see `choose`, for so many images.
+        Pillow images, paths, files as bytes, or a batch [B, H, W, C].
+        `inference.images` preprocesses them as in the run's evaluation.
+      patch_size: as `setting` takes it.
+      num_tokens: as `setting` takes it.
+      budget_ms: makes `choose` select the setting, for so many images.
       top_k: how many classes to return, at most.
 
     Returns:
@@ -304,7 +307,7 @@ class Predictor:
 
     Raises:
       ValueError: no image, a setting that does not fit, both a setting and a
-        budget, or a budget that no setting keeps.
+        budget, or a budget that no setting meets.
     """
     images = self._prepare.listed(images)
     if budget_ms is None:
@@ -318,7 +321,7 @@ class Predictor:
   def answer(
     self, images: Any, setting: dials.Setting, top_k: int = 5
   ) -> list[answers.Prediction]:
-    """Does what `predict` does, at a setting of `setting` or `choose`."""
+    """Classifies images like `predict`, at a given setting."""
     checks.whole(top_k, "top_k")
     outputs, errors = self._run_on(images, setting)
 
@@ -340,7 +343,7 @@ class Predictor:
     patch_size: Any = None,
     num_tokens: int | str | None = None,
   ) -> answers.Embeddings:
-    """Represents images by vectors; arguments and errors as of `predict`."""
+    """Returns vectors for images; takes and raises what `predict` does."""
     self.trained.check_classifies("embed")
     setting = self.setting(patch_size, num_tokens)
     outputs, errors = self._run_on(images, setting)
@@ -349,15 +352,15 @@ class Predictor:
     return answers.Embeddings(setting, vectors, errors)
 
   def preprocess(self, images: Any) -> tuple[np.ndarray, dict[int, str]]:
-    """Makes model inputs of images.
+    """Preprocesses images to inputs of the model.
 
     Args:
-      images: see `predict`.
+      images: as `predict` takes them.
 
     Returns:
-      float32 [n, H, W, C], of videos [n, T, H, W, C] or [n, views, T, H, W, C],
-      and by its number what is wrong with each image
-      that could not be read, in whose place there are zeros.
+      float32 [n, H, W, C], for videos [n, T, H, W, C] or [n, views, T, H, W,
+      C], and the errors of images that could not be read, by their number.
+      Zeros stand in place of these.
 
     Raises:
       ValueError: no image.
@@ -368,7 +371,7 @@ class Predictor:
     for i, image in enumerate(images):
       try:
         prepared[i] = self._prepare(image)
-      except Exception as error:  # Damaged files raise of every kind.
+      except Exception as error:  # Damaged files raise errors of every type.
         known = isinstance(error, (ValueError, OSError))
         kind = "" if known else f"{type(error).__name__}: "
         errors[i] = f"{kind}{error}"
@@ -380,7 +383,7 @@ class Predictor:
     """Runs the model.
 
     Args:
-      prepared: float32, see `preprocess`.
+      prepared: float32, from `preprocess`.
       setting: of the dials.
 
     Returns:
@@ -392,14 +395,14 @@ class Predictor:
 
   @property
   def extensions(self) -> tuple[str, ...]:
-    """Endings of the files that it reads, in small letters."""
+    """Returns the extensions of the files that it reads, in lower case."""
     is_image = self.trained.video is None
     return (images_lib if is_image else videos_lib).EXTENSIONS
 
   def apply(
     self, setting: dials.Setting
   ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns the model at a setting, jitted; see `Programs.apply`."""
+    """Returns the jitted model at a setting, by `Programs.apply`."""
     return self._programs.apply(setting)
 
   def _run_on(

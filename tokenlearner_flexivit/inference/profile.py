@@ -1,4 +1,4 @@
-"""What each setting of a model costs on this machine, beside its accuracy."""
+"""The cost of each setting of a model on this machine, beside its accuracy."""
 
 import functools
 import json
@@ -30,17 +30,17 @@ def measure(
   batch_size: int,
   repeats: int,
 ) -> list[dict[str, float]]:
-  """Times settings in turns, so that a slow moment of the machine hits all.
+  """Times settings in turns, so that a slow moment of the machine affects all.
 
   Args:
     predictor: a `Predictor`.
-    settings: of it.
+    settings: the settings to time.
     batch_size: images of a call.
-    repeats: how often each is timed, after a first call that compiles.
+    repeats: the number of timed calls of each, after one that compiles.
 
   Returns:
-    For each setting latency_ms, latency_ms_p10, latency_ms_p90 and forward_ms;
-    see `Predictor.profile`.
+    For each setting latency_ms, latency_ms_p10, latency_ms_p90 and forward_ms,
+    as `Predictor.profile` defines them.
   """
   shape = batch_size, *predictor.trained.image_shape
   pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -75,13 +75,13 @@ def markdown(
   metric: Metric = _ACCURACY,
   kind: str = "image",
 ) -> str:
-  """Returns the rows as a table; a star is on the front of metric against time.
+  """Returns the rows as a table; stars mark the front of metric against time.
 
   Args:
     rows: of `Predictor.profile`.
-    headline: what settings are compared by, see `Trained.headline`.
-    metric: how that is shown.
-    kind: what the model sees, "image" or "video".
+    headline: the metric that settings are compared by (`Trained.headline`).
+    metric: the display of that metric.
+    kind: the model's input, "image" or "video".
   """
   known = [row for row in rows if row[headline] is not None]
   best = plane.front(
@@ -106,7 +106,7 @@ def _shown(
     "ms": f"{row['latency_ms']:.2f}",
     "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
     "model ms": f"{row['forward_ms']:.2f}",
-    # Videos with all their views may be few.
+    # The rate of videos with all their views may be small.
     f"{kind}s/s": f"{rate:.{0 if rate >= 10 else 2}f}",
     "MB": "" if memory is None else f"{memory / 1e6:.1f}",
     "front": "*" if on_front else "",
@@ -114,7 +114,7 @@ def _shown(
 
 
 def hardware() -> str:
-  """Names the device that predictors use."""
+  """Returns the name of the device that predictors use."""
   kind = jax.devices()[0].device_kind
   if kind == "cpu":
     kind = f"{os.cpu_count()} cores of an {platform.machine()} CPU{_cpu()}"
@@ -122,8 +122,9 @@ def hardware() -> str:
 
 
 def _cpu() -> str:
-  """Returns the name of the CPU in brackets, where the system tells it."""
-  info = pathlib.Path("/proc/cpuinfo")  # Linux; Python's own has no name there.
+  """Returns the name of the CPU in brackets, or "" if it is unknown."""
+  # On Linux, Python's `platform` does not know the name.
+  info = pathlib.Path("/proc/cpuinfo")
   match = info.exists() and re.search(
     r"model name\s*: (.+)", info.read_text(encoding="utf-8", errors="replace")
   )
@@ -132,7 +133,7 @@ def _cpu() -> str:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-  """Returns rows as JSON, with the hardware they hold for."""
+  """Returns rows as JSON, with the hardware that they were measured on."""
   content = {
     "hardware": hardware(),
     "jax": jax.__version__,
@@ -143,13 +144,13 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 def check_writable(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the file that `write` would write, after making its folder.
+  """Returns the path that `write` would write to, after creating its folder.
 
   Args:
-    path: as a person wrote it.
+    path: may begin with "~", which is expanded.
 
   Raises:
-    OSError: it cannot be written: a folder, or no permission.
+    OSError: it cannot be written: it is a folder, or permission is missing.
     ValueError: it is no path of a file system.
   """
   path = paths.local(path, "output")
@@ -169,17 +170,17 @@ def check_writable(path: str | os.PathLike) -> pathlib.Path:
 
 
 def write(rows: Sequence[Row], path: str | os.PathLike) -> None:
-  """Writes rows to a file that `read` reads."""
+  """Writes rows to a file for `read`."""
   path = check_writable(path)
   workdir_lib.write_whole(path, f"{as_json(rows)}\n".encode())
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-  """Reads what `write` wrote on such hardware.
+  """Reads the rows that `write` wrote on the same hardware.
 
   Raises:
-    OSError: no such file.
-    ValueError: it is damaged, or of other hardware.
+    OSError: the file does not exist.
+    ValueError: the file is damaged, or of other hardware.
   """
   path = paths.local(path, "profile")
   try:

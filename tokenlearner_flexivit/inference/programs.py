@@ -1,4 +1,4 @@
-"""The compiled programs of a model: one per setting and number of images."""
+"""The compiled programs of a model: one per setting and batch size."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -23,14 +23,14 @@ class Outputs(NamedTuple):
 
 
 class Programs:
-  """Runs a model on one device, for any number of images.
+  """The programs of a model on one device, for any number of images.
 
   There are programs for 1, 2, 4, ..., `max_batch` images, compiled when they
-  are first needed. Other numbers are filled up to the next of these, and what
-  is more than `max_batch` is cut.
+  are first needed. Smaller batches are padded to the next of these sizes, and
+  larger ones are split at `max_batch`.
 
   Attributes:
-    max_batch: the most images that run at once.
+    max_batch: the largest number of images that run at once.
   """
 
   def __init__(
@@ -43,7 +43,7 @@ class Programs:
 
     Args:
       trained: the model.
-      max_batch: see the class.
+      max_batch: the largest number of images that run at once.
       input_shape: of one prepared image or video, with its views.
 
     Raises:
@@ -65,9 +65,9 @@ class Programs:
   ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns the model at a setting, jitted.
 
-    It takes parameters and images float32 [B, H, W, C] of the model's size, or
-    videos [B, T, H, W, C] or [B, views, T, H, W, C], and gives logits [B, C]
-    and pre_logits [B, D], both float32 and means over the views.
+    The function takes parameters and images float32 [B, H, W, C] of the model's
+    size, or videos [B, T, H, W, C] or [B, views, T, H, W, C]. It returns logits
+    [B, C] and pre_logits [B, D], both float32 and means over the views.
     """
     if setting not in self._applied:
 
@@ -100,7 +100,7 @@ class Programs:
     """
     done, running = [], None
     for batch in batches:
-      # It runs while the next is preprocessed.
+      # It runs while the next batch is preprocessed.
       started = len(batch), self._start(batch, setting)
       if running:
         done.append(_fetch(*running))
@@ -111,15 +111,15 @@ class Programs:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
 
   def bucket(self, number: int) -> int:
-    """Returns the number of images of the program that takes so many."""
+    """Returns the batch size of the program that takes so many images."""
     return min(1 << max(0, number - 1).bit_length(), self.max_batch)
 
   def memory_bytes(self, setting: dials.Setting, batch_size: int) -> int | None:
-    """Returns what a program takes, in bytes; None if the compiler is silent.
+    """Returns a program's memory in bytes; None if the compiler reports none.
 
     Args:
       setting: of the dials.
-      batch_size: images of the program, see `bucket`.
+      batch_size: number of images, which `bucket` rounds up.
     """
     analysis = self._program(setting, batch_size).memory_analysis()
     if analysis is None:
@@ -158,5 +158,5 @@ class Programs:
 
 
 def _fetch(number: int, outputs: Any) -> Any:
-  """Waits for a program; leaves out what its batch was filled with."""
+  """Waits for a program, and returns its outputs without the padding."""
   return jax.tree.map(lambda x: x[:number], jax.device_get(outputs))

@@ -1,4 +1,4 @@
-"""Opens what is looked into: runs, and weights of others, and test images."""
+"""Opens runs, weights of other libraries, and test images for analyses."""
 
 import contextlib
 import pathlib
@@ -15,8 +15,8 @@ from tokenlearner_flexivit.run import workdir as workdir_lib
 
 _KEPT = ("image", "label")
 _KEEP = "keep('image','label')"
-# By what a model has to see: what to say of a run of the other kind, and of one
-# without test data.
+# By the kind of a model's input, the errors for a run of the other kind and for
+# one without test data.
 _REFUSED = {
   "image": (
     "The run in {} is of videos. Look at it with `python -m "
@@ -34,14 +34,14 @@ _REFUSED = {
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
   """Returns the data section, with a split, of an evaluation of a config.
 
-  It is the one that suits the training best, see `splits_read.unlike_training`;
-  few-shot evaluations come last.
+  It is the one that suits the training best by `splits_read.unlike_training`.
+  Few-shot evaluations come last.
 
   Args:
     config: of a run, complete.
 
   Returns:
-    name, split, pp and what else the section has; None without evaluations.
+    The section with name, split, pp and further keys; None without evaluations.
   """
 
   def rank(entry: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -72,11 +72,11 @@ def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
-  """Returns images at even distances in a split, preprocessed as it says.
+  """Returns evenly spaced images of a split, preprocessed by its section.
 
   Args:
     data_config: the data section of an evaluation: name, split and pp.
-    number: how many images; fewer if there are not so many.
+    number: how many images; all if the split has fewer.
 
   Returns:
     [number, H, W, C].
@@ -94,22 +94,22 @@ def read_batches(
   batch_size: int,
   attributes: Sequence[str] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the examples of `read_examples`, few at a time.
+  """Yields the examples of `read_examples` in batches.
 
-  Of several batches each has some from all over the split: a folder lists its
-  examples class by class, and what compares the examples of a batch, as CKA
-  does, would see one class.
+  Each batch has examples from the whole split: a folder lists its examples
+  class by class, and a comparison of the examples in a batch, such as CKA,
+  would otherwise see one class.
 
   Args:
-    data_config: as there.
-    number: as there.
-    batch_size: the last batch may have fewer, but nothing to fill it up.
-    attributes: numbers that the dataset has of each example, such as "scale"
-      of rendered_scenes, whatever the preprocessing keeps.
+    data_config: the data section of an evaluation: name, split and pp.
+    number: how many images; all if the split has fewer.
+    batch_size: images per batch; the last may have fewer, without padding.
+    attributes: numbers that the dataset has for each example, such as "scale"
+      of rendered_scenes, even if the preprocessing drops them.
 
   Yields:
-    Arrays [n, ...]: `image`, `label` where the preprocessing leaves one, and
-    the attributes.
+    Arrays [n, ...]: `image`, `label` if the preprocessing keeps one, and the
+    attributes.
 
   Raises:
     ValueError: the split cannot be read, no image is wanted, or it has no such
@@ -119,7 +119,7 @@ def read_batches(
     if value < 1:
       raise ValueError(f"{value} {name} wanted; give 1 or more.")
   if attributes and data_config.get("features") is not None:
-    # A run may read no more than its training needs.
+    # The config of a run may be limited to what its training needs.
     features = dict.fromkeys((*data_config["features"], *attributes))
     features.pop("id", None)  # There anyway: the position.
     data_config = {**data_config, "features": tuple(features)}
@@ -136,7 +136,7 @@ def read_batches(
     for i in positions[start : start + batch_size].tolist():
       raw = source[i]
       known = {name: np.asarray(raw[name]) for name in attributes}
-      # Random ops draw the same numbers each time.
+      # Random ops draw the same numbers in each call.
       example = preprocess(raw, np.random.default_rng(i))
       kept = {key: example[key] for key in _KEPT if key in example}
       rows.append({**kept, **known})
@@ -146,12 +146,12 @@ def read_batches(
 def value_names(
   data_config: Mapping[str, Any], attributes: Sequence[str]
 ) -> dict[str, list[str]]:
-  """Returns what the values 0, 1, ... of attributes mean, where data tell it.
+  """Returns the names of the values 0, 1, ... of attributes, where known.
 
   Args:
-    data_config: as in `read_examples`; of a TFDS dataset the features that are
-      classes tell it, of others the label alone.
-    attributes: names of them; "label" is that which the preprocessing leaves.
+    data_config: as for `read_examples`. A TFDS dataset names the values of its
+      class features, other data only those of the label.
+    attributes: their names; "label" is the one that the preprocessing keeps.
 
   Raises:
     ValueError: the split cannot be read.
@@ -165,16 +165,16 @@ def value_names(
 
 
 def _check_attributes(source: data_lib.Source, names: Sequence[str]) -> None:
-  there = [
+  numeric = [
     key
     for key, value in source[0].items()
     if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
   ]
   for name in names:
-    if name not in there:
+    if name not in numeric:
       raise ValueError(
         f"The examples of {source.name} have no number {name!r}. They have "
-        f"{', '.join(there)}."
+        f"{', '.join(numeric)}."
       )
 
 
@@ -189,7 +189,7 @@ def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
   for path in paths:
     try:
       encoded = pathlib.Path(path).expanduser().read_bytes()
-      # Ops of users may look for the label.
+      # Ops of users may read the label.
       example = {"image": encoded, "label": np.int32(0), "id": np.int32(0)}
       images.append(preprocess(example, np.random.default_rng(0))["image"])
     except (OSError, ValueError) as error:
@@ -204,17 +204,17 @@ def read_files(paths: Sequence[str | pathlib.Path], pp: str) -> np.ndarray:
 
 
 class Run(NamedTuple):
-  """What a run left behind.
+  """A finished run, opened from its workdir.
 
   Attributes:
-    config: of the run, complete; of weights of others without a word on how
-      they were trained.
+    config: of the run, complete; for weights of other libraries without the
+      parts about training.
     model: a `models.ViT` or `models.ViViT`.
     params: of its newest checkpoint.
-    dials: what its training drew from.
-    data: the data section of its evaluation, which need not be there; of
-      weights of others `pp` alone, or nothing.
-    class_names: of its data, where they are known.
+    dials: the dials that its training drew from.
+    data: the data section of its evaluation, whose data need not exist; for
+      weights of other libraries only `pp`, or nothing.
+    class_names: of its data, if they are known.
   """
 
   config: dict[str, Any]
@@ -226,14 +226,15 @@ class Run(NamedTuple):
 
 
 def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
-  """Opens what a run left behind; its data need not be there.
+  """Opens the workdir of a run; its data need not exist.
 
   Args:
     workdir: of a run that has a checkpoint.
-    kind: what its model has to see, "image" or "video".
+    kind: the input that its model must have, "image" or "video".
 
   Raises:
-    ValueError: no run there, one of the other kind, or one without evaluation.
+    ValueError: the folder has no run, one of the other kind, or one without
+      evaluation.
   """
   workdir = paths.local(workdir, "workdir")
   config = workdir_lib.read_config(workdir)
@@ -241,7 +242,7 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   if models.MODELS[config["model"].get("name") or "vit"].input != kind:
     raise ValueError(other.format(workdir))
   report = workdir_lib.read_report(workdir) or {}
-  # It may have been evaluated by another config than it was trained by.
+  # The config of its evaluation may differ from that of its training.
   data = test_data(config) or test_data(report.get("config", {"evals": {}}))
   if data is None:
     raise ValueError(
@@ -249,14 +250,14 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
       f" so how to preprocess {unknown}"
     )
   params = checkpoint.read_params(workdir)
-  # The config need not name what the data tells.
+  # The config need not state the number of classes, which the data determine.
   num_classes = len(params["head"]["bias"]) if "head" in params else None
   section = {**config["model"], "num_classes": num_classes}
   # A loop over the blocks would first copy the parameters into stacks.
   section.pop("scan", None)
   model = models.create(**section)
   names = None
-  with contextlib.suppress(ValueError):  # Only pictures tell the names.
+  with contextlib.suppress(ValueError):  # Only pictures show the names.
     names = workdir_lib.read_about_data(workdir)["class_names"]
   return Run(config, model, params, trained_dials(config, model), data, names)
 
@@ -269,26 +270,27 @@ def open_weights(
   input_mean: Sequence[float] | None = None,
   input_std: Sequence[float] | None = None,
 ) -> Run:
-  """Opens a model for images by what `config.init` takes.
+  """Opens a model for images from any source that `config.init` takes.
 
-  Says what was loaded, and what of the model the weights do not tell.
+  It prints what was loaded, and which parts of the model were guessed.
 
   Args:
     source: a file, an address, a released name or the folder of a run or an
-      export, see `interop.load_params_and_report`.
-    num_heads: see `interop.describe`.
-    posemb_grid: see `interop.describe`.
-    input_mean: see `interop.load_params_and_report`.
-    input_std: see `interop.load_params_and_report`.
+      export, as for `interop.load_params_and_report`.
+    num_heads: as `interop.describe` takes it.
+    posemb_grid: as `interop.describe` takes it.
+    input_mean: as `interop.load_params_and_report` takes it.
+    input_std: as `interop.load_params_and_report` takes it.
 
   Returns:
-    The model at its stored patch size. `pp` resizes to the images of which the
-    stored position embedding is, and gives them the values of a run's own, or
-    those in [-1, 1]; there is none where that is not stored.
+    The model at its stored patch size. `pp` resizes images to the size that the
+    stored position embedding is for, and scales them to the values that a run
+    was trained on, or else to [-1, 1]. Without a stored position embedding
+    there is no `pp`.
 
   Raises:
-    ValueError, OSError: see `interop.describe` and `interop.load_params`, or
-      it is a run of a model for videos.
+    ValueError, OSError: as `interop.describe` and `interop.load_params`, or the
+      source is a run of a model for videos.
   """
   path = interop.fetch(source)
   config = {"task": {}}
@@ -318,8 +320,8 @@ def open_weights(
     as_given = input_mean is None and input_std is None
     values = _values(described) if as_given else "value_range(-1,1)"
     data["pp"] = f"{decode}|resize({size})|{values}|{_KEEP}"
-  one = dials.from_config(None, model.own_patch_size)[0]
-  return Run(config, model, params, one, data)
+  own_dials = dials.from_config(None, model.own_patch_size)[0]
+  return Run(config, model, params, own_dials, data)
 
 
 def _values(described: interop.Description) -> str:
@@ -334,14 +336,14 @@ def _values(described: interop.Description) -> str:
 
 
 def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
-  """Tells whether a setting of the dials suits images, or videos.
+  """Tells whether a setting of the dials suits images or videos of a shape.
 
-  A run may be evaluated at another resolution than it is trained at, which
-  patch sizes of the training need not divide.
+  A run may be evaluated at another resolution than in training, and the patch
+  sizes of the training need not divide it.
 
   Args:
-    model: that sees them.
-    shape: [H, W, C], of videos [T, H, W, C].
+    model: the one that reads them.
+    shape: [H, W, C], for videos [T, H, W, C].
     setting: of the dials.
   """
   try:
@@ -352,5 +354,5 @@ def fits(model: Any, shape: Sequence[int], setting: dials.Setting) -> bool:
 
 
 def trained_dials(config: Mapping[str, Any], model: Any) -> dials.Dials:
-  """Returns what the training of a config drew from."""
+  """Returns the dials that the training of a config drew from."""
   return dials.from_config(config["flexi"], model.own_patch_size)[0]

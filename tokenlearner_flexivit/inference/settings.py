@@ -1,4 +1,4 @@
-"""The settings of a trained model: which one is meant, what is known of it."""
+"""The settings of a trained model, with their recorded metrics and costs."""
 
 import warnings
 from typing import Any
@@ -8,16 +8,16 @@ from tokenlearner_flexivit.inference import trained as trained_lib
 
 
 class Settings:
-  """The settings of the training and of its evaluation, and others that fit.
+  """A lookup of the settings of the training and of its evaluation.
 
   Attributes:
     known: those that the training drew from or its report has evaluated.
-    values: by setting, its headline metric in [0, 1] (`Trained.headline`),
-      where the report has one.
+    values: the headline metric in [0, 1] (`Trained.headline`) of each setting
+      that the report has evaluated.
   """
 
   def __init__(self, trained: trained_lib.Trained):
-    """Looks the settings up in the report."""
+    """Reads the settings from the report."""
     self._model = trained.model
     self._image_shape = trained.image_shape
     self._trained = trained.settings
@@ -32,7 +32,7 @@ class Settings:
     """Returns the 10⁹ multiply-adds that a setting takes for an image.
 
     Raises:
-      ValueError: it does not fit.
+      ValueError: the setting does not fit.
     """
     if setting not in self._gmacs:
       macs = self._model.cost(self._image_shape, **setting)
@@ -42,7 +42,7 @@ class Settings:
   def resolve(
     self, patch_size: Any, num_tokens: int | str | None
   ) -> dials.Setting:
-    """Returns the setting that a call means; see `Predictor.setting`."""
+    """Returns the setting for the arguments of `Predictor.setting`."""
     sizes = dict.fromkeys(s.patch_size for s in self.known)
     numbers = dict.fromkeys(s.num_tokens for s in self.known)
     if patch_size is not None:
@@ -50,7 +50,7 @@ class Settings:
     if num_tokens is not None:
       number = dials.as_num_tokens(num_tokens, "num_tokens")
       learner = self._model.token_learner
-      # All that it learns, a run without that dial calls None.
+      # A run without this dial names the full number of learned tokens None.
       own = None in numbers and learner and number == learner["num_tokens"]
       numbers = [None if own else number]
     candidates = [dials.Setting(p, n) for p in sizes for n in numbers]
@@ -73,16 +73,16 @@ class Settings:
     return chosen
 
   def _rank(self, setting: dials.Setting) -> tuple[float, float]:
-    """Orders settings: by metric, and then the cheapest is the best.
+    """Returns a sort key: by metric, and then the cheapest is the best.
 
-    Of what is not evaluated the dearest is taken for the most accurate.
+    Among settings that are not evaluated the dearest counts as most accurate.
     """
     if setting in self.values:
       return self.values[setting], -self.gmacs(setting)
     return 0.0, self.gmacs(setting)
 
   def _known_for(self) -> str:
-    """Names the settings that are known."""
+    """Returns a sentence that names the known settings."""
     trained = ", ".join(setting.name for setting in self._trained)
     others = [s.name for s in self.known if s not in self._trained]
     evaluated = f", and evaluated for {', '.join(others)} too" if others else ""

@@ -1,7 +1,7 @@
-"""A trained model and all that its users need to know of its training.
+"""A trained model, with what its users must know about its training.
 
-It comes from the workdir of a run or, without the run, from one safetensors
-file that keeps what is not an array in its metadata.
+It is read from the workdir of a run or from one safetensors file, which keeps
+everything that is not an array in its metadata.
 """
 
 import dataclasses
@@ -39,24 +39,24 @@ class Trained:
     params: nested dicts of NumPy arrays.
     model_section: keys of `models.create`, with `num_classes`.
     pp: how the run's evaluation preprocesses an example.
-    image_shape: (H, W, C) of the images that its evaluation sees, or (T, H, W,
-      C) of a view of its videos.
+    image_shape: (H, W, C) of the images of its evaluation, or (T, H, W, C) of a
+      view of its videos.
     loss: of the training, a key of `classification.LOSSES`; None of a model of
       another task.
     settings: of the dials, those of the training.
-    class_names: in order, or None where the data has none.
+    class_names: in order, or None if the data has none.
     recorded: the rows of the run's report, one per evaluated setting; empty
       before its end.
-    training: what is known of the run: data, split, evaluation, and from its
-      end on steps, seconds, hardware, date and the number of test examples.
+    training: facts about the run: data, split, evaluation, and after its end
+      steps, seconds, hardware, date and the number of test examples.
     headline: the metric of `recorded` that settings are compared by, such as
-      "accuracy", or of examples with several classes "mAP".
-    shown: how it is shown, the arguments of `figures.metric.Metric`; None of
-      files of version 0.1, which do not say.
-    other_task: of a model of another task than classification, `section`, its
-      `config.task`, and `about`, what it remembers of its data.
-    video: of a model for videos, at how many frames per second and at which
-      greatest smaller side its data were read: fps and size.
+      "accuracy", or "mAP" for examples with several classes.
+    shown: the display of the headline, as arguments of `figures.metric.Metric`;
+      None for files of version 0.1, which do not record it.
+    other_task: for another task than classification, `section`, its
+      `config.task`, and `about`, what it remembers about its data.
+    video: for a model for videos, the frames per second and the largest shorter
+      side at which its data were read: fps and size.
   """
 
   params: Mapping[str, Any]
@@ -75,7 +75,7 @@ class Trained:
 
   @property
   def model(self) -> nn.Module:
-    """The Flax module; its call gives (logits, out)."""
+    """Returns the Flax module, whose call returns (logits, out)."""
     section = dict(self.model_section)
     # A loop over the blocks would copy all parameters into stacks at each call.
     section.pop("scan", None)
@@ -102,26 +102,26 @@ class Trained:
 
   @property
   def kind(self) -> str:
-    """Returns what the model sees, "image" or "video"."""
+    """Returns the kind of the model's input, "image" or "video"."""
     return "image" if self.video is None else "video"
 
   @property
   def headline_metric(self) -> Metric:
-    """How the headline metric is shown."""
+    """Returns the display of the headline metric."""
     about = {} if self.shown is None else {self.headline: self.shown}
     return metric_lib.from_report({"metrics": about}, self.headline)
 
   def preparation(self) -> images.Preparation | videos.Preparation:
-    """Returns what makes model inputs of images, or of videos."""
+    """Returns the preparation of images or videos as model inputs."""
     if self.video is None:
       return images.Preparation(self.pp, self.image_shape)
     return videos.Preparation(self.pp, self.image_shape, **self.video)
 
   @property
   def known_settings(self) -> tuple[dials.Setting, ...]:
-    """The settings that were evaluated, then others of the training.
+    """Returns the settings that were evaluated, then others of the training.
 
-    Those of the training that do not fit the images of the evaluation are left
+    Settings of the training that do not fit the evaluation's images are left
     out.
     """
     evaluated = map(dials.Setting.of_row, self.recorded)
@@ -130,7 +130,7 @@ class Trained:
     return tuple(dict.fromkeys((*evaluated, *fitting)))
 
   def row(self, setting: dials.Setting) -> Mapping[str, Any] | None:
-    """Returns what the report says of a setting, None if nothing."""
+    """Returns the report's row of a setting, or None."""
     return next(
       (row for row in self.recorded if dials.Setting.of_row(row) == setting),
       None,
@@ -141,19 +141,19 @@ class Trained:
     return self.metrics(setting)[self.headline]
 
   def metrics(self, setting: dials.Setting) -> dict[str, float | None]:
-    """Returns what is recorded of a setting, None where nothing is.
+    """Returns the recorded metrics of a setting, None for missing ones.
 
     Args:
       setting: of the dials.
 
     Returns:
-      The accuracy, and the headline metric if that is another.
+      The accuracy, and the headline metric if it is another.
     """
     row = self.row(setting) or {}
     return {name: row.get(name) for name in ("accuracy", self.headline)}
 
   def describe(self) -> dict[str, Any]:
-    """Returns all but the parameters, as JSON values."""
+    """Returns everything but the parameters, as JSON values."""
     about = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -162,14 +162,14 @@ class Trained:
     return {**about, "settings": [setting.row for setting in self.settings]}
 
   def save(self, path: str | os.PathLike) -> None:
-    """Writes one safetensors file that `load` reads, whole or not at all."""
+    """Writes one safetensors file for `load`, complete or not at all."""
     path = paths.local(path, "path")
     flat = traverse_util.flatten_dict(self.params, sep="/")
     content = safetensors.numpy.save(
       {name: np.ascontiguousarray(array) for name, array in flat.items()},
       metadata={_METADATA: json.dumps(self.describe())},
     )
-    # Not by `save_file`, whose files nobody else may read.
+    # Not by `save_file`, whose files only their owner may read.
     workdir_lib.write_whole(path, content)
 
 
@@ -182,7 +182,7 @@ def load(source: str | os.PathLike) -> Trained:
       `interop.fetch` takes, such as hf://owner/name.
 
   Raises:
-    FileNotFoundError: nothing there.
+    FileNotFoundError: the source does not exist.
     ValueError: a folder without a model or a run without a checkpoint, a task
       that does not classify, a run without an evaluation (whose preprocessing
       would be missing), or a file of something else.
@@ -235,11 +235,11 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     other_task = {"section": config["task"], "about": remembered}
     loss = None
   params = checkpoint.read_params(workdir)
-  # The evaluation may be at another resolution than the training.
+  # The evaluation may have another resolution than the training.
   shape, video = report.get("image_shape", about["image_shape"]), None
   if model.input == "video":
     from tokenlearner_flexivit.data.sources.video_folder import (
-      source as video_folder,  # TFDS takes a while.
+      source as video_folder,  # Importing TFDS takes a while.
     )
 
     fps, size = video_folder.fps_and_size(data["name"])
@@ -279,15 +279,15 @@ def _evaluated_data(
 
   Args:
     config: of the run.
-    report: of it, or empty. It has the config of the evaluation, which may be
-      another; reports of older versions do not.
+    report: of the run, or empty. It holds the config of the evaluation, which
+      may differ, unless it is of an older version.
 
   Returns:
-    See `runs.test_data`.
+    The section, as `runs.test_data` returns it.
   """
   configs = [report.get("config") or config, config]
-  for one in configs:
-    entry = one["evals"].get(report.get("evaluation"))
+  for candidate in configs:
+    entry = candidate["evals"].get(report.get("evaluation"))
     if entry is not None:
       return runs.evaluation_data(entry)
   return next(filter(None, map(runs.test_data, configs)), None)
@@ -308,10 +308,10 @@ def _headline(report: Mapping[str, Any]) -> str:
 def _named_alike(
   rows: Sequence[Mapping[str, Any]], trained: dials.Dials, model: nn.Module
 ) -> list[Mapping[str, Any]]:
-  """Returns rows of a report with settings named as those of the training.
+  """Returns rows of a report whose settings are named as in the training.
 
-  A training without a dial of learned tokens calls all of them None; an
-  evaluation may have given their number.
+  A training without a dial for learned tokens names their full number None; an
+  evaluation may name it by its value.
   """
   learner = model.token_learner
   if learner is None or None not in trained["num_tokens"].values:
@@ -339,7 +339,7 @@ def _about_training(
 
 
 def _public_name(name: str) -> str:
-  """Returns the name of data without the path, which is nobody's business."""
+  """Returns the name of data without the path, which may be private."""
   kind, colon, rest = name.partition(":")
   return f"{kind}:{pathlib.Path(rest).name}" if colon else name
 
@@ -367,7 +367,7 @@ def _from_file(path: pathlib.Path) -> Trained:
 
 
 def _setting(saved: Mapping[str, Any] | Sequence[Any]) -> dials.Setting:
-  """Returns a setting of a file; those of version 0.1 are pairs."""
+  """Returns a setting from its form in a file, a pair in version 0.1."""
   if not isinstance(saved, Mapping):
     saved = dict(zip(("patch_size", "num_tokens"), saved, strict=True))
   return dials.Setting.of_row(saved)
@@ -383,7 +383,7 @@ def _build(
   loss: str | None,
   **plain: Any,
 ) -> Trained:
-  """Joins what JSON says with the parameters."""
+  """Returns the trained model from its JSON values and the parameters."""
   if loss is not None:
     configuration.choose(loss, classification.LINKS, "config.task.loss")
   return Trained(

@@ -1,4 +1,4 @@
-"""Videos of users, made into what a model was trained on."""
+"""Preprocessing of users' videos to the videos that a model was trained on."""
 
 import contextlib
 import io
@@ -24,14 +24,14 @@ _PATHS = (str, os.PathLike)
 
 
 def listed(videos: Any) -> list[Any]:
-  """Returns videos as a list, whether one was given, several, or a batch.
+  """Returns a list of videos, from a single video, an iterable or a batch.
 
   Args:
     videos: one that `Preparation` takes, several of them in any iterable, or a
       batch as an array [B, T, H, W, C].
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no video.
   """
   if isinstance(videos, jax.Array):
     videos = np.asarray(videos)
@@ -56,7 +56,7 @@ def _no_video(value: Any) -> str:
 
 
 class _Fitted(Sequence[bytes]):
-  """Frames resized and cut to a size, each when it is asked for, as PNG."""
+  """A list of frames that are resized and cropped on access, as PNG."""
 
   def __init__(self, frames: Sequence[bytes], size: tuple[int, int]):
     self._frames, self._size = frames, size
@@ -65,7 +65,7 @@ class _Fitted(Sequence[bytes]):
     return len(self._frames)
 
   def __getitem__(self, index: int) -> bytes:
-    # As the frames of a video are decoded.
+    # The frames of a video are decoded in the same way.
     pixels = decode_ops.decode_bytes(self._frames[index], 3, exif=False)
     images.check_aspect(pixels, self._size)
     png = io.BytesIO()
@@ -75,13 +75,13 @@ class _Fitted(Sequence[bytes]):
 
 
 class Preparation:
-  """Makes model inputs of videos, by the preprocessing of an evaluation.
+  """A preparation of videos as model inputs, by an evaluation's preprocessing.
 
-  Frames of a size that does not suit it are brought to the model's, as images
-  are, see `images.Preparation`.
+  Frames of a size that does not suit the preprocessing are first brought to the
+  model's size, as `images.Preparation` does with images.
 
   Attributes:
-    shape: of one, [T, H, W, C], or of several views [views, T, H, W, C].
+    shape: of a prepared video, [T, H, W, C], or [views, T, H, W, C].
   """
 
   def __init__(
@@ -91,12 +91,12 @@ class Preparation:
 
     Args:
       pp: the preprocessing string.
-      view_shape: (T, H, W, C) that the model sees.
+      view_shape: (T, H, W, C) of the model's input.
       fps: frames per second of the data that it was trained on.
-      size: the greatest smaller side of their frames, in pixels.
+      size: the largest shorter side of their frames, in pixels.
 
     Raises:
-      ValueError: an impossible preprocessing.
+      ValueError: an invalid preprocessing.
     """
     self._preprocess = data_lib.parse(pp).only("video")
     self._fps, self._size = fps, size
@@ -109,8 +109,8 @@ class Preparation:
 
     Args:
       video: a path of a file that FFmpeg reads, whose frames are taken at the
-        rate and size of the training's data; or frames as they come from
-        there, a uint8 array [T, H, W, 1 or 3] of NumPy or JAX.
+        rate and size of the training's data; or such frames, as a uint8 array
+        [T, H, W, 1 or 3] of NumPy or JAX.
 
     Raises:
       ValueError, OSError: it cannot be read or preprocessed.
@@ -135,7 +135,7 @@ class Preparation:
     return prepared.astype(np.float32)
 
   def _suited(self, frames: Any) -> np.ndarray:
-    """Returns preprocessed frames, fitted before where their size is amiss."""
+    """Returns preprocessed frames, resized before if their size is unsuitable."""
     with contextlib.suppress(ValueError):
       prepared = self._apply(frames)
       if prepared.shape == self.shape:
@@ -150,5 +150,5 @@ class Preparation:
 
   def _apply(self, frames: Any) -> np.ndarray:
     example = {**images.STAND_INS, "video": frames}
-    # Random ops draw the same for each video.
+    # Random ops draw the same numbers for each video.
     return self._preprocess(example, np.random.default_rng(0))["video"]
