@@ -135,7 +135,7 @@ class Preparation:
     return prepared.astype(np.float32)
 
   def _suited(self, frames: Any) -> np.ndarray:
-    """Returns preprocessed frames, resized before if their size is unsuitable."""
+    """Returns preprocessed frames, resized first if the size is unsuitable."""
     with contextlib.suppress(ValueError):
       prepared = self._apply(frames)
       if prepared.shape == self.shape:
