@@ -16,11 +16,11 @@ has a second parameter named `rng`, its only source of randomness:
     def jitter(example, rng, amount: float = 0.1, *, key: str = "image"):
       ...
 
-Ops never write into the arrays they are given, so that sources may hand out
-the same array twice.
+Ops never write into their input arrays, so that sources may hand out the same
+array twice.
 
-Ops at the end of a string that may run on a device are taken off it by
-`Preprocess.split`, so that images leave the host as uint8.
+`Preprocess.split` separates the ops at the end of a string that may run on a
+device, so that images leave the host as uint8.
 """
 
 import ast
@@ -62,21 +62,21 @@ def register_op(
 ) -> Callable[..., Any]:
   """Makes `fn` usable in preprocessing strings, under its own name.
 
-  It is a decorator, with or without the keyword arguments. Annotations of the
-  parameters are checked against the arguments when a string is parsed, so they
+  This is a decorator, with or without the keyword arguments. When a string is
+  parsed, arguments are checked against the annotations of the parameters, which
   must be types that `isinstance` takes.
 
   Args:
-    fn: function of an example, and of `rng` if it is random; see above.
+    fn: function of an example, and of `rng` if it is random.
     check: function with some of the parameters of `fn`, by name. It raises
       ValueError for impossible arguments when a string is parsed.
     entries: names of the parameters that name the entries which the op reads
       or writes. By default an op with a parameter `key` touches that entry
-      alone, and one without may touch all.
+      alone, and an op without it may touch all.
     moves: whether the result shows another part of the image, or shows it at
       other places: a crop, a mirror image, a rotation. A resize does not move.
-    on_device: whether the op computes every pixel from that pixel alone, and
-      does so for batches of JAX arrays as well as for an example.
+    on_device: whether the op computes every pixel from that pixel alone, for
+      batches of JAX arrays as well as for an example.
 
   Returns:
     `fn` itself, so that an op can also be called directly.
@@ -91,7 +91,7 @@ def register_op(
   if entries is None and "key" in inspect.signature(fn).parameters:
     entries = ("key",)
   known = _OPS[fn.__name__].fn if fn.__name__ in _OPS else fn
-  # A notebook may run the cell with the same op again.
+  # A notebook may run the cell that registers an op again.
   if (known.__module__, known.__qualname__) != (fn.__module__, fn.__qualname__):
     raise ValueError(
       f"There is a preprocessing op {fn.__name__!r} already, in "
@@ -108,15 +108,15 @@ def register_stand_in(
   *,
   before: Callable[..., Example],
 ) -> None:
-  """Makes `stand_in` take the place of an op where a certain other one follows.
+  """Makes `stand_in` replace an op wherever the op `before` follows it.
 
-  So an op may spare work that the next makes needless. Together the two must
-  do what `op` and `before` do.
+  So an op may save work that the next op makes needless. `stand_in` and
+  `before` together must give the result of `op` and `before`.
 
   Args:
     op: a registered op with a keyword parameter `key`.
     stand_in: function with the same parameters.
-    before: a registered op that comes next and has the same `key`.
+    before: the registered op that comes next, with the same `key`.
   """
   _STAND_INS[op, before] = stand_in
 
@@ -128,13 +128,13 @@ class Step:
   Attributes:
     text: the op as it is written.
     op: the op.
-    fn: the op, or what stands in for it.
+    fn: the op, or its stand-in.
     is_random: whether it draws random numbers.
     args: its arguments.
     kwargs: its keyword arguments.
-    entries: of an example, those that it reads or writes; None for any.
-    moves: see `register_op`.
-    on_device: see `register_op`.
+    entries: the entries of an example that it reads or writes; None for any.
+    moves: whether it moves pixels, see `register_op`.
+    on_device: whether it may run on a device, see `register_op`.
   """
 
   text: str
@@ -165,17 +165,17 @@ class Preprocess:
 
   @property
   def is_random(self) -> bool:
-    """Whether any op draws random numbers."""
+    """Tells whether any op draws random numbers."""
     return any(step.is_random for step in self.steps)
 
   def only(self, key: str) -> "Preprocess":
     """Returns the ops on which an entry of the result depends.
 
-    What is done to labels, masks or a teacher's image is left out, so that an
-    example needs none of them.
+    Ops on labels, masks or a teacher's image are left out, so that an example
+    needs none of these.
 
     Args:
-      key: of the entry.
+      key: name of the entry.
     """
     steps, needed = [], {key}
     for step in reversed(self.steps):
@@ -189,14 +189,14 @@ class Preprocess:
     return dataclasses.replace(self, steps=tuple(reversed(steps)))
 
   def split(self) -> tuple["Preprocess", "Preprocess"]:
-    """Splits off the ops at the end that may run on a device.
+    """Returns the ops for the host and those at the end for a device.
 
-    These are the ops registered with `on_device` whose entries no other op
+    The latter are the ops registered with `on_device` whose entries no other op
     touches afterwards.
 
     Returns:
-      The ops for the host, and those for the device in their order. One after
-      the other they do what the whole does.
+      The ops for the host, and the ops for the device. One after the other they
+      give the result of all ops.
     """
     host, device, touched = [], [], set()
     for step in reversed(self.steps):
@@ -234,7 +234,7 @@ class Preprocess:
       try:
         example = step.fn(example, *args, **step.kwargs)
       except (MemoryError, OSError):
-        raise  # None of the example's; frames of videos are read here.
+        raise  # The example is not at fault: frames of videos are read here.
       except Exception as error:
         raise ValueError(
           f"{step.text} in the preprocessing {self.text!r}: {error}"
@@ -256,9 +256,9 @@ def parse(text: str) -> Preprocess:
     The preprocessing as a callable.
 
   Raises:
-    ValueError: on a syntax error, an unknown op or arguments that the op does
-      not take or cannot do anything with. The message holds the whole string
-      and names the op.
+    ValueError: on a syntax error, an unknown op, or arguments that the op does
+      not take or cannot use. The message holds the whole string and names the
+      op.
   """
 
   def fail(message: str):
@@ -266,11 +266,11 @@ def parse(text: str) -> Preprocess:
 
   try:
     # `|` is Python's left-associative operator, so Python's own parser does
-    # the work, and quotes or nested tuples need no rules of ours.
+    # the work, and quotes or nested tuples need no further rules.
     line = " ".join(text.splitlines()).strip()
     node = ast.parse(line, mode="eval").body
   except SyntaxError as error:
-    # The caret shows the place better than the words of Python's message do.
+    # The caret shows the place better than Python's message.
     shown = (error.text or text).rstrip("\n")
     caret = " " * max((error.offset or 1) - 1, 0) + "^"
     raise fail(f"Cannot be parsed: {error.msg}\n  {shown}\n  {caret}") from None
@@ -289,7 +289,7 @@ def parse(text: str) -> Preprocess:
 
 
 def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
-  """Returns the step of one op; `fail` makes the error to raise."""
+  """Returns the step of one op; `fail` returns the error to raise."""
   source = ast.unparse(node)
   call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
   if not isinstance(call.func, ast.Name):
@@ -313,11 +313,11 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
   op = _OPS[name]
   signature = inspect.signature(op.fn)
   is_random = "rng" in signature.parameters
-  given = (None, None) if is_random else (None,)
-  own = list(signature.parameters.values())[len(given) :]
+  placeholders = (None, None) if is_random else (None,)  # Example and rng.
+  own = list(signature.parameters.values())[len(placeholders) :]
   usage = f"{name}{inspect.Signature(own)}"
   try:
-    bound = signature.bind(*given, *args, **kwargs)
+    bound = signature.bind(*placeholders, *args, **kwargs)
   except TypeError as error:
     raise fail(f"{source}: {error}. The op is {usage}.") from None
   for parameter in own:
@@ -354,18 +354,18 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
 
 
 def _matches(value: Any, annotation: Any) -> bool:
-  """Whether a literal has the annotated type; ints pass as floats."""
+  """Tells whether a literal has the annotated type; ints pass as floats."""
   if annotation is inspect.Parameter.empty:
     return True
   if isinstance(value, bool) and annotation is not bool:
-    return False  # To Python True is an int.
+    return False  # In Python True is an int.
   if isinstance(value, int) and isinstance(1.0, annotation):
     return True
   return isinstance(value, annotation)
 
 
 def _is_finite(value: Any) -> bool:
-  """Whether a literal has no infinite number, such as 1e999, in it."""
+  """Tells whether a literal holds no infinite number, such as 1e999."""
   if isinstance(value, tuple | list):
     return all(map(_is_finite, value))
   return not isinstance(value, float) or math.isfinite(value)

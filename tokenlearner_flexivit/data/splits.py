@@ -1,8 +1,8 @@
-"""Decides what the splits of a dataset are, by the names of folders or tables.
+"""The splits of a dataset, by the names of its folders or tables.
 
 A dataset is trained on one split and evaluated on another. People call them
 `train` and `test`, `Training` and `val`, `train` and `dev`. All datasets and
-all configs decide by the functions here which is which.
+all configs use the functions here to tell which is which.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _PART = re.compile(
   r"\s*(?P<name>[^\[\]+]*[^\[\]+\s])\s*(?P<slice>\[[^\[\]]*\])?\s*"
 )
 
-# What operating systems, archives and network drives leave in folders.
+# Files that operating systems, archives and network drives leave in folders.
 _IGNORED = {
   "$recycle.bin",
   "@eadir",
@@ -41,16 +41,16 @@ def role(name: str) -> str | None:
   """Returns "train", "validation" or "test" for a name that means it, or None.
 
   Args:
-    name: of a split, a folder or a table (such as "val.csv"), in any case.
+    name: name of a split, a folder or a table (such as "val.csv"), in any case.
   """
   return _ROLES.get(name.lower().removesuffix(TABLE))
 
 
 def by_role(names: Iterable[str], where: str) -> dict[str, str]:
-  """Returns which of the names is the split for which role.
+  """Returns the name of the split for each role.
 
   Args:
-    names: of splits, folders or tables.
+    names: names of splits, folders or tables.
     where: the dataset, for the error.
 
   Returns:
@@ -58,7 +58,7 @@ def by_role(names: Iterable[str], where: str) -> dict[str, str]:
     name has.
 
   Raises:
-    ValueError: two names have one role.
+    ValueError: two names have the same role.
   """
   chosen = {}
   for part in ALIASES:
@@ -132,8 +132,8 @@ def positions(slice_text: str, length: int, where: str) -> range:
 def overlap(split: str, other: str) -> bool:
   """Tells whether two splits of a dataset share examples, however many it has.
 
-  False also where that depends on the number of examples, as for "train[10%:]"
-  and "train[:100]".
+  If this depends on the number of examples, as for "train[10%:]" and
+  "train[:100]", the result is False.
   """
   for name, part in parse(split):
     for other_name, other_part in parse(other):
@@ -143,7 +143,7 @@ def overlap(split: str, other: str) -> bool:
         return True
       if ("%" in part) != ("%" in other_part) or "-" in part + other_part:
         continue
-      # Percents are exact of so many, and absolute positions are among them.
+      # Percents of this length are exact, and it holds all absolute positions.
       taken, others = (positions(p, 10**9, name) for p in (part, other_part))
       if max(taken.start, others.start) < min(taken.stop, others.stop):
         return True
@@ -151,21 +151,21 @@ def overlap(split: str, other: str) -> bool:
 
 
 def _share_examples(name: str, other: str) -> bool:
-  """Tells whether splits of these names are one, or one is in the other."""
+  """Tells whether two names mean the same split, or one includes the other."""
   if "all" in (name, other):
     return name == other or bool(role(name) or role(other))
   return (role(name) or name) == (role(other) or other)
 
 
 def check_disjoint(split: str, where: str) -> None:
-  """Raises ValueError if parts of a sum share examples: they count twice.
+  """Raises ValueError if parts of a sum share examples, which count twice.
 
   Args:
-    split: such as "train[:90%]+val".
+    split: a split, such as "train[:90%]+val".
     where: name of the split for the error.
   """
   for part, other in itertools.combinations(split.split("+"), 2):
-    with contextlib.suppress(ValueError):  # Who reads the split refuses it.
+    with contextlib.suppress(ValueError):  # Reading the split raises it.
       if overlap(part, other):
         break
   else:
@@ -182,8 +182,8 @@ def rename(split: str, known: Sequence[str], where: str) -> str:
   Names that are no alias of a known one stay as they are.
 
   Args:
-    split: perhaps with slices, or a sum.
-    known: the splits that there are.
+    split: a split, perhaps with slices, or a sum.
+    known: the dataset's splits.
     where: the dataset, for errors.
 
   Raises:
@@ -200,11 +200,11 @@ def rename(split: str, known: Sequence[str], where: str) -> str:
 
 
 def resolve(asked: str, known: Sequence[str], where: str) -> str:
-  """Returns which of the known splits is meant.
+  """Returns the known split that a name or alias means.
 
   Args:
-    asked: name of a split, as known or any alias of it.
-    known: the splits that there are.
+    asked: name of a known split, or any alias of it.
+    known: the dataset's splits.
     where: the dataset, for errors.
 
   Raises:
@@ -227,7 +227,7 @@ def resolve(asked: str, known: Sequence[str], where: str) -> str:
 
 
 def _advice(known: Sequence[str]) -> str:
-  """Returns which names cannot be asked for, "" if all can."""
+  """Returns in words which names cannot be asked for; "" if all can."""
   matches = {name: _PART.fullmatch(name) for name in known}
   odd = [n for n, match in matches.items() if not match or match["name"] != n]
   if not odd:
@@ -249,20 +249,20 @@ def choose(
 
   The split for training is "train". The split for evaluation is "validation",
   or without one "test", or without both the last tenth of "train", which is
-  then left out of the training. Where no split is for training, it is called
-  "train" all the same: an evaluation needs none.
+  then left out of the training. If no split is for training, the result is
+  "train" nevertheless, since an evaluation needs none.
 
   Args:
-    known: the splits that there are.
+    known: the dataset's splits.
     where: the dataset, for errors.
     train: a split, perhaps a slice, that a person asked for; or "".
-    test: as `train`, for the evaluation.
-    has_labels: tells of a known split whether its examples have labels. Others
-      are not chosen.
+    test: a split for the evaluation that a person asked for; or "".
+    has_labels: tells whether the examples of a known split have labels. Splits
+      without labels are not chosen.
 
   Raises:
-    ValueError: a split that was asked for is not there, two splits could be
-      meant, or there is nothing to train on or to evaluate on.
+    ValueError: a split that was asked for does not exist, two splits could be
+      meant, or no split can be trained or evaluated on.
   """
   roles = by_role(known, where)
   for asked in filter(None, (train, test)):
@@ -286,7 +286,7 @@ def choose(
   trained = {role(name) or name for name, _ in parse(train or own)}
   for part in ("validation", "test"):
     if trained & {part, "all"}:
-      continue  # Nobody means to evaluate on what is trained on.
+      continue  # Training examples are no test.
     if part in roles and has_labels(roles[part]):
       return train or own, roles[part]
   if train:
@@ -299,10 +299,10 @@ def choose(
 
 
 def visible(folder: str | os.PathLike) -> list[os.DirEntry]:
-  """Returns what people put into a folder, in alphabetical order.
+  """Returns the entries of a folder that people put there, sorted by name.
 
-  Hidden files and what operating systems and archives leave behind, such as
-  Thumbs.db and __MACOSX, are left out.
+  Hidden files are left out, and files that operating systems and archives leave
+  behind, such as Thumbs.db and __MACOSX.
   """
   with os.scandir(folder) as entries:
     shown = [entry for entry in entries if not is_hidden(entry.name)]
@@ -310,13 +310,13 @@ def visible(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def broken_link(entry: os.DirEntry) -> str:
-  """Returns in words why a link leads nowhere, "" for all that is there."""
+  """Returns in words why a link leads nowhere; "" for every other entry."""
   if entry.is_symlink():
     try:
       entry.stat()
     except FileNotFoundError:
       return "is a link to nothing"
-    except OSError as error:  # It leads to itself, or where nobody may look.
+    except OSError as error:  # It leads to itself, or access is denied.
       return f"is a link that cannot be followed ({error.strerror})"
   return ""
 
@@ -327,7 +327,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-  """Tells whether a file or folder of this name is none of a person's data."""
+  """Tells whether a name is that of a file that is not a person's data."""
   return name.startswith(".") or name.lower() in _IGNORED
 
 
@@ -349,19 +349,18 @@ def find(
 
   Args:
     root: the folder.
-    is_example: tells by a file's name whether the file is an example, where
-      not each is.
-    has_tables: whether a table may be a split. Folders of
-      images have none.
+    is_example: tells by a file's name whether the file is an example; by
+      default every file is.
+    has_tables: whether a table may be a split. Folders of images have none.
 
   Returns:
     Paths by "train", "validation" and "test". Empty if the folders in `root`
     are classes, or if there are none.
 
   Raises:
-    ValueError: two are one split; or folders are called like splits and hold no
-      class folders, and it cannot be told what they are. The message says how
-      each was read and what to rename.
+    ValueError: two folders or tables mean the same split; or folders have
+      the names of splits but no class folders, so that they may be classes.
+      The message says how each was read and what to rename.
   """
   entries = visible(root)
   named = [
@@ -390,14 +389,14 @@ def find(
 
 
 def holds_folders(folder: str | os.PathLike) -> bool:
-  """Tells whether there is a folder in `folder`."""
+  """Tells whether `folder` holds a folder."""
   return any(map(is_folder, visible(folder)))
 
 
 def _holds_examples(
   folder: pathlib.Path, is_example: Callable[[str], bool]
 ) -> bool:
-  """Tells whether there are examples in `folder`, and no folders."""
+  """Tells whether `folder` holds examples and no folders."""
   return not holds_folders(folder) and any(
     is_example(entry.name) for entry in visible(folder)
   )
@@ -406,7 +405,7 @@ def _holds_examples(
 def split_options(name: str) -> tuple[str, str]:
   """Returns the path and the options of a name "PATH?KEY=VALUE&KEY=VALUE".
 
-  A "?" at the end of a folder's name is one of the path.
+  A "?" at the end of a folder's name belongs to the path.
   """
   path, _, options = name.rpartition("?")
   is_path = not path or not options or "/" in options

@@ -1,7 +1,7 @@
 """Random geometric preprocessing ops: crops, shifts, warps and mirrors.
 
-Images are as in `image_ops`. Crops and `flip_lr` take videos too, and do the
-same to all frames. Each op draws all its random numbers from `rng`.
+An image is an array [H, W, C] under `key`. Crops and `flip_lr` also take videos
+and change all frames alike. Each op draws all its random numbers from `rng`.
 """
 
 import math
@@ -55,15 +55,15 @@ def inception_crop(
   *,
   key: str = "image",
 ) -> Example:
-  """Cuts a random rectangle and resizes it to `size`, if that is given.
+  """Cuts a random rectangle and resizes it to `size`, unless that is None.
 
-  The crop of Szegedy et al., Going Deeper with Convolutions (arXiv 1409.4842):
-  the area is uniform, the aspect ratio log-uniform in [3/4, 4/3]. Draws that
-  do not fit are repeated; after ten the largest central rectangle with a
-  permitted ratio is taken.
+  This is the crop of Szegedy et al., Going Deeper with Convolutions (arXiv
+  1409.4842): the area is uniform, the aspect ratio log-uniform in [3/4, 4/3].
+  Draws that do not fit are repeated; after ten the largest central rectangle
+  with a permitted ratio is taken.
 
-  Without a size the crop stays as it was cut, to be resized by later ops. So
-  a student and a teacher can see one crop at two resolutions:
+  Without a size the crop is not resized, so that a student and a teacher can
+  see one crop at two resolutions:
 
       inception_crop|copy('image','teacher')|resize(240)|resize(384,key='teacher')
 
@@ -73,7 +73,7 @@ def inception_crop(
     size: side of the result, or (height, width); None for no resize.
     area_min: least area in percent of the image.
     area_max: greatest area in percent of the image.
-    method: as for `resize`.
+    method: nearest, bilinear, bicubic or area; see `resize`.
     key: where the image is.
 
   Returns:
@@ -110,9 +110,9 @@ def random_crop(
   *,
   key: str = "image",
 ) -> Example:
-  """Cuts `size` out of a place drawn uniformly.
+  """Cuts a rectangle of `size` at a uniformly random position.
 
-  `resize_small(448)|random_crop(384)` is how ViTs are fine-tuned.
+  ViTs are fine-tuned with `resize_small(448)|random_crop(384)`.
 
   Args:
     example: has an image under `key`.
@@ -124,7 +124,7 @@ def random_crop(
     The example with the image [height, width, C], a view.
 
   Raises:
-    ValueError: the image is smaller than that.
+    ValueError: the image is smaller than `size`.
   """
   image = get_frames(example, key)
   height, width = height_width(size)
@@ -145,7 +145,7 @@ register_stand_in(decode, decode_when_cut, before=random_crop)
 
 
 def _check_fill(fill: float, image: np.ndarray) -> None:
-  """Raises ValueError for a fill that is no pixel of such an image."""
+  """Raises ValueError for a fill that the image's dtype cannot hold."""
   if image.dtype == np.uint8 and (fill != int(fill) or not 0 <= fill <= 255):
     raise ValueError(
       f"fill must be a whole number from 0 to 255 in an image of uint8, not "
@@ -167,9 +167,9 @@ def random_translate(
   *,
   key: str = "image",
 ) -> Example:
-  """Shifts by up to `pixels` up or down and left or right, uniformly.
+  """Shifts an image vertically and horizontally by up to `pixels`, uniformly.
 
-  The same as a random crop after padding by `pixels`.
+  This is the same as a random crop after padding by `pixels`.
 
   Args:
     example: has an image under `key`.
@@ -202,7 +202,7 @@ def random_translate(
 def _check_affine(
   degrees: float, translate: float, scale: tuple | list, shear: float
 ) -> None:
-  # To Python True is a number.
+  # In Python True is a number.
   numbers = all(type(end) in (int, float) for end in scale)
   if len(scale) != 2 or not numbers or not 0 < scale[0] <= scale[1]:
     raise ValueError(
@@ -228,9 +228,10 @@ def random_affine(
   *,
   key: str = "image",
 ) -> Example:
-  """Rotates, scales, shears and shifts about the centre, in one interpolation.
+  """Rotates, scales, shears and shifts an image, in one interpolation.
 
-  All draws are uniform. In the manner of torchvision's RandomAffine.
+  All draws are uniform. Rotation, scale and shear are about the image's centre,
+  as in torchvision's RandomAffine.
 
   Args:
     example: has an image under `key`.
@@ -279,7 +280,7 @@ def random_affine(
 def flip_lr(
   example: Example, rng: np.random.Generator, *, key: str = "image"
 ) -> Example:
-  """Mirrors left and right with a probability of one half."""
+  """Mirrors an image left and right with a probability of one half."""
   image = get_frames(example, key)
   if rng.random() < 0.5:
     image = _mirror(image)

@@ -1,7 +1,7 @@
 """Preprocessing ops that decode image files, by OpenCV and Pillow.
 
-OpenCV decodes all formats but GIF, AVIF, HEIC and some TIFF, which are
-Pillow's.
+OpenCV decodes all formats but GIF, AVIF, HEIC and some TIFF, which Pillow
+decodes.
 """
 
 import functools
@@ -16,17 +16,17 @@ from tokenlearner_flexivit.data.ops import exif as exif_lib
 from tokenlearner_flexivit.data.ops import jpeg
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
-# The pipeline runs many examples at a time. OpenCV's own threads would fight
-# with its threads and processes for the same cores.
+# The pipeline decodes many examples at a time. OpenCV's own threads would
+# compete with its threads and processes for the same cores.
 cv2.setNumThreads(0)
 
-# Formats that keep numbers as they are.
+# Formats that store numbers without loss.
 _EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF 6.0 (section 8; 339: section 19), and values of 262.
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
 _WHITE_IS_ZERO, _RGB, _CIELAB = 0, 2, 8
-# 16-bit images whose values all are below hold fewer bits, or are black.
+# 16-bit images without a greater value hold fewer bits, or are black.
 _MAX_OF_12_BITS = (1 << 12) - 1
 
 
@@ -52,26 +52,26 @@ def decode(
   the package pillow-heif is installed, HEIC. Transparency is dropped. CMYK and
   palettes become RGB. 16 bits become 8 by their upper half.
 
-  For masks and other label maps there is `decode_ids`.
+  `decode_ids` decodes masks and other label maps.
 
   Args:
     example: has under `key` an encoded image (bytes), or one decoded already
       (uint8 [H, W], [H, W, 1] or [H, W, 3]).
     channels: 3 for RGB, where grey is repeated, or 1 for grey.
-    exif: turns the image upright, as its EXIF orientation asks and viewers do.
-      False leaves the pixels as they are stored, as TensorFlow's decoder does;
-      TIFF, AVIF and HEIC are upright either way.
-    bits: of the values of 16-bit images, such as 12 for images of 12-bit
-      cameras; the upper 8 of these bits are kept. None means 16, and an image
-      without a value of more than 12 bits is refused, because it would be
-      nearly black.
+    exif: whether to turn the image upright by its EXIF orientation, as viewers
+      do. False leaves the pixels as stored, as TensorFlow's decoder does; TIFF,
+      AVIF and HEIC are upright either way.
+    bits: number of bits of the values of 16-bit images, such as 12 for images
+      of 12-bit cameras; the upper 8 of these bits are kept. None means 16, and
+      an image without a value of more than 12 bits is refused, because it would
+      be nearly black.
     key: where the image is.
 
   Returns:
     The example with a uint8 [H, W, channels] under `key`.
 
   Raises:
-    ValueError: the bytes are no image or a damaged one, the values have
+    ValueError: the bytes are not an image or a damaged one, the values have
       another number of bits, or the array has another number of channels.
   """
   _check_decode(channels, bits)
@@ -91,18 +91,18 @@ def decode_when_cut(
   bits: int | None = None,
   key: str = "image",
 ) -> Example:
-  """Stands in for `decode` before an op that cuts a rectangle out.
+  """Replaces `decode` before an op that cuts a rectangle out.
 
   Args:
-    example: as for `decode`, like the other arguments.
-    channels: as for `decode`.
-    exif: as for `decode`.
-    bits: as for `decode`.
-    key: as for `decode`.
+    example: has an image under `key`.
+    channels: 3 for RGB, or 1 for grey.
+    exif: whether to turn the image upright.
+    bits: number of bits of the values of 16-bit images.
+    key: where the image is.
 
   Returns:
-    The example with an `UndecodedJpeg` under `key` where that is possible, and
-    otherwise what `decode` returns.
+    The example with an `UndecodedJpeg` under `key` if that is possible, and
+    otherwise the result of `decode`.
   """
   image = example.get(key)
   if isinstance(image, bytes) and channels in (1, 3):
@@ -123,16 +123,17 @@ def decode_bytes(
   exif: bool = True,
   bits: int | None = None,
 ) -> UInt8[np.ndarray, "H W {channels}"]:
-  """Returns the image of a file; see `decode`.
+  """Returns the decoded image of a file, for `decode`.
 
   Args:
     data: the file, as bytes or uint8 [n].
     channels: 1 or 3.
     exif: whether to turn the image upright.
-    bits: of the values of a 16-bit image; None for 16.
+    bits: number of bits of the values of a 16-bit image; None for 16.
 
   Raises:
-    ValueError: see `decode`.
+    ValueError: the bytes are not an image or a damaged one, or the values have
+      another number of bits.
   """
   start = bytes(data[:32])
   is_tiff = start[:4] in _TIFF_HEADERS
@@ -141,11 +142,11 @@ def decode_bytes(
     return _with_channels(_decode_by_pillow(bytes(data), exif), channels)
   color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
   if is_tiff and channels == 3:
-    # OpenCV 5.0 leaves the memory as it was for 16-bit TIFF in this order.
+    # OpenCV 5.0 leaves memory unwritten for 16-bit TIFF in the order RGB.
     color = cv2.IMREAD_COLOR_BGR
   flags = color | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
   try:
-    # OpenCV has an assertion instead of a message for no bytes at all.
+    # For empty files OpenCV raises an assertion without a message.
     decoded = (
       cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
     )
@@ -165,21 +166,21 @@ def decode_bytes(
 
 
 def _is_for_pillow(data: bytes) -> bool:
-  """Tells whether Pillow must decode a TIFF, since OpenCV would do it wrongly.
+  """Tells whether Pillow must decode a TIFF that OpenCV would decode wrongly.
 
-  OpenCV takes the numbers of CIELAB for others, and multiplies colours by the
-  opacity, which is to be dropped.
+  OpenCV misreads the numbers of CIELAB, and multiplies colours by the opacity,
+  which must be dropped.
 
   Raises:
-    ValueError: the numbers have no known range, or both would read other pixels
-      than the file has.
+    ValueError: the numbers have no known range, or both libraries would decode
+      wrong pixels.
   """
   try:
     bits, formats, colours, planes, extra = (
       exif_lib.tag_values(data, tag)
       for tag in (_BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _PLANES, _EXTRA)
     )
-  except IndexError:  # OpenCV says what it makes of damaged files.
+  except IndexError:  # OpenCV raises an error for damaged files.
     return False
   depth = max(bits, default=1)
   kinds = {2: "int", 3: "float", 5: "complex int", 6: "complex float"}
@@ -207,7 +208,7 @@ def _is_for_pillow(data: bytes) -> bool:
 
 
 def _decode_by_pillow(data: bytes, exif: bool) -> UInt8[np.ndarray, "H W 3"]:
-  """Returns the first image of a file; see the module."""
+  """Returns the first image of a file of a format that Pillow decodes."""
   formats = ["GIF", "AVIF", "TIFF"]
   if data[4:8] == b"ftyp":
     try:
@@ -219,10 +220,10 @@ def _decode_by_pillow(data: bytes, exif: bool) -> UInt8[np.ndarray, "H W 3"]:
       pass
   try:
     with Image.open(io.BytesIO(data), formats=formats) as opened:
-      # Of TIFF the orientation is no EXIF: OpenCV turns it always.
+      # TIFF's orientation is not EXIF; OpenCV always turns such images, too.
       is_turned = exif or opened.format == "TIFF"
       image = ImageOps.exif_transpose(opened) if is_turned else opened
-      # Straight to RGB, Pillow warns of transparent palettes.
+      # Pillow warns if transparent palettes are converted to RGB directly.
       image = image.convert("RGBA").convert("RGB")
       return np.asarray(image)
   except UnidentifiedImageError:
@@ -243,7 +244,7 @@ def _decode_by_pillow(data: bytes, exif: bool) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _to_uint8(image: np.ndarray, bits: int | None) -> np.ndarray:
-  """Returns an image of 8 or 16 bits with 8."""
+  """Returns an image of 8 or 16 bits as one of 8 bits."""
   if image.dtype != np.uint16:
     if image.dtype != np.uint8:
       raise ValueError(
@@ -271,7 +272,7 @@ def _to_uint8(image: np.ndarray, bits: int | None) -> np.ndarray:
 def _with_channels(
   image: np.ndarray, channels: int
 ) -> Shaped[np.ndarray, "H W {channels}"]:
-  """Returns the image, grey or in colours."""
+  """Returns the image with one or three channels."""
   if image.ndim == 2:
     image = image[..., None]
   if image.ndim != 3 or image.shape[-1] not in (1, 3):
@@ -290,23 +291,23 @@ def decode_ids(
   """Decodes a map of whole numbers, such as classes or instances.
 
   The numbers are those of the file: 1, 2, 4, 8 or 16 bits of grey, or the
-  positions in a palette, whatever its colours (as in Pascal VOC). Resize the
-  result with method="nearest".
+  positions in a palette, not its colours (as in Pascal VOC). Resize the result
+  with method="nearest".
 
   Args:
     example: has under `key` an encoded PNG, TIFF, BMP or GIF (bytes), or a map
       decoded already (integers [H, W] or [H, W, 1]; with `rgb`, [H, W, 3]).
     rgb: whether the colours code the numbers as R + 256 G + 256^2 B (as in
       COCO's panoptic segmentation).
-    exif: see `decode`.
+    exif: whether to turn the map upright, as `decode` does.
     key: where the map is.
 
   Returns:
     The example with an int32 [H, W, 1] under `key`.
 
   Raises:
-    ValueError: the format does not keep numbers, the file is damaged, it has
-      colours that are no code, or several channels of 16 bits.
+    ValueError: the format does not store numbers without loss, the file is
+      damaged, or it has colours without `rgb` or several channels of 16 bits.
   """
   ids = _get(example, key)
   if isinstance(ids, bytes):
@@ -355,7 +356,7 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
     bits = (data[24],) if data[:4] == b"\x89PNG" else (8,)
     is_grey = data[25] == 0
   if is_grey and bits[0] in (2, 4):
-    # Pillow spreads them over 8 bits.
+    # Pillow scales such numbers to 8 bits.
     numbers = numbers // (255 // (2 ** bits[0] - 1))
   if max(bits, default=1) > 8 and numbers.dtype == np.uint8:
     raise ValueError(
@@ -366,7 +367,7 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
 
 
 def _get(example: Example, key: str) -> bytes | np.ndarray:
-  """Returns the entry under `key` or says that there is none."""
+  """Returns the entry under `key`, or raises ValueError without one."""
   if key not in example:
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
   return example[key]

@@ -1,6 +1,6 @@
-"""The EXIF orientation of image files, and images turned by it.
+"""The EXIF orientation of image files, and turning images by it.
 
-A camera stores the pixels as its sensor has them and notes how it was held.
+A camera stores the pixels in its sensor's order and notes how it was held.
 Viewers turn the image accordingly. EXIF is a small TIFF file inside of a JPEG,
 PNG or WebP (CIPA DC-008, section 4.6.4); the tag is 0x0112.
 """
@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 _ORIENTATION = 0x0112
-# By type of an entry: how many bytes a whole number has.
+# Bytes of a whole number, by the entry's type.
 _SHORT_AND_LONG = {3: 2, 4: 4}
 _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
-# By orientation: whether to mirror the rows upside down, to mirror the columns
-# left to right, and then to exchange rows and columns.
+# Steps that turn an image upright, by orientation: whether to mirror it upside
+# down, to mirror it left to right, and then to exchange rows and columns.
 _TURNS = {
   1: (False, False, False),
   2: (False, True, False),
@@ -28,14 +28,14 @@ _TURNS = {
 
 
 def orientation(data: bytes) -> int:
-  """Returns the orientation that a JPEG, PNG or WebP file names.
+  """Returns the EXIF orientation of a JPEG, PNG or WebP file.
 
   Args:
     data: the file.
 
   Returns:
     1 to 8; 1, which is upright, for files of other formats, without EXIF, or
-    with EXIF that is damaged.
+    with damaged EXIF.
   """
   try:
     exif = _find_exif(data)
@@ -48,7 +48,7 @@ def orientation(data: bytes) -> int:
 def turn(
   image: Shaped[np.ndarray, "H W *rest"], number: int
 ) -> Shaped[np.ndarray, "h w *rest"]:
-  """Returns an image upright, given its orientation."""
+  """Returns an image turned upright from its orientation."""
   flip_rows, flip_columns, transpose = _TURNS[number]
   if number == 1:
     return image
@@ -57,14 +57,14 @@ def turn(
 
 
 def turned_shape(shape: tuple[int, int], number: int) -> tuple[int, int]:
-  """Returns (H, W) of the upright image, given those of the stored one."""
+  """Returns (H, W) of the upright image from (H, W) of the stored image."""
   return shape[::-1] if _TURNS[number][2] else shape
 
 
 def turn_back(
   part: tuple[slice, slice], shape: tuple[int, ...], number: int
 ) -> tuple[slice, slice]:
-  """Returns where the pixels of a part of the upright image are stored.
+  """Returns the part of the stored image that is a part of the upright one.
 
   Args:
     part: rows and columns of the upright image, with start and stop.
@@ -81,7 +81,7 @@ def turn_back(
 
 
 def _find_exif(data: bytes) -> bytes:
-  """Returns the EXIF of a file, or nothing.
+  """Returns the EXIF of a file; b"" without it.
 
   Raises:
     IndexError: the file ends in the middle.
@@ -121,11 +121,11 @@ def tag_values(tiff: bytes, tag: int) -> tuple[int, ...]:
   """Returns the whole numbers under a tag in the first directory of a TIFF.
 
   Args:
-    tiff: the file, or one of EXIF.
+    tiff: a TIFF file, or EXIF.
     tag: the number of the tag.
 
   Returns:
-    The numbers; none without the tag, or if it has values of another type.
+    The numbers; () without the tag, or if its values have another type.
 
   Raises:
     IndexError: the file ends in the middle.
@@ -150,6 +150,6 @@ def tag_values(tiff: bytes, tag: int) -> tuple[int, ...]:
       count, start = read(position + 4, word), position + 4 + word
       if count * size > word:
         start = read(start, word)
-      # No tag that is read here has more than one value for each channel.
+      # The tags that are read here have at most one value per channel.
       return tuple(read(start + size * i, size) for i in range(min(count, 16)))
   return ()

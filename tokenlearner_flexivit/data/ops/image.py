@@ -1,8 +1,8 @@
-"""Preprocessing ops on images without chance, by OpenCV.
+"""Deterministic preprocessing ops on images, by OpenCV.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
-float32 after `value_range` or `standardize`. All ops take a video
-[..., H, W, C] as well, and do the same to all its frames.
+float32 after `value_range` or `standardize`. All ops also take a video
+[..., H, W, C] and change all its frames alike.
 """
 
 import cv2
@@ -22,13 +22,17 @@ _INTERPOLATIONS = {
   "bicubic": cv2.INTER_CUBIC,
   "area": cv2.INTER_AREA,
 }
-# 0.8 GB in colours, more than any model sees: a strip, enlarged until its short
-# side is as long as that of other images.
+# 0.8 GB in colours, more than any model sees. A long strip may exceed this when
+# its short side is enlarged to that of other images.
 _MAX_PIXELS = 1 << 28
 
 
 def get_image(example: Example, key: str) -> np.ndarray:
-  """Returns the image [H, W, C] under `key` or says why there is none."""
+  """Returns the image [H, W, C] under `key`.
+
+  Raises:
+    ValueError: the entry does not exist or is not a decoded image.
+  """
   if key not in example:
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
   image = example[key]
@@ -45,7 +49,7 @@ def get_frames(example: Example, key: str) -> np.ndarray:
   """Returns the image [H, W, C] or video [..., H, W, C] under `key`.
 
   Raises:
-    ValueError: there is none, or none that is decoded.
+    ValueError: the entry does not exist or is not decoded.
   """
   frames = example.get(key)
   if np.ndim(frames) < 4:
@@ -58,7 +62,7 @@ def cut(
 ) -> np.ndarray:
   """Returns a rectangle of an image [H, W, C] or of all frames of a video.
 
-  An image may also be one that is decoded when it is cut.
+  The image may also be an `UndecodedJpeg`, which is decoded when it is cut.
   """
   rectangle = slice(top, top + height), slice(left, left + width)
   return frames[
@@ -69,7 +73,7 @@ def cut(
 def height_width(size: int | tuple | list) -> tuple[int, int]:
   """Returns (height, width) of a size given as one number or as both."""
   sides = [size, size] if isinstance(size, int) else [*size]
-  # To Python True is an int.
+  # In Python True is an int.
   if len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
     raise ValueError(
       f"size must be one or two positive whole numbers, not {size}"
@@ -78,12 +82,12 @@ def height_width(size: int | tuple | list) -> tuple[int, int]:
 
 
 def check_size(size: int | tuple | list) -> None:
-  """Raises ValueError for a size that no image has."""
+  """Raises ValueError for an impossible size of an image."""
   height_width(size)
 
 
 def check_resize(size: int | tuple | list | None, method: str) -> None:
-  """Raises ValueError for a size or a method that there is not."""
+  """Raises ValueError for an impossible size or an unknown method."""
   if size is not None:
     height_width(size)
   if method not in _INTERPOLATIONS:
@@ -128,10 +132,10 @@ def resize(
   *,
   key: str = "image",
 ) -> Example:
-  """Resizes to `size`, whatever the aspect ratio.
+  """Resizes an image to `size`, without keeping the aspect ratio.
 
-  "bilinear" has half-pixel centres and no antialiasing, the resize that
-  FlexiViT is trained and evaluated with; "area" averages, which is better for
+  "bilinear" has half-pixel centres and no antialiasing, like the resize with
+  which FlexiViT is trained and evaluated; "area" averages, which is better for
   strong reductions. uint8 images are rounded.
 
   Args:
@@ -151,12 +155,12 @@ def resize(
 def resize_small(
   example: Example, size: int, method: str = "area", *, key: str = "image"
 ) -> Example:
-  """Resizes the smaller side to `size` and keeps the aspect ratio.
+  """Resizes an image's smaller side to `size` and keeps the aspect ratio.
 
   Args:
     example: has an image under `key`.
     size: smaller side of the result.
-    method: as for `resize`.
+    method: nearest, bilinear, bicubic or area; see `resize`.
     key: where the image is.
 
   Returns:
@@ -174,7 +178,7 @@ def resize_small(
 def central_crop(
   example: Example, size: int | tuple | list, *, key: str = "image"
 ) -> Example:
-  """Cuts `size` out of the middle.
+  """Cuts a rectangle of `size` out of the middle of an image.
 
   Args:
     example: has an image under `key`.
@@ -185,7 +189,7 @@ def central_crop(
     The example with the image [height, width, C].
 
   Raises:
-    ValueError: the image is smaller than that.
+    ValueError: the image is smaller than `size`.
   """
   image = get_frames(example, key)
   height, width = height_width(size)
@@ -222,14 +226,14 @@ def value_range(
   *,
   key: str = "image",
 ) -> Example:
-  """Maps [in_min, in_max] to [vmin, vmax], linearly.
+  """Maps the values of an image from [in_min, in_max] to [vmin, vmax].
 
   Args:
     example: has an image under `key`.
-    vmin: what in_min becomes.
-    vmax: what in_max becomes.
-    in_min: see vmin.
-    in_max: see vmax.
+    vmin: the result for in_min.
+    vmax: the result for in_max.
+    in_min: lower end of the original range.
+    in_max: upper end of the original range.
     key: where the image is.
 
   Returns:
@@ -250,7 +254,7 @@ def _check_statistics(
   sizes = {1}
   for name, value in (("mean", mean), ("std", std)):
     values = np.ravel(value).tolist()
-    # To Python True is a number.
+    # In Python True is a number.
     if not values or any(type(v) not in (int, float) for v in values):
       raise ValueError(f"{name} must be one or several numbers, not {value}")
     if name == "std" and min(values) <= 0:
@@ -270,15 +274,15 @@ def standardize(
   *,
   key: str = "image",
 ) -> Example:
-  """Subtracts the mean and divides by the standard deviation.
+  """Subtracts the mean from an image and divides by the standard deviation.
 
-  The values are taken as they stand: with the statistics of [0, 1] images put
-  value_range(0, 1) before.
+  The image is not scaled before: for statistics of images in [0, 1] put
+  value_range(0, 1) before this op.
 
   Args:
     example: has an image under `key`.
     mean: one number, or one per channel.
-    std: likewise.
+    std: one number, or one per channel, above 0.
     key: where the image is.
 
   Returns:
@@ -292,7 +296,7 @@ def standardize(
         f"{name} has {np.size(value)} values, the image has "
         f"{image.shape[-1]} channels"
       )
-  # JAX can be asked to broadcast between arrays of the same rank only.
+  # JAX may be configured to broadcast only between arrays of the same rank.
   shape = (1,) * (image.ndim - 1) + (-1,)
   mean = np.asarray(mean, np.float32).reshape(shape)
   std = np.asarray(std, np.float32).reshape(shape)

@@ -1,9 +1,9 @@
 """JPEGs that are decoded from the top as far down as a crop needs.
 
-A JPEG is decoded row by row, and most of a crop's cost is decoding, so what
-lies below a crop is better left out. OpenCV has no way to ask for that. But
-libjpeg, which it uses, decodes as many rows as the header announces; with a
-smaller height there, the rows above are the same to the last bit.
+A JPEG is decoded row by row, and decoding is most of a crop's cost, so rows
+below the crop should be left out. OpenCV has no option for this. But libjpeg,
+which it uses, decodes as many rows as the header announces; with a smaller
+height in the header, the rows above are the same to the last bit.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 class UndecodedJpeg:
   """A JPEG that is decoded when it is cut, like an array [H, W, C].
 
-  `shape` is there at once. `image[top:bottom, left:right]` decodes the rows
+  `shape` needs no decoding. `image[top:bottom, left:right]` decodes the rows
   above `bottom` and is equal to the same part of the decoded image.
   """
 
@@ -39,15 +39,15 @@ class UndecodedJpeg:
 
     Args:
       data: the file.
-      channels: of the decoded image, 1 or 3.
-      decode: decodes (a file as bytes or uint8 [n], channels) to an image
-        [H, W, channels] as it is stored, or raises ValueError.
-      orientation: how the stored image lies; see `exif.orientation`. The shape
-        and what is cut are those of the upright image.
+      channels: channels of the decoded image, 1 or 3.
+      decode: function of (a file as bytes or uint8 [n], channels) that returns
+        the image [H, W, channels] as stored, or raises ValueError.
+      orientation: the stored image's orientation, see `exif.orientation`. The
+        shape and cut parts are those of the upright image.
 
     Raises:
-      ValueError: this is no JPEG of the usual kind: rows one after another in
-        one scan, with an end. Others must be decoded as a whole.
+      ValueError: the file is not a JPEG with rows in order, one scan and an end
+        marker. Other files must be decoded as a whole.
     """
     try:
       frame, scan = _find_headers(data)
@@ -57,8 +57,8 @@ class UndecodedJpeg:
         raise ValueError("the JPEG has several scans")
     except IndexError:
       raise ValueError("the header has no end") from None
-    # Without its end marker the decoder stops where the rows asked for end;
-    # otherwise it would go through the rest in search of it, and complain.
+    # Without an end marker the decoder stops after the announced rows; with
+    # one it would read the rest in search of it, and warn.
     array = np.frombuffer(data, np.uint8)
     # Five times as fast as data.find.
     ends = (array[scan:-1] == 0xFF) & (array[scan + 1 :] == 0xD9)
@@ -84,12 +84,12 @@ class UndecodedJpeg:
   def _cut(self, part: tuple[slice, slice]) -> np.ndarray:
     """Returns a part of the stored image."""
     # Colours are stored for several rows at a time and mixed with those of the
-    # rows below; without blocks to spare, nothing is gained.
+    # rows below. If no block of rows can be left out, nothing is gained.
     height = part[0].stop + self._unit // 4
     if -(-height // self._unit) < -(-self._stored[0] // self._unit):
       upper = self._upper.copy()
       upper[self._frame + 5 : self._frame + 7] = divmod(height, 256)
-      # It may be damaged, as the whole will tell, or too few bytes are left.
+      # The file may be damaged, which decoding the whole tells, or too short.
       with contextlib.suppress(ValueError):
         return self._decode(upper, self._channels)[part]
     return self._decode(self._data, self._channels)[part]
@@ -99,7 +99,8 @@ def _find_headers(data: bytes) -> tuple[int, int]:
   """Returns the positions of the frame's and of the first scan's marker.
 
   Raises:
-    ValueError: this is no JPEG, or not of the usual kind; see `UndecodedJpeg`.
+    ValueError: the file is not a JPEG, or not of the kind that `UndecodedJpeg`
+      needs.
     IndexError: the file ends before the scan.
   """
   if data[:2] != b"\xff\xd8":

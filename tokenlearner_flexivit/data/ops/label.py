@@ -1,4 +1,4 @@
-"""Preprocessing ops on labels and on the keys of an example."""
+"""Preprocessing ops on labels and on the entries of an example."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 
 def _require(example: Example, *keys: str) -> None:
-  """Raises KeyError if the example lacks one of the keys."""
+  """Raises ValueError if the example lacks one of the keys."""
   missing = [key for key in keys if key not in example]
   if missing:
     # A KeyError would show its message in quotes.
@@ -34,24 +34,24 @@ def onehot(
 
   Args:
     example: has under `key` a whole number in [0, num_classes), or a vector or
-      list of such, perhaps empty: no class at all.
+      list of such numbers, empty for no class.
     num_classes: length of the vector.
-    key: what to replace.
+    key: the entry to replace.
     on: value at the class or classes.
-    off: value elsewhere.
+    off: value at all other classes.
 
   Returns:
     The example with a float32 [num_classes] under `key`.
 
   Raises:
-    ValueError: a class lies outside or is no whole number.
+    ValueError: a class is out of range or not a whole number.
   """
   _check_onehot(num_classes, on, off)
   _require(example, key)
   label = np.asarray(example[key])
   if not label.size:
-    label = label.astype(np.int64)  # To NumPy an empty list is of floats.
-  # A vector of booleans would be a mask of the classes, not classes.
+    label = label.astype(np.int64)  # NumPy makes floats of an empty list.
+  # A vector of booleans would be a mask of classes, not a list of them.
   is_class = label.dtype.kind in "iu" or (label.dtype.kind, label.ndim) == (
     "b",
     0,
@@ -78,8 +78,8 @@ def onehot(
 def copy(example: Example, inkey: str, outkey: str) -> Example:
   """Returns the example with the value of `inkey` under `outkey` too.
 
-  What random ops do to one of them afterwards, they do not do to the other: a
-  copy for a teacher, which is to see what the student sees, comes after them.
+  Later random ops change only one of the two entries: a copy for a teacher that
+  must see the student's image has to come after them.
   """
   _require(example, inkey)
   return {**example, outkey: example[inkey]}
@@ -92,7 +92,7 @@ def _check_keys(keys: tuple[str, ...]) -> None:
 
 @register_op(check=_check_keys, entries=())
 def keep(example: Example, *keys: str) -> Example:
-  """Returns the example with nothing but `keys`, all of which it must have."""
+  """Returns the example with `keys` only, all of which it must have."""
   _require(example, *keys)
   return {key: example[key] for key in keys}
 

@@ -7,19 +7,19 @@ big_vision's `randaug`, which differ from the paper's:
   - 16 operations, all equally likely and never skipped: the paper's without
     its Identity, with Invert, SolarizeAdd and Cutout.
   - One magnitude for all, on a linear scale that is meant to end at 10 but may
-    go on. It is not drawn, only the sign of the geometric operations is.
+    exceed it. Only the sign of the geometric operations is drawn.
   - TranslateX, TranslateY and Cutout count pixels, 100 and 40 at magnitude 10,
-    whatever the size of the image: meant for images of about 224 pixels.
+    for any size of the image; they are meant for images of about 224 pixels.
   - Color, Contrast, Brightness and Sharpness weaken below a magnitude of 5 and
     strengthen above, by a factor of 1.9 at 10.
   - The threshold of Solarize is a uint8: at 10 the 256 becomes 0, and all
     pixels are inverted.
-  - Geometric operations take the nearest pixel, and 128 where there is none.
+  - Geometric operations take the nearest pixel, and 128 outside of the image.
 
 The operations are Pillow's, which the original imitates in TensorFlow. Compared
-with that, at magnitude 10: AutoContrast, Color, Contrast and Sharpness differ
-by one grey level at most, from rounding; rotations and shears may take another
-one of the pixels that are equally near; the rest is equal.
+with the original at magnitude 10, AutoContrast, Color, Contrast and Sharpness
+differ by at most one grey level, from rounding; rotations and shears may take
+another of two equally near pixels; all others are equal.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from tokenlearner_flexivit.data.ops.image import get_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
-# What takes the place of pixels that are moved in or cut out.
+# The value of pixels that are moved in or cut out.
 _FILL = 128
 
 
@@ -43,7 +43,7 @@ def _either_way(value: float, rng: np.random.Generator) -> float:
 
 
 def _warp(image: Image.Image, *matrix: float) -> Image.Image:
-  """Takes the pixel at (x, y) from matrix @ (x, y, 1), in pixel corners."""
+  """Returns an image whose pixel (x, y) is that at matrix @ (x, y, 1)."""
   return image.transform(
     image.size,
     Image.Transform.AFFINE,
@@ -81,7 +81,7 @@ def _translate_y(image, level, rng):
 
 
 def _cutout(image, level, rng):
-  """Fills a square about a pixel anywhere, partly outside near the edges."""
+  """Fills a square around a random pixel, cut off at the edges."""
   x, y = (int(rng.integers(side)) for side in image.size)
   half = int(40 * level)
   image = image.copy()
@@ -91,7 +91,7 @@ def _cutout(image, level, rng):
 
 def _posterize(image, level, rng):
   del rng
-  # A uint8 in the original, where shifts of more than 7 bits are by 7.
+  # The original computes with uint8, where shifts of more than 7 bits are by 7.
   shift = min((8 - int(4 * level)) % 256, 7)
   return ImageOps.posterize(image, 8 - shift)
 
@@ -115,8 +115,8 @@ def _enhance(enhancer):
   return lambda image, level, rng: enhancer(image).enhance(1.8 * level + 0.1)
 
 
-# Each takes a Pillow image, the magnitude over 10 and the generator, and
-# returns a new image.
+# Each operation takes a Pillow image, the magnitude over 10 and the generator,
+# and returns a new image.
 OPERATIONS: dict[str, Callable[..., Image.Image]] = {
   "AutoContrast": _plain(ImageOps.autocontrast),
   "Equalize": _plain(ImageOps.equalize),
@@ -155,8 +155,8 @@ def randaug(
 ) -> Example:
   """Applies `num_layers` operations drawn from `OPERATIONS`, one by one.
 
-  `randaug(2,10)` is the augmentation of FlexiViT's supervised training; see
-  the top of this file for what the operations do.
+  `randaug(2,10)` is the augmentation of FlexiViT's supervised training. The
+  docstring of this module describes the operations.
 
   Args:
     example: has a uint8 image of 1 or 3 channels under `key`.
@@ -170,7 +170,7 @@ def randaug(
 
   Raises:
     ValueError: the image has another dtype or number of channels, or an
-      argument lies outside.
+      argument is out of range.
   """
   _check_randaug(num_layers, magnitude)
   image = get_image(example, key)

@@ -1,14 +1,14 @@
-"""Preprocessing ops that decode videos and cut clips out of their time.
+"""Preprocessing ops that decode videos and take clips from them.
 
 A video is, under `key`, a sequence of encoded frames (in memory or, as
 `StoredFrames`, in a file) or an array [T, H, W, C], and an array after
-`decode_video`. With the same key, the ops `resize`,
-`resize_small`, `central_crop`, `random_crop`, `inception_crop`, `flip_lr`,
-`value_range` and `standardize` treat all its frames alike.
+`decode_video`. With this key, the ops `resize`, `resize_small`, `central_crop`,
+`random_crop`, `inception_crop`, `flip_lr`, `value_range` and `standardize`
+change all its frames alike.
 
-A clip is `num_frames` frames of a video, `stride` frames apart. Where the video
-is shorter, it begins anew at its end, as often as it takes: what DeepMind's
-Video Readers do, with which ViViT was trained.
+A clip is `num_frames` frames of a video, `stride` frames apart. A shorter video
+is repeated as often as needed, as in DeepMind's Video Readers, with which ViViT
+was trained.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from tokenlearner_flexivit.data.preprocess import (
 )
 from tokenlearner_flexivit.data.sources.video_folder.frames import StoredFrames
 
-# A film by mistake; the views of ViViT's evaluation are less than 100 MB.
+# Only a film read by mistake is larger; ViViT's views are less than 100 MB.
 _MAX_BYTES = 4 * 10**9
 
 
@@ -36,7 +36,7 @@ class UndecodedVideo:
 
     Args:
       frames: encoded images in the order of time.
-      channels: of the decoded images, 1 or 3.
+      channels: channels of the decoded images, 1 or 3.
     """
     self._frames, self._channels = frames, channels
 
@@ -44,7 +44,7 @@ class UndecodedVideo:
     return len(self._frames)
 
   def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-    """Decodes each frame that is wanted once.
+    """Returns the frames at some positions, each decoded once.
 
     Args:
       indices: positions, integers of any shape.
@@ -71,7 +71,7 @@ class UndecodedVideo:
         )
       decoded[i] = frame
     if np.array_equal(indices, wanted):
-      return decoded  # In order and each once, as usual: no copy.
+      return decoded  # Usually each position is there once, in order: no copy.
     return decoded[places.reshape(np.shape(indices))]
 
   def _take(self, positions: Sequence[int]) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ class UndecodedVideo:
 
   def _decode(self, position: int, data: bytes) -> np.ndarray:
     try:
-      # TFDS hands out `object` arrays of bytes, and np.bytes_ is no mere bytes.
+      # TFDS returns `object` arrays of bytes, and np.bytes_ is not plain bytes.
       return decode_ops.decode_bytes(bytes(data), self._channels, exif=False)
     except ValueError as error:
       raise ValueError(f"frame {position}: {error}") from None
@@ -93,7 +93,7 @@ def _check_channels(channels: int) -> None:
 
 
 def _check_size(count: int, frame: np.ndarray) -> None:
-  """Raises ValueError if so many frames would fill the memory."""
+  """Raises ValueError if `count` such frames would fill the memory."""
   if count * frame.nbytes > _MAX_BYTES:
     raise ValueError(
       f"{count} frames of {frame.shape[0]} x {frame.shape[1]} pixels are "
@@ -122,8 +122,8 @@ def decode_video(
     The example with a uint8 [T, H, W, channels] under `key`.
 
   Raises:
-    ValueError: there are no frames, one cannot be decoded, they differ in size,
-      or the array is no video.
+    ValueError: there are no frames, a frame cannot be decoded, they differ in
+      size, or the array is not a video.
   """
   video = decode_when_taken(example, channels, key=key)[key]
   if isinstance(video, UndecodedVideo):
@@ -134,12 +134,12 @@ def decode_video(
 def decode_when_taken(
   example: Example, channels: int = 3, *, key: str = "video"
 ) -> Example:
-  """Stands in for `decode_video` before an op that takes some frames.
+  """Replaces `decode_video` before an op that takes some frames.
 
   Args:
-    example: as for `decode_video`.
-    channels: as for `decode_video`.
-    key: as for `decode_video`.
+    example: has a video under `key`.
+    channels: 3 for RGB, or 1 for grey.
+    key: where the video is.
 
   Returns:
     The example with an `UndecodedVideo` under `key`, or with the array if the
@@ -201,8 +201,8 @@ def temporal_crop(
 ) -> Example:
   """Takes a clip that begins at a frame drawn uniformly, for training.
 
-  All beginnings are possible with which the clip does not run over the end of
-  the video; in a video too short for that, the first frame alone.
+  The clip may begin wherever it does not run over the end of the video; in a
+  video that is too short, it begins at the first frame.
 
   Args:
     example: has a video under `key`.
@@ -252,8 +252,9 @@ def temporal_views(
 ) -> Example:
   """Takes clips spread evenly over the video, for evaluation with many views.
 
-  The first clip begins with the first frame and the last ends with the last;
-  a single one is in the middle. A frame in several of them is decoded once.
+  The first clip begins with the first frame and the last clip ends with the
+  last; a single clip is in the middle. Frames that clips share are decoded
+  once.
 
   Args:
     example: has a video under `key`.
@@ -289,18 +290,18 @@ def spatial_views(
 ) -> Example:
   """Cuts crops spread evenly along the longer side, for many views.
 
-  Three are the left, middle and right, or upper, middle and lower one; a single
-  one is in the middle. Across the shorter side all are in the middle.
+  Three crops are left, middle and right, or upper, middle and lower; a single
+  crop is in the middle. Across the shorter side all crops are in the middle.
 
   Args:
-    example: has under `key` a video, or views [views, T, H, W, C] of one.
+    example: has under `key` a video, or its views [views, T, H, W, C].
     size: side of the crops, or (height, width).
-    crops: how many.
+    crops: number of crops.
     key: where the video is.
 
   Returns:
-    The example with [views * crops, T, height, width, C], where the crops of
-    the first view come first.
+    The example with [views * crops, T, height, width, C], the crops of the
+    first view first.
 
   Raises:
     ValueError: the frames are smaller than `size`.
@@ -337,7 +338,7 @@ for _taker in (temporal_crop, temporal_central_crop, temporal_views):
 
 
 def _video(example: Example, key: str) -> np.ndarray | UndecodedVideo:
-  """Returns the video under `key` or says why there is none."""
+  """Returns the video under `key`, or raises ValueError without one."""
   if key not in example:
     raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
   video = example[key]
@@ -355,7 +356,7 @@ def _video(example: Example, key: str) -> np.ndarray | UndecodedVideo:
 def _last_start(
   video: np.ndarray | UndecodedVideo, num_frames: int, stride: int
 ) -> int:
-  """Returns the last frame at which a clip may begin."""
+  """Returns the position of the last frame at which a clip may begin."""
   _check_clip(num_frames, stride)
   return max(0, len(video) - (num_frames - 1) * stride - 1)
 

@@ -1,8 +1,9 @@
 """Random preprocessing ops on videos: scale and colours.
 
-Each draws once for a video, so that all its frames are changed alike. Both are
-those of DeepMind's Video Readers (https://github.com/google-deepmind/dmvr),
-with which ViViT was trained; differences are named.
+Each op draws once for a video, so that all its frames are changed alike. Both
+ops are those of DeepMind's Video Readers
+(https://github.com/google-deepmind/dmvr), with which ViViT was trained; their
+docstrings name the differences.
 """
 
 import cv2
@@ -28,9 +29,9 @@ def video_scale_jitter(
   *,
   key: str = "video",
 ) -> Example:
-  """Magnifies height and width by a factor each, uniform in [lo, hi].
+  """Magnifies height and width by one factor each, uniform in [lo, hi].
 
-  Put `random_crop` behind it. ViViT has 0.9 to 1.33 between frames of 256
+  Put `random_crop` behind this op. ViViT uses 0.9 to 1.33 between frames of 256
   pixels and crops of 224.
 
   Args:
@@ -38,7 +39,7 @@ def video_scale_jitter(
     rng: generator of the random numbers.
     lo: least factor.
     hi: greatest factor.
-    method: as for `resize`.
+    method: nearest, bilinear, bicubic or area; see `resize`.
     key: where the video is.
 
   Returns:
@@ -92,19 +93,20 @@ def video_colour_jitter(
   """Changes brightness, contrast, saturation and hue, and may drop colours.
 
   All draws are uniform; the defaults are ViViT's on Kinetics. Brightness and
-  contrast come first, then saturation and hue in one go, where DMVR has
-  saturation before contrast; and contrast is about the mean of each channel
-  over the whole video, where DMVR has that of each frame.
+  contrast come first, then saturation and hue in one step, whereas DMVR changes
+  saturation before contrast. Contrast is about the mean of each channel over
+  the whole video, whereas DMVR uses the mean of each frame.
 
   Args:
     example: has a decoded video of uint8 and three channels under `key`.
     rng: generator of the random numbers.
-    probability: of changing anything but dropping colours.
-    to_grey: probability of dropping the colours, whatever else is changed.
-    brightness: most that is added or taken away, as a fraction of the range.
+    probability: probability of changing brightness, contrast, saturation and
+      hue.
+    to_grey: probability of dropping the colours, drawn independently.
+    brightness: largest change either way, as a fraction of the range.
     contrast: distances from the mean are multiplied by 1 - contrast to
       1 + contrast.
-    saturation: likewise.
+    saturation: saturations are multiplied by 1 - saturation to 1 + saturation.
     hue: largest turn either way, as a fraction of the full circle.
     key: where the video is.
 
@@ -125,7 +127,7 @@ def video_colour_jitter(
   if coins[0] < probability:
     video = _change(video, *draws.tolist())
   if coins[1] < to_grey:
-    # OpenCV knows images: the frames stand below one another.
+    # OpenCV converts images, so the frames are joined into a tall one.
     tall = video.reshape(-1, *video.shape[2:])
     grey = cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY)[..., None]
     video = np.repeat(grey, 3, axis=-1).reshape(video.shape)
@@ -141,7 +143,7 @@ def _change(
 ) -> np.ndarray:
   """Returns the uint8 video with changed colours; 0 changes nothing."""
   mean = video.mean(axis=(0, 1, 2), dtype=np.float64) / 255 + brightness
-  # One value of a channel has one result, so a table of 256 does for all.
+  # Equal values of a channel have equal results, so a table of 256 suffices.
   levels = np.arange(256)[:, None] / 255 + brightness
   levels = ((levels - mean) * (1 + contrast) + mean).clip(0, 1)
   table = levels.astype(np.float32)
@@ -157,7 +159,7 @@ def _change(
 
 
 def _get_video(example: Example, key: str) -> np.ndarray:
-  """Returns the video [T, H, W, C] under `key` or says why there is none."""
+  """Returns the video [T, H, W, C] under `key`, or raises ValueError."""
   video = example.get(key)
   if np.ndim(video) != 4:
     raise ValueError(

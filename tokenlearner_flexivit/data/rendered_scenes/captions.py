@@ -36,11 +36,11 @@ def action_caption(main: Object, action: str) -> str:
   return f"{'An' if thing[0] in 'aeiou' else 'A'} {thing} {action}."
 
 
-def _thing(one: Object) -> str:
+def _thing(item: Object) -> str:
   """Returns for example "red heart with fine stripes"."""
-  texture = textures.NAMES[one.texture]
+  texture = textures.NAMES[item.texture]
   article = "a " if texture in _SINGULAR else ""
   return (
-    f"{list(COLOURS)[one.colour]} {shapes.NAMES[one.shape]} with "
-    f"{article}{list(textures.SCALES)[one.scale]} {texture}"
+    f"{list(COLOURS)[item.colour]} {shapes.NAMES[item.shape]} with "
+    f"{article}{list(textures.SCALES)[item.scale]} {texture}"
   )

@@ -30,10 +30,10 @@ def draw(
   canvas = _background(scene, position)
   instances = np.zeros((side, side), np.uint8)
   for i in reversed(range(len(scene.objects))):
-    one = scene.objects[i]
-    mask = shapes.mask(one.shape, one.centre, one.extent, one.angle, side)
+    item = scene.objects[i]
+    mask = shapes.mask(item.shape, item.centre, item.extent, item.angle, side)
     _shadow(canvas, mask, scene.light)
-    _paint(canvas, mask, one, position)
+    _paint(canvas, mask, item, position)
     instances[mask > 127] = i + 1
   slope = np.cos(scene.light) * (position - 0.5)[None, :]
   slope = slope + np.sin(scene.light) * (position - 0.5)[:, None]
@@ -105,24 +105,24 @@ def _shadow(canvas: np.ndarray, mask: np.ndarray, light: float) -> None:
 
 
 def _paint(
-  canvas: np.ndarray, mask: np.ndarray, one: Object, position: np.ndarray
+  canvas: np.ndarray, mask: np.ndarray, item: Object, position: np.ndarray
 ) -> None:
   """Covers the canvas with an object's texture where the mask is."""
   left, top, width, height = cv2.boundingRect(mask)
   box = slice(top, top + height), slice(left, left + width)
   x, y = _turned(
-    position[None, box[1]] - np.float32(one.centre[0]),
-    position[box[0], None] - np.float32(one.centre[1]),
-    one.texture_angle,
+    position[None, box[1]] - np.float32(item.centre[0]),
+    position[box[0], None] - np.float32(item.centre[1]),
+    item.texture_angle,
   )
-  unit = np.float32(1 / one.wavelength)
+  unit = np.float32(1 / item.wavelength)
   tones = textures.tones(
-    one.texture,
+    item.texture,
     x * unit,
     y * unit,
-    one.wavelength * len(canvas),
+    item.wavelength * len(canvas),
   )
-  dark, light = np.float32(one.dark), np.float32(one.light)
+  dark, light = np.float32(item.dark), np.float32(item.light)
   colour = dark + tones[..., None].astype(np.float32) * (light - dark)
   alpha = mask[box][..., None] * np.float32(1 / 255)
   canvas[box] += alpha * (colour - canvas[box])

@@ -25,15 +25,15 @@ def image_example(
     The features listed in README.md.
   """
   rng = scene.generator(seed, split, index)
-  one = scene.sample(rng)
-  image, instances = draw.draw(one, side, int(rng.integers(2**31)))
+  sampled = scene.sample(rng)
+  image, instances = draw.draw(sampled, side, int(rng.integers(2**31)))
   shape_of_instance = np.zeros(256, np.uint8)
-  for i, thing in enumerate(one.objects):
+  for i, thing in enumerate(sampled.objects):
     shape_of_instance[i + 1] = thing.shape + 1
   return {
     "image": jpeg(image),
-    **labels(one),
-    "caption": captions.caption(one),
+    **labels(sampled),
+    "caption": captions.caption(sampled),
     "objects": [
       {
         "bbox": box(instances == i + 1),
@@ -42,26 +42,26 @@ def image_example(
         "colour": thing.colour,
         "scale": thing.scale,
       }
-      for i, thing in enumerate(one.objects)
+      for i, thing in enumerate(sampled.objects)
     ],
     "instances": _png(instances),
     "semantic": _png(shape_of_instance[instances]),
   }
 
 
-def labels(one: scene.Scene) -> dict[str, int]:
+def labels(sampled: scene.Scene) -> dict[str, int]:
   """Returns what can be told of a scene by one number each."""
-  main = one.objects[0]
+  main = sampled.objects[0]
   return {
     "label": main.texture,
     "shape": main.shape,
     "texture": main.texture,
     "colour": main.colour,
     "scale": main.scale,
-    "size": one.size,
-    "orientation": one.orientation,
-    "background": one.background,
-    "num_objects": len(one.objects),
+    "size": sampled.size,
+    "orientation": sampled.orientation,
+    "background": sampled.background,
+    "num_objects": len(sampled.objects),
   }
 
 

@@ -31,9 +31,9 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
   axes = figure.subplots(_ROWS, _COLUMNS)
   for index, axis in enumerate(axes.flat):
     rng = scene.generator(seed, "test", index)
-    one = scene.sample(rng)
-    image, _ = draw.draw(one, side, int(rng.integers(2**31)))
-    labels = examples.labels(one)
+    sampled = scene.sample(rng)
+    image, _ = draw.draw(sampled, side, int(rng.integers(2**31)))
+    labels = examples.labels(sampled)
     colour = list(scene.COLOURS)[labels["colour"]]
     axis.imshow(image)
     axis.set_title(

@@ -52,19 +52,19 @@ class Motion:
   start: float = 0.0
   sweep: float = 0.0
 
-  def at(self, one: Object, t: float) -> Object:
+  def at(self, item: Object, t: float) -> Object:
     """Returns the object after a share t of the clip."""
     angle = self.start + self.sweep * t
     shift = np.array([np.cos(angle), np.sin(angle)]) * self.circle
     shift += np.asarray(self.move) * t
     return dataclasses.replace(
-      one,
-      centre=tuple(np.asarray(one.centre) + shift),
-      extent=one.extent * self.growth**t,
+      item,
+      centre=tuple(np.asarray(item.centre) + shift),
+      extent=item.extent * self.growth**t,
       # The texture is painted on the object: it scales and turns with it.
-      wavelength=one.wavelength * self.growth**t,
-      angle=one.angle + self.turn * t,
-      texture_angle=one.texture_angle + self.turn * t,
+      wavelength=item.wavelength * self.growth**t,
+      angle=item.angle + self.turn * t,
+      texture_angle=item.texture_angle + self.turn * t,
     )
 
 
@@ -145,8 +145,8 @@ def video_example(
   frames, boxes = [], []
   for frame, t in enumerate(np.linspace(0, 1, num_frames)):
     objects = [
-      motion.at(one, t)
-      for motion, one in zip(motions, first.objects, strict=True)
+      motion.at(item, t)
+      for motion, item in zip(motions, first.objects, strict=True)
     ]
     now = dataclasses.replace(first, objects=tuple(objects))
     image, instances = draw.draw(now, side, noise[frame])

@@ -25,18 +25,16 @@ class Source(abc.ABC):
 
   An example is a dict with `image` (encoded bytes, or uint8 [H, W, C]) or
   `video` (a sequence of encoded frames, or uint8 [T, H, W, C]), `label`
-  (np.int32, or where an example may have several classes, float32
-  [num_classes] with 1 at each of its own), `id` (np.int32, the position in the
-  source) and whatever else the dataset has. Sources are pickled to worker
-  processes.
+  (np.int32; if an example may have several classes, float32 [num_classes] with
+  1 at each of its classes), `id` (np.int32, the position in the source) and
+  the other entries of the dataset. Sources are pickled to worker processes.
 
   Attributes:
-    name: what errors call it.
-    num_classes: number of classes, or None where `label` is not a class, nor
-      several.
-    class_names: their names in order, or None where there are none.
+    name: name of the source in errors.
+    num_classes: number of classes, or None if `label` holds no classes.
+    class_names: names of the classes in order, or None without names.
     has_several: whether an example may have several classes.
-    value_names: what the values 0, 1, ... of features mean, of those that tell.
+    value_names: by feature, names of its values 0, 1, ..., if they have names.
   """
 
   name: str
@@ -72,7 +70,7 @@ class Source(abc.ABC):
     """
     self.check_label(key)
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-      # Few at a time: futures of a million examples would fill the memory.
+      # In chunks: futures of a million examples would fill the memory.
       parts = [
         np.fromiter(pool.map(lambda i: int(self[i][key]), part), np.int64)
         for part in _chunks(len(self), 32 * _READERS)
@@ -88,7 +86,7 @@ class Source(abc.ABC):
       key: the entry of an example.
 
     Returns:
-      None for what the source does not tell.
+      The number and the names, each None if the source does not know it.
     """
     if key == "label" and self.num_classes is not None:
       return self.num_classes, self.class_names
@@ -97,7 +95,7 @@ class Source(abc.ABC):
 
   @property
   def has_labels_at_hand(self) -> bool:
-    """Whether `labels` takes no more than seconds."""
+    """Tells whether `labels` takes no more than seconds."""
     return len(self) <= _FEW
 
   def label_keys(self) -> list[str]:
@@ -105,7 +103,7 @@ class Source(abc.ABC):
     return [key for key, value in self[0].items() if is_whole_number(value)]
 
   def check_label(self, key: str) -> None:
-    """Raises ValueError unless `labels` can give this entry of examples."""
+    """Raises ValueError unless `labels` can return this entry of examples."""
     known = self.label_keys()
     if key not in known:
       names = ", ".join(name for name in known if name != "id")
@@ -115,9 +113,9 @@ class Source(abc.ABC):
       )
 
   def digest(self) -> str:
-    """Returns a short name for the data, to notice that they have changed.
+    """Returns a short digest of the data, to notice that they have changed.
 
-    It is the same on every host, wherever the data are.
+    It is the same on every host, wherever the data are stored.
     """
     return hash_words(len(self), self.num_classes, self.class_names)
 
@@ -128,10 +126,10 @@ def hash_words(*values: Any) -> str:
 
 
 def spelt_alike(names: Iterable[str]) -> list[str]:
-  """Returns the names that differ from another one by accident only.
+  """Returns the names that probably mean the same as another name.
 
-  That is in case, in blanks at the ends, or in how letters are encoded: disks
-  of Apple write an accent as a character of its own.
+  These differ only in case, in blanks at the ends, or in the encoding of
+  letters: Apple's file systems write an accent as a separate character.
   """
   groups = collections.defaultdict(list)
   for name in names:
@@ -142,15 +140,15 @@ def spelt_alike(names: Iterable[str]) -> list[str]:
 
 
 def warn_of_classes(
-  name: str, class_names: Sequence[str], counts: Sequence[int], what: str
+  name: str, class_names: Sequence[str], counts: Sequence[int], kind: str
 ) -> None:
   """Warns of classes without an example and of names that are spelt alike.
 
   Args:
-    name: of the source.
-    class_names: of its classes.
-    counts: number of its examples of each.
-    what: an example is, such as "image".
+    name: name of the source.
+    class_names: names of its classes.
+    counts: number of examples of each class.
+    kind: the kind of the examples, such as "image".
   """
   missing = [
     class_name
@@ -160,7 +158,7 @@ def warn_of_classes(
   if missing:
     more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
     warnings.warn(
-      f"{name} has no {what} of {len(missing)} of the {len(class_names)} "
+      f"{name} has no {kind} of {len(missing)} of the {len(class_names)} "
       f"classes: {', '.join(map(repr, missing[:10]))}{more}.",
       stacklevel=4,
     )
@@ -186,11 +184,11 @@ def _chunks(length: int, size: int) -> Iterator[range]:
 def locate(
   parts: Sequence[tuple[Any, range]], index: int
 ) -> tuple[tuple[Any, range], int]:
-  """Returns the part that the example at `index` is in, and where it is there.
+  """Returns the part that holds the example at `index`, and its position there.
 
   Args:
-    parts: what each is of, and which positions of it, one after another.
-    index: in [0, the sum of their lengths).
+    parts: pairs of a listing and the positions that are used of it.
+    index: index into all positions, one part after another.
   """
   for part in parts:
     if index < len(part[1]):

@@ -37,11 +37,11 @@ _CITATION = """
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """TFDS builder; see `_DESCRIPTION`."""
+  """The TFDS builder of scikit-learn's digits, see `_DESCRIPTION`."""
 
   VERSION = tfds.core.Version("1.0.0")
-  # There are no downloads to check. Looking for their checksums, TFDS 4.9 would
-  # import importlib_resources, which it does not install.
+  # The dataset has no downloads. To find their checksums TFDS 4.9 would import
+  # importlib_resources, which it does not install.
   url_infos = None
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -60,7 +60,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # There is nothing to download.
-    # Imported here because it takes a second and is needed only once.
+    # Imported here, because this takes a second and happens only once.
     from sklearn import datasets
 
     digits = datasets.load_digits()
@@ -80,7 +80,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str | os.PathLike | None = None) -> None:
-  """Writes the dataset unless it is there; see `preparation.prepare`.
+  """Writes the dataset unless it exists, by `preparation.prepare`.
 
   Args:
     data_dir: TFDS's folder, by default $TFDS_DATA_DIR or

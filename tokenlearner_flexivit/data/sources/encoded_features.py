@@ -1,4 +1,4 @@
-"""TFDS features that are read as they are stored: encoded images and frames."""
+"""TFDS features that are read as stored: encoded images and frames."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ _TFDS_VIDEO = tfds.features.Video
 
 
 class StoredVideo(tfds.features.Sequence):
-  """What TFDS's `Video` is on disk, a sequence of encoded images.
+  """TFDS's `Video` as stored on disk: a sequence of encoded images.
 
-  TFDS's own class needs TensorFlow to say what uint8 is. This one takes its
-  place when a dataset is loaded from its files.
+  TFDS's own class needs TensorFlow for the dtype uint8. This class replaces it
+  when a dataset is loaded from its files.
   """
 
   ALIASES: ClassVar = [f"{_TFDS_VIDEO.__module__}.{_TFDS_VIDEO.__name__}"]
@@ -24,7 +24,7 @@ class StoredVideo(tfds.features.Sequence):
 
     Args:
       value: message with the shape [T, H, W, C], -1 where it varies, and the
-        format of the frames; or, written by an old TFDS, a dict of that.
+        format of the frames; or a dict of these, written by an old TFDS.
     """
     if isinstance(value, dict):
       shape, encoding = value["shape"], value["encoding_format"]
@@ -40,7 +40,7 @@ class StoredVideo(tfds.features.Sequence):
 
 
 class _AsStored(tfds.decode.SkipDecoding):
-  """Leaves frames encoded; TFDS's decoder does so for single images only."""
+  """A decoder that leaves frames encoded, as TFDS's leaves single images."""
 
   def decode_batch_example_np(self, serialized_example: np.ndarray):
     return serialized_example
@@ -56,8 +56,8 @@ def decoders(features: Mapping[str, Any]) -> dict[str, Any]:
     features: a dataset's features by name.
 
   Returns:
-    Decoders by the names of the features, and in dicts for features inside of
-    others, wherever an image is.
+    Decoders by the names of features with images; dicts of them for features
+    that hold other features.
   """
   chosen = {key: _decoder(feature) for key, feature in features.items()}
   return {key: decoder for key, decoder in chosen.items() if decoder}

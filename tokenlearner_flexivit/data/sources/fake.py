@@ -1,4 +1,4 @@
-"""Noise in the shape of a dataset, for tests and for measuring speed."""
+"""A source of noise, for tests and for measuring speed."""
 
 import re
 import zlib
@@ -15,11 +15,11 @@ _NAME = re.compile(
 
 
 class FakeSource(sources.Source):
-  """Fixed noise: an example depends on the split's name and its position only.
+  """Fixed noise: an example depends only on the split's name and its position.
 
   Names are "fake:HEIGHTxWIDTHxCHANNELS:CLASSES" and, with the number of
   examples in a split, "fake:HEIGHTxWIDTHxCHANNELS:CLASSES:EXAMPLES". Plain
-  "fake" is "fake:224x224x3:1000:1024". With one number more in front, as in
+  "fake" means "fake:224x224x3:1000:1024". With a fourth size in front, as in
   "fake:16x64x64x3:10", the examples are videos of so many frames. Every split
   exists.
   """
@@ -28,7 +28,7 @@ class FakeSource(sources.Source):
     """Reads the shape from the name.
 
     Args:
-      name: see above.
+      name: a name that starts with "fake".
       split: any name, perhaps with a slice, or a sum of such.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Images in class folders: `folder:/path`."""
+"""The source of images in class folders: `folder:/path`."""
 
 import functools
 import os
@@ -19,17 +19,17 @@ class FolderSource(sources.Source):
 
   Two layouts are read:
 
-    PATH/SPLIT/CLASS/IMAGE   with any split that is there;
+    PATH/SPLIT/CLASS/IMAGE   with the splits of these folders;
     PATH/CLASS/IMAGE         with "train" or "all".
 
   A split may be a slice or a sum, such as "train[:90%]" or "train+validation".
   "train", "validation" and "test" may have other names, such as Training, val
-  and dev (see `splits.ALIASES`), and "all" is all three.
+  and dev (see `splits.ALIASES`), and "all" means all three.
 
-  Classes are numbered in alphabetical order; those of the training folder,
-  where there is one, are the classes of all splits. See `image_listing.Listing`
-  for the order of the images and `splits.visible` for files that are ignored.
-  Every other file in a class folder must be an image.
+  Classes are numbered in alphabetical order. If there is a training folder, its
+  classes are those of all splits. `image_listing.Listing` describes the order
+  of the images, `splits.visible` the files that are ignored. Every other file
+  in a class folder must be an image.
   """
 
   def __init__(self, path: str | os.PathLike, split: str):
@@ -37,11 +37,11 @@ class FolderSource(sources.Source):
 
     Args:
       path: the folder.
-      split: see above.
+      split: a split, a slice of it, a sum, or "all".
 
     Raises:
       ValueError: the folder does not exist, has no class folders or no such
-        split, or holds something that is no image; the message names it.
+        split, or holds a file that is not an image; the message names it.
     """
     self.name = f"folder:{path} ({split})"
     folders = split_folders(path)
@@ -105,7 +105,7 @@ class FolderSource(sources.Source):
 
   @functools.cached_property
   def _first_image(self) -> bytes:
-    # A config is checked by the first example before batches have it again.
+    # The first example is read to check a config, then again for a batch.
     return self._read(0)
 
   def _read(self, index: int) -> bytes:
@@ -126,12 +126,12 @@ class FolderSource(sources.Source):
     return self._labels.astype(np.int64)
 
   def label_keys(self) -> list[str]:
-    """Returns the only label that there is."""
+    """Returns the only label of an example."""
     return ["label"]
 
   @property
   def has_labels_at_hand(self) -> bool:
-    """Labels are in memory."""
+    """Returns True: labels are in memory."""
     return True
 
   def digest(self) -> str:
@@ -149,13 +149,13 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
     path: the folder.
 
   Returns:
-    Folders of class folders by split: "train", "validation" and "test" where
-    they are there under any alias, then others by their own names. Where there
-    are none, {"train": PATH}.
+    Folders of class folders by split: "train", "validation" and "test" if they
+    exist under any alias, then others by their own names. Without splits,
+    {"train": PATH}.
 
   Raises:
-    ValueError: there is no such folder or it holds no folders; or see
-      `splits.find`.
+    ValueError: the folder does not exist or holds no folders, or `splits.find`
+      raises it.
   """
   root = _root(path)
   names = image_listing.class_folders(root)
@@ -183,13 +183,13 @@ def choose_splits(
   """Returns the splits of a folder of images to train on and to evaluate on.
 
   Args:
-    path: the folder. If it is not there, it is taken for one without splits;
-      opening it says what is wrong.
-    train: see `splits.choose`.
-    test: see `splits.choose`.
+    path: the folder. A missing folder is treated as one without splits; opening
+      it raises the error.
+    train: the split that a person asked for to train on, or "".
+    test: the split that a person asked for to evaluate on, or "".
 
   Raises:
-    ValueError: see `split_folders` and `splits.choose`.
+    ValueError: `split_folders` or `splits.choose` raises it.
   """
   if not paths.local(path, "folder").is_dir():
     return train or "train[:90%]", test or "train[90%:]"
@@ -201,7 +201,7 @@ def choose_splits(
 
 
 def _root(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder or raises ValueError if there is none."""
+  """Returns the folder, or raises ValueError if it does not exist."""
   root = paths.local(path, "folder")
   if not root.is_dir():
     raise ValueError(f"folder:{path}: there is no such folder.")
@@ -214,7 +214,8 @@ def _resolve(
   """Returns the split that a name means.
 
   Raises:
-    ValueError: there is none; the message says how the folder was read.
+    ValueError: no split has this name; the message says how the folder was
+      read.
   """
   try:
     return splits.resolve(name, list(folders), str(root))
@@ -225,7 +226,7 @@ def _resolve(
 def _hint(
   folders: dict[str, pathlib.Path], root: pathlib.Path, asked: str = ""
 ) -> str:
-  """Returns how a folder was read, for errors about its splits."""
+  """Returns in words how a folder was read, for errors about its splits."""
   if folders == {"train": root}:
     classes = _some(image_listing.class_folders(root))
     return (
@@ -255,7 +256,7 @@ def _class_names(
 
 
 def _likely(unknown: Sequence[str], known: Sequence[str]) -> str:
-  """Returns which unknown names may be known ones, in words."""
+  """Returns in words which unknown names may be known ones."""
   alike = sources.spelt_alike([*known, *unknown])
   if not alike:
     return ""

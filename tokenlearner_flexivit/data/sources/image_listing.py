@@ -1,4 +1,4 @@
-"""Lists the images of class folders, fast and small for millions of files."""
+"""Listings of the images in class folders, compact for millions of files."""
 
 import collections
 import concurrent.futures
@@ -21,7 +21,7 @@ EXTENSIONS = (
   *(".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jfif", ".png"),
   *(".tif", ".tiff", ".webp"),
 )
-# Pictures that are not decoded; HEIC is with the package pillow-heif.
+# Pictures that cannot be decoded; HEIC needs the package pillow-heif.
 _HEIC = (".heic", ".heif")
 _FOREIGN = (
   *(".arw", ".cr2", ".cr3", ".dng", ".jp2", ".jxl", ".nef", ".pdf", ".psd"),
@@ -39,10 +39,10 @@ _HEADER_BYTES = 12
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # Listing and opening wait for the disk or the network, not for the processor.
 _THREADS = 32
-# How many files a thread opens before it takes others.
+# How many files a thread opens as one task.
 _CHUNK = 256
-# A folder that changed so shortly before it was listed may have changed again
-# at what the file system takes for the same time.
+# A folder that changed so shortly before it was listed may change again within
+# the resolution of the file system's clock.
 _SAME_TIME_NS = 2 * 10**9
 
 _listings: "weakref.WeakValueDictionary[str, Listing]" = (
@@ -55,20 +55,20 @@ _lock = threading.Lock()
 class Listing:
   """The images in the class folders of a folder.
 
-  Their order is the same on every machine, and every slice has each class in
-  proportion: where a class has n images, they stand at (i + 1/2) / n of the
-  whole, in the order of a hash of "CLASS/IMAGE".
+  Their order is the same on every machine, and every slice has all classes in
+  proportion: the n images of a class have the relative positions (i + 1/2) / n,
+  in the order of a hash of "CLASS/IMAGE".
 
   Attributes:
     root: the folder.
-    class_names: of its class folders, in alphabetical order.
+    class_names: names of its class folders, in alphabetical order.
     names: the names of the files, one after another, in the order of the
-      images. One object: millions of strings take gigabytes, and time to be
-      sent to processes.
-    ends: where each name ends in `names`, int64 [N].
-    labels: positions in `class_names`, int32 [N].
-    changed: when the folder and its class folders changed, before they were
-      listed.
+      images. They are one object, because millions of strings take gigabytes,
+      and long to be sent to processes.
+    ends: position in `names` at which each name ends, int64 [N].
+    labels: indices into `class_names`, int32 [N].
+    changed: times at which the folder and its class folders changed, before
+      they were listed.
   """
 
   root: pathlib.Path
@@ -103,10 +103,10 @@ class Listing:
 def list_images(root: pathlib.Path) -> Listing:
   """Lists the images of the class folders in `root`.
 
-  No file is opened whose name ends as that of an image does; whether it is one
-  shows when it is read. Other files are opened: they are images if they begin
-  as images do. As long as a listing is in use and the folders have not changed
-  since, the same is returned again.
+  Files with an image's suffix are not opened; if they are not images, reading
+  them raises an error. Other files are opened: they are images if they start
+  with an image's header. While a listing is in use and the folders have not
+  changed, the same listing is returned again.
 
   Args:
     root: folder of class folders.
@@ -115,8 +115,9 @@ def list_images(root: pathlib.Path) -> Listing:
     The listing.
 
   Raises:
-    ValueError: a class has no images, or there are files that are no images, or
-      that lie elsewhere; names the first few and says how many there are.
+    ValueError: a class has no images, or there are files that are not images or
+      lie outside of the class folders; the message names the first few and says
+      how many there are.
   """
   root = pathlib.Path(os.path.abspath(root))
   with _lock:
@@ -139,7 +140,7 @@ def _changed(root: pathlib.Path, class_names: Sequence[str]) -> list[int]:
 
 
 def is_image(name: str) -> bool:
-  """Tells whether a file's name ends as that of an image does."""
+  """Tells whether a file's name has an image's suffix."""
   return name.lower().endswith(EXTENSIONS)
 
 
@@ -147,7 +148,7 @@ def class_folders(path: pathlib.Path) -> list[str]:
   """Returns the names of the folders in `path`, in alphabetical order.
 
   Raises:
-    ValueError: a link leads nowhere, which may have been a class.
+    ValueError: a link, perhaps to a class, leads nowhere.
   """
   entries = splits.visible(path)
   for entry in entries:
@@ -159,7 +160,7 @@ def class_folders(path: pathlib.Path) -> list[str]:
 
 
 def _list(root: pathlib.Path) -> Listing:
-  """Returns a new listing; see `list_images`."""
+  """Returns a new listing, or raises the errors of `list_images`."""
   now = time.time_ns()
   classes = class_folders(root)
   changed = _changed(root, classes)
@@ -181,7 +182,7 @@ def _list(root: pathlib.Path) -> Listing:
     for part in parts
     if not (part.names or part.bad or part.unsure)
   ]
-  # A README beside the class folders does no harm; a forgotten image does.
+  # A README beside the class folders is harmless; a forgotten image is not.
   bad += [
     (root / entry.name, "lies outside of the class folders")
     for entry in splits.visible(root)
@@ -193,13 +194,13 @@ def _list(root: pathlib.Path) -> Listing:
 
 @dataclasses.dataclass
 class _Class:
-  """Holds the images of a class folder.
+  """The files of a class folder.
 
   Attributes:
     path: the folder.
-    names: of images.
-    unsure: of files that must be opened.
-    bad: (path, reason) of what cannot be used.
+    names: names of images.
+    unsure: names of files that must be opened.
+    bad: (path, reason) of entries that cannot be used.
   """
 
   path: pathlib.Path
@@ -209,7 +210,7 @@ class _Class:
 
 
 def _list_class(path: pathlib.Path) -> _Class:
-  """Returns what a class folder holds; opens no file."""
+  """Returns the files of a class folder, without opening any."""
   content = _Class(path)
   with os.scandir(path) as entries:
     for entry in entries:
@@ -231,7 +232,7 @@ def _list_class(path: pathlib.Path) -> _Class:
 
 
 def _look_at(chunk: tuple[_Class, list[str]]) -> list[tuple[pathlib.Path, str]]:
-  """Adds files to the images of a class, and returns those that are none."""
+  """Adds images among files to their class, and returns the other files."""
   part, names = chunk
   bad = []
   for name in names:
@@ -244,7 +245,7 @@ def _look_at(chunk: tuple[_Class, list[str]]) -> list[tuple[pathlib.Path, str]]:
 
 
 def _why_no_image(path: pathlib.Path) -> str | None:
-  """Returns why a file is no image, by its first bytes and its name."""
+  """Returns why a file is not an image, by its header and name, or None."""
   try:
     with open(path, "rb", buffering=0) as file:
       header = file.read(_HEADER_BYTES)
@@ -275,7 +276,7 @@ def _why_no_image(path: pathlib.Path) -> str | None:
 
 
 def _check(root: pathlib.Path, bad: Sequence[tuple[pathlib.Path, str]]) -> None:
-  """Raises ValueError about what cannot be used."""
+  """Raises ValueError about entries that cannot be used, if there are any."""
   if not bad:
     return
   bad = sorted(bad)

@@ -1,4 +1,4 @@
-"""Writes datasets of this project to TFDS's folder, one process at a time."""
+"""Functions that write datasets to TFDS's folder, one process at a time."""
 
 import contextlib
 import os
@@ -29,11 +29,11 @@ def prepare(
   target: pathlib.Path,
   make_builder: Callable[[str], tfds.core.DatasetBuilder],
 ) -> None:
-  """Writes the dataset unless it is there.
+  """Writes the dataset unless it exists.
 
   Args:
-    target: `data_dir` of the builder, where the files are to be in the end.
-    make_builder: given a folder, returns the builder that writes there.
+    target: `data_dir` of the builder, the final folder of the files.
+    make_builder: returns the builder that writes to a folder.
 
   Raises:
     OSError: the folder cannot be written.
@@ -47,14 +47,14 @@ def prepare(
     if target.exists():
       return
     # TFDS warns of configs that it does not know, announces a download and
-    # draws progress bars of its own.
+    # draws its own progress bars.
     with _filtered(logging.get_absl_logger(), "custom data configuration"):
       builder = make_builder(str(folder))
     with _muted("stdout"), _muted("stderr"):
       builder.download_and_prepare()
     try:
       pathlib.Path(builder.data_dir).rename(target)
-    except OSError:  # Perhaps another host was faster.
+    except OSError:  # Another host may have been faster.
       if not target.exists():
         raise
   logging.info("Prepared %s in %s.", builder.info.full_name, target)
@@ -62,16 +62,17 @@ def prepare(
 
 @contextlib.contextmanager
 def alone(target: pathlib.Path) -> Iterator[bool]:
-  """Lets one process at a time write to `target`; others wait, and say so.
+  """Lets one process at a time write to `target`; others log that they wait.
 
-  Processes of one machine see each other, and those of several where the file
-  system has locks for all of them. Elsewhere each writes by itself.
+  This holds for the processes of one machine, and for those of several machines
+  if the file system has locks for all of them. Without locks each process
+  writes by itself.
 
   Args:
-    target: the folder; there is a file beside it as long as this lasts.
+    target: the folder; a lock file is beside it while the context lasts.
 
   Yields:
-    Whether no other process of this machine can be there.
+    Whether no other process of this machine can be in the context.
 
   Raises:
     OSError: the folder of `target` cannot be written.
@@ -82,12 +83,12 @@ def alone(target: pathlib.Path) -> Iterator[bool]:
       target.parent.mkdir(parents=True, exist_ok=True)
       try:
         file = stack.enter_context(open(path, "a+", encoding="utf-8"))
-      except FileNotFoundError:  # Who had the lock left nothing behind.
+      except FileNotFoundError:  # The last owner has removed the folder.
         continue
       is_alone = _lock(file, target)
       if not is_alone:
         break
-      # Who had the lock has removed the file, and others may lock a new one.
+      # The last owner has removed the file, and others may lock a new one.
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
           break
@@ -96,14 +97,14 @@ def alone(target: pathlib.Path) -> Iterator[bool]:
 
 
 def _clean_up(path: pathlib.Path) -> None:
-  """Removes a file, and its folder if nothing is left in it."""
+  """Removes a file, and its folder if that is empty then."""
   path.unlink(missing_ok=True)
   with contextlib.suppress(OSError):
     path.parent.rmdir()
 
 
 def _lock(file: Any, target: pathlib.Path) -> bool:
-  """Returns whether the file is locked now; waits where others have it."""
+  """Locks a file, waiting for other owners, and tells whether it could."""
   if fcntl is None:
     return False
   try:
@@ -125,22 +126,22 @@ def _lock(file: Any, target: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path, is_alone: bool) -> Iterator[pathlib.Path]:
-  """Makes a folder in `parent` that is gone afterwards.
+  """Creates a folder in `parent` for as long as the context lasts.
 
-  Those that killed processes have left there are removed; of processes that may
+  Folders that killed processes left behind are removed; if their process may
   still live, after a day.
 
   Args:
-    parent: where to make it.
-    is_alone: whether no other process of this machine is using `parent`.
+    parent: the folder to create it in.
+    is_alone: whether no other process of this machine uses `parent`.
   """
   parent.mkdir(parents=True, exist_ok=True)
   mine = f"{_NEW}{socket.gethostname()}-"
-  for left in parent.glob(f"{_NEW}*"):
-    is_dead = is_alone and left.name.startswith(mine)
-    if is_dead or _age(left) > _ABANDONED:
-      logging.info("Removing %s, which was broken off.", left)
-      shutil.rmtree(left, ignore_errors=True)
+  for leftover in parent.glob(f"{_NEW}*"):
+    is_dead = is_alone and leftover.name.startswith(mine)
+    if is_dead or _age(leftover) > _ABANDONED:
+      logging.info("Removing %s, which was broken off.", leftover)
+      shutil.rmtree(leftover, ignore_errors=True)
   with tempfile.TemporaryDirectory(
     prefix=mine, dir=parent, ignore_cleanup_errors=True
   ) as folder:
@@ -151,14 +152,14 @@ def _age(folder: pathlib.Path) -> float:
   """Returns the seconds since anything in the folder was written."""
   times = [0.0]
   for path in (folder, *folder.rglob("*")):
-    with contextlib.suppress(OSError):  # It is being removed.
+    with contextlib.suppress(OSError):  # Another process is removing it.
       times.append(path.stat().st_mtime)
   return time.time() - max(times)
 
 
 @contextlib.contextmanager
 def _filtered(logger: Any, words: str) -> Iterator[None]:
-  """Drops what a logger would say with these words in it."""
+  """Drops a logger's messages that contain some words."""
 
   def is_shown(record: Any) -> bool:
     return words not in record.getMessage()
@@ -172,20 +173,20 @@ def _filtered(logger: Any, words: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _muted(name: str) -> Iterator[None]:
-  """Drops what this thread writes to a stream of `sys`, and nothing else."""
+  """Drops the text that this thread writes to a stream of `sys`."""
   stream = getattr(sys, name)
   muted = _Muted(stream, threading.get_ident())
   setattr(sys, name, muted)
   try:
     yield
   finally:
-    # Another thread may have put its own in place.
+    # Another thread may have replaced the stream.
     if getattr(sys, name) is muted:
       setattr(sys, name, stream)
 
 
 class _Muted:
-  """A stream that drops what one thread writes."""
+  """A stream that drops the text of one thread."""
 
   def __init__(self, stream: Any, thread: int):
     self._stream, self._thread = stream, thread

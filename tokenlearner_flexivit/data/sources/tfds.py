@@ -1,4 +1,4 @@
-"""Datasets by their TFDS name, read without TensorFlow."""
+"""The source of a TFDS dataset, read without TensorFlow."""
 
 import contextlib
 import copy
@@ -19,11 +19,11 @@ from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources import digits, encoded_features
 
-# Builders that ship with this package and prepare themselves on first use.
+# Builders of this package, which prepare themselves on first use.
 _PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
-# How many are read at once, for their labels.
+# How many records are read at once for their labels.
 _RECORDS = 256
-# What datasets call the name of the file that an example was.
+# Features of datasets that hold the file name of an example.
 _FILE_NAMES = ("file_name", "filename", "image/filename")
 
 
@@ -31,9 +31,9 @@ class TfdsSource(sources.Source):
   """A split of a dataset that TFDS has prepared as ArrayRecord.
 
   Examples have all features of the dataset; images and the frames of videos
-  stay encoded, for the ops `decode` and `decode_video`. Where `label` holds
-  several classes it becomes a vector of zeros and ones. `id` is the position;
-  a feature of that name becomes `dataset_id`.
+  stay encoded, for the ops `decode` and `decode_video`. A `label` of several
+  classes becomes a vector of zeros and ones. `id` is the position; a feature of
+  this name becomes `dataset_id`.
   """
 
   def __init__(
@@ -47,17 +47,17 @@ class TfdsSource(sources.Source):
 
     Args:
       name: TFDS name, with config and version if wanted ("name/config:1.0.0").
-      split: TFDS split, such as "train[:99%]" or "train+test". Where the
-        dataset calls it otherwise, any alias will do (see `splits.ALIASES`).
+      split: TFDS split, such as "train[:99%]" or "train+test", by the dataset's
+        name for it or any alias (see `splits.ALIASES`).
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
-      features: names of those to parse; None for all. Where a dataset has many
-        that go unused, parsing them can take longer than decoding the image.
+      features: names of the features to parse; None for all. Parsing many
+        unused features can take longer than decoding the image.
 
     Raises:
-      ValueError: there is no such dataset, split or feature, its examples are
-        no dicts, or it is not prepared in a format that allows random access.
-        The message says how to mend it.
+      ValueError: the dataset, split or a feature does not exist, examples are
+        not dicts, or the dataset is not prepared in a format with random
+        access. The message says what to do.
     """
     self.name = f"{name} ({split})"
     if data_dir is not None:
@@ -71,7 +71,7 @@ class TfdsSource(sources.Source):
       builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
       raise ValueError(_unknown_name(name)) from None
-    except ValueError as error:  # Of its configuration, or how it is written.
+    except ValueError as error:  # The config or the syntax is wrong.
       if pathlib.Path(name).expanduser().is_dir():
         raise ValueError(
           f"{name!r} is a folder. Write 'folder:{name}' for images in class "
@@ -88,8 +88,8 @@ class TfdsSource(sources.Source):
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
-      # What TFDS raises for a missing dataset depends on how it would be
-      # written, so find out what is wrong rather than go by the exception.
+      # TFDS's exception for a missing dataset depends on the format it would
+      # be written in, so the cause is looked for instead.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
     _check_slices(builder, name, split)
     self._digest = sources.hash_words(
@@ -97,7 +97,7 @@ class TfdsSource(sources.Source):
       split,
       {key: info.num_examples for key, info in builder.info.splits.items()},
     )
-    # Another dataset of the same name and version lies elsewhere, or is newer.
+    # Other datasets of this name and version have other folders or times.
     folder = pathlib.Path(builder.data_dir)
     stamps = sorted(path.stat().st_mtime_ns for path in folder.glob("*.json"))
     self._place = [str(folder), *stamps] if stamps else None
@@ -108,19 +108,20 @@ class TfdsSource(sources.Source):
         "cannot be read; build one with names from it."
       )
     known = self._features = dict(builder.info.features.items())
+    elements = {key: _element(feature) for key, feature in known.items()}
     self.value_names = {
-      key: one.names
-      for key, feature in known.items()
-      if isinstance(one := _element(feature), tfds.features.ClassLabel)
+      key: element.names
+      for key, element in elements.items()
+      if isinstance(element, tfds.features.ClassLabel)
     }
     if features is None:
       self._parse = dict
-      # Set here and not above: given there, they would make TFDS's own
-      # `mock_data` encode its noise with TensorFlow.
+      # Set here, because as an argument of `as_data_source` they would make
+      # TFDS's own `mock_data` encode its noise with TensorFlow.
       self._source.decoders = encoded_features.decoders(known)
     else:
       known = _choose(known, features, self.name)
-      # The source would parse all of them, whatever it decodes.
+      # The source itself would parse all features, whatever it decodes.
       self._source.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
       self._parse = functools.partial(
         tfds.features.FeaturesDict(known).deserialize_example_np,
@@ -144,8 +145,8 @@ class TfdsSource(sources.Source):
     example["id"] = np.int32(index)
     if self.has_several:
       vector = np.zeros(self.num_classes, np.float32)
-      own = np.asarray(example["label"], np.int64)  # Perhaps none.
-      vector[own[own >= 0]] = 1  # To TFDS -1 is an unknown one.
+      classes = np.asarray(example["label"], np.int64)  # Perhaps empty.
+      vector[classes[classes >= 0]] = 1  # TFDS uses -1 for unknown classes.
       example["label"] = vector
     elif self._has_classes:
       example["label"] = np.int32(example["label"])
@@ -161,10 +162,10 @@ class TfdsSource(sources.Source):
     ]
 
   def labels(self, key: str = "label") -> np.ndarray:
-    """Returns one whole number per example; parses no other feature.
+    """Returns one whole number per example, parsing no other feature.
 
-    To find those of many examples every record has to be read, so they are kept
-    in the cache, for other evaluations and the next start.
+    Labels of many examples are cached for other evaluations and the next start,
+    because every record has to be read for them.
 
     Args:
       key: the feature.
@@ -173,7 +174,7 @@ class TfdsSource(sources.Source):
       int64 [N].
 
     Raises:
-      ValueError: there is no such feature or it is no whole number.
+      ValueError: the feature does not exist or is not a whole number.
     """
     self.check_label(key)
     if self.has_labels_at_hand or self._place is None:
@@ -184,7 +185,7 @@ class TfdsSource(sources.Source):
     with contextlib.suppress(OSError, ValueError, EOFError):
       return np.load(path)
     labels = self._read_labels(key)
-    # A full disk or one that may only be read costs time, nothing else.
+    # On a full or read-only disk the labels are read again next time.
     with contextlib.suppress(OSError):
       path.parent.mkdir(parents=True, exist_ok=True)
       partial = path.with_name(f"{uuid.uuid4().hex}.partial.npy")
@@ -214,9 +215,9 @@ class TfdsSource(sources.Source):
   def classes(
     self, key: str = "label"
   ) -> tuple[int | None, Sequence[str] | None]:
-    """Returns what `Source.classes` does.
+    """Returns the number and the names of the classes of a feature.
 
-    TFDS calls classes that have no names by their numbers.
+    TFDS names classes without names by their numbers; here they have no names.
     """
     count, names = super().classes(key)
     is_named = names and list(names) != [str(i) for i in range(len(names))]
@@ -227,7 +228,7 @@ class TfdsSource(sources.Source):
     return self._digest
 
   def describe(self, index: int) -> str:
-    """Returns the position and the file's name if the dataset has it."""
+    """Returns the position, and the file's name if the dataset stores it."""
     key = next((key for key in _FILE_NAMES if key in self._features), None)
     if key is None:
       return f"example {index}"
@@ -238,7 +239,7 @@ class TfdsSource(sources.Source):
 
 
 def _element(feature: Any) -> Any:
-  """Returns what a sequence is of, or the feature itself."""
+  """Returns the feature of a sequence's elements, or the feature itself."""
   is_sequence = isinstance(feature, tfds.features.Sequence)
   return feature.feature if is_sequence else feature
 
@@ -274,14 +275,14 @@ def _unknown_name(name: str) -> str:
 def _check_slices(
   builder: tfds.core.DatasetBuilder, name: str, split: str
 ) -> None:
-  """Raises ValueError for a slice such as [3:2], which TFDS takes for [3:]."""
+  """Raises ValueError for a slice such as [3:2], which TFDS reads as [3:]."""
   sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
   for key, part in splits.parse(split) if "shard" not in split else ():
     for known, size in sizes.items():
       if part and size and key in (known, "all"):
         try:
           is_empty = not splits.positions(part, size, key)
-        except ValueError:  # TFDS has slices of other kinds.
+        except ValueError:  # TFDS knows further kinds of slices.
           continue
         if is_empty:
           raise ValueError(
@@ -294,7 +295,7 @@ def _check_slices(
 def _cannot_read(
   builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
 ) -> str:
-  """Returns what is wrong and what to do about it."""
+  """Returns in words why a split cannot be read and what to do."""
   if not builder.is_prepared():
     return (
       f"The dataset {name!r} is not prepared in {builder.data_dir}. Prepare it "
