@@ -141,12 +141,12 @@ def test_any_generator_trains_the_settings_that_are_drawn(prng):
   """Also with "all" among the numbers, which has programs of its own."""
   task = make_task(mixup_alpha=0.4)
   with jax.default_prng_impl(prng):
-    state, history = train(task, num_tokens=(3, 1, "all"))
-    again, same = train(task, num_tokens=(3, 1, "all"), dispatch="switch")
+    state, history = train(task, (6,), (3, 1, "all"))
+    again, same = train(task, (6,), (3, 1, "all"), dispatch="switch")
   chex.assert_trees_all_close(state, again, rtol=1e-5, atol=1e-6)
   chex.assert_trees_all_close(history, same, rtol=1e-4, atol=1e-6)
   chex.assert_tree_all_finite(history)
-  drawn_from = patch_sizes(6, 3, num_tokens=(3, 1, "all"))
+  drawn_from = patch_sizes(6, num_tokens=(3, 1, "all"))
   expected = [
     int(drawn_from.draw(train_step_lib.step_keys(3, np.int32(step))[0], step))
     for step in range(STEPS)
