@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
@@ -44,7 +45,7 @@ def label_names(
   labels = np.asarray(batch["label"])
   classes = labels[:, None].tolist()
   if labels.ndim == 2:
-    right = np.asarray(labels_lib.right_classes(labels))
+    right = np.asarray(labels_lib.right_classes(jnp.asarray(labels)))
     classes = [np.flatnonzero(row).tolist() for row in right]
   return [
     shortened("+".join(_name(names, c) for c in row if c >= 0))
