@@ -9,7 +9,7 @@ from tokenlearner_flexivit.data.rendered_scenes import builder
 
 
 def main() -> None:
-  """Reads the command line and prepares; see above."""
+  """Reads the command line and prepares the dataset."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
     "configs", nargs="+", help="such as 64, 96, 512 or video_64"

@@ -1,4 +1,4 @@
-"""The TFDS builder, and preparing the dataset."""
+"""The TFDS builder of the dataset, and a function that prepares it."""
 
 import dataclasses
 import os
@@ -39,15 +39,15 @@ _CITATION = """
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RenderedScenesConfig(tfds.core.BuilderConfig):
-  """What is drawn; the name is the folder's.
+  """A config of the dataset; its name is that of the folder.
 
   Attributes:
     image_size: height and width in pixels.
-    num_frames: of a video, 8 to 32; 0 for images.
-    num_train: examples in the split "train".
-    num_validation: likewise, "validation".
-    num_test: likewise, "test".
-    seed: another seed gives other scenes.
+    num_frames: frames of a video, 8 to 32; 0 for images.
+    num_train: number of examples in the split "train".
+    num_validation: number of examples in the split "validation".
+    num_test: number of examples in the split "test".
+    seed: seed of all scenes.
   """
 
   image_size: int
@@ -75,7 +75,7 @@ def config_named(name: str) -> RenderedScenesConfig:
   """Returns a standard config, or "SIZE" or "video_SIZE" for any size.
 
   Raises:
-    ValueError: the name is none of these, or the size too small.
+    ValueError: no config has this name, or the size is too small.
   """
   standard = {config.name: config for config in RenderedScenes.BUILDER_CONFIGS}
   if name in standard:
@@ -121,7 +121,7 @@ def _attributes() -> dict[str, tfds.features.FeatureConnector]:
 
 
 class RenderedScenes(tfds.core.GeneratorBasedBuilder):
-  """TFDS builder; see `_DESCRIPTION`."""
+  """The TFDS builder of rendered scenes, see `_DESCRIPTION`."""
 
   VERSION = tfds.core.Version("2.0.0")
   RELEASE_NOTES: ClassVar = {
@@ -141,9 +141,10 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
     ),
   ]
   DEFAULT_BUILDER_CONFIG_NAME = "96"
-  # There are no downloads to check; see `Digits`.
+  # The dataset has no downloads. To find their checksums TFDS 4.9 would import
+  # importlib_resources, which it does not install.
   url_infos = None
-  # What is written does not depend on it.
+  # The examples do not depend on this number.
   num_processes = os.cpu_count() or 1
   screen = None  # Where progress is shown; by default stderr.
 
@@ -151,7 +152,7 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
   def folder(
     cls, data_dir: str | os.PathLike | None, config: str
   ) -> pathlib.Path:
-    """Returns where the files of the config of that name are."""
+    """Returns the folder of the files of a config, by its name."""
     default = pathlib.Path(cls(data_dir=data_dir).data_dir)
     return default.parent.parent / config / default.name
 
@@ -161,7 +162,7 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=_DESCRIPTION,
       features=self._video_features() if is_video else self._image_features(),
-      # So that the position of an example is the index it was made from.
+      # So that the position of an example is the index it was drawn from.
       disable_shuffling=True,
       citation=_CITATION,
     )
@@ -198,7 +199,7 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
     frames = self.builder_config.num_frames
     return features.FeaturesDict(
       {
-        # `tfds.features.Video` is the same, but would import TensorFlow.
+        # `tfds.features.Video` is equivalent, but would import TensorFlow.
         "video": features.Sequence(frame, length=frames),
         "label": features.ClassLabel(names=video.ACTIONS),
         **_attributes(),
@@ -247,24 +248,24 @@ def prepare(
   config: str | RenderedScenesConfig = "96",
   num_processes: int | None = None,
 ) -> None:
-  """Writes the dataset unless it is there; see `preparation.prepare`.
+  """Writes the dataset unless it exists, by `preparation.prepare`.
 
   Args:
     data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
-    config: its name (see `config_named`) or a config of one's own, which from
-      then on can be read by its name.
+    config: a name (see `config_named`), or your own config, which can then be
+      read by its name.
     num_processes: how many processes draw; by default one per core.
 
   Raises:
-    ValueError: there is no such config, or it cannot show the textures.
+    ValueError: the config does not exist, or cannot show the textures.
     OSError: the folder cannot be written.
   """
   if isinstance(config, str):
     if RenderedScenes.folder(data_dir, config).exists():
-      return  # Perhaps one that was made from a config of one's own.
+      return  # It may have been written from a user's own config.
     config = config_named(config)
-  screen = sys.stderr  # Which is hidden while the builder writes.
+  screen = sys.stderr  # The stream is hidden while the builder writes.
 
   def make_builder(folder: str) -> RenderedScenes:
     builder = RenderedScenes(

@@ -1,4 +1,4 @@
-"""Captions: one English sentence about a scene."""
+"""Captions: an English sentence about a scene or a video."""
 
 from . import shapes, textures
 from .scene import BACKGROUNDS, COLOURS, ORIENTATIONS, SIZES, Object, Scene
@@ -14,10 +14,10 @@ _SINGULAR = ("net", "weave", "zigzag")
 
 
 def caption(scene: Scene) -> str:
-  """Returns what an image shows.
+  """Returns a sentence about what an image shows.
 
-  For example "A large red heart with fine stripes, tilted left, and two smaller
-  objects on a cloudy background."
+  An example is "A large red heart with fine stripes, tilted left, and two
+  smaller objects on a cloudy background."
   """
   main = scene.objects[0]
   others = len(scene.objects) - 1
@@ -31,13 +31,13 @@ def caption(scene: Scene) -> str:
 
 
 def action_caption(main: Object, action: str) -> str:
-  """Returns what a video shows: "A red heart with a fine net grows."."""
+  """Returns a sentence: "A red heart with a fine net grows."."""
   thing = _thing(main)
   return f"{'An' if thing[0] in 'aeiou' else 'A'} {thing} {action}."
 
 
 def _thing(item: Object) -> str:
-  """Returns for example "red heart with fine stripes"."""
+  """Returns words about an object: "red heart with fine stripes"."""
   texture = textures.NAMES[item.texture]
   article = "a " if texture in _SINGULAR else ""
   return (

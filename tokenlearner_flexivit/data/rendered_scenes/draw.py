@@ -1,4 +1,4 @@
-"""Draws a scene at a size in pixels."""
+"""Drawing a scene at a size in pixels."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from . import shapes, textures
 from .scene import BACKGROUNDS, Object, Scene
 
-# Many processes draw at a time; OpenCV's own threads would only be in the way.
+# Many processes draw at a time, so OpenCV's own threads would not help.
 cv2.setNumThreads(0)
 
 _SHADOW_SHIFT, _SHADOW_BLUR, _SHADOW_STRENGTH = 0.025, 0.02, 0.45
@@ -20,7 +20,7 @@ def draw(
   Args:
     scene: what to draw.
     side: height and width in pixels.
-    noise_seed: of the noise, which differs between sizes and between frames.
+    noise_seed: seed of the noise, which differs between sizes and frames.
 
   Returns:
     The image, uint8 [side, side, 3] RGB, and the instances, uint8
@@ -48,7 +48,7 @@ def draw(
 
 
 def _background(scene: Scene, position: np.ndarray) -> np.ndarray:
-  """Returns float32 [side, side, 3] in [0, 1]."""
+  """Returns the background, float32 [side, side, 3] in [0, 1]."""
   rng = np.random.default_rng(scene.background_seed)
   side = len(position)
   kind = BACKGROUNDS[scene.background]
@@ -87,13 +87,13 @@ def _background(scene: Scene, position: np.ndarray) -> np.ndarray:
 def _turned(
   x: np.ndarray, y: np.ndarray, angle: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the coordinates along axes that are turned clockwise."""
+  """Returns coordinates along axes that are turned clockwise."""
   cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
   return x * cos + y * sin, y * cos - x * sin
 
 
 def _shadow(canvas: np.ndarray, mask: np.ndarray, light: float) -> None:
-  """Darkens what lies behind an object, on the side away from the light."""
+  """Draws an object's shadow on the canvas, on the side away from the light."""
   side = len(canvas)
   shift = _SHADOW_SHIFT * side
   move = np.float32(
@@ -107,7 +107,7 @@ def _shadow(canvas: np.ndarray, mask: np.ndarray, light: float) -> None:
 def _paint(
   canvas: np.ndarray, mask: np.ndarray, item: Object, position: np.ndarray
 ) -> None:
-  """Covers the canvas with an object's texture where the mask is."""
+  """Paints an object's texture on the canvas, inside of the mask."""
   left, top, width, height = cv2.boundingRect(mask)
   box = slice(top, top + height), slice(left, left + width)
   x, y = _turned(

@@ -1,4 +1,4 @@
-"""Examples: a scene with its labels, a function of seed, split and index."""
+"""Examples: scenes with labels, as functions of seed, split and index."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def image_example(
 
   Args:
     side: height and width in pixels.
-    seed: of the dataset.
+    seed: seed of the dataset.
     split: name of the split.
     index: number of the example in it.
 
@@ -50,7 +50,7 @@ def image_example(
 
 
 def labels(sampled: scene.Scene) -> dict[str, int]:
-  """Returns what can be told of a scene by one number each."""
+  """Returns the labels of a scene, each a number."""
   main = sampled.objects[0]
   return {
     "label": main.texture,
@@ -66,7 +66,7 @@ def labels(sampled: scene.Scene) -> dict[str, int]:
 
 
 def jpeg(image: np.ndarray) -> bytes:
-  """Encodes uint8 [H, W, 3] RGB."""
+  """Encodes an RGB image, uint8 [H, W, 3], as JPEG."""
   quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
   return cv2.imencode(".jpg", image[..., ::-1], quality)[1].tobytes()
 

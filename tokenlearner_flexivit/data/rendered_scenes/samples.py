@@ -24,8 +24,8 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
 
   Args:
     path: PNG to write.
-    side: of an image in pixels.
-    seed: of the dataset.
+    side: side of an image in pixels.
+    seed: seed of the dataset.
   """
   figure = drawing.Figure(figsize=(10.5, 7.9), layout="constrained")
   axes = figure.subplots(_ROWS, _COLUMNS)
@@ -49,7 +49,7 @@ def sheet(path: pathlib.Path, side: int = 96, seed: int = 0) -> None:
 
 
 def main() -> None:
-  """Reads the command line; see above."""
+  """Reads the command line and writes the sheet."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, default=_DEFAULT)
   parser.add_argument("--size", type=int, default=96, help="pixels")

@@ -1,7 +1,7 @@
-"""What is in a scene: drawn at random, in units of the image's side.
+"""Random scenes: objects, background and light in units of the image's side.
 
-Nothing here depends on the size in pixels, so a scene has the same
-composition at every size.
+They do not depend on the size in pixels, so a scene has the same composition at
+every size.
 """
 
 import dataclasses
@@ -27,39 +27,40 @@ SIZES = ("small", "medium", "large")
 ORIENTATIONS = ("tilted left", "upright", "tilted right")
 MAX_OBJECTS = 6
 
-# Of the main object: extents of each size, and the tilt with its jitter.
+# The main object's extents for each size, and its tilt with jitter.
 _EXTENTS = ((0.60, 0.65), (0.68, 0.73), (0.76, 0.81))
 _TILT, _TILT_JITTER = np.deg2rad(20), np.deg2rad(4)
 _SHIFT = 0.05
-# Of the others, which are clearly smaller and may have any orientation.
+# The other objects are clearly smaller and may have any orientation.
 _OTHER_EXTENT = (0.12, 0.18)
 _MIN_VISIBLE = 0.4
 _TRIES = 20
 _TEXTURE_TILT = np.deg2rad(8)
-# How much darker than the light tone the dark one is. On worn objects the
-# texture all but disappears: no model gets them all, and those that learn to
-# see more get more. They are few enough for learning to begin soon.
+# How much darker the dark tone is than the light tone. On worn objects the
+# texture all but disappears: no model classifies all of them, but better models
+# classify more. They are few enough for learning to begin soon.
 _CONTRAST, _WORN_CONTRAST = (0.5, 0.9), (0.0, 0.1)
 _WORN_SHARE = 0.25
-# Visibility is judged on a raster of its own: the same for all sizes.
+# Visibility is judged on a separate raster, the same for all sizes.
 _RASTER = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-  """One object.
+  """An object of a scene.
 
   Attributes:
     shape: index in `shapes.NAMES`.
     texture: index in `textures.NAMES`.
     colour: index in `COLOURS`.
-    scale: of the texture, index in `textures.SCALES`.
+    scale: scale of the texture, index in `textures.SCALES`.
     centre: x and y in shares of the side.
-    extent: side of the square around the upright outline, likewise.
+    extent: side of the square around the upright outline, in shares of the
+      side.
     angle: clockwise turn in radians.
-    wavelength: of the texture, in shares of the side.
-    light: RGB in [0, 1].
-    dark: RGB in [0, 1].
+    wavelength: wavelength of the texture, in shares of the side.
+    light: the light tone, RGB in [0, 1].
+    dark: the dark tone, RGB in [0, 1].
     texture_angle: clockwise turn of the texture in radians.
   """
 
@@ -78,19 +79,19 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A scene.
+  """A scene of objects on a background, with its light.
 
   Attributes:
-    objects: the main one first; each is in front of those after it.
+    objects: the main object first; each is in front of the next ones.
     size: bin of the main object, index in `SIZES`.
     orientation: bin of the main object, index in `ORIENTATIONS`.
     background: index in `BACKGROUNDS`.
     background_colours: two RGB triples in [0, 1].
-    background_seed: of the texture.
+    background_seed: seed of the background's texture.
     light: direction of the light in radians.
     light_strength: change of brightness from the middle to the edge.
     gamma: exponent of the brightness.
-    noise: standard deviation of the pixels' noise, of 1.
+    noise: standard deviation of the pixels' noise, for pixels in [0, 1].
   """
 
   objects: tuple[Object, ...]
@@ -106,12 +107,12 @@ class Scene:
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
-  """Returns the source of everything random in one example."""
+  """Returns the generator of all random numbers of an example."""
   return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
 
 
 def sample(rng: np.random.Generator) -> Scene:
-  """Draws a scene; see `generator`."""
+  """Returns a random scene."""
   size = int(rng.integers(len(SIZES)))
   orientation = int(rng.integers(len(ORIENTATIONS)))
   num_others = int(rng.integers(MAX_OBJECTS))
@@ -176,7 +177,7 @@ def _object(
 def _behind(
   rng: np.random.Generator, covered: np.ndarray
 ) -> tuple[Object, np.ndarray]:
-  """Draws an object behind the others of which enough can be seen."""
+  """Returns a random object that is visible behind the others, and its mask."""
   best, best_mask, best_visible = None, None, -1.0
   for _ in range(_TRIES):
     extent = rng.uniform(*_OTHER_EXTENT)
@@ -192,7 +193,7 @@ def _behind(
 
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[float, ...]:
-  """Converts from HSV, all in [0, 1]."""
+  """Returns the RGB values of a colour in HSV, all in [0, 1]."""
   shifted = (hue + np.array([0, 2 / 3, 1 / 3])) % 1
   pure = np.clip(np.abs(shifted * 6 - 3) - 1, 0, 1)
   return tuple((value * (1 - saturation * (1 - pure))).tolist())

@@ -1,7 +1,7 @@
 """The outlines of the objects.
 
-Each has one axis and a top, so that its orientation can be seen, and is stout
-enough to show its texture.
+Each outline has one axis and a top, so that its orientation can be seen, and is
+wide enough to show its texture.
 """
 
 import functools
@@ -9,7 +9,7 @@ import functools
 import cv2
 import numpy as np
 
-# Coordinates are given to OpenCV in 2^-6 of a pixel.
+# OpenCV takes coordinates in units of 2^-6 pixels.
 _SUBPIXEL_BITS = 6
 _CURVE = np.linspace(0, 1, 49)
 
@@ -46,7 +46,7 @@ def _triangle() -> np.ndarray:
 
 
 def _with_mirror_image(half: list[tuple[float, float]]) -> np.ndarray:
-  """Closes a right half, listed from the top down, with its left one."""
+  """Returns the outline of a right half, listed from the top down."""
   left = [(-x, y) for x, y in reversed(half) if x]
   return np.array([*half, *left], np.float64)
 
@@ -74,14 +74,15 @@ def mask(
   angle: float,
   side: int,
 ) -> np.ndarray:
-  """Draws one object filled, with smooth edges.
+  """Returns the mask of an object, with smooth edges.
 
   Args:
     shape: index in `NAMES`.
     centre: x and y as shares of the image's side.
-    extent: side of the square around the upright outline, likewise.
+    extent: side of the square around the upright outline, as a share of the
+      image's side.
     angle: clockwise turn in radians.
-    side: of the image in pixels.
+    side: side of the image in pixels.
 
   Returns:
     uint8 [side, side], 255 inside.

@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Lengths of the waves of which a texture is made, in shares of the image's
-# side: from and to.
+# Shortest and longest waves of a texture, in shares of the image's side.
 SCALES = {
   "fine": (1 / 16, 1 / 13),
   "medium": (1 / 10, 1 / 8),
   "coarse": (1 / 6.5, 1 / 5),
 }
-# Fewer pixels per wave cannot show what the pattern is.
+# Fewer pixels per wave cannot show the pattern.
 MIN_PIXELS = 4
 FINEST = min(low for low, _ in SCALES.values())
 MIN_SIDE = round(MIN_PIXELS / FINEST)
@@ -86,16 +85,16 @@ NAMES = tuple(_PATTERNS)
 def tones(
   texture: int, u: np.ndarray, v: np.ndarray, pixels: float
 ) -> np.ndarray:
-  """Returns how much of the light tone each pixel has.
+  """Returns the share of the light tone in each pixel.
 
   Args:
     texture: index in `NAMES`.
-    u: coordinate across the object, in wavelengths, of any shape.
-    v: coordinate along the object, likewise.
+    u: coordinates across the object, in wavelengths, an array of any shape.
+    v: coordinates along the object, in wavelengths, an array of the same shape.
     pixels: length of a wave in pixels, for edges that are a pixel wide.
 
   Returns:
-    Array of that shape in [0, 1].
+    An array of this shape in [0, 1].
   """
   wave = _PATTERNS[NAMES[texture]](u, v)
   # Near its zeros a wave of height 1 has the slope 2 pi per wavelength.

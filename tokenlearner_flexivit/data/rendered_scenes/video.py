@@ -28,21 +28,21 @@ _DIRECTIONS = {
 }
 # The main object is smaller than in an image, to have room to move.
 _SHRINK = 0.62
-# Of the side: how far every object drifts, whatever the action.
+# How far every object drifts in addition to an action, as a share of the side.
 _DRIFT = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-  """How an object differs from its first pose after a share t of the clip.
+  """The motion of an object from its first pose, at a share t of the clip.
 
   Attributes:
-    move: x and y in shares of the side, at t = 1.
-    turn: clockwise, in radians, at t = 1.
+    move: shift in x and y at t = 1, in shares of the side.
+    turn: clockwise turn at t = 1, in radians.
     growth: factor of the extent at t = 1.
     circle: radius of a circle in shares of the side; 0 for none.
     start: angle on the circle at t = 0.
-    sweep: angle from there to t = 1.
+    sweep: change of this angle up to t = 1.
   """
 
   move: tuple[float, float] = (0.0, 0.0)
@@ -69,7 +69,7 @@ class Motion:
 
 
 def sample(rng: np.random.Generator) -> tuple[int, Scene, tuple[Motion, ...]]:
-  """Draws the action, the first frame and the motion of each object."""
+  """Returns a random action, first frame and motion of each object."""
   action = int(rng.integers(len(ACTIONS)))
   first = scene.sample(rng)
   main, motion = _act(rng, ACTIONS[action], first.objects[0])
@@ -106,7 +106,7 @@ def _act(
       start=rng.uniform(-np.pi, np.pi),
       sweep=rng.choice([-1, 1]) * rng.uniform(1.6, 2) * np.pi,
     )
-  # Centred on its path, then shifted as far as there is room.
+  # The path is centred, then shifted at random as far as there is room.
   largest = extent * max(1, motion.growth)
   room = 0.5 - 0.47 * largest - np.abs(motion.move) / 2 - motion.circle
   middle = 0.5 + rng.uniform(-1, 1, 2) * np.maximum(room, 0)
@@ -131,14 +131,14 @@ def video_example(
   Args:
     side: height and width in pixels.
     num_frames: frames, spread evenly over the same motion.
-    seed: of the dataset.
+    seed: seed of the dataset.
     split: name of the split.
     index: number of the example in it.
 
   Returns:
     The features listed in README.md.
   """
-  # Not the scenes of the images.
+  # Another split name, so that the scenes differ from those of the images.
   rng = scene.generator(seed, f"video {split}", index)
   action, first, motions = sample(rng)
   noise = rng.integers(2**31, size=num_frames).tolist()
@@ -153,7 +153,7 @@ def video_example(
     frames.append(examples.jpeg(image))
     boxes.append(examples.box(instances == 1))
   labels = examples.labels(first)
-  for key in ("size", "orientation"):  # They change.
+  for key in ("size", "orientation"):  # These change in a video.
     del labels[key]
   return {
     "video": frames,

@@ -1,9 +1,9 @@
-"""Makes examples on several processes, in order.
+"""Several processes that draw examples, and their results in order.
 
 The processes are new Python programs that load this package alone. A fork
 would copy JAX's threads and locks, and `multiprocessing` would run the user's
-own program again in each process, which a notebook or a script without a
-`__main__` guard does not survive.
+own program again in each process, which fails in a notebook or in a script
+without a `__main__` guard.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ def generate(
 
   Args:
     kind: "image" or "video".
-    arguments: of `examples.image_example` or `video.video_example`, without
-      the index.
+    arguments: the arguments of `examples.image_example` or
+      `video.video_example`, without the index.
     count: number of examples.
-    num_processes: number of processes, at least 1; what is yielded does not
-      depend on it.
+    num_processes: number of processes, at least 1; the examples do not depend
+      on it.
 
   Raises:
     RuntimeError: a process ended early; its own error is on stderr.
@@ -64,12 +64,12 @@ def generate(
 
 
 def _end(process: subprocess.Popen) -> None:
-  process.kill()  # It waits for its pipe, or has nothing left to do.
+  process.kill()  # The process waits for its pipe, or is done.
   process.communicate()
 
 
 def serve() -> None:
-  """Runs in a process: reads a task from stdin, writes examples to stdout."""
+  """Reads a task from stdin and writes examples to stdout, in a process."""
   kind, arguments, indices = pickle.load(sys.stdin.buffer)
   if kind == "video":
     from .video import video_example as make

@@ -1,4 +1,4 @@
-"""Clips of videos, in groups that no slice of a split cuts through."""
+"""Clips of videos, and groups of clips that no slice of a split divides."""
 
 import collections
 import concurrent.futures
@@ -23,12 +23,12 @@ class Clip:
   """A video or a part of one.
 
   Attributes:
-    path: of the file, relative to the folder of the listing, or absolute.
+    path: path of the file, relative to the folder of the listing, or absolute.
     labels: names of its classes, at least one.
-    start: seconds.
-    end: seconds, or None for the end of the file.
-    group: what no slice of a split cuts through. All clips of a file have the
-      same, by default the name of the file.
+    start: start in seconds.
+    end: end in seconds, or None for the end of the file.
+    group: name of the clip's group, through which no slice of a split cuts. All
+      clips of a file have the same group, by default the name of the file.
   """
 
   path: str
@@ -39,19 +39,19 @@ class Clip:
 
 
 def as_text(path: str | os.PathLike) -> str:
-  """Returns a path as text that is the same in every locale."""
+  """Returns a path as text, the same in every locale."""
   return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def as_path(text: str) -> str:
-  """Returns the path that `as_text` made a text of."""
+  """Returns the path of a text from `as_text`."""
   return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def stat_files(
   root: pathlib.Path, clips: Iterable[Clip]
 ) -> dict[str, os.stat_result | None]:
-  """Returns what the file system says of each path, None where no file is."""
+  """Returns the status of each path's file, None for a path without a file."""
 
   def stat(names: Sequence[str]) -> list[os.stat_result | None]:
     results = []
@@ -59,7 +59,7 @@ def stat_files(
       try:
         status = os.stat(os.path.join(root, as_path(name)))
       except (FileNotFoundError, NotADirectoryError, ValueError):
-        status = None  # ValueError: no name has a null character.
+        status = None  # ValueError: the name has a null character.
       except OSError as error:
         if error.errno != errno.ELOOP:  # A link that leads to itself.
           raise
@@ -83,12 +83,12 @@ def with_groups(
 ) -> dict[str, list[Clip]]:
   """Returns the clips of all splits with their groups.
 
-  Warns of clips that a split lists more than once.
+  Clips that a split lists more than once are warned of.
 
   Args:
-    root: what paths are relative to.
+    root: the folder that paths are relative to.
     listed: the clips by split.
-    files: of their paths; see `stat_files`.
+    files: the status of their files, see `stat_files`.
 
   Raises:
     ValueError: the clips of a file have several groups, or the same clip has
@@ -139,10 +139,10 @@ def with_groups(
 def _name_files(
   root: pathlib.Path, files: Mapping[str, os.stat_result]
 ) -> dict[str, str]:
-  """Returns one name for each file by the paths that clips have.
+  """Returns the name of each path's file, the same for all paths of a file.
 
-  A file may go by several paths: ./a.mp4, an absolute one, a link. Its name is
-  the first of them in alphabetical order, relative to `root` if it is there, so
+  A file may have several paths: ./a.mp4, an absolute path, a link. Its name is
+  the first of them in alphabetical order, relative to `root` if it is in it, so
   that it is the same on every machine.
   """
   home = as_text(os.path.abspath(root)) + os.sep
@@ -151,7 +151,7 @@ def _name_files(
     name = os.path.normpath(path)
     if name.startswith((os.sep, "..")):
       name = os.path.normpath(os.path.join(home, name)).removeprefix(home)
-    # Some file systems number no files.
+    # Some file systems do not number files.
     place = (status.st_dev, status.st_ino) if status.st_ino else name
     places[path] = place
     names[place] = min(names.get(place, name), name)
@@ -163,16 +163,16 @@ def warn_of_shared_groups(
 ) -> None:
   """Warns of groups that are in two splits."""
   groups = {split: {c.group for c in part} for split, part in listed.items()}
-  for one, two in itertools.combinations(groups, 2):
-    shared = sorted(groups[one] & groups[two])
+  for first, second in itertools.combinations(groups, 2):
+    shared = sorted(groups[first] & groups[second])
     if shared:
       more = f" and {len(shared) - _MAX_SHOWN} more"
       logging.warning(
         "%s: %s and %s share %d videos, so that one does not test what is "
         "learned from the other: %s%s.",
         root,
-        one,
-        two,
+        first,
+        second,
         len(shared),
         ", ".join(shared[:_MAX_SHOWN]),
         more if len(shared) > _MAX_SHOWN else "",
@@ -180,7 +180,7 @@ def warn_of_shared_groups(
 
 
 def order(clips: Iterable[Clip]) -> list[Clip]:
-  """Returns the clips, those of a group together, as `list_videos` says."""
+  """Returns the clips in the order that `list_videos` describes."""
   groups = collections.defaultdict(list)
   for clip in clips:
     groups[clip.group].append(clip)
@@ -220,21 +220,21 @@ def snap(groups: Sequence[str], position: int) -> int:
   """Returns the bound between two groups that is nearest to a position.
 
   Args:
-    groups: of the clips of a split, those of one group following each other.
-    position: where a slice begins or ends, in [0, len(groups)].
+    groups: the group of each clip of a split; clips of a group are adjacent.
+    position: the start or the end of a slice, in [0, len(groups)].
 
   Returns:
-    `position` if it is the first or the last of all. Otherwise a place where
-    another group begins, so that neither side is empty; of two that are equally
-    near, the first. If there is one group only, the end.
+    `position` if it is 0 or len(groups). Otherwise the nearest position at
+    which another group begins, so that neither side is empty; the first of two
+    equally near ones. With a single group, len(groups).
   """
   count = len(groups)
   if position in (0, count):
     return position
   bounds = [
     i
-    for i, (one, two) in enumerate(itertools.pairwise(groups), 1)
-    if one != two
+    for i, (group, following) in enumerate(itertools.pairwise(groups), 1)
+    if group != following
   ]
   return min(bounds, key=lambda bound: abs(bound - position), default=count)
 

@@ -1,4 +1,4 @@
-"""Reads video files as JPEGs of frames evenly spaced in time, with PyAV."""
+"""Decoding video files to JPEGs of frames evenly spaced in time, with PyAV."""
 
 import collections
 import contextlib
@@ -28,14 +28,14 @@ EXTENSIONS = (
   ".webm",
   ".wmv",
 )
-# By FFmpeg's names; others are searched by time, and what is found need be
-# neither a frame that can be decoded by itself nor have the right time.
+# FFmpeg's names of formats with an index. Seeking in others goes by time, and
+# may end at a frame with a wrong time or one that cannot be decoded by itself.
 _INDEXED = {"mov", "matroska"}
 JPEG_QUALITY = 90
 _MAX_SIDE = 65_500  # OpenCV writes no larger JPEGs.
 FPS_RANGE = (0.001, 1000)
-# Some formats round times to milliseconds, and so a frame may seem to be shown
-# a little after the time that it is for.
+# Some formats round times to milliseconds, so a frame may seem to be shown a
+# little late.
 _ROUNDING = fractions.Fraction(2, 1000)  # s
 # A wrong time, hours ahead, would make a file of a few frames hundreds of
 # thousands.
@@ -52,38 +52,36 @@ def iter_jpegs(
 ) -> Iterator[bytes]:
   """Yields the frames that are shown at `start`, `start` + 1 / `fps`, ...
 
-  Times are those of the file, counted from its first frame: a frame stays until
-  the next one comes, whether or not they come at a constant rate. So frames are
+  Times are those of the file, counted from its first frame: a frame is shown
+  until the next frame, whether or not their rate is constant. So frames are
   repeated where the file has fewer than `fps` and left out where it has more.
   AVI has the order of the frames instead of times. Decoding begins shortly
   before `start` in MP4, MOV, MKV and WebM, with the first frame in all others.
-  No more than a few frames are in memory, however long the video is.
+  Only a few frames are in memory, however long the video is.
 
-  Where a file has several videos, the one is read that players show by default.
-  Cover pictures are no videos.
+  If a file has several videos, the one that players show by default is read.
+  Cover pictures do not count as videos.
 
-  Frames are turned as the file asks, by the nearest number of right angles:
-  phones store what was held upright lying on its side. Mirroring and the aspect
-  ratio of pixels are ignored. Frames larger than `size` are reduced by area so
-  that the smaller side is `size`. If frames change their size on the way, all
-  get that of the first. A file that is cut off counts up to there if its format
-  allows to decode that.
+  Frames are turned by the file's rotation, rounded to right angles: phones
+  store upright videos on their side. Mirroring and the aspect ratio of pixels
+  are ignored. Frames larger than `size` are reduced by area so that the smaller
+  side is `size`. If frames change their size, all get the size of the first. A
+  truncated file is read up to its end if its format allows this.
 
   Args:
     path: the file.
     fps: frames per second of the result, 0.001 to 1000.
     size: greatest smaller side of the result, in pixels.
-    start: seconds.
-    end: seconds, or None for the end of the file; what is beyond that is no
-      error.
+    start: start in seconds.
+    end: end in seconds, or None for the end of the file; it may be beyond that.
 
   Yields:
-    The frames in RGB as JPEGs, at least one; a frame that stays is the same
+    The frames in RGB as JPEGs, at least one; a repeated frame is the same
     object again.
 
   Raises:
-    ValueError: the file is no video or a damaged one, has no times or some that
-      go back or leave out more than 60 s, or has no frames in the interval; or
+    ValueError: the file is not a video or a damaged one, has no times, times
+      that go back or gaps of more than 60 s, or no frames in the interval; or
       `fps` is out of its range.
     OSError: the file cannot be read.
     ImportError: PyAV is not installed.
@@ -109,12 +107,12 @@ def iter_jpegs(
 def read_jpegs(
   path: str | os.PathLike, fps: float, size: int, **times: float | None
 ) -> list[bytes]:
-  """Returns what `iter_jpegs` yields of a short video, all in memory."""
+  """Returns the frames that `iter_jpegs` yields of a short video, in memory."""
   return list(iter_jpegs(path, fps, size, **times))
 
 
 def _upright(pixels: np.ndarray, angle: float) -> np.ndarray:
-  """Turns a frame counterclockwise; the angle is in degrees."""
+  """Returns a frame turned counterclockwise; the angle is in degrees."""
   return np.ascontiguousarray(np.rot90(pixels, round(angle / 90)))
 
 
@@ -142,7 +140,7 @@ def _shown(
   start: float,
   end: float | None,
 ) -> Iterator:
-  """Yields the frame shown at each time, the same object again if it stays."""
+  """Yields the frame shown at each time, the same object while it stays."""
   start = fractions.Fraction(start).limit_denominator(10**6)
   end = None if end is None else fractions.Fraction(end)
   count, previous = 0, None
@@ -175,7 +173,7 @@ def _check_times(
   start: fractions.Fraction,
   end: fractions.Fraction | None,
 ) -> None:
-  """Raises ValueError if two frames follow each other in a wrong way."""
+  """Raises ValueError if the time between two frames is wrong or too long."""
   if following < time - _ROUNDING:
     raise ValueError(
       f"the times of the frames go back, from {float(time):g} s to "
@@ -192,7 +190,7 @@ def _check_times(
 
 
 def _duration(frame) -> fractions.Fraction:
-  """Returns for how many seconds the last frame of a file is shown."""
+  """Returns the seconds for which the last frame of a file is shown."""
   return (frame.duration or 0) * frame.time_base or _ROUNDING * 2
 
 
@@ -207,14 +205,14 @@ def _frames(
     with contextlib.closing(_decoded(path, start)) as frames:
       try:
         first = next(frames, None)
-      except ValueError:  # Perhaps for want of what comes before.
+      except ValueError:  # The frame may need frames before it.
         first = None
       if first and first[0] <= start and first[1].key_frame:
         yield first
         yield from frames
         return
-  # Opened anew if the file's index is missing or wrong: to go back to the
-  # beginning relies on it as well.
+  # The file is opened anew if its index is missing or wrong, because seeking
+  # back to the beginning needs the index, too.
   with contextlib.closing(_decoded(path)) as frames:
     yield from frames
 
@@ -226,8 +224,8 @@ def _decoded(
 
   Args:
     path: the file.
-    start: seconds, to go to the last frame before that can be decoded by
-      itself, if the file has an index; None for all.
+    start: seconds. In a file with an index, decoding begins at the last frame
+      before `start` that can be decoded by itself; None decodes all.
   """
   try:
     import av
@@ -242,14 +240,14 @@ def _decoded(
     raise ValueError("the file is empty")
   count = 0
   try:
-    # FFmpeg takes what stands before a colon for a protocol, such as http, but
-    # not in an absolute path. Titles may be in any encoding.
+    # FFmpeg reads text before a colon as a protocol, such as http, but not in
+    # an absolute path. Titles may be in any encoding.
     name = os.path.abspath(path)
     with av.open(name, metadata_errors="replace") as container:
       stream = _video_stream(container, av.stream.Disposition)
       if stream.codec_context is None:
         raise ValueError("FFmpeg does not know how the file's video is coded")
-      # Many files are decoded at a time; see `frame_store`.
+      # `FrameStore` decodes many files at a time.
       stream.codec_context.thread_count = 1
       names = set(container.format.name.split(","))
       timed = _by_order if "avi" in names else _by_times
@@ -282,7 +280,7 @@ def _video_stream(container, disposition):
     disposition: PyAV's flags of streams.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the file has no video.
   """
   # FFmpeg counts the cover picture, which taggers add, as a video.
   pictures = disposition.attached_pic | disposition.timed_thumbnails
@@ -292,12 +290,12 @@ def _video_stream(container, disposition):
     if not stream.disposition & pictures
   ]
   if not videos:
-    what = (
+    content = (
       "nothing to see but a cover picture"
       if container.streams.video
       else "no video"
     )
-    raise ValueError(f"the file has {what}, or it is cut off")
+    raise ValueError(f"the file has {content}, or it is cut off")
   best = container.streams.best("video")
   indices = [stream.index for stream in videos]
   return best if best.index in indices else videos[0]
@@ -307,7 +305,7 @@ def _by_times(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:
   """Yields the frames in the order in which they are shown, with their times.
 
   Raises:
-    ValueError: a frame has none.
+    ValueError: a frame has no time.
   """
   for frame in container.decode(stream):
     if frame.pts is None:
@@ -319,10 +317,10 @@ def _by_times(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:
 
 
 def _by_order(container, stream) -> Iterator[tuple[fractions.Fraction, object]]:
-  """Yields what `_by_times` does, from the first frame of the file on.
+  """Yields the frames of an AVI file with their times, from the first frame on.
 
-  In AVI a frame has the time at which it is decoded, which is another order if
-  frames depend on later ones. So the times are dealt out as the frames come.
+  In AVI the time of a frame is that of its decoding. If frames depend on later
+  ones, this is another order, so times are assigned in the order of the frames.
   """
   times = collections.deque()
   for packet in container.demux(stream):

@@ -1,4 +1,4 @@
-"""Stores frames of videos in files that are read a few frames at a time."""
+"""Files of a video's frames, which are read a few frames at a time."""
 
 import collections
 import concurrent.futures
@@ -23,9 +23,9 @@ from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder.clips import Clip
 from tokenlearner_flexivit.data.sources.video_folder.listing import Listing
 
-# A file of frames holds the JPEGs one after the other; then, for each frame,
-# where its JPEG begins and where it ends; then how many frames there are, and
-# this name of the format.
+# A file of frames holds the JPEGs one after the other; then the start and the
+# end of each frame's JPEG; then the number of frames and this name of the
+# format.
 _FORMAT = b"jpegs/1\n"
 _NUMBER = np.dtype("<u8")
 _PLACE_BYTES = 2 * _NUMBER.itemsize
@@ -39,7 +39,7 @@ class StoredFrames(Sequence[bytes]):
 
   Attributes:
     path: the file.
-    count: how many frames it holds.
+    count: number of frames in it.
   """
 
   path: pathlib.Path
@@ -58,11 +58,11 @@ class StoredFrames(Sequence[bytes]):
     return self.take(range(self.count))
 
   def take(self, positions: Sequence[int]) -> Iterator[bytes]:
-    """Yields the JPEGs at `positions`; reads these alone, and where they are.
+    """Yields the JPEGs at `positions`, without reading other frames.
 
     Raises:
       ValueError: the file is damaged.
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     if not len(positions):
       return
@@ -83,7 +83,7 @@ class StoredFrames(Sequence[bytes]):
     if start >= 0:
       file.seek(start)
       data = file.read(length)
-      while data and len(data) < length:  # A signal may come between.
+      while data and len(data) < length:  # A signal may interrupt a read.
         more = file.read(length - len(data))
         data = data + more if more else b""
       if data:
@@ -95,8 +95,8 @@ def count_frames(path: pathlib.Path) -> int:
   """Returns the number of frames in a file that `write` wrote.
 
   Raises:
-    ValueError: it is no such file, or it is cut off.
-    OSError: it cannot be read.
+    ValueError: the file is not a file of frames, or it is truncated.
+    OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
     size = os.fstat(file.fileno()).st_size
@@ -110,8 +110,8 @@ def count_frames(path: pathlib.Path) -> int:
 def write(file: BinaryIO, jpegs: Iterable[bytes]) -> int:
   """Writes a file that `StoredFrames` reads, and returns the number of frames.
 
-  Only one frame is in memory at a time. A frame that is the same object as the
-  one before is stored once.
+  Only one frame is in memory at a time. Adjacent frames that are the same
+  object are stored once.
   """
   places = []
   begin, end, last = 0, 0, None
@@ -129,21 +129,21 @@ def write(file: BinaryIO, jpegs: Iterable[bytes]) -> int:
 def stored(
   path: str | os.PathLike, fps: float, size: int
 ) -> Iterator[StoredFrames]:
-  """Stores a video file for as long as the context lasts.
+  """Stores the frames of a video file for as long as the context lasts.
 
   The frames are in a temporary file, 2 GB for an hour of 25 frames per second
-  and 256 pixels, so that no more than one of them is in memory.
+  and 256 pixels, so that only one of them is in memory.
 
   Args:
-    path: see `video_file.iter_jpegs`.
-    fps: see `video_file.iter_jpegs`.
-    size: see `video_file.iter_jpegs`.
+    path: the video file.
+    fps: frames per second.
+    size: greatest smaller side of a frame in pixels.
 
   Yields:
     The frames.
 
   Raises:
-    ValueError, OSError, ImportError: see `video_file.iter_jpegs`.
+    ValueError, OSError, ImportError: `video_file.iter_jpegs` raises it.
     OSError: the temporary file cannot be written.
   """
   with tempfile.NamedTemporaryFile(suffix=".jpegs") as file:
@@ -159,12 +159,12 @@ def stored(
 
 @dataclasses.dataclass(frozen=True)
 class FrameStore:
-  """Decodes clips and keeps the frames of each in a file.
+  """A store that decodes clips and keeps the frames of each in a file.
 
   Attributes:
-    folder: where these files are until all clips are decoded; several stores
+    folder: folder of these files until all clips are decoded; several stores
       may share it.
-    unreadable: where what cannot be read is listed.
+    unreadable: file that lists the videos that cannot be read.
     listing: the videos.
     fps: frames per second.
     size: greatest smaller side of a frame in pixels.
@@ -181,25 +181,24 @@ class FrameStore:
   ) -> dict[Clip, str]:
     """Decodes all clips, several at a time, and moves their files to `target`.
 
-    What is in `target` or in `folder` already is not decoded again.
+    Clips whose files are in `target` or in `folder` are not decoded again.
 
     Args:
-      target: where the files are to be in the end.
-      scratch: an empty folder on the same disk, for files that are being
-        written.
-      num_threads: how many clips are decoded at a time.
+      target: the final folder of the files.
+      scratch: an empty folder on the same disk, for unfinished files.
+      num_threads: number of clips that are decoded at a time.
 
     Returns:
       For each clip, the path of its file, relative to `target`.
 
     Raises:
-      ValueError: some videos cannot be read. All were tried.
+      ValueError: some videos cannot be read, after all were tried.
       OSError: a folder cannot be written.
     """
     clips = itertools.chain.from_iterable(self.listing.clips.values())
     names = {clip: self._name(clip) for clip in clips}
     wanted = {name: clip for clip, name in names.items()}
-    # Another process may have moved what both need: then it is decoded anew.
+    # A file that another process has moved away is decoded anew.
     while missing := {
       name: clip
       for name, clip in wanted.items()
@@ -219,14 +218,14 @@ class FrameStore:
   def _decode(
     self, missing: Mapping[str, Clip], scratch: pathlib.Path, num_threads: int
   ) -> None:
-    """Decodes clips into `folder`, unless they are there."""
+    """Decodes clips into `folder`, unless their files exist."""
     stop = threading.Event()
 
     def problem(name: str, clip: Clip) -> str | None:
       path = self.folder / name
       if path.exists():
         return None
-      # A file with the right name is always whole.
+      # A file gets its final name when it is whole.
       new = scratch / path.name
       try:
         with open(new, "wb") as file:
@@ -247,7 +246,7 @@ class FrameStore:
 
     problems = []
     waiting = iter(missing.items())
-    # PyAV and OpenCV leave the interpreter to other threads while they work.
+    # PyAV and OpenCV release Python's lock while they work.
     with (
       concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
       tqdm.tqdm(
@@ -271,14 +270,14 @@ class FrameStore:
           for item in itertools.islice(waiting, 1):
             futures.append(pool.submit(problem, *item))
       except BaseException:
-        stop.set()  # Else a film would be decoded to its end.
+        stop.set()  # Otherwise a film would be decoded to its end.
         pool.shutdown(cancel_futures=True)
         raise
     if problems:
       self._refuse(problems, len(missing))
 
   def _frames(self, clip: Clip, stop: threading.Event) -> Iterator[bytes]:
-    """Yields the frames of a clip until `stop`."""
+    """Yields the frames of a clip until `stop` is set."""
     for jpeg in video_file.iter_jpegs(
       self.listing.file(clip), self.fps, self.size, clip.start, clip.end
     ):
@@ -287,7 +286,7 @@ class FrameStore:
       yield jpeg
 
   def _refuse(self, problems: Sequence[str], tried: int) -> None:
-    """Writes a list of what cannot be read and raises ValueError about it."""
+    """Writes the list of unreadable videos and raises ValueError about them."""
     root = self.listing.root
     self.unreadable.write_text(
       "".join(f"{words}\n" for words in problems),
@@ -302,7 +301,7 @@ class FrameStore:
     )
 
   def _name(self, clip: Clip) -> str:
-    """Returns a name for the frames of a clip, as the video is now."""
+    """Returns a file name for a clip's frames, by the current video file."""
     path = self.listing.file(clip).resolve()
     status = path.stat()
     content = (

@@ -1,4 +1,4 @@
-"""Lists the videos of a folder, their splits and their labels."""
+"""The videos of a folder, with their splits and labels."""
 
 import codecs
 import csv
@@ -19,7 +19,7 @@ from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder.clips import Clip
 
 _COLUMNS = ("path", "label", "start", "end", "group")
-# Spreadsheets write the second where a comma is the decimal point.
+# Spreadsheets write ";" in languages whose decimal point is a comma.
 _SEPARATORS = (",", ";", "\t")
 
 
@@ -29,9 +29,9 @@ class Listing:
 
   Attributes:
     root: the folder.
-    clips: by split, in an order that depends on nothing but themselves. Clips
-      of one group follow each other.
-    class_names: in alphabetical order, which numbers them.
+    clips: clips by split, in an order that depends on the clips alone. Clips of
+      a group are adjacent.
+    class_names: names of the classes in alphabetical order, which numbers them.
     has_several: whether a clip may have several classes.
     sizes: bytes of each file, by its path.
   """
@@ -47,7 +47,7 @@ class Listing:
     return self.root / video_clips.as_path(clip.path)
 
   def digest(self) -> str:
-    """Returns a name for the content: paths, file sizes, labels and times."""
+    """Returns a hash of the content: paths, file sizes, labels and times."""
     content = {
       split: [(*vars(clip).values(), self.sizes[clip.path]) for clip in clips]
       for split, clips in self.clips.items()
@@ -66,24 +66,24 @@ def list_videos(path: str | os.PathLike) -> Listing:
     PATH/SPLIT.csv            with a first line "path,label", perhaps with more
                               of the columns start, end and group, in any order
 
-  Splits have any of the names in `splits.ALIASES`, such as "val". A folder with
-  none of the splits is all for training:
+  Splits have any of the names in `splits.ALIASES`, such as "val". All videos of
+  a folder without splits are for training:
 
     PATH/CLASS/VIDEO
 
   A CSV file is UTF-8 (or UTF-16 with its mark), with commas, or with semicolons
   or tabs as spreadsheets write them; empty lines are ignored. A path in it is
   relative to PATH or absolute; start and end are seconds and may be left empty.
-  Several labels are joined by ";". If any clip has several, all are read as
-  having perhaps several.
+  Several labels are joined by ";". If any clip has several labels, every clip
+  may have several classes.
 
   The classes are those of "train", if it exists, in alphabetical order. No
   slice of a split cuts through a group: all clips of a file, or those with the
   same `group` in the CSV file, such as the film that files were cut out of.
-  Groups are put in an order of hashes of their names in which first come those
-  that bring a new class, and then the classes are mixed evenly. So a slice such
-  as "train[:90%]" has all classes, if it has that many groups, and the rest is
-  of other videos. Hidden files are ignored, and those of operating systems.
+  Groups are sorted by hashes of their names, classes are mixed evenly, and
+  groups with a class that no earlier group has come first. So a slice such as
+  "train[:90%]" has all classes, if it has that many groups, and the rest is of
+  other videos. Hidden files and files of operating systems are ignored.
 
   Args:
     path: the folder.
@@ -92,10 +92,10 @@ def list_videos(path: str | os.PathLike) -> Listing:
     The listing. No video has been opened yet.
 
   Raises:
-    ValueError: the folder does not exist or has no videos, holds something that
-      is none or a split twice, or a CSV file is not UTF-8, has bad lines,
-      missing labels or missing files, a clip with two different labels, or a
-      label that "train" lacks. The message names the first few.
+    ValueError: the folder does not exist, has no videos, other files or a split
+      twice, or a CSV file is not UTF-8, has bad lines, missing labels or
+      missing files, a clip with two different labels, or a label that "train"
+      lacks. The message names the first few problems.
   """
   root = paths.local(path, "video_folder")
   listed = {
@@ -137,12 +137,12 @@ def list_videos(path: str | os.PathLike) -> Listing:
 
 
 def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns the folders and tables of the splits; see `list_videos`.
+  """Returns the folders and tables of the splits that `list_videos` reads.
 
   Raises:
-    ValueError: there is no such folder; it has tables of splits that are no
-      CSV files, whose videos would all become those of one class; or see
-      `splits.find`.
+    ValueError: the folder does not exist; it has tables of splits that are not
+      CSV files, so that videos would be read without splits; or `splits.find`
+      raises it.
   """
   if not root.is_dir():
     raise ValueError(f"video_folder:{root}: there is no such folder.")
@@ -176,7 +176,7 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
       problems.append(f"{entry.path} {reason}")
       continue
     if not entry.is_dir():
-      # A README beside the class folders does no harm.
+      # A README beside the class folders is harmless.
       if _is_video(entry.name):
         problems.append(f"{entry.path} lies outside of the class folders")
       continue
@@ -226,7 +226,7 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
     _check_columns(table, columns)
     for row in reader:
       if not any(value.strip() for value in row):
-        continue  # Spreadsheets leave such behind.
+        continue  # Spreadsheets leave empty lines behind.
       try:
         clips.append(_read_row(columns, row, separator))
         lines.append(reader.line_num)
@@ -261,7 +261,7 @@ def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
 
 
 def _read_text(table: pathlib.Path) -> str:
-  """Returns a file's text or raises ValueError that says where it is none."""
+  """Returns a file's text, or raises ValueError that names the bad byte."""
   data = table.read_bytes()
   is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
   try:
@@ -280,7 +280,7 @@ def _read_row(
   row: Sequence[str],
   separator: str,
 ) -> Clip:
-  """Returns the clip of a line or raises ValueError that says what is wrong."""
+  """Returns the clip of a line, or raises ValueError that names the problem."""
   named = itertools.zip_longest(columns, row, fillvalue="")
   if any(value.strip() for name, value in named if not name):
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Reads people's own videos, `video_folder:/path`, stored once as JPEGs."""
+"""The source of a folder of videos, `video_folder:/path`, stored as JPEGs."""
 
 import itertools
 import json
@@ -25,53 +25,55 @@ from tokenlearner_flexivit.data.sources.video_folder import (
   listing as video_listing,
 )
 
-# Where a name does not say, see `VideoFolderSource`.
+# Frames per second and size of a name without these options.
 FPS, SIZE = 25, 256
 MAX_SIZE = 4096
-# Of what is stored: 2 changed what a dataset's folder holds. 1.2 turned frames
-# as the file asks.
+# Version of the stored files. 2.0 changed the content of a dataset's folder;
+# 1.2 turned frames by the file's rotation.
 VERSION = "2.0.0"
-_ABOUT = "dataset.json"  # Written last: where it is, all is.
+_ABOUT = "dataset.json"  # Written last: if it exists, all files do.
 _FRAMES = "frames"
-# What it says of the clips of a split, as one list each.
+# The keys of this file for the clips of a split; each has a list.
 _COLUMNS = ("path", "start", "end", "group", "labels", "frames", "num_frames")
 
 
 class VideoFolderSource(sources.Source):
   """Videos of a folder, by class folders or CSV files.
 
-  The name is "video_folder:PATH", perhaps with "?fps=FPS&size=SIZE"; where they
-  are not given, 25 frames per second are stored (0.001 to 1000 can be), with a
-  smaller side of 256 pixels (1 to 4096 can be) or the video's own if that is
-  less. See `video_listing.list_videos` for what PATH may hold and
-  `video_file.iter_jpegs` for how frames are chosen.
+  The name is "video_folder:PATH", perhaps with "?fps=FPS&size=SIZE". By default
+  25 frames per second are stored (0.001 to 1000 are allowed), with a smaller
+  side of 256 pixels (1 to 4096 are allowed), or the video's own if that is
+  less. `video_listing.list_videos` describes what PATH may hold,
+  `video_file.iter_jpegs` which frames are chosen.
 
   The first time, all videos are decoded and stored in TFDS's folder, as
   video_folder/FOLDER-FPSfps-SIZEpx-DIGEST. DIGEST depends on the names and
   sizes of the files and on their labels, times and groups, so that after a
-  change all is stored anew. An hour of video takes about 2 GB at 25 frames per
-  second and 256 pixels. What is stored can also be read where PATH is not, by
-  the name "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST". Until all is there, the
-  frames of each video are kept in video_folder/.frames-FPSfps-SIZEpx-VERSION.
+  change everything is stored anew. An hour of video takes about 2 GB at 25
+  frames per second and 256 pixels. The stored files can also be read without
+  PATH, by the name "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST". Until all videos
+  are stored, the frames of each are in
+  video_folder/.frames-FPSfps-SIZEpx-VERSION.
 
-  An example holds no frames: its `video` reads those that are taken, and no
-  others. `temporal_crop(32,2)` reads 0.7 to 0.9 MB at 256 pixels, in 33 reads,
-  of a video of any length.
+  An example holds no frames: its `video` reads only the frames that are taken.
+  `temporal_crop(32,2)` reads 0.7 to 0.9 MB at 256 pixels, in 33 reads, of a
+  video of any length.
 
   A slice of a split, such as "train[:90%]", begins and ends between two files,
-  or between two groups that a CSV file names, at the bound that is nearest to
-  what is asked for.
+  or between two groups that a CSV file names, at the bound nearest to the
+  requested one.
   """
 
   def __init__(
     self, name: str, split: str, data_dir: str | os.PathLike | None = None
   ):
-    """Lists the videos, stores them unless they are, and opens the split.
+    """Lists the videos, stores them unless they are stored, opens the split.
 
     Args:
-      name: "video_folder:PATH..." or "video_folder/STORED"; see above.
-      split: train, validation or test by any of their names (see `splits`), or
-        "all" of them; a slice of one, or several joined by "+".
+      name: "video_folder:PATH..." or the name of stored files,
+        "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST".
+      split: train, validation or test by any of their names (see `splits`),
+        "all" of them, a slice of a split, or several joined by "+".
       data_dir: TFDS's folder, by default $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
 
@@ -137,12 +139,12 @@ class VideoFolderSource(sources.Source):
     return np.array([classes[0] for classes in self._labels], np.int64)
 
   def label_keys(self) -> list[str]:
-    """Returns the only label that there is, if it is one class."""
+    """Returns the label's key, if a label is one class."""
     return [] if self.has_several else ["label"]
 
   @property
   def has_labels_at_hand(self) -> bool:
-    """Labels are in memory."""
+    """Returns True: labels are in memory."""
     return True
 
   def digest(self) -> str:
@@ -153,19 +155,19 @@ class VideoFolderSource(sources.Source):
 def _parse(
   split: str, known: Sequence[str], name: str
 ) -> list[tuple[str, str]]:
-  """Returns the known splits that are meant, and the slice of each."""
+  """Returns the known splits of a split or a sum, with the slice of each."""
   parts = []
   for asked, part in splits.parse(split, name):
-    meant = known if asked == "all" else [splits.resolve(asked, known, name)]
-    parts += [(one, part) for one in meant]
+    names = known if asked == "all" else [splits.resolve(asked, known, name)]
+    parts += [(known_name, part) for known_name in names]
   return parts
 
 
 def _choose(groups: Sequence[str], part: str, where: str) -> slice:
-  """Returns the positions that a slice takes, whole groups only.
+  """Returns the positions that a slice takes, in whole groups.
 
   Args:
-    groups: of the clips of the split.
+    groups: the group of each clip of the split.
     part: the slice, such as "[:90%]", or "".
     where: the split, for errors.
   """
@@ -191,7 +193,7 @@ def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
 
 
 def _read_about(name: str, folder: pathlib.Path) -> dict[str, Any]:
-  """Returns what is stored of a dataset beside the frames."""
+  """Returns the content of a dataset's file beside the frames."""
   try:
     return json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
   except FileNotFoundError:
@@ -245,14 +247,14 @@ def choose_splits(
   """Returns the splits of a folder of videos to train on and to evaluate on.
 
   Args:
-    name: of the dataset, "video_folder:PATH...". If the folder is not there, it
-      is taken for one without splits; opening it says what is wrong.
-    train: see `splits.choose`.
-    test: see `splits.choose`.
+    name: name of the dataset, "video_folder:PATH...". A missing folder is
+      treated as one without splits; opening it raises the error.
+    train: the split that a person asked for to train on, or "".
+    test: the split that a person asked for to evaluate on, or "".
 
   Raises:
-    ValueError: the name cannot be read, or see `splits.find` and
-      `splits.choose`.
+    ValueError: the name cannot be read, or `splits.find` or `splits.choose`
+      raises it.
   """
   path, *_ = parse_name(name)
   known = ["train"]
@@ -268,12 +270,12 @@ def fps_and_size(name: str) -> tuple[float, int]:
   """Returns the frames per second and the size that a dataset is stored at.
 
   Args:
-    name: of any dataset: "video_folder:PATH...", what `VideoFolderSource` has
-      stored, "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST", or another, for which
-      they are those that are stored by default.
+    name: name of a dataset: "video_folder:PATH...", stored files,
+      "video_folder/FOLDER-FPSfps-SIZEpx-DIGEST", or any other dataset, for
+      which the defaults are returned.
 
   Raises:
-    ValueError: the name is "video_folder:" and what cannot be read.
+    ValueError: the name begins with "video_folder:" and cannot be read.
   """
   if name.startswith("video_folder:"):
     return parse_name(name)[1:]
@@ -288,12 +290,11 @@ def prepare(
   size: int = SIZE,
   num_threads: int | None = None,
 ) -> str:
-  """Stores the videos of a folder unless they are; see `VideoFolderSource`.
+  """Stores the videos of a folder for `VideoFolderSource`, unless they are.
 
-  Videos are decoded by several threads, each with a few frames in memory. When
-  this is broken off, the next call goes on with those that are left. What is
-  stored does not depend on that. Of several processes that store videos, one
-  does so and the others wait.
+  Several threads decode videos, each with a few frames in memory. After an
+  interruption the next call stores the remaining videos, with the same result.
+  If several processes store videos, one does and the others wait.
 
   Args:
     path: the folder.
@@ -301,14 +302,16 @@ def prepare(
       ~/tensorflow_datasets.
     fps: frames per second to store.
     size: greatest smaller side of a stored frame in pixels.
-    num_threads: how many videos are decoded at a time; by default one per core.
+    num_threads: number of videos that are decoded at a time; by default one per
+      core.
 
   Returns:
-    The name of what is stored: it can be read as "video_folder/NAME".
+    The name of the stored files, which can be read as "video_folder/NAME".
 
   Raises:
     ValueError: the folder or any of the videos cannot be read. All videos are
-      tried before, and the message says where all are listed.
+      tried first, and the message names the file that lists the unreadable
+      ones.
     OSError: TFDS's folder cannot be written.
     ImportError: PyAV is not installed.
   """
@@ -321,8 +324,8 @@ def prepare(
   if (target / _ABOUT).exists():
     return name
 
-  # Shared by all states of the folder, so that a mended one is soon stored.
-  # Not by those of another version, which may have made other frames.
+  # All states of the folder share these files, so that a mended folder is soon
+  # stored. Another version, which may have chosen other frames, has its own.
   store = frame_store.FrameStore(
     folder / f".frames-{kind}-{VERSION}",
     folder / f"unreadable-{stem}-{kind}.txt",
@@ -330,8 +333,8 @@ def prepare(
     fps,
     size,
   )
-  # One at a time for all folders of videos: each has work for all processors,
-  # and what any left behind when it was killed is found by the next.
+  # One process at a time for all folders of videos: each uses all processors,
+  # and the next one removes what a killed process left behind.
   with (
     preparation.alone(folder) as is_alone,
     preparation.scratch(folder, is_alone) as scratch,
@@ -358,7 +361,7 @@ def _describe(
   files: Mapping[video_clips.Clip, str],
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """Returns what `VideoFolderSource` needs to know of the videos, for JSON."""
+  """Returns the data of `_ABOUT`, which `VideoFolderSource` reads, for JSON."""
   numbers = {label: i for i, label in enumerate(listing.class_names)}
   described = {}
   for split, clips in listing.clips.items():
@@ -390,7 +393,7 @@ def _announce(
   target: pathlib.Path,
   listing: video_listing.Listing,
 ) -> None:
-  """Logs what is going to be stored where, and what is of no more use."""
+  """Logs what will be stored and where, and which old files are obsolete."""
   count = sum(map(len, listing.clips.values()))
   terminal.write(f"Storing the frames of {count} videos once, in {target}.")
   if len(listing.class_names) == 1:  # Told before hours of decoding.
