@@ -109,7 +109,7 @@ class VisionTransformer(protocol.Model):
       checks.boolean(getattr(self, name), name)
     for name in ("head_bias_init", "dropout", "stochastic_depth"):
       checks.number(getattr(self, name), name)
-    # Plain, hashable fields, whatever a config or a JSON file held.
+    # The fields become plain and hashable, from a config or a JSON file, too.
     if self.token_learner is not None:
       config = tl.TokenLearnerConfig.from_dict(self.token_learner)
       self.token_learner = core.FrozenDict(dataclasses.asdict(config))

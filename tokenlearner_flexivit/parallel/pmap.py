@@ -171,7 +171,7 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
 
   XLA's CPU backend runs all virtual devices in one thread pool: the
   collectives of two steps in flight can take each other's threads and wait
-  for ever. On other backends, and on a single device, the function itself is
+  forever. On other backends, and on a single device, the function itself is
   returned.
   """
   if jax.default_backend() != "cpu" or jax.device_count() == 1:

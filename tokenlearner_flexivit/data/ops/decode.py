@@ -360,8 +360,8 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
     numbers = numbers // (255 // (2 ** bits[0] - 1))
   if max(bits, default=1) > 8 and numbers.dtype == np.uint8:
     raise ValueError(
-      "the map has 16 bits in each of several channels, of which only 8 would "
-      "be kept. Store it as grey of 16 bits, or in colours of 8"
+      "the map has 16 bits in each of several channels, and only 8 of them "
+      "would be kept. Store it as grey of 16 bits, or in colours of 8"
     )
   return exif_lib.turn(numbers, exif_lib.orientation(data)) if exif else numbers
 

@@ -1,1 +1,1 @@
-"""Sources of examples: datasets by name, and folders of one's own."""
+"""Sources of examples: datasets by name, and folders of images or videos."""

@@ -266,9 +266,9 @@ def _unknown_name(name: str) -> str:
     f"{', '.join(sorted(_PREPARE))} (nothing to download), "
     "'folder:/path' (images in class folders), 'video_folder:/path' (videos), "
     "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
-    "(https://www.tensorflow.org/datasets/catalog/overview), of which some, "
-    "such as ucf101, are known only once they are prepared, unless there is "
-    "TensorFlow."
+    "(https://www.tensorflow.org/datasets/catalog/overview). Without "
+    "TensorFlow, some of these, such as ucf101, are known only once they are "
+    "prepared."
   )
 
 
@@ -288,7 +288,7 @@ def _check_slices(
           raise ValueError(
             f"The split {split!r} of the dataset {name!r} has no example in "
             f"{key}{part}: there are {size} in {known}, and a slice is "
-            "[START:STOP], of which START comes first."
+            "[START:STOP], with START before STOP."
           )
 
 
