@@ -336,7 +336,7 @@ def _say_tables(
     if name in others:
       shown += f"\n\n{_markdown_of_others(others[name], evaluator.metrics)}"
     count = _num_examples(rows)
-    about = "" if count is None else f"{count} {kind}s"
+    about = "" if count is None else terminal.counted(count, kind)
     title = f"{name} ({about})" if about else name
     sections.append(f"## {title}\n\n{shown}\n")
     terminal.say(f"\n{', '.join(filter(None, (name, about)))}:\n{shown}")

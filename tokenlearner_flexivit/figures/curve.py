@@ -63,7 +63,7 @@ def about_examples(count: int | None, kind: str, metric: Metric) -> str:
   if not count:
     return ""
   bars = ", bars hold 95 %" if metric.is_share else ""
-  return f"{count:,} {kind}s{bars}"
+  return f"{count:,} {kind}{'s' * (count > 1)}{bars}"
 
 
 def draw(
