@@ -10,9 +10,9 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
 def picture(text: str) -> pathlib.Path:
-  """Reads the path of a picture, which can be written there.
+  """Reads the path of a picture, and checks that it can be written.
 
-  So nothing is computed for hours and then lost.
+  Otherwise a command might compute for hours and then lose its result.
   """
   try:
     path = paths.local(text, "path")

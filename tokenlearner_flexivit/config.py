@@ -18,7 +18,7 @@ import numpy as np
 
 
 def plain(config: Any, where: str = "config") -> Any:
-  """Returns `config` as plain dicts and lists, as JSON would give it back.
+  """Returns `config` as plain dicts and lists, as reading its JSON would.
 
   Paths become strings, NumPy's scalars those of Python.
 
@@ -59,10 +59,10 @@ def _plain_key(key: Any, where: str) -> str:
   return key
 
 
-def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-  """Raises ValueError for the keys of `given` that are not in `known`."""
+def check_keys(keys: Iterable[str], known: Iterable[str], where: str) -> None:
+  """Raises ValueError for keys that are not in `known`."""
   known = sorted(known)
-  for key in given:
+  for key in keys:
     if key not in known:
       close = difflib.get_close_matches(key, known, n=1)
       hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -82,11 +82,11 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
   Args:
     arg: comma-separated `name` (for True) or `name=value`. A value with a comma
       is quoted, `path='/a,b'`, or has it escaped, `path=/a\,b`.
-    **defaults: the names that are allowed and their values, whose types the
-      given values take; a number of epochs may be a fraction.
+    **defaults: the allowed names and their default values, whose types the
+      values take; a number of epochs may be a fraction.
 
   Raises:
-    ValueError: an unknown name, one given twice, or a value of another type.
+    ValueError: an unknown name, a repeated one, or a value of another type.
   """
   texts = {}
   for match in _ARGUMENT.finditer(arg):
@@ -101,10 +101,10 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     check_keys(texts, defaults, "The config's argument")
   except ValueError as error:
     raise ValueError(f"{error} A comma in a value: path='/a,b'.") from None
-  given = {
+  values = {
     name: _argument(name, t, defaults[name]) for name, t in texts.items()
   }
-  return {**defaults, **given}
+  return {**defaults, **values}
 
 
 def _argument(name: str, text: str | None, default: Any) -> Any:
@@ -132,7 +132,7 @@ def _argument(name: str, text: str | None, default: Any) -> Any:
 
 
 def choose(name: str, known: Mapping[str, Any], where: str) -> Any:
-  """Returns `known[name]`; an unknown name raises a ValueError listing all."""
+  """Returns `known[name]`, or raises ValueError with the known names."""
   if not isinstance(name, Hashable) or name not in known:
     close = difflib.get_close_matches(str(name), known, n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -150,11 +150,11 @@ def check_number(
   Args:
     value: of the config.
     where: the key's name for errors, such as "config.task.temperature".
-    interval: as mathematics writes it: "[0, 1)" has 0 and not 1. Of two, as
-      in "(-inf, 0) or (0, inf)", the number must be in one.
+    interval: in mathematical notation: "[0, 1)" includes 0 but not 1. With two,
+      as in "(-inf, 0) or (0, inf)", the number must be in one of them.
     whole: whether it must be a whole number, of Python's type int.
   """
-  # To Python True is an int.
+  # In Python, True is an int.
   is_number = type(value) in ((int,) if whole else (int, float))
   parts = interval.split(" or ")
   if not is_number or not any(_is_in(value, part) for part in parts):
@@ -175,7 +175,7 @@ def check_list(value: Any, where: str) -> None:
   """Raises ValueError unless a value of a config is a list or a tuple."""
   if not isinstance(value, list | tuple):
     shown = (value,)
-    if isinstance(value, str):  # As the command line may give it: 3,all.
+    if isinstance(value, str):  # The command line may pass the text 3,all.
       parts = [part.strip() for part in value.split(",")]
       shown = tuple(int(p) if p.isdecimal() else p for p in parts)
     raise ValueError(f"{where}={value!r} must be a list, such as {shown!r}.")
@@ -187,7 +187,7 @@ def check_numbers(value: Any, where: str, interval: str) -> None:
   Args:
     value: of the config.
     where: the key's name for errors.
-    interval: of each, see `check_number`.
+    interval: of each number, as `check_number` takes it.
   """
   check_list(value, where)
   if not value:
@@ -197,7 +197,7 @@ def check_numbers(value: Any, where: str, interval: str) -> None:
 
 
 def check_text(value: Any, where: str) -> None:
-  """Raises ValueError unless a value of a config is a text that says some."""
+  """Raises ValueError unless a value of a config is a text and not empty."""
   if not isinstance(value, str) or not value:
     raise ValueError(f"{where}={value!r} must be a string.")
 
@@ -216,7 +216,7 @@ def call(
       None stands for the default of one that cannot be None.
     section: the config section, without keys that named the function.
     where: the section's name for errors, such as "config.optimizer".
-    **provided: arguments that the caller gives; no config key may set them.
+    **provided: arguments from the caller; no config key may set them.
 
   Raises:
     ValueError: an unknown key (the known ones are listed) or a missing one.
@@ -233,13 +233,13 @@ def check_call(
   """Returns the arguments that `call` takes from a section; calls nothing.
 
   Args:
-    function: see `call`.
-    section: see `call`.
-    where: see `call`.
-    provided: names of the arguments that the caller gives.
+    function: as in `call`.
+    section: as in `call`.
+    where: as in `call`.
+    provided: names of the arguments from the caller.
 
   Raises:
-    ValueError: see `call`.
+    ValueError: as in `call`.
   """
   parameters = inspect.signature(function).parameters
   allowed = [name for name in parameters if name not in provided]
@@ -262,17 +262,17 @@ def check_call(
 
 
 def _may_be_none(parameter: inspect.Parameter | None) -> bool:
-  """Tells whether None means something to a parameter, or that is unknown."""
+  """Tells whether a parameter accepts None, or that is unknown."""
   if parameter is None or parameter.default is None:
     return True
   annotation = parameter.annotation
   unknown = annotation in (Any, inspect.Parameter.empty)
-  is_text = isinstance(annotation, str)  # Of who defers annotations.
+  is_text = isinstance(annotation, str)  # The module defers annotations.
   return unknown or is_text or type(None) in typing.get_args(annotation)
 
 
 DURATION_UNITS = ("steps", "epochs", "examples")
-# Of what is a part of the training.
+# The duration is a part of the training.
 PART_UNITS = (*DURATION_UNITS, "percent")
 
 
@@ -288,19 +288,19 @@ def steps(
 ) -> int | None:
   """Resolves `{name}_steps | _epochs | _examples | _percent` to steps.
 
-  A duration that is no whole number of steps ends with the step that
-  completes it (rounded up), so no example is left out. Only percents of the
-  training are rounded down: a part of it ends before it does.
+  A duration that is no whole number of steps is rounded up to the step that
+  completes it, so no example is left out. Only percents of the training are
+  rounded down: a part of the training ends before it does.
 
   Args:
-    section: where the key is looked up.
+    section: the section that holds the key.
     name: "total", "log", "eval", "checkpoint", "warmup", ...
     where: the section's name for errors.
     batch_size: examples in a step, over all hosts.
     num_examples: examples in an epoch.
-    total_steps: of the training, which `{name}_percent` is of: 10 is a tenth.
-      None where there is no such key.
-    default: the answer if no such key is there.
+    total_steps: length of the training, for `{name}_percent`: 10 is a tenth.
+      None if percents are not allowed.
+    default: the result if the section has no such key.
 
   Raises:
     ValueError: two units at once, or a value out of its range.
@@ -341,14 +341,14 @@ def steps(
   if unit == "steps":
     return int(value)
   examples = value * num_examples if unit == "epochs" else value
-  # The tolerance keeps 0.1 * 30 epochs from becoming one step more.
+  # The tolerance prevents an additional step for 0.1 * 30 epochs.
   return int(-((-examples * (1 - 1e-9)) // batch_size))
 
 
 def duration_keys(
   *names: str, units: Iterable[str] = DURATION_UNITS
 ) -> list[str]:
-  """Returns all spellings of the given durations, for `check_keys`."""
+  """Returns all keys for durations of these names, for `check_keys`."""
   return [f"{name}_{unit}" for name in names for unit in units]
 
 
@@ -364,5 +364,5 @@ def changes(
 
 
 def differences(old: Any, new: Any, where: str = "config") -> list[str]:
-  """Lists the leaves that differ in two configs as "key: old -> new"."""
+  """Returns the leaves that differ in two configs as "key: old -> new"."""
   return [f"{key}: {a!r} -> {b!r}" for key, a, b in changes(old, new, where)]

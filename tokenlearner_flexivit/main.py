@@ -44,21 +44,21 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", None, "Number of this process from 0 on, for --multihost."
 )
-# A host that says nothing for so long is dead, and the others stop.
+# A host that is silent for so long counts as dead, and the others stop.
 _HEARTBEAT_SECONDS = 60
-# All have the same error within so long, or the others do not know of it.
+# If all hosts have an error, all have it within this time.
 _TOGETHER_SECONDS = 10
 flags.mark_flags_as_required(["workdir"])
 
 
 def main(argv: list[str]) -> None:
-  """Runs what the flags say."""
+  """Runs the training or evaluation that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
   if not flags.FLAGS["verbosity"].present:
-    # Orbax and TFDS tell a lot that is not news; --verbosity=0 shows it.
+    # Orbax and TFDS log many unimportant messages; --verbosity=0 shows them.
     logging.set_verbosity(logging.WARNING)
-  # Imports after the flags: --help should be quick.
+  # Imported after the flags are parsed, so that --help is quick.
   _join_processes()
   import jax
 
@@ -90,9 +90,9 @@ def main(argv: list[str]) -> None:
 def _read_config() -> Any:
   """Returns the config of the flags, or of the run in --workdir.
 
-  Without a config file the run there is continued or evaluated, also where the
-  file could not be read any more, such as after its weights to start from are
-  gone. None if there is neither.
+  Without a config file, the run in the workdir is continued or evaluated, even
+  if the file could no longer be read, for example because the weights that it
+  starts from are gone. Returns None if there is neither.
   """
   import ml_collections
 
@@ -116,10 +116,10 @@ def _read_config() -> Any:
 
 @contextlib.contextmanager
 def _end_for_all() -> Iterator[None]:
-  """Ends the program after an error, whatever it would wait for.
+  """Ends the program after an error without waiting for others.
 
-  Before a process exits JAX waits for the others, for minutes; and those may
-  wait for what this one does not compute any more. Threads that could not save
+  Before a process exits, JAX waits for the others, for minutes, and they may
+  wait for values that this one no longer computes. Threads that could not save
   a checkpoint may never end.
   """
   import jax
@@ -160,10 +160,10 @@ def _exit_at_once(code: int) -> None:
 
 @contextlib.contextmanager
 def _errors_in_a_line() -> Iterator[None]:
-  """Ends the program with a line on what this package or a config refuses.
+  """Ends the program with one line for errors of this package or a config.
 
-  What others raise keeps its traceback, unless it is about a file. So does
-  what these raise by mistake: not in a line of `raise`.
+  Errors of other packages keep their traceback, unless they are about a file.
+  So do unintended errors of this package, which come from no `raise`.
   """
   from tokenlearner_flexivit import overrides
 
@@ -191,16 +191,18 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _join_processes() -> None:
-  """Connects the processes of a run, as the flags say."""
-  given = {
+  """Connects the processes of a run by the flags."""
+  process_flags = {
     "coordinator_address": _COORDINATOR.value,
     "num_processes": _NUM_PROCESSES.value,
     "process_id": _PROCESS_ID.value,
   }
-  missing = [f"--{name}" for name, value in given.items() if value is None]
-  if not _MULTIHOST.value and len(missing) < len(given):
+  missing = [
+    f"--{name}" for name, value in process_flags.items() if value is None
+  ]
+  if not _MULTIHOST.value and len(missing) < len(process_flags):
     raise app.UsageError("--coordinator_address and such need --multihost.")
-  if 0 < len(missing) < len(given):
+  if 0 < len(missing) < len(process_flags):
     raise app.UsageError(
       f"{', '.join(missing)} missing: the flags of --multihost come together, "
       "or none of them where the cluster is known (TPU, Slurm, Open MPI)."
@@ -211,7 +213,7 @@ def _join_processes() -> None:
 
   try:
     jax.distributed.initialize(
-      **given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+      **process_flags, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
   except ValueError as error:
     raise app.UsageError(

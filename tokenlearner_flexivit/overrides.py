@@ -1,8 +1,8 @@
-"""Files of configs, and the values that `--config.KEY=VALUE` gives instead.
+"""Files of configs, and the values that `--config.KEY=VALUE` overrides.
 
-Every key can be given, also one that the file leaves out: what reads a section
-refuses those that it does not know. A value has the type that it has in the
-file; None is taken everywhere.
+Every key can be set, also one that the file leaves out; the reader of a section
+refuses unknown keys. A value must have the type that it has in the file; None
+is always accepted.
 """
 
 import ast
@@ -19,11 +19,11 @@ import ml_collections
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import paths
 
-# What a config file is called while its functions run.
+# The module name of a config file while its functions run.
 MODULE = "config_file"
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
-# At the start, or behind "folder:" and such.
+# At the start, or after "folder:" and similar prefixes.
 _HOME = re.compile(r"^(\w+:)?(~(?=/|$))")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _DURATION = re.compile(rf"(.+)_({'|'.join(configuration.PART_UNITS)})")
@@ -33,8 +33,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   """Separates flags such as `--config.seed=1` from others.
 
   Args:
-    argv: of a program; `--config.seed 1`, `--config.flexi.sandwich` for True
-      and `--noconfig.flexi.sandwich` for False are read, too.
+    argv: arguments of a program; `--config.seed 1`, `--config.flexi.sandwich`
+      for True and `--noconfig.flexi.sandwich` for False are read, too.
 
   Returns:
     The values as "seed=1", and the other arguments.
@@ -64,7 +64,7 @@ def load(source: str) -> ml_collections.ConfigDict:
       working directory, then beside this package, where `configs/` is.
 
   Raises:
-    ValueError: no such file, or none of a config.
+    ValueError: the file does not exist, or is no file of a config.
   """
   name, colon, argument = source.partition(":")
   path = paths.local(name, "--config")
@@ -106,16 +106,16 @@ def apply(
 ) -> list[str]:
   """Sets values in `config`, as "optimizer.lr=0.1" names them.
 
-  What a file says of the same in another way goes: `total_epochs` if
-  `total_steps` is given, the weights of values if other values are.
+  Keys of the file that say the same in another way are removed: `total_epochs`
+  if `total_steps` is set, the weights of values if the values are set.
 
   Args:
     config: changed in place.
     values: KEY=VALUE each.
-    defaults: what keys of no section are where `config` leaves them out.
+    defaults: of the keys outside of sections, for those missing in `config`.
 
   Returns:
-    Sentences that say what went so.
+    Sentences that name the removed keys.
 
   Raises:
     ValueError: a value of another type than the file's, or of no section.
@@ -140,7 +140,7 @@ def apply(
     old = node.get(name, None if sections else defaults.get(name))
     new = _read(text, old, f"--config.{key}={text}")
     if isinstance(new, str):
-      # What a run notes must mean the same to another user.
+      # Paths that a run records must mean the same to another user.
       new = _HOME.sub(
         lambda match: (match[1] or "") + os.path.expanduser(match[2]), new
       )
@@ -157,14 +157,14 @@ def apply(
 
 
 def _set(node: ml_collections.ConfigDict, key: str, value: Any) -> None:
-  if isinstance(value, dict):  # Patterns, which may be keys, have dots.
+  if isinstance(value, dict):  # Keys may be patterns, which contain dots.
     value = ml_collections.ConfigDict(value, allow_dotted_keys=True)
   with node.unlocked(), node.ignore_type():
     node[key] = value
 
 
 def _beside(name: str) -> list[str]:
-  """Returns the keys that mean nothing once `name` is another."""
+  """Returns the keys that lose their meaning if `name` changes."""
   if name == "values":
     return ["weights", "end_weights"]
   if match := _DURATION.fullmatch(name):
@@ -174,7 +174,7 @@ def _beside(name: str) -> list[str]:
 
 
 def _read(text: str, old: Any, where: str) -> Any:
-  """Returns the value that a text means in place of `old`."""
+  """Returns the value of a text, converted to the type of `old`."""
   value = _literal(text)
   if value is None:
     return None
@@ -184,7 +184,7 @@ def _read(text: str, old: Any, where: str) -> Any:
       raise ValueError(f"{where} must be true, false or None.")
     return _BOOLS[known]
   if isinstance(old, str):
-    # A number may be a name, and a list stands for several names.
+    # A number may be a name, and a list means several names.
     return value if isinstance(value, str | tuple | list) else text
   if isinstance(old, int | float):
     if isinstance(value, str | bool):
@@ -208,7 +208,7 @@ def _read(text: str, old: Any, where: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """Returns what a text means in Python, or else the text."""
+  """Returns the text as a Python literal, or else the text itself."""
   try:
     return ast.literal_eval(text.strip())
   except (ValueError, SyntaxError):

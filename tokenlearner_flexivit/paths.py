@@ -1,4 +1,4 @@
-"""Paths that people give: on the command line, in a config, in a call."""
+"""Paths from users: on the command line, in a config, in a call."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def cache_dir() -> pathlib.Path:
-  """Returns the folder for what can be computed or downloaded again.
+  """Returns the folder for files that can be computed or downloaded again.
 
-  It is TLFV_CACHE, or a folder in ~/.cache; of a user without a home, as in
-  some containers, one of the system's temporary folders.
+  It is TLFV_CACHE, or a folder in ~/.cache; for a user without a home, as in
+  some containers, a folder in the system's folder for temporary files.
   """
   default = "~/.cache/tokenlearner_flexivit"
   try:
@@ -29,11 +29,11 @@ def cache_dir() -> pathlib.Path:
 def local(path: str | os.PathLike, what: str) -> pathlib.Path:
   """Returns `path` with a leading `~` or `~user` expanded.
 
-  A shell leaves the `~` of `--flag=~/x` and of `folder:~/x` as it is.
+  A shell does not expand the `~` in `--flag=~/x` and `folder:~/x`.
 
   Args:
-    path: as a person wrote it.
-    what: the name that the person knows it by, for errors: "--workdir".
+    path: as the user wrote it.
+    what: its name to the user, for errors: "--workdir".
 
   Raises:
     ValueError: it is a URL, is empty, or names a user who does not exist.
@@ -57,13 +57,13 @@ def local(path: str | os.PathLike, what: str) -> pathlib.Path:
 
 
 def is_stream(path: pathlib.Path) -> bool:
-  """Tells whether what is written to a path does not make it a file of that.
+  """Tells whether a path is no regular file, so that writing cannot replace it.
 
-  Such as a pipe, /dev/null, or this program's own output, whatever it is.
+  Examples are a pipe, /dev/null, and this program's own output of any kind.
   """
   if not path.exists() or path.is_dir():
     return False
-  with contextlib.suppress(OSError):  # There may be no output.
+  with contextlib.suppress(OSError):  # The program may have no output.
     if os.path.samestat(path.stat(), os.fstat(1)):
       return True
   return not path.is_file()
@@ -71,20 +71,21 @@ def is_stream(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives the name of a new file, which takes the place of `path` at the end.
+  """Yields the name of a new file, which replaces `path` at the end.
 
-  If anything is raised inside, the file that was there stays. Of a link the
-  target is written, and the link stays; a stream gets what the new file holds.
+  If anything is raised inside, the previous file stays. If `path` is a link,
+  its target is replaced, and the link stays. If it is a stream, the content of
+  the new file is written to it.
 
   Raises:
-    OSError: names the file, which those of writing do not.
+    OSError: the file cannot be written; unlike the system's, names the file.
   """
   streams = is_stream(path)
   if streams:
     partial = pathlib.Path(tempfile.mkdtemp()) / path.name
   else:
     target = pathlib.Path(os.path.realpath(path))
-    # Its own, as another process may be writing the same file.
+    # Its own name, since another process may be writing the same file.
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
   try:
     yield partial
@@ -94,11 +95,11 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     else:
       partial.replace(target)
   except OSError as error:
-    if error.errno is None:  # Of a library's own.
+    if error.errno is None:  # An error of a library.
       raise
     raise OSError(error.errno, error.strerror, str(path)) from error
   finally:
     with contextlib.suppress(OSError):
-      partial.unlink()  # A full disk has better use for it.
+      partial.unlink()  # Removed, since the disk may be full.
     if streams:
       partial.parent.rmdir()

@@ -1,4 +1,4 @@
-"""Predictions from the command line.
+"""Predictions of a trained model from the command line.
 
   python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
   python -m tokenlearner_flexivit.predict FOLDER --workdir=W --csv > answers.csv
@@ -34,7 +34,7 @@ from tokenlearner_flexivit.run import workdir as workdir_lib
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Runs a command; what goes wrong is said in a line, with exit status 1."""
+  """Runs a command; errors are printed in a line, with exit status 1."""
   terminal.escape_unknown_letters()
   argv = list(sys.argv[1:] if argv is None else argv)
   command = COMMANDS.get(argv[0]) if argv else None
@@ -122,7 +122,7 @@ def _predict(argv: Sequence[str]) -> bool:
 
 
 def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
-  """Returns files, with those of a folder in its place."""
+  """Returns files, replacing each folder by the files in it."""
   images = []
   for name in names:
     path = os.path.expanduser(name)
@@ -134,7 +134,7 @@ def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
 def _in_calls(
   predictor: Predictor, images: Sequence[str], args: argparse.Namespace
 ) -> list[Prediction]:
-  """Returns the answers to images, in calls of the size asked for."""
+  """Returns the answers to images, in calls of the requested size."""
   number = min(args.batch_size or len(images), len(images))
   dial = dict(patch_size=args.patch_size, num_tokens=args.num_tokens)
   if args.budget_ms is None:
@@ -166,7 +166,7 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def _as_csv(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
-  """Returns a line per image and class, or per image that has an error."""
+  """Returns a CSV line per image and class, or per image with an error."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(("image", "rank", "index", "name", "probability", "error"))
@@ -193,7 +193,7 @@ def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
 
 
 def _profile(argv: Sequence[str]) -> None:
-  """Prints, and perhaps writes, what every setting costs."""
+  """Prints, and optionally writes, the cost of every setting."""
   parser = _parser(" profile", "Measures what every setting costs here.")
   add = parser.add_argument
   add(
@@ -206,7 +206,7 @@ def _profile(argv: Sequence[str]) -> None:
   add("--output", metavar="FILE", help="JSON, for --profile of predictions")
   add("--json", action="store_true", help="print JSON, as --output has it")
   args = parser.parse_args(argv)
-  # Not after minutes of measuring.
+  # Checked now rather than after minutes of measuring.
   output = profile_lib.check_writable(args.output) if args.output else None
   predictor = Predictor.load(args.workdir)
   rows = []
@@ -249,7 +249,7 @@ def _export(argv: Sequence[str]) -> None:
     parser.error("--output and --hub_dir must be two folders.")
   predictor = Predictor.load(args.workdir)
   rows = profile_lib.read(args.profile) if args.profile else None
-  predictor.remember(rows or ())  # Refuses those of another model.
+  predictor.remember(rows or ())  # Raises for rows of another model.
   if args.output:
     settings = None
     if chosen:

@@ -21,10 +21,10 @@ Row = dict[str, Any]
 
 
 class Experiment(Protocol):
-  """What a report reads of the built config, `train.setup.Experiment`.
+  """The parts of `train.setup.Experiment` that a report reads.
 
   Attributes:
-    config: all of it, as plain values.
+    config: complete, as plain values.
     dials: settings, and how often each is drawn.
     evaluators: by name.
     image_shape: [H, W, C] or [T, H, W, C] of a training example.
@@ -38,7 +38,7 @@ class Experiment(Protocol):
   task: Any
 
 
-# What costs are of. A video may be seen in several views, an image is one.
+# The unit of costs. A video may be seen in several views, an image has one.
 _VIEW = {"image": "image", "video": "view"}
 # A line of an evaluation fits in about 120 columns.
 _WIDTH_OF_SETTINGS = 72
@@ -54,7 +54,7 @@ def _cost(model, image_shape, setting) -> Row:
 
 
 def cost_table(experiment: Experiment) -> str:
-  """The cost of every setting, for the start of a run."""
+  """Returns a table of every setting's cost, for the start of a run."""
   drawn_from, model = experiment.dials, experiment.task.model
   rows = []
   for setting, share in zip(
@@ -112,10 +112,10 @@ def setting_rows(
     experiment: the run.
     name: of the evaluator.
     params: replicated.
-    values: what it yielded.
+    values: the metrics that it yielded.
 
   Returns:
-    A row per setting, as in report.json. Of a model for videos `seq_len` and
+    A row per setting, as in report.json. For a model for videos, `seq_len` and
     `gmacs` are of one view, and `images_per_s` counts videos with all views.
   """
   evaluator = experiment.evaluators[name]
@@ -136,12 +136,12 @@ def setting_rows(
 def other_rows(
   experiment: Experiment, name: str, values: dict[str, float]
 ) -> list[Row]:
-  """The metrics of what is no setting, such as a teacher or an ensemble.
+  """Returns metrics of things other than settings: teachers, ensembles.
 
   Args:
     experiment: the run.
     name: of the evaluator.
-    values: what it yielded.
+    values: the metrics that it yielded.
 
   Returns:
     A row for each: its `name`, and its metrics.
@@ -164,11 +164,11 @@ def markdown(
   """Returns the rows as a table, with spreads beside their means.
 
   Args:
-    rows: see `setting_rows`.
-    metrics: how those that are shown are shown.
-    headline: the metric that gets an interval, where a row tells of how many
-      `examples` it is.
-    kind: what the model sees, "image" or "video".
+    rows: from `setting_rows`.
+    metrics: the display of the metrics to show.
+    headline: the metric that gets an interval, if a row has its number of
+      `examples`.
+    kind: the model's input, "image" or "video".
   """
 
   def interval(row: Row) -> Row:
@@ -183,7 +183,7 @@ def markdown(
         **_shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
         **_after_first(dict(_shown_metrics(row, metrics)), interval(row)),
-        # Videos with all their views may be few.
+        # The rate of videos with all their views may be small.
         f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
       }
       for row in rows
@@ -192,19 +192,19 @@ def markdown(
 
 
 def _num_examples(rows: Sequence[Row]) -> int | None:
-  """Returns of how many examples the rows are, None if they do not tell."""
+  """Returns the number of examples of the rows, None if it is not recorded."""
   count = rows[0].get("examples")
   return None if count is None else round(count)
 
 
 def _after_first(shown: Row, more: Row) -> Row:
-  """Puts `more` behind the first column of `shown`."""
+  """Inserts `more` after the first column of `shown`."""
   first = dict(itertools.islice(shown.items(), 1))
   return first | more | shown
 
 
 def _shown_setting(row: Row) -> dict[str, Any]:
-  """Returns the first columns of a row: what it tells of the setting."""
+  """Returns the first columns of a row, which describe the setting."""
   columns = {
     "patch size": row["patch_size"],
     "tokens": row["seq_len"],
@@ -238,9 +238,9 @@ def _shown_metrics(
 
 
 def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
-  """The rows of one evaluator, with metrics of others as `name/metric`.
+  """Returns an evaluator's rows, with metrics of others as `name/metric`.
 
-  Costs are of the one evaluator alone.
+  Costs are only those of that evaluator.
   """
   costs = ("patch_size", "num_tokens", "seq_len", "gmacs", "images_per_s")
   rows = [dict(row) for row in tables[first]]
@@ -260,25 +260,25 @@ def write(
 ) -> dict[str, Any] | None:
   """Prints the tables; writes report.md, report.json and pictures.
 
-  The picture is patch_sizes.png, or plane.png where there are several numbers
-  of learned tokens.
+  The picture is patch_sizes.png, or plane.png if there are several numbers of
+  learned tokens.
 
-  One evaluator is the report's: of accuracy, on the dataset of the training, on
-  another split of it, as far as there are such. Others get a table each, and a
-  place in its rows of report.json.
+  One evaluator provides the rows of the report: if possible one of accuracy, on
+  the dataset of the training, on another split of it. Each other evaluator gets
+  a table, and its metrics are added to those rows in report.json.
 
   Args:
     experiment: the run.
-    workdir: gets the files.
+    workdir: the folder for the files.
     params: the evaluated parameters, replicated.
     results: metrics by evaluator and name.
-    step: of the training, that the parameters are of.
+    step: the training step of the parameters.
 
   Returns:
-    What report.json holds, or None if the config has no evaluator.
+    The content of report.json, or None if the config has no evaluator.
 
   Raises:
-    OSError: files that could not be written; all others are, and all tables
+    OSError: some files could not be written; the others are, and all tables
       were printed.
   """
   if not results:
@@ -299,9 +299,9 @@ def write(
   problems = []
 
   def attempt(what: str, write: Callable[[pathlib.Path], Any]) -> bool:
-    """Writes a file, or notes what is wrong; tells whether it is there."""
+    """Writes a file, or notes the error; tells whether the file was written."""
     try:
-      return write(workdir / what) is not False  # As what had nothing to draw.
+      return write(workdir / what) is not False  # False means nothing to draw.
     except OSError as error:
       problems.append(f"{what} ({error.strerror or error})")
       return False
@@ -351,15 +351,15 @@ def _content(
   others: dict[str, list[Row]],
   step: int,
 ) -> dict[str, Any]:
-  """Returns what report.json holds."""
+  """Returns the content of report.json."""
   trained_on = experiment.config["data"]
 
   def rank(name: str) -> tuple[bool, ...]:
-    """Returns what counts before the name: a ConfigDict sorts its keys."""
+    """Returns a sort key that precedes the name, as a ConfigDict sorts keys."""
     data = experiment.config["evals"][name]["data"]
     return (
       experiment.evaluators[name].headline != experiment.task.headline,
-      name in others,  # Ensembles after plain accuracy.
+      name in others,  # Ensembles come after plain accuracy.
       *splits_read.unlike_training(data, trained_on),
     )
 
@@ -376,7 +376,7 @@ def _content(
     "image_shape": list(evaluator.image_shape),
     "settings": _joined(tables, first),
     "evals": tables,
-    "others": others,  # Of what is no setting: teachers, ensembles.
+    "others": others,  # Rows of teachers and ensembles, which are no settings.
     "train": {
       "steps": step,
       "seconds": metric_log.train_seconds(workdir, step),
@@ -394,8 +394,8 @@ def _draw(
   report: Mapping[str, Any],
   attempt: Callable[[str, Callable[[pathlib.Path], Any]], bool],
 ) -> tuple[str, str]:
-  """Draws the pictures; returns the title, and Markdown that shows them."""
-  # Here, as a training needs no Matplotlib before.
+  """Draws the pictures, and returns a title and Markdown that shows them."""
+  # Imported here, since a training needs no Matplotlib before.
   from tokenlearner_flexivit.analysis import token_maps, video_maps
   from tokenlearner_flexivit.figures import curve, plane
 
@@ -405,7 +405,7 @@ def _draw(
   data, kind = experiment.config["data"]["name"], experiment.task.model.input
   file, draw, noun = "patch_sizes.png", curve.draw, "patch size"
   text = f"{metric.title} against cost and speed"
-  # Of one number of tokens there is no plane.
+  # With one number of tokens there is no plane to draw.
   if len({row["num_tokens"] for row in rows}) > 1:
     file, draw, noun = "plane.png", plane.draw, "setting"
     text = f"{metric.title} by patch size and learned tokens"
@@ -415,7 +415,7 @@ def _draw(
   pictures = ""
   if attempt(file, lambda path: draw(rows, path, title, *about, kind)):
     pictures += f"![{text}]({file})\n\n"
-  # Of one device: the other processes take no part.
+  # On one device: the other processes take no part.
   params = jax.tree.map(lambda x: x.addressable_data(0), params)
   maps = {"image": token_maps, "video": video_maps}[kind]
   if attempt(
@@ -437,7 +437,7 @@ def _text(
   pictures: str,
   sections: Sequence[str],
 ) -> str:
-  """Returns report.md."""
+  """Returns the content of report.md."""
   train, kind = report["train"], experiment.task.model.input
   return (
     f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "

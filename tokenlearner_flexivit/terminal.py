@@ -1,7 +1,7 @@
-"""Output that works on any stream: terminal, log file, another program's, none.
+"""Output to any stream: a terminal, a log file, another program's, or none.
 
 `sys.stdout` and `sys.stderr` are None in programs without a console, objects of
-a logger in many others, and their encoding need not know every letter.
+a logger in many others, and their encoding may lack some letters.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ import tqdm
 
 
 def is_watched(stream: Any) -> bool:
-  """Tells whether `stream` is a terminal; only there bars are drawn."""
+  """Tells whether `stream` is a terminal, where bars are drawn."""
   try:
     return bool(stream.isatty())
-  except (AttributeError, OSError, ValueError):  # None, a logger's, closed.
+  except (AttributeError, OSError, ValueError):  # None, a logger's, or closed.
     return False
 
 
 def write(text: str) -> None:
-  """Prints a line to stdout, above progress bars; what fails is left out.
+  """Prints a line to stdout, above progress bars, and ignores failures.
 
-  A log file on a full disk, or closed, is no reason to stop a run.
+  A log file that is closed or on a full disk must not stop a run.
   """
   stream = sys.stdout
   if stream is None:
@@ -43,7 +43,7 @@ def write(text: str) -> None:
 
 def say(text: str) -> None:
   """Prints a line on host 0, above the progress bar if there is one."""
-  import jax  # Here, as commands print their help without JAX.
+  import jax  # Imported here, since commands print their help without JAX.
 
   if jax.process_index() == 0:
     write(text)
@@ -66,10 +66,10 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def root_logger_unchanged() -> Iterator[None]:
-  """Leaves the root logger's handlers as they are while a library is imported.
+  """Keeps the root logger's handlers unchanged while a library is imported.
 
-  Orbax, which Grain imports too, logs at import through absl, which gives a
-  root logger without handlers one. After that a program's own
+  Orbax, which Grain imports too, logs at import through absl, which adds a
+  handler to a root logger without one. After that a program's own
   `logging.basicConfig(...)` would do nothing.
   """
   handler = logging.NullHandler()
@@ -81,10 +81,10 @@ def root_logger_unchanged() -> Iterator[None]:
 
 
 def escape_unknown_letters() -> None:
-  """Makes stdout and stderr escape what their encoding lacks, for commands.
+  """Makes stdout and stderr escape letters that their encoding lacks.
 
-  Else a "±", or a class named in Chinese, ends a command in a locale that is
-  not UTF-8.
+  Otherwise a "±", or a class named in Chinese, ends a command with an error in
+  a locale that is not UTF-8.
   """
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):

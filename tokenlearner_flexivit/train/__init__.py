@@ -1,4 +1,4 @@
-"""Training: `train_and_evaluate(config, workdir)` and what it is built from."""
+"""Training: `train_and_evaluate(config, workdir)` and its parts."""
 
 from tokenlearner_flexivit.train.loop import (
   NonFiniteLossError,

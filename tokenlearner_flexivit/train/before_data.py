@@ -1,7 +1,7 @@
-"""Checks what of a config needs no data, before these are opened.
+"""Checks of a config that need no data, made before the data are opened.
 
-To open data for the first time may take hours: videos are decoded, datasets
-are made.
+Opening data for the first time may take hours, since videos are decoded and
+datasets are prepared.
 """
 
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from tokenlearner_flexivit.train import optimizer, weight_digests
 
 
 def check(config: Mapping[str, Any], *, is_training: bool) -> None:
-  """Raises an error for what is wrong with a config whatever its data.
+  """Raises an error for faults of a config that do not depend on its data.
 
-  What depends on them is left to those that read the sections.
+  Other faults are left to the readers of the sections.
 
   Args:
     config: complete.
-    is_training: whether the sections of the training alone are read.
+    is_training: whether the sections that only training reads are checked.
 
   Raises:
-    ValueError: a key or a value that cannot be.
-    FileNotFoundError: there are no weights of a teacher.
+    ValueError: an unknown key or an invalid value.
+    FileNotFoundError: the weights of a teacher do not exist.
   """
   model = tasks.named(config["task"]).build_model(config["model"])
   tasks.check(config["task"])
@@ -35,7 +35,7 @@ def check(config: Mapping[str, Any], *, is_training: bool) -> None:
   for name, section in config["evals"].items():
     evaluators.check(section, f"config.evals.{name}")
   for key, source in weight_digests.sources(config):
-    # Who starts from weights knows whether they are needed still.
+    # The caller that starts from weights knows whether they are still needed.
     asked = key.startswith("config.evals.") or (
       is_training and key != weight_digests.INIT
     )
@@ -51,7 +51,7 @@ def check_values(
 ) -> None:
   """Raises ValueError for a value of the wrong type or out of its range.
 
-  The sections are checked where they are read.
+  The readers of the sections check those.
 
   Args:
     config: complete.
@@ -100,7 +100,7 @@ def check_values(
       )
   for key, interval in (
     ("init_mean", "(-inf, inf)"),
-    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative: inverted.
+    ("init_std", "(-inf, 0) or (0, inf)"),  # Negative values invert the images.
   ):
     if config[key] is None:
       continue

@@ -1,8 +1,8 @@
 """Binds a workdir to a run: to its config, and to data that do not change.
 
 A workdir is bound when its first checkpoint is written, not before: a start
-that fails leaves it free. From then on what changes the result is fixed. What
-does not may change, and so may the evaluations, as long as one name never
+that fails leaves it free. From then on, keys that change the result are fixed.
+Other keys may change, and so may the evaluations, as long as one name never
 stands for two evaluations.
 """
 
@@ -24,8 +24,8 @@ Change = tuple[str, Any, Any]  # A key, such as "config.seed"; before and now.
 
 _PERIOD = r"_(steps|epochs|examples)"
 _READING = r"data\.(max_corrupt|num_workers|num_threads|prefetch|data_dir)"
-# What is known of the data that is compared in another way than by being equal,
-# or follows from the config.
+# Facts about the data that are not compared for equality, or that follow from
+# the config.
 _COMPARED_APART = {
   *("name", "image_shape", "class_names", "digest", "evals", "weights")
 }
@@ -46,18 +46,18 @@ def claim_workdir(
 ) -> None:
   """Checks that a run may start or continue in `workdir`; all hosts call it.
 
-  Says which settings have changed and change no result. A workdir without a
-  checkpoint is nobody's yet; see `bind_workdir`.
+  It prints the keys that have changed without changing results. A workdir
+  without a checkpoint belongs to no run; `bind_workdir` binds it.
 
   Args:
     workdir: of the run, exists.
     config: of the run, complete.
-    about_data: see `Experiment.about_data`.
+    about_data: the `Experiment.about_data` of this start.
 
   Raises:
-    ValueError: `workdir` holds a run of another config, or of other data, or
-      this host has others than process 0; names what differs.
-    RuntimeError: another host found that.
+    ValueError: `workdir` holds a run of another config or of other data, or
+      this host differs from process 0; names the difference.
+    RuntimeError: another host raises this ValueError.
   """
   check_hosts_agree(config, about_data)
   with workdir_lib.together():
@@ -71,12 +71,12 @@ def claim_workdir(
 def bind_workdir(
   workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
 ) -> None:
-  """Writes what makes `workdir` this run's, before its first checkpoint is.
+  """Binds `workdir` to this run, before its first checkpoint is written.
 
   Args:
     workdir: exists.
     config: of the run, complete.
-    about_data: see `Experiment.about_data`.
+    about_data: the `Experiment.about_data` of this start.
 
   Raises:
     OSError: it cannot be written.
@@ -93,13 +93,13 @@ def check_model(
 ) -> None:
   """Raises ValueError unless a config has the model and task of a run.
 
-  So must the teachers of the task, where an evaluation asks them.
+  The teachers of the task are checked, too, if an evaluation needs them.
 
   Args:
     workdir: of the run.
     trained: the run's config.
     config: of an evaluation of it.
-    weights: digests of those that the run knows, by their keys.
+    weights: digests of the weights that the run has recorded, by their keys.
   """
   keys = ("model", "task")
   changes = configuration.changes(
@@ -138,10 +138,10 @@ def _asks_teachers_of_the_task(config: Mapping[str, Any]) -> bool:
 def check_hosts_agree(
   config: dict[str, Any], about_data: dict[str, Any]
 ) -> None:
-  """Checks that all hosts were started alike and see the same data.
+  """Checks that all hosts have the same config and see the same data.
 
-  Else one would wait for another in the middle of the training, or batches
-  would hold images with the labels of others.
+  Otherwise one would wait for another in the middle of the training, or batches
+  would hold images with the labels of other images.
 
   Args:
     config: of this host, complete.
@@ -158,7 +158,7 @@ def check_hosts_agree(
       change
       for key in mine
       for change in configuration.changes(first[key], mine[key], key)
-      # A host may lack weights that are needed no more.
+      # A host may lack weights that are no longer needed.
       if not (change[0].startswith("about_data.weights") and None in change)
     ]
     if differ:
@@ -169,7 +169,7 @@ def check_hosts_agree(
 
 
 def _is_bound(workdir: pathlib.Path) -> bool:
-  """Tells whether a run has left there what must not be overwritten."""
+  """Tells whether the workdir holds a run, which must not be overwritten."""
   return bool(
     checkpoint_lib.steps(workdir)
     or (workdir / workdir_lib.REPORT_FILE).exists()
@@ -179,7 +179,7 @@ def _is_bound(workdir: pathlib.Path) -> bool:
 def _write(
   workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
 ) -> None:
-  # The config last: with it the workdir is a run's.
+  # The config is written last, since it binds the workdir.
   for name, values in (
     (workdir_lib.ABOUT_DATA_FILE, about_data),
     (workdir_lib.CONFIG_FILE, config),
@@ -190,13 +190,13 @@ def _write(
 def _check_bound(
   workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Compares with the run that is there, and says what may have changed.
+  """Compares with the workdir's run, and prints harmless changes.
 
   Returns:
-    Config and `about_data` of that run, as they are in its files.
+    Config and `about_data` of that run, as stored in its files.
   """
   kept = workdir_lib.read_config(workdir)
-  # An older run has no keys of later days.
+  # An older run lacks keys that were added later.
   before = {**setup.DEFAULTS, **kept}
   about_before = {}
   if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
@@ -212,7 +212,7 @@ def _check_bound(
     else:
       old, new = (x["evals"].get(name[1]) for x in (before, config))
       if new is not None and name[1] in with_results:
-        # Else they would be taken for its own.
+        # Otherwise they would be taken for the run's own results.
         left_out = key, "an earlier one, left out since", new
         renamed.append(left_out if old is None else change)
       else:
@@ -277,7 +277,7 @@ def _with_results(workdir: pathlib.Path) -> set[str]:
 def _harmless(
   change: Change, about_before: dict[str, Any], about_data: dict[str, Any]
 ) -> str:
-  """Returns what to say of a change that changes no result, "" for others."""
+  """Returns a message for a change that changes no result, "" for others."""
   key, old, new = change
   if _CHANGES_NOTHING.fullmatch(key):
     return ", which changes no result."
@@ -301,7 +301,7 @@ def _harmless(
 def _is_same(
   key: str, before: Mapping[str, str], now: Mapping[str, str]
 ) -> bool:
-  """Tells whether the weights that a key names are those of before."""
+  """Tells whether the weights that a key names are unchanged."""
   return key in before and before[key] == now.get(key)
 
 
@@ -315,9 +315,9 @@ def _digests(about: Mapping[str, Any], evaluation: str | None) -> Any:
 def _other_data(
   before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[Change]:
-  """Yields what differs between the training data and those of the run."""
+  """Yields differences between the training data and those of the run."""
   for key, value in before.items():
-    # What a task remembers, such as the number of classes, and of examples.
+    # Facts that a task remembers, such as the number of classes or examples.
     if key in now and key not in _COMPARED_APART and value != now[key]:
       yield key, value, now[key]
   old, new = (about.get("class_names") or [] for about in (before, now))
@@ -332,7 +332,7 @@ def _other_data(
 def _other_teachers(
   where: str, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[Change]:
-  """Yields the teachers of a section that have other weights than before."""
+  """Yields the teachers of a section whose weights have changed."""
   old, new = (about.get("weights", {}) for about in (before, now))
   for key in sorted(old.keys() & new.keys()):
     if key.startswith(where) and old[key] != new[key]:
@@ -342,7 +342,7 @@ def _other_teachers(
 def _other_evaluations(
   before: Mapping[str, Any], now: Mapping[str, Any], with_results: set[str]
 ) -> Iterator[Change]:
-  """Yields evaluations of one name that have results, whose data differ."""
+  """Yields evaluations with results whose data have changed."""
   old = before.get("evals", {})
   for name in sorted(old.keys() & now["evals"].keys() & with_results):
     yield from configuration.changes(

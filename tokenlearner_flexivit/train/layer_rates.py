@@ -1,8 +1,8 @@
-"""How fast each parameter learns: layer-wise decay, scales, frozen layers.
+"""Learning rates by parameter: layer-wise decay, scales, frozen layers.
 
-A factor multiplies the whole update of a parameter, weight decay included, as
-a learning rate of its own would; 0 leaves the parameter as it is. A stack of
-blocks (see `models.stacking`) has a factor for each block.
+A factor multiplies the whole update of a parameter, weight decay included, like
+a separate learning rate; 0 keeps the parameter unchanged. A stack of blocks
+(`models.stacking`) has a factor for each block.
 """
 
 import re
@@ -17,14 +17,14 @@ import optax
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import stacking
 
-# Of `config.optimizer`: the arguments of `factors`.
+# Keys of `config.optimizer` that are arguments of `factors`.
 KEYS = ("layer_decay", "freeze", "lr_scales")
 
 _STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
 _BLOCK = re.compile(r"(.*)encoderblock_(\d+)/.*")
 _LEARNED = re.compile(r".*Token(?:Learner|Fuser)_(\d+)/.*")
 _EMBEDDING = re.compile(r"(embedding|pos_embedding|cls)(/.*)?")
-# The second encoder of a factorised model for videos, and what is before it.
+# The second encoder of a factorised model for videos, and the layers before it.
 _TEMPORAL = "TemporalTransformer/"
 _BETWEEN = re.compile(
   r"(Transformer/encoder_norm|MAPHead_0)/.*"
@@ -39,38 +39,39 @@ def factors(
   lr_scales: Mapping[str, float] | Sequence[Any] | None = None,
   model: Any = None,
 ) -> Any:
-  """Returns the factor of every parameter: the product of what three keys say.
+  """Returns the factor of every parameter, the product over three keys.
 
-  With layer-wise decay, as the code of BEiT (arXiv 2106.08254) and MAE (arXiv
-  2111.06377) and timm have it, the head and all else after the blocks has 1,
-  block k of `depth` (from 0 on) layer_decay^(depth - k), and what comes before
-  the blocks layer_decay^(depth + 1). TokenLearner has the factor of the block
-  that it feeds, TokenFuser that of the block which it follows. In a factorised
-  model for videos the blocks in time come after those in space, and what is
-  between the two encoders has the factor of the first block in time.
+  Layer-wise decay is that of the code of BEiT (arXiv 2106.08254), MAE (arXiv
+  2111.06377) and timm: the head and all other layers after the blocks have 1,
+  block k of `depth` (from 0 on) has layer_decay^(depth - k), and the layers
+  before the blocks have layer_decay^(depth + 1). TokenLearner has the factor of
+  the block that it feeds, TokenFuser that of the block that it follows. In a
+  factorised model for videos the blocks in time come after those in space, and
+  the layers between the two encoders have the factor of the first block in
+  time.
 
   Args:
     params: the parameters; only names and numbers of axes are read.
     layer_decay: in (0, 1], or None for 1 everywhere.
-    freeze: regular expressions. A parameter is frozen, and has 0, if one of
+    freeze: regular expressions. A parameter is frozen, with factor 0, if one of
       them matches its "/"-joined name, or the beginning of it up to a "/":
       "embedding", "Transformer/encoderblock_[0-5]", or "(?!head/).*" for all
       but the head. None freezes nothing.
     lr_scales: factors of at least 0 by regular expressions that match the
-      whole "/"-joined name: {"head/.*": 10, ".*pos_embedding": 0}. The same as
-      pairs, (("head/.*", 10), (".*pos_embedding", 0)), is for files of
-      configs, since a ConfigDict takes no keys with dots. All else has 1.
-      Patterns that give one parameter different factors are refused.
-    model: of the parameters, which tells before which block TokenLearner is;
-      without TokenLearner it may be None.
+      whole "/"-joined name: {"head/.*": 10, ".*pos_embedding": 0}. Files of
+      configs use pairs, (("head/.*", 10), (".*pos_embedding", 0)), since a
+      ConfigDict takes no keys with dots. Other parameters have 1. Patterns that
+      give one parameter different factors are refused.
+    model: of the parameters, which defines the position of TokenLearner; None
+      is allowed without TokenLearner.
 
   Returns:
     A tree like `params` of float32 arrays [1, 1, ...], for a stack
     [blocks, 1, ...], with as many axes as the parameters.
 
   Raises:
-    ValueError: a number out of its range, a pattern that is none or matches
-      nothing, nothing left to train, or a model without blocks.
+    ValueError: a number out of its range, an invalid pattern, one that matches
+      nothing, no parameter left to train, or a model without blocks.
   """
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   every = [name for leaf in flat for name in names(leaf)]
@@ -97,7 +98,7 @@ def factors(
 def matching(
   pattern: str, names: Sequence[str], where: str, *, or_beginning: bool = False
 ) -> list[str]:
-  """Returns the names whose whole a pattern matches.
+  """Returns the names that a pattern matches as a whole.
 
   Args:
     pattern: a regular expression.
@@ -106,7 +107,7 @@ def matching(
     or_beginning: whether the beginning of a name up to a "/" is enough.
 
   Raises:
-    ValueError: it is none, or matches nothing.
+    ValueError: the pattern is invalid, or matches nothing.
   """
   where = f"{where}: {pattern!r}"
   try:
@@ -128,10 +129,10 @@ def matching(
 
 
 def per_block(values: Sequence[Any], leaf: Any) -> np.ndarray:
-  """Returns a value for each of `names` in the shape that broadcasts to a leaf.
+  """Returns values in a shape that broadcasts to a leaf.
 
   Args:
-    values: one, or one for each block of a stack.
+    values: a single value, or one for each block of a stack.
     leaf: of the parameters.
 
   Returns:
@@ -142,22 +143,22 @@ def per_block(values: Sequence[Any], leaf: Any) -> np.ndarray:
 
 
 def frozen(factors: Any) -> Any:
-  """Returns a tree of bools: which arrays, as a whole, stay as they are."""
+  """Returns a tree of bools: which arrays are entirely frozen."""
   return jax.tree.map(lambda leaf: not leaf.any(), factors)
 
 
 def scale(
   optimizer: optax.GradientTransformation, factors: Any
 ) -> optax.GradientTransformation:
-  """Multiplies updates by their factors.
+  """Returns an optimizer whose updates are multiplied by factors.
 
-  What is frozen has no state (no moments) in the optimizer and no part in what
-  it computes of all gradients, such as their norm. Where only some blocks of a
-  stack are frozen, these see gradients of zero.
+  Frozen arrays have no state (no moments) in the optimizer, and are excluded
+  from quantities over all gradients, such as their norm. If only some blocks of
+  a stack are frozen, these have gradients of zero.
 
   Args:
-    optimizer: of parameters that all learn as fast.
-    factors: see `factors`.
+    optimizer: for equal learning rates of all parameters.
+    factors: the result of the function `factors`.
   """
   leaves = jax.tree.leaves(factors)
   before, after = [], []
@@ -169,7 +170,7 @@ def scale(
   if any(jax.tree.leaves(mask)):
     optimizer = optax.selective_transform(optimizer, freeze_mask=mask)
   parts = [*before, optimizer, *after]
-  # A chain of one would have another state than the optimizer alone.
+  # A chain of one element would change the structure of the state.
   return optax.chain(*parts) if len(parts) > 1 else optimizer
 
 
@@ -182,7 +183,7 @@ def _multiply(factors: Any) -> optax.GradientTransformation:
 
 
 def names(leaf: str) -> list[str]:
-  """Returns the names of the parameters in a leaf: several of a stack."""
+  """Returns the names of the parameters in a leaf, several for a stack."""
   match = _STACK.fullmatch(leaf)
   if match is None:
     return [leaf]
@@ -213,7 +214,7 @@ def _decayed(
     if in_space < depth and _BETWEEN.fullmatch(name):
       return in_space + 1
     if match := _LEARNED.fullmatch(name):
-      # Only with a fuser are there more than one, at consecutive blocks.
+      # Several exist only with a fuser, at consecutive blocks.
       return model.token_learner["layer"] + int(match[1]) + 1
     return depth + 1
 
@@ -260,6 +261,6 @@ def _frozen(
 
 
 def _beginnings(names: Sequence[str]) -> list[str]:
-  """The names at the top, and those in Transformer, of which there are many."""
+  """Returns the top-level names, with those inside Transformer."""
   parts = [name.split("/") for name in names]
   return list(dict.fromkeys("/".join(p[:-1][:2]) or p[0] for p in parts))

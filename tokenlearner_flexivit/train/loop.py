@@ -1,7 +1,7 @@
 """The training loop, the only one: `train_and_evaluate(config, workdir)`.
 
-The command line, notebooks, tests and experiments all call it. What is
-optimised is a task's business (`tasks/`), what is measured an evaluator's.
+The command line, notebooks, tests and experiments all call it. A task
+(`tasks/`) defines what is optimised, an evaluator what is measured.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ TrainState = train_step_lib.TrainState
 
 
 class NonFiniteLossError(RuntimeError):
-  """The loss or a norm became NaN or infinite; says when and where."""
+  """The error of a loss or norm that became NaN or infinite; names the step."""
 
 
 def train_and_evaluate(
@@ -44,24 +44,24 @@ def train_and_evaluate(
 ) -> tuple[TrainState, list[dict[str, float]]]:
   """Trains what `config` describes, evaluates it and writes a report.
 
-  Continues from the newest checkpoint if `workdir` has one; the result is
-  the same as without the interruption. SIGTERM or SIGINT save and stop it.
+  It continues from the newest checkpoint if `workdir` has one, with the same
+  result as without the interruption. On SIGTERM or SIGINT it saves and stops.
 
   Args:
-    config: see `setup.DEFAULTS` for its keys.
+    config: its keys are those of `setup.DEFAULTS`.
     workdir: holds config.json, checkpoints, metrics.jsonl, TensorBoard
-      events and the report. Shared by all hosts, of this run alone.
+      events and the report. All hosts share it, and no other run uses it.
 
   Returns:
-    The final state (of a model with `scan=True` on the host), and all records
+    The final state (on the host for a model with `scan=True`), and all records
     of metrics.jsonl.
 
   Raises:
     ValueError: anything wrong with the config, the data or the workdir, before
       step 0.
     data.ExampleError: an example cannot be read, or is corrupt; training may
-      skip some (`data.max_corrupt`), an evaluation none. If an evaluation
-      fails, also otherwise, the state is saved before (of one process).
+      skip some (`data.max_corrupt`), an evaluation none. If an evaluation fails
+      for this or another reason, a run of one process saves its state first.
     checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
@@ -151,7 +151,7 @@ def train_and_evaluate(
       total_steps=total_steps,
       batch_size=batch_size,
       kind=task.model.input,
-      # Older checkpoints do not tell how long they took.
+      # Older checkpoints do not record how long they took.
       seconds_before=notes.get("seconds", log.last("train_seconds", 0.0)),
       pending=notes["pending"],
     )
@@ -175,7 +175,7 @@ def train_and_evaluate(
 
     def save(step: int, must: bool) -> None:
       _check_finite(progress, checkpoints)
-      log.sync()  # No checkpoint outlives its log.
+      log.sync()  # The log must not end before the checkpoint.
       notes = {"pending": progress.pending, "seconds": progress.seconds}
       checkpoints.save(step, state, notes=notes, must=must)
 
@@ -212,10 +212,10 @@ def train_and_evaluate(
 
     # ---- The loop ------------------------------------------------------------
     progress.start()
-    # A run that stopped between saving and evaluating makes up for it.
+    # A run that stopped between saving and evaluating evaluates now.
     results = evaluate_due(first_step)
     for step in range(first_step + 1, total_steps + 1):
-      # The devices wait for no copy that nobody has asked for.
+      # Metrics are not copied here, so that the devices need not wait.
       with jax.transfer_guard("disallow"):
         batch = first.pop() if first else next(batches)
         state, metrics = profile.run(step, run_step, state, batch)
@@ -238,7 +238,7 @@ def train_and_evaluate(
           stopping = True
           save(step, must=True)
         except Exception:
-          # Such as a damaged image, which is no reason to lose the steps. Other
+          # For example a damaged image, which must not lose the steps. Other
           # hosts may be in the midst of their part and would not save with it.
           if jax.process_count() == 1:
             save(step, must=True)
@@ -263,11 +263,11 @@ def train_and_evaluate(
 def evaluate(
   config: ml_collections.ConfigDict | None, workdir: str | pathlib.Path
 ) -> dict[str, dict[str, float]]:
-  """Evaluates the newest checkpoint of a workdir and writes its report anew.
+  """Evaluates the newest checkpoint of a workdir and rewrites its report.
 
   Args:
-    config: None for the run's own; else it may differ from it in all but
-      `model` and `task`, such as other evaluations or another batch size.
+    config: None for the run's own; another may differ in everything but `model`
+      and `task`, such as other evaluations or another batch size.
     workdir: of a run, finished or not. Neither its training data nor the
       weights that it started from are needed.
 
@@ -275,13 +275,14 @@ def evaluate(
     Metrics by evaluator and name.
 
   Raises:
-    ValueError: no run there, none of this model, or anything else wrong.
+    ValueError: `workdir` has no run or one of another model, or the config or
+      its data are wrong.
     OSError: the report could not be written; its tables are printed.
   """
   workdir = paths.local(workdir, "workdir")
   with workdir_lib.together():
     trained = workdir_lib.read_config(workdir)
-    about_data = None  # Of a very old run; then its data are opened.
+    about_data = None  # A very old run has no record, so its data are opened.
     if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
       about_data = workdir_lib.read_about_data(workdir)
     if config is None:
@@ -308,7 +309,7 @@ def evaluate(
 def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
   """Yields training batches from step `first_step` on, on the devices.
 
-  To be closed, which ends the threads and processes that make them.
+  Closing the generator ends the threads and processes that load them.
   """
   batches = data_lib.train_batches(
     experiment.config["data"],
@@ -335,7 +336,7 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
 def _check_finite(
   progress: progress_lib.Progress, checkpoints: checkpoint_lib.Checkpoints
 ) -> None:
-  """Stops the run at the first step that is not all finite numbers."""
+  """Raises at the first step whose metrics are not all finite."""
   bad = progress.first_not_finite()
   if bad is None:
     return
@@ -356,11 +357,11 @@ def _evaluate(
   step: int,
   log: metric_log.MetricLog | None,
 ) -> dict[str, dict[str, float]]:
-  """Runs evaluators, those apart that `log` has results of, and logs them."""
+  """Runs and logs the evaluators that have no results in `log` yet."""
   results = {}
   for name in names:
-    if log is not None and (found := log.find(step, f"{name}/")):
-      results[name] = found
+    if log is not None and (logged := log.find(step, f"{name}/")):
+      results[name] = logged
       continue
     start = time.perf_counter()
     results[name] = dict(experiment.evaluators[name].run(params))

@@ -1,8 +1,8 @@
-"""Optimizers of optax by their names, beside those that `optimizer` has.
+"""Optimizers of optax by their names, beside those of `optimizer`.
 
-Many of them look at a parameter as a whole: at its norm, or its rows and
-columns. So they see the parameters of each block apart, also those of a stack
-(see `models.stacking`): with `scan=True` they do the same as without.
+Many of them depend on a whole parameter, such as its norm, or its rows and
+columns. So they get the parameters of each block separately, also those of a
+stack (`models.stacking`), and do the same with `scan=True` as without.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import optax
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import stacking
 
-# What would train without an error, and yet not as it is meant to.
+# Functions that would train without an error, but not as intended.
 _OTHER_LOOPS = {
   "dpsgd": "needs gradients of single examples",
   "schedule_free_adamw": "evaluates other parameters than those that it trains",
@@ -48,12 +48,12 @@ def create(
 
   Args:
     name: of one of `functions`.
-    section: its arguments, but `lr` for its learning rate, and `decay` for its
-      mask, which is read elsewhere and refused where it has none: such an
-      optimizer decays all parameters.
+    section: its arguments, with `lr` for its learning rate and `decay` for its
+      mask. `decay` is refused for an optimizer without a mask, which decays all
+      parameters.
     params: the parameters (only names, shapes and dtypes are read).
     schedule: the relative learning rate, by step.
-    mask: which parameters decay, see `optimizer.decay_mask`.
+    mask: which parameters decay, from `optimizer.decay_mask`.
 
   Raises:
     ValueError: an argument that is unknown or missing, or that optax refuses;
@@ -100,7 +100,7 @@ def create(
 
 
 def _check_type(value: Any, default: Any, where: str) -> None:
-  """Raises ValueError for a value that is none of the default's kind."""
+  """Raises ValueError for a value of another type than the default."""
   if isinstance(default, bool) and not isinstance(value, bool | None):
     raise ValueError(f"{where}={value!r} must be true or false.")
   if type(default) in (int, float) and value is not None:
@@ -110,7 +110,7 @@ def _check_type(value: Any, default: Any, where: str) -> None:
 def _block_by_block(
   optimizer: optax.GradientTransformation, runs: list[range]
 ) -> optax.GradientTransformation:
-  """Returns what updates stacks as `optimizer` does the blocks in them."""
+  """Returns an optimizer that updates each block of a stack by `optimizer`."""
 
   def init(params: Any) -> Any:
     return stacking.stack(optimizer.init(stacking.unstack(params)), runs)
@@ -124,8 +124,8 @@ def _block_by_block(
 def _muon_axes(params: Any) -> Any:
   """Returns which axes of kernels are those of a matrix, None for the rest.
 
-  By itself Muon would take biases of attention, [heads, dim], for matrices, and
-  not its kernels.
+  By default Muon would treat biases of attention, [heads, dim], as matrices,
+  and its kernels not.
   """
 
   def axes(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:

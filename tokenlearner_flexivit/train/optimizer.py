@@ -1,8 +1,7 @@
-"""Optimizers and schedules, all of optax, as `config.optimizer` names them.
+"""Optimizers and schedules of optax, as `config.optimizer` names them.
 
-Three optimizers are spelled out here, with the kinds of weight decay that
-published recipes have; every other of optax has its own name and arguments,
-see `optax_names`.
+Three optimizers are defined here, with the kinds of weight decay of published
+recipes. Others of optax have their own names and arguments (`optax_names`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,25 +15,25 @@ import optax
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.train import layer_rates, optax_names
 
-# As in big_vision: kernels decay; biases, norms and embeddings do not.
+# Kernels decay, as in big_vision; biases, norms and embeddings do not.
 DECAYED = (r".*/kernel",)
 
 
 def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
-  """Tells which parameters decay.
+  """Returns which parameters decay.
 
   Args:
     params: the parameter tree; only names and numbers of axes are read.
     patterns: regular expressions, one of which must match the whole
-      "/"-joined name, as checkpoints have it: a stack of blocks (see
-      `models.stacking`) has the names of all of them.
+      "/"-joined name, as in checkpoints: a stack of blocks (`models.stacking`)
+      has the names of all its blocks.
 
   Returns:
     A tree like `params` of arrays of bools [1, 1, ...], for a stack
     [blocks, 1, ...], with as many axes as the parameters.
 
   Raises:
-    ValueError: a pattern that is none, or matches nothing.
+    ValueError: a pattern is invalid, or matches nothing.
   """
   patterns = [patterns] if isinstance(patterns, str) else patterns
   configuration.check_list(patterns, "config.optimizer.decay")
@@ -54,17 +53,17 @@ def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
 
 
 def cosine(progress_steps: int, end: float) -> optax.Schedule:
-  """From 1 to `end` along half a cosine."""
+  """Returns a schedule from 1 to `end` along half a cosine."""
   return optax.cosine_decay_schedule(1.0, max(1, progress_steps), end)
 
 
 def linear(progress_steps: int, end: float) -> optax.Schedule:
-  """From 1 to `end` in a straight line."""
+  """Returns a schedule from 1 to `end` in a straight line."""
   return optax.linear_schedule(1.0, end, max(1, progress_steps))
 
 
 def constant(progress_steps: int, end: float) -> optax.Schedule:
-  """1 throughout."""
+  """Returns a schedule that is 1 throughout."""
   del progress_steps, end
   return optax.constant_schedule(1.0)
 
@@ -72,7 +71,7 @@ def constant(progress_steps: int, end: float) -> optax.Schedule:
 def rsqrt(
   progress_steps: int, end: float, timescale: int, cooldown_steps: int
 ) -> optax.Schedule:
-  """sqrt(t / (step + t)), then a linear cooldown to `end` (arXiv 2106.04560).
+  """Returns sqrt(t / (step + t)), then a linear cooldown (arXiv 2106.04560).
 
   Args:
     progress_steps: steps after the warmup.
@@ -188,7 +187,7 @@ def adamw(
   eps: float = 1e-8,
   mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
-  """AdamW as optax and PyTorch define it: the decay is multiplied by lr."""
+  """Returns AdamW as optax and PyTorch define it: lr multiplies the decay."""
   return optax.chain(
     optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
     _decayed(weight_decay, mask),
@@ -197,12 +196,12 @@ def adamw(
 
 
 def _decayed(weight_decay: float, mask: Any) -> optax.GradientTransformation:
-  """Adds to updates the decay of what `decay_mask` tells."""
+  """Returns a transformation that adds the decay of the masked parameters."""
 
   def add(updates: Any, params: Any) -> Any:
     return jax.tree.map(
       lambda decays, update, param: (
-        update  # What is masked, here or by who uses this, stays out.
+        update  # Masked parameters, here or by the caller, are left out.
         if isinstance(update, optax.MaskedNode)
         else update + weight_decay * decays * param
       ),
@@ -222,7 +221,7 @@ def _decoupled(
   mask: Any,
   weight_decay: float,
 ) -> optax.GradientTransformation:
-  """big_vision's decay: follows the schedule but is not multiplied by lr."""
+  """Returns big_vision's decay: it follows the schedule, without lr."""
   return optax.chain(
     direction,
     optax.scale(lr),
@@ -241,10 +240,10 @@ def scale_by_adam(
   eps: float = 1e-8,
   mu_dtype: str | None = "bfloat16",
 ) -> optax.GradientTransformation:
-  """Adam with bfloat16 momentum and decoupled decay, as FlexiViT's recipes.
+  """Returns Adam with bfloat16 momentum and decoupled decay, as FlexiViT's.
 
-  The published `wd` values are meant for this one: there the weights shrink
-  by `weight_decay` times the schedule's factor, whatever lr is.
+  The published `wd` values are meant for this optimizer: the weights shrink by
+  `weight_decay` times the schedule's factor, whatever lr is.
   """
   adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
   return _decoupled(adam, lr, schedule, mask, weight_decay)
@@ -259,12 +258,12 @@ def sgd(
   nesterov: bool = False,
   mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
-  """SGD with momentum and decoupled decay (see `scale_by_adam`)."""
+  """Returns SGD with momentum and the decoupled decay of `scale_by_adam`."""
   trace = optax.trace(momentum, nesterov, accumulator_dtype=mu_dtype)
   return _decoupled(trace, lr, schedule, mask, weight_decay)
 
 
-# Where the numbers among their arguments lie.
+# The intervals of their arguments that are numbers.
 _INTERVALS = {
   "lr": "[0, inf)",
   "weight_decay": "[0, inf)",
@@ -274,12 +273,12 @@ _INTERVALS = {
   "momentum": "[0, 1)",
   "grad_clip_norm": "(0, inf)",
 }
-# Half precision has no room for squares and small means of gradients.
+# Half precision cannot hold squares and small means of gradients.
 _DTYPES = (None, "float32", "bfloat16")
 
 
 def _check_values(arguments: Mapping[str, Any], where: str) -> None:
-  """Raises ValueError for a value that no optimizer can train with."""
+  """Raises ValueError for a value that no optimizer accepts."""
   for key, interval in _INTERVALS.items():
     if arguments.get(key) is not None:
       configuration.check_number(arguments[key], f"{where}.{key}", interval)
@@ -298,13 +297,13 @@ OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
 
 
 def check(section: Mapping[str, Any], batch_size: int) -> None:
-  """Raises ValueError for what is wrong with `config.optimizer` by itself.
+  """Raises ValueError for faults of `config.optimizer` by itself.
 
-  What is about parameters by their names is left out, and whether the warmup
-  ends before the training does.
+  Patterns for names of parameters are not checked, nor whether the warmup ends
+  before the training does.
 
   Args:
-    section: see `create`.
+    section: as `create` takes it.
     batch_size: of the training.
   """
   by_name = ("decay", *layer_rates.KEYS)
@@ -322,14 +321,14 @@ def create(
   num_examples: int,
   model: Any = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Builds what `config.optimizer` describes.
+  """Builds the optimizer that `config.optimizer` describes.
 
   Args:
     section: `name` and the keyword arguments of that optimizer, here or in
       optax ("lion", "lamb", "adafactor", "muon", ...), and `lr`, its learning
-      rate; `schedule` (see `create_schedule`); `grad_clip_norm`, the largest
+      rate; `schedule`, for `create_schedule`; `grad_clip_norm`, the largest
       global norm of the gradient, or None; `decay`, patterns for `decay_mask`;
-      `layer_decay`, `freeze` and `lr_scales`, see `layer_rates.factors`.
+      `layer_decay`, `freeze` and `lr_scales`, for `layer_rates.factors`.
     params: the parameters (only names, shapes and dtypes are read).
     total_steps: length of the training.
     batch_size: for durations in examples.
@@ -337,8 +336,8 @@ def create(
     model: of the parameters, for `layer_decay`.
 
   Returns:
-    The optax transformation, and the learning rate as a function of the step:
-    that of parameters whose factor is 1.
+    The optax transformation, and the learning rate, of parameters whose factor
+    is 1, as a function of the step.
 
   Raises:
     ValueError: an unknown name or key, or a value out of range.
@@ -349,7 +348,8 @@ def create(
   known = {**optax_names.functions(), **OPTIMIZERS}
   configuration.choose(name, known, f"{where}.name")
   checked = arguments
-  if name not in OPTIMIZERS:  # There an eps of 0 may have a meaning.
+  # For some optimizers of optax, an eps of 0 has a meaning.
+  if name not in OPTIMIZERS:
     checked = {k: v for k, v in arguments.items() if k != "eps"}
   _check_values(checked, where)
   schedule = create_schedule(

@@ -1,12 +1,11 @@
-"""Stopping a run so that it can go on: SIGTERM and SIGINT as a request.
+"""Requests by SIGTERM and SIGINT to stop a run so that it can continue later.
 
 Clusters send SIGTERM before they take a machine away, people press Ctrl-C. The
-loop asks `reached(step)` after each step; when it says so, on all hosts after
-the same step, the loop saves and raises `PreemptedError`, which `main` turns
-into the exit code 75. Started again, the same command continues. A process
-alone does not wait for the end of what may take long: before its first step,
-such as while it compiles, there is nothing to save, and an evaluation is done
-again.
+loop calls `reached(step)` after each step. When it returns True, on all hosts
+after the same step, the loop saves and raises `PreemptedError`, which `main`
+turns into the exit code 75. The same command then continues the run. A single
+process stops at once where nothing has to be saved: before its first step, such
+as while it compiles, and in an evaluation, which is done again.
 """
 
 import contextlib
@@ -19,27 +18,27 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: it failed for now, try again.
+# EX_TEMPFAIL of sysexits.h: a temporary failure, try again.
 EXIT_CODE = 75
 
 
 class PreemptedError(RuntimeError):
-  """The run was asked to stop, and has saved what it had done."""
+  """The error of a run that was asked to stop, and has saved its state."""
 
 
 class Preemption:
-  """Notices requests to stop, from its creation until `close`.
+  """A watch for requests to stop, from its creation until `close`.
 
   With several processes JAX's coordination service notices SIGTERM in any of
   them and agrees with all on the step; SIGINT is passed on to it. A second
-  signal ends a process of its own at once, without saving.
+  signal to a single process ends it at once, without saving.
 
-  A program that Python runs inside of (R, uWSGI) may handle a signal without
-  Python. Such a handler could not be put back, so it stays and decides.
+  A program that embeds Python (R, uWSGI) may handle a signal without Python.
+  Such a handler could not be restored, so it is left in place.
   """
 
   def __init__(self):
-    """Takes over the two signals; outside the main thread it cannot."""
+    """Takes over the two signals, if called in the main thread."""
     self._signal: signal.Signals | None = None
     self._at_once = True
     self._together = jax.process_count() > 1
@@ -54,7 +53,7 @@ class Preemption:
 
   def _take_over(self, number: signal.Signals, handler) -> None:
     previous = signal.getsignal(number)
-    if previous is None:  # It is not Python's.
+    if previous is None:  # The handler is not Python's.
       return
     signal.signal(number, handler)
     self._previous[number] = handler, previous
@@ -65,7 +64,7 @@ class Preemption:
     self.close()
     if self._at_once:
       raise self._error()
-    # Not print, which a signal may interrupt and which does not run twice.
+    # Not print, which a signal may interrupt and which is not reentrant.
     text = (
       f"\n{self._signal.name}: saving after this step. Again: stop at once."
     )
@@ -81,7 +80,7 @@ class Preemption:
     """Tells whether to save and stop now.
 
     Args:
-      step: steps done; every host asks after each of them.
+      step: steps done; every host must call this after each step.
     """
     self._at_once = False
     if self._together:
@@ -106,7 +105,7 @@ class Preemption:
     )
 
   def close(self) -> None:
-    """Gives the signals back, unless others have taken them meanwhile."""
+    """Restores the signal handlers, unless others have replaced them since."""
     while self._previous:
       number, (handler, previous) = self._previous.popitem()
       if signal.getsignal(number) == handler:

@@ -1,4 +1,4 @@
-"""An experiment: what a config describes, built and checked."""
+"""The experiment that a config describes, built and checked."""
 
 import functools
 import math
@@ -31,25 +31,28 @@ DEFAULTS = {
   "batch_size": None,
   "data": None,
   "model": None,
-  "flexi": None,  # None trains one patch size, the model's own.
+  "flexi": None,  # None trains at one patch size, the model's own.
   "task": {"name": "classification"},
   "optimizer": None,
   "accumulate": 1,  # Micro-batches per step on a device.
   "ema_decay": None,
-  "init": None,  # Weights to start from: all that interop.load_params reads.
-  "init_fresh": [],  # Beginnings of names of what is not taken from there.
-  "init_optional": [],  # Likewise, where nothing of that is there.
-  "init_inflate": "central_frame",  # Or "average": of images, for videos.
-  # Of images in [0, 1], where the weights expect others than 0.5 and 0.5; one
+  "init": None,  # Weights to start from, a source for interop.load_params.
+  # Beginnings of names of parameters that are not taken from these weights.
+  "init_fresh": [],
+  # The same, but only if these weights have none of those names.
+  "init_optional": [],
+  # How weights for images become those for videos; or "average".
+  "init_inflate": "central_frame",
+  # Of images in [0, 1], if the weights expect others than 0.5 and 0.5; one
   # number per channel, such as (0.485, 0.456, 0.406).
   "init_mean": None,
   "init_std": None,
   "evals": {},
   "parallel": parallel_lib.DEFAULT,  # How devices share the work.
   "keep_checkpoints": 3,
-  "max_save_failures": 3,  # In a row; then the run stops.
-  # Steps that JAX's profiler traces, to WORKDIR/profile: from the one to the
-  # other, (10, 20), or as many after the first of a start, which may compile.
+  "max_save_failures": 3,  # So many in a row stop the run.
+  # Steps that JAX's profiler traces to WORKDIR/profile: (10, 20) for both and
+  # those between, a number for so many after the first of a start.
   "profile_steps": None,
 }
 SECTIONS = ("data", "model", "flexi", "task", "optimizer", "evals")
@@ -62,13 +65,12 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
   None stands for the default; an evaluation of None is left out.
 
   Raises:
-    ValueError: an unknown key, one that is missing, or no section of keys
-      where there must be one.
+    ValueError: an unknown key, a missing one, or a value in place of a section.
   """
-  given = configuration.plain(config)
+  values = configuration.plain(config)
   known = [*DEFAULTS, *configuration.duration_keys(*DURATIONS)]
-  configuration.check_keys(given, known, "config")
-  config = {**DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+  configuration.check_keys(values, known, "config")
+  config = {**DEFAULTS, **{k: v for k, v in values.items() if v is not None}}
   evals = {}
   if isinstance(config["evals"], dict):
     evals = {k: v for k, v in config["evals"].items() if v is not None}
@@ -101,20 +103,20 @@ def complete(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 class Experiment:
-  """All that a config describes, ready but for the parameters.
+  """Everything that a config describes, built except for the parameters.
 
-  All that can be wrong with a config is found here, before the first step.
+  All faults of a config are found here, before the first step.
 
   Attributes:
     config: plain and complete.
-    about_data: what a run keeps of its data, as JSON has it: `name`,
-      `num_classes`, `class_names`, `num_examples`, `digest` (see
+    about_data: the facts about its data that a run keeps, as JSON values:
+      `name`, `num_classes`, `class_names`, `num_examples`, `digest` (by
       `Source.digest`), `image_shape`, (H, W, C) of a preprocessed training
       image or (T, H, W, C), and for each of `evals` number and digest of the
       examples.
     parallel: places states and batches on the devices.
-    task: what is optimised, with its model.
-    dials: what training draws from.
+    task: the task that is optimised, with its model.
+    dials: the dials that training draws from.
     dispatch: "switch" or "host".
     evaluators: by name.
   """
@@ -129,14 +131,14 @@ class Experiment:
     """Builds everything but the parameters.
 
     Args:
-      config: see `DEFAULTS` for its keys.
-      about_data: of the run that is to be evaluated: then the training data are
-        not opened. None for a training.
+      config: its keys are those of `DEFAULTS`.
+      about_data: of a run to evaluate, whose training data are not opened. None
+        for a training.
       begins: whether the training starts from the weights of `config.init`, so
-        that they must be there.
+        that they must exist.
 
     Raises:
-      ValueError: something is wrong with the config or the data.
+      ValueError: the config or the data are wrong.
     """
     self.config = config = complete(config)
     self.parallel = parallel_lib.create(config["parallel"])
@@ -156,7 +158,7 @@ class Experiment:
     profiler.check(config["profile_steps"], self.steps("total"))
     if is_training:
       self._check_training()
-    # A patch of a tubelet is a dial, its frames are none.
+    # The patch size of a tubelet is a dial, its number of frames is not.
     self.dials, self.dispatch = dials.from_config(
       config["flexi"],
       model.own_patch_size,
@@ -195,7 +197,7 @@ class Experiment:
 
   @functools.cached_property
   def source(self) -> data_lib.Source:
-    """The training data, opened when they are first asked for."""
+    """Returns the training data, which are opened at the first call."""
     return data_lib.open_source(self.config["data"], "config.data")
 
   @functools.cached_property
@@ -204,7 +206,7 @@ class Experiment:
 
   @property
   def image_shape(self) -> tuple[int, ...]:
-    """(H, W, C) of a preprocessed training image, or (T, H, W, C)."""
+    """Returns (H, W, C) of a preprocessed training image, or (T, H, W, C)."""
     return tuple(self.about_data["image_shape"])
 
   def _check_devices(self) -> None:
@@ -222,7 +224,7 @@ class Experiment:
       )
 
   def _open_data(self, task_class: type[tasks.Task]) -> dict[str, Any]:
-    """Returns what `about_data` says of the training data."""
+    """Returns the part of `about_data` about the training data."""
     data, source = self.config["data"], self.source
     return {
       "name": data["name"],
@@ -232,7 +234,7 @@ class Experiment:
     }
 
   def _check_training(self) -> None:
-    """Raises ValueError for what can be evaluated, and yet not be trained."""
+    """Raises ValueError for configs that can be evaluated, but not trained."""
     example, task = self._example, self.task
     task.check(example, "config.data.pp")
     self.about_data["image_shape"] = list(example[task.model.input].shape)
@@ -252,10 +254,10 @@ class Experiment:
       )
 
   def _warn_of_other_values(self) -> None:
-    """Warns where runs to start or to learn from saw images of other values."""
+    """Warns if runs to start or to learn from saw images of other values."""
     config, pp = self.config, self.config["data"]["pp"]
     if config["init_mean"] is None and config["init_std"] is None:
-      # A run that is continued needs it no more, so it need not be there.
+      # A continued run no longer needs it, so it need not exist.
       interop.warn_of_other_values(
         "config.init",
         config["init"],
@@ -269,7 +271,7 @@ class Experiment:
   def _check_evaluated_images(self) -> None:
     """Raises ValueError for images of other channels than those of training.
 
-    Warns of other values, which the model has never seen.
+    It warns of other values, which the model has never seen.
     """
     config, channels = self.config, self.image_shape[-1]
     for name, evaluator in self.evaluators.items():
@@ -291,7 +293,7 @@ class Experiment:
 
   @property
   def _num_examples(self) -> int:
-    # What older runs have kept does not tell.
+    # Older runs did not record it.
     return self.about_data.get("num_examples") or len(self.source)
 
   def steps(
@@ -301,8 +303,8 @@ class Experiment:
 
     Args:
       name: "total", "log", "eval" or "checkpoint".
-      default: the answer if the config is silent; None if it must not be.
-      evaluation: of `config.evals`, whose own duration is asked for.
+      default: the result if the config has no such key; None if it must.
+      evaluation: an entry of `config.evals`, whose own duration is returned.
 
     Raises:
       ValueError: the duration is missing, given twice, or below one step.
@@ -325,7 +327,7 @@ class Experiment:
     return number
 
   def init_shapes(self) -> Any:
-    """Returns the shapes of the parameters, without any of their values."""
+    """Returns the shapes of the parameters, without computing their values."""
     key = jax.random.key(self.config["seed"])
     return jax.eval_shape(lambda: self.task.init(key, self.image_shape))
 
@@ -353,7 +355,7 @@ class Experiment:
     return loaded
 
   def dearer_settings(self) -> str | None:
-    """Says at which settings TokenLearner costs more than it saves, if any."""
+    """Returns in words the settings whose TokenLearner does not pay."""
     model, parts = self.task.model, []
     if model.token_learner is None:
       return None
@@ -383,10 +385,10 @@ def _check_that_tokens_become_fewer(
   image_shape: tuple[int, ...],
   grids: Iterable[tuple[int, ...]],
 ) -> None:
-  """Refuses a TokenLearner that is never given more tokens than it learns."""
+  """Raises for a TokenLearner that never gets more tokens than it learns."""
   if model.token_learner is None:
     return
-  most = max(math.prod(grid[-2:]) for grid in grids)  # Of a frame.
+  most = max(math.prod(grid[-2:]) for grid in grids)  # The tokens of a frame.
   num_tokens = model.token_learner["num_tokens"]
   if num_tokens > most:
     height, width, _ = image_shape[-3:]
@@ -399,7 +401,7 @@ def _check_that_tokens_become_fewer(
 
 
 def _warn_of_sum_pooling(model: Any, drawn_from: dials.Dials) -> None:
-  """Warns of TokenLearner v1.0 as published under several patch sizes."""
+  """Warns of the published TokenLearner v1.0 with several patch sizes."""
   config = model.token_learner or {"version": None}
   sums = config["version"] == "1.0" and config["pooling"] == "sum"
   if sums and len(drawn_from["patch_size"].values) > 1:

@@ -1,13 +1,13 @@
 """The training step: a pure function from (state, batch) to (state, metrics).
 
-It runs on one device, and averages over all by `Parallel`. The setting of the
-dials is drawn per step. With `dispatch="switch"` `lax.switch`
-picks the branch of its patch size inside the program; with `dispatch="host"`
-the same key draws the same index outside and picks one of several programs. In
-both, only the loss and its gradient depend on the patch size: they have the
-shapes of the underlying parameters, and all that follows stands outside the
-branches. The number of learned tokens is a mask, and needs no branch. With the
-sandwich rule gradient and metrics are the means over three settings.
+It runs on one device, and averages over all by `Parallel`. Each step draws a
+setting of the dials. With `dispatch="switch"`, `lax.switch` selects the branch
+of its patch size inside the program; with `dispatch="host"`, the same key draws
+the same index outside and selects one of several programs. In both, only the
+loss and its gradient depend on the patch size: they have the shapes of the
+underlying parameters, and everything after them is outside the branches. The
+number of learned tokens is a mask, and needs no branch. With the sandwich rule,
+gradient and metrics are the means over three settings.
 """
 
 import concurrent.futures
@@ -28,7 +28,8 @@ import optax
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import Parallel
 
-if TYPE_CHECKING:  # The tasks bring the input pipeline, which no step needs.
+# Importing the tasks imports the input pipeline, which no step needs.
+if TYPE_CHECKING:
   from tokenlearner_flexivit import tasks
 
 Batch = dict[str, jax.Array]
@@ -38,12 +39,12 @@ Step = Callable[..., tuple["TrainState", Metrics]]
 
 @flax.struct.dataclass
 class TrainState:
-  """All that changes during training.
+  """The state that changes during training.
 
   Attributes:
     step: number of steps done, int32 scalar.
-    params: the model's parameters at their underlying sizes, float32; those
-      of blocks in a loop stacked (see `models.stacking`).
+    params: the model's parameters at their underlying sizes, float32; those of
+      blocks in a loop are stacked (`models.stacking`).
     opt_state: the optimizer's state.
     ema: moving average of `params`, or None.
   """
@@ -55,7 +56,7 @@ class TrainState:
 
   @property
   def eval_params(self) -> Any:
-    """The parameters to evaluate: the average where there is one."""
+    """Returns the parameters to evaluate, the moving average if it exists."""
     return self.params if self.ema is None else self.ema
 
 
@@ -76,10 +77,10 @@ def step_keys(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns the keys of one step: for the dials, the batch (mixup) and dropout.
 
-  What the dials and the batch draw is the same on the host and on every device,
-  drawn alone or for many steps at once, so these keys are of threefry. Other
+  The dials and the batch must draw the same numbers on the host and on every
+  device, for one step or for many at once, so their keys are of threefry. Other
   implementations draw other numbers under `jax.vmap`. Dropout follows
-  `jax_default_prng_impl`, since it may be much faster by another.
+  `jax_default_prng_impl`, since another implementation may be much faster.
   """
 
   def keys(impl: str | None) -> jax.Array:
@@ -103,24 +104,26 @@ def make_train_step(
   frozen: Any = None,
   device_ops: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Step:
-  """Builds the step of one device, to be given to `Parallel.run`.
+  """Builds the step of one device, for `Parallel.run`.
 
   Args:
-    task: what is optimised.
+    task: the task that is optimised.
     optimizer: gets the gradient averaged over devices and micro-batches.
     drawn_from: the dials.
     parallel: averages over the devices.
-    seed: with the step's number the source of all randomness.
-    branch: None switches inside; an index into `drawn_from.branches` builds
-      the program of that branch alone, for steps that draw a setting of it.
+    seed: together with the step's number, the source of all randomness.
+    branch: None switches inside the program; an index into
+      `drawn_from.branches` builds the program of that branch alone, for steps
+      that draw one of its settings.
     accumulate: micro-batches that a device computes one after the other; the
       gradient is that of the whole batch, in less memory.
     ema_decay: decay of the moving average, if there is one.
     frozen: a tree of arrays of bools that broadcast to the parameters, true for
       those that the optimizer does not change: their gradients are zero, and
-      cost nothing unless they are blocks in a loop with others. None for none.
-    device_ops: end of the preprocessing, which the host has left to the device;
-      see `data.device_ops`.
+      cost nothing unless they are blocks in a loop with others. None if no
+      parameter is frozen.
+    device_ops: the end of the preprocessing, which the host leaves to the
+      device (`data.device_ops`).
 
   Returns:
     `step(state, batch, constants) -> (state, metrics)`, with the constants of
@@ -164,26 +167,26 @@ def make_train_step(
       jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), answers),
     )
 
-  def of_branch(branch, drawn, *inputs):
+  def branch_means(branch, drawn, *inputs):
     return accumulated(drawn_from.in_program(branch, drawn), *inputs)[0]
 
   branches = [
-    functools.partial(of_branch, branch) for branch in drawn_from.branches
+    functools.partial(branch_means, branch) for branch in drawn_from.branches
   ]
 
-  def of_drawn(drawn, *inputs):
+  def drawn_means(drawn, *inputs):
     if branch is not None:
       return branches[branch](drawn, *inputs)
     picked = drawn_from.branch_of(drawn)
     return jax.lax.switch(picked, branches, drawn, *inputs)
 
-  def of_sandwich(drawn, params, batch, key):
+  def sandwich_means(drawn, params, batch, key):
     first, answer = accumulated(drawn_from.largest, params, batch, key)
     if drawn_from.inplace_distillation:
       batch = task.imitate(batch, jax.lax.stop_gradient(answer))
     inputs = params, batch, key
     last, _ = accumulated(drawn_from.smallest, *inputs)
-    layers = first, of_drawn(drawn, *inputs), last
+    layers = first, drawn_means(drawn, *inputs), last
     return jax.tree.map(lambda *x: sum(x) / len(x), *layers)
 
   def step(
@@ -194,7 +197,7 @@ def make_train_step(
     batch = task.prepare(batch, batch_key, constants, parallel)
     drawn = drawn_from.draw(dial_key, state.step)
     key = jax.random.fold_in(dropout_key, parallel.index())
-    trained = of_sandwich if drawn_from.sandwich else of_drawn
+    trained = sandwich_means if drawn_from.sandwich else drawn_means
     grads, metrics = parallel.mean(trained(drawn, state.params, batch, key))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -215,7 +218,7 @@ def make_train_step(
 
 
 def _hold(params: jax.Array, stays: np.ndarray) -> jax.Array:
-  """Returns the parameters, with no gradient where they stay as they are."""
+  """Returns the parameters, without a gradient for frozen ones."""
   if not stays.any():
     return params
   held = jax.lax.stop_gradient(params)
@@ -225,7 +228,7 @@ def _hold(params: jax.Array, stays: np.ndarray) -> jax.Array:
 def host_branches(
   drawn_from: dials.Dials, seed: int, first_step: int, block: int = 1024
 ) -> Iterator[int]:
-  """Yields the branches of what the steps from `first_step` on draw.
+  """Yields the branches that the steps from `first_step` on draw.
 
   They are computed `block` at a time, so that the host does not wait for a
   device at every step.
@@ -262,24 +265,24 @@ def compile_steps(
   """Compiles the step ahead of time, the programs of "host" in parallel.
 
   Args:
-    task: as in `make_train_step`, like the following.
-    optimizer: see there.
-    drawn_from: see there.
-    parallel: see there.
+    task: as in `make_train_step`.
+    optimizer: as in `make_train_step`.
+    drawn_from: as in `make_train_step`.
+    parallel: as in `make_train_step`.
     state: on the devices.
     batch: on the devices; only shapes and placement matter.
-    constants: the task's, on the devices; given to every step.
+    constants: those of the task, on the devices; passed to every step.
     first_step: steps done already.
-    seed: see `make_train_step`.
+    seed: as in `make_train_step`.
     dispatch: "switch" or "host".
-    say: is told how far it is, and how long it will take.
-    compiling: gives the context of a step that compiles its program, where none
-      can be compiled ahead.
+    say: called with messages about progress and the remaining time.
+    compiling: returns the context for a step that compiles its program, if
+      programs cannot be compiled ahead.
     **options: the other arguments of `make_train_step`.
 
   Returns:
     A function of (state, batch) to be called once for each step, in order. It
-    takes the state's buffers over.
+    donates the state's buffers.
   """
   ahead = parallel.compiles_ahead
 
@@ -299,7 +302,7 @@ def compile_steps(
     f"Compiling {programs} for {settings} "
     f"(dispatch={dispatch}){'' if ahead else ', each at its first step'}"
   )
-  # More threads than cores would gain nothing, and no time left could be told.
+  # More threads than cores gain nothing, and make the time left unpredictable.
   workers = min(len(built), os.cpu_count() or 1)
   start = time.perf_counter()
 
@@ -312,7 +315,7 @@ def compile_steps(
         + f", about {left:.0f} s left" * (done < len(built))
       )
 
-  if workers == 1:  # In this thread, whose settings of JAX are its own.
+  if workers == 1:  # In this thread, since JAX's settings are per thread.
     programs = []
     for branch in built:
       programs.append(build(branch))
@@ -325,7 +328,7 @@ def compile_steps(
       for done, future in enumerate(completed, 1):
         future.result()
         say_compiled(done)
-    finally:  # An error or a signal waits for no other program.
+    finally:  # An error or a signal does not wait for the other programs.
       pool.shutdown(wait=False, cancel_futures=True)
     programs = [future.result() for future in futures]
   if dispatch == "switch":
@@ -337,7 +340,7 @@ def compile_steps(
 def _first_within(
   context: Callable[[], contextlib.AbstractContextManager], step: Step
 ) -> Step:
-  """Returns a step that is done to its end within a context the first time."""
+  """Returns a step whose first call runs to its end within a context."""
   called = []
 
   def run(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Digests of the weights that a config names, to know them in another place."""
+"""Digests of the weights that a config names, to recognise moved files."""
 
 import contextlib
 import hashlib
@@ -16,8 +16,8 @@ INIT = "config.init"
 def of_config(config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the digests of weights by the keys that name them.
 
-  Only of weights in files here: what an address or a released name stands for,
-  it tells itself.
+  Only local files have digests: an address or a released name identifies its
+  weights itself.
 
   Args:
     config: complete, of an `Experiment`.
@@ -25,13 +25,13 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
   digests = {}
   for key, source in sources(config):
     if isinstance(source, str) and pathlib.Path(source).expanduser().exists():
-      with contextlib.suppress(OSError, ValueError):  # Told when it is loaded.
+      with contextlib.suppress(OSError, ValueError):  # Loading reports these.
         digests[key] = _digest(download.fetch(source))
   return digests
 
 
 def sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-  """Yields every key that names weights to start or to learn from."""
+  """Yields the keys, with values, of weights to start or to learn from."""
   yield INIT, config["init"]
   sections = {"config.task": config["task"]}
   sections |= {f"config.evals.{k}": v for k, v in config["evals"].items()}
@@ -45,7 +45,7 @@ def sources(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _digest(path: pathlib.Path) -> str:
-  """Returns the digest of a file and what is told beside it, or of a run."""
+  """Returns the digest of a file and its metadata, or of a run."""
   if path.is_dir():
     step = checkpoint_lib.newest_step(path)
     noted = path / checkpoint_lib.CHECKPOINTS / str(step) / checksums.FILE
