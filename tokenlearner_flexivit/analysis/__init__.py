@@ -1,6 +1,6 @@
-"""What a model costs and does.
+"""Analyses of the cost and the behaviour of a model.
 
-The commands here that look into a model for images take a run of this library,
-`--workdir=WORKDIR`, or weights of others, `--init=SOURCE --data=NAME`: a file,
-an address or a released name, as `config.init` does.
+The commands that analyse a model for images take a run of this library,
+`--workdir=WORKDIR`, or weights of other libraries, `--init=SOURCE --data=NAME`.
+SOURCE is a file, an address or a released name, as for `config.init`.
 """

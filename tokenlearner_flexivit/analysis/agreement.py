@@ -1,20 +1,20 @@
-r"""What settings of one model agree on, and whether they are better together.
+r"""The agreement of one model's settings, and the accuracy of their ensembles.
 
 For a run and a split of its data: accuracy of each setting; how often two give
 the same answer; ensembles of settings (mean probabilities) against the best
 single setting that costs no more (FlexiViT, arXiv 2212.08013, finds that they
 are almost always worse); and the examples that only fine settings get right,
-with what an attribute of the examples says of them:
+by an attribute of the examples:
 
   python -m tokenlearner_flexivit.analysis.agreement --workdir=WORKDIR \
     --output=agreement.png [--attribute=scale]
 
 `only fine` are the examples that every setting of the dearer half gets right
-and none of the cheaper half; of an odd number the middle one counts for
-neither. The attribute is any number that the dataset has of each example, such
+and none of the cheaper half; with an odd number, the middle setting belongs to
+neither. The attribute is any number that the dataset has for each example, such
 as `scale` of rendered_scenes, the size of the textures, 0 for the finest.
 
-`evaluators.ensemble` is the same of accuracies alone, within a training and on
+`evaluators.ensemble` computes the accuracies alone, within a training and on
 many devices.
 
 Letters: N examples, B batch, K settings, G ensembles, C classes.
@@ -44,11 +44,11 @@ class Answers(NamedTuple):
 
   Attributes:
     settings: K, from the cheapest to the dearest.
-    groups: G ensembles of them.
+    groups: G ensembles of these settings.
     macs: [K], multiply-adds of an image.
     single: int [N, K], the class that each setting answers; -1 for an answer
       that is not a number.
-    together: int [N, G], that of each ensemble.
+    together: int [N, G], the class that each ensemble answers.
     labels: int [N].
     attributes: [N] of each name.
   """
@@ -63,7 +63,7 @@ class Answers(NamedTuple):
 
   @property
   def right(self) -> np.ndarray:
-    """Whether each setting's answer is right, bool [N, K]."""
+    """Returns whether each setting's answer is right, bool [N, K]."""
     return self.single == self.labels[:, None]
 
 
@@ -74,10 +74,10 @@ def answer(
   settings: Sequence[dials.Setting],
   link: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> Answers:
-  """Answers every example at every setting, and by ensembles of them.
+  """Returns the answers to every example at every setting, and of ensembles.
 
-  Each batch goes once through every setting; of its answers only the classes
-  are kept. Examples with a negative label, which have none, are left out.
+  Each batch goes once through every setting; only the classes of the answers
+  are kept. Examples with a negative label, which means none, are left out.
 
   Args:
     model: a `models.ViT` with a head.
@@ -96,7 +96,7 @@ def answer(
   if model.num_classes is None:
     raise ValueError("The model has no head, so it does not answer.")
   groups = ensemble.read_groups(None, settings, "settings")
-  found, macs = [], None
+  kept, macs = [], None
   for batch in batches:
     batch = dict(batch)
     images, labels = batch.pop("image"), batch.get("label")
@@ -109,15 +109,15 @@ def answer(
     if macs is None:
       macs = {s: model.cost(images.shape[1:], **s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
-      # In each group too, so that its members are in the order of logits.
+      # Sorted in each group too, so its members are in the order of logits.
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
       compute = _program(model, settings, groups, link)
     single, together = jax.device_get(compute(params, images))
     batch |= {"single": single, "together": together}
-    found.append({key: value[labels >= 0] for key, value in batch.items()})
-  if not sum(len(batch["label"]) for batch in found):
+    kept.append({key: value[labels >= 0] for key, value in batch.items()})
+  if not sum(len(batch["label"]) for batch in kept):
     raise ValueError("No examples that have a label, so no answer is right.")
-  joined = {key: np.concatenate([b[key] for b in found]) for key in found[0]}
+  joined = {key: np.concatenate([b[key] for b in kept]) for key in kept[0]}
   return Answers(
     settings,
     groups,
@@ -130,7 +130,7 @@ def answer(
 
 
 def _program(model, settings, groups, link):
-  """Returns what answers images: classes [B, K] and [B, G]."""
+  """Returns a program from images to classes [B, K] and [B, G]."""
 
   @functools.partial(jax.jit, static_argnums=2)
   def logits_of(params, images, setting):
@@ -138,7 +138,7 @@ def _program(model, settings, groups, link):
     return logits.astype(jnp.float32)
 
   def best(logits):
-    # An answer that is not a number is none.
+    # NaN is no answer.
     return jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
 
   @jax.jit
@@ -162,7 +162,7 @@ def same_answers(answers: Answers) -> np.ndarray:
 
 
 def ensembles(answers: Answers) -> list[dict[str, Any]]:
-  """Compares each ensemble with single settings of no more cost.
+  """Compares each ensemble with single settings that cost no more.
 
   Returns:
     For each its name, `accuracy`, `gmacs` of all members together, and of the
@@ -190,25 +190,25 @@ def ensembles(answers: Answers) -> list[dict[str, Any]]:
 
 
 def kinds(right: np.ndarray) -> dict[str, np.ndarray]:
-  """Divides examples by who gets them right.
+  """Divides examples by the settings that get them right.
 
   Args:
     right: bool [N, K], settings from the cheapest to the dearest.
 
   Returns:
     bool [N] each; every example is in one: "all" settings, "none", "only fine"
-    and "only coarse" (see above), and "others".
+    and "only coarse" (the dearer or the cheaper half), and "others".
   """
   half = right.shape[1] // 2
   coarse, fine = right[:, :half], right[:, -half:]
-  found = {
+  divided = {
     "all": right.all(axis=1),
     "none": ~right.any(axis=1),
     "only fine": fine.all(axis=1) & ~coarse.any(axis=1),
     "only coarse": coarse.all(axis=1) & ~fine.any(axis=1),
   }
-  # With an odd number the one in the middle does not matter to the last two.
-  return {**found, "others": ~np.any(list(found.values()), axis=0)}
+  # With an odd number the middle setting is ignored for the last two.
+  return {**divided, "others": ~np.any(list(divided.values()), axis=0)}
 
 
 def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -235,42 +235,42 @@ def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, parts, strict=True))
   edges = np.quantile(values, (0.25, 0.5, 0.75))
   quarter = np.searchsorted(edges, values, side="left")
-  # Of many equal values there may be fewer quarters.
+  # With many equal values there may be fewer quarters.
   parts = [quarter == i for i in range(4) if (quarter == i).any()]
-  ends = [(values[there].min(), values[there].max()) for there in parts]
+  ends = [(values[part].min(), values[part].max()) for part in parts]
   bounds = np.unique(ends)
   name_of = dict(zip(bounds.tolist(), _names(bounds), strict=True))
   return {
-    " to ".join(dict.fromkeys(name_of[end.item()] for end in pair)): there
-    for pair, there in zip(ends, parts, strict=True)
+    " to ".join(dict.fromkeys(name_of[end.item()] for end in pair)): part
+    for pair, part in zip(ends, parts, strict=True)
   }
 
 
 def _names(distinct: np.ndarray, exactly: bool = False) -> list[str]:
-  """Names numbers that differ, and no two alike.
+  """Returns a different text for each of some distinct numbers.
 
   Args:
     distinct: [n].
-    exactly: whether with all digits, else with as few as tell them apart.
+    exactly: whether with all digits, or else with as few as distinguish them.
   """
   if distinct.dtype.kind == "f" and not exactly:
     for digits in range(3, 17):
       names = [f"{value:.{digits}g}" for value in distinct]
       if len(set(names)) == len(names):
         return names
-  # NumPy's own text of a number of any type is the shortest that gives it back.
+  # NumPy's text of a number is the shortest that reproduces it.
   return [str(value).removesuffix(".0") for value in distinct]
 
 
 def by_attribute(
   answers: Answers, name: str, value_names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-  """Tells whether the examples that only fine settings get right are special.
+  """Relates an attribute to the examples that only fine settings get right.
 
   Args:
     answers: to a split.
     name: of the attribute.
-    value_names: what its values 0, 1, ... mean, if that is known.
+    value_names: names of its values 0, 1, ..., if they are known.
 
   Returns:
     `names`: of the values among `parts` that have one; `parts`: for each value,
@@ -295,15 +295,15 @@ def by_attribute(
     "correlation": float(np.corrcoef(values, fine)[0, 1]) if vary else None,
     "parts": {
       part: {
-        "examples": int(there.sum()),
-        "only_fine": float(fine[there].mean()),
-        "accuracy": answers.right[there].mean(axis=0).tolist(),
+        "examples": int(members.sum()),
+        "only_fine": float(fine[members].mean()),
+        "accuracy": answers.right[members].mean(axis=0).tolist(),
       }
-      for part, there in parts.items()
+      for part, members in parts.items()
     },
     "kinds": {
-      kind: {"examples": int(there.sum()), **_mean(values[there])}
-      for kind, there in groups.items()
+      kind: {"examples": int(members.sum()), **_mean(values[members])}
+      for kind, members in groups.items()
     },
   }
 
@@ -318,12 +318,12 @@ def _mean(values: np.ndarray) -> dict[str, float | None]:
 def summary(
   answers: Answers, value_names: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-  """Returns all of it, as JSON takes it.
+  """Returns all results as JSON values.
 
   Args:
     answers: to a split.
-    value_names: what the values 0, 1, ... of attributes mean, by attribute;
-      see `runs.value_names`.
+    value_names: names of the values 0, 1, ... by attribute, from
+      `runs.value_names`.
   """
   value_names = value_names or {}
   accuracies = answers.right.mean(axis=0)
@@ -346,12 +346,12 @@ def summary(
 
 
 def link_of(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
-  """Returns what makes probabilities of the logits of a run with a config."""
+  """Returns the link from logits to probabilities for a run's config."""
   return classification.LINKS[config["task"].get("loss") or "softmax_xent"]
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Compares the settings of a run; bad input is an error of one line."""
+  """Compares the settings of a run; bad input gives an error of one line."""
   parser = command.parser(
     "agreement", "Compares the answers of settings, alone and together."
   )
@@ -364,8 +364,8 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     opened = command.open_run(args)
     attributes = [args.attribute] if args.attribute else []
-    # The label that answers are compared with is there anyway; the dataset's
-    # own may be another.
+    # Batches have the label for the answers anyway; the dataset's own label may
+    # be another.
     others = [name for name in attributes if name != "label"]
 
     def batches():
@@ -387,10 +387,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     if attributes != others:
       answers = answers._replace(attributes={"label": answers.labels})
-    found = summary(answers, runs.value_names(opened.data, attributes))
-    drawing.save(agreement_figure.draw(found), args.output, dpi=150)
-    numbers = command.write_numbers(args.output, found)
-  print(f"Answers to {found['examples']} images: {args.output}, {numbers}")
+    results = summary(answers, runs.value_names(opened.data, attributes))
+    drawing.save(agreement_figure.draw(results), args.output, dpi=150)
+    numbers = command.write_numbers(args.output, results)
+  print(f"Answers to {results['examples']} images: {args.output}, {numbers}")
 
 
 if __name__ == "__main__":

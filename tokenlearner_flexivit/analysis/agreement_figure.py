@@ -10,35 +10,35 @@ from tokenlearner_flexivit.figures import drawing, heat_map
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
 
 
-def draw(found: Mapping[str, Any]) -> drawing.Figure:
-  """Draws what `agreement.summary` gives; of attributes the first."""
-  panels = 3 if found["attributes"] else 2
+def draw(summary: Mapping[str, Any]) -> drawing.Figure:
+  """Draws the result of `agreement.summary`, with its first attribute."""
+  panels = 3 if summary["attributes"] else 2
   drawn = drawing.Figure(figsize=(3.6 * panels, 4.4), layout="constrained")
-  # The two last ones share a column.
+  # The last two panels share a column.
   grid = drawn.add_gridspec(2, panels, height_ratios=(3, 1))
-  _costs(drawn.add_subplot(grid[:, 0]), found)
-  names = [row["name"] for row in found["settings"]]
-  same = 100 * np.array(found["same_answer"])
+  _costs(drawn.add_subplot(grid[:, 0]), summary)
+  names = [row["name"] for row in summary["settings"]]
+  same = 100 * np.array(summary["same_answer"])
   texts = [[f"{value:.0f}" for value in row] for row in same]
-  # A setting agrees with itself: the colours are for the others.
+  # A setting always agrees with itself, so colours span the other cells.
   np.fill_diagonal(same, np.nan)
   axes = drawn.add_subplot(grid[:, 1])
   heat_map.draw(axes, same, names, names, texts, slanted=True)
   axes.set_xlabel("setting")
   axes.set_ylabel("other setting")
   axes.set_title("same answer, in % of the images", fontsize=10)
-  if found["attributes"]:
+  if summary["attributes"]:
     above = drawn.add_subplot(grid[0, 2])
     below = drawn.add_subplot(grid[1, 2], sharex=above)
-    _attribute(above, below, found["attributes"][0], names)
+    _attribute(above, below, summary["attributes"][0], names)
   return drawn
 
 
-def _costs(axes: Any, found: Mapping[str, Any]) -> None:
-  """Accuracy by cost of settings alone and together."""
+def _costs(axes: Any, summary: Mapping[str, Any]) -> None:
+  """Draws accuracy by cost, of single settings and ensembles."""
   for rows, style, color, label in (
-    (found["settings"], "o-", _BLUE, "one setting"),
-    (found["ensembles"], "^", _ORANGE, "ensemble, all its members' cost"),
+    (summary["settings"], "o-", _BLUE, "one setting"),
+    (summary["ensembles"], "^", _ORANGE, "ensemble, all its members' cost"),
   ):
     axes.plot(
       [1000 * row["gmacs"] for row in rows],
@@ -49,7 +49,7 @@ def _costs(axes: Any, found: Mapping[str, Any]) -> None:
     )
   drawing.log_axis(
     axes,
-    [1000 * row["gmacs"] for row in found["settings"] + found["ensembles"]],
+    [1000 * row["gmacs"] for row in summary["settings"] + summary["ensembles"]],
   )
   axes.set_xlabel("multiply-adds per image in 10⁶")
   axes.set_ylabel("accuracy in %")
@@ -60,31 +60,31 @@ def _costs(axes: Any, found: Mapping[str, Any]) -> None:
 
 
 def _attribute(
-  above: Any, below: Any, of: Mapping[str, Any], names: list[str]
+  above: Any, below: Any, attribute: Mapping[str, Any], names: list[str]
 ) -> None:
-  """Accuracy of each setting, and who only fine ones get right, by value."""
-  parts = of["parts"]
+  """Draws accuracies and the share of `only fine` examples, by value."""
+  parts = attribute["parts"]
   x = np.arange(len(parts))
   colors = drawing.colormaps[heat_map.COLORS](np.linspace(0, 0.85, len(names)))
   for i, (name, color) in enumerate(zip(names, colors, strict=True)):
     values = [100 * part["accuracy"][i] for part in parts.values()]
     above.plot(x, values, "o-", color=color, label=name)
   above.set_ylabel("accuracy in %")
-  above.set_title(f"by {of['attribute']}", fontsize=10)
+  above.set_title(f"by {attribute['attribute']}", fontsize=10)
   above.tick_params(labelbottom=False)
   above.margins(y=0.3)
   above.legend(frameon=False, fontsize=9, ncols=1 + (len(names) > 4))
-  # On a scale of their own: among accuracies a few % would not be seen.
+  # On a separate scale, since among accuracies a few % would be invisible.
   fine = [100 * part["only_fine"] for part in parts.values()]
   bars = below.bar(x, fine, 0.4, color=_ORANGE)
   below.bar_label(bars, fmt="%.1f", fontsize=9)
   below.margins(y=0.35)
   below.set_title("right only at fine settings", fontsize=10)
   below.set_ylabel("% of\nthe images")
-  texts = [of.get("names", {}).get(part, part) for part in parts]
+  texts = [attribute.get("names", {}).get(part, part) for part in parts]
   below.set_xticks(x, texts, fontsize=9 if len(texts) < 5 else 8)
-  below.set_xlabel(of["attribute"])
-  if max(map(len, texts)) > 10:  # As of quarters.
+  below.set_xlabel(attribute["attribute"])
+  if max(map(len, texts)) > 10:  # For example names of quarters.
     below.tick_params(axis="x", labelrotation=20)
   for axes in (above, below):
     _finish(axes)

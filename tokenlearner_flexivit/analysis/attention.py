@@ -1,16 +1,16 @@
-r"""Which patches an answer rests on: attention rollout and relevance.
+r"""The patches that an answer depends on: attention rollout and relevance.
 
 Both multiply the attention of all blocks, and the maps of TokenLearner between
 them, into one weight per patch:
 
-* `rollout` (Abnar and Zuidema, arXiv 2005.00928): the mean of the heads, half
-  of each token its own by the residual connection. It sums to 1, cls token
-  included, and knows of no class.
+* `rollout` (Abnar and Zuidema, arXiv 2005.00928): the mean of the heads, with
+  half of each token its own by the residual connection. It sums to 1, cls token
+  included, and does not depend on a class.
 * `relevance` (Chefer, Gur and Wolf, arXiv 2103.15679, equations 5 and 6): the
-  heads weighted by the gradient of a class's logit, what speaks against the
-  class left out. It sums to nothing in particular. The mean of pool="gap" is
-  taken as one more head, of equal weights: otherwise every token, being its own
-  by the residual connections, would count the same before attention adds to it.
+  heads weighted by the gradient of a class's logit, without negative evidence.
+  Its sum has no meaning. The mean of pool="gap" is treated as one more head, of
+  equal weights: otherwise every token, being its own by the residual
+  connections, would count the same before attention adds to it.
 
 A learned token is a weighted sum of patches, so its weight goes back to them by
 its map; where that does not sum to 1 (v1.0) it is scaled to. For a run, images
@@ -41,7 +41,7 @@ from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
 
 Weights = dict[str, jax.Array]
-# What pools, by its name among the weights.
+# The names, among the weights, of the layers that pool.
 _POOLS = {"map": "MAPHead_0", "gap": "encoder_norm"}
 _LIKELY = -1
 METHODS = ("rollout", "relevance")
@@ -78,8 +78,8 @@ def _watched(
   setting: dials.Setting,
   shifts: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, Any], Weights]:
-  """Returns logits, out and attention, to which `shifts` are added in use."""
-  found = {}
+  """Returns logits, out and attention; the model adds `shifts` to the last."""
+  attention = {}
 
   def watch(
     run: Callable[..., Any], args: Any, kwargs: Any, context: Any
@@ -88,30 +88,30 @@ def _watched(
     if model.pool == "gap" and module.name == _POOLS["gap"]:
       x = run(*args, **kwargs)
       b, n, _ = x.shape
-      found[module.name] = jnp.full((b, 1, 1, n), 1 / n)
+      attention[module.name] = jnp.full((b, 1, 1, n), 1 / n)
       if not shifts:
         return x
-      used = found[module.name] + shifts[module.name]
+      used = attention[module.name] + shifts[module.name]
       return x * (n * used[:, 0, 0, :, None]).astype(x.dtype)
     if not isinstance(module, blocks.MultiHeadDotProductAttention):
       return run(*args, **kwargs)
-    given = inspect.signature(run).bind(*args, **kwargs).arguments
+    arguments = inspect.signature(run).bind(*args, **kwargs).arguments
     name = module.path[-2]
-    found[name], value = _weights_and_values(
-      module.variables["params"], given["x"], given.get("context"),
-      given.get("mask"),
+    attention[name], value = _weights_and_values(
+      module.variables["params"], arguments["x"], arguments.get("context"),
+      arguments.get("mask"),
     )  # fmt: skip
-    used = found[name] + (shifts[name] if shifts else 0)
+    used = attention[name] + (shifts[name] if shifts else 0)
     out = module.variables["params"]["out"]
     y = jnp.einsum("bhmn,bhnd->bmhd", used, value)
     y = jnp.einsum("bmhd,hdk->bmk", y, out["kernel"]) + out["bias"][None, None]
     return y.astype(module.dtype)
 
-  # In loops and recomputed blocks what is watched could not leave.
+  # Loops and recomputed blocks would not let the watched values out.
   plain = model.clone(scan=False, remat=False)
   with nn.intercept_methods(watch):
     logits, out = plain.apply({"params": params}, images, **setting)
-  return logits, out, found
+  return logits, out, attention
 
 
 def _weights_and_values(
@@ -120,7 +120,7 @@ def _weights_and_values(
   context: jax.Array | None,
   mask: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The softmax [B, heads, M, N] and the values [B, heads, N, d]."""
+  """Returns the softmax [B, heads, M, N] and the values [B, heads, N, d]."""
   context = x if context is None else context
 
   def project(name: str, x: jax.Array) -> jax.Array:
@@ -147,11 +147,11 @@ def rollout(
     setting: of the dials.
 
   Returns:
-    float32 [B, h, w], not negative; with the share of the cls token, where
-    there is one, it sums to 1 over the grid.
+    float32 [B, h, w], not negative; together with the share of the cls token,
+    if there is one, it sums to 1 over the grid.
 
   Raises:
-    ValueError: TokenFuser, for which the methods say nothing.
+    ValueError: TokenFuser, for which the methods are not defined.
   """
   _check(model, setting)
   return np.asarray(_rollout(model, params, jnp.asarray(images), setting))
@@ -159,8 +159,8 @@ def rollout(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _rollout(model, params, images, setting):
-  _, out, found = _watched(model, params, images, setting)
-  mean = {name: x.mean(axis=1) for name, x in found.items()}
+  _, out, attention = _watched(model, params, images, setting)
+  mean = {name: x.mean(axis=1) for name, x in attention.items()}
 
   def through(attention, tokens):
     return (tokens + attention @ tokens) / 2
@@ -175,7 +175,7 @@ def relevance(
   setting: dials.Setting,
   classes: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Returns how much each patch speaks for a class.
+  """Returns the evidence of each patch for a class.
 
   Args:
     model: a `models.ViT` with a head.
@@ -212,18 +212,18 @@ def relevance(
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _relevance(model, params, images, setting, classes):
   def score(shifts):
-    logits, out, found = _watched(model, params, images, setting, shifts)
+    logits, out, attention = _watched(model, params, images, setting, shifts)
     picked = jnp.where(classes < 0, jnp.argmax(logits, axis=-1), classes)
-    # Of each image its own class: no image changes another's logits.
+    # The sum over images: no image changes another's logits.
     total = jnp.take_along_axis(logits, picked[:, None], axis=-1).sum()
-    return total, (found, out)
+    return total, (attention, out)
 
   shapes = jax.eval_shape(lambda: _watched(model, params, images, setting)[2])
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  gradients, (found, out) = jax.grad(score, has_aux=True)(zeros)
+  gradients, (attention, out) = jax.grad(score, has_aux=True)(zeros)
   weighted = {
-    name: jax.nn.relu(gradients[name] * found[name]).mean(axis=1)
-    for name in found
+    name: jax.nn.relu(gradients[name] * attention[name]).mean(axis=1)
+    for name in attention
   }
 
   def through(attention, tokens):
@@ -239,15 +239,15 @@ def _to_grid(
   setting: dials.Setting,
   through: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-  """Multiplies the blocks from the first to the last, then the pooling.
+  """Multiplies the attention of all blocks, in order, and of the pooling.
 
   Args:
     model: a `models.ViT`.
     out: of its call.
-    attention: [B, N, N] of each block, [B, 1, N] of what pools.
+    attention: [B, N, N] of each block, [B, 1, N] of the pooling.
     setting: of the dials.
-    through: gives the tokens after a block, as weights of the patches
-      [B, N, N'], from its attention and those before it.
+    through: returns the tokens after a block, as weights of the patches
+      [B, N, N'], from its attention and the tokens before it.
 
   Returns:
     [B, h, w].
@@ -293,7 +293,7 @@ def figure(
 ) -> drawing.Figure:
   """Draws images beside their maps, a column for each setting.
 
-  In the corner of each map stands the class that the model answers there.
+  The corner of each map shows the class that the model answers at its setting.
 
   Args:
     model: a `models.ViT`.
@@ -305,7 +305,7 @@ def figure(
     class_names: of the model's classes; None for their numbers.
 
   Raises:
-    ValueError: an unknown method, or see these.
+    ValueError: an unknown method, or an error of that method.
   """
   ways = {"rollout": rollout, "relevance": relevance}
   if method not in ways:
@@ -322,9 +322,9 @@ def figure(
     overlay.Row(
       f"image {i + 1}",
       image,
-      [of_setting[i] for of_setting in maps],
+      [setting_values[i] for setting_values in maps],
       captions[i],
-      [of_setting[i] for of_setting in answers],
+      [setting_values[i] for setting_values in answers],
     )
     for i, image in enumerate(map(overlay.displayable, images))
   ]
@@ -332,7 +332,7 @@ def figure(
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Draws the maps of a run; bad input is an error of one line."""
+  """Draws the maps of a run; bad input gives an error of one line."""
   parser = command.parser(
     "attention", "Draws which patches an answer rests on, at several settings."
   )

@@ -1,4 +1,4 @@
-"""Words in pictures: the class of an image, and the one a model answers."""
+"""Captions in pictures: the class of an image, and the one a model answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _MAX_LETTERS = 16
 def read_examples(
   data_config: Mapping[str, Any], number: int
 ) -> tuple[np.ndarray, list[str]]:
-  """Returns images as `runs.read_examples` does, and `label_names`."""
+  """Returns the images of `runs.read_examples`, and their `label_names`."""
   (batch,) = runs.read_batches(data_config, number, max(1, number))
   return batch["image"], label_names(data_config, batch)
 
@@ -29,18 +29,18 @@ def label_names(
   """Returns the names of the classes of a batch's examples.
 
   Args:
-    data_config: the data section that the batch was read by.
+    data_config: the data section that the batch was read with.
     batch: from `runs.read_batches`; labels are class indices [B], or weights of
       the classes [B, C].
 
   Returns:
     A word for each example, several classes joined by "+", "" for none. All
-    are empty where the batch has no labels.
+    are empty if the batch has no labels.
   """
   size = len(next(iter(batch.values())))
   if "label" not in batch:
     return [""] * size
-  # The preprocessing may make the label of another entry.
+  # The preprocessing may compute the label from another entry.
   _, names = data_lib.classes(data_config, data_lib.open_source(data_config))
   labels = np.asarray(batch["label"])
   classes = labels[:, None].tolist()

@@ -1,8 +1,8 @@
-r"""How alike representations are: minibatch CKA.
+r"""The similarity of representations by minibatch CKA.
 
-Centred kernel alignment compares what two layers make of the same examples,
-whatever the rotation and the scale of either. Here it is the minibatch
-estimator of Nguyen, Raghu and Kornblith (arXiv 2010.15327, Section 3.1): the
+Centred kernel alignment compares the representations of the same examples in
+two layers, independent of rotation and scale. This is the minibatch estimator
+of Nguyen, Raghu and Kornblith (arXiv 2010.15327, Section 3.1): the
 unbiased HSIC_1 of each batch, summed over the batches, so that memory does not
 grow with their number:
 
@@ -10,8 +10,8 @@ grow with their number:
     sqrt(sum_b HSIC_1(X_b X_b', X_b X_b') * sum_b HSIC_1(Y_b Y_b', Y_b Y_b'))
 
 Representations may have different features, so they may be of different layers,
-patch sizes or models. `cka` runs models that take the same images; for what was
-computed elsewhere there is `cka_streams`.
+patch sizes or models. `cka` runs models that take the same images;
+`cka_streams` compares representations that were computed elsewhere.
 
 Letters: n examples of a batch, F features, R representations.
 """
@@ -30,19 +30,19 @@ from tokenlearner_flexivit import dials
 
 # HSIC_1 divides by n - 3.
 MIN_EXAMPLES = 4
-# Variation of less than this part of the size of a representation is taken for
-# rounding. Float32 keeps seven digits, of which sums in another order for
-# another row of the batch lose about one; more would cost features that vary.
+# Variation below this part of the size of a representation counts as rounding.
+# Float32 keeps seven digits, and sums in another order for another row of the
+# batch lose about one; a larger value would drop features that vary.
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 Labels = list[tuple[str, str]]
-# What has the cls token in front of the others.
+# Entries that have the cls token before the others.
 _WITH_CLS = ("sa", "+sa", "mlp", "+mlp", "encoded")
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """A model at a setting, and what is looked at in it.
+  """A model at a setting, with the representations to compare.
 
   Attributes:
     model: a `models.ViT`.
@@ -50,8 +50,8 @@ class Side:
     setting: of the dials.
     names: entries of its `out`, such as "encoder/block05/+mlp".
     tokens: "all" compares the tokens at every position, "mean" their mean,
-      "cls" the cls token, of entries that have it. Entries without tokens are
-      taken as they are.
+      "cls" the cls token, for entries that have it. Entries without tokens are
+      used unchanged.
   """
 
   model: Any
@@ -61,7 +61,7 @@ class Side:
   tokens: str = "all"
 
   def __post_init__(self):
-    """Raises ValueError for a name that is there twice."""
+    """Raises ValueError for a repeated name."""
     for name in self.names:
       if list(self.names).count(name) > 1:
         raise ValueError(
@@ -76,8 +76,8 @@ class Side:
       images: [n, H, W, C].
 
     Raises:
-      ValueError: a name that the model has not (lists those it has), unknown
-        `tokens`, or a cls token of a model or an entry without one.
+      ValueError: a name that the model lacks (the error lists those it has),
+        unknown `tokens`, or "cls" for a model or an entry without a cls token.
     """
     ways = {"all": all_tokens, "mean": _mean_token, "cls": _cls_token}
     if self.tokens not in ways:
@@ -122,7 +122,7 @@ def _cls_token(x: jax.Array) -> jax.Array:
 
 
 def hsic(kernels: jax.Array) -> jax.Array:
-  """The unbiased HSIC_1 of every pair of kernels (Song et al. 2012, eq. 5).
+  """Returns unbiased HSIC_1 of all pairs of kernels (Song et al. 2012, eq. 5).
 
   Args:
     kernels: [R, n, n], symmetric.
@@ -152,13 +152,13 @@ def hsic(kernels: jax.Array) -> jax.Array:
 
 
 def kernel(features: jax.Array) -> jax.Array:
-  """The linear kernel of examples [n, F], [n, n].
+  """Returns the linear kernel [n, n] of examples [n, F].
 
-  Of centred features, which changes nothing of HSIC_1 but what is lost to
-  rounding. Features that vary by no more than rounding have a kernel of zeros.
+  The features are centred, which affects HSIC_1 only by reducing rounding.
+  Features that vary by no more than rounding have a kernel of zeros.
   """
-  # Seen from the first example: what all have in common cancels exactly, and
-  # of a small variation no digit is lost, as it would be by a rounded mean.
+  # Relative to the first example: common parts cancel exactly, and a small
+  # variation loses no digits, as it would relative to a rounded mean.
   centred = features - features[:1]
   centred = centred - centred.mean(axis=0, keepdims=True)
   size = jnp.linalg.norm(features)
@@ -168,10 +168,10 @@ def kernel(features: jax.Array) -> jax.Array:
 
 
 class Sums:
-  """HSIC_1 of all pairs of representations, summed over the batches."""
+  """The sums over batches of HSIC_1 of all pairs of representations."""
 
   def __init__(self, progress: Callable[[int], None]):
-    """Begins with none; `progress` is as in `cka`."""
+    """Begins with no batch; `progress` is as in `cka`."""
     self._hsic = jax.jit(hsic)
     self._progress = progress
     self._total: Any = 0.0
@@ -201,13 +201,13 @@ def cka(
 ) -> tuple[np.ndarray, Labels]:
   """Compares all representations of all sides with one another.
 
-  Each batch goes once through every side, on the device; nothing but kernels
-  comes back. So the order of the examples is the same for all.
+  Each batch goes once through every side, on the device, which returns only
+  kernels. So the order of the examples is the same for all.
 
   Args:
-    batches: of images [n, H, W, C], or as `data.eval_batches` gives them, with
-      `image` and `mask`: what fills up a batch is not counted. A batch of less
-      than four examples, as a last one may be, is left out.
+    batches: of images [n, H, W, C], or those of `data.eval_batches`, with
+      `image` and `mask`: padding is not counted. A batch of fewer than four
+      examples, as the last may be, is left out.
     sides: by name.
     progress: called after each batch with the number of images so far.
 
@@ -215,14 +215,14 @@ def cka(
     CKA, float64 [R, R], and the R pairs (name of the side, name in `out`).
 
   Raises:
-    ValueError: no batch of four examples, or see `Side.features`.
+    ValueError: no batch of four examples, or an error of `Side.features`.
   """
 
   @functools.cache
   def kernels_of(name):
     def compute(params, images):
-      found = sides[name].features(params, images)
-      return jnp.stack([kernel(x) for x in found.values()])
+      features = sides[name].features(params, images)
+      return jnp.stack([kernel(x) for x in features.values()])
 
     return jax.jit(compute)
 
@@ -250,10 +250,10 @@ def _images_of(batch: Any) -> Any:
 def normalised(hsic_sums: np.ndarray) -> np.ndarray:
   """Returns CKA [R, R] of summed HSIC_1 [R, R].
 
-  What does not vary over the examples has no CKA: NaN.
+  Representations that do not vary over the examples have no CKA: NaN.
   """
   own = np.diag(hsic_sums)
-  # HSIC_1 with oneself is negative by rounding alone.
+  # HSIC_1 of a kernel with itself is negative only by rounding.
   own = np.sqrt(np.where(own > 0, own, np.nan))
   return hsic_sums / np.outer(own, own)
 
@@ -261,7 +261,7 @@ def normalised(hsic_sums: np.ndarray) -> np.ndarray:
 def arc_cosine_distance(values: np.ndarray) -> np.ndarray:
   """Returns arccos of CKA, in [0, pi / 2].
 
-  Unlike 1 - CKA it keeps the triangle inequality (Williams et al., arXiv
-  2110.14739). Estimates outside of [0, 1] count as its ends.
+  Unlike 1 - CKA it satisfies the triangle inequality (Williams et al., arXiv
+  2110.14739). Estimates outside of [0, 1] are clipped.
   """
   return np.arccos(np.clip(values, 0, 1))

@@ -1,9 +1,9 @@
 """CKA of representations that were computed elsewhere, as streams of batches.
 
-`cka` runs models that take the same images. Models that each need images of
-their own, or that are no models of this library, give streams. Nothing in an
-array of features tells which example a row is of, so every batch comes with
-ids, which have to be the same in all streams.
+`cka` runs models that take the same images. Streams serve for models that need
+different images, or that are not of this library. An array of features does not
+identify the examples of its rows, so every batch has ids, which must be the
+same in all streams.
 
 Letters: n examples of a batch, R representations.
 """
@@ -20,14 +20,14 @@ from tokenlearner_flexivit.analysis import cka as cka_lib
 
 
 class Features(NamedTuple):
-  """What a model makes of a batch.
+  """The representations of a batch by a model.
 
   Attributes:
-    ids: [n], what tells the examples apart, such as their `id` or the paths of
-      files. Labels will do, but with them only a change of order that changes
-      labels is seen.
+    ids: [n], identifiers of the examples, such as their `id` or the paths of
+      files. Labels can serve, but they reveal only a change of order that
+      changes labels.
     values: by name of the representation, [n, ...].
-    mask: [n], 0 for what only fills the batch up; None if nothing does.
+    mask: [n], 0 for padding; None without padding.
   """
 
   ids: Sequence[Any] | np.ndarray
@@ -68,10 +68,10 @@ def cka(
       for name, part in parts.items()
     }
     _check_same_examples(parts, number)
-    found = [(name, key) for name, part in parts.items() for key in part.values]
-    if labels and found != labels:
-      raise ValueError(f"Batch {number} has {found}, those before {labels}.")
-    labels = found
+    names = [(name, key) for name, part in parts.items() for key in part.values]
+    if labels and names != labels:
+      raise ValueError(f"Batch {number} has {names}, those before {labels}.")
+    labels = names
     if len(parts[labels[0][0]].ids) >= cka_lib.MIN_EXAMPLES:
       sums.add([kernels_of(list(p.values.values())) for p in parts.values()])
   return sums.cka(), labels
@@ -87,7 +87,7 @@ def _kernels(features: Sequence[jax.Array]) -> jax.Array:
 
 
 def _without_filling(part: Features, where: str) -> Features:
-  """Returns the examples alone, arrays in the order of their names."""
+  """Returns the batch without padding, arrays in the order of their names."""
   ids = np.asarray(part.ids)
   values = {key: jnp.asarray(part.values[key]) for key in sorted(part.values)}
   sizes = {key: len(x) for key, x in values.items()}
@@ -95,8 +95,8 @@ def _without_filling(part: Features, where: str) -> Features:
     raise ValueError(f"{where} has {len(ids)} ids, but examples {sizes}.")
   if part.mask is None:
     return Features(ids, values)
-  there = np.asarray(part.mask) > 0
-  return Features(ids[there], {key: x[there] for key, x in values.items()})
+  real = np.asarray(part.mask) > 0
+  return Features(ids[real], {key: x[real] for key, x in values.items()})
 
 
 def _check_same_examples(parts: Mapping[str, Features], number: int) -> None:

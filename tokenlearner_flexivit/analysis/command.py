@@ -1,4 +1,4 @@
-"""What the commands on a trained model have in common."""
+"""The common parts of the commands that analyse a trained model."""
 
 import argparse
 import contextlib
@@ -14,21 +14,21 @@ from tokenlearner_flexivit.analysis import captions
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
-# Flags that go with --init, arguments of `runs.open_weights`.
+# Flags for --init, which are arguments of `runs.open_weights`.
 _OF_WEIGHTS = ("num_heads", "posemb_grid", "input_mean", "input_std")
 
 
 class Opened(NamedTuple):
-  """A model, and what is to be looked at in it.
+  """An opened model, with settings and data to analyse it.
 
   Attributes:
     model: a `models.ViT`.
-    params: of a run those of its newest checkpoint.
-    settings: those asked for.
-    data: the data section of its evaluation, with the split asked for; of
-      weights of others that which the flags give.
-    config: of the run; of weights of others see `runs.Run`.
-    class_names: of the run's data, where they are known.
+    params: for a run, those of its newest checkpoint.
+    settings: those that the flags name.
+    data: the data section of its evaluation, with the requested split; for
+      weights of other libraries, the section that the flags describe.
+    config: of the run; for other weights, as in `runs.Run`.
+    class_names: of the run's data, if they are known.
   """
 
   model: Any
@@ -45,18 +45,18 @@ class Opened(NamedTuple):
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-  """Returns a parser of the flags that say which model, and at which sizes.
+  """Returns a parser of the flags for the model and its patch sizes.
 
   Args:
     name: of the module in `analysis`.
     description: of the command.
   """
-  found = argparse.ArgumentParser(
+  result = argparse.ArgumentParser(
     prog=f"python -m tokenlearner_flexivit.analysis.{name}",
     description=description,
   )
-  add = found.add_argument
-  which = found.add_mutually_exclusive_group(required=True)
+  add = result.add_argument
+  which = result.add_mutually_exclusive_group(required=True)
   which.add_argument("--workdir", help="of a trained run")
   which.add_argument(
     "--init",
@@ -92,11 +92,11 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     type=arguments.whole_numbers,
     help="as 24,12,6; else the run's, or the stored one",
   )
-  return found
+  return result
 
 
 def add_num_tokens(add: Any) -> None:
-  """Adds the flag of the other dial."""
+  """Adds the flag for the number of learned tokens."""
   add(
     "--num_tokens",
     type=arguments.num_tokens,
@@ -105,7 +105,7 @@ def add_num_tokens(add: Any) -> None:
 
 
 def add_split(add: Any, number: int) -> None:
-  """Adds the flags that say which images of the data."""
+  """Adds the flags that select images of the data."""
   add(
     "--split",
     help="of the run's test data, if not the evaluated one; with --init of "
@@ -120,7 +120,7 @@ def add_split(add: Any, number: int) -> None:
 
 
 def add_images(add: Any, number: int) -> None:
-  """Adds the flags that say which images, of the data or one's own."""
+  """Adds the flags that select images, of the data or of files."""
   add("--images", nargs="+", metavar="FILE", help="images of your own")
   add_split(add, number)
 
@@ -129,8 +129,9 @@ def open_run(args: argparse.Namespace) -> Opened:
   """Opens the model that the flags name, at the settings that they name.
 
   Raises:
-    ValueError, OSError: see `runs.open_run` and `runs.open_weights`, no patch
-      size or one twice, data given of a run, or none of weights of others.
+    ValueError, OSError: an error of `runs.open_run` or `runs.open_weights`, no
+      patch size or a repeated one, --data with a run, or no --data with other
+      weights.
   """
   if args.init is None:
     for name in ("data", "pp", *_OF_WEIGHTS):
@@ -172,10 +173,10 @@ def open_run(args: argparse.Namespace) -> Opened:
 
 
 def open_other(source: str) -> runs.Run:
-  """Opens a model to compare with: a run's, or weights of others.
+  """Opens a model to compare with, of a run or of other weights.
 
   Raises:
-    ValueError, OSError: see `runs.open_run` and `runs.open_weights`.
+    ValueError, OSError: an error of `runs.open_run` or `runs.open_weights`.
   """
   if (interop.fetch(source) / workdir_lib.CONFIG_FILE).is_file():
     return runs.open_run(source, "image")
@@ -183,7 +184,7 @@ def open_other(source: str) -> runs.Run:
 
 
 def short_names(*sources: str) -> list[str]:
-  """Names models by the ends of their paths, numbered if these are equal."""
+  """Returns names of models, the ends of their paths, numbered if equal."""
   ends = [pathlib.PurePath(source).name or source for source in sources]
   if len(set(ends)) == len(ends):
     return ends
@@ -200,7 +201,7 @@ def read_captioned(
     of the data's examples.
 
   Raises:
-    ValueError: files and a split are given, one of them cannot be read, or a
+    ValueError: both files and a split are named, images cannot be read, or a
       setting does not fit.
   """
   if args.images and args.split:
@@ -219,16 +220,16 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
   return read_captioned(args, opened)[0]
 
 
-def write_numbers(picture: str | pathlib.Path, found: Any) -> pathlib.Path:
-  """Writes as JSON what a picture shows; returns the file, beside it."""
+def write_numbers(picture: str | pathlib.Path, result: Any) -> pathlib.Path:
+  """Writes a picture's numbers as JSON beside it, and returns the file."""
   path = pathlib.Path(picture).with_suffix(".json")
-  workdir_lib.write_json(path, found)
+  workdir_lib.write_json(path, result)
   return path
 
 
 @contextlib.contextmanager
 def errors_in_a_line() -> Iterator[None]:
-  """Ends the program with a line, not a traceback, on bad input."""
+  """Ends the program with one line instead of a traceback on bad input."""
   terminal.escape_unknown_letters()
   try:
     yield

@@ -1,9 +1,10 @@
-r"""Which token at one patch size corresponds to which at another.
+r"""The correspondence of tokens between patch sizes.
 
 FlexiViT (arXiv 2212.08013, Figure 13) takes a token at one patch size and
-compares it, by cosine similarity, with all tokens at others: it is most like
-those at its own place. Here is that picture for a chosen place, and for every
-pair of settings how often the most similar token is the one at the same place:
+compares it, by cosine similarity, with all tokens at others: it is most similar
+to those at its own place. This module draws that picture for a chosen place,
+and counts for every pair of settings how often the most similar token is at the
+same place:
 
   python -m tokenlearner_flexivit.analysis.correspondence --workdir=WORKDIR \
     --output=correspondence.png [--position=0.5,0.5] [--images FILE ...]
@@ -35,13 +36,13 @@ from tokenlearner_flexivit.models.token_learner import ALL
 
 
 class Matches(NamedTuple):
-  """How often the most similar token is at the same place.
+  """The rates at which the most similar token is at the same place.
 
   Attributes:
     rates: [K, K] in [0, 1], from the setting of the row to that of the column,
-      over all tokens of all images. Of several tokens that are equally similar
-      the first counts.
-    chance: [K, K], what tokens picked at random reach.
+      over all tokens of all images. If several tokens are equally similar, the
+      first counts.
+    chance: [K, K], the rates of tokens picked at random.
   """
 
   rates: np.ndarray
@@ -51,8 +52,8 @@ class Matches(NamedTuple):
 def last_name(model: Any, settings: Sequence[dials.Setting]) -> str:
   """Returns the last entry of `out` before the head with a token per patch.
 
-  That is after the last block, or after the one before TokenLearner where a
-  setting uses it.
+  It is the entry after the last block, or after the block before TokenLearner
+  if a setting uses it.
   """
   learns = model.token_learner and any(s.num_tokens != ALL for s in settings)
   blocks = model.token_learner["layer"] if learns else model.depth
@@ -75,7 +76,7 @@ def tokens(
     float32 [B, h, w, D].
 
   Raises:
-    ValueError: an entry that is not there (lists those that are), or one
+    ValueError: an unknown entry (the error lists the known ones), or an entry
       without a token for each patch, such as learned tokens.
   """
   _, out = model.apply({"params": params}, images, **setting)
@@ -97,7 +98,7 @@ def tokens(
 
 
 def _is_learned(model: Any, setting: dials.Setting, name: str) -> bool:
-  """Whether an entry is behind TokenLearner, however many tokens it has."""
+  """Tells whether an entry is after TokenLearner, for any number of tokens."""
   learner = None if setting.num_tokens == ALL else model.token_learner
   if learner is None:
     return False
@@ -110,7 +111,7 @@ def _is_learned(model: Any, setting: dials.Setting, name: str) -> bool:
 
 
 def similarity(tokens: jax.Array, others: jax.Array) -> jax.Array:
-  """Cosine similarity of each token of an image with each other one.
+  """Returns cosine similarities of each token of an image with all others.
 
   Args:
     tokens: [B, h, w, D].
@@ -131,7 +132,7 @@ def similarity(tokens: jax.Array, others: jax.Array) -> jax.Array:
 def same_place(grid: tuple[int, int], other: tuple[int, int]) -> np.ndarray:
   """Returns which tokens of another grid are at the place of each token.
 
-  See above for what that means.
+  The module's docstring defines the same place.
 
   Args:
     grid: (h, w).
@@ -145,7 +146,7 @@ def same_place(grid: tuple[int, int], other: tuple[int, int]) -> np.ndarray:
 
 
 def _same_part(n: int, m: int) -> np.ndarray:
-  """Along one axis: bool [n, m]; exact, in whole numbers of 1 / (2 n m)."""
+  """Returns `same_place` along one axis, bool [n, m], in exact integers."""
   centres = (2 * np.arange(n) + 1)[:, None] * m
   starts = 2 * n * np.arange(m)[None]
   return (starts <= centres) & (centres <= starts + 2 * n)
@@ -168,21 +169,21 @@ def matches(
     name: of the entry of `out`; None for `last_name`.
 
   Raises:
-    ValueError: see `tokens`; no images.
+    ValueError: an error of `tokens`, or no images.
   """
   settings = tuple(settings)
   name = last_name(model, settings) if name is None else name
 
   @jax.jit
   def count(params, images):
-    found = [tokens(model, params, images, s, name) for s in settings]
+    by_setting = [tokens(model, params, images, s, name) for s in settings]
     rows = []
-    for here in found:
+    for own in by_setting:
       row = []
-      for there in found:
-        grids = here.shape[1:3], there.shape[1:3]
+      for other in by_setting:
+        grids = own.shape[1:3], other.shape[1:3]
         same = same_place(*grids).reshape(*grids[0], -1)
-        best = similarity(here, there).reshape(*here.shape[:3], -1)
+        best = similarity(own, other).reshape(*own.shape[:3], -1)
         best = jnp.argmax(best, axis=-1)[..., None]
         right = jnp.take_along_axis(jnp.asarray(same)[None], best, axis=-1)
         row.append(right.mean(axis=(1, 2, 3)).sum())
@@ -196,7 +197,7 @@ def matches(
   if not number:
     raise ValueError("No images, so no tokens to compare.")
   grids = [model.check(size, **setting) for setting in settings]
-  chance = [[same_place(a, b).mean() for b in grids] for a in grids]
+  chance = [[same_place(own, other).mean() for other in grids] for own in grids]
   return Matches(total / number, np.array(chance))
 
 
@@ -205,27 +206,27 @@ def figure(
   params: Any,
   images: np.ndarray,
   settings: Sequence[dials.Setting],
-  found: Matches,
+  measured: Matches,
   *,
   source: dials.Setting,
   position: tuple[float, float] = (0.5, 0.5),
   name: str | None = None,
 ) -> drawing.Figure:
-  """Draws how similar all tokens are to a chosen one, and the rates.
+  """Draws the similarity of all tokens to a chosen one, and the rates.
 
   Args:
     model: a `models.ViT`.
     params: its parameters.
     images: [B, H, W, 1 or 3], a row for each.
     settings: of the dials, a column for each.
-    found: of `matches` at these settings.
+    measured: the result of `matches` at these settings.
     source: the setting of the chosen token.
-    position: the chosen place from the top and from the left, in [0, 1); the
-      token whose patch contains it is taken.
+    position: the chosen place from the top and from the left, in [0, 1), which
+      selects the token whose patch contains it.
     name: as in `matches`.
 
   Raises:
-    ValueError: a position outside of the image, or see `tokens`.
+    ValueError: a position outside of the image, or an error of `tokens`.
   """
   if not all(0 <= x < 1 for x in position):
     raise ValueError(
@@ -236,9 +237,9 @@ def figure(
 
   @jax.jit
   def compute(params, images):
-    here = tokens(model, params, images, source, name)
-    y, x = (int(p * n) for p, n in zip(position, here.shape[1:3], strict=True))
-    chosen = here[:, y : y + 1, x : x + 1]
+    own = tokens(model, params, images, source, name)
+    y, x = (int(p * n) for p, n in zip(position, own.shape[1:3], strict=True))
+    chosen = own[:, y : y + 1, x : x + 1]
     others = (tokens(model, params, images, s, name) for s in settings)
     return [similarity(chosen, other)[:, 0, 0] for other in others]
 
@@ -246,7 +247,7 @@ def figure(
   return correspondence_figure.draw(
     np.asarray(images),
     {s.name: x for s, x in zip(settings, maps, strict=True)},
-    found,
+    measured,
     source=source.name,
     grid=model.check(images.shape[1:3], *source),
     position=position,
@@ -259,7 +260,7 @@ def _position(text: str) -> tuple[float, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Draws and counts for a run; bad input is an error of one line."""
+  """Draws and counts for a run; bad input gives an error of one line."""
   parser = command.parser(
     "correspondence", "Compares tokens at one patch size with those at others."
   )
@@ -276,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
       raise ValueError(f"--num_shown={args.num_shown} must be 1 or more.")
     opened = command.open_run(args)
     images = command.read_images(args, opened)
-    # In the middle of those listed, as the paper's 16 of 48 to 8.
+    # The middle one of the list, as the paper's 16 in 48 to 8.
     source = opened.settings[(len(opened.settings) - 1) // 2]
     if args.source is not None:
       size = dials.as_patch_size(args.source, "--source")
@@ -284,35 +285,35 @@ def main(argv: list[str] | None = None) -> None:
       opened.model.check(images.shape[1:3], *source)
     batches = (images[i : i + 20] for i in range(0, len(images), 20))
     model, params, settings = opened.model, opened.params, opened.settings
-    found = matches(model, params, batches, settings, args.name)
+    measured = matches(model, params, batches, settings, args.name)
     drawn = figure(
       model,
       params,
       images[: args.num_shown],
       settings,
-      found,
+      measured,
       source=source,
       position=args.position,
       name=args.name,
     )
     drawing.save(drawn, args.output, dpi=150)
-    numbers = command.write_numbers(args.output, as_json(found, settings))
+    numbers = command.write_numbers(args.output, as_json(measured, settings))
   print(f"Tokens of {len(images)} images: {args.output}, {numbers}")
 
 
 def as_json(
-  found: Matches, settings: Sequence[dials.Setting]
+  measured: Matches, settings: Sequence[dials.Setting]
 ) -> list[dict[str, Any]]:
   """Returns a row for each pair of settings: from, to, rate and chance."""
   return [
     {
-      "from": here.name,
-      "to": there.name,
-      "rate": float(found.rates[i, j]),
-      "chance": float(found.chance[i, j]),
+      "from": own.name,
+      "to": other.name,
+      "rate": float(measured.rates[i, j]),
+      "chance": float(measured.chance[i, j]),
     }
-    for i, here in enumerate(settings)
-    for j, there in enumerate(settings)
+    for i, own in enumerate(settings)
+    for j, other in enumerate(settings)
     if i != j
   ]
 

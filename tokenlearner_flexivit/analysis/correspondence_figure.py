@@ -13,7 +13,7 @@ _BEST = "#d55e00"
 def draw(
   images: np.ndarray,
   maps: Mapping[str, np.ndarray],
-  found: Any,
+  measured: Any,
   *,
   source: str,
   grid: tuple[int, int],
@@ -24,9 +24,9 @@ def draw(
   Args:
     images: [B, H, W, C].
     maps: cosine similarity by name of the setting, [B, h', w'].
-    found: the `Matches` of these settings.
+    measured: the `Matches` of these settings.
     source: name of the setting of the chosen token.
-    grid: (h, w) of it.
+    grid: (h, w) of that setting.
     position: of the chosen token, from the top and from the left, in [0, 1).
   """
   rows, columns = len(images), 1 + len(maps)
@@ -39,17 +39,17 @@ def draw(
   low = min(x.min() for x in maps.values())
   for i, image in enumerate(images):
     axes[i, 0].imshow(overlay.displayable(image), extent=(0, 1, 1, 0))
-    for axis, of_setting in zip(axes[i, 1:], maps.values(), strict=True):
+    for axis, setting_maps in zip(axes[i, 1:], maps.values(), strict=True):
       shown = axis.imshow(
-        of_setting[i],
+        setting_maps[i],
         extent=(0, 1, 1, 0),
         vmin=low,
         vmax=1,
         cmap=heat_map.COLORS,
       )
-      best = np.unravel_index(of_setting[i].argmax(), of_setting[i].shape)
-      y, x = (np.array(best) + 0.5) / of_setting[i].shape
-      # Above the square, which may be of the same place and smaller.
+      best = np.unravel_index(setting_maps[i].argmax(), setting_maps[i].shape)
+      y, x = (np.array(best) + 0.5) / setting_maps[i].shape
+      # Drawn above the square, which may be at the same place and smaller.
       axis.plot(x, y, "o", color=_BEST, mec="white", ms=7, zorder=3)
     for axis in axes[i]:
       _square(axis, grid, position)
@@ -62,7 +62,7 @@ def draw(
     "square: the chosen token; dot: the most similar one at that setting",
     fontsize=10,
   )
-  _rates(right.subplots(), found, list(maps))
+  _rates(right.subplots(), measured, list(maps))
   return drawn
 
 
@@ -75,19 +75,19 @@ def _square(
   )
   x = left + width * np.array([0, 1, 1, 0, 0])
   y = top + height * np.array([0, 0, 1, 1, 0])
-  # White on black is seen on any colour.
+  # White on black is visible on any colour.
   axis.plot(x, y, color="black", lw=2.6, zorder=2)
   axis.plot(x, y, color="white", lw=1.2, zorder=2)
 
 
-def _rates(axes: Any, found: Any, names: list[str]) -> None:
-  rates, chance = 100 * found.rates, 100 * found.chance
+def _rates(axes: Any, measured: Any, names: list[str]) -> None:
+  rates, chance = 100 * measured.rates, 100 * measured.chance
   texts = [
     [f"{rates[i, j]:.0f}\n({chance[i, j]:.0f})" for j in range(len(names))]
     for i in range(len(names))
   ]
-  # Every token is most similar to itself: beside these 100 % the other cells
-  # would all have one colour.
+  # Every token is most similar to itself: these 100 % would make the other
+  # cells all one colour.
   others = np.where(np.eye(len(names), dtype=bool), np.nan, rates)
   high = np.nanmax(others, initial=1)
   heat_map.draw(

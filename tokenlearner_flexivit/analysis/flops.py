@@ -16,7 +16,7 @@ from tokenlearner_flexivit.models import cost
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints what a model costs; bad input is an error of one line."""
+  """Prints the cost of a model; bad input gives an error of one line."""
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.analysis.flops",
     description="Parameters of a model, and operations for one image or clip.",
@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _describe(args: argparse.Namespace) -> str:
-  given = dict(num_classes=args.num_classes or None, pool=args.pool)
+  options = dict(num_classes=args.num_classes or None, pool=args.pool)
   if args.depth is not None:
-    given["depth"] = args.depth
+    options["depth"] = args.depth
   cls = models.ViViT if args.num_frames else models.ViT
-  model = plain = cls.from_variant(args.variant, **given)
+  model = plain = cls.from_variant(args.variant, **options)
   if args.num_tokens is not None:
     model = plain.clone(
       token_learner=dict(

@@ -1,4 +1,4 @@
-r"""Whether a model goes by shape or by texture, at each patch size.
+r"""The reliance of a model on shape or on texture, at each patch size.
 
 FlexiViT (arXiv 2212.08013, Figure 25) shows images whose shape and texture are
 of different classes and asks which one the answer is. The images of
@@ -9,9 +9,9 @@ their classes:
 
 * What the **answer** follows: the share of a label's entropy that the predicted
   class tells, I(answer; label) / H(label), in [0, 1]. As the labels are
-  independent, an answer by texture alone tells nothing of the shape, whatever
-  its classes are called. Of few examples the information comes out too large;
-  what it is on average for labels in random order counts as nothing.
+  independent, an answer by texture alone has no information about the shape,
+  whatever its classes are called. On few examples the estimate is too large, so
+  its mean for labels in random order is taken as zero.
 * What the **representation** holds, whether the answer uses it or not: accuracy
   of a linear map (ridge regression on frozen features, fitted on training
   images) from chance, always answering the most frequent class, to perfection,
@@ -41,7 +41,8 @@ from tokenlearner_flexivit.evaluators import ridge
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
 
-# Penalties tried, as powers of two; a quarter of the training examples decides.
+# Penalties to try, as powers of two; a quarter of the training examples
+# decides.
 _LOG2_L2 = np.arange(-4, 18, 2)
 _SHUFFLES = 20
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -49,7 +50,7 @@ _MARKERS = "osD^"
 
 
 def information(answers: np.ndarray, labels: np.ndarray) -> float:
-  """Returns the share of the labels' entropy that the answers tell.
+  """Returns the share of the labels' entropy that the answers explain.
 
   Args:
     answers: int [N].
@@ -73,8 +74,8 @@ def information(answers: np.ndarray, labels: np.ndarray) -> float:
   by_chance = np.mean(
     [_mutual(answers, rng.permutation(labels)) for _ in range(_SHUFFLES)]
   )
-  found = _mutual(answers, labels)
-  return float((found - by_chance) / (entropy - by_chance))
+  mutual = _mutual(answers, labels)
+  return float((mutual - by_chance) / (entropy - by_chance))
 
 
 def _entropy(counts: np.ndarray) -> float:
@@ -83,7 +84,7 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _mutual(a: np.ndarray, b: np.ndarray) -> float:
-  """Mutual information of int [N] and [N] in nats."""
+  """Returns the mutual information of int [N] and [N] in nats."""
   both = np.zeros((a.max() + 1, b.max() + 1))
   np.add.at(both, (a, b), 1)
   sums = both.sum(axis=1), both.sum(axis=0)
@@ -95,12 +96,12 @@ def probe(
   test: tuple[np.ndarray, np.ndarray],
   name: str = "labels",
 ) -> dict[str, float]:
-  """Returns how well a linear map finds labels in features.
+  """Returns the accuracy of a linear map from features to labels.
 
   Args:
     train: features [N, D] and labels, whole numbers [N] of any size or dtype;
       a random quarter chooses the penalty, then all are fitted.
-    test: likewise.
+    test: features [N, D] and labels to measure the accuracy on.
     name: of the labels, for errors.
 
   Returns:
@@ -108,7 +109,7 @@ def probe(
     `above_chance`, from 0 (chance) to 1 (perfect).
 
   Raises:
-    ValueError: less than 8 training examples, a single class, labels that are
+    ValueError: fewer than 8 training examples, a single class, labels that are
       no whole numbers, or more classes than half of the training examples.
   """
   (x, y), (test_x, test_y) = train, test
@@ -126,8 +127,8 @@ def probe(
       f"allow {len(x) // 2} classes: two examples or more of each, on average. "
       "Give a label with fewer, or more training examples."
     )
-  # A folder's examples come class by class: in order, the last quarter would
-  # have classes that the others lack.
+  # A folder lists its examples class by class: the last quarter would have
+  # classes that the others lack.
   order = np.random.default_rng(0).permutation(len(x))
   x, y = x[order], y[order]
   targets = 2 * np.eye(num_classes)[y] - 1
@@ -191,11 +192,12 @@ def represent(
       averaged.
 
   Returns:
-    By setting `features` [N, D] and, of a model with a head, `answers` int [N];
-    and the labels [N] by name.
+    By setting `features` [N, D] and, for a model with a head, `answers` int
+    [N]; and the labels [N] by name.
 
   Raises:
-    ValueError: an unknown name (lists those that are there), or no examples.
+    ValueError: an unknown name (the error lists the known ones), or no
+      examples.
   """
 
   @functools.partial(jax.jit, static_argnums=2)
@@ -203,21 +205,21 @@ def represent(
     logits, out = model.apply({"params": params}, images, **setting)
     out = traverse_util.flatten_dict(out, sep="/")
     x = configuration.choose(name, out, "name").astype(jnp.float32)
-    found = {"features": x.mean(axis=range(1, x.ndim - 1))}
+    output = {"features": x.mean(axis=range(1, x.ndim - 1))}
     if model.num_classes:
-      found["answers"] = logits.argmax(axis=-1)
-    return found
+      output["answers"] = logits.argmax(axis=-1)
+    return output
 
-  of_settings, labels = {setting: [] for setting in settings}, []
+  outputs, labels = {setting: [] for setting in settings}, []
   for batch in batches:
     images = batch["image"]
     labels.append({k: v for k, v in batch.items() if k != "image"})
     for setting in settings:
-      found = compute(params, images, setting)
-      of_settings[setting].append(jax.device_get(found))
+      output = compute(params, images, setting)
+      outputs[setting].append(jax.device_get(output))
   if not labels:
     raise ValueError("No examples.")
-  return {s: _join(x) for s, x in of_settings.items()}, _join(labels)
+  return {s: _join(x) for s, x in outputs.items()}, _join(labels)
 
 
 def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -233,24 +235,24 @@ def compare(
   labels: Sequence[str],
   name: str = "pre_logits",
 ) -> list[dict[str, Any]]:
-  """Measures what answers follow and representations hold of labels.
+  """Measures the information about labels in answers and representations.
 
   Args:
-    model: a `models.ViT`; of one without a head there are no answers.
+    model: a `models.ViT`; without a head it has no answers.
     params: its parameters.
     train: batches for the linear map, with `image` and the labels.
-    test: batches for all that is measured.
+    test: batches for all measurements.
     settings: of the dials.
-    labels: names of labels, independent of one another. An example in which one
-      is negative has none, and is left out of what is measured of that label.
-    name: see `represent`.
+    labels: names of labels, independent of one another. An example with a
+      negative label is left out of the measurements of that label.
+    name: as in `represent`.
 
   Returns:
-    For each setting `name` and `labels`, by name `answer` (see `information`;
-    None without a head) and what `probe` gives.
+    For each setting `name` and `labels`, by name `answer` (by `information`;
+    None without a head) and the result of `probe`.
 
   Raises:
-    ValueError: see `represent`, `information` and `probe`.
+    ValueError: an error of `represent`, `information` or `probe`.
   """
   train_x, train_y = represent(model, params, train, settings, name)
   test_x, test_y = represent(model, params, test, settings, name)
@@ -260,7 +262,7 @@ def compare(
     row = {}
     for label in labels:
       fit, test = train_y[label] >= 0, test_y[label] >= 0
-      found = probe(
+      probed = probe(
         (fitted["features"][fit], train_y[label][fit]),
         (tested["features"][test], test_y[label][test]),
         label,
@@ -268,7 +270,7 @@ def compare(
       answer = None
       if "answers" in tested:
         answer = information(tested["answers"][test], test_y[label][test])
-      row[label] = {"answer": answer, **found}
+      row[label] = {"answer": answer, **probed}
     rows.append({"name": setting.name, "labels": row})
   return rows
 
@@ -277,7 +279,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
   """Draws both measures by setting, a line for each label.
 
   Args:
-    rows: of `compare`.
+    rows: from `compare`.
   """
   drawn = drawing.Figure(figsize=(9, 3.8), layout="constrained")
   panels = (
@@ -313,7 +315,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Compares labels for a run; bad input is an error of one line."""
+  """Compares labels for a run; bad input gives an error of one line."""
   parser = command.parser(
     "shape_or_texture", "Tells which label answers and representations follow."
   )

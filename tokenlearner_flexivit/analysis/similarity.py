@@ -1,4 +1,4 @@
-r"""Where in a model its settings make the same of images: CKA, as a picture.
+r"""The similarity of a model's layers and settings, as a picture of CKA.
 
 FlexiViT (arXiv 2212.08013, Figure 6) compares the layers of one model at
 several patch sizes. For the newest checkpoint of a run, at its own settings:
@@ -159,7 +159,7 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> drawing.Figure:
 
 
 def _key(edge: str, marker: str) -> drawing.lines.Line2D:
-  """A marker of the legend: grey, as colours are of depth, not of settings."""
+  """Returns a grey marker for the legend, since colours stand for depth."""
   return drawing.lines.Line2D(
     [], [], ls="", marker=marker, mfc="#bbbbbb", mec=edge, ms=7
   )
@@ -180,11 +180,11 @@ def of_settings(
     params: its parameters.
     settings: of the dials.
     names: as in `cka.Side`; None for `layers`.
-    tokens: as there.
-    prefix: of the names of the sides, to tell models apart.
+    tokens: as in `cka.Side`.
+    prefix: of the names of the sides, to distinguish models.
   """
   if names is None:
-    # The cls token is not there before the first block.
+    # The cls token does not exist before the first block.
     names = layers(model)[1:] if tokens == "cls" else layers(model)
   return {
     prefix + setting.name: cka.Side(model, params, setting, names, tokens)
@@ -193,7 +193,7 @@ def of_settings(
 
 
 class _Sides:
-  """The sides of a model, and of a second one, that a command compares."""
+  """The sides of a model, and of an optional second one, to compare."""
 
   def __init__(self, args: argparse.Namespace, opened: command.Opened):
     """Opens the second model, if there is one.
@@ -218,7 +218,7 @@ class _Sides:
 
   @property
   def by_name(self) -> dict[str, cka.Side]:
-    """Those of all models."""
+    """Returns the sides of all models by name."""
     return {k: side for sides in self._by_model for k, side in sides.items()}
 
   def check(self, images: np.ndarray) -> None:
@@ -231,7 +231,7 @@ class _Sides:
   ) -> dict[str, list[similarity_by_depth.Curve]]:
     """Returns CKA by depth: between settings, and between the models.
 
-    Only of layers that all curves have, none if there is no such layer.
+    The curves cover only layers that all of them have.
     """
     pairs = {
       title: list(itertools.combinations(sides, 2))
@@ -239,28 +239,28 @@ class _Sides:
     }
     if len(self._by_model) > 1:
       pairs["one with the other"] = list(zip(*self._by_model, strict=True))
-    found = [
-      (title, similarity_by_depth.of_pairs(values, labels, of))
-      for title, of in pairs.items()
-      if of
+    curves = [
+      (title, similarity_by_depth.of_pairs(values, labels, both))
+      for title, both in pairs.items()
+      if both
     ]
     common = [
       layer
       for layer in dict.fromkeys(layer for _, layer in labels)
-      if all(layer in curve for _, curve in found)
+      if all(layer in curve for _, curve in curves)
     ]
     if not common:
       return {}
     return {
       title: [{layer: curve[layer] for layer in common}]
-      for title, curve in found
+      for title, curve in curves
     }
 
 
 def _warn_of_other_values(
   name: str, data: Mapping[str, Any], other: Mapping[str, Any]
 ) -> None:
-  """Says that a second model is used to images of other values than it gets."""
+  """Warns if a second model was trained on images of other values."""
   if not (data.get("pp") and other.get("pp")):
     return
   if differ := statistics.differ(other["pp"], data["pp"]):
@@ -271,7 +271,7 @@ def _warn_of_other_values(
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Compares the settings of a run; bad input is an error of one line."""
+  """Compares the settings of a run; bad input gives an error of one line."""
   parser = command.parser(
     "similarity", "Draws how alike the layers are at several settings."
   )
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     opened = command.open_run(args)
     sides = _Sides(args, opened)
-    # Before minutes are spent on what cannot be drawn.
+    # Checked before minutes are spent on settings that cannot be drawn.
     _check_number(sum(len(side.names) for side in sides.by_name.values()))
 
     def batches():

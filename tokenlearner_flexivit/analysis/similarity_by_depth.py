@@ -1,9 +1,9 @@
-"""How alike each layer is between settings, by depth.
+"""The similarity of each layer between settings, by depth.
 
-FlexiViT (arXiv 2212.08013, Figure 6) finds patch sizes alike in the first half
-of a ViT-B, apart after it and together again in the last block. Here that is a
-line: CKA of each layer at one setting with the same layer at another, the mean
-over the pairs of settings.
+FlexiViT (arXiv 2212.08013, Figure 6) finds patch sizes similar in the first
+half of a ViT-B, different after it and similar again in the last block. This
+module draws that as a line: CKA of each layer at one setting with the same
+layer at another, the mean over the pairs of settings.
 
 Letters: R representations.
 """
@@ -19,7 +19,7 @@ from tokenlearner_flexivit.figures import drawing
 Label = tuple[str, str]
 Curve = Mapping[str, float]
 _COLORS = ("#0072b2", "#d55e00", "#009e73")
-# With "+" after the residual connection, without it what is added to it.
+# With "+" after the residual connection, without it the branch that is added.
 _PARTS = {
   "sa": "attention\nalone",
   "+sa": "attention",
@@ -38,10 +38,10 @@ def of_pairs(
   Args:
     values: CKA [R, R].
     labels: of `cka.cka`, the R pairs (side, layer).
-    pairs: of sides; None for each two of them.
+    pairs: of sides; None for all pairs.
 
   Returns:
-    By layer, in order, of those that both sides of every pair have.
+    The means by layer, in order, for layers that all sides have.
 
   Raises:
     ValueError: there is no pair.
@@ -52,12 +52,12 @@ def of_pairs(
   pairs = list(pairs)
   if not pairs:
     raise ValueError("One side has no other to compare with. Give two or more.")
-  found = {}
+  means = {}
   for layer in dict.fromkeys(layer for _, layer in labels):
     cells = [(places.get((a, layer)), places.get((b, layer))) for a, b in pairs]
     if not any(None in cell for cell in cells):
-      found[layer] = float(np.mean([values[cell] for cell in cells]))
-  return found
+      means[layer] = float(np.mean([values[cell] for cell in cells]))
+  return means
 
 
 def figure(
@@ -66,12 +66,12 @@ def figure(
   """Draws CKA by layer.
 
   Args:
-    curves: by what they are of, the runs of each; of several the mean is drawn
-      and each beside it, thin and grey. All are of the same layers.
-    mark: a layer, and a text that stands there.
+    curves: by title, one curve per run. Of several, the mean is drawn, and each
+      beside it, thin and grey. All have the same layers.
+    mark: a layer, and the text to put at it.
 
   Raises:
-    ValueError: no curves or more than three, or they are of several layers.
+    ValueError: no curves or more than three, or their layers differ.
   """
   layers = {tuple(run) for runs in curves.values() for run in runs}
   if len(layers) != 1 or len(curves) > len(_COLORS):
@@ -119,7 +119,7 @@ def figure(
 
 
 def _short(layer: str) -> str:
-  """Names the layer "encoder/block01/+mlp" as the MLP of block 2."""
+  """Returns a short name of a layer, MLP of block 2 for "block01/+mlp"."""
   match = re.fullmatch(r"encoder/block(\d+)/(\+?(?:sa|mlp))", layer)
   if match:
     return f"block {int(match[1]) + 1}\n{_PARTS[match[2]]}"

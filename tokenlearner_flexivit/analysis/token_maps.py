@@ -1,4 +1,4 @@
-r"""Where learned tokens look: the maps of TokenLearner over images and videos.
+r"""The maps of TokenLearner's learned tokens over images and videos.
 
 A learned token is a weighted sum over the positions of an image or a frame
 (TokenLearner, arXiv 2106.11297, Section 2); its weights are a map on the grid
@@ -41,7 +41,8 @@ TITLE = "Where learned tokens look"
 def map_names(model: Any) -> tuple[str, ...]:
   """Returns the blocks before which a model learns tokens, as in `out`.
 
-  One without TokenFuser; with it, every block from `token_learner.layer` on.
+  It is one block without TokenFuser; with it, every block from
+  `token_learner.layer` on.
 
   Raises:
     ValueError: the model has no TokenLearner.
@@ -72,8 +73,8 @@ def token_maps(
     params: its parameters.
     images: [B, H, W, C] float, or videos [B, T, H, W, C].
     patch_size: None for the model's own.
-    num_tokens: S, the first so many; None for all.
-    name: one of `map_names`; None for the first. Those that follow depend on
+    num_tokens: S, the number of first tokens to take; None for all.
+    name: one of `map_names`; None for the first. Later maps depend on
       `num_tokens`.
 
   Returns:
@@ -102,7 +103,7 @@ def token_maps(
   return np.asarray(_maps(model, params, images, patch_size, num_tokens, name))
 
 
-# What follows the maps is not computed: under jit it is not there.
+# jit does not compute the layers after the maps.
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
 def _maps(model, params, images, patch_size, num_tokens, name):
   _, out = model.apply(
@@ -149,9 +150,9 @@ def image_figure(
   ]
   captions = captions or [""] * len(images)
   rows = [
-    overlay.Row(f"patch {_size_name(size)}", image, of_size[i], captions[i])
+    overlay.Row(f"patch {_size_name(size)}", image, size_maps[i], captions[i])
     for i, image in enumerate(map(overlay.displayable, images))
-    for size, of_size in zip(sizes, maps, strict=True)
+    for size, size_maps in zip(sizes, maps, strict=True)
   ]
   return overlay.figure(rows, title)
 
@@ -180,8 +181,8 @@ def video_figure(
     caption: of the video, such as its class; stands in the first frame.
 
   Returns:
-    A figure to be saved, or shown by a notebook. Of a tubelet, which is
-    several frames, the middle one is shown.
+    A figure to be saved, or shown by a notebook. For a tubelet of several
+    frames, the middle frame is shown.
 
   Raises:
     ValueError: as `token_maps`.
@@ -194,7 +195,7 @@ def video_figure(
     num_tokens=num_tokens,
     name=name,
   )[0]
-  # The frames that the model takes, by their numbers in the video.
+  # The numbers of the frames that the model reads.
   numbers = np.arange(len(video))
   if model.num_frames is not None:
     numbers = vivit.sample_frames(numbers[None], model.num_frames)[0]
@@ -202,8 +203,8 @@ def video_figure(
   numbers = numbers[tubelet // 2 :: tubelet]
   shown = overlay.displayable(video)
   rows = [
-    overlay.Row(f"frame {number}", shown[number], of_frame)
-    for number, of_frame in zip(numbers.tolist(), maps, strict=True)
+    overlay.Row(f"frame {number}", shown[number], frame_maps)
+    for number, frame_maps in zip(numbers.tolist(), maps, strict=True)
   ]
   rows[0] = rows[0]._replace(caption=caption)
   return overlay.figure(rows, title, first="frame")
@@ -214,8 +215,8 @@ def data_to_draw(
 ) -> dict[str, Any] | None:
   """Returns the data section whose examples a run's report shows with maps.
 
-  None if there is nothing to draw: the model learns no tokens, or the config
-  has no evaluation with a split.
+  It is None if the model learns no tokens, or if the config has no evaluation
+  with a split.
   """
   learner = model.token_learner
   if learner is None or learner["version"] == "average":
@@ -243,7 +244,7 @@ def fitting_sizes(
 def draw_run(
   path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
 ) -> bool:
-  """Draws the picture of a run's report.
+  """Draws the picture of learned tokens for a run's report.
 
   It shows four test images, the smallest, the largest and the middle one of
   the patch sizes as the config lists them, and at most eight tokens.
@@ -255,8 +256,8 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw, see `data_to_draw`, and a patch size
-    to draw it at, see `fitting_sizes`.
+    Whether `data_to_draw` had something to draw, and `fitting_sizes` a patch
+    size to draw it at.
   """
   data = data_to_draw(config, model)
   if data is None:
@@ -284,7 +285,7 @@ def _size_name(size: patch_embed.Size) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Draws the maps of a run; bad input is an error of one line."""
+  """Draws the maps of a run; bad input gives an error of one line."""
   parser = command.parser(
     "token_maps", "Draws the maps of learned tokens over images."
   )
@@ -295,7 +296,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
-    map_names(opened.model)  # Before anything is read.
+    map_names(opened.model)  # Checked before anything is read.
     images, words = command.read_captioned(args, opened)
     drawn = image_figure(
       opened.model,

@@ -1,8 +1,8 @@
-r"""Where learned tokens look in a video, over time: a picture and an animation.
+r"""The maps of learned tokens over a video: a picture and an animation.
 
-TokenLearner makes the same number of tokens of each frame, or tubelet of a few
-frames, by a map on the grid of patches (see `token_maps`). For a run, or for
-videos of one's own, which are cut as the run's evaluation does:
+TokenLearner computes the same number of tokens for each frame, or tubelet of a
+few frames, by a map on the grid of patches (`token_maps`). For a run, or for
+videos of one's own, which are cropped as in the run's evaluation:
 
   python -m tokenlearner_flexivit.analysis.video_maps --workdir=WORKDIR \
     --output=maps.png [--videos FILE ...] [--num_tokens=4]
@@ -40,10 +40,10 @@ from tokenlearner_flexivit.models import patch_embed
 from tokenlearner_flexivit.models.video import vivit
 
 _MAX_TOKENS = 8
-# Frames of small clips are shown larger, so that patches can be told apart.
+# Frames of small clips are enlarged, so that patches can be distinguished.
 _CELL_PIXELS = 112
 _GAP = 4
-_LINE = 17  # Pixels for a line of words.
+_LINE = 17  # Height of a line of words in pixels.
 _MILLISECONDS = 200
 
 
@@ -61,7 +61,7 @@ def animation(
 
   Returns:
     T pictures: per video a frame and the maps of its tubelet side by side,
-    under the names of the columns; below, the time and what colours mean.
+    under the names of the columns; below, the time and a colour scale.
   """
   rows = [_cells(*pair) for pair in zip(videos, maps, strict=True)]
   height, width = rows[0][0][0].shape[:2]
@@ -94,7 +94,7 @@ def animation(
 
 
 def _cells(video: np.ndarray, maps: np.ndarray) -> list[list[np.ndarray]]:
-  """Returns for each frame itself and its maps over it, [H, W, 3] in [0, 1]."""
+  """Returns each frame with its maps over it, [H, W, 3] in [0, 1]."""
   maps = np.repeat(maps, len(video) // len(maps), axis=0)
   return [
     [frame, *(overlay.overlay(frame, one) for one in each)]
@@ -115,7 +115,7 @@ def draw(
   """Draws a picture of the first video, and the animation of all beside it.
 
   Args:
-    path: of the picture; the animation has the ending .gif instead.
+    path: of the picture; the animation has the extension .gif instead.
     model: a `models.ViViT` with TokenLearner.
     params: its parameters.
     videos: [V, T, H, W, 1 or 3] float.
@@ -125,7 +125,7 @@ def draw(
     captions: words for each video, such as its class.
 
   Raises:
-    ValueError: no TokenLearner, or what a call cannot be made with.
+    ValueError: no TokenLearner, or invalid arguments.
   """
   path = pathlib.Path(path)
   token_maps.map_names(model)
@@ -157,7 +157,7 @@ def draw(
 
 
 def _taken(model: Any, video: np.ndarray) -> np.ndarray:
-  """Returns the frames of a video [T, ...] that the model takes."""
+  """Returns the frames of a video [T, ...] that the model reads."""
   if model.num_frames is None:
     return video
   return vivit.sample_frames(video[None], model.num_frames)[0]
@@ -166,7 +166,7 @@ def _taken(model: Any, video: np.ndarray) -> np.ndarray:
 def draw_run(
   path: str | pathlib.Path, config: Mapping[str, Any], model: Any, params: Any
 ) -> bool:
-  """Draws the pictures of a run's report: three test videos, see `draw`.
+  """Draws three test videos for a run's report, by `draw`.
 
   Args:
     path: of the picture.
@@ -175,7 +175,7 @@ def draw_run(
     params: its parameters.
 
   Returns:
-    Whether there was something to draw, see `token_maps.draw_run`.
+    Whether there was something to draw, as in `token_maps.draw_run`.
   """
   data = token_maps.data_to_draw(config, model)
   if data is None:
@@ -184,7 +184,7 @@ def draw_run(
   sizes = token_maps.fitting_sizes(config, model, videos.shape[1:])
   if not sizes:
     return False
-  # The maps of the smallest are the finest.
+  # The smallest patch size has the finest maps.
   draw(path, model, params, videos, patch_size=min(sizes), captions=words)
   return True
 
@@ -197,11 +197,11 @@ def read_examples(data_config: Mapping[str, Any], number: int) -> np.ndarray:
 def read_captioned(
   data_config: Mapping[str, Any], number: int
 ) -> tuple[np.ndarray, list[str]]:
-  """Returns videos at even distances in a split, preprocessed as it says.
+  """Returns evenly spaced videos of a split, preprocessed by its section.
 
   Args:
     data_config: the data section of an evaluation: name, split and pp.
-    number: how many videos; fewer if there are not so many.
+    number: how many videos; all if the split has fewer.
 
   Returns:
     [number, T, H, W, C], of several views the middle crop of the middle clip;
@@ -222,7 +222,7 @@ def read_captioned(
     _prepared(raw, pp, i) for i, raw in zip(wanted, examples, strict=True)
   ]
   labels = {"label": np.stack([raw["label"] for raw in examples])}
-  # Labels as the dataset has them, whatever the preprocessing makes of them.
+  # Labels of the dataset, before the preprocessing.
   return _stacked(videos, pp), captions_lib.label_names(
     {**data_config, "pp": None}, labels
   )
@@ -231,7 +231,7 @@ def read_captioned(
 def read_files(
   paths: Sequence[str | pathlib.Path], data_config: Mapping[str, Any]
 ) -> np.ndarray:
-  """Returns video files, preprocessed as a run's; see `read_examples`.
+  """Returns videos from files, preprocessed as in a run's evaluation.
 
   Their frames are those that `video_folder` would store: at the rate and size
   of the run's own, or at 25 per second and 256 pixels if it has other data.
@@ -246,7 +246,7 @@ def read_files(
     path = pathlib.Path(path).expanduser()
     try:
       with frame_store.stored(path, fps, size) as frames:
-        # Ops of users may look for the label.
+        # Ops of users may read the label.
         example = {"video": frames, "label": np.int32(0), "id": np.int32(0)}
         videos.append(_prepared(example, data_config["pp"], 0))
     except (OSError, ValueError) as error:
@@ -257,7 +257,7 @@ def read_files(
 def _prepared(example: Mapping[str, Any], pp: str, seed: int) -> np.ndarray:
   """Returns the video of an example, [T, H, W, C]."""
   preprocess = data_lib.parse(pp).only("video")
-  # Random ops draw the same numbers each time.
+  # Random ops draw the same numbers in each call.
   video = preprocess(dict(example), np.random.default_rng(seed))["video"]
   if video.ndim == 4:
     return video
@@ -283,7 +283,7 @@ def _stacked(videos: Sequence[np.ndarray], pp: str) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Draws the maps of a run; bad input is an error of one line."""
+  """Draws the maps of a run; bad input gives an error of one line."""
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.analysis.video_maps",
     description="Draws the maps of learned tokens over videos.",
@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     run = runs.open_run(args.workdir, "video")
-    token_maps.map_names(run.model)  # Before anything is read.
+    token_maps.map_names(run.model)  # Checked before anything is read.
     if args.videos:
       videos = read_files(args.videos, run.data)
       names = [pathlib.Path(file).name for file in args.videos]
