@@ -38,7 +38,7 @@ class Context:
     parallel: places and runs on the devices.
     where: name of the section for errors, such as "config.evals.test".
     class_names: of the training data; evaluations must number their classes
-      likewise. None if they are not known.
+      in the same way. None if they are not known.
   """
 
   task: Any
