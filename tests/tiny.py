@@ -29,5 +29,9 @@ def _program(model, settings):
 
 def apply(model, params, inputs, **settings):
   """Applies a model; one compilation takes less time than a run without."""
-  program = _program(model, tuple(sorted(settings.items())))
+  values = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in settings.items()
+  }
+  program = _program(model, tuple(sorted(values.items())))
   return program(params, jnp.asarray(inputs))

@@ -10,6 +10,7 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import serialization, traverse_util
 
+from tests import tiny
 from tests import vectors as vectors_lib
 from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
@@ -151,7 +152,7 @@ def test_timm(name, vectors, tmp_path, as_in_timm):
   assert report.format == "timm"
   images = reference["in/x"].transpose(0, 2, 3, 1)
   for size in reference.meta["patches"]:
-    _, out = vectors_lib.apply(model, params, images, patch_size=size)
+    _, out = tiny.apply(model, params, images, patch_size=size)
     expected = reference.flat(f"out/patch{size}/")
     assert_close(out["encoded"], expected["features"])
     assert_close(out["pre_logits"], expected["pre_logits"])
@@ -174,7 +175,7 @@ def test_timm_norm_after_pooling(name, vectors, tmp_path, as_in_timm):
   norm = blocks.layer_norm(np.float32)
   images = reference["in/x"].transpose(0, 2, 3, 1)
   for size in reference.meta["patches"]:
-    _, out = vectors_lib.apply(model, params, images, patch_size=size)
+    _, out = tiny.apply(model, params, images, patch_size=size)
     expected = reference.flat(f"out/patch{size}/")
     features = out["encoder"]["block01"]["+mlp"]
     assert_close(features, expected["features"])

@@ -120,7 +120,7 @@ def figure(values: np.ndarray, labels: Sequence[Label]) -> drawing.Figure:
   left.set_xticks(middles, sides, **slant)
   left.set_yticks(middles, sides)
   left.set_xlabel("setting; within each from the first layer to the last")
-  left.set_ylabel("setting; likewise, downwards")
+  left.set_ylabel("setting; within each from the first layer down to the last")
   left.set_title("CKA of every layer with every other", fontsize=11)
   drawn.colorbar(image, ax=left, label="CKA")
 

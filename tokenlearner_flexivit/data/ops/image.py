@@ -132,7 +132,7 @@ def resize(
   *,
   key: str = "image",
 ) -> Example:
-  """Resizes an image to `size`, without keeping the aspect ratio.
+  """Resizes to `size`, without keeping the aspect ratio.
 
   "bilinear" has half-pixel centres and no antialiasing, like the resize with
   which FlexiViT is trained and evaluated; "area" averages, which is better for
@@ -155,7 +155,7 @@ def resize(
 def resize_small(
   example: Example, size: int, method: str = "area", *, key: str = "image"
 ) -> Example:
-  """Resizes an image's smaller side to `size` and keeps the aspect ratio.
+  """Resizes the smaller side to `size` and keeps the aspect ratio.
 
   Args:
     example: has an image under `key`.
@@ -178,7 +178,7 @@ def resize_small(
 def central_crop(
   example: Example, size: int | tuple | list, *, key: str = "image"
 ) -> Example:
-  """Cuts a rectangle of `size` out of the middle of an image.
+  """Cuts a rectangle of `size` out of the middle.
 
   Args:
     example: has an image under `key`.
@@ -226,7 +226,7 @@ def value_range(
   *,
   key: str = "image",
 ) -> Example:
-  """Maps the values of an image from [in_min, in_max] to [vmin, vmax].
+  """Maps values linearly from [in_min, in_max] to [vmin, vmax].
 
   Args:
     example: has an image under `key`.
@@ -274,7 +274,7 @@ def standardize(
   *,
   key: str = "image",
 ) -> Example:
-  """Subtracts the mean from an image and divides by the standard deviation.
+  """Subtracts the mean and divides by the standard deviation.
 
   The image is not scaled before: for statistics of images in [0, 1] put
   value_range(0, 1) before this op.
