@@ -8,6 +8,7 @@ from tokenlearner_flexivit.dials.setting import (
   Setting,
   as_num_tokens,
   as_patch_size,
+  positions,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
   "cost_by_size",
   "default_dispatch",
   "from_config",
+  "positions",
 ]

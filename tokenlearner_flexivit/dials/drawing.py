@@ -9,14 +9,14 @@ restart.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit.dials.setting import KINDS, Setting
+from tokenlearner_flexivit.dials.setting import KINDS, Setting, positions
 from tokenlearner_flexivit.models.token_learner import ALL
 
 
@@ -89,17 +89,6 @@ class Dials:
     """Returns the dial of a name; one with the value None if it is missing."""
     return self.dials.get(name, Dial())
 
-  def _positions(self, values: Callable[[str], Sequence[Any]]) -> list[Setting]:
-    """Returns all positions of the dials; the last dial changes first.
-
-    Args:
-      values: returns the values of a dial, by its name.
-    """
-    return [
-      Setting(**dict(zip(KINDS, chosen, strict=True)))
-      for chosen in itertools.product(*map(values, KINDS))
-    ]
-
   @property
   def largest(self) -> Setting:
     """Returns the dearest setting."""
@@ -113,7 +102,7 @@ class Dials:
   @property
   def settings(self) -> tuple[Setting, ...]:
     """Returns every setting, all numbers of tokens of a patch size in a row."""
-    return tuple(self._positions(lambda name: self[name].values))
+    return positions({name: self[name].values for name in KINDS})
 
   @property
   def shares(self) -> tuple[float, ...]:
@@ -124,12 +113,13 @@ class Dials:
   @property
   def branches(self) -> tuple[Setting, ...]:
     """Returns the settings with their own program, without masked numbers."""
-    return tuple(
-      dict.fromkeys(
-        self._positions(
-          lambda name: [self._in_branch(name, v) for v in self[name].values]
+    return positions(
+      {
+        name: dict.fromkeys(
+          self._in_branch(name, value) for value in self[name].values
         )
-      )
+        for name in KINDS
+      }
     )
 
   def _in_branch(self, name: str, value: Any) -> Any:

@@ -1,8 +1,9 @@
 """A setting: one position of the dials, by their names."""
 
 import dataclasses
+import itertools
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit.models.token_learner import ALL
@@ -153,3 +154,15 @@ class Setting(Mapping[str, Any]):
         if row.get(name) is not None
       }
     )
+
+
+def positions(values: Mapping[str, Iterable[Any]]) -> tuple[Setting, ...]:
+  """Returns every setting with these values; the last dial changes first.
+
+  Args:
+    values: of dials by name; None leaves one to the model.
+  """
+  return tuple(
+    Setting(**dict(zip(values, chosen, strict=True)))
+    for chosen in itertools.product(*values.values())
+  )

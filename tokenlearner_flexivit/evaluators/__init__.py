@@ -41,6 +41,10 @@ class EvaluatorProtocol(Protocol):
   metrics: Mapping[str, Metric]
   headline: str
 
+  @classmethod
+  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for a data section that is wrong whatever its data."""
+
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the name and value of each metric.
 
@@ -89,11 +93,8 @@ def check(section: dict[str, Any], where: str) -> None:
   """
   cls, arguments = _read(section, where)
   configuration.check_call(cls, arguments, where, ("context",))
-  if (data := arguments.get("data")) is None:
-    return
-  if cls is fewshot.Evaluator:  # It has two splits of its own.
-    data = {"split": "train", **data}
-  data_lib.check_section(data, f"{where}.data")
+  if (data := arguments.get("data")) is not None:
+    cls.check_data(data, f"{where}.data")
 
 
 def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:

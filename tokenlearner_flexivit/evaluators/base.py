@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -89,7 +88,7 @@ class Evaluator(abc.ABC):
       batch_size, f"{where}.batch_size", "[1, inf)", whole=True
     )
     values = {
-      name: tuple(dict.fromkeys(setting.get(name) for setting in settings))
+      name: dict.fromkeys(setting.get(name) for setting in settings)
       for name in dials.KINDS
     }
     for name, key, others in (
@@ -98,15 +97,22 @@ class Evaluator(abc.ABC):
     ):
       if others is not None:
         values[name] = _each(others, dials.KINDS[name].read, f"{where}.{key}")
-    self.settings = tuple(
-      dials.Setting(**dict(zip(values, chosen, strict=True)))
-      for chosen in itertools.product(*values.values())
-    )
+    self.settings = dials.positions(values)
     self._task = context.task
     self._parallel = context.parallel
     self._where = where
     self._class_names = context.class_names
     self.sources = ()
+
+  @classmethod
+  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for a data section that is wrong whatever its data.
+
+    Args:
+      data: the section.
+      where: its name for errors, such as "config.evals.test.data".
+    """
+    data_lib.check_section(data, where)
 
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any

@@ -18,7 +18,7 @@ The fixed penalty suits wide models; narrow ones may need a smaller one.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -168,6 +168,11 @@ class Evaluator(base.Evaluator):
       functools.partial(_add, self._l2, self._parallel),
       num_constants=1,
     )
+
+  @classmethod
+  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError as the base does; the splits are keys of their own."""
+    super().check_data({"split": "train", **data}, where)
 
   @functools.cached_property
   def _drawn(self) -> shots_lib.Drawn:
