@@ -405,8 +405,7 @@ def _draw(
   data, kind = experiment.config["data"]["name"], experiment.task.model.input
   file, draw, noun = "patch_sizes.png", curve.draw, "patch size"
   text = f"{metric.title} against cost and speed"
-  # With one number of tokens there is no plane to draw.
-  if len({row["num_tokens"] for row in rows}) > 1:
+  if plane.is_plane(rows):
     file, draw, noun = "plane.png", plane.draw, "setting"
     text = f"{metric.title} by patch size and learned tokens"
   if rows[0]["patch_size"] is None:

@@ -41,6 +41,11 @@ def tokens_name(row: Row) -> str:
   return str("all" if row["num_tokens"] is None else row["num_tokens"])
 
 
+def is_plane(rows: Sequence[Row]) -> bool:
+  """Tells whether rows have several numbers of learned tokens to draw."""
+  return len({row["num_tokens"] for row in rows}) > 1
+
+
 def draw(
   rows: Sequence[Row],
   path: pathlib.Path,

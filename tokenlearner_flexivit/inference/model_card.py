@@ -131,9 +131,7 @@ def _draw(
 ) -> None:
   data = trained.training.get("data")
   title = f"{data}: one model" if data else "One model"
-  # With one number of tokens there is no plane to draw.
-  has_plane = len({row["num_tokens"] for row in rows}) > 1
-  draw = plane.draw if has_plane else curve.draw
+  draw = plane.draw if plane.is_plane(rows) else curve.draw
   number = trained.training.get("num_examples")
   title = f"{title}, {terminal.counted(len(rows), 'setting')}"
   draw(

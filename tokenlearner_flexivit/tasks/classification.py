@@ -138,7 +138,7 @@ class Classification(base.Task):
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""
-    data_lib.check_entries(example, self.batch_keys, where)
+    super().check(example, where)
     views.check_single(example, self.model, where)
     if "label" in self.batch_keys:
       labels = np.asarray(example["label"])[None]
@@ -206,8 +206,7 @@ class Classification(base.Task):
     Returns:
       The entries of `batch_keys`, labels as weights of the classes [b, C].
     """
-    del constants
-    batch = {name: batch[name] for name in self.batch_keys}
+    batch = super().prepare(batch, key, constants, parallel)
     if "label" in batch:
       labels = self.one_hot(batch["label"])
       if self._label_smoothing:
