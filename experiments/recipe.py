@@ -11,7 +11,7 @@ from tokenlearner_flexivit import config as configuration
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
-  """How large the trainings of a study are.
+  """Sets the size of the trainings of a study.
 
   Attributes:
     data: configuration of rendered_scenes.

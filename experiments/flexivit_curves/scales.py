@@ -1,4 +1,4 @@
-"""How large everything is, and what is learned."""
+"""Sets the sizes of the study, and what is learned at each."""
 
 import dataclasses
 

@@ -107,7 +107,7 @@ CELLS = {cell.name: cell for cell in _all()}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale(recipe.Scale):
-  """How large everything is; depth is that of the baseline.
+  """Sets the size of the study; depth is that of the baseline.
 
   Attributes:
     patch_size: in pixels.

@@ -15,7 +15,7 @@ from tokenlearner_flexivit.models.token_learner import ALL
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale(recipe.Scale):
-  """How large everything is; TokenLearner stands after half of the blocks.
+  """Sets the size of the study; TokenLearner stands after half of the blocks.
 
   Attributes:
     sizes: patch sizes, from large to small.

@@ -16,7 +16,7 @@ BASELINE = "all"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale(recipe.Scale):
-  """How large everything is; tokens become fewer after half of the blocks.
+  """Sets the size of the study; tokens become fewer after half of the blocks.
 
   Attributes:
     frames: of a clip, of the 16 of a video.

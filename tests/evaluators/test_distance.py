@@ -321,7 +321,7 @@ def test_labels_of_other_classes(config, monkeypatch):
 def test_teachers_of_the_task_see_the_images_of_the_evaluation(
   config, untrained_run, capsys
 ):
-  """What does not fit them is found before the first step."""
+  """Refuses what does not fit them before the first step."""
   teacher = dict(init=str(untrained_run), dtype="float32")
   config.task = dict(name="distillation", teachers=dict(prof=teacher))
   pp = "decode|value_range({})|keep('image')"

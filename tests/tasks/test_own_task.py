@@ -62,7 +62,7 @@ class Counting(tasks.Task):
 
 
 class Evaluator(base.Evaluator):
-  """How far the counts are from the truth."""
+  """Measures how far the counts are from the truth."""
 
   metrics = {  # noqa: RUF012
     "within": Metric("within 1", "%", is_share=True),
