@@ -367,6 +367,7 @@ import pathlib, sys
 import jax, numpy as np
 port, i, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, i)
+from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import checkpoint, metric_log, workdir
 from tokenlearner_flexivit.train import binding
 
@@ -381,7 +382,7 @@ print("apart:", refused(workdir.check_shared, folder / f"own{i}"))
 workdir.check_shared(folder / "run")
 lock = workdir.Lock(folder / "run")
 print("again:", refused(workdir.Lock, folder / "run"))
-assert workdir.of_first_host({"process": i, "text": "é" * (1 + 9 * i)}) == {
+assert hosts.of_first_host({"process": i, "text": "é" * (1 + 9 * i)}) == {
   "process": 0, "text": "é"
 }
 about = {"digest": "ab", "evals": {}}
@@ -407,7 +408,7 @@ for step in 1, 2:
   checkpoints.save(step, state, must=True)
 if i == 0:
   (folder / "run/checkpoints/2/config/metadata").unlink()
-workdir.raise_together(None)
+hosts.raise_together(None)
 step, restored = checkpoints.restore_newest(state)
 assert step == 1 and restored["w"].tolist() == [1] * 3, restored
 if i == 0:

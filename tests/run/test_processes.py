@@ -135,6 +135,67 @@ if "--process_id=1" in sys.argv:
   assert codes[1] == 1 and codes[0] not in (0, preemption.EXIT_CODE)
 
 
+BAD_EVALUATION = """
+import sys
+from tokenlearner_flexivit.tasks import classification
+check_labels = classification.Classification.check_labels
+def bad(self, labels, where):
+  if where == "config.evals.test.data" and len(labels) < 8:
+    raise ValueError("a bad label")
+  check_labels(self, labels, where)
+if "--process_id=1" in sys.argv:
+  classification.Classification.check_labels = bad
+"""
+
+
+@pytest.mark.processes
+def test_an_evaluation_that_fails_on_one_host_saves_on_all(
+  start, config, tmp_path
+):
+  """Both end at once, and the same command goes on."""
+  config.evals.test.eval_steps = 20
+  workdir = tmp_path / "bad"
+  with start("bad", 2, BAD_EVALUATION) as run:
+    wait_for_step(run, 20)
+    seconds = run.seconds
+    assert run.wait(limit=120) == [1, 1]
+    assert run.seconds - seconds < 30
+    assert "Stopped because of process 1, whose output says" in run.output()
+    assert "The state of step 20 is saved" in run.output()
+    assert run.output(1).strip().endswith("Error: a bad label")
+  assert checkpoint_lib.newest_step(workdir) == 20
+  with start("bad", 2) as run:
+    assert run.wait(LIMIT) == [0, 0]
+  evaluated = [
+    r["step"] for r in metric_log.read(workdir) if "test/patch4/accuracy" in r
+  ]
+  assert evaluated == [20, 40, 60, 80]
+
+
+@pytest.mark.processes
+def test_processes_leave_an_evaluation_together(start, config, tmp_path):
+  """It would take a thousand batches, each of half a second."""
+  config.evals.test.data.name = "fake:12x12x3:5:16000"
+  config.evals.test.eval_steps = 20
+  slow = """
+import time
+from tokenlearner_flexivit.tasks import classification
+check_labels = classification.Classification.check_labels
+def slow(self, labels, where):
+  if where == "config.evals.test.data":
+    print("BATCH", flush=True)
+    time.sleep(0.5)
+  check_labels(self, labels, where)
+classification.Classification.check_labels = slow
+"""
+  with start("left", 2, slow) as run:
+    assert run.until(lambda: run.output(1).count("BATCH") > 4, LIMIT)
+    run.send(signal.SIGTERM, 1)
+    assert run.wait(limit=60) == [preemption.EXIT_CODE] * 2
+    assert "Stopped at step 20 of 80" in run.output()
+  assert checkpoint_lib.newest_step(tmp_path / "left") == 20
+
+
 @pytest.mark.parametrize(
   "number",
   [

@@ -1,13 +1,15 @@
 """Signals are taken over for a run, and given back."""
 
+import hashlib
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from tokenlearner_flexivit import train
+from tokenlearner_flexivit import terminal, train
 from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.train import preemption
@@ -29,9 +31,9 @@ def _as_before():
 def test_handlers_come_back(handler):
   signal.signal(signal.SIGTERM, handler)
   stop = preemption.Preemption()
-  assert not stop.reached(1)
+  assert not stop.reached()
   signal.raise_signal(signal.SIGTERM)
-  assert stop.reached(2)
+  assert stop.reached()
   assert signal.getsignal(signal.SIGTERM) is handler
   stop.close()
   stop.close()
@@ -49,17 +51,39 @@ def test_before_the_first_step_there_is_nothing_to_save(number):
 
 def test_a_signal_interrupts_what_is_done_again():
   stop = preemption.Preemption()
-  assert not stop.reached(1)
+  assert not stop.reached()
   with stop.at_once():
     pass
   signal.raise_signal(signal.SIGTERM)  # Now it waits for the step.
   with pytest.raises(preemption.PreemptedError), stop.at_once():
     pytest.fail("nothing more is begun")
   stop = preemption.Preemption()
-  assert not stop.reached(1)
+  assert not stop.reached()
   with pytest.raises(preemption.PreemptedError), stop.at_once():
     signal.raise_signal(signal.SIGTERM)
-  assert stop.reached(2)
+  assert stop.reached()
+
+
+def test_a_line_says_at_once_that_a_signal_has_arrived(monkeypatch):
+  """The handler waits for compiled code, such as XLA's while it compiles."""
+  said = []
+  monkeypatch.setattr(
+    terminal, "write", lambda text: said.append((time.perf_counter(), text))
+  )
+  before = signal.set_wakeup_fd(-1)
+  stop = preemption.Preemption()
+  timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGTERM,))
+  with pytest.raises(preemption.PreemptedError, match="nothing to save"):
+    timer.start()
+    hashlib.pbkdf2_hmac("sha256", b"longer", b"than a while", 2_000_000)
+    time.sleep(10)
+  ((seconds, text),) = said
+  assert (
+    "SIGTERM: will stop at once; while a program is compiled, after" in text
+  )
+  assert seconds < time.perf_counter() - 0.2
+  stop.close()
+  assert signal.set_wakeup_fd(before) == -1
 
 
 def test_a_run_that_is_stopped_while_it_evaluates_has_saved(
@@ -119,7 +143,7 @@ signal.getsignal = lambda n: None if n == signal.SIGTERM else getsignal(n)
 library.signal(signal.SIGTERM, address)
 stop = preemption.Preemption()
 signal.raise_signal(signal.SIGTERM)
-print(stop.reached(1))
+print(stop.reached())
 stop.close()
 print(library.signal(signal.SIGTERM, 0) == address)
 """

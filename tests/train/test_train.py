@@ -23,6 +23,7 @@ from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import progress as progress_lib
+from tokenlearner_flexivit.tasks import classification as classification_task
 from tokenlearner_flexivit.train import setup
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -192,6 +193,42 @@ def test_an_evaluation_that_fails_loses_no_step(
   _, history = train.train_and_evaluate(config, tmp_path)
   evaluated = {r["step"] for r in history if "test/patch4/accuracy" in r}
   assert evaluated == {3, 4}
+
+
+def test_a_batch_that_cannot_be_read_loses_no_step(
+  config, tmp_path, monkeypatch, capsys
+):
+  config.model.token_learner = None
+  config.flexi.patch_size.values = (4,)
+  checked = []
+
+  def damaged(self, batch):
+    checked.append(batch)
+    if len(checked) == 4:  # Batches are checked ahead of their steps.
+      raise data_lib.ExampleError("cat/7.png is damaged")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(classification_task.Classification, "check_batch", damaged)
+    with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
+      train.train_and_evaluate(config, tmp_path)
+  assert checkpoint_lib.newest_step(tmp_path) == 3
+  assert "state of step 3 is saved" in capsys.readouterr().out
+  state, _ = train.train_and_evaluate(config, tmp_path)
+  assert state.step == 4
+
+
+def test_a_first_batch_that_cannot_be_read_leaves_the_workdir_free(
+  config, tmp_path, monkeypatch
+):
+  def damaged(self, batch):
+    raise data_lib.ExampleError("cat/7.png is damaged")
+
+  monkeypatch.setattr(
+    classification_task.Classification, "check_batch", damaged
+  )
+  with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
+    train.train_and_evaluate(config, tmp_path)
+  assert not checkpoint_lib.steps(tmp_path)
 
 
 def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):

@@ -58,6 +58,8 @@ class Evaluator(abc.ABC):
   Attributes:
     settings: the settings that are evaluated.
     sources: the data that are read.
+    before_batch: called before each batch of images on all hosts; it ends the
+      evaluation by raising an error on all of them.
   """
 
   def __init__(
@@ -103,6 +105,7 @@ class Evaluator(abc.ABC):
     self._where = where
     self._class_names = context.class_names
     self.sources = ()
+    self.before_batch: Callable[[], None] = lambda: None
 
   @classmethod
   def check_data(cls, data: Mapping[str, Any], where: str) -> None:
@@ -126,6 +129,7 @@ class Evaluator(abc.ABC):
       batch_size=self._batch_size,
       parallel=self._parallel,
       where=self._where,
+      before_batch=lambda: self.before_batch(),
       **options,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.parallel import Parallel
+from tokenlearner_flexivit.parallel import Parallel, hosts
 from tokenlearner_flexivit.tasks import views
 
 
@@ -38,6 +38,7 @@ class Images:
     optional: Sequence[str] = (),
     labels: Callable[[], np.ndarray] | None = None,
     check_labels: Callable[[np.ndarray, str], None] | None = None,
+    before_batch: Callable[[], None] = lambda: None,
   ):
     """Checks the first example, and that a few others are like it.
 
@@ -55,6 +56,8 @@ class Images:
         when they are needed.
       check_labels: a function of the examples' own labels [B, ...] and their
         source in words, which raises ValueError for invalid ones.
+      before_batch: called before each batch on all hosts; it ends the pass by
+        raising an error on all of them.
 
     Raises:
       ValueError: the batch size does not suit the devices, there is no example,
@@ -79,6 +82,7 @@ class Images:
       check_labels(self.example["label"][None], f"{where}.data.pp")
     self._parallel = parallel
     self._labels = labels
+    self._before_batch = before_batch
     self._batches = data_lib.eval_batches(
       data,
       batch_size=batch_size,
@@ -97,7 +101,12 @@ class Images:
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
     # Unused, but pmap of JAX 0.10 takes the next argument for an empty one.
     unused = self._parallel.place(np.int32(0))
-    for batch in self._parallel.prefetch(self._host_batches()):
+    batches = self._parallel.prefetch(self._host_batches())
+    for _ in range(len(self._batches)):
+      self._before_batch()
+      # An example that one host cannot read ends the pass on all.
+      with hosts.together():
+        batch = next(batches)
       # One batch at a time: as float32 it is four times as large.
       yield self._finish(unused, batch)
 

@@ -22,6 +22,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import checksums, state_file
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
@@ -93,7 +94,7 @@ class Checkpoints:
     self._manager = None
     self._saving = None  # The step that is being saved in the background.
     self._failures = []  # Of the saves since the last good one.
-    with workdir_lib.together():
+    with hosts.together():
       if self._writes:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._remove_half_written()
@@ -138,7 +139,7 @@ class Checkpoints:
     lost = must and self._writes and not self.path(step).is_dir()
     if lost or len(self._failures) >= self._max_failures:
       error = self._error()
-    workdir_lib.raise_together(error)
+    hosts.raise_together(error)
 
   def _start_save(self, step: int, state: Any, notes: Any) -> None:
     state = jax.tree.map(lambda x: x.addressable_data(0), state)
@@ -266,15 +267,13 @@ class Checkpoints:
     """
     self._finish_save()
     damaged = {}
-    steps = workdir_lib.of_first_host(
-      sorted(_steps(self._directory), reverse=True)
-    )
+    steps = hosts.of_first_host(sorted(_steps(self._directory), reverse=True))
     for step in steps:
       damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
       damage = _damage_on_any_host(damage)
       if damage is None:
         self._set_aside(damaged, step)
-        with workdir_lib.together():
+        with hosts.together():
           restored = _restore(self.path(step), state)
         return step, restored
       damaged[step] = damage
@@ -288,7 +287,7 @@ class Checkpoints:
     return None
 
   def _set_aside(self, damaged: dict[int, str], good: int) -> None:
-    with workdir_lib.together():
+    with hosts.together():
       for step, damage in damaged.items() if self._writes else ():
         aside, count = self.path(step).with_suffix(CORRUPT), 1
         while aside.exists():
@@ -304,10 +303,10 @@ class Checkpoints:
   def notes(self, step: int) -> Any:
     """Returns the notes that were saved with a checkpoint; all must call it."""
     notes = None
-    with workdir_lib.together():
+    with hosts.together():
       if self._writes:
         notes = workdir_lib.read_notes(self.path(step))
-    return workdir_lib.of_first_host(notes)
+    return hosts.of_first_host(notes)
 
 
 def steps(workdir: pathlib.Path) -> list[int]:

@@ -11,6 +11,7 @@ import jax
 from tensorboard.summary import Writer
 
 from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 METRICS_FILE = "metrics.jsonl"
@@ -85,15 +86,15 @@ class MetricLog:
     self._path = workdir / METRICS_FILE
     self._writes = jax.process_index() == 0
     records, broken = [], 0
-    with workdir_lib.together():
+    with hosts.together():
       if self._writes:
         records, broken = _read(self._path)
     # All hosts decide from the history what is done, so all need the same one.
-    self.history = workdir_lib.of_first_host(
+    self.history = hosts.of_first_host(
       [r for r in records if r["step"] <= first_step]
     )
     self._file = self._events = None
-    with workdir_lib.together():
+    with hosts.together():
       if self._writes:
         self._open(broken)
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its files, and agreement between hosts."""
+"""The folder of a run: its lock and its files."""
 
 import contextlib
 import datetime
@@ -8,7 +8,6 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import paths, terminal
+from tokenlearner_flexivit.parallel import hosts
 
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
@@ -24,67 +24,6 @@ CHECKPOINTS = "checkpoints"
 LOCK_FILE = "lock"
 # A network file system may show a new file late.
 _SHARED_WITHIN_SECONDS = 15
-
-
-def raise_together(error: Exception | None) -> None:
-  """Raises on all hosts if one of them has an error; all must call it.
-
-  Without it, the other hosts would wait for the one that stopped.
-
-  Args:
-    error: this host's, or None.
-
-  Raises:
-    Exception: `error`.
-    RuntimeError: this host has none, but another; names it.
-  """
-  failed = []
-  if jax.process_count() > 1:
-    verdicts = multihost_utils.process_allgather(np.asarray(error is not None))
-    failed = np.flatnonzero(verdicts).tolist()
-  if error is not None:
-    raise error
-  if failed:
-    raise RuntimeError(
-      f"Stopped because of process {', '.join(map(str, failed))}, whose output "
-      "says why."
-    )
-
-
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-  """Raises on all hosts if the code inside raises on one of them.
-
-  All hosts must enter it. No host may wait for another inside.
-
-  Raises:
-    Exception: what was raised inside.
-    RuntimeError: it was raised on another host.
-  """
-  error = None
-  try:
-    yield
-  except Exception as raised:
-    error = raised
-  raise_together(error)
-
-
-def of_first_host(value: Any) -> Any:
-  """Returns the value of process 0 on every host; all must call it.
-
-  It is for values that depend on files or on the environment: hosts may see
-  different values, take different branches, and then wait for each other.
-
-  Args:
-    value: a JSON value; that of the other processes is ignored.
-  """
-  if jax.process_count() == 1:
-    return value
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-  padded = np.resize(data, size)
-  padded = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
-  return json.loads(padded.tobytes())
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -108,7 +47,7 @@ def check_shared(workdir: pathlib.Path) -> None:
         token.touch()
       except OSError as raised:
         error = raised
-    raise_together(error)
+    hosts.raise_together(error)
     end = time.monotonic() + _SHARED_WITHIN_SECONDS
     while not token.exists() and time.monotonic() < end:
       time.sleep(0.1)
@@ -119,7 +58,7 @@ def check_shared(workdir: pathlib.Path) -> None:
         "see. Give a folder on a file system that all hosts mount, such as NFS "
         "or a bucket."
       )
-    raise_together(error)
+    hosts.raise_together(error)
   finally:
     if first:
       token.unlink(missing_ok=True)
@@ -155,7 +94,7 @@ class Lock:
         self._take(workdir)
       except (OSError, ValueError) as raised:
         error = raised
-    raise_together(error)
+    hosts.raise_together(error)
 
   def _take(self, workdir: pathlib.Path) -> None:
     file = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)

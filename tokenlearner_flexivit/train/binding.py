@@ -15,6 +15,7 @@ import jax
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -60,7 +61,7 @@ def claim_workdir(
     RuntimeError: another host raises this ValueError.
   """
   check_hosts_agree(config, about_data)
-  with workdir_lib.together():
+  with hosts.together():
     if jax.process_index() == 0 and _is_bound(workdir):
       before = _check_bound(workdir, config, about_data)
       # A full disk is no reason to stop where nothing has changed.
@@ -152,8 +153,8 @@ def check_hosts_agree(
     RuntimeError: another host does.
   """
   mine = {"config": config, "about_data": about_data}
-  first = workdir_lib.of_first_host(mine)
-  with workdir_lib.together():
+  first = hosts.of_first_host(mine)
+  with hosts.together():
     differ = [
       change
       for key in mine

@@ -17,6 +17,7 @@ import ml_collections
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import paths, report, terminal
 from tokenlearner_flexivit.models import stacking
+from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log, profiler
 from tokenlearner_flexivit.run import progress as progress_lib
@@ -33,6 +34,9 @@ from tokenlearner_flexivit.train import step as train_step_lib
 
 say = terminal.say
 TrainState = train_step_lib.TrainState
+
+# How long a host whose evaluation fails waits for the others to learn of it.
+_WAIT_FOR_HOSTS_SECONDS = 120
 
 
 class NonFiniteLossError(RuntimeError):
@@ -61,14 +65,15 @@ def train_and_evaluate(
       step 0.
     data.ExampleError: an example cannot be read, or is corrupt; training may
       skip some (`data.max_corrupt`), an evaluation none. If an evaluation fails
-      for this or another reason, a run of one process saves its state first.
+      for this or another reason, the state is saved first. If it is a training
+      example, only a run of one process saves.
     checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
     OSError: the report could not be written; its tables are printed.
   """
   workdir = paths.local(workdir, "workdir")
-  with workdir_lib.together():
+  with hosts.together():
     begins = not checkpoint_lib.steps(workdir)
     experiment = setup.Experiment(config, begins=begins)
     about_data = {
@@ -133,7 +138,7 @@ def train_and_evaluate(
     )
     if newest is None:
       first_step, notes = 0, {"pending": []}
-      with workdir_lib.together():
+      with hosts.together():
         params = stacking.stack(experiment.init_params(), runs)
       state = jax.jit(create_state)(params)
       del params  # They would stay in memory beside the state's.
@@ -173,6 +178,9 @@ def train_and_evaluate(
       with progress.paused():
         return _evaluate(experiment, due, state.eval_params, step, log)
 
+    for evaluator in experiment.evaluators.values():
+      evaluator.before_batch = stop.between_batches
+
     def save(step: int, must: bool) -> None:
       _check_finite(progress, checkpoints)
       log.sync()  # The log must not end before the checkpoint.
@@ -183,8 +191,9 @@ def train_and_evaluate(
     if first_step < total_steps:
       batches = _device_batches(experiment, first_step)
       closing.callback(batches.close)
-      first = [next(batches)]
-      with workdir_lib.together():
+      with hosts.together():
+        first = [next(batches)]
+      with hosts.together():
         constants = task.constants(parallel)
       run_step = train_step_lib.compile_steps(
         task,
@@ -215,13 +224,21 @@ def train_and_evaluate(
     # A run that stopped between saving and evaluating evaluates now.
     results = evaluate_due(first_step)
     for step in range(first_step + 1, total_steps + 1):
+      try:
+        with jax.transfer_guard("disallow"):
+          batch = first.pop() if first else next(batches)
+      except Exception:
+        # Other hosts may be in the midst of this step and cannot save.
+        if jax.process_count() == 1:
+          save(step - 1, must=True)
+          say(f"A batch cannot be read. The state of step {step - 1} is saved.")
+        raise
       # Metrics are not copied here, so that the devices need not wait.
       with jax.transfer_guard("disallow"):
-        batch = first.pop() if first else next(batches)
         state, metrics = profile.run(step, run_step, state, batch)
         progress.add(step, metrics)
       last = step == total_steps
-      stopping = stop.reached(step) and not last
+      stopping = stop.reached() and not last
       must_log = step % log_every == 0 or last
       must_save = step % checkpoint_every == 0 or last or stopping
       if must_log:
@@ -237,10 +254,10 @@ def train_and_evaluate(
         except preemption.PreemptedError:
           stopping = True
           save(step, must=True)
-        except Exception:
-          # For example a damaged image, which must not lose the steps. Other
-          # hosts may be in the midst of their part and would not save with it.
-          if jax.process_count() == 1:
+        except Exception as error:
+          # For example a damaged image, which must not lose the steps. Hosts
+          # that are in the midst of a program could not save with the others.
+          if hosts.raised_on_all(error):
             save(step, must=True)
             say(
               f"An evaluation failed. The state of step {step} is saved: once "
@@ -253,7 +270,7 @@ def train_and_evaluate(
         )
 
     # ---- The report ----------------------------------------------------------
-    with workdir_lib.together():
+    with hosts.together():
       report.write(experiment, workdir, state.eval_params, results, total_steps)
     # Blocks on the host are views of the stacks, not a second state.
     state = stacking.unstack(jax.device_get(state)) if runs else state
@@ -280,7 +297,7 @@ def evaluate(
     OSError: the report could not be written; its tables are printed.
   """
   workdir = paths.local(workdir, "workdir")
-  with workdir_lib.together():
+  with hosts.together():
     trained = workdir_lib.read_config(workdir)
     about_data = None  # A very old run has no record, so its data are opened.
     if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
@@ -292,8 +309,8 @@ def evaluate(
     binding.check_model(workdir, trained, experiment.config, weights)
     step = checkpoint_lib.newest_step(workdir)
   binding.check_hosts_agree(experiment.config, experiment.about_data)
-  step = workdir_lib.of_first_host(step)
-  with workdir_lib.together():
+  step = hosts.of_first_host(step)
+  with hosts.together():
     params = checkpoint_lib.read_params(workdir, step)
   params = stacking.stack(params, experiment.task.model.scanned_runs)
   params = experiment.parallel.place(params)
@@ -301,7 +318,7 @@ def evaluate(
     say(line)
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)
-  with workdir_lib.together():
+  with hosts.together():
     report.write(experiment, workdir, params, results, step)
   return results
 
@@ -364,7 +381,8 @@ def _evaluate(
       results[name] = logged
       continue
     start = time.perf_counter()
-    results[name] = dict(experiment.evaluators[name].run(params))
+    with hosts.together(_WAIT_FOR_HOSTS_SECONDS):
+      results[name] = dict(experiment.evaluators[name].run(params))
     seconds = time.perf_counter() - start
     say(report.one_line(experiment, name, results[name], step, seconds))
     if log is not None:

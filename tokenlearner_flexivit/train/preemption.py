@@ -1,14 +1,17 @@
 """Requests by SIGTERM and SIGINT to stop a run so that it can continue later.
 
 Clusters send SIGTERM before they take a machine away, people press Ctrl-C. The
-loop calls `reached(step)` after each step. When it returns True, on all hosts
-after the same step, the loop saves and raises `PreemptedError`, which `main`
-turns into the exit code 75. The same command then continues the run. A single
-process stops at once where nothing has to be saved: before its first step, such
-as while it compiles, and in an evaluation, which is done again.
+loop calls `reached` after each step. When it returns True, on all hosts after
+the same step, the loop saves and raises `PreemptedError`, which `main` turns
+into the exit code 75. The same command then continues the run. A single process
+stops at once where nothing has to be saved: before its first step, and in an
+evaluation, which is done again. Several processes leave an evaluation together
+before the same batch. Nothing interrupts XLA while it compiles a program, but a
+line says at once that a signal has arrived.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -18,8 +21,11 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from tokenlearner_flexivit import terminal
+
 # EX_TEMPFAIL of sysexits.h: a temporary failure, try again.
 EXIT_CODE = 75
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class PreemptedError(RuntimeError):
@@ -43,6 +49,8 @@ class Preemption:
     self._at_once = True
     self._together = jax.process_count() > 1
     self._previous = {}
+    self._calls = itertools.count(1)
+    self._wakeup: tuple[int, int] | None = None
     if threading.current_thread() is not threading.main_thread():
       return
     if self._together:
@@ -50,6 +58,7 @@ class Preemption:
     else:
       self._take_over(signal.SIGINT, self._note)
       self._take_over(signal.SIGTERM, self._note)
+    self._announce()
 
   def _take_over(self, number: signal.Signals, handler) -> None:
     previous = signal.getsignal(number)
@@ -64,28 +73,60 @@ class Preemption:
     self.close()
     if self._at_once:
       raise self._error()
-    # Not print, which a signal may interrupt and which is not reentrant.
-    text = (
-      f"\n{self._signal.name}: saving after this step. Again: stop at once."
-    )
-    with contextlib.suppress(OSError):
-      os.write(1, f"{text}\n".encode())
 
   def _pass_on(self, number: int, frame: FrameType | None) -> None:
     del number, frame
     self.close()
     os.kill(os.getpid(), signal.SIGTERM)
 
-  def reached(self, step: int) -> bool:
-    """Tells whether to save and stop now.
+  def _announce(self) -> None:
+    """Starts a thread that says in a line that a signal has arrived.
 
-    Args:
-      step: steps done; every host must call this after each step.
+    Python runs a signal's handler in the main thread, when that has returned
+    from compiled code, such as XLA's, which may take minutes.
     """
+    if not self._previous:
+      return
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    previous = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    self._wakeup = sender, previous
+
+    def listen() -> None:
+      with open(receiver, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+          with contextlib.suppress(ValueError):  # One that Python lacks.
+            if (name := signal.Signals(number[0])) in _NUMBERS:
+              terminal.write(f"\n{name.name}: {self._what_will_be}")
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+
+  @property
+  def _what_will_be(self) -> str:
+    if self._together:
+      return "all processes will save and stop after the same step or batch."
+    if self._at_once:
+      return "will stop at once; while a program is compiled, after compiling."
+    return "saving after this step. Again: stop at once."
+
+  def reached(self) -> bool:
+    """Tells whether to save and stop now; called by every host after a step."""
     self._at_once = False
     if self._together:
-      return multihost_utils.reached_preemption_sync_point(step)
+      # It counts steps, and batches of evaluations alike.
+      return multihost_utils.reached_preemption_sync_point(next(self._calls))
     return self._signal is not None
+
+  def between_batches(self) -> None:
+    """Ends an evaluation if all hosts are to stop; called by every host.
+
+    Raises:
+      PreemptedError: on all hosts before the same batch.
+    """
+    if self._together and self.reached():
+      raise PreemptedError(
+        "Stopped in an evaluation; the same command goes on."
+      )
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
@@ -110,3 +151,9 @@ class Preemption:
       number, (handler, previous) = self._previous.popitem()
       if signal.getsignal(number) == handler:
         signal.signal(number, previous)
+    if self._wakeup is None:
+      return
+    (sender, previous), self._wakeup = self._wakeup, None
+    if (other := signal.set_wakeup_fd(previous)) != sender:
+      signal.set_wakeup_fd(other)
+    os.close(sender)
