@@ -2,7 +2,7 @@
 
 The operating system clears the memory that it hands out, which takes longer for
 a batch of images than filling it, and a freed block of such size goes back to
-the system at once.
+the system at once. benchmarks/README.md has the figures.
 """
 
 import math

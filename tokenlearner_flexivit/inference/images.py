@@ -226,9 +226,8 @@ def common_shape(pp: str, channels: int) -> tuple[int, int, int] | None:
 
 def _decoding(preprocess: Any) -> dict[str, Any]:
   """Returns the arguments `exif` and `bits` of the op that decodes images."""
-  decoders = (decode_ops.decode, decode_ops.decode_when_cut)
   for step in preprocess.steps:
-    if step.fn in decoders and step.entries == ("image",):
+    if step.fn is decode_ops.decode and step.entries == ("image",):
       return {k: v for k, v in step.kwargs.items() if k in ("exif", "bits")}
   return {}
 

@@ -97,6 +97,14 @@ def test_decode_refuses(image, message, capfd):
   capfd.readouterr()  # OpenCV complains on stderr too.
 
 
+def test_a_jpeg_that_ends_anywhere_is_refused_by_the_name_of_the_op(capfd):
+  file = encoded(np.tile(NOISE, (9, 9, 1)), ".jpg")
+  for length in (*range(700), len(file) - 300):
+    with pytest.raises(ValueError, match=r"decode.*not an image.*damaged"):
+      data.parse("decode|central_crop(20)")({"image": file[:length]})
+  capfd.readouterr()
+
+
 def test_decode_refuses_other_arguments():
   with pytest.raises(ValueError, match="1 or 3"):
     decode_ops.decode({"image": NOISE}, 4)

@@ -9,7 +9,6 @@ import math
 import cv2
 import numpy as np
 
-from tokenlearner_flexivit.data.ops.decode import decode, decode_when_cut
 from tokenlearner_flexivit.data.ops.image import (
   check_resize,
   check_size,
@@ -19,11 +18,7 @@ from tokenlearner_flexivit.data.ops.image import (
   height_width,
   resize_image,
 )
-from tokenlearner_flexivit.data.preprocess import (
-  Example,
-  register_op,
-  register_stand_in,
-)
+from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 
 def _check_inception_crop(
@@ -138,10 +133,6 @@ def random_crop(
   top = int(rng.integers(down, endpoint=True))
   left = int(rng.integers(right, endpoint=True))
   return {**example, key: cut(image, top, left, height, width)}
-
-
-register_stand_in(decode, decode_when_cut, before=inception_crop)
-register_stand_in(decode, decode_when_cut, before=random_crop)
 
 
 def _check_fill(fill: float, image: np.ndarray) -> None:

@@ -4,7 +4,6 @@ OpenCV decodes all formats but GIF, AVIF, HEIC and some TIFF, which Pillow
 decodes.
 """
 
-import functools
 import io
 
 import cv2
@@ -13,7 +12,6 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit.data.ops import exif as exif_lib
-from tokenlearner_flexivit.data.ops import jpeg
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 # The pipeline decodes many examples at a time. OpenCV's own threads would
@@ -83,50 +81,13 @@ def decode(
   return {**example, key: image}
 
 
-def decode_when_cut(
-  example: Example,
-  channels: int = 3,
-  *,
-  exif: bool = True,
-  bits: int | None = None,
-  key: str = "image",
-) -> Example:
-  """Replaces `decode` before an op that cuts a rectangle out.
-
-  Args:
-    example: has an image under `key`.
-    channels: 3 for RGB, or 1 for grey.
-    exif: whether to turn the image upright.
-    bits: number of bits of the values of 16-bit images.
-    key: where the image is.
-
-  Returns:
-    The example with an `UndecodedJpeg` under `key` if that is possible, and
-    otherwise the result of `decode`.
-  """
-  image = example.get(key)
-  if isinstance(image, bytes) and channels in (1, 3):
-    try:
-      number = exif_lib.orientation(image) if exif else 1
-      as_stored = functools.partial(decode_bytes, exif=False)
-      lazy = jpeg.UndecodedJpeg(image, channels, as_stored, number)
-      return {**example, key: lazy}
-    except ValueError:
-      pass
-  return decode(example, channels, exif=exif, bits=bits, key=key)
-
-
 def decode_bytes(
-  data: bytes | np.ndarray,
-  channels: int,
-  *,
-  exif: bool = True,
-  bits: int | None = None,
+  data: bytes, channels: int, *, exif: bool = True, bits: int | None = None
 ) -> UInt8[np.ndarray, "H W {channels}"]:
   """Returns the decoded image of a file, for `decode`.
 
   Args:
-    data: the file, as bytes or uint8 [n].
+    data: the file.
     channels: 1 or 3.
     exif: whether to turn the image upright.
     bits: number of bits of the values of a 16-bit image; None for 16.
@@ -135,11 +96,10 @@ def decode_bytes(
     ValueError: the bytes are not an image or a damaged one, or the values have
       another number of bits.
   """
-  start = bytes(data[:32])
-  is_tiff = start[:4] in _TIFF_HEADERS
-  is_pillows = start[:4] == b"GIF8" or start[4:8] == b"ftyp"
-  if is_pillows or (is_tiff and _is_for_pillow(bytes(data))):
-    return _with_channels(_decode_by_pillow(bytes(data), exif), channels)
+  is_tiff = data[:4] in _TIFF_HEADERS
+  is_pillows = data[:4] == b"GIF8" or data[4:8] == b"ftyp"
+  if is_pillows or (is_tiff and _is_for_pillow(data)):
+    return _with_channels(_decode_by_pillow(data, exif), channels)
   color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
   if is_tiff and channels == 3:
     # OpenCV 5.0 leaves memory unwritten for 16-bit TIFF in the order RGB.
@@ -154,14 +114,14 @@ def decode_bytes(
     raise ValueError(f"OpenCV cannot decode the image: {error.err}") from error
   if decoded is None:
     raise ValueError(
-      f"{len(data)} bytes starting with {start[:8]!r} are not an image that "
+      f"{len(data)} bytes starting with {data[:8]!r} are not an image that "
       "OpenCV can decode, or it is damaged; convert other formats to JPEG or "
       "PNG"
     )
   if color == cv2.IMREAD_COLOR_BGR:
     decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
   image = _with_channels(_to_uint8(decoded, bits), channels)
-  number = exif_lib.orientation(bytes(data)) if exif else 1
+  number = exif_lib.orientation(data) if exif else 1
   return exif_lib.turn(image, number)
 
 

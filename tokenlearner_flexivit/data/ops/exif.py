@@ -56,30 +56,6 @@ def turn(
   return np.ascontiguousarray(image.swapaxes(0, 1) if transpose else image)
 
 
-def turned_shape(shape: tuple[int, int], number: int) -> tuple[int, int]:
-  """Returns (H, W) of the upright image from (H, W) of the stored image."""
-  return shape[::-1] if _TURNS[number][2] else shape
-
-
-def turn_back(
-  part: tuple[slice, slice], shape: tuple[int, ...], number: int
-) -> tuple[slice, slice]:
-  """Returns the part of the stored image that is a part of the upright one.
-
-  Args:
-    part: rows and columns of the upright image, with start and stop.
-    shape: (H, W, ...) of the stored image.
-    number: the orientation.
-  """
-  flip_rows, flip_columns, transpose = _TURNS[number]
-  rows, columns = reversed(part) if transpose else part
-  if flip_rows:
-    rows = slice(shape[0] - rows.stop, shape[0] - rows.start)
-  if flip_columns:
-    columns = slice(shape[1] - columns.stop, shape[1] - columns.start)
-  return rows, columns
-
-
 def _find_exif(data: bytes) -> bytes:
   """Returns the EXIF of a file; b"" without it.
 

@@ -9,12 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped
 
-from tokenlearner_flexivit.data.ops.decode import decode, decode_when_cut
-from tokenlearner_flexivit.data.preprocess import (
-  Example,
-  register_op,
-  register_stand_in,
-)
+from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 _INTERPOLATIONS = {
   "nearest": cv2.INTER_NEAREST_EXACT,
@@ -60,14 +55,8 @@ def get_frames(example: Example, key: str) -> np.ndarray:
 def cut(
   frames: np.ndarray, top: int, left: int, height: int, width: int
 ) -> np.ndarray:
-  """Returns a rectangle of an image [H, W, C] or of all frames of a video.
-
-  The image may also be an `UndecodedJpeg`, which is decoded when it is cut.
-  """
-  rectangle = slice(top, top + height), slice(left, left + width)
-  return frames[
-    rectangle if frames.ndim == 3 else (..., *rectangle, slice(None))
-  ]
+  """Returns a rectangle of an image [H, W, C] or of all frames of a video."""
+  return frames[..., top : top + height, left : left + width, :]
 
 
 def height_width(size: int | tuple | list) -> tuple[int, int]:
@@ -201,9 +190,6 @@ def central_crop(
       "resize_small before this op"
     )
   return {**example, key: cut(image, top, left, height, width)}
-
-
-register_stand_in(decode, decode_when_cut, before=central_crop)
 
 
 def _check_range(
