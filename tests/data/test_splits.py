@@ -173,12 +173,16 @@ def test_a_run_says_which_folders_it_reads_and_which_not(tmp_path):
     ("train+val", "val", True),
     ("train", "val", False),
     ("all", "test", True),
-    ("train[:2shard]", "train", False),  # Not known here.
+    ("train[:2shard]", "train", True),
+    ("train[:2shard]", "train[:9]", False),  # Not known here.
   ],
 )
 def test_a_run_says_that_it_evaluates_what_it_trains_on(train, test, is_told):
   lines = describe("digits", train, test)
   assert ("eval0 evaluates on examples that are" in "".join(lines)) == is_told
+  digits = {"type": "fewshot", "data": {"name": "digits"}, "test_split": test}
+  lines = describe("digits", train, few=digits)
+  assert ("few evaluates on examples that are" in "".join(lines)) == is_told
   data = {"name": "digits", "split": train}
   other = {"data": {"name": "fake:1", "split": train}, "type": "fewshot"}
   assert splits_read.describe({"data": data, "evals": {"other": other}}) == []
@@ -209,10 +213,89 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
     # It depends.
     ("train[:100]", "train[50%:]", False),
     ("train[-100:]", "train[:200]", False),
+    ("train[:1shard]", "train[:200]", False),
   ],
 )
 def test_splits_that_share_examples(split, other, expected):
   assert splits.overlap(split, other) == expected
+
+
+@pytest.mark.parametrize(
+  "split, other, expected",
+  [
+    ("train[10%:]", "train[:12]", True),
+    ("train[10%:]", "train[:10]", False),
+    ("train[-10:]", "train[:90%]", False),
+    ("train[-11:]", "training[:90%]", True),
+    ("train[:90]", "train[-10:]", False),
+    ("test+train[:9]", "train[8%:]", True),
+    ("all", "test[-1:]", True),
+  ],
+)
+def test_splits_that_share_examples_of_a_known_number(split, other, expected):
+  source = data_lib.open_source(dict(name="fake:2x2x1:2:100", split=split))
+  assert splits.overlap(split, other, source.parts) == expected
+  for name in (split, other):
+    data_lib.open_source(dict(name="fake:2x2x1:2:100", split=name))
+
+
+@pytest.mark.parametrize("part", ["[10%:50]", "[50:60%]", "[-50:100%]"])
+def test_a_slice_has_one_unit(part):
+  for name in ("fake:2x2x1:2", "digits"):
+    with pytest.raises(ValueError, match=r"end in percent and another"):
+      data_lib.open_source(dict(name=name, split=f"val+train{part}"))
+  for part in ("[0:50%]", "[50%:]", "[-50%:0]", "[10:-10]"):
+    assert splits.parse(f"train{part}") == [("train", part)]
+
+
+def folder_of(tmp_path):
+  for split in ("train", "val"):
+    for label in "ab":
+      make(tmp_path, *(f"{split}/{label}/{i}.png" for i in range(6)))
+  return f"folder:{tmp_path}"
+
+
+@pytest.mark.parametrize(
+  "split, message",
+  [
+    ("train[50%:50%]+test", r": train\[50%:50%\] of .* is empty"),
+    ("test+train[:0.001%]", r": train\[:0.001%\] of .* is empty.*START"),
+    ("test+train[10:5]", r": train\[10:5\] of .* is empty"),
+    ("train[90%:]+train[:12]", r"twice: train\[90%:\] and train\[:12\] share"),
+    ("test+train[-2:]+train[50%:]", r"train\[-2:\] and train\[50%:\] share"),
+  ],
+)
+@pytest.mark.parametrize("name", ["digits", "fake:2x2x1:2:12", "folder"])
+def test_parts_of_a_sum_are_neither_empty_nor_read_twice(
+  tmp_path, name, split, message
+):
+  if name == "folder":
+    name, split = folder_of(tmp_path), split.replace("test", "val")
+  if name == "digits":
+    split = split.replace(":12]", ":1400]")
+    message = message.replace(":12", ":1400")
+  with pytest.raises(ValueError, match="split=.*" + message):
+    data_lib.open_source(dict(name=name, split=split), "data")
+
+
+def test_slices_of_all_are_those_of_each_split():
+  config = dict(name="digits", split="all[:10%]")
+  source = data_lib.open_source(config)
+  assert [len(part.positions) for part in source.parts] == [144, 36]
+  assert len(source) == 180
+  first = data_lib.open_source({**config, "split": "test[:1]"})[0]
+  assert source[144]["image"] == first["image"]
+
+
+def test_parts_of_a_sum_of_shards_are_known():
+  config = dict(name="digits", split="train[:1shard]+train[:9]")
+  with pytest.raises(ValueError, match="examples twice"):
+    data_lib.open_source(config, "data")
+  config["split"] = "training[:1shard]+test"
+  assert [part.text for part in data_lib.open_source(config).parts] == [
+    "training[:1shard]",
+    "test",
+  ]
 
 
 @pytest.mark.parametrize("name", ["digits", "fake:8x8x3:2", "folder:/nowhere"])

@@ -238,7 +238,7 @@ def test_a_label_beyond_the_classes():
     ("patch_sizes", 6, r"few.patch_sizes=6 must be a list"),
     ("patch_sizes", (), r"few.patch_sizes is empty"),
     ("patch_sizes", (6, (6, 6)), r"few.patch_sizes=.* has a value twice"),
-    ("train_split", "train[:0]", "split is empty"),
+    ("train_split", "train[:0]", r"train\[:0\] of fake:12.* is empty"),
     ("label_key", "shape", r"Such are: label\."),
     ("data", None, r"few needs data"),
     ("label_key", 3, "few.label_key=3 must be a string"),
@@ -408,7 +408,15 @@ def test_two_processes_are_one(config, evaluate_by_processes):
 
 
 @pytest.mark.parametrize(
-  "train, test", [("train", "training"), ("train[:80%]", "train[70%:]")]
+  "train, test",
+  [
+    ("train", "training"),
+    ("train[:80%]", "train[70%:]"),
+    # Of 61 examples.
+    ("train[10%:]", "train[:20]"),
+    ("train[:40]", "train[-22:]"),
+    ("test+train[30:]", "train[:60%]"),
+  ],
 )
 def test_what_is_learned_from_is_not_tested_on(config, train, test):
   config.evals.few.update(train_split=train, test_split=test)

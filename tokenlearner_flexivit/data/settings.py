@@ -188,6 +188,7 @@ class Settings:
       from tokenlearner_flexivit.data.sources.tfds import TfdsSource
 
       source = TfdsSource(self.name, self.split, self.data_dir, self.features)
+    splits.check_parts(source.parts, self.split, self.name, f"{where}.split")
     if not len(source):
       raise ValueError(f"The split is empty: {source.name}.")
     return source

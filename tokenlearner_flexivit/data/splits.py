@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 ALIASES = {
   "train": ("train", "training"),
@@ -85,7 +86,7 @@ def parse(split: str, where: str = "") -> list[tuple[str, str]]:
     ("val", "")].
 
   Raises:
-    ValueError: the syntax is wrong.
+    ValueError: the syntax is wrong, or the ends of a slice have two units.
   """
   matches = [_PART.fullmatch(part) for part in split.split("+")]
   if not all(matches):
@@ -96,7 +97,17 @@ def parse(split: str, where: str = "") -> list[tuple[str, str]]:
       "'train[100:200]' or 'train+validation'. A folder with +, [ or ] in its "
       "name can be no split: rename it."
     )
-  return [(match["name"], match["slice"] or "") for match in matches]
+  parts = [(match["name"], match["slice"] or "") for match in matches]
+  for name, part in parts:
+    ends = (end.strip() for end in part.strip("[]").split(":"))
+    units = {re.sub(r"[-\d.]", "", end) for end in ends if end not in ("", "0")}
+    if len(units) > 1:  # TFDS would use one of them for both.
+      raise ValueError(
+        f"The slice {name}{part} has an end in percent and another that is "
+        "not: give both as positions, as in [100:200], or both in percent, as "
+        "in [10%:20%]."
+      )
+  return parts
 
 
 def positions(slice_text: str, length: int, where: str) -> range:
@@ -129,22 +140,91 @@ def positions(slice_text: str, length: int, where: str) -> range:
   return range(part.from_ or 0, length if part.to is None else part.to)
 
 
-def overlap(split: str, other: str) -> bool:
-  """Tells whether two splits of a dataset share examples, however many it has.
+class Part(NamedTuple):
+  """What a split, or one summand of it, takes of a split that a dataset has.
 
-  If this depends on the number of examples, as for "train[10%:]" and
-  "train[:100]", the result is False.
+  Attributes:
+    text: the split or summand as it is asked for, such as "val[:10]".
+    known: the dataset's split, such as "validation" or a folder.
+    size: number of examples of the dataset's split.
+    positions: those that are taken.
   """
+
+  text: str
+  known: str
+  size: int
+  positions: range
+
+
+def shared(parts: Iterable[Part], others: Iterable[Part]) -> str:
+  """Returns in words which parts share examples; "" if none do."""
+  for part, other in itertools.product(parts, others):
+    taken, also = part.positions, other.positions
+    if part.known == other.known and (
+      max(taken.start, also.start) < min(taken.stop, also.stop)
+    ):
+      return f"{part.text} and {other.text} share some"
+  return ""
+
+
+def check_parts(
+  parts: Sequence[Part], split: str, dataset: str, where: str
+) -> None:
+  """Raises ValueError if a part is empty, or two parts share examples.
+
+  Args:
+    parts: the parts of a split.
+    split: the split, perhaps a sum.
+    dataset: name of the dataset for the error.
+    where: name of the split for the error.
+  """
+  for part in parts:
+    # A dataset may have a split without examples.
+    if not part.positions and part.text != "all":
+      raise ValueError(
+        f"{where}={split!r}: {part.text} of {dataset} is empty. There are "
+        f"{part.size} examples in {part.known}, and a slice is [START:STOP], "
+        "with START before STOP."
+      )
+  for part, other in itertools.combinations(parts, 2):
+    if words := shared([part], [other]):
+      raise _twice(split, words, where)
+
+
+def _twice(split: str, words: str, where: str) -> ValueError:
+  return ValueError(
+    f"{where}={split!r} has examples twice: {words}. Name each part once."
+  )
+
+
+def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
+  """Tells whether two splits of a dataset share examples.
+
+  Args:
+    split: a split, perhaps a sum.
+    other: another.
+    parts: those of `split`, for the sizes of the dataset's splits. Without
+      them, the result is False if it depends on these, as for "train[10%:]" and
+      "train[:100]".
+
+  Raises:
+    ValueError: a split or a slice cannot be read.
+  """
+  sizes = {part.text: part.size for part in parts}
   for name, part in parse(split):
     for other_name, other_part in parse(other):
       if not _share_examples(name, other_name):
         continue
       if not (part and other_part):
         return True
-      if ("%" in part) != ("%" in other_part) or "-" in part + other_part:
+      both = part + other_part
+      depends = ("%" in part) != ("%" in other_part) or "-" in both
+      size = sizes.get(name + part)
+      if "shard" in both or (depends and size is None):
         continue
       # Percents of this length are exact, and it holds all absolute positions.
-      taken, others = (positions(p, 10**9, name) for p in (part, other_part))
+      size = size or 10**9
+      taken, others = (positions(p, size, name) for p in (part, other_part))
       if max(taken.start, others.start) < min(taken.stop, others.stop):
         return True
   return False
@@ -170,33 +250,7 @@ def check_disjoint(split: str, where: str) -> None:
         break
   else:
     return
-  raise ValueError(
-    f"{where}={split!r} has examples twice: {part} and {other} share some. "
-    "Name each part once."
-  )
-
-
-def rename(split: str, known: Sequence[str], where: str) -> str:
-  """Returns `split` with the known names in place of their aliases.
-
-  Names that are no alias of a known one stay as they are.
-
-  Args:
-    split: a split, perhaps with slices, or a sum.
-    known: the dataset's splits.
-    where: the dataset, for errors.
-
-  Raises:
-    ValueError: the syntax is wrong.
-  """
-
-  def known_name(name):
-    try:
-      return resolve(name, known, where)
-    except ValueError:
-      return name
-
-  return "+".join(known_name(name) + part for name, part in parse(split, where))
+  raise _twice(split, f"{part} and {other} share some", where)
 
 
 def resolve(asked: str, known: Sequence[str], where: str) -> str:

@@ -1,17 +1,18 @@
 """The splits that a run reads, in words and to compare evaluations."""
 
-import itertools
-from collections.abc import Iterable, Mapping
+import contextlib
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
 
-# Splits are compared as if each had so many examples, more than any has.
-_MANY = 10**9
 
-
-def describe(config: Mapping[str, Any]) -> list[str]:
+def describe(
+  config: Mapping[str, Any],
+  parts: Mapping[str, Sequence[splits.Part]] = types.MappingProxyType({}),
+) -> list[str]:
   """Returns lines that say which splits a run reads, and which overlap.
 
   There is a line for each folder of data, and a line for each evaluation on
@@ -19,6 +20,8 @@ def describe(config: Mapping[str, Any]) -> list[str]:
 
   Args:
     config: the run's config, with `data` and `evals`.
+    parts: by evaluation, what it reads of the dataset's splits. Without it,
+      splits overlap unnoticed if that depends on their sizes.
   """
   read = {}
   for section in (config, *config["evals"].values()):
@@ -32,32 +35,18 @@ def describe(config: Mapping[str, Any]) -> list[str]:
   ]
   for name, section in config["evals"].items():
     data = section.get("data") or config["data"]
-    if data.get("split") and _overlap(data, config["data"]):
-      lines.append(
-        f"config.evals.{name} evaluates on examples that are trained on: "
-        f"{data['split']} of {data['name']} and {config['data']['split']}."
-      )
+    split, trained = data.get("split"), config["data"]["split"]
+    if section.get("type") == "fewshot":
+      split = section.get("test_split") or "test"
+    if not split or data["name"] != config["data"]["name"]:
+      continue
+    with contextlib.suppress(ValueError):  # Opening the split raises it.
+      if splits.overlap(split, trained, parts.get(name, ())):
+        lines.append(
+          f"config.evals.{name} evaluates on examples that are trained on: "
+          f"{split} of {data['name']} and {trained}."
+        )
   return [line for line in lines if line]
-
-
-def _overlap(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-  """Tells whether two data sections share examples, by their splits."""
-  if data["name"] != other["name"]:
-    return False
-  try:
-    both = [
-      [
-        (splits.role(name) or name, splits.positions(part, _MANY, name))
-        for name, part in x
-      ]
-      for x in (splits.parse(data["split"]), splits.parse(other["split"]))
-    ]
-  except ValueError:  # TFDS knows slices that cannot be compared.
-    return False
-  return any(
-    (a == b or "all" in (a, b)) and max(x.start, y.start) < min(x.stop, y.stop)
-    for (a, x), (b, y) in itertools.product(*both)
-  )
 
 
 def unlike_training(

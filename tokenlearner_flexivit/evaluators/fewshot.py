@@ -113,12 +113,13 @@ class Evaluator(base.Evaluator):
       ("label_key", label_key),
     ):
       configuration.check_text(value, f"{where}.{key}")
+    shared = ValueError(
+      f"{where}.train_split={train_split!r} and {where}.test_split="
+      f"{test_split!r} share examples: what is learned from would be tested "
+      "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
+    )
     if splits.overlap(train_split, test_split):
-      raise ValueError(
-        f"{where}.train_split={train_split!r} and {where}.test_split="
-        f"{test_split!r} share examples: what is learned from would be tested "
-        "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
-      )
+      raise shared
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     self._representation = representation
@@ -138,6 +139,9 @@ class Evaluator(base.Evaluator):
       data_lib.open_source(section, f"{where}.data")
       for section in (self._train_data, test_data)
     )
+    # Now that the number of examples is known.
+    if splits.shared(*(source.parts for source in self.sources)):
+      raise shared
     shots_lib.check(*self.sources, label_key, where)
     self._test = self._open(
       test_data,

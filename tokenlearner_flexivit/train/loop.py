@@ -118,7 +118,7 @@ def train_and_evaluate(
     closing.enter_context(workdir_lib.Lock(workdir))
     claim = workdir, config, about_data
     binding.claim_workdir(*claim)
-    for line in data_lib.describe_splits(config):
+    for line in experiment.describe_splits():
       say(line)
     progress_lib.describe_devices(batch_size)
     progress_lib.describe_model(shapes)
@@ -314,7 +314,7 @@ def evaluate(
     params = checkpoint_lib.read_params(workdir, step)
   params = stacking.stack(params, experiment.task.model.scanned_runs)
   params = experiment.parallel.place(params)
-  for line in data_lib.describe_splits(experiment.config):
+  for line in experiment.describe_splits():
     say(line)
   names = list(experiment.evaluators)
   results = _evaluate(experiment, names, params, step, log=None)

@@ -204,6 +204,16 @@ class Experiment:
   def _example(self) -> dict[str, np.ndarray]:
     return data_lib.peek(self.config["data"], self.source, "config.data")
 
+  def describe_splits(self) -> list[str]:
+    """Returns lines that say which splits are read, and which overlap."""
+    parts = {
+      # Of a few-shot evaluation, the last source is for testing.
+      name: evaluator.sources[-1].parts
+      for name, evaluator in self.evaluators.items()
+      if evaluator.sources
+    }
+    return data_lib.describe_splits(self.config, parts)
+
   @property
   def image_shape(self) -> tuple[int, ...]:
     """Returns (H, W, C) of a preprocessed training image, or (T, H, W, C)."""

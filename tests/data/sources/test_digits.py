@@ -68,9 +68,10 @@ def test_slices(digits):
 @pytest.mark.parametrize(
   "split, message",
   [
-    ("valid", r"splits are: train \(1437 examples\), test \(360"),
+    ("valid", r"no split 'valid'. Its splits are: train, test\."),
     ("train[:5", r"'train\[:5'"),
-    ("train[5:5]", r"'train\[5:5]'.* 0 length"),
+    ("train[5:5]", r"train\[5:5\] of digits is empty.* 1437 examples"),
+    ("train[:2000]", r"'train\[:2000\]'(.|\n)*: train \(1437 examples\), test"),
   ],
 )
 def test_bad_split(digits, split, message):

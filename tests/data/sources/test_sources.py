@@ -95,7 +95,7 @@ def test_bad_fake(name):
 
 
 def test_empty_slice():
-  with pytest.raises(ValueError, match="split is empty: fake"):
+  with pytest.raises(ValueError, match=r"train\[:0\] of fake is empty"):
     data.open_source({"name": "fake", "split": "train[:0]"})
 
 
@@ -265,7 +265,9 @@ def test_images_inside_of_features_stay_encoded(built):
 @pytest.mark.parametrize("part", ["[3:2]", "[2:2]", "[4:1]"])
 def test_a_slice_without_examples_is_named(built, part):
   config = {"name": "nested:1.0.0", "split": f"train{part}", "data_dir": built}
-  with pytest.raises(ValueError, match=r"split 'train\[\d:\d\]' of .*nested"):
+  with pytest.raises(
+    ValueError, match=r"train\[\d:\d\] of nested:1.0.0 is emp"
+  ):
     data.open_source(config)
 
 
@@ -310,7 +312,7 @@ def test_splits_of_tfds_have_aliases(built):
     ("all", 7),
   ]:
     assert len(data.open_source({**config, "split": split})) == count
-  with pytest.raises(ValueError, match=r"'test'.*\n.*train .5.*val .2"):
+  with pytest.raises(ValueError, match=r"'test'. Its splits are: train, val\."):
     data.open_source({**config, "split": "test"})
 
 

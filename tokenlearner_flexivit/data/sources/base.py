@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit.data import splits
+
 # Threads that read labels; they wait for the disk or the network.
 _READERS = 32
 
@@ -35,6 +37,7 @@ class Source(abc.ABC):
     class_names: names of the classes in order, or None without names.
     has_several: whether an example may have several classes.
     value_names: by feature, names of its values 0, 1, ..., if they have names.
+    parts: what is read of the dataset's splits; empty if that is not known.
   """
 
   name: str
@@ -42,6 +45,7 @@ class Source(abc.ABC):
   class_names: list[str] | None = None
   has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
+  parts: Sequence[splits.Part] = ()
 
   @abc.abstractmethod
   def __len__(self) -> int:

@@ -52,13 +52,18 @@ class FakeSource(sources.Source):
     self.num_classes = int(match["num_classes"])
     num_examples = int(match["num_examples"] or 1024)
     self.name = f"{name} ({split})"
-    # Pairs (seed, positions).
-    self._parts = [
-      (
-        zlib.crc32(split_name.encode()),
+    self.parts = [
+      splits.Part(
+        split_name + part,
+        split_name,
+        num_examples,
         splits.positions(part, num_examples, self.name),
       )
       for split_name, part in splits.parse(split, name)
+    ]
+    # Pairs (seed, positions).
+    self._parts = [
+      (zlib.crc32(part.known.encode()), part.positions) for part in self.parts
     ]
 
   def __len__(self) -> int:

@@ -58,12 +58,12 @@ class FolderSource(sources.Source):
         names = [n for n in folders if splits.role(n)] or list(folders)
       else:
         names = [_resolve(name, folders, root)]
-      asked += [(folders[name], part) for name in names]
-    self.class_names = _class_names(folders, [folder for folder, _ in asked])
+      asked += [(folders[known], name + part, part) for known in names]
+    self.class_names = _class_names(folders, [folder for folder, *_ in asked])
     self.num_classes = len(self.class_names)
     numbers = {name: number for number, name in enumerate(self.class_names)}
-    self._parts, labels = [], []
-    for folder, part in asked:
+    self.parts, self._parts, labels = [], [], []
+    for folder, text, part in asked:
       listing = image_listing.list_images(folder)
       unknown = [name for name in listing.class_names if name not in numbers]
       if unknown:
@@ -74,6 +74,7 @@ class FolderSource(sources.Source):
       chosen = splits.positions(part, len(listing), str(folder))
       number = np.array([numbers[n] for n in listing.class_names], np.int32)
       self._parts.append((listing, chosen))
+      self.parts.append(splits.Part(text, str(folder), len(listing), chosen))
       labels.append(number[listing.labels[chosen.start : chosen.stop]])
     self._labels = np.concatenate(labels)
     if not len(self._labels):

@@ -84,14 +84,14 @@ class TfdsSource(sources.Source):
         f"{error}. Once it is prepared it can be read without, if the version "
         "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
       ) from error
-    split = splits.rename(split, list(builder.info.splits), name)
+    if builder.info.splits:  # TFDS's own `mock_data` has none.
+      split, self.parts = _resolve(split, builder, name)
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
       # TFDS's exception for a missing dataset depends on the format it would
       # be written in, so the cause is looked for instead.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
-    _check_slices(builder, name, split)
     self._digest = sources.hash_words(
       builder.info.full_name,
       split,
@@ -272,24 +272,35 @@ def _unknown_name(name: str) -> str:
   )
 
 
-def _check_slices(
-  builder: tfds.core.DatasetBuilder, name: str, split: str
-) -> None:
-  """Raises ValueError for a slice such as [3:2], which TFDS reads as [3:]."""
-  sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
-  for key, part in splits.parse(split) if "shard" not in split else ():
-    for known, size in sizes.items():
-      if part and size and key in (known, "all"):
-        try:
-          is_empty = not splits.positions(part, size, key)
-        except ValueError:  # TFDS knows further kinds of slices.
-          continue
-        if is_empty:
-          raise ValueError(
-            f"The split {split!r} of the dataset {name!r} has no example in "
-            f"{key}{part}: there are {size} in {known}, and a slice is "
-            "[START:STOP], with START before STOP."
-          )
+def _resolve(
+  split: str, builder: tfds.core.DatasetBuilder, name: str
+) -> tuple[str, list[splits.Part]]:
+  """Returns a split as TFDS names it, and what it takes of the dataset's.
+
+  Raises:
+    ValueError: a part of the split does not exist or is empty.
+  """
+  infos, named, parts = builder.info.splits, [], []
+  for asked, part in splits.parse(split, name):
+    text = asked + part
+    if asked == "all":
+      known = list(infos)
+    else:
+      known = [splits.resolve(asked, list(infos), name)]
+    for key in known:
+      try:
+        instruction = tfds.core.ReadInstruction.from_spec(key + part)
+        (absolute,) = instruction.to_absolute(infos)
+      except ValueError as error:
+        raise ValueError(_cannot_read(builder, name, text, error)) from error
+      size = infos[key].num_examples
+      stop = size if absolute.to is None else absolute.to
+      taken = range(absolute.from_ or 0, stop)
+      parts.append(splits.Part(text, key, size, taken))
+    # TFDS itself takes no slices of "all".
+    named += ["all"] if text == "all" else [key + part for key in known]
+  splits.check_parts(parts, split, name, "split")  # TFDS takes [3:2] for [3:].
+  return "+".join(named), parts
 
 
 def _cannot_read(

@@ -95,11 +95,14 @@ class VideoFolderSource(sources.Source):
     self.num_classes = len(self.class_names)
     self.has_several = about["has_several"]
     clips = {column: [] for column in _COLUMNS}
-    for known, part in _parse(split, list(about["splits"]), name):
+    self.parts = []
+    for known, asked, part in _parse(split, list(about["splits"]), name):
       columns = about["splits"][known]
-      chosen = _choose(columns["group"], part, f"{name} ({known})")
+      groups = columns["group"]
+      chosen = _choose(groups, part, f"{name} ({known})")
+      self.parts.append(splits.Part(asked + part, known, len(groups), chosen))
       for column, values in clips.items():
-        values += columns[column][chosen]
+        values += columns[column][chosen.start : chosen.stop]
     self._digest = sources.hash_words(
       self.class_names,
       self.has_several,
@@ -154,16 +157,16 @@ class VideoFolderSource(sources.Source):
 
 def _parse(
   split: str, known: Sequence[str], name: str
-) -> list[tuple[str, str]]:
-  """Returns the known splits of a split or a sum, with the slice of each."""
+) -> list[tuple[str, str, str]]:
+  """Returns (known split, name asked for, slice) of a split or each summand."""
   parts = []
   for asked, part in splits.parse(split, name):
     names = known if asked == "all" else [splits.resolve(asked, known, name)]
-    parts += [(known_name, part) for known_name in names]
+    parts += [(known_name, asked, part) for known_name in names]
   return parts
 
 
-def _choose(groups: Sequence[str], part: str, where: str) -> slice:
+def _choose(groups: Sequence[str], part: str, where: str) -> range:
   """Returns the positions that a slice takes, in whole groups.
 
   Args:
@@ -183,7 +186,7 @@ def _choose(groups: Sequence[str], part: str, where: str) -> slice:
       "of a file, or of a group that a CSV file names, are together. There are "
       f"{len(set(groups))} in the split; ask for more of it."
     )
-  return slice(start, stop)
+  return range(start, stop)
 
 
 def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
