@@ -6,6 +6,7 @@ Both train the quickstart's model on one fixed batch, taking turns, so that
 ratios hold although the machine's speed drifts.
 """
 
+import argparse
 import json
 import statistics
 
@@ -50,8 +51,11 @@ def measure(config, rounds=6, steps=20):
   return result
 
 
-def main():
+def main(argv: list[str] | None = None) -> None:
   """Prints the measurement of the quickstart as JSON."""
+  argparse.ArgumentParser(description=__doc__.split("\n", 1)[0]).parse_args(
+    argv
+  )
   print(json.dumps(measure(quickstart.get_config()), indent=2))
 
 

@@ -6,6 +6,7 @@ The matrices for 32 -> {48, ..., 8} are built in a fresh process, so that no
 cache is warm; the start of Python and the imports are not counted.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -50,8 +51,11 @@ def measure_application(old=32, sizes=PATCH_SIZES, width=768, repeats=20):
   return dict(name=name, milliseconds=1e3 * float(np.median(times)))
 
 
-def main():
+def main(argv: list[str] | None = None) -> None:
   """Prints both, and fails if the matrices take longer than the limit."""
+  argparse.ArgumentParser(description=__doc__.split("\n", 1)[0]).parse_args(
+    argv
+  )
   results = [measure_matrices(), measure_application()]
   for result in results:
     print(json.dumps(result))

@@ -16,6 +16,13 @@ def test_patch_embed_reports_times():
     assert result["milliseconds"] > 0
 
 
+@pytest.mark.parametrize("module", [dispatch, patch_embed])
+def test_help_measures_nothing(module, capsys):
+  with pytest.raises(SystemExit, match="0"):
+    module.main(["--help"])
+  assert module.__doc__.split("\n", 1)[0] in capsys.readouterr().out
+
+
 @pytest.mark.benchmarks
 def test_dispatch_reports_ratios(config):
   result = dispatch.measure(config, rounds=1, steps=2)
