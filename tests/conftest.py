@@ -23,10 +23,13 @@ _DECLARE_SHAPES = (
   "data.ops.decode",
   "data.ops.exif",
   "data.ops.image",
+  "dials",
   "evaluators",
   "inference.answers",
   "inference.programs",
+  "interop.resize",
   "models",
+  "parallel",
   "tasks",
 )
 jaxtyping.install_import_hook(

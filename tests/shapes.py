@@ -11,7 +11,7 @@ import jaxtyping
 
 def _has_shape(annotation):
   if isinstance(annotation, type):
-    return issubclass(annotation, jaxtyping.AbstractArray)
+    return issubclass(annotation, jaxtyping.AbstractArray | jaxtyping.PyTree)
   return any(map(_has_shape, typing.get_args(annotation)))
 
 

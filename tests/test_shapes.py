@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import jaxtyping
+import numpy as np
 import pytest
 
-from tokenlearner_flexivit import models
+from tokenlearner_flexivit import models, parallel
 from tokenlearner_flexivit.models import blocks
 
 
@@ -25,6 +26,14 @@ def test_modules_check_their_arguments_when_traced():
   for wrong in (x[0, :, 0], x.astype(int)):
     with pytest.raises(jaxtyping.TypeCheckError, match="'x'"):
       jax.eval_shape(module.init, key, wrong)
+
+
+def test_trees_check_their_leaves():
+  devices = parallel.create()
+  with pytest.raises(jaxtyping.TypeCheckError, match="'tree'"):
+    devices.gather({"labels": jnp.zeros(3), "loss": jnp.float32(0)})
+  with pytest.raises(jaxtyping.TypeCheckError, match="'batch'"):
+    devices.place_batch({"seed": np.int32(0)})
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

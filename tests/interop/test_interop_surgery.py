@@ -267,5 +267,9 @@ def test_kernel_for_video(method):
     np.testing.assert_array_equal(inflated[1], kernel)
   with pytest.raises(ValueError, match="Known: central_frame, average"):
     interop.inflate_kernel(kernel, 3, "tile")
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_kernel_for_video_of_another_rank():
   with pytest.raises(ValueError, match="at least one frame"):
-    interop.inflate_kernel(kernel[0], 3, method)
+    interop.inflate_kernel(np.zeros((4, 3, 8), np.float32), 3)

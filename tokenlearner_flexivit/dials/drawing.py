@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Int, Int32, Key
 
 from tokenlearner_flexivit.dials.setting import KINDS, Setting, positions
 from tokenlearner_flexivit.models.token_learner import ALL
@@ -40,8 +41,10 @@ class Dial:
     """Returns the share of the steps of each value, over all stages."""
     return tuple(np.mean(self.stages, axis=0).tolist())
 
-  def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
-    """Draws an index into `values`: int32 scalar, traceable.
+  def draw(
+    self, key: Key[Array, ""], step: Int[ArrayLike, ""]
+  ) -> Int32[Array, ""]:
+    """Draws an index into `values`; traceable.
 
     The cumulative probabilities are constants from NumPy, so the host and
     every backend agree on the index to the last bit.
@@ -135,8 +138,10 @@ class Dials:
     numbers = tuple(v for v in self[name].values if v not in (None, ALL))
     return numbers if len(numbers) > 1 else ()
 
-  def draw(self, key: jax.Array, step: jax.Array) -> jax.Array:
-    """Draws an index into `settings`: int32 scalar, traceable."""
+  def draw(
+    self, key: Key[Array, ""], step: Int[ArrayLike, ""]
+  ) -> Int32[Array, ""]:
+    """Draws an index into `settings`; traceable."""
     index = jnp.int32(0)
     for number, name in enumerate(KINDS):
       # The first dial uses the key itself, as if it were the only one.
@@ -144,12 +149,10 @@ class Dials:
       index = index * len(self[name].values) + self[name].draw(own, step)
     return index
 
-  def branch_of(self, setting: Any) -> Any:
-    """Returns indices into `branches` for indices into `settings`.
-
-    Args:
-      setting: an index, or an array of them.
-    """
+  def branch_of(
+    self, setting: Int[ArrayLike, "*shape"]
+  ) -> Int32[Array, "*shape"]:
+    """Returns indices into `branches` for indices into `settings`."""
     branches = self.branches
     numbers = [
       branches.index(
@@ -159,7 +162,7 @@ class Dials:
     ]
     return jnp.asarray(numbers, jnp.int32)[setting]
 
-  def in_program(self, branch: Setting, setting: jax.Array) -> Setting:
+  def in_program(self, branch: Setting, setting: Int[ArrayLike, ""]) -> Setting:
     """Returns the setting for the program of a branch, with numbers as masks.
 
     Args:

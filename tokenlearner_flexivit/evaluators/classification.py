@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Num
+from jaxtyping import Array, ArrayLike, Float, Float32, Num
 
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
@@ -80,7 +80,7 @@ def batch_sums(
   }
 
 
-def zero_sums(num_classes: int) -> dict[str, np.ndarray]:
+def zero_sums(num_classes: int) -> dict[str, Float32[ArrayLike, "..."]]:
   """Returns the sums over no examples."""
   bins = np.zeros(NUM_BINS, np.float32)
   top5 = ("top5",) if num_classes > TOP else ()
@@ -110,7 +110,9 @@ def add_sums(
   return jax.tree.map(jnp.add, sums, parallel.sum(new))
 
 
-def metrics_of(sums: dict[str, np.ndarray], where: str) -> dict[str, float]:
+def metrics_of(
+  sums: dict[str, Float32[ArrayLike, "..."]], where: str
+) -> dict[str, float]:
   """Returns accuracy, top5, loss (nats), ece and the number of examples.
 
   The first two are in [0, 1]; `top5` is included if the sums have it.

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
@@ -36,8 +37,9 @@ class Images:
     where: str,
     entries: Sequence[str] = ("label",),
     optional: Sequence[str] = (),
-    labels: Callable[[], np.ndarray] | None = None,
-    check_labels: Callable[[np.ndarray, str], None] | None = None,
+    labels: Callable[[], Shaped[np.ndarray, "num_examples ..."]] | None = None,
+    check_labels: Callable[[Shaped[np.ndarray, "B ..."], str], None]
+    | None = None,
     before_batch: Callable[[], None] = lambda: None,
   ):
     """Checks the first example, and that a few others are like it.
@@ -52,10 +54,10 @@ class Images:
       where: name of the evaluator's section for errors.
       entries: those that an example must have, beside the model's input.
       optional: further entries, which are used if an example has them.
-      labels: returns [num_examples, ...], which batches get as `label`; called
-        when they are needed.
-      check_labels: a function of the examples' own labels [B, ...] and their
-        source in words, which raises ValueError for invalid ones.
+      labels: returns the `label` of every example for the batches; called when
+        they are needed.
+      check_labels: a function of the examples' own labels and their source in
+        words, which raises ValueError for invalid ones.
       before_batch: called before each batch on all hosts; it ends the pass by
         raising an error on all of them.
 

@@ -1,8 +1,11 @@
-"""Resizes kernels and position embeddings."""
+"""Resizes kernels and position embeddings.
 
-import jax
+Letters: p q patch, t frames of a tubelet, C channels, D width.
+"""
+
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
 from tokenlearner_flexivit.models import patch_embed, posemb
 
@@ -10,30 +13,29 @@ POSEMB_METHODS = ("linear", "zoom")
 INFLATE_METHODS = ("central_frame", "average")
 
 
-def resize_kernel(kernel: np.ndarray, new_size: tuple[int, ...]) -> np.ndarray:
+def resize_kernel(
+  kernel: Float[np.ndarray, "*size C D"], new_size: tuple[int, ...]
+) -> Float[np.ndarray, "*resized C D"]:
   """PI-resizes a patch embedding kernel by `patch_embed.resize_kernel`."""
   return np.asarray(patch_embed.resize_kernel(jnp.asarray(kernel), new_size))
 
 
 def resize_posemb(
-  embedding: np.ndarray,
+  embedding: Float[np.ndarray, "1 cells D"],
   old_grid: tuple[int, ...],
   new_grid: tuple[int, ...],
   method: str = "linear",
-) -> np.ndarray:
+) -> Float[np.ndarray, "1 new_cells D"]:
   """Resizes a stored position embedding once, not in each forward pass.
 
   Args:
-    embedding: [1, N, D] for the cells of `old_grid`, no cls entry.
+    embedding: the entries of the cells of `old_grid`, without cls.
     old_grid: (h, w), or (T, h, w) for a video.
     new_grid: (h, w) or (T, h, w). From an image's grid to a video's, the
       embedding is repeated in every frame (ViViT, Section 3.4).
     method: "linear" does what the model does in each forward pass, so that its
       answers at the new grid do not change. "zoom" does what big_vision does
       when it loads weights: the outermost cells stay where they are.
-
-  Returns:
-    [1, N', D].
 
   Raises:
     ValueError: an unknown method.
@@ -80,21 +82,20 @@ def _zoom_matrix(old: int, new: int) -> np.ndarray:
 
 
 def inflate_kernel(
-  kernel: np.ndarray | jax.Array, num_frames: int, method: str = "central_frame"
-) -> np.ndarray:
+  kernel: Float[ArrayLike, "p q C D"],
+  num_frames: int,
+  method: str = "central_frame",
+) -> Float[np.ndarray, "t p q C D"]:
   """Inflates a kernel for patches to one for tubelets of a video.
 
   For a video of equal frames both methods give the tokens of the image (ViViT,
   Section 3.4).
 
   Args:
-    kernel: [p, q, C, D].
+    kernel: for images.
     num_frames: t, frames of a tubelet.
     method: "central_frame" puts the kernel on frame t // 2 and zeros on the
       others; "average" puts 1 / t of it on every frame.
-
-  Returns:
-    [t, p, q, C, D].
 
   Raises:
     ValueError: an unknown method, another rank, or no frames.

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-import jax
 import numpy as np
+from jaxtyping import Array, Int32, PyTree, Shaped
+
+HostBatch = dict[str, Shaped[np.ndarray, "host_batch ..."]]
+DeviceBatch = dict[str, Shaped[Array, "..."]]
 
 
 class Parallel(Protocol):
@@ -27,12 +30,12 @@ class Parallel(Protocol):
   def place(self, tree: Any) -> Any:
     """Returns a tree, such as the state, placed on the devices."""
 
-  def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+  def place_batch(self, batch: HostBatch) -> DeviceBatch:
     """Returns this host's share of a batch, sent to its devices."""
 
   def prefetch(
-    self, batches: Iterable[dict[str, np.ndarray]], depth: int = 2
-  ) -> Iterator[dict[str, jax.Array]]:
+    self, batches: Iterable[HostBatch], depth: int = 2
+  ) -> Iterator[DeviceBatch]:
     """Yields placed batches, with `depth` more on their way to the devices."""
 
   def run(
@@ -56,11 +59,13 @@ class Parallel(Protocol):
   def sum(self, tree: Any) -> Any:
     """Returns the sum over all devices."""
 
-  def gather(self, tree: Any) -> Any:
-    """Returns the batches of all devices as one: [b, ...] -> [B, ...]."""
+  def gather(
+    self, tree: PyTree[Shaped[Array, "b ..."]]
+  ) -> PyTree[Shaped[Array, "B ..."]]:
+    """Returns the batches of all devices as one."""
 
   def shift(self, tree: Any) -> Any:
     """Returns the previous device's tree, on the first device the last's."""
 
-  def index(self) -> jax.Array:
-    """Returns the number of this device, int32 scalar."""
+  def index(self) -> Int32[Array, ""]:
+    """Returns the number of this device, from 0 on."""

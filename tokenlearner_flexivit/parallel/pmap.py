@@ -9,6 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int32, PyTree, Shaped
+
+from tokenlearner_flexivit.parallel.base import DeviceBatch, HostBatch
 
 _AXIS = "batch"
 
@@ -45,15 +48,10 @@ class Pmap:
     # A donated argument that has not arrived would be deleted on its way.
     return jax.device_put(tree, NamedSharding(self._mesh, P()))
 
-  def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Returns this host's share of a batch, sent to its devices.
-
-    Args:
-      batch: leaves of shape [host_batch, ...].
-
-    Returns:
-      Leaves of shape [local_devices, b, ...].
-    """
+  def place_batch(
+    self, batch: HostBatch
+  ) -> dict[str, Shaped[Array, "local_devices b ..."]]:
+    """Returns this host's share of a batch, sent to its devices."""
     count = jax.local_device_count()
     sharding = NamedSharding(self._mesh, P(_AXIS))
     return {
@@ -62,8 +60,8 @@ class Pmap:
     }
 
   def prefetch(
-    self, batches: Iterable[dict[str, np.ndarray]], depth: int = 2
-  ) -> Iterator[dict[str, jax.Array]]:
+    self, batches: Iterable[HostBatch], depth: int = 2
+  ) -> Iterator[DeviceBatch]:
     """Yields placed batches, with `depth` more on their way to the devices.
 
     An error of `batches` is raised in its place, after the batches before it.
@@ -136,8 +134,10 @@ class Pmap:
     """Returns the sum over all devices."""
     return jax.lax.psum(tree, _AXIS)
 
-  def gather(self, tree: Any) -> Any:
-    """Returns the batches of all devices as one: [b, ...] -> [B, ...]."""
+  def gather(
+    self, tree: PyTree[Shaped[Array, "b ..."]]
+  ) -> PyTree[Shaped[Array, "B ..."]]:
+    """Returns the batches of all devices as one."""
     return jax.lax.all_gather(tree, _AXIS, tiled=True)
 
   def shift(self, tree: Any) -> Any:
@@ -146,8 +146,8 @@ class Pmap:
     ring = [(i, (i + 1) % count) for i in range(count)]
     return jax.lax.ppermute(tree, _AXIS, ring)
 
-  def index(self) -> jax.Array:
-    """Returns the number of this device, int32 scalar."""
+  def index(self) -> Int32[Array, ""]:
+    """Returns the number of this device, from 0 on."""
     return jax.lax.axis_index(_AXIS)
 
   # ---- Details ---------------------------------------------------------------
