@@ -56,7 +56,10 @@ def _known_flags():
       path.open("rb") as file,
       mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
     ):
-      known |= {name for name in _CHEAP if library.find(name.encode()) >= 0}
+      # A string of its own: names of flags that are gone stay in descriptors.
+      known |= {
+        name for name in _CHEAP if library.find(f"\0{name}\0".encode()) >= 0
+      }
   return " ".join(f"--{name}={_CHEAP[name]}" for name in sorted(known))
 
 

@@ -239,12 +239,19 @@ def test_every_example_once_for_every_setting_in_one_pass(config, monkeypatch):
   reads = []
   original = data_lib.eval_batches
 
-  def counting(*args, **kwargs):
-    for batch in original(*args, **kwargs):
-      reads.append(batch)
-      yield batch
+  class Counted:
+    def __init__(self, *args, **kwargs):
+      self._batches = original(*args, **kwargs)
 
-  monkeypatch.setattr(data_lib, "eval_batches", counting)
+    def __len__(self):
+      return len(self._batches)
+
+    def __iter__(self):
+      for batch in self._batches:
+        reads.append(batch)
+        yield batch
+
+  monkeypatch.setattr(data_lib, "eval_batches", Counted)
   experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
