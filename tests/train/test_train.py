@@ -24,7 +24,7 @@ from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import progress as progress_lib
 from tokenlearner_flexivit.tasks import classification as classification_task
-from tokenlearner_flexivit.train import setup
+from tokenlearner_flexivit.train import before_data, setup
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -657,7 +657,9 @@ def test_what_needs_no_data_is_checked_before_these_are_made(
   """The first reading of a folder of videos decodes all, for hours."""
   monkeypatch.setattr(setup.data_lib, "open_source", lambda *_: 1 / 0)
   with config.unlocked(), config.ignore_type():
-    config.update_from_flattened_dict({"data.name": "video_folder:/v"})
+    (tmp_path / "videos").mkdir()
+    name = f"video_folder:{tmp_path / 'videos'}"
+    config.update_from_flattened_dict({"data.name": name})
     for key, value in change.items():
       *sections, name = key.split(".")
       section = config
@@ -666,6 +668,60 @@ def test_what_needs_no_data_is_checked_before_these_are_made(
       section[name] = value
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     train.train_and_evaluate(config, tmp_path)
+
+
+def write_splits(kind, root):
+  """Returns the name of a dataset with the splits train and validation."""
+  if kind == "tfds":
+    name = "digits"
+    data_lib.open_source({"name": name, "split": "train"})  # Prepares it.
+    return name
+  for split in ("train", "validation"):
+    (root / split / "cats").mkdir(parents=True)
+  return f"{kind}:{root}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "video_folder", "tfds"])
+@pytest.mark.parametrize(
+  "key, split",
+  [
+    ("config.data.split", "nonsense"),
+    ("config.data.split", "train+nonsense[:9]"),
+    ("config.data.split", "train[:"),
+    ("config.evals.test.data.split", "nonsense[:50%]"),
+    ("config.evals.few.train_split", "nonsense"),
+    ("config.evals.few.test_split", "nonsense"),
+  ],
+)
+def test_every_split_is_checked_before_anything_is_read(
+  config, tmp_path, monkeypatch, kind, key, split
+):
+  """Nor are the weights of a teacher downloaded."""
+  name, pp = write_splits(kind, tmp_path / "data"), config.data.pp
+  config.data = dict(name=name, split="train", pp=pp)
+  config.evals.test.data.update(name=name, split="train")
+  few = dict(name=name, pp=pp)
+  config.evals.few = dict(type="fewshot", data=few, test_split="train[90%:]")
+  config.task.name = "distillation"
+  config.task.teachers = dict(prof=dict(init="AugReg-S/16"))
+  *sections, last = key.removeprefix("config.").split(".")
+  section = config
+  for part in sections:
+    section = section[part]
+  with section.unlocked():
+    section[last] = split
+  for module, read in (
+    (before_data.interop, "fetch"),
+    (setup.interop, "fetch"),
+    (setup.data_lib, "open_source"),
+  ):
+    monkeypatch.setattr(module, read, lambda *_: 1 / 0)
+  allowed = "Its splits are: train, (test|validation)"
+  if split == "train[:":
+    allowed = "Cannot read the split"
+  message = rf"{re.escape(f'{key}={split!r}')}: .*{allowed}"
+  with pytest.raises(ValueError, match=message):
+    setup.Experiment(config)
 
 
 def test_none_is_the_default_everywhere(config):

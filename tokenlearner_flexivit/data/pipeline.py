@@ -46,14 +46,21 @@ def open_source(data_config: Mapping[str, Any], where: str = "data") -> Source:
   return Settings.from_config(data_config, where).open_source(where)
 
 
-def check_section(data_config: Mapping[str, Any], where: str) -> None:
-  """Raises ValueError for wrong keys or preprocessing, without opening data.
+def check_section(
+  data_config: Mapping[str, Any], where: str, split_key: str | None = None
+) -> None:
+  """Raises ValueError for wrong keys, preprocessing or split.
+
+  It reads no examples, and lists no more than the names of the splits.
 
   Args:
     data_config: dict or ConfigDict; see `Settings`.
     where: name of the section for errors.
+    split_key: key that names the split, if this is not `split` of the section.
   """
-  Settings.from_config(data_config, where).preprocess(where)
+  settings = Settings.from_config(data_config, where)
+  settings.preprocess(where)
+  settings.check_split(split_key or f"{where}.split")
 
 
 def peek(

@@ -156,38 +156,50 @@ class Settings:
       max_corrupt=self.max_corrupt,
     )
 
-  def open_source(self, where: str) -> Source:
-    """Opens the source, or raises ValueError."""
-    splits.check_disjoint(self.split, f"{where}.split")
-    is_video_folder = self.name.startswith(("video_folder:", "video_folder/"))
-    is_tfds = not (
-      is_video_folder or self.name.split(":")[0] in ("folder", "fake")
-    )
-    if self.features is not None and not is_tfds:
-      raise ValueError(
-        f"{where}.features={self.features!r} is for TFDS datasets; "
-        f"{self.name!r} has no more than is used. Leave it out."
-      )
-    if self.data_dir is not None and not (is_tfds or is_video_folder):
-      raise ValueError(
-        f"{where}.data_dir={self.data_dir!r} is where prepared datasets are; "
-        f"{self.name!r} needs none. Leave it out."
-      )
+  def check_split(self, where: str) -> None:
+    """Raises ValueError for a split that the dataset is known not to have.
+
+    Args:
+      where: name of the split for errors, such as "config.data.split".
+    """
+    try:
+      self._source_class.check_split(self.name, self.split, self.data_dir)
+    except ValueError as error:
+      raise ValueError(f"{where}={self.split!r}: {error}") from error
+
+  @property
+  def _source_class(self) -> type[Source]:
     if self.name.startswith("folder:"):
-      source = FolderSource(self.name.removeprefix("folder:"), self.split)
-    elif self.name.split(":")[0] == "fake":
-      source = FakeSource(self.name, self.split)
-    elif is_video_folder:
+      return FolderSource
+    if self.name.split(":")[0] == "fake":
+      return FakeSource
+    if self.name.startswith(("video_folder:", "video_folder/")):
       from tokenlearner_flexivit.data.sources.video_folder.source import (
         VideoFolderSource,
       )
 
-      source = VideoFolderSource(self.name, self.split, self.data_dir)
-    else:
-      # Only this source needs TFDS, which takes a while to import.
-      from tokenlearner_flexivit.data.sources.tfds import TfdsSource
+      return VideoFolderSource
+    # Only this source needs TFDS, which takes a while to import.
+    from tokenlearner_flexivit.data.sources.tfds import TfdsSource
 
-      source = TfdsSource(self.name, self.split, self.data_dir, self.features)
+    return TfdsSource
+
+  def open_source(self, where: str) -> Source:
+    """Opens the source, or raises ValueError."""
+    splits.check_disjoint(self.split, f"{where}.split")
+    cls = self._source_class
+    if self.features is not None and "features" not in cls.options:
+      raise ValueError(
+        f"{where}.features={self.features!r} is for TFDS datasets; "
+        f"{self.name!r} has no more than is used. Leave it out."
+      )
+    if self.data_dir is not None and "data_dir" not in cls.options:
+      raise ValueError(
+        f"{where}.data_dir={self.data_dir!r} is where prepared datasets are; "
+        f"{self.name!r} needs none. Leave it out."
+      )
+    options = {key: getattr(self, key) for key in cls.options}
+    source = cls(self.name.removeprefix("folder:"), self.split, **options)
     splits.check_parts(source.parts, self.split, self.name, f"{where}.split")
     if not len(source):
       raise ValueError(f"The split is empty: {source.name}.")

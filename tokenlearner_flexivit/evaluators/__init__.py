@@ -1,18 +1,15 @@
 """Evaluators: one module per family of metrics, each with one `Evaluator`.
 
-To add one, write a module with a class `Evaluator` that has the members of
-the protocol below, and name it in `EVALUATORS`. Its constructor takes a
-`Context`; its other parameters are the keys that an entry of `config.evals` may
-have beside `type` and its period (`eval_steps`, `eval_epochs` or
-`eval_examples`).
+To add one, write a subclass of `Evaluator`, here or anywhere, and name it in
+`EVALUATORS`. Its constructor takes a `Context`; its other parameters are the
+keys that an entry of `config.evals` may have beside `type` and its period
+(`eval_steps`, `eval_epochs` or `eval_examples`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import (
   classification,
   distance,
@@ -20,44 +17,9 @@ from tokenlearner_flexivit.evaluators import (
   fewshot,
   multilabel,
 )
-from tokenlearner_flexivit.evaluators.base import Context
-from tokenlearner_flexivit.figures.metric import Metric
+from tokenlearner_flexivit.evaluators.base import Context, Evaluator
 
-
-class EvaluatorProtocol(Protocol):
-  """The interface of an evaluator, as the training loop needs it.
-
-  Attributes:
-    settings: the settings that it evaluates.
-    sources: the data that it reads.
-    image_shape: (H, W, C), of videos (T, H, W, C).
-    metrics: the display of the metrics that tables show, by name and in order.
-    headline: the metric that settings are compared by; higher is better.
-  """
-
-  settings: Sequence[dials.Setting]
-  sources: Sequence[data_lib.Source]
-  image_shape: tuple[int, ...]
-  metrics: Mapping[str, Metric]
-  headline: str
-
-  @classmethod
-  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError for a data section that is wrong whatever its data."""
-
-  def run(self, params: Any) -> Iterator[tuple[str, float]]:
-    """Yields the name and value of each metric.
-
-    Metrics of a setting are named `{setting.name}/...`. Those of something
-    else, such as a teacher, have its name in place of the setting's. Neither
-    name contains a "/". `{setting.name}/examples` is the number of examples
-    that the headline is computed from, without those that have no label; the
-    interval of an accuracy follows from it.
-    """
-
-  def throughput(self, params: Any) -> dict[dials.Setting, float]:
-    """Measures images, or videos, per second of each setting."""
-
+__all__ = ["EVALUATORS", "Context", "Evaluator", "check", "create"]
 
 EVALUATORS = {
   "classification": classification.Evaluator,
@@ -93,11 +55,10 @@ def check(section: dict[str, Any], where: str) -> None:
   """
   cls, arguments = _read(section, where)
   configuration.check_call(cls, arguments, where, ("context",))
-  if (data := arguments.get("data")) is not None:
-    cls.check_data(data, f"{where}.data")
+  cls.check(arguments, where)
 
 
-def create(section: dict[str, Any], context: Context) -> EvaluatorProtocol:
+def create(section: dict[str, Any], context: Context) -> Evaluator:
   """Builds the evaluator that an entry of `config.evals` describes.
 
   Raises:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.data import examples
 from tokenlearner_flexivit.evaluators import images
+from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
@@ -49,7 +50,7 @@ class Context:
 
 
 class Evaluator(abc.ABC):
-  """The base of evaluators: one program per setting, and its speed.
+  """The base of evaluators, which the training loop runs.
 
   The programs of the model are separate from those of the metrics, which are
   small, and all evaluators of a task share them. So each setting of the model
@@ -58,9 +59,18 @@ class Evaluator(abc.ABC):
   Attributes:
     settings: the settings that are evaluated.
     sources: the data that are read.
+    image_shape: (H, W, C), of videos (T, H, W, C).
+    metrics: the display of the metrics that tables show, by name and in order.
+    headline: the metric that settings are compared by; higher is better.
     before_batch: called before each batch of images on all hosts; it ends the
       evaluation by raising an error on all of them.
   """
+
+  settings: Sequence[dials.Setting]
+  sources: Sequence[data_lib.Source]
+  image_shape: tuple[int, ...]
+  metrics: Mapping[str, Metric]
+  headline: str
 
   def __init__(
     self,
@@ -108,14 +118,15 @@ class Evaluator(abc.ABC):
     self.before_batch: Callable[[], None] = lambda: None
 
   @classmethod
-  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError for a data section that is wrong whatever its data.
+  def check(cls, section: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for faults of a section that no example is read for.
 
     Args:
-      data: the section.
-      where: its name for errors, such as "config.evals.test.data".
+      section: arguments of the constructor, from the config.
+      where: name of the section for errors, such as "config.evals.test".
     """
-    data_lib.check_section(data, where)
+    if section.get("data") is not None:
+      data_lib.check_section(section["data"], f"{where}.data")
 
   def _open(
     self, data: dict[str, Any], source: data_lib.Source, **options: Any
@@ -272,6 +283,20 @@ class Evaluator(abc.ABC):
     Instead of an empty argument, pmap of JAX 0.10 takes the next one.
     """
     return self._parallel.place(np.int32(0))
+
+  @abc.abstractmethod
+  def run(self, params: Any) -> Iterator[tuple[str, float]]:
+    """Yields the name and value of each metric.
+
+    Metrics of a setting are named `{setting.name}/...`. Those of something
+    else, such as a teacher, have its name in place of the setting's. Neither
+    name contains a "/". `{setting.name}/examples` is the number of examples
+    that the headline is computed from, without those that have no label; the
+    interval of an accuracy follows from it.
+
+    Args:
+      params: of the model, placed on the devices.
+    """
 
   @abc.abstractmethod
   def _timed(self, params: Any) -> tuple[Programs, tuple[Any, ...]]:

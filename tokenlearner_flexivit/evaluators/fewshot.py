@@ -174,9 +174,14 @@ class Evaluator(base.Evaluator):
     )
 
   @classmethod
-  def check_data(cls, data: Mapping[str, Any], where: str) -> None:
+  def check(cls, section: Mapping[str, Any], where: str) -> None:
     """Raises ValueError as the base does; the splits are keys of their own."""
-    super().check_data({"split": "train", **data}, where)
+    for default in ("train", "test"):
+      key = f"{default}_split"
+      split = section.get(key, default)
+      configuration.check_text(split, f"{where}.{key}")
+      data = {**section["data"], "split": split}
+      data_lib.check_section(data, f"{where}.data", f"{where}.{key}")
 
   @functools.cached_property
   def _drawn(self) -> shots_lib.Drawn:

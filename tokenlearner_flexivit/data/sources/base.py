@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import hashlib
 import itertools
+import os
 import types
 import unicodedata
 import warnings
@@ -38,6 +39,7 @@ class Source(abc.ABC):
     has_several: whether an example may have several classes.
     value_names: by feature, names of its values 0, 1, ..., if they have names.
     parts: what is read of the dataset's splits; empty if that is not known.
+    options: arguments of the constructor after the name and the split.
   """
 
   name: str
@@ -46,6 +48,24 @@ class Source(abc.ABC):
   has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
   parts: Sequence[splits.Part] = ()
+  options: Sequence[str] = ()
+
+  @classmethod
+  def check_split(
+    cls, name: str, split: str, data_dir: str | os.PathLike | None = None
+  ) -> None:
+    """Raises ValueError for a split that a dataset is known not to have.
+
+    It lists no examples and stores nothing. If nothing is known yet, such as of
+    a dataset that is still to be prepared, opening the split raises the error.
+
+    Args:
+      name: the dataset, as in a config.
+      split: a split, perhaps with a slice, or a sum.
+      data_dir: folder of prepared datasets; None for the default.
+    """
+    del data_dir
+    splits.parse(split, name)
 
   @abc.abstractmethod
   def __len__(self) -> int:

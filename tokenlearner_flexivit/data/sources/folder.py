@@ -32,6 +32,17 @@ class FolderSource(sources.Source):
   in a class folder must be an image.
   """
 
+  @classmethod
+  def check_split(
+    cls, name: str, split: str, data_dir: str | os.PathLike | None = None
+  ) -> None:
+    """Raises ValueError for a split that the folder does not have."""
+    del data_dir
+    path = name.removeprefix("folder:")
+    for part, _ in splits.parse(split, name):
+      if part != "all":
+        _resolve(part, split_folders(path), _root(path))
+
   def __init__(self, path: str | os.PathLike, split: str):
     """Lists the files.
 

@@ -36,6 +36,24 @@ class TfdsSource(sources.Source):
   this name becomes `dataset_id`.
   """
 
+  options = ("data_dir", "features")
+
+  @classmethod
+  def check_split(
+    cls, name: str, split: str, data_dir: str | os.PathLike | None = None
+  ) -> None:
+    """Raises ValueError for a split that the prepared dataset does not have."""
+    super().check_split(name, split)
+    if data_dir is not None:
+      data_dir = os.path.expanduser(data_dir)
+    try:
+      known = list(tfds.builder(name, data_dir=data_dir).info.splits)
+    except Exception:  # TFDS raises many; opening the dataset explains them.
+      return
+    for part, _ in splits.parse(split, name):
+      if known and part != "all":
+        splits.resolve(part, known, name)
+
   def __init__(
     self,
     name: str,

@@ -64,6 +64,21 @@ class VideoFolderSource(sources.Source):
   requested one.
   """
 
+  options = ("data_dir",)
+
+  @classmethod
+  def check_split(
+    cls, name: str, split: str, data_dir: str | os.PathLike | None = None
+  ) -> None:
+    """Raises ValueError for a split that the videos do not have."""
+    if name.startswith("video_folder:"):
+      path, *_ = parse_name(name)
+      known = video_listing.find_splits(paths.local(path, "video_folder:"))
+    else:
+      stored = name.removeprefix("video_folder/").partition(":")[0]
+      known = _read_about(name, _folder(data_dir) / stored / VERSION)["splits"]
+    _parse(split, list(known), name)
+
   def __init__(
     self, name: str, split: str, data_dir: str | os.PathLike | None = None
   ):
