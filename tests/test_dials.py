@@ -94,7 +94,7 @@ def check_host_draws(end_weights):
     drawn_from.draw(train_step.step_keys(5, np.int32(step))[0], step)
     for step in range(20)
   ]
-  inside = [int(drawn_from.branch_of(index)) for index in drawn]
+  inside = [int(drawn_from.branch_index(index)) for index in drawn]
   assert len(set(inside)) > 3
   for first in (0, 7):
     host = train_step.host_branches(drawn_from, 5, first, block=4)
@@ -141,7 +141,7 @@ def test_numbers_of_tokens_share_a_program():
     dials.Setting((4, 4), "all"),
   )
   indices = np.arange(6)
-  branches = drawn_from.branch_of(indices).tolist()
+  branches = drawn_from.branch_index(indices).tolist()
   assert branches == [0, 1, 0, 2, 3, 2]
   for index, branch in zip(indices, branches, strict=True):
     setting = drawn_from.in_program(drawn_from.branches[branch], index)

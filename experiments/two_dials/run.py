@@ -30,7 +30,7 @@ def speed(predictor: Predictor) -> dict[dials.Setting, float]:
     Images per second in batches of 64, from prepared images to logits.
   """
   return {
-    dials.Setting.of_row(row): 1000 * _BATCH_SIZE / row["forward_ms"]
+    dials.Setting.from_row(row): 1000 * _BATCH_SIZE / row["forward_ms"]
     for row in predictor.profile(batch_size=_BATCH_SIZE, repeats=_ROUNDS)
   }
 

@@ -81,7 +81,10 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   assert command.read_images(args, found).shape == (4, 12, 12, 3)
   # What a format does not tell is said.
   out = capsys.readouterr().out
-  for guess in ("WARNING: num_heads=3, from the width", "WARNING: GELU"):
+  for guess in (
+    "WARNING: num_heads=3, from the width",
+    "computes GELU with erf",
+  ):
     assert (guess in out) == (format == "timm")
 
 
@@ -125,7 +128,10 @@ def test_bad_flags_are_told(weights, untrained_run, tmp_path, capsys):
   path, _ = weights
   for arguments, words in (
     ([f"--init={path}"], "tells of no images.*--data=digits.*--images"),
-    ([f"--init={tmp_path / 'none.npz'}", FAKE], "neither a file here"),
+    (
+      [f"--init={tmp_path / 'none.npz'}", FAKE],
+      "neither a file on this machine",
+    ),
     ([f"--workdir={untrained_run}", FAKE], "--data goes with --init"),
     ([f"--workdir={untrained_run}", "--pp=decode"], "--pp goes with --init"),
   ):
@@ -196,7 +202,7 @@ def test_two_models_are_compared(weights, untrained_run, tmp_path):
   labels = compare(f"--workdir={untrained_run}", sizes, f"--other={path}")
   sides = {f"{untrained_run.name}, patch6", "small.npz, patch4"}
   assert sides < set(labels[:, 0])
-  with pytest.raises(SystemExit, match="neither a file here"):
+  with pytest.raises(SystemExit, match="neither a file on this machine"):
     compare(f"--init={path}", FAKE, "--other=none")
   with pytest.raises(SystemExit, match="5"):
     compare(f"--init={path}", FAKE, "--patch_sizes=5", f"--other={other}")

@@ -14,7 +14,7 @@ from tokenlearner_flexivit.train import setup
 
 
 def metrics_of(sums):
-  return classification.metrics_of(sums, "config.evals.test")
+  return classification.metrics_from_sums(sums, "config.evals.test")
 
 
 def sums_of(probabilities, labels, mask=None):

@@ -162,7 +162,7 @@ def test_the_number_of_all_learned_tokens_is_the_models_own(predictor):
 
 def test_a_profile_has_all_settings_and_lets_choose(predictor, tmp_path):
   rows = predictor.profile(repeats=2)
-  assert [dials.Setting.of_row(row) for row in rows] == list(
+  assert [dials.Setting.from_row(row) for row in rows] == list(
     predictor.trained.settings
   )
   for row, recorded in zip(rows, predictor.trained.recorded, strict=True):

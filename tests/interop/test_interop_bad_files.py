@@ -56,7 +56,7 @@ def write_zip(path, entries, compression=zipfile.ZIP_STORED):
 
 
 def test_missing(tmp_path, make_model):
-  with pytest.raises(FileNotFoundError, match="neither a file here"):
+  with pytest.raises(FileNotFoundError, match="neither a file on this machine"):
     interop.load_params(tmp_path / "none.npz", make_model())
   with pytest.raises(FileNotFoundError, match="Did you mean 'FlexiViT-B i1k'"):
     interop.load_params("FlexiVit-B i1k", make_model())

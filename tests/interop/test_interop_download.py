@@ -76,7 +76,9 @@ def test_without_a_network(web):
   web.pages[url] = urllib.error.URLError("no route")
   with pytest.raises(OSError, match=f"{url} cannot be downloaded .*the path"):
     interop.fetch("FlexiViT-B i1k")
-  with pytest.raises(FileNotFoundError, match="Released are FlexiViT-B i1k,"):
+  with pytest.raises(
+    FileNotFoundError, match="Released names: FlexiViT-B i1k,"
+  ):
     interop.fetch("no such name")
 
 
@@ -175,7 +177,7 @@ def test_hugging_face_without_choice(hub):
   hub.remove("model.safetensors")
   assert interop.fetch("hf://a/b").name == "a-b-None-model.npz"
   hub.append("other.npz")
-  with pytest.raises(ValueError, match=r"It has model\.npz, other\.npz"):
+  with pytest.raises(ValueError, match=r"has model\.npz, other\.npz"):
     interop.fetch("hf://a/b")
 
 
@@ -188,8 +190,8 @@ def test_hugging_face_without_its_library(monkeypatch):
 @pytest.mark.parametrize(
   ("source", "message"),
   [
-    ("hf://owner", "is not hf://owner/repo"),
-    ("hf://owner/repo/../../etc/passwd", "is not hf://owner/repo"),
+    ("hf://owner", "must be hf://owner/repo"),
+    ("hf://owner/repo/../../etc/passwd", "must be hf://owner/repo"),
     ("ftp://example.com/a.npz", "Known: gs://"),
     ("http://example.com/a.npz", "Known: gs://"),
   ],

@@ -85,7 +85,7 @@ def test_a_model_for_images_is_the_encoder_of_frames(tmp_path):
   np.testing.assert_allclose(loaded["cls"], image["cls"], rtol=1e-6)
   with pytest.raises(ValueError, match=r"missing:\n  TemporalTransformer/"):
     interop.load_params_and_report(path, model, params=like)
-  with pytest.raises(ValueError, match=r"optional='Temporary' is the begin"):
+  with pytest.raises(ValueError, match=r"optional='Temporary': no array's"):
     interop.load_params(path, model, params=like, optional=["Temporary"])
 
 

@@ -276,7 +276,7 @@ def test_arguments_of_timm_that_nobody_knows_are_told(library_file):
   path, model, _ = library_file("timm", config)
   described = interop.describe(path)
   assert models.ViT(**described.model) == model
-  told = [guess for guess in described.guesses if "nothing is known" in guess]
+  told = [guess for guess in described.guesses if "meaning is unknown" in guess]
   assert len(told) == 1
   assert told[0].startswith("talking=True of ")
 

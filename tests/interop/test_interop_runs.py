@@ -316,7 +316,7 @@ def test_weights_that_are_saved_claim_no_images_that_nobody_named(
   assert (described.input_mean, described.input_std) == ((0.3,), (0.2,))
   _, report = interop.load_params_and_report(path, model)
   assert "minus [0.3], divided by [0.2]" in str(report)
-  with pytest.raises(ValueError, match="input_mean and input_std, or neither"):
+  with pytest.raises(ValueError, match="give both or neither"):
     interop.save_params(params, path, format, model=model, input_mean=0.3)
 
 

@@ -62,7 +62,7 @@ def test_grid(method, saved, make_model, logits):
     path, model, posemb_method=method
   )
   row = shown(report, "resized")["pos_embedding"]
-  assert (row.there, row.here) == ((1, 9, 16), (1, 10, 16))
+  assert (row.file_shape, row.model_shape) == ((1, 9, 16), (1, 10, 16))
   assert row.note == f"{method}, 3x3 -> 2x5"
   images = np.random.default_rng(0).uniform(-1, 1, (1, 8, 20, 3))
   before = logits(make_model(), params, images)
@@ -196,9 +196,9 @@ def test_statistics_of_the_input(mean, std, saved, make_model, logits):
     logits(model, params, (images - np.array(mean)) / np.array(std)),
     rtol=1e-4,
   )
-  with pytest.raises(ValueError, match="need 3 values, or one"):
+  with pytest.raises(ValueError, match="have 3 values, or one"):
     interop.load_params(path, model, input_mean=[0.5, 0.5])
-  with pytest.raises(ValueError, match="must not have a 0"):
+  with pytest.raises(ValueError, match="must not contain 0"):
     interop.load_params(path, model, input_std=[0])
 
 
@@ -233,7 +233,7 @@ def test_exceptions_that_the_caller_makes(saved, make_model):
     f"MAPHead_0/{name}"
     for name in traverse_util.flatten_dict(loaded["MAPHead_0"], sep="/")
   }
-  with pytest.raises(ValueError, match="'MapHead' is the beginning of no name"):
+  with pytest.raises(ValueError, match="'MapHead': no array's name begins so"):
     interop.load_params(path, model, fresh=("MapHead",), unused=("cls",))
 
 

@@ -263,7 +263,7 @@ def test_init_from_another_run(config, untrained_run, tmp_path):
   assert not params["head"]["kernel"].any()
   chex.assert_trees_all_equal(params["embedding"], saved["embedding"])
   config.init_fresh = ("heads",)
-  with pytest.raises(ValueError, match="'heads' is the beginning of no name"):
+  with pytest.raises(ValueError, match="'heads': no array's name begins so"):
     setup.Experiment(config).init_params()
   config.init_fresh = ()
   config.data.name = "fake:12x12x3:4:64"  # Another head starts fresh.

@@ -149,7 +149,7 @@ class Dials:
       index = index * len(self[name].values) + self[name].draw(own, step)
     return index
 
-  def branch_of(
+  def branch_index(
     self, setting: Int[ArrayLike, "*shape"]
   ) -> Int32[Array, "*shape"]:
     """Returns indices into `branches` for indices into `settings`."""

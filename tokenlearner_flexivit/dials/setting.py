@@ -145,7 +145,7 @@ class Setting(Mapping[str, Any]):
     }
 
   @classmethod
-  def of_row(cls, row: Mapping[str, Any]) -> "Setting":
+  def from_row(cls, row: Mapping[str, Any]) -> "Setting":
     """Returns the setting that a row of a report names."""
     return cls(
       **{

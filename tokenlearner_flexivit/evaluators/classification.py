@@ -110,7 +110,7 @@ def add_sums(
   return jax.tree.map(jnp.add, sums, parallel.sum(new))
 
 
-def metrics_of(
+def metrics_from_sums(
   sums: dict[str, Float32[ArrayLike, "..."]], where: str
 ) -> dict[str, float]:
   """Returns accuracy, top5, loss (nats), ece and the number of examples.
@@ -196,8 +196,8 @@ class Evaluator(base.Evaluator):
       for setting, logits in self._logits.items():
         answers = {**labels, "logits": logits(params, inputs)}
         sums[setting] = self._add(sums[setting], answers)
-    for setting, of_setting in sums.items():
-      metrics = metrics_of(jax.device_get(of_setting), self._where)
+    for setting, setting_sums in sums.items():
+      metrics = metrics_from_sums(jax.device_get(setting_sums), self._where)
       for name, value in metrics.items():
         yield f"{setting.name}/{name}", value
 

@@ -67,7 +67,7 @@ def measures(name: str, num_classes: int) -> tuple[str, ...]:
   return (name, "agree1", *agree5, "logsoftmax_euclidean")
 
 
-def distance_of(task: Any) -> str:
+def default_distance(task: Any) -> str:
   """Returns the name of the distance that suits a task.
 
   A distillation names its own; for other tasks the link to probabilities
@@ -136,7 +136,7 @@ class Evaluator(base.Evaluator):
     super().__init__(context, batch_size, patch_sizes, num_tokens)
     task, where = context.task, context.where
     self._check_several_classes()
-    self._distance = distance_of(task)
+    self._distance = default_distance(task)
     if teachers is not None:
       self._teachers = distillation.create_teachers(
         teachers, task.num_classes, f"{where}.teachers", context.class_names
@@ -233,7 +233,7 @@ class Evaluator(base.Evaluator):
       yield f"{setting.name}/examples", examples
     teacher_sums = jax.device_get(teacher_sums)
     if teacher_sums["count"]:
-      metrics = classification.metrics_of(teacher_sums, self._where)
+      metrics = classification.metrics_from_sums(teacher_sums, self._where)
       for name, value in metrics.items():
         yield f"teacher/{name}", value
 

@@ -165,7 +165,7 @@ class Evaluator(base.Evaluator):
       sums = self._add(sums, {**self._labels(batch), "logits": answers})
     sums = jax.device_get(sums)
     metrics = {
-      group: classification.metrics_of(
+      group: classification.metrics_from_sums(
         {k: v[i] for k, v in sums.items()}, self._where
       )
       for i, group in enumerate(self._all)

@@ -101,7 +101,7 @@ def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
   """Returns a row of recorded values for each known setting."""
   fewest = min((row["batch_size"] for row in profile), default=None)
   profiled = {
-    dials.Setting.of_row(row): row
+    dials.Setting.from_row(row): row
     for row in profile
     if row["batch_size"] == fewest
   }
@@ -186,7 +186,7 @@ def _hub_results(
     {
       "type": trained.headline,
       "value": row[trained.headline],
-      "name": f"{trained.headline} ({dials.Setting.of_row(row).name})",
+      "name": f"{trained.headline} ({dials.Setting.from_row(row).name})",
     }
     for row in rows
     if row[trained.headline] is not None

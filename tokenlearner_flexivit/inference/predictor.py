@@ -276,7 +276,7 @@ class Predictor:
       ValueError: the rows are of another model.
     """
     for row in rows:
-      setting = dials.Setting.of_row(row)
+      setting = dials.Setting.from_row(row)
       if not np.isclose(row["gmacs"], self._known.gmacs(setting)):
         raise ValueError("The profile is of another model. Measure this one.")
       self._measured[row["batch_size"]][setting] = row

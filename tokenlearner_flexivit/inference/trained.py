@@ -124,7 +124,7 @@ class Trained:
     Settings of the training that do not fit the evaluation's images are left
     out.
     """
-    evaluated = map(dials.Setting.of_row, self.recorded)
+    evaluated = map(dials.Setting.from_row, self.recorded)
     model, shape = self.model, self.image_shape
     fitting = (s for s in self.settings if runs.fits(model, shape, s))
     return tuple(dict.fromkeys((*evaluated, *fitting)))
@@ -132,7 +132,7 @@ class Trained:
   def row(self, setting: dials.Setting) -> Mapping[str, Any] | None:
     """Returns the report's row of a setting, or None."""
     return next(
-      (row for row in self.recorded if dials.Setting.of_row(row) == setting),
+      (row for row in self.recorded if dials.Setting.from_row(row) == setting),
       None,
     )
 
@@ -370,7 +370,7 @@ def _setting(saved: Mapping[str, Any] | Sequence[Any]) -> dials.Setting:
   """Returns a setting from its form in a file, a pair in version 0.1."""
   if not isinstance(saved, Mapping):
     saved = dict(zip(("patch_size", "num_tokens"), saved, strict=True))
-  return dials.Setting.of_row(saved)
+  return dials.Setting.from_row(saved)
 
 
 def _build(

@@ -77,7 +77,7 @@ def open_file(path: pathlib.Path) -> Iterator[Opened]:
     what can be read while this context is open.
 
   Raises:
-    FileNotFoundError: nothing there.
+    FileNotFoundError: the path does not exist.
     ValueError: damaged, of another kind, or a pickle.
   """
   if not path.exists():
@@ -99,8 +99,8 @@ def _kind(path: pathlib.Path) -> str:
     return "workdir"
   if _SHARD.search(path.name):
     raise ValueError(
-      f"{path} is one of several files that hold the weights together, which"
-      " are not read: save them as one, with max_shard_size."
+      f"{path} is one of several files that together hold the weights; such"
+      " files are not read. Save the weights as one file, with max_shard_size."
     )
   with path.open("rb") as file:
     head = file.read(32)
@@ -111,16 +111,16 @@ def _kind(path: pathlib.Path) -> str:
   length = int.from_bytes(head[:8], "little")
   if head[8:9] == b"{" and length <= path.stat().st_size - 8:
     return "safetensors"
-  for start, what in _REFUSED.items():
+  for start, content in _REFUSED.items():
     if head.lower().startswith(start.lower()):
-      raise ValueError(f"{path} holds no weights but is {what}.")
+      raise ValueError(f"{path} holds no weights but is {content}.")
   if head.startswith(b"PK"):
     return "npz"
   # Protocols 2 to 5 of pickle; such a msgpack would be an empty dict.
   if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
     raise ValueError(
-      f"{path} is refused: it is a pickle, which runs code when it is read."
-      " Save the weights as .safetensors or .npz where you trust the file."
+      f"{path} is refused: it is a pickle, which runs code when it is read. If"
+      " you trust the file, save its weights as .safetensors or .npz."
     )
   if head[8:9] == b"{":
     return "safetensors"  # Truncated, which its reader reports.

@@ -259,8 +259,8 @@ def _check_as_known(model, path, **values) -> None:
 def _model(leaves: Leaves, guesses: list[str], path, format) -> dict[str, Any]:
   if surgery.KERNEL in leaves and len(leaves[surgery.KERNEL].shape) == 5:
     raise ValueError(
-      f"{path} is of a model for videos, whose settings no file tells. Build a"
-      " models.ViViT and load these weights with load_params."
+      f"{path} holds a model for videos, whose settings no file records. Build"
+      " a models.ViViT and load these weights with load_params."
     )
   hidden = f"{_BLOCK}MlpBlock_0/Dense_0/kernel"
   query = f"{_BLOCK}MultiHeadDotProductAttention_0/query/kernel"
@@ -268,8 +268,8 @@ def _model(leaves: Leaves, guesses: list[str], path, format) -> dict[str, Any]:
     if key not in leaves or len(leaves[key].shape) != rank:
       theirs = formats.their_name(format, key)
       raise ValueError(
-        f"{path}: no array {theirs!r} of the kind that the models here have"
-        f" ({rank} axes as {key})."
+        f"{path} has no array {theirs!r} with {rank} axes, which every model"
+        f" here has as {key!r}."
       )
   p, q, _, width = leaves[surgery.KERNEL].shape
   blocks = {m[1] for k in leaves if (m := re.match(_BLOCK[:-2] + r"(\d+)/", k))}
@@ -287,7 +287,7 @@ def _model(leaves: Leaves, guesses: list[str], path, format) -> dict[str, Any]:
     model["pool"] = "map" if "MAPHead_0/probe" in leaves else "gap"
   if format == "scenic":
     guesses.append(
-      "pool='gap': Scenic's files do not tell the classifier, which may take"
+      "pool='gap': Scenic's files do not record the classifier, which may take"
       " the maximum or the sum"
     )
   rep_size = _outputs(leaves, "pre_logits")
@@ -333,7 +333,7 @@ def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   grid, _ = grids.posemb_grid(n, has_cls, known_grid=told, cls_entry=cls_entry)
   if grid is None:
     raise ValueError(
-      f"{path} has {n} positions, which make no square. Say their grid:"
+      f"{path} has {n} positions, which form no square. Give their grid:"
       " posemb_grid=(h, w), on the command line --posemb_grid=h,w."
     )
   model["posemb_grid"] = grid
@@ -360,8 +360,8 @@ def _guess_heads(leaves: Leaves, guesses: list[str], path) -> int:
   if heads is None:
     raise ValueError(
       f"{path} does not tell how many attention heads its model has, nor does"
-      f" its width of {width}. Say it: num_heads=, on the command line"
-      " --num_heads; in a config the section model of what is loaded."
+      f" its width of {width}. Give num_heads=, on the command line"
+      " --num_heads, in a config the section model of what is loaded."
     )
   guesses.append(f"num_heads={heads}, from the width of {width}")
   return heads
@@ -387,7 +387,9 @@ def _token_learner(leaves, depth, guesses) -> dict[str, Any] | None:
   last = "Conv_3/kernel" if v10 else "token_masking/Dense_1/kernel"
   fuser = any(k.startswith("Transformer/TokenFuser_") for k in leaves)
   if first + last not in leaves:
-    raise ValueError(f"There is a TokenLearner, but no array {first + last!r}.")
+    raise ValueError(
+      f"The file is damaged: it has a TokenLearner, but no {first + last!r}."
+    )
   learner = dict(
     layer=depth - count if fuser else depth // 2,
     num_tokens=leaves[first + last].shape[-1],
@@ -397,7 +399,9 @@ def _token_learner(leaves, depth, guesses) -> dict[str, Any] | None:
   if not v10:
     learner["bottleneck_dim"] = leaves[first + last].shape[0]
   if not fuser:
-    guesses.append("token_learner.layer: no file tells it")
+    guesses.append("token_learner.layer, which no file records")
   if v10:
-    guesses.append("token_learner.pooling: no file tells it; sum is published")
+    guesses.append(
+      "token_learner.pooling, which no file records; published models use sum"
+    )
   return learner

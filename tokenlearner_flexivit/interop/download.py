@@ -64,8 +64,8 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
     close = difflib.get_close_matches(source, RELEASED, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise FileNotFoundError(
-      f"{source!r} is neither a file here nor a released name.{hint} Released"
-      f" are {', '.join(RELEASED)}."
+      f"{source!r} is neither a file on this machine nor a released name.{hint}"
+      f" Released names: {', '.join(RELEASED)}."
     )
   return _file_of_folder(path) if path.is_dir() else path
 
@@ -78,8 +78,8 @@ def _file_of_folder(folder: pathlib.Path) -> pathlib.Path:
   index = folder / f"{FOLDER_FILE}.index.json"
   if index.is_file():
     raise ValueError(
-      f"{folder} holds weights in several files, as {index.name} says, which"
-      " are not read: save them as one, with max_shard_size."
+      f"{folder} holds weights in several files, as {index.name} says; such"
+      " files are not read. Save the weights as one file, with max_shard_size."
     )
   return folder
 
@@ -196,8 +196,8 @@ def _from_hugging_face(source: str) -> pathlib.Path:
   )
   if not match or ".." in source.split("/"):
     raise ValueError(
-      f"{source!r} is not hf://owner/repo, hf://owner/repo@revision or one of"
-      " these and a file."
+      f"{source!r} must be hf://owner/repo or hf://owner/repo@revision, and may"
+      " end in /FILE."
     )
   repo, revision, file = match.groups()
   try:
@@ -221,7 +221,8 @@ def _from_hugging_face(source: str) -> pathlib.Path:
       file = fitting[0]
     else:
       raise ValueError(
-        f"{source}: say which file, as in {source}/FILE. It has"
+        f"{source} does not say which file to read: add it, as in"
+        f" {source}/FILE. The repository has"
         f" {', '.join(fitting) or 'no .safetensors and no .npz'}."
       )
   download = functools.partial(

@@ -95,8 +95,8 @@ def check(names: Iterable[str], where: str) -> None:
       for feature, arrays in arrays_by_feature.items()
     )
     raise ValueError(
-      f"{where} is of a model with {features}. The models here have none, and"
-      " without these arrays they would give other answers."
+      f"{where} holds a model with {features}. The models here lack these, and"
+      " without those arrays their answers would be wrong."
     )
 
 

@@ -64,7 +64,7 @@ class Report:
     lines += [f"  WARNING: {warning}." for warning in self.warnings]
     for fate in FATES:
       rows = [row for row in self.rows if row.fate == fate]
-      size = sum(math.prod(row.here or row.there) for row in rows)
+      size = sum(math.prod(row.model_shape or row.file_shape) for row in rows)
       lines.append(f"  {fate:<8} {len(rows):>4} arrays, {size:,} numbers")
       lines += [
         f"    {row.name} {_shapes(row)}{row.note and f' ({row.note})'}"
@@ -75,7 +75,11 @@ class Report:
 
 
 def _shapes(row):
-  shapes = [str(list(s)) for s in (row.there, row.here) if s is not None]
+  shapes = [
+    str(list(shape))
+    for shape in (row.file_shape, row.model_shape)
+    if shape is not None
+  ]
   return shapes[0] if len(set(shapes)) == 1 else " -> ".join(shapes)
 
 
@@ -256,7 +260,8 @@ def _statistics(known, mean, std, path):
         f" {list(known.input_std)}, as {known.where} says, not images in"
         " [-1, 1]. Pass these as input_mean= and input_std= (in a config"
         " init_mean and init_std, of a teacher input_mean and input_std) and"
-        " give images in [-1, 1]; or 0.5 and 0.5 to give them prepared so."
+        " give images in [-1, 1]; or pass 0.5 and 0.5, and give images that are"
+        " prepared as the file expects."
       )
     return None
   return tuple(
@@ -274,8 +279,8 @@ def _compare(known, model, leaves, format, path) -> list[str]:
   heads = getattr(model, "num_heads", None)
   if known.num_heads not in (None, heads):
     raise ValueError(
-      f"{path} has num_heads={known.num_heads}, as {known.where} says, the"
-      f" model {heads}: attention would be another."
+      f"{path} has num_heads={known.num_heads}, as {known.where} says, but the"
+      f" model has {heads}. Build the model with num_heads={known.num_heads}."
     )
   width = getattr(model, "width", None)
   published = description.PUBLISHED_HEADS.get(width)
@@ -329,10 +334,10 @@ def _check_not_joint(leaves, path) -> None:
   for_videos = kernel and len(kernel.shape) == 5
   if for_videos and not any("TemporalTransformer" in name for name in leaves):
     raise ValueError(
-      f"{path} is of a model for videos that attends over space and time at"
-      " once: its position embedding is of both, that of the factorised"
-      " encoder's first part of space alone. Load it into models.ViViT, or give"
-      " weights of a model for images."
+      f"{path} holds a model for videos that attends over space and time at"
+      " once: its position embedding covers both, but that of the factorised"
+      " encoder's first part covers space alone. Load it into models.ViViT, or"
+      " give weights of a model for images."
     )
 
 
@@ -378,7 +383,10 @@ def _fresh(model, params, template, names, seed) -> dict[str, np.ndarray]:
 def _read(name: str, leaf: Leaf, dtype: str | None, path) -> np.ndarray:
   array = leaf.read()
   if array.shape != tuple(leaf.shape):
-    raise ValueError(f"{path}: {name} is {array.shape}, not {leaf.shape}.")
+    raise ValueError(
+      f"{path} is damaged: {name} has the shape {array.shape}, not"
+      f" {leaf.shape}."
+    )
   if not np.isfinite(array).all():
     raise ValueError(f"{path}: {name} holds NaN or infinity.")
   if dtype is not None and array.dtype != dtype:

@@ -45,8 +45,8 @@ def open_npz(path: pathlib.Path) -> Iterator[tuple[Leaves, dict[str, str]]]:
     if any(info.filename.endswith("data.pkl") for info in infos):
       raise ValueError(
         f"{path} is refused: it is a PyTorch file and holds a pickle, which"
-        " runs code when it is read. Save the weights as .safetensors where"
-        " you trust the file."
+        " runs code when it is read. If you trust the file, save its weights as"
+        " .safetensors."
       )
     last_read = LastRead()
     leaves = {}
@@ -133,7 +133,7 @@ def _leaf(archive, info, path, name, last_read) -> Leaf:
   if size + header != info.file_size or info.file_size > possible:
     raise ValueError(
       f"the shape {shape} asks for {size:,} bytes, but"
-      f" {min(info.file_size - header, possible):,} are there"
+      f" the file holds {min(info.file_size - header, possible):,}"
     )
 
   def read():

@@ -72,7 +72,7 @@ def save_params(
     )
   if arrays[surgery.KERNEL].ndim != 4 and format not in ("native", "scenic"):
     raise ValueError(
-      f"{format} has no model for videos that these parameters are of; save"
+      f"{format} has no model for videos like that of these parameters; save"
       " them as native or scenic."
     )
   stores_posemb = format in ("timm", "hugging_face", "scenic")
@@ -86,7 +86,10 @@ def save_params(
     arrays[surgery.POSEMB] = np.asarray(embedding)
   leaves = to_theirs({k: Leaf.from_array(array) for k, array in arrays.items()})
   if (input_mean is None) != (input_std is None):
-    raise ValueError("Give input_mean and input_std, or neither.")
+    raise ValueError(
+      f"input_mean={input_mean} and input_std={input_std}: give both or"
+      " neither."
+    )
   statistics = (
     x if x is None else tuple(np.ravel(x).tolist())
     for x in (input_mean, input_std)

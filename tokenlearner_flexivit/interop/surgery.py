@@ -7,13 +7,13 @@ raises an error.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tokenlearner_flexivit.interop import foreign, grids, resize
-from tokenlearner_flexivit.interop.leaves import Leaf, Leaves
+from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
@@ -31,15 +31,15 @@ class Row:
   Attributes:
     name: of the array, by our names.
     fate: "loaded", "resized", "fresh" or "unused".
-    there: its shape in the file; None if the file lacks it.
-    here: its shape in the model; None if the model lacks it.
+    file_shape: None if the file lacks the array.
+    model_shape: None if the model lacks it.
     note: the reason or the change, in words.
   """
 
   name: str
   fate: str
-  there: tuple[int, ...] | None
-  here: tuple[int, ...] | None
+  file_shape: tuple[int, ...] | None
+  model_shape: tuple[int, ...] | None
   note: str = ""
 
 
@@ -62,15 +62,19 @@ def absorb_statistics(
   kernel, bias = leaves.get(KERNEL), leaves.get("embedding/bias")
   mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
   if not kernel or not bias or len(kernel.shape) not in _KERNEL_RANKS:
-    raise ValueError("There is no patch embedding to absorb input_mean.")
+    raise ValueError(
+      "input_mean and input_std change the patch embedding, but these weights "
+      f"have none: {KERNEL!r} or its bias is missing."
+    )
   channels = kernel.shape[-2]
   for values in (mean, std):
     if values.shape not in ((1,), (channels,)):
       raise ValueError(
-        f"input_mean and input_std need {channels} values, or one."
+        f"input_mean={mean.tolist()} and input_std={std.tolist()} must each "
+        f"have {channels} values, or one for all channels."
       )
   if not np.all(std):
-    raise ValueError(f"input_std={std.tolist()} must not have a 0.")
+    raise ValueError(f"input_std={std.tolist()} must not contain 0.")
   if np.all(mean == 0.5) and np.all(std == 0.5):
     return leaves
   # (x - mean) / std = y * scale + shift for y = 2 x - 1.
@@ -183,10 +187,11 @@ class Plan:
     return name if theirs == name else f"{theirs} (here {name})"
 
   def _note(self, name, fate, leaf=None, note=""):
-    here = self._template.get(name)
-    there = None if leaf is None else tuple(leaf.shape)
-    here = None if here is None else tuple(here.shape)
-    self.rows.append(Row(name, fate, there, here, note))
+    file_shape, model_shape = (
+      None if array is None else tuple(array.shape)
+      for array in (leaf, self._template.get(name))
+    )
+    self.rows.append(Row(name, fate, file_shape, model_shape, note))
 
   def _without_fate(self, names):
     fresh = {row.name for row in self.rows if row.fate == "fresh"}
@@ -245,7 +250,7 @@ class Plan:
       for choice in [choices] if isinstance(choices, str) else choices:
         chosen = [name for name in names if name.startswith(choice)]
         if not chosen:
-          raise ValueError(f"{fate}={choice!r} is the beginning of no name.")
+          raise ValueError(_no_such_beginning(fate, choice, names))
         for name in chosen:
           self._note(name, fate, remaining.pop(name, None), "as asked")
     for name in [n for n in remaining if foreign.PRETRAINING.search(n)]:
@@ -258,7 +263,7 @@ class Plan:
     for choice in optional:
       chosen = [name for name in self._template if name.startswith(choice)]
       if not chosen:
-        raise ValueError(f"optional={choice!r} is the beginning of no name.")
+        raise ValueError(_no_such_beginning("optional", choice, self._template))
       if not any(name.startswith(choice) for name in remaining):
         for name in self._without_fate(chosen):
           self._note(name, "fresh", note="not in the file")
@@ -369,10 +374,19 @@ class Plan:
         lines.append(f"{problem}:")
         lines += [f"  {name}" for name in names]
     lines.append(
-      "Build the model of the file: `python -m tokenlearner_flexivit.interop"
-      " describe FILE` tells it. What another task replaces, such as a head,"
-      " can be initialised with fresh=(...) or left out with unused=(...),"
-      " beginnings of names; what the file's model computes with cannot: the"
-      " answers would be another model's."
+      "Build the model that the file is for; `python -m"
+      " tokenlearner_flexivit.interop describe FILE` shows its arguments."
+      " Arrays that another task replaces, such as a head, can be initialised"
+      " with fresh=(...) or left out with unused=(...), which list beginnings"
+      " of names. Do so with no others: the answers would be another model's."
     )
     return "\n".join(lines)
+
+
+def _no_such_beginning(
+  argument: str, beginning: str, names: Iterable[str]
+) -> str:
+  return (
+    f"{argument}={beginning!r}: no array's name begins so. The names are"
+    f" {shorten(sorted(names))}."
+  )

@@ -13,8 +13,8 @@ from tokenlearner_flexivit.interop import torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
 
 ERF = (
-  "GELU is computed with erf there and in its tanh form here, for which there"
-  " is no switch: outputs differ by 1e-4 to 4e-4 of the largest"
+  "its library computes GELU with erf, the models here in its tanh form, which"
+  " no argument changes: outputs differ by 1e-4 to 4e-4 of the largest"
 )
 _TANH = ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 # Parts of names of timm's architectures that no array shows.
@@ -116,7 +116,7 @@ def _fields_of_timm(
   )
   cfg = config.get("pretrained_cfg") or config
   unknown = [
-    f"{key}={value!r} of {where}, of which nothing is known here"
+    f"{key}={value!r} of {where}, whose meaning is unknown here"
     for key, value in model_args.items()
     if key not in _TIMM_ARGUMENTS and not re.fullmatch(_HARMLESS, key)
   ]

@@ -177,7 +177,7 @@ def make_train_step(
   def drawn_means(drawn, *inputs):
     if branch is not None:
       return branches[branch](drawn, *inputs)
-    picked = drawn_from.branch_of(drawn)
+    picked = drawn_from.branch_index(drawn)
     return jax.lax.switch(picked, branches, drawn, *inputs)
 
   def sandwich_means(drawn, params, batch, key):
@@ -237,7 +237,7 @@ def host_branches(
   @jax.jit
   def draw(steps):
     drawn = jax.vmap(lambda s: drawn_from.draw(step_keys(seed, s)[0], s))(steps)
-    return drawn_from.branch_of(drawn)
+    return drawn_from.branch_index(drawn)
 
   for start in itertools.count(first_step, block):
     steps = jax.device_put(np.arange(start, start + block, dtype=np.int32))
