@@ -73,9 +73,10 @@ def is_stream(path: pathlib.Path) -> bool:
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the name of a new file, which replaces `path` at the end.
 
-  If anything is raised inside, the previous file stays. If `path` is a link,
-  its target is replaced, and the link stays. If it is a stream, the content of
-  the new file is written to it.
+  If anything is raised inside, the previous file stays. The new file gets its
+  permissions; without a previous file, those of any new file. If `path` is a
+  link, its target is replaced, and the link stays. If it is a stream, the
+  content of the new file is written to it.
 
   Raises:
     OSError: the file cannot be written; unlike the system's, names the file.
@@ -88,11 +89,16 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     # Its own name, since another process may be writing the same file.
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
   try:
+    if not streams:
+      # Libraries may write files that nobody but their owner may read.
+      partial.touch()
+      mode = (target if target.exists() else partial).stat().st_mode & 0o777
     yield partial
     if streams:
       with partial.open("rb") as content, path.open("ab") as stream:
         shutil.copyfileobj(content, stream)
     else:
+      partial.chmod(mode)
       partial.replace(target)
   except OSError as error:
     if error.errno is None:  # An error of a library.

@@ -165,6 +165,20 @@ def test_a_run_of_a_standard_size_is_a_source(
     runs.open_weights(str(video))
 
 
+def test_an_analysis_says_each_guess_once(tmp_path, capsys, caplog):
+  config = dict(width=16, depth=1, mlp_dim=8, num_heads=1, pool="tok")
+  model = models.ViT(num_classes=3, posemb_grid=(15, 15), **config)
+  key, images = jax.random.key(0), np.zeros((1, 480, 480, 3), np.float32)
+  params = jax.tree.map(np.asarray, jax.jit(model.init)(key, images)["params"])
+  path = tmp_path / "weights.npz"
+  np.savez(path, **traverse_util.flatten_dict({"params": params}, sep="/"))
+  with caplog.at_level("WARNING"):
+    assert runs.open_weights(str(path)).model.posemb_grid == (15, 15)
+  words = r"(14, 16) or (16, 14) and one for the cls token are as possible"
+  assert capsys.readouterr().out.count(words) == 1
+  assert caplog.text.count(words) == 1
+
+
 def test_other_places_and_sines_are_said(run):
   learner = dict(layer=0, num_tokens=2, bottleneck_dim=4)
   section = TINY | dict(

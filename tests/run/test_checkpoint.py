@@ -214,6 +214,16 @@ def test_a_run_that_continued_is_told_to_stop(tmp_path, capsys, monkeypatch):
   assert restore(tmp_path) == 4
 
 
+def test_others_may_read_a_checkpoint_if_they_may_read_new_files(tmp_path):
+  before = os.umask(0o022)
+  try:
+    save(tmp_path, 1)
+  finally:
+    os.umask(before)
+  modes = {path.stat().st_mode & 0o777 for path in files_of(tmp_path)}
+  assert modes == {0o644}
+
+
 def test_stacks_of_blocks_are_saved_block_by_block(tmp_path):
   """Without a copy on the device; and read into the same stacks."""
   blocks = {

@@ -6,8 +6,10 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from tokenlearner_flexivit.interop import containers
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 
@@ -29,6 +31,27 @@ def test_what_does_not_fit_leaves_the_file_before_and_nothing_else(
     workdir_lib.write_json(path, {"steps": list(range(100))})
   assert json.loads(path.read_text()) == {"step": 1}
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+  path, link = tmp_path / "notes.json", tmp_path / "link"
+  before = os.umask(0o027)
+  try:
+    workdir_lib.write_whole(path, b"1")
+    assert path.stat().st_mode & 0o777 == 0o640  # Those of any new file.
+    path.chmod(0o604)
+    link.symlink_to(path.name)
+    workdir_lib.write_whole(link, b"2")
+    for suffix in ("npz", "safetensors", "msgpack"):
+      file = tmp_path / f"model.{suffix}"
+      containers.write(file, {"a": np.zeros(3)})
+      assert file.stat().st_mode & 0o777 == 0o640
+      file.chmod(0o666)
+      containers.write(file, {"a": np.ones(3)})
+      assert file.stat().st_mode & 0o777 == 0o666
+  finally:
+    os.umask(before)
+  assert path.read_bytes() == b"2" and path.stat().st_mode & 0o777 == 0o604
 
 
 def test_what_is_no_file_is_written_and_not_replaced(tmp_path):

@@ -76,6 +76,24 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
   assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-5
 
 
+def test_a_single_class_is_always_agreed_on_and_the_log_leaves_it_out():
+  model = MODEL | {"num_classes": 1}
+  section = {
+    "name": "distillation",
+    "loss": "sigmoid_xent",
+    "label_weight": 1.0,
+  }
+  section["distance"] = "binary_kl"
+  section["teachers"] = {"prof": TEACHER | {"model": model}}
+  task = tasks.create(section, model=models.create(**model), num_classes=1)
+  constants = jax.device_get(task.constants(parallel.create()))
+  batch = make_batch("image") | {"label": np.ones((4, 1), np.float32)}
+  batch = jax.jit(task.prepare)(batch, KEY, constants)
+  loss = functools.partial(task.loss, setting=SETTING)
+  _, (metrics, _) = jax.jit(loss)(constants[0], batch, KEY)
+  assert set(metrics) == {"distance", "label_loss"}
+
+
 def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
   second = TEACHER | {"model": MODEL | {"head_bias_init": 0.0, "pool": "map"}}
   task = make_task(

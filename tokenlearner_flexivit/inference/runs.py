@@ -302,17 +302,21 @@ def open_weights(
   model = models.create(**described.model)
   if model.input != "image":
     raise ValueError(_REFUSED["image"][0].format(source))
-  params = interop.load_params(
+  has_posemb = model.posemb == "learn"
+  params, report = interop.load_params_and_report(
     source,
     model,
-    posemb_grid=posemb_grid,
+    # The description has told what this grid may be mistaken for.
+    posemb_grid=model.posemb_grid if has_posemb else None,
     input_mean=input_mean,
     input_std=input_std,
   )
+  terminal.say(str(report))
   for guess in described.guesses:
-    terminal.say(f"WARNING: {guess}.")
+    if guess not in report.warnings:
+      terminal.say(f"WARNING: {guess}.")
   data = {}
-  if model.posemb == "learn":
+  if has_posemb:
     sides = np.multiply(model.patch_size, model.posemb_grid).tolist()
     size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     channels = params["embedding"]["kernel"].shape[2]

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.models import stacking
 
 with terminal.root_logger_unchanged():
@@ -107,10 +107,10 @@ def _copy(state: Any) -> dict[str, np.ndarray]:
 
 
 def _write(arrays: dict[str, np.ndarray], directory: pathlib.Path) -> None:
-  path = directory / _FILE
-  safetensors.numpy.save_file(arrays, path)
-  with path.open("rb") as file:
-    os.fsync(file.fileno())
+  with paths.whole(directory / _FILE) as partial:
+    safetensors.numpy.save_file(arrays, partial)
+    with partial.open("rb") as file:
+      os.fsync(file.fileno())
 
 
 @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)

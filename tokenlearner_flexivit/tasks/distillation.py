@@ -192,15 +192,18 @@ class Distillation(classification.Classification):
     """Returns the loss of a prepared batch, its metrics, and the logits.
 
     Metrics are the parts of the loss and `agreement`, the share of examples
-    for which student and teachers hold the same class most likely.
+    for which student and teachers hold the same class most likely; it is left
+    out for a single class, where it is always 1.
     """
     del parallel
     logits = self.train_logits(params, batch[self.model.input], key, setting)
     targets = batch["target"]
     distance = self._distance(targets, logits / self._temperature).mean()
     loss = distance * self._temperature**2
-    agree = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
-    metrics = {"distance": distance, "agreement": agree.mean(dtype=jnp.float32)}
+    metrics = {"distance": distance}
+    if logits.shape[-1] > 1:
+      agree = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
+      metrics["agreement"] = agree.mean(dtype=jnp.float32)
     if self._label_weight:
       label_loss = self.example_loss(logits, batch["label"]).mean()
       metrics["label_loss"] = label_loss

@@ -340,16 +340,44 @@ def test_grey_of_2_and_4_bits_is_not_spread():
   ]
 
 
-def test_grey_tiff_of_4_bits_is_not_spread():
-  tags = {256: 4, 257: 1, 258: 4, 259: 1, 262: 1, 273: 122, 277: 1}
-  tags |= {278: 1, 279: 2}
+def grey_tiff(bits, pixels, photometric=1, kind=1):
+  """Returns a TIFF of one row of four grey pixels."""
+  tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 134}
+  tags |= {277: 1, 278: 1, 279: len(pixels), 339: kind}
   entries = [struct.pack("<HHII", tag, 3, 1, x) for tag, x in tags.items()]
   file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
-  file += b"".join(entries) + bytes(4) + b"\x01\x2f"
-  assert ids("decode_ids(key='semantic')", file).ravel().tolist() == [
-    *(0, 1),
-    *(2, 15),
+  return file + b"".join(entries) + bytes(4) + pixels
+
+
+@pytest.mark.parametrize(
+  "bits, pixels, expected",
+  [
+    (1, b"\x50", [0, 1, 0, 1]),
+    (2, bytes([0b00011011]), [0, 1, 2, 3]),
+    (4, b"\x01\x2f", [0, 1, 2, 15]),
+    (8, b"\x00\x01\x02\xff", [0, 1, 2, 255]),
+    (16, struct.pack("<4H", 0, 1, 300, 65535), [0, 1, 300, 65535]),
+  ],
+)
+def test_ids_of_grey_tiff_are_those_stored(bits, pixels, expected):
+  for photometric in (0, 1):
+    file = grey_tiff(bits, pixels, photometric)
+    assert ids("decode_ids(key='semantic')", file).ravel().tolist() == expected
+    if bits < 16:
+      # As an image, 0 is white in the first.
+      levels = 255 * np.array(expected) // (2**bits - 1)
+      shown = levels if photometric else 255 - levels
+      assert run("decode(1)", file).ravel().tolist() == shown.tolist()
+
+
+def test_signed_ids_are_kept():
+  files = [
+    grey_tiff(8, struct.pack("<4b", 0, 1, 127, -1), kind=2),
+    grey_tiff(16, struct.pack("<4h", 0, 1, 127, -1), kind=2),
   ]
+  for file in files:
+    numbers = ids("decode_ids(key='semantic')", file)
+    assert numbers.ravel().tolist() == [0, 1, 127, -1]
 
 
 def test_ids_of_16_bits_in_several_channels_are_refused():

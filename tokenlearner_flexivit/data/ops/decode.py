@@ -23,7 +23,8 @@ _EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF 6.0 (section 8; 339: section 19), and values of 262.
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
-_WHITE_IS_ZERO, _RGB, _CIELAB = 0, 2, 8
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CIELAB = 0, 1, 2, 8
+_SIGNED = 2  # A value of 339.
 # 16-bit images without a greater value hold fewer bits, or are black.
 _MAX_OF_12_BITS = (1 << 12) - 1
 
@@ -128,8 +129,8 @@ def decode_bytes(
 def _is_for_pillow(data: bytes) -> bool:
   """Tells whether Pillow must decode a TIFF that OpenCV would decode wrongly.
 
-  OpenCV misreads the numbers of CIELAB, and multiplies colours by the opacity,
-  which must be dropped.
+  OpenCV misreads the numbers of CIELAB, multiplies colours by the opacity,
+  which must be dropped, and knows no grey of 2 and 4 bits.
 
   Raises:
     ValueError: the numbers have no known range, or both libraries would decode
@@ -152,7 +153,12 @@ def _is_for_pillow(data: bytes) -> bool:
     )
   is_lab = colours == (_CIELAB,)
   if depth <= 8:
-    return is_lab or (colours == (_RGB,) and extra in ((1,), (2,)))
+    is_grey = colours in ((_WHITE_IS_ZERO,), (_BLACK_IS_ZERO,))
+    return (
+      is_lab
+      or (colours == (_RGB,) and extra in ((1,), (2,)))
+      or (is_grey and depth in (2, 4))
+    )
   layouts = {
     "planes, each channel after the other": len(bits) > 1 and planes == (2,),
     "white as zero": colours == (_WHITE_IS_ZERO,),
@@ -250,9 +256,9 @@ def decode_ids(
 ) -> Example:
   """Decodes a map of whole numbers, such as classes or instances.
 
-  The numbers are those of the file: 1, 2, 4, 8 or 16 bits of grey, or the
-  positions in a palette, not its colours (as in Pascal VOC). Resize the result
-  with method="nearest".
+  The numbers are those of the file: 1, 2, 4, 8 or 16 bits of grey, whether a
+  viewer shows 0 black or white, or the positions in a palette, not its colours
+  (as in Pascal VOC). Resize the result with method="nearest".
 
   Args:
     example: has under `key` an encoded PNG, TIFF, BMP or GIF (bytes), or a map
@@ -309,15 +315,22 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
     ) from None
   except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f"the map is damaged: {error}") from error
-  if data[:4] in _TIFF_HEADERS:
-    bits = exif_lib.tag_values(data, _BITS)
-    is_grey = len(bits) == 1 and image.mode == "L"
+  is_tiff = data[:4] in _TIFF_HEADERS
+  if is_tiff:
+    bits = exif_lib.tag_values(data, _BITS) or (1,)
+    is_grey = len(bits) == 1 and image.mode in ("1", "L")
   else:
     bits = (data[24],) if data[:4] == b"\x89PNG" else (8,)
     is_grey = data[25] == 0
   if is_grey and bits[0] in (2, 4):
     # Pillow scales such numbers to 8 bits.
     numbers = numbers // (255 // (2 ** bits[0] - 1))
+  if is_tiff and is_grey:
+    # Pillow turns grey around where 0 is white, and takes int8 for uint8.
+    if exif_lib.tag_values(data, _PHOTOMETRIC) == (_WHITE_IS_ZERO,):
+      numbers = (2 ** bits[0] - 1) - numbers.astype(np.uint8)
+    if exif_lib.tag_values(data, _SAMPLE_FORMAT) == (_SIGNED,):
+      numbers = numbers.view(np.int8)
   if max(bits, default=1) > 8 and numbers.dtype == np.uint8:
     raise ValueError(
       "the map has 16 bits in each of several channels, and only 8 of them "
