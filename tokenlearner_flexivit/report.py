@@ -439,7 +439,8 @@ def _text(
   """Returns the content of report.md."""
   train, kind = report["train"], experiment.task.model.input
   return (
-    f"# {title}\n\n{report['num_params']:,} parameters, {train['steps']} steps "
+    f"# {title}\n\n{report['num_params']:,} parameters, "
+    f"{terminal.counted(train['steps'], 'step')} "
     f"in {terminal.duration(train['seconds'])} on {report['hardware']}.\n\n"
     f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
     f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "

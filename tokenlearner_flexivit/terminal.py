@@ -51,7 +51,7 @@ def say(text: str) -> None:
 
 def counted(number: int, noun: str) -> str:
   """Returns a number of things, such as "1 patch size" or "3 classes"."""
-  plural = noun + ("es" if noun.endswith("s") else "s")
+  plural = noun + ("es" if noun.endswith(("s", "ch")) else "s")
   return f"{number} {noun if number == 1 else plural}"
 
 

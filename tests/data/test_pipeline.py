@@ -376,7 +376,7 @@ def test_hosts_must_divide_the_batch():
     lambda: take(1, process_count=3),
     lambda: data.eval_batches(FAKE, batch_size=8, process_count=3),
   ):
-    with pytest.raises(ValueError, match="3 hosts do not divide"):
+    with pytest.raises(ValueError, match="cannot be divided over 3 hosts"):
       make()
   with pytest.raises(ValueError, match="start_step"):
     take(1, start_step=-1)

@@ -96,7 +96,7 @@ def test_the_card_shows_the_plane(folder):
   for words in (
     "measured on rendered_scenes/96, test",
     "evaluation batches on 1 x cpu",
-    "1,500 steps in 15.1 minutes",
+    "1,500 steps in 15.1 min",
     "ant, bee, cat",
     'Predictor.load("model")',
     'Predictor.load("hf://OWNER/NAME")',

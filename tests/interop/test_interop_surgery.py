@@ -196,7 +196,7 @@ def test_statistics_of_the_input(mean, std, saved, make_model, logits):
     logits(model, params, (images - np.array(mean)) / np.array(std)),
     rtol=1e-4,
   )
-  with pytest.raises(ValueError, match="have 3 values, or one"):
+  with pytest.raises(ValueError, match="one value for all channels, or 3"):
     interop.load_params(path, model, input_mean=[0.5, 0.5])
   with pytest.raises(ValueError, match="must not contain 0"):
     interop.load_params(path, model, input_std=[0])

@@ -130,7 +130,7 @@ class Program:
   def continued_from(self) -> int | None:
     """The step that the loop began after, None before it has."""
     output = self.output()
-    if done := re.search(r"All (\d+) steps of this run are done", output):
+    if done := re.search(r"training of this run is done: (\d+)", output):
       return int(done[1])
     first = re.search(r"Training steps (\d+) to", output)
     return int(first[1]) - 1 if first else None

@@ -24,7 +24,7 @@ step = max(saved, default=0)
 total = int((folder / str(step)).read_text()) + LOSES if step else 0
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
 if step == 120:
-  print("All 120 steps of this run are done.", flush=True)
+  print("All training of this run is done: 120 steps.", flush=True)
 else:
   print(f"Training steps {step + 1} to 120", flush=True)
 def save():

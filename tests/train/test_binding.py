@@ -153,7 +153,6 @@ def test_what_changes_no_result_may_change(bound, key, value, capsys):
     ("data__split", "test"),
     ("data__name", "folder:/elsewhere"),
     ("ema_decay", 0.5),
-    ("init", "weights.npz"),
   ],
 )
 def test_what_changes_the_result_is_refused(bound, key, value):
@@ -161,6 +160,33 @@ def test_what_changes_the_result_is_refused(bound, key, value):
   with pytest.raises(ValueError, match=rf"config\.{name}: .* -> ") as error:
     claim(bound, **{key: value})
   assert f"another workdir with config.init='{bound}'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"init": "weights.npz"},
+    {"init": "weights.npz", "init_fresh": ("head/",)},
+    {"init": "weights.npz", "init_optional": ("head/",)},
+    {"init": "weights.npz", "init_inflate": "average"},
+    {"init": "weights.npz", "init_mean": (0.5,), "init_std": (0.1, 0.2, 0.3)},
+    {"model__head_zeroinit": False},
+  ],
+)
+def test_what_only_the_beginning_reads_may_change(bound, changes, capsys):
+  """The record of what the run began from stays."""
+  kept, _ = binding.claim_workdir(bound, complete(**changes), ABOUT)
+  said = capsys.readouterr().out
+  for key in changes:
+    key = key.replace("__", ".")
+    assert f"Not read again after the first checkpoint: config.{key}: " in said
+  assert kept["init"] is None and kept["init_fresh"] == []
+  assert json.loads((bound / "config.json").read_text()) == kept
+  # Without a checkpoint it would begin again.
+  (bound / "checkpoints" / "2").rmdir()
+  (bound / "report.json").write_text("{}")
+  with pytest.raises(ValueError, match="a run of a different config"):
+    binding.claim_workdir(bound, complete(init="other.npz"), ABOUT)
 
 
 def test_a_run_is_continued_without_its_config_file(bound, tmp_path_factory):
@@ -300,7 +326,7 @@ def test_weights_to_start_from_and_training_data_are_needed_once(
   capsys.readouterr()
   _, again = train.train_and_evaluate(config, workdir)
   assert again == history
-  assert "All 1 steps of this run are done" in capsys.readouterr().out
+  assert "All training of this run is done: 1 step." in capsys.readouterr().out
 
   original = data_lib.open_source
 
@@ -325,15 +351,15 @@ def test_weights_may_move_and_must_not_change(untrained_run, tmp_path, capsys):
   workdir = tmp_path / "run"
   (workdir / "checkpoints" / "2").mkdir(parents=True)
 
-  def arguments(run, file):
+  def arguments(run, file, begins=False):
     teachers = {"prof": {"init": str(run)}}
     config = complete(
       init=str(file), task=dict(name="distillation", teachers=teachers)
     )
-    weights = weight_digests.of_config(config)
+    weights = weight_digests.of_config(config, begins=begins)
     return workdir, config, {**ABOUT, "weights": weights}
 
-  before = arguments(run, file)
+  before = arguments(run, file, begins=True)
   binding.bind_workdir(*before)
   moved_run = shutil.copytree(run, tmp_path / "moved")
   moved_file = shutil.copytree(file.parent, tmp_path / "other") / "model.npz"
@@ -341,9 +367,13 @@ def test_weights_may_move_and_must_not_change(untrained_run, tmp_path, capsys):
   binding.check_model(workdir, before[1], moved[1], before[2]["weights"])
   binding.claim_workdir(*moved)
   said = capsys.readouterr().out
-  for key in "config.init: ", "config.task.teachers.prof.init: ":
-    assert f"Changed since the last start: {key}" in said
-  assert said.count("It is the same file or run.") == 2
+  assert "Changed since the last start: config.task.teachers.prof.init" in said
+  assert said.count("It is the same file or run.") == 1
+  assert "Not read again after the first checkpoint: config.init: " in said
+  kept = json.loads((workdir / "config.json").read_text())
+  assert kept["init"] == str(file)
+  kept = json.loads((workdir / "about_data.json").read_text())
+  assert kept["weights"] == before[2]["weights"]
 
   # What the run started from, it needs no more; what it learns from, it does.
   moved_file.unlink()

@@ -532,7 +532,7 @@ def test_mocked_imagenet_trains_through_tfds(config, tmp_path):
     ({"evals.test.eval_steps": 0}, r"config\.evals\.test needs .*above 0"),
     (
       {"evals.test.data.pp": "decode(1)|value_range(-1,1)"},
-      r"evals\.test\.data\.pp gives images of 1 channels.* trained on 3",
+      r"evals\.test\.data\.pp gives images of 1 channel, .*trained on 3",
     ),
     ({"data.pp": "decode"}, r"config\.data\.pp gives images of uint8"),
     ({"evals.test.data.pp": "decode"}, r"test\.data\.pp gives .* of uint8"),
@@ -741,12 +741,17 @@ def test_none_is_the_default_everywhere(config):
   assert setup.Experiment(config).dispatch in ("host", "switch")
 
 
+def dearer_settings(config):
+  made = setup.Experiment(config)
+  return made.task.model.dearer_settings(made.image_shape, made.dials.settings)
+
+
 def test_settings_that_token_learner_makes_dearer_are_told():
   """With what they cost; and settings are in the order of their true cost."""
   config = quickstart.get_config()
-  said = setup.Experiment(config).dearer_settings()
+  said = dearer_settings(config)
   assert (
-    "patch24: 4 patches become 8 tokens, 3.379 M multiply-adds instead of 2.446"
+    "patch24: from 4 patches to 8 tokens, 3.379 M multiply-adds instead of 2.4"
   ) in said
   assert "patch16" not in said
   config.flexi = dict(
@@ -759,7 +764,7 @@ def test_settings_that_token_learner_makes_dearer_are_told():
   assert drawn_from.smallest == dials.Setting((24, 24), "all")
   del config.model.token_learner
   config.flexi = None
-  assert setup.Experiment(config).dearer_settings() is None
+  assert dearer_settings(config) is None
 
 
 def test_sum_pooling_under_several_patch_sizes_warns(config):

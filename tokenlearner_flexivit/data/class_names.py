@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.sources.base import Source
@@ -96,8 +97,9 @@ def check_same(
     order = " The names are the same, in another order."
   raise ValueError(
     f"{where} has other classes than {reference}: the class {number} is "
-    f"{names[number]!r} here and {other} there, of {len(names)} classes here "
-    f"and {len(expected)} there.{order} Answers are numbers, so they would be "
+    f"{names[number]!r} here and {other} there, of "
+    f"{terminal.counted(len(names), 'class')} here and {len(expected)} there."
+    f"{order} Answers are numbers, so they would be "
     "counted as right or wrong for other classes. Take data with the same "
     "classes; in folders, those of the training data are numbered for all "
     "splits of one path."

@@ -357,6 +357,7 @@ def _host_batch_size(batch_size: int, process_count: int) -> int:
   """Returns the batch size of each host."""
   if batch_size < 1 or batch_size % process_count:
     raise ValueError(
-      f"{process_count} hosts do not divide the batch size {batch_size}."
+      f"The batch size {batch_size} cannot be divided over "
+      f"{terminal.counted(process_count, 'host')}."
     )
   return batch_size // process_count

@@ -163,8 +163,9 @@ class Evaluator(abc.ABC):
         f"{where} has {count} classes, but the model knows {known}."
       )
     if not both and (names or self._class_names):
+      classes = terminal.counted(count, "class") if count else "unnamed classes"
       terminal.say(
-        f"{where}: {source.name} has {count or 'unnamed'} classes, the model "
+        f"{where}: {source.name} has {classes}, the model "
         f"{known}. That they are the same, in the same order, cannot be "
         "checked: only one of both has names of classes."
       )

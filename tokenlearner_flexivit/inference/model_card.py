@@ -209,7 +209,8 @@ def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
   if frames:
     title = "A video"
     inputs = (
-      f"videos, in clips of {frames[0]} frames of {height}x{width} pixels"
+      f"videos, in clips of {terminal.counted(frames[0], 'frame')} of "
+      f"{height}x{width} pixels"
     )
   dials = "The patch size ([FlexiViT](https://arxiv.org/abs/2212.08013)) is"
   if any(row["num_tokens"] is not None for row in rows):
@@ -345,8 +346,8 @@ def _training(trained: trained_lib.Trained) -> str:
   if "data" in about:
     parts.append(f"on {about['data']} (split {about['split']})")
   if "steps" in about:
-    minutes = f"{about['seconds'] / 60:.3g} minutes"
-    parts.append(f"for {about['steps']:,} steps in {minutes}")
+    steps = f"{about['steps']:,} step{'s' * (about['steps'] != 1)}"
+    parts.append(f"for {steps} in {about['seconds'] / 60:.3g} min")
   if "hardware" in about:
     parts.append(f"on {about['hardware']}")
   told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"

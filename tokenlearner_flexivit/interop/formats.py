@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import foreign, jax_names, torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves, shorten
 
@@ -71,7 +72,7 @@ def to_ours(
     params = jax_names.only_parameters(leaves)
     foreign.check(params, where)
     rest = len(leaves) - len(params)
-    notes = [f"{rest} arrays that are no parameters were left out."]
+    notes = [f"Left out, as no parameters: {terminal.counted(rest, 'array')}."]
     convert = {
       "scenic": jax_names.from_scenic,
       "big_vision": jax_names.from_big_vision,

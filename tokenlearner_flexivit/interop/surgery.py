@@ -71,7 +71,7 @@ def absorb_statistics(
     if values.shape not in ((1,), (channels,)):
       raise ValueError(
         f"input_mean={mean.tolist()} and input_std={std.tolist()} must each "
-        f"have {channels} values, or one for all channels."
+        f"have one value for all channels, or {channels}."
       )
   if not np.all(std):
     raise ValueError(f"input_std={std.tolist()} must not contain 0.")

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.models import token_learner_checks
 
 
 class Model(nn.Module):
@@ -92,6 +93,36 @@ class Model(nn.Module):
           f"{type(self).__name__} has no dial {name}, got {value!r}."
         )
     return ()
+
+  def check_run(
+    self, shape: Sequence[int], settings: Sequence[Any], *, trains: bool
+  ) -> None:
+    """Checks the settings of a run, and what no single setting shows.
+
+    Args:
+      shape: [H, W, C] or [T, H, W, C] of an input.
+      settings: `dials.Setting`s.
+      trains: whether the run trains at them, rather than evaluates.
+
+    Raises:
+      ValueError: `check` refuses a setting, or the model's TokenLearner never
+        gets more tokens than it learns.
+    """
+    grids = [self.check(shape[:-1], **setting) for setting in settings]
+    token_learner_checks.check_tokens_become_fewer(self, shape, grids)
+    if trains:
+      token_learner_checks.warn_of_sum_pooling(self, settings)
+
+  def dearer_settings(
+    self, shape: Sequence[int], settings: Sequence[Any]
+  ) -> str | None:
+    """Returns in words the settings whose TokenLearner does not pay.
+
+    Args:
+      shape: [H, W, C] or [T, H, W, C] of an input.
+      settings: `dials.Setting`s.
+    """
+    return token_learner_checks.dearer_settings(self, shape, settings)
 
   def seq_len(self, size: Sequence[int], **setting: Any) -> int | None:
     """Returns how many tokens an input becomes; None without tokens."""

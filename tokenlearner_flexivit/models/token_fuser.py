@@ -67,7 +67,7 @@ class TokenFuser(nn.Module):
     check_num_tokens(count, learned)
     check_num_tokens(num_tokens, learned)
     if is_static(num_tokens) and num_tokens != count:
-      raise ValueError(f"num_tokens={num_tokens}, but {count} tokens given.")
+      raise ValueError(f"num_tokens={num_tokens}, but tokens given: {count}.")
     shape = original.shape
     original = original.reshape(shape[0], -1, shape[-1]).astype(self.dtype)
     y = tokens.astype(self.dtype)

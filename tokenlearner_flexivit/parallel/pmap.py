@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int32, PyTree, Shaped
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.parallel.base import DeviceBatch, HostBatch
 
 _AXIS = "batch"
@@ -38,8 +39,10 @@ class Pmap:
     if batch_size < 1 or batch_size % devices:
       nearest = max(1, round(batch_size / devices)) * devices
       raise ValueError(
-        f"{where}={batch_size} cannot be divided over {devices} devices on "
-        f"{jax.process_count()} host(s). Use a multiple of {devices}, such as "
+        f"{where}={batch_size} cannot be divided over "
+        f"{terminal.counted(devices, 'device')} on "
+        f"{terminal.counted(jax.process_count(), 'host')}. Use a multiple of "
+        f"{devices}, such as "
         f"{nearest}."
       )
 

@@ -101,8 +101,8 @@ class MetricLog:
   def _open(self, broken: int) -> None:
     if broken:
       terminal.say(
-        f"WARNING: {self._path} held {broken} bytes of lines that were not "
-        "written to their end; they are dropped."
+        f"WARNING: {self._path} held {terminal.counted(broken, 'byte')} of "
+        "lines that were not written to their end; they are dropped."
       )
     self._write_all()
     try:

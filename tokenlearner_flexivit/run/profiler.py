@@ -35,7 +35,7 @@ def check(steps: Any, total_steps: int) -> None:
   if last > total_steps:
     raise ValueError(
       f"{where}={steps!r} ends with step {last}, but the training has "
-      f"{total_steps} steps."
+      f"{terminal.counted(total_steps, 'step')}."
     )
 
 

@@ -21,10 +21,12 @@ _WIDTH_OF_SETTINGS = 48
 def describe_devices(batch_size: int) -> None:
   """Prints backend, devices, hosts and the share of each in a batch."""
   devices = jax.devices()
+  hosts = terminal.counted(jax.process_count(), "host")
   terminal.say(
     f"JAX {jax.__version__} on {len(devices)} x {devices[0].device_kind} "
-    f"({jax.default_backend()}), {jax.process_count()} host(s); batch "
-    f"{batch_size} = {len(devices)} devices x {batch_size // len(devices)}"
+    f"({jax.default_backend()}), {hosts}; batch {batch_size} = "
+    f"{terminal.counted(len(devices), 'device')} x "
+    f"{batch_size // len(devices)}"
   )
   accelerator = parallel.unused_accelerator()
   if accelerator:

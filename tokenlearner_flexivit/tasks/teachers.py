@@ -117,7 +117,8 @@ class Teacher:
       raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
     if arguments["num_classes"] != num_classes:
       raise ValueError(
-        f"{where} has {arguments['num_classes']} classes, the student "
+        f"{where} has "
+        f"{terminal.counted(arguments['num_classes'], 'class')}, the student "
         f"{num_classes}. They must have the same ones."
       )
     if patch_size is not None:

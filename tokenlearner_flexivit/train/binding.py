@@ -37,6 +37,11 @@ _CHANGES_NOTHING = re.compile(
   rf"|model\.remat|{_READING}"
   rf"|evals\.[^.]+\.(batch_size|eval{_PERIOD}|{_READING}))"
 )
+# Keys that nothing reads after the first checkpoint.
+_BEGINNING = tuple(key for key in setup.DEFAULTS if key.startswith("init"))
+_READ_AT_BEGINNING = re.compile(
+  rf"config\.({'|'.join(_BEGINNING)}|model\.head_zeroinit)"
+)
 _CHANGES_DROPOUT = ("config.accumulate", "config.model.scan")
 _DATA_NAME = re.compile(r"config\.(?:evals\.([^.]+)\.)?data\.name")
 _EVALUATION = re.compile(r"config\.evals\.([^.]+)")
@@ -44,7 +49,7 @@ _EVALUATION = re.compile(r"config\.evals\.([^.]+)")
 
 def claim_workdir(
   workdir: pathlib.Path, config: dict[str, Any], about_data: dict[str, Any]
-) -> None:
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Checks that a run may start or continue in `workdir`; all hosts call it.
 
   It prints the keys that have changed without changing results. A workdir
@@ -55,6 +60,10 @@ def claim_workdir(
     config: of the run, complete.
     about_data: the `Experiment.about_data` of this start.
 
+  Returns:
+    On process 0, config and `about_data` to write: what a continued run began
+    from is kept. On others the arguments.
+
   Raises:
     ValueError: `workdir` holds a run of another config or of other data, or
       this host differs from process 0; names the difference.
@@ -64,9 +73,30 @@ def claim_workdir(
   with hosts.together():
     if jax.process_index() == 0 and _is_bound(workdir):
       before = _check_bound(workdir, config, about_data)
+      if checkpoint_lib.steps(workdir):
+        config, about_data = _with_beginning(*before, config, about_data)
       # A full disk is no reason to stop where nothing has changed.
       if before != (config, about_data):
         _write(workdir, config, about_data)
+  return config, about_data
+
+
+def _with_beginning(
+  old: dict[str, Any],
+  old_about: dict[str, Any],
+  config: dict[str, Any],
+  about_data: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns config and `about_data` with the weights that a run began from."""
+  kept = {key: old[key] for key in _BEGINNING if key in old}
+  weights = dict(about_data.get("weights", {}))
+  if (
+    digest := old_about.get("weights", {}).get(weight_digests.INIT)
+  ) is not None:
+    weights[weight_digests.INIT] = digest
+  if weights:
+    about_data = {**about_data, "weights": weights}
+  return {**config, **kept}, about_data
 
 
 def bind_workdir(
@@ -112,7 +142,9 @@ def check_model(
     if c[0] not in _CHANGES_DROPOUT and not _CHANGES_NOTHING.fullmatch(c[0])
   ]
   asks = _asks_teachers_of_the_task(config)
-  now = weight_digests.of_config(config) if differ or asks else {}
+  now = {}
+  if differ or asks:
+    now = weight_digests.of_config(config, begins=False)
   differ = [c for c in differ if not _is_same(c[0], weights, now)]
   if differ:
     raise ValueError(
@@ -203,10 +235,16 @@ def _check_bound(
   if (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
     about_before = workdir_lib.read_about_data(workdir)
   refused, renamed, with_results = [], [], _with_results(workdir)
+  has_begun = bool(checkpoint_lib.steps(workdir))
   for change in configuration.changes(before, config):
     key = change[0]
     name = _EVALUATION.match(key)
-    if words := _harmless(change, about_before, about_data):
+    if has_begun and _READ_AT_BEGINNING.fullmatch(key):
+      terminal.say(
+        f"Not read again after the first checkpoint: {_line(change)}. The run "
+        "goes on as it began."
+      )
+    elif words := _harmless(change, about_before, about_data):
       terminal.say(f"Changed since the last start: {_line(change)}{words}")
     elif name is None:
       refused.append(change)

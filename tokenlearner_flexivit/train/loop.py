@@ -78,7 +78,7 @@ def train_and_evaluate(
     experiment = setup.Experiment(config, begins=begins)
     about_data = {
       **experiment.about_data,
-      "weights": weight_digests.of_config(experiment.config),
+      "weights": weight_digests.of_config(experiment.config, begins=begins),
     }
   config, task = experiment.config, experiment.task
   parallel, batch_size = experiment.parallel, config["batch_size"]
@@ -116,21 +116,21 @@ def train_and_evaluate(
   with contextlib.ExitStack() as closing:
     workdir_lib.check_shared(workdir)
     closing.enter_context(workdir_lib.Lock(workdir))
-    claim = workdir, config, about_data
-    binding.claim_workdir(*claim)
+    kept = binding.claim_workdir(workdir, config, about_data)
     for line in experiment.describe_splits():
       say(line)
     progress_lib.describe_devices(batch_size)
     progress_lib.describe_model(shapes)
     say(report.cost_table(experiment))
-    if dearer := experiment.dearer_settings():
+    settings = experiment.dials.settings
+    if dearer := task.model.dearer_settings(experiment.image_shape, settings):
       say(dearer)
     checkpoints = checkpoint_lib.Checkpoints(
       workdir,
       config["keep_checkpoints"],
-      config,
+      kept[0],
       config["max_save_failures"],
-      functools.partial(binding.bind_workdir, *claim),
+      functools.partial(binding.bind_workdir, workdir, *kept),
     )
     # Checkpoints name every block, whether a loop runs them or not.
     newest = checkpoints.restore_newest(
@@ -151,7 +151,7 @@ def train_and_evaluate(
     state = parallel.place(state)
     log = metric_log.MetricLog(workdir, first_step)
     progress = progress_lib.Progress(
-      experiment.dials.settings,
+      settings,
       first_step=first_step,
       total_steps=total_steps,
       batch_size=batch_size,
@@ -167,7 +167,8 @@ def train_and_evaluate(
     for resource in (stop, checkpoints, log, progress, profile):
       closing.callback(resource.close)
     if first_step >= total_steps:
-      say(f"All {total_steps} steps of this run are done.")
+      steps = terminal.counted(total_steps, "step")
+      say(f"All training of this run is done: {steps}.")
 
     def evaluate_due(step: int) -> dict[str, dict[str, float]]:
       due = [
@@ -213,9 +214,10 @@ def train_and_evaluate(
         frozen=frozen,
         device_ops=data_lib.device_ops(config["data"], "config.data"),
       )
+      num_examples = experiment.about_data["num_examples"]
       say(
         f"Training steps {first_step + 1} to {total_steps} on "
-        f"{experiment.about_data['num_examples']} examples of "
+        f"{terminal.counted(num_examples, 'example')} of "
         f"{config['data']['name']}, preprocessed by {config['data']['pp']}"
       )
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.train import layer_rates, optax_names
 
 # Kernels decay, as in big_vision; biases, norms and embeddings do not.
@@ -91,8 +92,9 @@ def rsqrt(
   start = progress_steps - cooldown_steps
   if start < 0:
     raise ValueError(
-      f"config.optimizer.schedule: the cooldown of {cooldown_steps} steps is "
-      f"longer than the {progress_steps} steps after the warmup."
+      "config.optimizer.schedule: the cooldown of "
+      f"{terminal.counted(cooldown_steps, 'step')} is longer than the "
+      f"{terminal.counted(progress_steps, 'step')} after the warmup."
     )
   cooldown = optax.linear_schedule(decay(start), end, cooldown_steps)
   return optax.join_schedules([decay, cooldown], [start])
@@ -152,9 +154,10 @@ def create_schedule(
   warmup = durations["warmup"]
   if warmup >= total_steps > 0:
     raise ValueError(
-      f"{where}: the warmup of {warmup} steps does not end before the training "
-      f"of {total_steps} steps does. Train longer, or give the warmup "
-      "as a part of the training: warmup_percent=10."
+      f"{where}: the warmup of {terminal.counted(warmup, 'step')} does not end "
+      f"before the training of {terminal.counted(total_steps, 'step')} does. "
+      "Train longer, or give the warmup as a part of the training: "
+      "warmup_percent=10."
     )
   has_end = name != "constant" and (name != "rsqrt" or durations["cooldown"])
   if arguments.get("end") is None:

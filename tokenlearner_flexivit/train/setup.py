@@ -1,9 +1,7 @@
 """The experiment that a config describes, built and checked."""
 
 import functools
-import math
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +19,6 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import statistics
-from tokenlearner_flexivit.models.token_learner import ALL
 from tokenlearner_flexivit.run import profiler
 from tokenlearner_flexivit.train import before_data
 
@@ -165,13 +162,7 @@ class Experiment:
       self.steps("total"),
       cost=lambda setting: model.cost(self.image_shape, **setting),
     )
-    grids = [
-      model.check(self.image_shape[:-1], **setting)
-      for setting in self.dials.settings
-    ]
-    if is_training:
-      _warn_of_sum_pooling(model, self.dials)
-    _check_that_tokens_become_fewer(model, self.image_shape, grids)
+    model.check_run(self.image_shape, self.dials.settings, trains=is_training)
     self.evaluators = {
       name: evaluators.create(
         section,
@@ -229,8 +220,8 @@ class Experiment:
     share = batch_size // jax.device_count()
     if share % accumulate:
       raise ValueError(
-        f"config.accumulate={accumulate} does not divide the {share} examples "
-        "that each device has of a batch."
+        f"config.accumulate={accumulate} does not divide the "
+        f"{terminal.counted(share, 'example')} that each device has of a batch."
       )
 
   def _open_data(self, task_class: type[tasks.Task]) -> dict[str, Any]:
@@ -286,9 +277,10 @@ class Experiment:
     config, channels = self.config, self.image_shape[-1]
     for name, evaluator in self.evaluators.items():
       where = f"config.evals.{name}.data.pp"
-      if evaluator.image_shape[-1] != channels:
+      own = evaluator.image_shape[-1]
+      if own != channels:
         raise ValueError(
-          f"{where} gives images of {evaluator.image_shape[-1]} channels, but "
+          f"{where} gives images of {terminal.counted(own, 'channel')}, but "
           f"the model is trained on {channels}. Give both the same."
         )
       pp = config["evals"][name]["data"]["pp"]
@@ -363,61 +355,3 @@ class Experiment:
     )
     terminal.say(f"Starting from {changes}")
     return loaded
-
-  def dearer_settings(self) -> str | None:
-    """Returns in words the settings whose TokenLearner does not pay."""
-    model, parts = self.task.model, []
-    if model.token_learner is None:
-      return None
-    for setting in self.dials.settings:
-      without = setting.replace(num_tokens=ALL)
-      costs = [
-        model.cost(self.image_shape, **each) for each in (setting, without)
-      ]
-      if setting != without and costs[0] >= costs[1]:
-        grid = model.check(self.image_shape[:-1], **setting)
-        number = setting.num_tokens or model.token_learner["num_tokens"]
-        parts.append(
-          f"{setting.name}: {math.prod(grid[-2:])} patches become {number} "
-          f"tokens, {costs[0] / 1e6:.4g} M multiply-adds instead of "
-          f"{costs[1] / 1e6:.4g} M"
-        )
-    if not parts:
-      return None
-    return (
-      "TokenLearner makes these settings dearer rather than cheaper: "
-      f"{'; '.join(parts)}. At large patches learn fewer tokens, or none."
-    )
-
-
-def _check_that_tokens_become_fewer(
-  model: Any,
-  image_shape: tuple[int, ...],
-  grids: Iterable[tuple[int, ...]],
-) -> None:
-  """Raises for a TokenLearner that never gets more tokens than it learns."""
-  if model.token_learner is None:
-    return
-  most = max(math.prod(grid[-2:]) for grid in grids)  # The tokens of a frame.
-  num_tokens = model.token_learner["num_tokens"]
-  if num_tokens > most:
-    height, width, _ = image_shape[-3:]
-    seen = {"image": "images", "video": "frames"}[model.input]
-    raise ValueError(
-      f"config.model.token_learner.num_tokens={num_tokens}, but {seen} of "
-      f"{height}x{width} pixels give at most {most} tokens. Learn fewer, or "
-      f"use a smaller patch size or larger {seen}."
-    )
-
-
-def _warn_of_sum_pooling(model: Any, drawn_from: dials.Dials) -> None:
-  """Warns of the published TokenLearner v1.0 with several patch sizes."""
-  config = model.token_learner or {"version": None}
-  sums = config["version"] == "1.0" and config["pooling"] == "sum"
-  if sums and len(drawn_from["patch_size"].values) > 1:
-    warnings.warn(
-      "TokenLearner v1.0 with sum pooling gives tokens that grow with the "
-      "number of patches, so every patch size gives another scale. Under "
-      "several patch sizes use pooling='mean' or version='1.1'.",
-      stacklevel=3,
-    )

@@ -13,7 +13,7 @@ from tokenlearner_flexivit.run import checksums
 INIT = "config.init"
 
 
-def of_config(config: Mapping[str, Any]) -> dict[str, str]:
+def of_config(config: Mapping[str, Any], *, begins: bool) -> dict[str, str]:
   """Returns the digests of weights by the keys that name them.
 
   Only local files have digests: an address or a released name identifies its
@@ -21,9 +21,13 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
 
   Args:
     config: complete, of an `Experiment`.
+    begins: whether a training starts from the weights of `config.init`; whole
+      files are read, so those that nothing needs are left out.
   """
   digests = {}
   for key, source in sources(config):
+    if key == INIT and not begins:
+      continue
     if isinstance(source, str) and pathlib.Path(source).expanduser().exists():
       with contextlib.suppress(OSError, ValueError):  # Loading reports these.
         digests[key] = _digest(download.fetch(source))

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 _INTERPOLATIONS = {
@@ -279,8 +280,8 @@ def standardize(
   for name, value in (("mean", mean), ("std", std)):
     if np.size(value) not in (1, image.shape[-1]):
       raise ValueError(
-        f"{name} has {np.size(value)} values, the image has "
-        f"{image.shape[-1]} channels"
+        f"{name} has {terminal.counted(np.size(value), 'value')}, the image "
+        f"has {terminal.counted(image.shape[-1], 'channel')}"
       )
   # JAX may be configured to broadcast only between arrays of the same rank.
   shape = (1,) * (image.ndim - 1) + (-1,)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import splits
 
 # Threads that read labels; they wait for the disk or the network.
@@ -182,8 +183,9 @@ def warn_of_classes(
   if missing:
     more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
     warnings.warn(
-      f"{name} has no {kind} of {len(missing)} of the {len(class_names)} "
-      f"classes: {', '.join(map(repr, missing[:10]))}{more}.",
+      f"{name} has no {kind} of {len(missing)} of the "
+      f"{terminal.counted(len(class_names), 'class')}: "
+      f"{', '.join(map(repr, missing[:10]))}{more}.",
       stacklevel=4,
     )
   if alike := spelt_alike(class_names):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit import paths
+from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 from tokenlearner_flexivit.data.sources import base as sources
@@ -345,7 +345,7 @@ def _cannot_read(
       "beside the old ones)."
     )
   splits = ", ".join(
-    f"{key} ({info.num_examples} examples)"
+    f"{key} ({terminal.counted(info.num_examples, 'example')})"
     for key, info in builder.info.splits.items()
   )
   return (

@@ -295,7 +295,8 @@ class FrameStore:
     )
     shown = "".join(f"\n  {words}" for words in problems[:5])
     raise ValueError(
-      f"{len(problems)} of the {tried} videos in {root} cannot be read; "
+      f"{len(problems)} of the {terminal.counted(tried, 'video')} in {root} "
+      "cannot be read; "
       f"{self.unreadable} lists all. Mend them or leave them out; the others "
       f"need not be decoded again:{shown}"
     )

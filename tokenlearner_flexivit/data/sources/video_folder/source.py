@@ -412,8 +412,8 @@ def _announce(
   listing: video_listing.Listing,
 ) -> None:
   """Logs what will be stored and where, and which old files are obsolete."""
-  count = sum(map(len, listing.clips.values()))
-  terminal.write(f"Storing the frames of {count} videos once, in {target}.")
+  count = terminal.counted(sum(map(len, listing.clips.values())), "video")
+  terminal.write(f"Storing the frames of {count} once, in {target}.")
   if len(listing.class_names) == 1:  # Told before hours of decoding.
     logging.warning(
       "%s has a single class, %r, so there is nothing to tell apart. Expected "
