@@ -94,7 +94,7 @@ def peak_gib() -> float:
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-  """Few batches and four times as many, each in a process of its own.
+  """Measures few batches and four times as many, each in a process of its own.
 
   `of_goal_s` is what the goal's images would take: not run, but computed from
   the time of one.

@@ -39,12 +39,12 @@ class Task:
     self.model = model
 
   def constants(self, devices):
-    """No constants."""
+    """Returns no constants."""
     del devices
     return ()
 
   def prepare(self, batch, key, constants, devices):
-    """Nothing to prepare."""
+    """Returns nothing, because nothing is prepared."""
     del key, constants, devices
     return batch
 

@@ -90,7 +90,7 @@ def compare(
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-  """One image at a time, and eight."""
+  """Measures one image at a time, and eight."""
   if quick:
     return compare(make("mu", 60, (30, 20), (2,), "float32"), 1, 2, 1)
   on_cpu = jax.default_backend() == "cpu"

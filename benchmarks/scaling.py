@@ -32,8 +32,8 @@ NUM_CLASSES = 1000
 DEVICES = (1, 2, 4, 8)
 
 
-def zeros_of(function: Callable[..., Any], *args: Any) -> Any:
-  """What a function returns, but zeros: as fast to compute with, and at once.
+def zeros_like_result(function: Callable[..., Any], *args: Any) -> Any:
+  """Returns zeros in the shapes of a function's result, without running it.
 
   Drawing parameters would take seconds, most of them to compile it.
   """
@@ -70,7 +70,7 @@ def make_step(
     params = model.init(key, images[:1])["params"]
     return train_step.create_state(params, optimizer, ema=False)
 
-  state = zeros_of(create_state, jax.random.key(0))
+  state = zeros_like_result(create_state, jax.random.key(0))
   states = [devices.place(state)]
   step = train_step.make_train_step(
     compilation.Task(model), optimizer, one, devices, seed=0, branch=0
@@ -138,7 +138,7 @@ def scale_devices(
 
 
 def exponent(x: list[float], y: list[float]) -> float:
-  """The power of x that y grows with: the slope of a line in logarithms."""
+  """Returns the power of x that y grows with, fitted to their logarithms."""
   return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
@@ -157,7 +157,7 @@ def grow(
     rounds: how often each takes its turn.
   """
   key, image = jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
-  params = jax.device_put(zeros_of(model.init, key, image))
+  params = jax.device_put(zeros_like_result(model.init, key, image))
   programs, macs = {}, []
   for x, (image_size, patch_size, batch_size) in calls.items():
     shape = (image_size, image_size, 3)

@@ -199,7 +199,7 @@ LAST = "value_range(-1,1,key='video')|keep('video','label')"
 
 
 def training_pp(num_frames: int, stride: int, size: int) -> str:
-  """ViViT's crops and jitter: one random clip, `size` pixels of 8/7 of it."""
+  """Returns ViViT's crops and jitter of one random clip of a video."""
   return (
     f"decode_video|temporal_crop({num_frames},{stride})"
     f"|resize_small({size * 8 // 7},key='video')|video_scale_jitter(0.9,1.33)"
@@ -209,7 +209,7 @@ def training_pp(num_frames: int, stride: int, size: int) -> str:
 
 
 def evaluation_pp(num_frames: int, stride: int, size: int) -> str:
-  """Four clips of a video and three crops of each."""
+  """Returns the preprocessing to four clips of a video, three crops each."""
   return (
     f"decode_video|temporal_views({num_frames},{stride},4)"
     f"|resize_small({size * 8 // 7},key='video')|spatial_views({size},3)|{LAST}"

@@ -72,7 +72,7 @@ class Done(NamedTuple):
     return self.asked.workdir / name
 
   def row(self, cell: str, baseline: str) -> Row:
-    """Returns what the reports of a model of one setting say.
+    """Returns the results of a model of one setting from its reports.
 
     Args:
       cell: of the model.
@@ -125,20 +125,20 @@ class Study:
     claims: returns the claims, made by `seeds.claim`.
     tables: returns texts for the README, by the mark that they stand at.
     figures: returns figures by file, relative to the study's folder.
-    pictures: draws into a folder what needs the trained models.
+    pictures: draws figures that need the trained models into a folder.
     scales: how large it can be, by name; the first is the default.
-    cells: returns the names of what is trained, each with those that it needs
-      to be trained before. None if nothing is.
-    arguments: returns a cell's arguments of the study's config.py, to which
-      seed and scale are added.
-    own_flags: defines flags of the study's own and returns them. Of the common
-      ones that of the same name is not defined then.
-    is_whole: tells whether at least all that the committed results are from was
-      done.
+    cells: returns the names of the trainings, each with those that must come
+      before it; None if nothing is trained.
+    arguments: returns a cell's arguments for the study's config.py; seed and
+      scale are added to them.
+    own_flags: defines the study's own flags and returns them. They replace
+      common flags of the same name.
+    is_whole: tells whether the run covers all that the committed results are
+      from.
     seeds: returns `seeds` of results.json.
-    workdir: returns the folder that has the results of less than the whole.
+    workdir: returns the folder for results of less than the whole.
     dpi: of the figures.
-    module: that is started; None for experiments.NAME.run.
+    module: the module to start; None for experiments.NAME.run.
     file: of the results, without its ending.
   """
 
@@ -165,7 +165,7 @@ class Study:
 
   @property
   def folder(self) -> pathlib.Path:
-    """Of config.py, README and committed results."""
+    """Returns the folder of config.py, README and committed results."""
     return ROOT / "experiments" / self.name
 
   def start(self) -> None:
@@ -182,7 +182,7 @@ class Study:
       values: where to define them.
 
     Returns:
-      What gives their values once the command line has been parsed.
+      A function that returns their values once the command line is parsed.
     """
     own = {holder.name: holder for holder in self.own_flags(values)}
     common = {} if self.cells is None else self._common_flags(values, own)
@@ -247,7 +247,8 @@ class Study:
     cells = self.cells(asked, scale)
     if unknown := set(asked.cells) - set(cells):
       raise app.UsageError(
-        f"--cells={','.join(sorted(unknown))}: known are {', '.join(cells)}."
+        f"--cells={','.join(sorted(unknown))} is unknown. Known: "
+        f"{', '.join(cells)}."
       )
     return training.train_cells(
       cells,
@@ -271,7 +272,7 @@ class Study:
   def judge(
     self, scale: str, seeds_of_rows: Sequence[Any], rows: Sequence[Row]
   ) -> Outcome:
-    """Returns what rows of results.json come to."""
+    """Returns the outcome of rows of results.json."""
     is_default = scale == next(iter(self.scales), scale)
     outcome = Outcome(
       scale,
@@ -329,8 +330,8 @@ def read_seeds(values: Sequence[str]) -> list[int]:
   """Returns the seeds that a flag lists.
 
   Raises:
-    app.UsageError: one is no whole number, or there twice: its runs would be
-      counted as if they were several, with too small a spread.
+    app.UsageError: one is no whole number, or is repeated: its runs would be
+      counted several times, and the spread would be too small.
   """
   text = ",".join(values)
   try:
@@ -373,7 +374,7 @@ def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
   """Puts a text between the comments `MARK` and `end of MARK` of a README.
 
   Raises:
-    ValueError: the README has not each of them once.
+    ValueError: the README does not contain each of them once.
   """
   begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
   parts = re.split(

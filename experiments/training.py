@@ -1,7 +1,7 @@
-"""Trains many configs, each in a process of its own, and goes on where it was.
+"""Trains many configs, each in its own process, and continues if interrupted.
 
-A run whose report is there is not trained again; one that was interrupted
-continues from its newest checkpoint.
+A run with a report is not trained again; one that was interrupted continues
+from its newest checkpoint.
 """
 
 import concurrent.futures
@@ -44,14 +44,14 @@ class Run:
 
   @property
   def sections(self) -> dict[str, Any]:
-    """What the config says, as JSON keeps it."""
+    """Returns the config as JSON keeps it."""
     file, _, argument = self.config.partition(":")
     name = file.removesuffix(".py").replace("/", ".")
     config = importlib.import_module(name).get_config(argument)
     return json.loads(json.dumps(config.to_dict()))
 
   def command(self, workdir: pathlib.Path) -> list[str]:
-    """How to train it, alone."""
+    """Returns the command that trains this run alone."""
     return [
       sys.executable,
       "-m",
@@ -77,13 +77,16 @@ def cores_of_jobs(jobs: int) -> list[list[int]]:
   else:
     cores = list(range(os.cpu_count() or 1))
   if jobs > len(cores):
-    raise ValueError(f"--jobs={jobs}, but there are {len(cores)} cores.")
+    raise ValueError(
+      f"--jobs={jobs}, but there are {len(cores)} cores. Use at most one job "
+      "per core."
+    )
   share = len(cores) // jobs
   return [cores[i * share : (i + 1) * share] for i in range(jobs)]
 
 
 def stored(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
-  """Returns what a JSON file holds, or computes it and writes it there."""
+  """Returns the content of a JSON file; computes and writes a missing one."""
   if not path.exists():
     workdir_lib.write_json(path, compute())
   return json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +97,7 @@ def train_all(
   workdir: pathlib.Path,
   jobs: int,
 ) -> dict[str, Report]:
-  """Trains what has no report yet.
+  """Trains the runs that have no report yet.
 
   Args:
     runs: in the order in which they begin.
@@ -161,18 +164,17 @@ def train_cells(
   cells: Mapping[str, Sequence[str]],
   names: Iterable[str],
   seeds: Sequence[int],
-  run_of: Callable[[str, int], Run],
+  run_for: Callable[[str, int], Run],
   workdir: pathlib.Path,
   jobs: int,
 ) -> dict[str, list[Report]]:
-  """Trains what has no report yet of cells, each with every seed.
+  """Trains cells with every seed, except runs that have a report.
 
   Args:
-    cells: names of those that each needs, in an order in which these come
-      before it.
+    cells: the cells that each one needs, by name; these come before it.
     names: of the cells to train; what they need is trained before.
     seeds: of each of them.
-    run_of: gives the run of a cell and a seed.
+    run_for: returns the run of a cell and a seed.
     workdir: as for `train_all`; so are jobs and errors.
     jobs: how many at a time.
 
@@ -183,7 +185,7 @@ def train_cells(
   for ready in rounds(cells, names):
     # Seed by seed: what is there early is one of everything.
     runs = {
-      (cell, seed): run_of(cell, seed)
+      (cell, seed): run_for(cell, seed)
       for seed, cell in itertools.product(seeds, ready)
     }
     trained = train_all(list(runs.values()), workdir, jobs)
@@ -195,7 +197,7 @@ def train_cells(
 def rounds(
   cells: Mapping[str, Sequence[str]], names: Iterable[str]
 ) -> list[list[str]]:
-  """Orders cells: what those of a round need is in the rounds before."""
+  """Groups cells in rounds; what a cell needs is in an earlier round."""
   wanted, ordered, done = set(names), [], set()
   for name in reversed(cells):
     if name in wanted:

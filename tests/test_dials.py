@@ -207,7 +207,7 @@ def test_bad_numbers_of_tokens(value):
 @pytest.mark.parametrize(
   "section, message",
   [
-    (dict(sandwich=True), "sandwich: there is one setting only"),
+    (dict(sandwich=True), "sandwich=True needs several settings"),
     (dict(inplace_distillation=True), "needs config.flexi.sandwich=True"),
   ],
 )

@@ -226,7 +226,9 @@ def test_files_of_configs(tmp_path, monkeypatch):
   assert overrides.load("~/c.py").name == "x"
   assert overrides.load("~/c.py:folder:/a,b").name == "folder:/a,b"
   path.write_text("def get_config(): return {}")
-  with pytest.raises(ValueError, match="get_config cannot be called so"):
+  with pytest.raises(
+    ValueError, match="get_config cannot be called in this way"
+  ):
     overrides.load(f"{path}:arg")
 
 

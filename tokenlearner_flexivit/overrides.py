@@ -85,8 +85,8 @@ def load(source: str) -> ml_collections.ConfigDict:
     inspect.signature(module.get_config).bind(*arguments)
   except TypeError as error:
     raise ValueError(
-      f"--config={source}: get_config cannot be called so ({error}). Its "
-      f"argument is what follows a colon: --config={name}:ARGUMENT."
+      f"--config={source}: get_config cannot be called in this way ({error}). "
+      f"Its argument is what follows a colon: --config={name}:ARGUMENT."
     ) from None
   config = module.get_config(*arguments)
   if isinstance(config, dict):

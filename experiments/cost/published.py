@@ -46,13 +46,13 @@ class Setting:
 
   @property
   def size(self) -> tuple[int, ...]:
-    """(H, W), or (T, H, W) of a video."""
+    """Returns (H, W), or for a video (T, H, W)."""
     frames = () if self.num_frames is None else (self.num_frames,)
     return (*frames, self.image_size, self.image_size)
 
   @property
   def call(self) -> tuple[tuple[int, ...], int | None]:
-    """Image shape and patch size, as `models.cost` takes them."""
+    """Returns image shape and patch size, as `models.cost` takes them."""
     return (*self.size, 3), self.patch_size
 
 

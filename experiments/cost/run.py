@@ -75,10 +75,12 @@ def rows(done: study.Done) -> list[study.Row]:
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns claims of all rows, then one for every published figure."""
-  return _of_xla(outcome.rows) + _of_published(outcome.rows)
+  return _claims_on_closed_forms(outcome.rows) + _claims_on_published(
+    outcome.rows
+  )
 
 
-def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
+def _claims_on_published(rows: Sequence[study.Row]) -> list[study.Row]:
   judged = []
   for row in rows:
     where = f"{row['model']} at {row['image_size']} px"
@@ -101,13 +103,15 @@ def _of_published(rows: Sequence[study.Row]) -> list[study.Row]:
   return judged
 
 
-def _of_xla(rows: Sequence[study.Row]) -> list[study.Row]:
+def _claims_on_closed_forms(rows: Sequence[study.Row]) -> list[study.Row]:
   """Judges the closed forms by what JAX and XLA find, over all rows."""
   largest = {
     key: max(abs(row[key]) for row in rows)
     for key in ("xla_deviation", "xla_deviation_of_matmul")
   }
-  of_init = max(abs(row["params"] - row["params_of_init"]) for row in rows)
+  init_deviation = max(
+    abs(row["params"] - row["params_of_init"]) for row in rows
+  )
   return [
     seeds.claim(
       f"{text}, largest deviation of {len(rows)} rows",
@@ -117,7 +121,7 @@ def _of_xla(rows: Sequence[study.Row]) -> list[study.Row]:
       within - measured,
     )
     for text, expected, measured, within in (
-      ("parameters in closed form are those of init", "0", of_init, 0),
+      ("parameters in closed form are those of init", "0", init_deviation, 0),
       (
         "operations in closed form are XLA's count",
         f"<= {WITHIN}",

@@ -50,7 +50,7 @@ class Cell:
 
   @property
   def needs(self) -> list[str]:
-    """The cells that have to be trained before."""
+    """Returns the cells that must be trained before."""
     return [name for name in dict.fromkeys((self.init, self.teacher)) if name]
 
 
@@ -124,12 +124,12 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
   )
   if scale.downstream:
     coarse = sizes[0]
-    of_coarse = coarse, scale.side // coarse
+    coarse_buffers = coarse, scale.side // coarse
     # The paper's FlexiViT is distilled.
     for name, text, backbone, buffers in (
       ("flexible", "flexible", "flexi", own),
       ("distilled", "distilled flexible", "distilled_from_teacher", own),
-      ("fixed", "fixed", fixed(coarse), of_coarse),
+      ("fixed", "fixed", fixed(coarse), coarse_buffers),
     ):
       cells.append(
         Cell(

@@ -92,7 +92,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       _listed(from_teacher),
       _mean_over_sizes(from_teacher),
     ),
-    *_of_resizing(scale, measured),
+    *_claims_on_resizing(scale, measured),
     _claim(
       "the sizes of the stored buffers have no effect (within 1 point on "
       "average over the sizes)",
@@ -121,7 +121,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
         for size, points in flexible.items()
       ),
     ),
-    *(_of_transfer(scale, measured) if scale.downstream else ()),
+    *(_claims_on_transfer(scale, measured) if scale.downstream else ()),
   ]
 
 
@@ -146,7 +146,9 @@ def _claim(
   )
 
 
-def _of_resizing(scale: scales.Scale, measured: Curves) -> list[study.Row]:
+def _claims_on_resizing(
+  scale: scales.Scale, measured: Curves
+) -> list[study.Row]:
   """Judges Figure 4: the methods, with images that are resized along."""
   smallest = scale.sizes[-1]
   scaled = {
@@ -202,7 +204,9 @@ def _outside(scale: scales.Scale, flexi: Curve) -> study.Row:
   )
 
 
-def _of_transfer(scale: scales.Scale, measured: Curves) -> list[study.Row]:
+def _claims_on_transfer(
+  scale: scales.Scale, measured: Curves
+) -> list[study.Row]:
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   judged = []
   published = "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)"

@@ -32,7 +32,7 @@ class Curves(NamedTuple):
     return {s: self.trained[cells.fixed(s)][s] for s in scale.sizes}
 
   def few(self, scale: scales.Scale) -> Curve:
-    """As `fixed`, with as few steps as FlexiViT takes at each size."""
+    """Returns `fixed` for as few steps as FlexiViT takes at each size."""
     return {s: self.trained[cells.few(s)][s] for s in scale.sizes}
 
 
@@ -53,7 +53,7 @@ def from_rows(rows: Sequence[study.Row]) -> Curves:
   return Curves(trained, resized, speed)
 
 
-def of_reports(reports: Sequence[Mapping[str, Any]]) -> Curve:
+def from_reports(reports: Sequence[Mapping[str, Any]]) -> Curve:
   """Returns the curve of a cell from the reports of its seeds."""
   curve = {}
   for report in reports:

@@ -67,11 +67,11 @@ def _colours(letter: letters.Letter) -> dict[str, str]:
     for label in letter.curves
     if label not in letter.highlighted
   )
-  of_model = dict(zip(models, _COLOURS, strict=False))
+  by_model = dict(zip(models, _COLOURS, strict=False))
   return {
     label: _HIGHLIGHT
     if label in letter.highlighted
-    else of_model[label.split(",")[0] if letter.key == "a" else label]
+    else by_model[label.split(",")[0] if letter.key == "a" else label]
     for label in letter.curves
   }
 

@@ -65,7 +65,7 @@ def evaluate(
     # Interpolated as PI-resize takes it to be.
     data["pp"] = data["pp"].replace("|keep", f"|resize({side})|keep")
   params = [checkpoint.read_params(run) for run in runs]
-  task = _task_of(params[0], scale, trial)
+  task = _create_task(params[0], scale, trial)
   settings = [dials.Setting((trial.size, trial.size))]
   context = evaluators.Context(task, settings, scale.batch_size)
   evaluator = classification.Evaluator(context, data)
@@ -87,7 +87,7 @@ def evaluate(
   return rows
 
 
-def _task_of(params: Any, scale: scales.Scale, trial: Trial) -> tasks.Task:
+def _create_task(params: Any, scale: scales.Scale, trial: Trial) -> tasks.Task:
   """Returns the classification whose model stores kernels of the new size."""
   grid = scale.side // trial.trained
   num_classes = params["head"]["bias"].size

@@ -32,7 +32,7 @@ def rows(done: study.Done) -> list[study.Row]:
   trained = [
     {"cell": name, "patch_size": size, "accuracy": seeds.spread(values)}
     for name, reports in done.reports.items()
-    for size, values in curves.of_reports(reports).items()
+    for size, values in curves.from_reports(reports).items()
   ]
   tried = [
     {
@@ -50,10 +50,10 @@ def rows(done: study.Done) -> list[study.Row]:
 def _trials(done: study.Done) -> Iterator[study.Row]:
   """Evaluates fixed models at other sizes, or reads what was found before."""
   asked = done.asked
-  of_seeds = "_".join(map(str, asked.seeds))
+  seeds_text = "_".join(map(str, asked.seeds))
   for trial in resized.trials(done.scale):
     along = "_along" if trial.scaled else ""
-    name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{of_seeds}"
+    name = f"{asked.scale}_{trial.trained}_at_{trial.size}{along}_{seeds_text}"
     cell = cells.fixed(trial.trained)
     rows = training.stored(
       asked.workdir / f"{name}.json",

@@ -29,7 +29,7 @@ class Scale(recipe.Scale):
 
   @property
   def middle(self) -> int:
-    """The patch size in the middle."""
+    """Returns the patch size in the middle."""
     return self.sizes[len(self.sizes) // 2]
 
 

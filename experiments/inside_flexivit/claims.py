@@ -20,9 +20,9 @@ class Runs(NamedTuple):
   """The rows of results.json by what was measured, seeds of one model each.
 
   Attributes:
-    flexivit: of `measure.of_flexivit`.
-    fixed: of `measure.of_fixed`, perhaps none.
-    two_dials: of `measure.of_two_dials`, perhaps none.
+    flexivit: of `measure.measure_flexivit`.
+    fixed: of `measure.measure_fixed`, perhaps none.
+    two_dials: of `measure.measure_two_dials`, perhaps none.
   """
 
   flexivit: Sequence[Run]
@@ -58,16 +58,24 @@ def cka_by_layer(flexi: Sequence[Run]) -> dict[str, list[float]]:
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns the claims; those of models that are not there are left out."""
   flexi, fixed, two_dials = by_kind(outcome.rows)
-  judged = [*_of_depth(flexi), _of_pooled(flexi), _of_places(flexi)]
-  judged += [_of_ensembles(flexi), _of_details(flexi), _of_labels(flexi)]
+  judged = [
+    *_claims_on_depth(flexi),
+    _claim_on_pooled(flexi),
+    _claim_on_places(flexi),
+  ]
+  judged += [
+    _claim_on_ensembles(flexi),
+    _claim_on_details(flexi),
+    _claim_on_labels(flexi),
+  ]
   if fixed:
-    judged.append(_of_fixed(flexi, fixed))
+    judged.append(_claim_on_fixed(flexi, fixed))
   if two_dials:
-    judged.append(_of_two_dials(two_dials))
+    judged.append(_claim_on_two_dials(two_dials))
   return judged
 
 
-def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
+def _claims_on_depth(flexi: Sequence[Run]) -> list[study.Row]:
   values = np.array(list(cka_by_layer(flexi).values()))  # [layers, runs]
   half, blocks = middle(values), (len(values) - 1) // 2
   # Of two blocks none is between the middle one and the last, so nothing can
@@ -110,7 +118,7 @@ def _of_depth(flexi: Sequence[Run]) -> list[study.Row]:
   return judged
 
 
-def _of_pooled(flexi: Sequence[Run]) -> study.Row:
+def _claim_on_pooled(flexi: Sequence[Run]) -> study.Row:
   pairs = _by_key(run["pooled"] for run in flexi)
   means = _means(pairs)
   worst = min(means, key=means.get)
@@ -124,7 +132,7 @@ def _of_pooled(flexi: Sequence[Run]) -> study.Row:
   )
 
 
-def _of_places(flexi: Sequence[Run]) -> study.Row:
+def _claim_on_places(flexi: Sequence[Run]) -> study.Row:
   rates = _by_key(_rates(run, "rate") for run in flexi)
   means = _means(rates)
   chance = _means(_by_key(_rates(run, "chance") for run in flexi))
@@ -144,7 +152,7 @@ def _rates(run: Run, key: str) -> dict[str, float]:
   return {f"{r['from']} to {r['to']}": r[key] for r in run["correspondence"]}
 
 
-def _of_ensembles(flexi: Sequence[Run]) -> study.Row:
+def _claim_on_ensembles(flexi: Sequence[Run]) -> study.Row:
   by_run = [
     {
       row["name"]: 100 * (row["accuracy"] - row["single_accuracy"])
@@ -172,7 +180,7 @@ def _of_ensembles(flexi: Sequence[Run]) -> study.Row:
   )
 
 
-def _of_details(flexi: Sequence[Run]) -> study.Row:
+def _claim_on_details(flexi: Sequence[Run]) -> study.Row:
   rows = [run["agreement"]["attributes"][0] for run in flexi]
   by_run = _by_key(
     {part: values["only_fine"] for part, values in row["parts"].items()}
@@ -209,7 +217,7 @@ def _of_details(flexi: Sequence[Run]) -> study.Row:
   )
 
 
-def _of_labels(flexi: Sequence[Run]) -> study.Row:
+def _claim_on_labels(flexi: Sequence[Run]) -> study.Row:
   answers, probes = (
     {
       label: _by_key(_column(run, label, key) for run in flexi)
@@ -232,7 +240,7 @@ def _of_labels(flexi: Sequence[Run]) -> study.Row:
   )
 
 
-def _of_fixed(flexi: Sequence[Run], fixed: Sequence[Run]) -> study.Row:
+def _claim_on_fixed(flexi: Sequence[Run], fixed: Sequence[Run]) -> study.Row:
   """Judges Figure 25's comparison, by what linear probes find."""
   alone, ours = _shares(fixed), _shares(flexi)
   known = [size for size in alone if alone[size] and ours.get(size)]
@@ -296,7 +304,7 @@ def _column(run: Run, label: str, key: str) -> dict[str, float]:
   return {row["name"]: row["labels"][label][key] for row in run["labels"]}
 
 
-def _of_two_dials(two_dials: Sequence[Run]) -> study.Row:
+def _claim_on_two_dials(two_dials: Sequence[Run]) -> study.Row:
   sizes, numbers = (
     [run[key] for run in two_dials] for key in ("patch_size", "num_tokens")
   )

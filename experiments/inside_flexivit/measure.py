@@ -63,7 +63,7 @@ class Alike(NamedTuple):
   labels: cka.Labels
 
   def pairs(self, layer: str) -> dict[tuple[str, str], float]:
-    """CKA of one layer between each two settings."""
+    """Returns CKA of one layer between each two settings."""
     rows = {s: i for i, (s, name) in enumerate(self.labels) if name == layer}
     return {
       (a, b): float(self.values[rows[a], rows[b]])
@@ -71,7 +71,7 @@ class Alike(NamedTuple):
     }
 
   def by_depth(self) -> dict[str, float]:
-    """The mean over the pairs of settings, for each layer in order."""
+    """Returns the mean over pairs of settings, for each layer in order."""
     return similarity_by_depth.of_pairs(self.values, self.labels)
 
 
@@ -142,7 +142,7 @@ class Inside(NamedTuple):
 
 
 @functools.cache  # The first is drawn after all have been measured.
-def of_flexivit(path: pathlib.Path, number: int) -> Inside:
+def measure_flexivit(path: pathlib.Path, number: int) -> Inside:
   """Looks into a model of several patch sizes.
 
   Args:
@@ -186,7 +186,7 @@ def _places(trained: Model, batches: Sequence[Any]) -> dict[str, float]:
   return rates
 
 
-def of_fixed(path: pathlib.Path, number: int) -> dict[str, Any]:
+def measure_fixed(path: pathlib.Path, number: int) -> dict[str, Any]:
   """Measures what a model of one patch size makes of both labels."""
   trained = read(path)
   rows = _labels(trained, trained.batches(number), number)
@@ -205,7 +205,7 @@ def _labels(trained: Model, test: Sequence[Any], number: int) -> list[Any]:
   )
 
 
-def of_two_dials(path: pathlib.Path, number: int) -> dict[str, Any]:
+def measure_two_dials(path: pathlib.Path, number: int) -> dict[str, Any]:
   """Measures how a model of both dials changes with each.
 
   Args:

@@ -32,7 +32,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
   return {"figures/depth.png": figure}
 
 
-def of_models(
+def draw(
   done: study.Done, outcome: study.Outcome, folder: pathlib.Path
 ) -> None:
   """Draws what needs the models; figures/ in the folder gets the PNGs."""
@@ -40,12 +40,12 @@ def of_models(
   own = done.asked.own
   first = pathlib.Path(own["flexivit"][0])
   figures = folder / "figures"
-  _of_flexivit(measure.of_flexivit(first, own["images"]), figures)
+  _draw_flexivit(measure.measure_flexivit(first, own["images"]), figures)
   if own["two_dials"]:
-    _of_two_dials(pathlib.Path(own["two_dials"][0]), figures)
+    _draw_two_dials(pathlib.Path(own["two_dials"][0]), figures)
 
 
-def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
+def _draw_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
   """Draws what `analysis` has of one run; the folder gets the PNGs."""
   trained, images = inside.trained, inside.images[:_SHOWN]
   # The middle one, as the paper's 16 of 48 to 8.
@@ -69,7 +69,7 @@ def _of_flexivit(inside: measure.Inside, folder: pathlib.Path) -> None:
     drawing.save(figure, folder / f"{name}.png", dpi=DPI)
 
 
-def _of_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
+def _draw_two_dials(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Draws CKA of the corners of the plane, of one run."""
   trained = measure.read(path)
   sizes = list(dict.fromkeys(s.patch_size for s in trained.settings))

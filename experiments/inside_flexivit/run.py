@@ -22,9 +22,11 @@ from tokenlearner_flexivit.figures import table
 _IMAGES = 2000
 # By flag what is measured of each run.
 _KINDS = {
-  "flexivit": lambda path, number: measure.of_flexivit(path, number).numbers(),
-  "fixed": measure.of_fixed,
-  "two_dials": measure.of_two_dials,
+  "flexivit": lambda path, number: measure.measure_flexivit(
+    path, number
+  ).numbers(),
+  "fixed": measure.measure_fixed,
+  "two_dials": measure.measure_two_dials,
 }
 
 # Name of the figure, its title, and what it shows.
@@ -177,7 +179,7 @@ STUDY = study.Study(
   tables=tables,
   figures=pictures.figures,
   dpi=pictures.DPI,
-  pictures=pictures.of_models,
+  pictures=pictures.draw,
 )
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ SCALES = {
 }
 
 
-def model_of(cell: Cell, scale: Scale) -> dict:
+def model_section(cell: Cell, scale: Scale) -> dict:
   """Returns config.model."""
   section = recipe.model_section(scale, scale.patch_size)
   section |= cell.model(scale.depth)
@@ -167,5 +167,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c = recipe.config(scale, args["seed"])
   recipe.add_textures(c, scale)
   c.eval_steps = scale.steps
-  c.model = model_of(cell, scale)
+  c.model = model_section(cell, scale)
   return c

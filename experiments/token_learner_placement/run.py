@@ -80,7 +80,7 @@ def rows(done: study.Done) -> list[study.Row]:
   """Returns a row per cell; measures the speed of all by turns."""
   compared = {
     name: models.create(
-      **config.model_of(cell, done.scale), num_classes=len(textures.NAMES)
+      **config.model_section(cell, done.scale), num_classes=len(textures.NAMES)
     )
     for name, cell in config.CELLS.items()
   }

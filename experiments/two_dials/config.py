@@ -29,7 +29,7 @@ class Scale(recipe.Scale):
 
   @property
   def settings(self) -> tuple[dials.Setting, ...]:
-    """Every position of both dials."""
+    """Returns every position of both dials."""
     return tuple(
       dials.Setting((size, size), number)
       for size in self.sizes

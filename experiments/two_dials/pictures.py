@@ -68,10 +68,10 @@ def _heat_map(
   **colours: Any,
 ) -> None:
   numbers = (ALL, *scale.numbers)
-  cells_of = np.array(
+  table = np.array(
     [[values[dials.Setting((p, p), n)] for p in scale.sizes] for n in numbers]
   )
-  heat_map.draw(axes, cells_of, numbers, scale.sizes, form, **colours)
+  heat_map.draw(axes, table, numbers, scale.sizes, form, **colours)
   axes.set_xlabel("patch size in pixels: cheap to accurate")
   axes.set_ylabel("learned tokens")
 

@@ -39,7 +39,7 @@ class Planes(NamedTuple):
 
   @property
   def token_learner(self) -> Plane:
-    """TokenLearner alone: the fixed models of the smallest patches."""
+    """Returns TokenLearner alone: fixed models of the smallest patches."""
     smallest = min(setting.patch_size for setting in self.fixed)
     return {s: v for s, v in self.fixed.items() if s.patch_size == smallest}
 
@@ -61,7 +61,7 @@ def from_rows(rows: Sequence[study.Row]) -> Planes:
   return Planes(*accuracies, *numbers)
 
 
-def of_reports(
+def from_reports(
   cell: config.Cell, reports: Sequence[Mapping[str, Any]]
 ) -> dict[dials.Setting, list[float]]:
   """Returns the plane of a cell from the reports of its seeds."""
@@ -75,8 +75,8 @@ def of_reports(
   return plane
 
 
-def of_flexivit_curves(outcome: study.Outcome) -> Plane:
-  """Returns what the FlexiViT study has of fixed ViTs.
+def from_flexivit_curves(outcome: study.Outcome) -> Plane:
+  """Returns the FlexiViT study's results of fixed ViTs.
 
   They have the same data, recipe and model, but three times the steps.
 
@@ -120,6 +120,6 @@ def points_over(plane: Plane, other: Plane) -> dict[dials.Setting, list[float]]:
   return {s: seeds.points(plane[s], values) for s, values in other.items()}
 
 
-def name_of(setting: dials.Setting) -> str:
+def in_words(setting: dials.Setting) -> str:
   """Returns a setting for people."""
   return f"/{setting.patch_size[0]}, {setting.num_tokens}"

@@ -48,7 +48,7 @@ def costs(scale: config.Scale) -> dict[dials.Setting, float]:
 def rows(done: study.Done) -> list[study.Row]:
   """Returns a row for each setting; measures their speed."""
   trained = {
-    name: planes.of_reports(cell, done.reports[name])
+    name: planes.from_reports(cell, done.reports[name])
     for name, cell in config.cells_by_name(done.scale).items()
   }
   images_per_s = speed(Predictor.load(done.folder("two_dials")))
@@ -87,7 +87,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       plane.fixed,
     ),
   ]
-  if trained_out := planes.of_flexivit_curves(outcome):
+  if trained_out := planes.from_flexivit_curves(outcome):
     text = (
       "it is so near to ViTs of one patch size each that took 2,400 steps "
       "(flexivit_curves)"
@@ -109,8 +109,8 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       "file",
       _GOAL,
       ">= 8x",
-      f"{ratio:.1f}x ({planes.name_of(fastest)} against "
-      f"{planes.name_of(slowest)})",
+      f"{ratio:.1f}x ({planes.in_words(fastest)} against "
+      f"{planes.in_words(slowest)})",
       ratio - 8,
     ),
   ]
@@ -131,10 +131,10 @@ def _near(text: str, plane: planes.Plane, fixed: planes.Plane) -> study.Row:
     _GOAL,
     ">= 80 %",
     f"{len(near)} of {len(over)} settings; worst {means[worst]:+.1f} points at "
-    f"{planes.name_of(worst)}",
+    f"{planes.in_words(worst)}",
     [
-      sorted(of_seed, reverse=True)[least - 1] + _NEAR
-      for of_seed in zip(*over.values(), strict=True)
+      sorted(seed_points, reverse=True)[least - 1] + _NEAR
+      for seed_points in zip(*over.values(), strict=True)
     ],
   )
 

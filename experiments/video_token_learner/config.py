@@ -30,7 +30,7 @@ class Scale(recipe.Scale):
 
   @property
   def grid(self) -> tuple[int, int, int]:
-    """Of tubelets: (time, height, width)."""
+    """Returns the grid of tubelets (time, height, width)."""
     cells = self.side // self.patch_size
     return self.frames // 2, cells, cells
 

@@ -41,7 +41,8 @@ def _positions(done: study.Done, cell: str) -> study.Row:
   runs = [done.folder(cell, seed) for seed in done.asked.seeds]
   return seeds.spread(
     training.stored(
-      run / "positions.json", functools.partial(positions.of_run, run)
+      run / "positions.json",
+      functools.partial(positions.effective_size_in_run, run),
     )
     for run in runs
   )

@@ -9,7 +9,7 @@ from tokenlearner_flexivit.models import cost
 
 
 def macs(cell, scale):
-  model = models.create(**config.model_of(cell, scale), num_classes=25)
+  model = models.create(**config.model_section(cell, scale), num_classes=25)
   return cost.macs(model, (scale.side, scale.side, 3))
 
 

@@ -106,20 +106,20 @@ def test_claims_follow_the_numbers():
 
 def test_models_that_had_more_steps_have_a_claim_of_their_own():
   outcome = run.STUDY.judge("cpu", [0, 1, 2], make_rows())
-  trained_out = planes.of_flexivit_curves(outcome)
+  trained_out = planes.from_flexivit_curves(outcome)
   assert [s.patch_size[0] for s in trained_out] == list(SCALE.sizes)
   assert all(len(values) == 3 for values in trained_out.values())
   assert len(outcome.claims) == 6
   assert "2,400 steps" in outcome.claims[2]["claim"]
   for other in (dict(suffix="_nowhere"), dict(seeds=[3, 4, 5])):
-    assert planes.of_flexivit_curves(outcome._replace(**other)) == {}
+    assert planes.from_flexivit_curves(outcome._replace(**other)) == {}
 
 
 def test_planes_name_what_a_model_of_one_number_does_not():
   known = config.cells_by_name(SCALE)
   report = {"settings": [{"patch_size": 6, "num_tokens": None, "accuracy": 1}]}
   for name, number in (("fixed6_all", ALL), ("fixed6_8", 8)):
-    plane = planes.of_reports(known[name], [report, report])
+    plane = planes.from_reports(known[name], [report, report])
     assert plane == {dials.Setting((6, 6), number): [1, 1]}
 
 

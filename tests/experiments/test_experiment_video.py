@@ -86,11 +86,11 @@ def test_claims_follow_the_numbers():
 def test_positions_of_known_maps():
   even = np.zeros((2, 3, 4, 5))
   even[..., :2] = 7  # Over 8 of 20, whatever their sum.
-  assert positions.of_maps(even) == pytest.approx(8)
+  assert positions.effective_size(even) == pytest.approx(8)
   one = np.eye(20).reshape(20, 4, 5)
-  assert positions.of_maps(one) == pytest.approx(1)
+  assert positions.effective_size(one) == pytest.approx(1)
   both = np.stack([even[0, 0] / 56, one[0]])
-  assert positions.of_maps(both) == pytest.approx((8 + 1) / 2)
+  assert positions.effective_size(both) == pytest.approx((8 + 1) / 2)
 
 
 @pytest.mark.studies
@@ -106,7 +106,7 @@ def test_a_cell_trains_and_shows_its_maps(cell, tmp_path, monkeypatch):
     run.draw_maps(done, types.SimpleNamespace(suffix="_cpu"), tmp_path)
     assert (tmp_path / f"token_maps_{cell}_cpu.gif").exists()
   if cell != config.BASELINE:
-    taken = positions.of_run(tmp_path / "run")
+    taken = positions.effective_size_in_run(tmp_path / "run")
     assert 1 <= taken <= 16
     if cell == "frame":
       assert taken == pytest.approx(16)

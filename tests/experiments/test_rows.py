@@ -22,7 +22,7 @@ def measured(monkeypatch):
   monkeypatch.setattr(
     throughput, "measure", lambda models, side: {m: [1.0, 2.0] for m in models}
   )
-  monkeypatch.setattr(positions, "of_run", lambda workdir: 2.0)
+  monkeypatch.setattr(positions, "effective_size_in_run", lambda workdir: 2.0)
   monkeypatch.setattr(training, "stored", lambda path, compute: compute())
   monkeypatch.setattr(two_dials.Predictor, "load", lambda workdir: None)
   scale = two_dials.STUDY.scales["cpu"]

@@ -168,7 +168,7 @@ def trained(monkeypatch):
   """Stands in for training; what was asked for."""
   asked = []
 
-  def train_cells(cells, names, seeds_asked, run_of, workdir, jobs):
+  def train_cells(cells, names, seeds_asked, run_for, workdir, jobs):
     asked.extend(names)
     report = {"hardware": "x", "train": {"seconds": 1}}
     return {name: [report] * len(seeds_asked) for name in names}
@@ -206,7 +206,7 @@ def test_less_than_the_whole_study_replaces_no_committed_result(
 def test_some_cells_have_no_results(toy, trained, tmp_path):
   toy.run(parse(toy, f"--workdir={tmp_path}", "--cells=b"))
   assert trained == ["b"] and not (toy.folder / "results.json").exists()
-  with pytest.raises(app.UsageError, match="--cells=c: known are a, b"):
+  with pytest.raises(app.UsageError, match=r"--cells=c is unknown\. Known: a"):
     toy.run(parse(toy, f"--workdir={tmp_path}", "--cells=c"))
 
 

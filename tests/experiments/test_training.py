@@ -118,11 +118,11 @@ def test_reports_are_read_where_runs_leave_them(tmp_path):
 
 
 def test_cells_are_trained_with_every_seed(make_runs, tmp_path):
-  def run_of(cell, seed):
+  def run_for(cell, seed):
     return make_runs(**{f"{cell}{seed}": 1})[0]
 
   cells = {"a": (), "b": ()}
-  reports = training.train_cells(cells, cells, [1, 0], run_of, tmp_path, 1)
+  reports = training.train_cells(cells, cells, [1, 0], run_for, tmp_path, 1)
   names = {cell: [r["name"] for r in reports[cell]] for cell in reports}
   assert names == {"a": ["a1", "a0"], "b": ["b1", "b0"]}
 

@@ -68,8 +68,8 @@ def from_config(
   dials = Dials(drawn, sandwich, inplace, cost)
   if sandwich and len(dials.settings) < 2:
     raise ValueError(
-      "config.flexi.sandwich: there is one setting only. Give several values "
-      f"of {' or '.join(KINDS)}."
+      "config.flexi.sandwich=True needs several settings, but there is one. "
+      f"Give several values of {' or '.join(KINDS)}."
     )
   if inplace and not sandwich:
     raise ValueError(
@@ -144,7 +144,9 @@ def _probabilities(
   with np.errstate(over="ignore"):
     total = np.sum(weights, dtype=np.float64)
   if not np.isfinite(total):
-    raise ValueError(f"{where}={weights!r} are too large to be added up.")
+    raise ValueError(
+      f"{where}={weights!r} are too large to be added up; give smaller ones."
+    )
   return np.asarray(weights, np.float64) / total
 
 

@@ -98,7 +98,10 @@ class Setting(Mapping[str, Any]):
     values = {"patch_size": patch_size, "num_tokens": num_tokens, **others}
     self._values = {k: values[k] for k in KINDS if values.get(k) is not None}
     if unknown := values.keys() - KINDS.keys():
-      raise TypeError(f"No dial is called {', '.join(sorted(unknown))}.")
+      raise TypeError(
+        f"No dial is called {', '.join(sorted(unknown))}. Known: "
+        f"{', '.join(KINDS)}."
+      )
 
   def __getitem__(self, name: str) -> Any:
     return self._values[name]

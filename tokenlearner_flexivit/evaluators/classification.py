@@ -127,8 +127,8 @@ def metrics_from_sums(
   count = float(sums["count"])
   if not count:
     raise ValueError(
-      f"No example of {where}.data has a label, so there is no accuracy. Take "
-      "a split that has."
+      f"No example of {where}.data has a label, so there is no accuracy. Use "
+      "a split with labels."
     )
   gap = np.abs(sums["bin_confidence"] - sums["bin_correct"]).sum()
   top5 = {"top5": float(sums["top5"]) / count} if "top5" in sums else {}

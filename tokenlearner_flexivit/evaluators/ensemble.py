@@ -45,13 +45,14 @@ def read_groups(
   """
   if len(settings) < 2:
     raise ValueError(
-      f"{where}: an ensemble needs at least two patch sizes, evaluated are "
-      f"{', '.join(setting.name for setting in settings)}."
+      f"{where}: an ensemble needs at least two patch sizes, but only "
+      f"{', '.join(setting.name for setting in settings)} is evaluated. Name "
+      "more in patch_sizes."
     )
   if len({setting.num_tokens for setting in settings}) > 1:
     raise ValueError(
-      f"{where}: ensembles are of patch sizes. Evaluate one number of learned "
-      "tokens, such as num_tokens=(8,)."
+      f"{where}: ensembles combine patch sizes at one number of learned "
+      "tokens. Name that number, such as num_tokens=(8,)."
     )
   if groups is None:
     sizes = dict.fromkeys((2, len(settings)))
@@ -77,7 +78,7 @@ def read_groups(
           f"evaluated: {names}. Name it in patch_sizes."
         )
     if frozenset(sizes) in checked_groups:
-      raise ValueError(f"{where} has {group!r} twice.")
+      raise ValueError(f"{where} has {group!r} twice; name each group once.")
     checked_groups[frozenset(sizes)] = tuple(known[size] for size in sizes)
   return tuple(checked_groups.values())
 

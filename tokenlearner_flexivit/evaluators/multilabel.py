@@ -90,7 +90,7 @@ class Evaluator(base.Evaluator):
     task, where = context.task, context.where
     if task.probabilities is not jax.nn.sigmoid:
       raise ValueError(
-        f"{where}: average precision is of classes that do not exclude one "
+        f"{where}: average precision needs classes that do not exclude one "
         "another. Set config.task.loss='sigmoid_xent', or "
         f"{where}.type='classification'."
       )
@@ -138,7 +138,8 @@ class Evaluator(base.Evaluator):
       precisions = {k: value for k, value in precisions.items() if value >= 0}
       if not precisions:
         raise ValueError(
-          f"No example of {self._where}.data has any of the classes."
+          f"No example of {self._where}.data has any of the classes, so there "
+          "is no average precision. Use a split with labels."
         )
       yield f"{setting.name}/mAP", float(np.mean(list(precisions.values())))
       yield f"{setting.name}/loss", float(rows["losses"].mean())
