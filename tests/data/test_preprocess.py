@@ -113,7 +113,7 @@ def test_is_pickled_with_its_functions():
     ("standardize('a',1)", "mean cannot be 'a'"),
     ("standardize(('a',),1)", "mean must be"),
     ("onehot(0)", "num_classes must be at least 1"),
-    ("onehot(3,on=0)", "on and off are both 0"),
+    ("onehot(3,on=0)", "on=0 must be above off=0.0"),
     ("keep()", "at least one entry"),
     ("drop()", "at least one entry"),
     ("randaug(0)", "num_layers"),

@@ -112,6 +112,9 @@ def test_a_student_of_videos_learns_from_a_teacher_of_videos(task, params):
 def test_values_that_little_can_be_learned_from_are_told(capsys):
   model = models.create(**MODEL, patch_size=(4, 4), posemb_grid=(2, 2))
   image = np.full((8, 8, 3), 255, np.float32)
+  twice = np.linspace(-1.008, -0.992, image.size, dtype=np.float32)
+  views.check_single({"image": twice.reshape(image.shape)}, model, "data.pp")
+  assert "differ by no more than 0.016" in capsys.readouterr().out
   for values, is_large in ((image, True), (image / 127.5 - 1, False)):
     views.check_single({"image": values}, model, "data.pp")
     said = capsys.readouterr().out

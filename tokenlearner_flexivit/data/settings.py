@@ -88,6 +88,8 @@ class Settings:
         f"{where}.pp={values['pp']!r} must be a string of ops, such as "
         "'decode|resize(224)|value_range(-1,1)'."
       )
+    if values.get("features") is not None:
+      configuration.check_list(values["features"], f"{where}.features")
     for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
       if values.get(key) is None:
         values.pop(key, None)  # The default.

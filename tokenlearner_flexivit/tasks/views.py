@@ -15,6 +15,8 @@ from tokenlearner_flexivit import terminal
 
 # Standardized images have values of a few units, unprepared ones up to 255.
 _LARGE = 30
+# Pixels that differ at all differ by more, unless they are scaled down twice.
+_SMALL = 0.02
 _AXES = {"image": 3, "video": 4}  # Keyed by the name of a model's input.
 
 
@@ -40,7 +42,8 @@ def check_values(image: np.ndarray, where: str) -> None:
 def check_single(example: dict[str, Any], model: Any, where: str) -> None:
   """Raises ValueError unless an example of the training suits the model.
 
-  Warns of values so large that little can be learned from them.
+  Warns of values so large, or so close together, that little can be learned
+  from them.
 
   Args:
     example: should be a single view, of floats.
@@ -56,6 +59,14 @@ def check_single(example: dict[str, Any], model: Any, where: str) -> None:
       f"{largest:.4g}, where those in [-1, 1] are learned from best. "
       "standardize takes values as they stand: with the mean and std of images "
       "in [0, 1], put value_range(0,1) before it."
+    )
+  spread = np.ptp(image)
+  if 0 < spread < _SMALL:
+    terminal.say(
+      f"WARNING: {where} gives {model.input!r} values that differ by no more "
+      f"than {spread:.2g}, where those from -1 to 1 are learned from best. If "
+      "the image is not all alike, it is scaled twice: value_range expects "
+      "pixels in [0, 255]."
     )
   shape = image.shape
   if len(shape) != _AXES[model.input]:

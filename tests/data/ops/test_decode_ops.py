@@ -418,6 +418,9 @@ def test_what_keeps_no_ids_is_refused():
     (png(IMAGE[..., 0])[:-300], "damaged"),
     (np.zeros((4, 4), np.float32), "no map of ids"),
     (np.int32(3), "no map of ids"),
+    ("map.png", "no map of ids"),
+    (np.full((2, 2), 1 << 40), f"the id {1 << 40}"),
+    (np.full((2, 2), 1 << 31, np.uint32), f"the id {1 << 31}"),
   ):
     with pytest.raises(ValueError, match=words):
       ids(pp, value)

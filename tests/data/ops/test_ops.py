@@ -89,6 +89,8 @@ def test_decode_passes_arrays_through():
     (encoded(np.tile(NOISE, (9, 9, 1)), ".jpg")[:-200], "damaged"),
     (encoded(NOISE)[:-200], "damaged"),
     (np.zeros((4, 5, 2), np.uint8), r"\(4, 5, 2\)"),
+    ("1.png", "'image' is of the type str"),
+    (None, "'image' is of the type NoneType"),
   ],
 )
 def test_decode_refuses(image, message, capfd):
@@ -406,6 +408,8 @@ def test_onehot_of_lists_as_datasets_give_them(label, expected):
   [1.0, [0.0, 1.0], [True, False, True, True], ["cat"], b"cat", [[1], [2]]],
 )
 def test_onehot_refuses_what_is_no_class(label):
+  with pytest.raises(ValueError, match=r"on=0.1 must be above off=0.9"):
+    data.parse("onehot(3,on=0.1,off=0.9)")
   with pytest.raises(ValueError, match="is no class or vector of classes"):
     label_ops.onehot({"label": label}, 4)
 

@@ -119,6 +119,17 @@ def test_unknown_name(name, messages, tmp_path):
     assert message in str(error.value)
 
 
+def test_a_version_that_does_not_exist():
+  with pytest.raises(ValueError, match=r"'digits:9.9.9'.*only: 1.0.0"):
+    data.open_source({"name": "digits:9.9.9", "split": "train"})
+
+
+def test_names_of_features_are_a_list():
+  config = {"name": "digits", "split": "train", "features": "label"}
+  with pytest.raises(ValueError, match=r"data.features='label' must be a list"):
+    data.open_source(config)
+
+
 @pytest.mark.parametrize("name", ["cifar10", "imagenet_v2/topimages"])
 def test_unprepared_dataset(name, tmp_path):
   with pytest.raises(ValueError, match="is not prepared") as error:

@@ -77,8 +77,13 @@ def decode(
   image = _get(example, key)
   if isinstance(image, bytes):
     image = decode_bytes(image, channels, exif=exif, bits=bits)
-  else:
+  elif hasattr(image, "dtype"):
     image = _with_channels(_to_uint8(image, bits), channels)
+  else:
+    raise ValueError(
+      f"{key!r} is of the type {type(image).__name__}. An image is bytes, the "
+      "content of a file, or a uint8 array"
+    )
   return {**example, key: image}
 
 
@@ -278,9 +283,16 @@ def decode_ids(
   ids = _get(example, key)
   if isinstance(ids, bytes):
     ids = _decode_numbers(ids, exif)
+  ids = np.asarray(ids)
   if ids.ndim not in (2, 3) or ids.dtype.kind not in "bui":
     raise ValueError(
       f"an array of {ids.dtype} of shape {ids.shape} is no map of ids"
+    )
+  outside = ids[ids.astype(np.int32) != ids]
+  if outside.size:
+    raise ValueError(
+      f"the map has the id {outside[0]}, and ids are stored in 32 bits, from "
+      "-2^31 to 2^31 - 1"
     )
   ids = ids.astype(np.int32).reshape(*ids.shape[:2], -1)
   if rgb:

@@ -18,8 +18,11 @@ def _require(example: Example, *keys: str) -> None:
 def _check_onehot(num_classes: int, on: float, off: float) -> None:
   if num_classes < 1:
     raise ValueError(f"num_classes must be at least 1, not {num_classes}")
-  if on == off:
-    raise ValueError(f"on and off are both {on}, so all classes look alike")
+  if on <= off:
+    raise ValueError(
+      f"on={on} must be above off={off}: the right classes are those of the "
+      "greatest value"
+    )
 
 
 @register_op(check=_check_onehot)
@@ -57,9 +60,10 @@ def onehot(
     0,
   )
   if not is_class or label.ndim > 1:
+    shown = repr(example[key]) if label.size < 10 else f"of {label.dtype}"
     raise ValueError(
       f"{key!r} is no class or vector of classes, which are whole numbers, but "
-      f"{example[key]!r}"
+      f"{shown}, of shape {label.shape}"
     )
   label = label.astype(np.int64)
   outside = label[(label < 0) | (label >= num_classes)]

@@ -89,7 +89,8 @@ class TfdsSource(sources.Source):
       builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
       raise ValueError(_unknown_name(name)) from None
-    except ValueError as error:  # The config or the syntax is wrong.
+    # The config, the syntax or the version is wrong.
+    except (ValueError, AssertionError) as error:
       if pathlib.Path(name).expanduser().is_dir():
         raise ValueError(
           f"{name!r} is a folder. Write 'folder:{name}' for images in class "

@@ -377,7 +377,7 @@ def test_unreadable_videos_are_all_listed(tmp_path):
   "options",
   [
     *("?fps=0", "?size=0", "?fps", "?rate=3", "?size=2.5", "?fps=nan"),
-    *("?fps=0.0004", "?fps=1e9", "?size=5000"),
+    *("?fps=0.0004", "?fps=1e9", "?size=5000", "?fps=5&fps=6"),
   ],
 )
 def test_bad_names(tmp_path, options):

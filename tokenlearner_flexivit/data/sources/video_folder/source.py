@@ -230,7 +230,10 @@ def parse_name(name: str) -> tuple[str, float, int]:
   path, query = splits.split_options(name.removeprefix("video_folder:"))
   low, high = video_file.FPS_RANGE
   try:
-    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
+    pairs = urllib.parse.parse_qsl(query, strict_parsing=bool(query))
+    options = dict(pairs)
+    if len(options) < len(pairs):
+      raise ValueError
     fps, size = float(options.pop("fps", FPS)), int(options.pop("size", SIZE))
     if (
       not path or options or not low <= fps <= high or not 1 <= size <= MAX_SIZE
