@@ -380,6 +380,14 @@ def test_hosts_must_divide_the_batch():
       make()
   with pytest.raises(ValueError, match="start_step"):
     take(1, start_step=-1)
+  with pytest.raises(ValueError, match=r"seed=-1 must be a whole number"):
+    take(1, seed=-1)
+  for size in (0, 2.0, "8"):
+    message = f"batch_size={size!r} must be a whole number"
+    with pytest.raises(ValueError, match=message):
+      take(1, batch_size=size)
+    with pytest.raises(ValueError, match=message):
+      data.eval_batches(FAKE, batch_size=size)
 
 
 def test_peek_refuses_what_is_no_number(digits):

@@ -15,6 +15,13 @@ from tokenlearner_flexivit.inference import Predictor, export, model_card
 
 CLASSES = ("daisy", "rose", "tulip")
 SIZES = (30, 24, 15)  # Pixels of the evaluated patches; 30 is trained.
+FUSED = dict(layer=0, num_tokens=8, version="1.0", fuser=True)
+# What the config's model is changed by.
+MODELS = [
+  {},
+  pytest.param(dict(pool="map", token_learner=FUSED), marks=pytest.mark.slow),
+  pytest.param(dict(pool="map", scan=True), marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +38,16 @@ def images(tmp_path_factory):
   return root
 
 
-@pytest.fixture(scope="module")
-def own_run(images, tmp_path_factory):
+@pytest.fixture(
+  scope="module",
+  params=MODELS,
+  ids=["shipped", "map_and_fuser", "map_and_scan"],
+)
+def own_run(request, images, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("own") / "run"
   config = folder_config.get_config(f"path={images},runlocal")
   config.flexi.patch_size.values = (30, 15)  # Fewer programs.
+  config.model.update(request.param)
   train.train_and_evaluate(config, workdir)
   return workdir
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import alignment, batches, examples, memory
 from tokenlearner_flexivit.data.settings import Settings
@@ -241,8 +242,8 @@ def train_batches(
   """
   settings = Settings.from_config(data_config, where)
   host_batch_size = _host_batch_size(batch_size, process_count)
-  if start_step < 0:
-    raise ValueError(f"start_step must not be negative, got {start_step}.")
+  for value, name in ((seed, "seed"), (start_step, "start_step")):
+    configuration.check_number(value, name, "[0, inf)", whole=True)
   make_example = settings.make_example(
     source, where, skip_device_ops=skip_device_ops
   )
@@ -354,8 +355,9 @@ class _Passes:
 
 
 def _host_batch_size(batch_size: int, process_count: int) -> int:
-  """Returns the batch size of each host."""
-  if batch_size < 1 or batch_size % process_count:
+  """Returns the batch size of each host, or raises ValueError."""
+  configuration.check_number(batch_size, "batch_size", "[1, inf)", whole=True)
+  if batch_size % process_count:
     raise ValueError(
       f"The batch size {batch_size} cannot be divided over "
       f"{terminal.counted(process_count, 'host')}."

@@ -63,6 +63,7 @@ def test_decode_video():
   "frames, message",
   [
     ([], "no frames"),
+    (None, "'video' is of the type NoneType"),
     (encoded()[0], "not a list of encoded frames"),
     ([*encoded()[:3], b"x"], "frame 3: 1 bytes .* not an image"),
     (encoded()[:2] + encoded(VIDEO[:1, :5]), "frame 2 .* one size"),

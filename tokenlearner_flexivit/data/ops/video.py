@@ -154,6 +154,11 @@ def decode_when_taken(
       f"{key!r} is bytes, not a list of encoded frames: is it an image, for "
       "which there is the op decode?"
     )
+  if not hasattr(video, "__len__"):
+    raise ValueError(
+      f"{key!r} is of the type {type(video).__name__}. A video is a list of "
+      "encoded frames, or a uint8 array [T, H, W, C]"
+    )
   if not len(video):
     raise ValueError("the video has no frames")
   if isinstance(video, np.ndarray) and video.dtype == np.uint8:
