@@ -146,13 +146,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
 
   if args["eval_patch_sizes"]:
-    given = args["eval_patch_sizes"].split("+")
-    if not all(p.isdecimal() for p in given):
+    sizes = args["eval_patch_sizes"].split("+")
+    if not all(p.isdecimal() for p in sizes):
       raise ValueError(
         f"The config's eval_patch_sizes={args['eval_patch_sizes']!r} must be"
         " whole numbers joined by a plus, such as 30+20+10."
       )
-    evaluated = map(int, given)
+    evaluated = map(int, sizes)
   else:
     evaluated = patch_sizes(size)[: 1 if runlocal else None]
   c.evals = dict(
@@ -182,8 +182,8 @@ def splits(name: str, train: str, test: str) -> tuple[str, str]:
 
   Args:
     name: of the dataset.
-    train: as given, or "".
-    test: as given, or "".
+    train: as sizes, or "".
+    test: as sizes, or "".
 
   Raises:
     ValueError: no such dataset or split, or none to evaluate on.

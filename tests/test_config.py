@@ -25,8 +25,8 @@ def test_none_is_the_default_of_what_cannot_be_none():
 
 def test_call_passes_the_section_on():
   assert configuration.call(build, {"lr": 1.0}, "config.x") == (1.0, None)
-  given = configuration.call(build, {"lr": 1.0}, "config.x", schedule="s")
-  assert given == (1.0, "s")
+  arguments = configuration.call(build, {"lr": 1.0}, "config.x", schedule="s")
+  assert arguments == (1.0, "s")
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def test_the_dials_are_drawn_on_their_own():
   )
   keys, steps = jax.random.split(jax.random.key(0), 20_000), np.arange(20_000)
   drawn = np.asarray(jax.vmap(two.draw)(keys, steps))
-  found = np.bincount(drawn, minlength=6) / 20_000
-  np.testing.assert_allclose(found, two.shares, atol=0.01)
+  shares = np.bincount(drawn, minlength=6) / 20_000
+  np.testing.assert_allclose(shares, two.shares, atol=0.01)
   # The second dial leaves the draws of the first as they are.
   alone = jax.vmap(one.draw)(keys, steps)
   np.testing.assert_array_equal(drawn // 3, alone)

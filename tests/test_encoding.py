@@ -50,7 +50,7 @@ def test_every_text_file_has_an_encoding():
   for path in [*PATHS, ROOT / "setup.py"]:
     for node in ast.walk(ast.parse(path.read_bytes())):
       if isinstance(node, ast.Call) and is_text(node):
-        given = {keyword.arg for keyword in node.keywords}
-        if not given & {"encoding", "mode"}:
+        names = {keyword.arg for keyword in node.keywords}
+        if not names & {"encoding", "mode"}:
           missing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
   assert not missing, f"encoding='utf-8' is missing: {', '.join(missing)}"

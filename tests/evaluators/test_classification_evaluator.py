@@ -106,8 +106,8 @@ def test_examples_without_any_label_do_not_count():
 )
 def test_which_classes_are_right(weights, right):
   weights = jnp.asarray([weights], jnp.float32)
-  found = labels_lib.right_classes(weights)[0]
-  assert np.flatnonzero(found).tolist() == right
+  is_right = labels_lib.right_classes(weights)[0]
+  assert np.flatnonzero(is_right).tolist() == right
 
 
 def test_wrong_answers_stay_wrong_under_smoothed_labels():

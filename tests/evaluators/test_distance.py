@@ -50,21 +50,21 @@ distances = jax.jit(distance.distances, static_argnums=2)
 def test_distances_by_hand():
   teacher = np.asarray([[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]], np.float32)
   student = np.asarray([[0.25, 0.5, 0.25], [0.1, 0.6, 0.3]], np.float32)
-  found = distances(np.log(student), np.log(teacher), "kl")
+  measures = distances(np.log(student), np.log(teacher), "kl")
   kl = [
     0.2 * np.log(0.8) + 0.3 * np.log(0.6) + 0.5 * np.log(2),
     0.8 * np.log(4 / 3) + 0.1 * np.log(1 / 3),
   ]
-  np.testing.assert_allclose(found["kl"], kl, rtol=1e-5)
+  np.testing.assert_allclose(measures["kl"], kl, rtol=1e-5)
   euclidean = [
     np.linalg.norm(np.log([0.8, 0.6, 2])),
     np.linalg.norm(np.log([1, 4 / 3, 1 / 3])),
   ]
   np.testing.assert_allclose(
-    found["logsoftmax_euclidean"], euclidean, rtol=1e-5
+    measures["logsoftmax_euclidean"], euclidean, rtol=1e-5
   )
-  np.testing.assert_array_equal(found["agree1"], [0, 1])
-  assert "agree5" not in found  # Of three classes.
+  np.testing.assert_array_equal(measures["agree1"], [0, 1])
+  assert "agree5" not in measures  # Of three classes.
 
 
 def test_agree5_looks_for_the_teachers_best_among_the_students_five():
@@ -74,19 +74,19 @@ def test_agree5_looks_for_the_teachers_best_among_the_students_five():
   # The student's fifth; its sixth; and its sixth, with its best as the second.
   sixth = [2, 1, 1, 1, 1, 3, 1, 1, 1, 1]
   teacher = np.stack([np.roll(ranked, 4), np.roll(ranked, 5), sixth])
-  found = distances(student, teacher.astype(np.float32), "kl")
-  np.testing.assert_array_equal(found["agree5"], [1, 0, 0])
-  np.testing.assert_array_equal(found["agree1"], [0, 0, 0])
+  measures = distances(student, teacher.astype(np.float32), "kl")
+  np.testing.assert_array_equal(measures["agree5"], [1, 0, 0])
+  np.testing.assert_array_equal(measures["agree1"], [0, 0, 0])
 
 
 @pytest.mark.parametrize("name", list(distillation.DISTANCES))
 def test_a_model_is_at_no_distance_from_itself(name):
   rng = np.random.default_rng(0)
   logits = rng.standard_normal((3, 10)).astype(np.float32)
-  found = jax.device_get(distances(logits, logits, name))
-  np.testing.assert_allclose(found[name], 0, atol=1e-5)
-  assert (found["logsoftmax_euclidean"] == 0).all()
-  assert (found["agree1"] == 1).all() and (found["agree5"] == 1).all()
+  measures = jax.device_get(distances(logits, logits, name))
+  np.testing.assert_allclose(measures[name], 0, atol=1e-5)
+  assert (measures["logsoftmax_euclidean"] == 0).all()
+  assert (measures["agree1"] == 1).all() and (measures["agree5"] == 1).all()
 
 
 @pytest.mark.parametrize("broken", ["student", "teacher"])
@@ -96,9 +96,9 @@ def test_what_is_not_a_number_agrees_with_nothing(broken):
   logits[:, 0] = 1
   both = {"student": logits, "teacher": logits}
   both[broken] = np.where([[True], [False]], np.float32(np.nan), logits)
-  found = distances(both["student"], both["teacher"], "kl")
-  np.testing.assert_array_equal(found["agree1"], [0, 1])
-  np.testing.assert_array_equal(found["agree5"], [0, 1])
+  measures = distances(both["student"], both["teacher"], "kl")
+  np.testing.assert_array_equal(measures["agree1"], [0, 1])
+  np.testing.assert_array_equal(measures["agree5"], [0, 1])
 
 
 # A split
@@ -112,23 +112,23 @@ def sigmoid(x):
   return 1 / (1 + np.exp(-x))
 
 
-def check_softmax(found, answers, logits, labels):
+def check_softmax(measures, answers, logits, labels):
   target, student = softmax(answers).mean(axis=1), softmax(logits)
   kl = (target * np.log(target / student)).sum(axis=-1).mean()
-  assert found["kl"] == pytest.approx(kl, rel=1e-4)
+  assert measures["kl"] == pytest.approx(kl, rel=1e-4)
   difference = np.log(target / student)
   norm = np.linalg.norm(difference, axis=-1).mean()
-  assert found["logsoftmax_euclidean"] == pytest.approx(norm, rel=1e-4)
+  assert measures["logsoftmax_euclidean"] == pytest.approx(norm, rel=1e-4)
   loss = -np.log(target[np.arange(len(labels)), labels]).mean()
   return target, loss
 
 
-def check_sigmoid(found, answers, logits, labels):
+def check_sigmoid(measures, answers, logits, labels):
   target, student = sigmoid(answers).mean(axis=1), sigmoid(logits)
-  there = target * np.log(target / student)
-  away = (1 - target) * np.log((1 - target) / (1 - student))
-  kl = (there + away).sum(axis=-1).mean()
-  assert found["binary_kl"] == pytest.approx(kl, rel=1e-4)
+  present = target * np.log(target / student)
+  absent = (1 - target) * np.log((1 - target) / (1 - student))
+  kl = (present + absent).sum(axis=-1).mean()
+  assert measures["binary_kl"] == pytest.approx(kl, rel=1e-4)
   right = np.eye(5)[labels]
   chosen = right * np.log(target) + (1 - right) * np.log(1 - target)
   return target, -chosen.sum(axis=-1).mean()
@@ -198,17 +198,17 @@ def test_every_example_counts_once_for_every_setting(
   answers = np.stack([linear(w, batch[k]) for k, w in weights.items()], axis=1)
   for name, matrix in params.items():
     logits = linear(matrix, batch["image"])
-    found = {
+    measures = {
       k.removeprefix(f"{name}/"): v
       for k, v in results.items()
       if k.startswith(f"{name}/")
     }
     check = check_sigmoid if sigmoids else check_softmax
-    target, loss = check(found, answers, logits, labels)
+    target, loss = check(measures, answers, logits, labels)
     agree = np.mean(logits.argmax(axis=-1) == target.argmax(axis=-1))
-    assert found["agree1"] == pytest.approx(agree)
-    assert found["examples"] == 21  # In batches of 16: 16 and 5.
-    assert len(found) == 4  # Of five classes, no `agree5`.
+    assert measures["agree1"] == pytest.approx(agree)
+    assert measures["examples"] == 21  # In batches of 16: 16 and 5.
+    assert len(measures) == 4  # Of five classes, no `agree5`.
   accuracy = np.mean(target.argmax(axis=-1) == labels)
   assert results["teacher/accuracy"] == pytest.approx(accuracy)
   assert results["teacher/loss"] == pytest.approx(loss, rel=1e-4)

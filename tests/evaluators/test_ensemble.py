@@ -113,8 +113,8 @@ def test_ensembles_are_those_of_numpy_on_the_whole_split(
       "single_accuracy": max(accuracies[s] for s in affordable),
     }
     name = ensemble.group_name(group)
-    found = {key: results[f"{name}/{key}"] for key in expected}
-    assert found == pytest.approx(expected, rel=1e-4)
+    metrics = {key: results[f"{name}/{key}"] for key in expected}
+    assert metrics == pytest.approx(expected, rel=1e-4)
   assert len(results) == 5 * 3 + 8 * len(evaluator.groups)
   speed = evaluator.throughput(parallel.create().place(params), repeats=1)
   assert tuple(speed) == SETTINGS and min(speed.values()) > 0

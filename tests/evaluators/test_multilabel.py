@@ -81,7 +81,7 @@ def test_every_example_counts_once(config, monkeypatch):
   experiment = setup.Experiment(config)
   evaluator = experiment.evaluators["test"]
   params = experiment.task.init(jax.random.key(0), (12, 12, 3))
-  found = dict(evaluator.run(parallel.create().place(params)))
+  results = dict(evaluator.run(parallel.create().place(params)))
 
   preprocess = data_lib.parse(config.evals.test.data.pp)
   images = np.stack([preprocess(example)["image"] for example in source])
@@ -96,15 +96,15 @@ def test_every_example_counts_once(config, monkeypatch):
     for i, name in enumerate(source.class_names[:3])
   }
   for name, value in expected.items():
-    assert found.pop(f"patch6/AP/{name}") == pytest.approx(value)
+    assert results.pop(f"patch6/AP/{name}") == pytest.approx(value)
   mean = np.mean(list(expected.values()))
-  assert found.pop("patch6/mAP") == pytest.approx(mean)
+  assert results.pop("patch6/mAP") == pytest.approx(mean)
   losses = experiment.task.example_loss(logits, jnp.float32(source.labels))
-  assert found.pop("patch6/loss") == pytest.approx(
+  assert results.pop("patch6/loss") == pytest.approx(
     float(losses.mean()), rel=1e-5
   )
-  assert found.pop("patch6/examples") == 21
-  assert not found  # Nothing of the class that nobody has.
+  assert results.pop("patch6/examples") == 21
+  assert not results  # Nothing of the class that nobody has.
 
   source.labels[:] = False
   with pytest.raises(ValueError, match="has any of the classes"):
@@ -139,11 +139,11 @@ def test_smoothed_labels_and_examples_of_which_nothing_is_known(
   monkeypatch.setattr(Several, "__getitem__", single)
   params = jax.tree.map(np.zeros_like, params)  # Every answer is 1/2.
   evaluator = setup.Experiment(config).evaluators["test"]
-  found = dict(evaluator.run(params))
+  results = dict(evaluator.run(params))
   # Of four classes each costs log 2; examples of -1 count for nothing.
-  assert found["patch6/loss"] == pytest.approx(4 * np.log(2), rel=1e-5)
-  assert found["patch6/examples"] == 11  # Of 21.
-  assert sorted(found) == [
+  assert results["patch6/loss"] == pytest.approx(4 * np.log(2), rel=1e-5)
+  assert results["patch6/examples"] == 11  # Of 21.
+  assert sorted(results) == [
     "patch6/AP/ant",
     "patch6/AP/cat",
     "patch6/examples",
@@ -189,7 +189,7 @@ def test_a_single_class_is_told_from_its_absence(config, monkeypatch):
   parts = setup.Experiment(config)
   evaluator = parts.evaluators["test"]
   params = parts.task.init(jax.random.key(0), (12, 12, 3))
-  found = dict(evaluator.run(parallel.create().place(params)))
+  results = dict(evaluator.run(parallel.create().place(params)))
   preprocess = data_lib.parse(config.evals.test.data.pp)
   images = np.stack([preprocess(example)["image"] for example in source])
   logits = jax.jit(parts.task.predict, static_argnums=2)(
@@ -197,7 +197,7 @@ def test_a_single_class_is_told_from_its_absence(config, monkeypatch):
   )
   expected = metrics.average_precision_score(source.labels[:, 0], logits[:, 0])
   assert expected < 1
-  assert found["patch6/mAP"] == pytest.approx(expected)
+  assert results["patch6/mAP"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["classification", "ensemble"])

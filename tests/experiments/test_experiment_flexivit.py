@@ -114,13 +114,13 @@ def judge(trained, tried, **by_seed):
 
 def test_claims_follow_the_numbers():
   trained, tried = make_curves()
-  found = judge(trained, tried)
-  assert [c["claim"] for c in found if c["verdict"] != "yes"] == []
-  assert found[0]["measured"].startswith("15: +0.0")
+  claims = judge(trained, tried)
+  assert [c["claim"] for c in claims if c["verdict"] != "yes"] == []
+  assert claims[0]["measured"].startswith("15: +0.0")
   trained["flexi"][SIZES[0]] = 0.684
-  found = judge(trained, tried)
-  assert found[0]["measured"].startswith("15: -1.6")
-  assert found[0]["verdict"] == "no"
+  claims = judge(trained, tried)
+  assert claims[0]["measured"].startswith("15: -1.6")
+  assert claims[0]["verdict"] == "no"
   # What differs as much from seed to seed is no gain.
   seeds_of_fine = {f"transfer_flexible_at_{SIZES[-1]}": [0.65, 0.7, 0.8]}
   *_, unclear, _ = judge(trained, tried, **seeds_of_fine)

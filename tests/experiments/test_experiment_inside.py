@@ -100,23 +100,23 @@ def test_claims_follow_the_numbers():
 
 
 def test_means_are_over_seeds():
-  found = judge([flexivit(gain=0.01), flexivit(pooled=0.5, gain=0.03)])
-  assert "mean 0.70; least 0.70" in found[3]["measured"]
+  judged = judge([flexivit(gain=0.01), flexivit(pooled=0.5, gain=0.03)])
+  assert "mean 0.70; least 0.70" in judged[3]["measured"]
   # Of the means 1 and 3 the standard deviation is the root of 2.
   expected = "on average +2.0 points (standard error over seeds 1.0)"
-  assert expected in found[5]["measured"]
-  found = judge([flexivit()])
-  assert "(one seed)" in found[5]["measured"]
-  assert {claim["verdict"] for claim in found} == {"undecided"}
+  assert expected in judged[5]["measured"]
+  judged = judge([flexivit()])
+  assert "(one seed)" in judged[5]["measured"]
+  assert {claim["verdict"] for claim in judged} == {"undecided"}
 
 
 def test_few_examples_make_no_claim():
   """Of 200 and 300 images at about 10 % the standard error is 2.8 points."""
   assert (verdicts(fine=0.12)[6], verdicts(fine=0.13)[6]) == ("no", "yes")
-  of_details = judge([flexivit(fine=0.12)])[6]
-  assert "12.0 % of the 200 images of the finest" in of_details["measured"]
-  assert "10.0 % of the 300 images" in of_details["measured"]
-  assert "standard error by the number of images 2.9" in of_details["measured"]
+  details = judge([flexivit(fine=0.12)])[6]
+  assert "12.0 % of the 200 images of the finest" in details["measured"]
+  assert "10.0 % of the 300 images" in details["measured"]
+  assert "standard error by the number of images 2.9" in details["measured"]
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_few_blocks_have_no_middle(blocks, kept):
   one = flexivit()
   layers = LAYERS[: 1 + 2 * blocks]
   one["alike"] = {name: 0.9 for name in layers} | {measure.POOLED: 0.9}
-  found = judge([one])
-  assert len(found) == 5 + (3 if kept is None else len(kept))
-  for claim, word in zip(found, kept or (), strict=False):
+  judged = judge([one])
+  assert len(judged) == 5 + (3 if kept is None else len(kept))
+  for claim, word in zip(judged, kept or (), strict=False):
     assert word in claim["claim"] and "nan" not in claim["measured"]
 
 
@@ -154,10 +154,10 @@ def test_probes_below_chance_count_as_nothing():
 def test_fixed_models_and_both_dials(shape, like):
   fixed = {"run": "cpu_fixed6_0", "labels": flexivit(shape=shape)["labels"][1:]}
   dials = {"run": "x", "patch_size": 0.6, "num_tokens": 0.8}
-  *_, of_fixed, of_both = judge([flexivit()] * 2, [fixed] * 2, [dials] * 2)
-  assert of_fixed["verdict"] == like
-  assert of_both["verdict"] == "yes"
-  assert "0.60 between patch sizes" in of_both["measured"]
+  *_, fixed_row, both_row = judge([flexivit()] * 2, [fixed] * 2, [dials] * 2)
+  assert fixed_row["verdict"] == like
+  assert both_row["verdict"] == "yes"
+  assert "0.60 between patch sizes" in both_row["measured"]
 
 
 def test_pairs_of_settings():
@@ -213,14 +213,14 @@ def test_the_study_of_two_tiny_runs(tmp_path, monkeypatch):
   # Two blocks: nothing is between the middle one and the last.
   assert len(results["claims"]) == 9
   assert "NaN" not in json.dumps(results["claims"])
-  first, of_fixed, of_both = results["rows"]
+  first, fixed_row, both_row = results["rows"]
   assert [row["name"] for row in first["labels"]] == [
     "patch30",
     "patch20",
     "patch15",
   ]
-  assert [row["name"] for row in of_fixed["labels"]] == ["patch15"]
-  assert set(of_both) == {"run", "patch_size", "num_tokens"}
+  assert [row["name"] for row in fixed_row["labels"]] == ["patch15"]
+  assert set(both_row) == {"run", "patch_size", "num_tokens"}
   (scale,) = first["agreement"]["attributes"]
   assert scale["names"] == {"0": "fine", "1": "medium", "2": "coarse"}
   assert sum(part["examples"] for part in scale["parts"].values()) == 50

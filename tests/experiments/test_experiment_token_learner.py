@@ -57,16 +57,16 @@ def make_rows(**accuracies):
 
 def test_claims_hold_by_the_difference_seed_by_seed():
   rows = make_rows(at1_2=0.695, at0=0.5, at3_4=0.69, tokens8=0.68)
-  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
-  assert found[0]["measured"] == (
+  claims = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert claims[0]["measured"] == (
     "-0.50 ± 0.00 points (at1_2 against baseline) at 50 % of the multiply-adds"
   )
-  verdicts = [claim["verdict"] for claim in found]
+  verdicts = [claim["verdict"] for claim in claims]
   assert verdicts[:3] == ["yes", "no", "yes"]
   assert verdicts[6] == "yes"  # 16 tokens against 8.
   next(row for row in rows if row["cell"] == "at1_2")["gmacs"] = 0.7
-  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
-  assert found[0]["verdict"] == "no"
+  claims = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert claims[0]["verdict"] == "no"
 
 
 def trained(**accuracies):

@@ -90,18 +90,18 @@ def judge(rows, scale="gpu"):
 
 def test_claims_follow_the_numbers():
   assert [c["verdict"] for c in judge(make_rows())] == ["yes"] * 5
-  found = judge(make_rows(0.014, ratio=7.0))
-  assert [c["verdict"] for c in found] == ["yes"] * 2 + ["no"] * 3
-  assert "4 times the steps" in found[0]["claim"]
-  assert "1.4 points below" in found[2]["measured"]
-  assert "1.4 points below" in found[3]["measured"]
-  assert "7.0x" in found[4]["measured"]
-  found = judge(make_rows(0.016))
-  assert found[0]["verdict"] == "no"
-  assert found[0]["measured"].startswith("0 of 9 settings; worst -1.6 points")
+  claims = judge(make_rows(0.014, ratio=7.0))
+  assert [c["verdict"] for c in claims] == ["yes"] * 2 + ["no"] * 3
+  assert "4 times the steps" in claims[0]["claim"]
+  assert "1.4 points below" in claims[2]["measured"]
+  assert "1.4 points below" in claims[3]["measured"]
+  assert "7.0x" in claims[4]["measured"]
+  claims = judge(make_rows(0.016))
+  assert claims[0]["verdict"] == "no"
+  assert claims[0]["measured"].startswith("0 of 9 settings; worst -1.6 points")
   # Seeds that differ by more than what is claimed tell nothing.
-  found = judge(make_rows(0.014, differing=(0.02, 0.0, 0.01)))
-  assert [c["verdict"] for c in found][:4] == ["undecided"] * 4
+  claims = judge(make_rows(0.014, differing=(0.02, 0.0, 0.01)))
+  assert [c["verdict"] for c in claims][:4] == ["undecided"] * 4
 
 
 def test_models_that_had_more_steps_have_a_claim_of_their_own():

@@ -43,8 +43,8 @@ def test_the_study_can_reach_its_goal(name):
 
 
 def test_only_what_is_used_is_parsed():
-  made = config.get_config("")
-  for section in (made.data, made.evals.test.data):
+  c = config.get_config("")
+  for section in (c.data, c.evals.test.data):
     assert tuple(section.features) == ("video", "label")
   assert "features" not in config.get_config("runlocal").data  # It is noise.
 
@@ -68,18 +68,18 @@ def test_claims_follow_the_numbers():
   accuracies |= dict(learned8=0.795, fixed8=0.7, frame=0.6)
   accuracies |= dict(learned8_first=0.5, frame_first=0.4, fixed8_first=0.6)
   rows = make_rows(**accuracies)
-  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
-  verdicts = [c["verdict"] for c in found]
+  claims = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  verdicts = [c["verdict"] for c in claims]
   assert verdicts == ["yes", "yes", "yes", "yes", "no"]
-  assert found[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
+  assert claims[0]["measured"] == "-0.50 ± 0.00 points at 55 %"
   for row in rows:
     row["gmacs_ratio"] = 0.7
-  found = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
-  assert found[0]["verdict"] == "no"
+  claims = run.STUDY.judge("cpu", [0, 1, 2], rows).claims
+  assert claims[0]["verdict"] == "no"
 
   accuracies |= dict(learned8=0.78, frame=0.79)
-  found = run.STUDY.judge("cpu", [0, 1, 2], make_rows(**accuracies)).claims
-  verdicts = [c["verdict"] for c in found]
+  claims = run.STUDY.judge("cpu", [0, 1, 2], make_rows(**accuracies)).claims
+  verdicts = [c["verdict"] for c in claims]
   assert verdicts == ["no", "no", "yes", "yes", "no"]
 
 

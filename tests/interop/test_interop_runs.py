@@ -308,9 +308,9 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     chosen = transfer.get_config(f"{section},runlocal")
     assert (chosen.get("init_mean"), chosen.get("init_std")) == (mean, std)
     pp = runs.open_weights(str(folder)).data["pp"]
-    found = statistics.mean_and_std(pp, "image")
-    np.testing.assert_allclose(found[0], mean or [0.5], atol=1e-5)
-    np.testing.assert_allclose(found[1], std or [0.5], atol=1e-5)
+    mean_and_std = statistics.mean_and_std(pp, "image")
+    np.testing.assert_allclose(mean_and_std[0], mean or [0.5], atol=1e-5)
+    np.testing.assert_allclose(mean_and_std[1], std or [0.5], atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["native", "timm"])

@@ -238,7 +238,7 @@ def test_a_grid_that_may_be_of_images_or_of_videos(
 ):
   # 36 cells are 6x6, or four times 3x3.
   model = make_video_model(patch_size=(4, 4), posemb_grid=(6, 3, 3))
-  for path, given, note in (
+  for path, grid, note in (
     (saved(posemb_grid=(6, 6))[0], (6, 6), "6x6 -> 3x3, repeated 6 times"),
     (
       saved_video(patch_size=(4, 4), posemb_grid=(4, 3, 3))[0],
@@ -248,7 +248,7 @@ def test_a_grid_that_may_be_of_images_or_of_videos(
   ):
     with pytest.raises(ValueError, match="pass the file's posemb_grid"):
       interop.load_params(path, model)
-    _, report = interop.load_params_and_report(path, model, posemb_grid=given)
+    _, report = interop.load_params_and_report(path, model, posemb_grid=grid)
     assert rows(report)["pos_embedding"].note == f"linear, {note}"
   # For tubelets the kernel tells that it is of images.
   _, report = interop.load_params_and_report(

@@ -60,14 +60,14 @@ def test_each_frame_is_an_image(pool):
   assert len(second) == (3 if pool == "tok" else 2)
   heads = {"head"} | ({"MAPHead_1"} if pool == "map" else set())
   assert params.keys() - needed["params"].keys() == second | heads
-  of_frames, image_out = apply(
+  frames, image_out = apply(
     image_model,
     {name: params[name] for name in needed["params"]},
     images,
     **settings,
   )
   np.testing.assert_allclose(
-    out["frames"].reshape(8, 16), of_frames, rtol=1e-4, atol=1e-4
+    out["frames"].reshape(8, 16), frames, rtol=1e-4, atol=1e-4
   )
   for key in ("maps", "tokens"):
     np.testing.assert_allclose(
