@@ -424,6 +424,22 @@ def test_what_is_learned_from_is_not_tested_on(config, train, test):
     setup.Experiment(config)
 
 
+@pytest.mark.parametrize("stop, is_told", [(6, False), (7, True)])
+def test_a_run_says_that_it_trains_on_what_few_shots_are_tested_on(
+  config, stop, is_told
+):
+  config.data = dict(
+    name=config.evals.few.data.name,
+    split="train[10%:]",  # From the seventh of 61 examples on.
+    pp="decode|value_range(-1,1)|keep('image','label')",
+  )
+  config.evals.few.update(train_split="val", test_split=f"train[:{stop}]")
+  lines = setup.Experiment(config).describe_splits()
+  assert ("evaluates on examples that are trained on" in "".join(lines)) == (
+    is_told
+  )
+
+
 def test_a_single_class_leaves_nothing_to_tell_apart():
   one = Attributes(np.zeros(20, int), np.zeros(20, int))
   with pytest.raises(ValueError, match="has a single class"):
