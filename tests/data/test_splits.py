@@ -3,7 +3,7 @@
 import pytest
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit.data import splits, splits_read
+from tokenlearner_flexivit.data import shared_examples, splits, splits_read
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_run_says_which_tables_it_reads(tmp_path):
   ],
 )
 def test_splits_that_share_examples(split, other, expected):
-  assert splits.overlap(split, other) == expected
+  assert shared_examples.overlap(split, other) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_splits_that_share_examples(split, other, expected):
 )
 def test_splits_that_share_examples_of_a_known_number(split, other, expected):
   source = data_lib.open_source(dict(name="fake:2x2x1:2:100", split=split))
-  assert splits.overlap(split, other, source.parts) == expected
+  assert shared_examples.overlap(split, other, source.parts) == expected
   for name in (split, other):
     data_lib.open_source(dict(name="fake:2x2x1:2:100", split=name))
 
@@ -309,4 +309,4 @@ def test_no_example_counts_twice(name, split):
 
 def test_parts_of_a_split_are_no_repetition():
   for split in ("train[:10]+train[20:]", "train+test", "a+b"):
-    splits.check_disjoint(split, "data.split")
+    shared_examples.check_disjoint(split, "data.split")

@@ -13,7 +13,7 @@ from tokenlearner_flexivit.data import (
   examples,
   memory,
   preprocess,
-  splits,
+  shared_examples,
 )
 from tokenlearner_flexivit.data.sources.base import Source
 from tokenlearner_flexivit.data.sources.fake import FakeSource
@@ -188,7 +188,7 @@ class Settings:
 
   def open_source(self, where: str) -> Source:
     """Opens the source, or raises ValueError."""
-    splits.check_disjoint(self.split, f"{where}.split")
+    shared_examples.check_disjoint(self.split, f"{where}.split")
     cls = self._source_class
     if self.features is not None and "features" not in cls.options:
       raise ValueError(
@@ -202,7 +202,9 @@ class Settings:
       )
     options = {key: getattr(self, key) for key in cls.options}
     source = cls(self.name.removeprefix("folder:"), self.split, **options)
-    splits.check_parts(source.parts, self.split, self.name, f"{where}.split")
+    shared_examples.check_parts(
+      source.parts, self.split, self.name, f"{where}.split"
+    )
     if not len(source):
       raise ValueError(f"The split is empty: {source.name}.")
     return source

@@ -5,13 +5,10 @@ A dataset is trained on one split and evaluated on another. People call them
 all configs use the functions here to tell which is which.
 """
 
-import contextlib
-import itertools
 import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 ALIASES = {
   "train": ("train", "training"),
@@ -138,119 +135,6 @@ def positions(slice_text: str, length: int, where: str) -> range:
       "them, as in [:90%], [100:200] or [-10:]."
     ) from None
   return range(part.from_ or 0, length if part.to is None else part.to)
-
-
-class Part(NamedTuple):
-  """What a split, or one summand of it, takes of a split that a dataset has.
-
-  Attributes:
-    text: the split or summand as it is asked for, such as "val[:10]".
-    known: the dataset's split, such as "validation" or a folder.
-    size: number of examples of the dataset's split.
-    positions: those that are taken.
-  """
-
-  text: str
-  known: str
-  size: int
-  positions: range
-
-
-def shared(parts: Iterable[Part], others: Iterable[Part]) -> str:
-  """Returns in words which parts share examples; "" if none do."""
-  for part, other in itertools.product(parts, others):
-    taken, also = part.positions, other.positions
-    if part.known == other.known and (
-      max(taken.start, also.start) < min(taken.stop, also.stop)
-    ):
-      return f"{part.text} and {other.text} share some"
-  return ""
-
-
-def check_parts(
-  parts: Sequence[Part], split: str, dataset: str, where: str
-) -> None:
-  """Raises ValueError if a part is empty, or two parts share examples.
-
-  Args:
-    parts: the parts of a split.
-    split: the split, perhaps a sum.
-    dataset: name of the dataset for the error.
-    where: name of the split for the error.
-  """
-  for part in parts:
-    # A dataset may have a split without examples.
-    if not part.positions and part.text != "all":
-      raise ValueError(
-        f"{where}={split!r}: {part.text} of {dataset} is empty. There are "
-        f"{part.size} examples in {part.known}, and a slice is [START:STOP], "
-        "with START before STOP."
-      )
-  for part, other in itertools.combinations(parts, 2):
-    if words := shared([part], [other]):
-      raise _twice(split, words, where)
-
-
-def _twice(split: str, words: str, where: str) -> ValueError:
-  return ValueError(
-    f"{where}={split!r} has examples twice: {words}. Name each part once."
-  )
-
-
-def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
-  """Tells whether two splits of a dataset share examples.
-
-  Args:
-    split: a split, perhaps a sum.
-    other: another.
-    parts: those of `split`, for the sizes of the dataset's splits. Without
-      them, the result is False if it depends on these, as for "train[10%:]" and
-      "train[:100]".
-
-  Raises:
-    ValueError: a split or a slice cannot be read.
-  """
-  sizes = {part.text: part.size for part in parts}
-  for name, part in parse(split):
-    for other_name, other_part in parse(other):
-      if not _share_examples(name, other_name):
-        continue
-      if not (part and other_part):
-        return True
-      both = part + other_part
-      depends = ("%" in part) != ("%" in other_part) or "-" in both
-      size = sizes.get(name + part)
-      if "shard" in both or (depends and size is None):
-        continue
-      # Percents of this length are exact, and it holds all absolute positions.
-      size = size or 10**9
-      taken, others = (positions(p, size, name) for p in (part, other_part))
-      if max(taken.start, others.start) < min(taken.stop, others.stop):
-        return True
-  return False
-
-
-def _share_examples(name: str, other: str) -> bool:
-  """Tells whether two names mean the same split, or one includes the other."""
-  if "all" in (name, other):
-    return name == other or bool(role(name) or role(other))
-  return (role(name) or name) == (role(other) or other)
-
-
-def check_disjoint(split: str, where: str) -> None:
-  """Raises ValueError if parts of a sum share examples, which count twice.
-
-  Args:
-    split: a split, such as "train[:90%]+val".
-    where: name of the split for the error.
-  """
-  for part, other in itertools.combinations(split.split("+"), 2):
-    with contextlib.suppress(ValueError):  # Reading the split raises it.
-      if overlap(part, other):
-        break
-  else:
-    return
-  raise _twice(split, f"{part} and {other} share some", where)
 
 
 def resolve(asked: str, known: Sequence[str], where: str) -> str:

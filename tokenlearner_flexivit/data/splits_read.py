@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit import paths
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples, splits
+from tokenlearner_flexivit.data.shared_examples import Part
 
 
 def describe(
   config: Mapping[str, Any],
-  parts: Mapping[str, Sequence[splits.Part]] = types.MappingProxyType({}),
+  parts: Mapping[str, Sequence[Part]] = types.MappingProxyType({}),
 ) -> list[str]:
   """Returns lines that say which splits a run reads, and which overlap.
 
@@ -41,7 +42,7 @@ def describe(
     if not split or data["name"] != config["data"]["name"]:
       continue
     with contextlib.suppress(ValueError):  # Opening the split raises it.
-      if splits.overlap(split, trained, parts.get(name, ())):
+      if shared_examples.overlap(split, trained, parts.get(name, ())):
         lines.append(
           f"config.evals.{name} evaluates on examples that are trained on: "
           f"{split} of {data['name']} and {trained}."

@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples
 from tokenlearner_flexivit.evaluators import base, ridge
 from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
@@ -118,7 +118,7 @@ class Evaluator(base.Evaluator):
       f"{test_split!r} share examples: what is learned from would be tested "
       "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
     )
-    if splits.overlap(train_split, test_split):
+    if shared_examples.overlap(train_split, test_split):
       raise shared
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
     super().__init__(context, batch_size, patch_sizes, num_tokens)
@@ -140,7 +140,7 @@ class Evaluator(base.Evaluator):
       for section in (self._train_data, test_data)
     )
     # Now that the number of examples is known.
-    if splits.shared(*(source.parts for source in self.sources)):
+    if shared_examples.shared(*(source.parts for source in self.sources)):
       raise shared
     shots_lib.check(*self.sources, label_key, where)
     self._test = self._open(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples, splits
 
 # Threads that read labels; they wait for the disk or the network.
 _READERS = 32
@@ -48,7 +48,7 @@ class Source(abc.ABC):
   class_names: list[str] | None = None
   has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
-  parts: Sequence[splits.Part] = ()
+  parts: Sequence[shared_examples.Part] = ()
   options: Sequence[str] = ()
 
   @classmethod

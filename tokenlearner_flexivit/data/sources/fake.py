@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
 
 _NAME = re.compile(
@@ -53,7 +53,7 @@ class FakeSource(sources.Source):
     num_examples = int(match["num_examples"] or 1024)
     self.name = f"{name} ({split})"
     self.parts = [
-      splits.Part(
+      shared_examples.Part(
         split_name + part,
         split_name,
         num_examples,

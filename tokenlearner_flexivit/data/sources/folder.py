@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenlearner_flexivit import paths
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources import image_listing
 
@@ -85,7 +85,9 @@ class FolderSource(sources.Source):
       chosen = splits.positions(part, len(listing), str(folder))
       number = np.array([numbers[n] for n in listing.class_names], np.int32)
       self._parts.append((listing, chosen))
-      self.parts.append(splits.Part(text, str(folder), len(listing), chosen))
+      self.parts.append(
+        shared_examples.Part(text, str(folder), len(listing), chosen)
+      )
       labels.append(number[listing.labels[chosen.start : chosen.stop]])
     self._labels = np.concatenate(labels)
     if not len(self._labels):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit import paths, terminal
-from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources import digits, encoded_features
@@ -293,7 +293,7 @@ def _unknown_name(name: str) -> str:
 
 def _resolve(
   split: str, builder: tfds.core.DatasetBuilder, name: str
-) -> tuple[str, list[splits.Part]]:
+) -> tuple[str, list[shared_examples.Part]]:
   """Returns a split as TFDS names it, and what it takes of the dataset's.
 
   Raises:
@@ -315,10 +315,12 @@ def _resolve(
       size = infos[key].num_examples
       stop = size if absolute.to is None else absolute.to
       taken = range(absolute.from_ or 0, stop)
-      parts.append(splits.Part(text, key, size, taken))
+      parts.append(shared_examples.Part(text, key, size, taken))
     # TFDS itself takes no slices of "all".
     named += ["all"] if text == "all" else [key + part for key in known]
-  splits.check_parts(parts, split, name, "split")  # TFDS takes [3:2] for [3:].
+  shared_examples.check_parts(
+    parts, split, name, "split"
+  )  # TFDS takes [3:2] for [3:].
   return "+".join(named), parts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from tokenlearner_flexivit import paths, terminal
-from tokenlearner_flexivit.data import batches, splits
+from tokenlearner_flexivit.data import batches, shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources import preparation
 from tokenlearner_flexivit.data.sources.video_folder import clips as video_clips
@@ -115,7 +115,9 @@ class VideoFolderSource(sources.Source):
       columns = about["splits"][known]
       groups = columns["group"]
       chosen = _choose(groups, part, f"{name} ({known})")
-      self.parts.append(splits.Part(asked + part, known, len(groups), chosen))
+      self.parts.append(
+        shared_examples.Part(asked + part, known, len(groups), chosen)
+      )
       for column, values in clips.items():
         values += columns[column][chosen.start : chosen.stop]
     self._digest = sources.hash_words(
