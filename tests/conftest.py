@@ -20,9 +20,7 @@ from tests import shapes
 
 # What a test imports of these checks the shapes that its functions declare.
 _DECLARE_SHAPES = (
-  "data.ops.decode",
-  "data.ops.exif",
-  "data.ops.image",
+  "data.ops",
   "dials",
   "evaluators",
   "inference.answers",

@@ -24,7 +24,7 @@ _MAX_PIXELS = 1 << 28
 
 
 def get_image(example: Example, key: str) -> np.ndarray:
-  """Returns the image [H, W, C] under `key`.
+  """Returns the image [H, W, C] under `key`, on devices a JAX array.
 
   Raises:
     ValueError: the entry does not exist or is not a decoded image.
@@ -54,9 +54,13 @@ def get_frames(example: Example, key: str) -> np.ndarray:
 
 
 def cut(
-  frames: np.ndarray, top: int, left: int, height: int, width: int
-) -> np.ndarray:
-  """Returns a rectangle of an image [H, W, C] or of all frames of a video."""
+  frames: Shaped[np.ndarray, "*frames H W C"],
+  top: int,
+  left: int,
+  height: int,
+  width: int,
+) -> Shaped[np.ndarray, "*frames h w C"]:
+  """Returns a rectangle of an image, or of all frames of a video."""
   return frames[..., top : top + height, left : left + width, :]
 
 
