@@ -1,16 +1,17 @@
 """The parts of a pre-LayerNorm transformer.
 
 Parameters have big_vision's names and shapes, so its released weights fit
-without renaming. The computation differs: for speed, projections are products
-of two matrices, and attention runs in [B, heads, N, d].
+without renaming.
 
-Letters: B batch, M tokens that attend to N, D width, d width of a head.
+Letters: B batch, M tokens that attend to N, D width.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
+
+from tokenlearner_flexivit.models import attention
 
 LAYER_NORM_EPS = 1e-6
 
@@ -87,36 +88,6 @@ class MlpBlock(nn.Module):
     return nn.Dropout(self.dropout)(y, deterministic=not train)
 
 
-def dot_product_attention(
-  query: Float[Array, "B heads M d"],
-  key: Float[Array, "B heads N d"],
-  value: Float[Array, "B heads N d"],
-  mask: Bool[Array, " N"] | None = None,
-) -> Float[Array, "B heads M d"]:
-  """Returns attention in the dtype of `value`, with the softmax in float32.
-
-  Keys where `mask` is False are not attended to.
-  """
-  query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-  logits = jnp.einsum(
-    "bhmd,bhnd->bhmn", query, key, preferred_element_type=jnp.float32
-  )
-  if mask is not None:
-    logits = jnp.where(mask[None, None, None, :], logits, -1e30)
-  # Dividing by the sum after the product with the values, not before, saves a
-  # pass over [M, N]: 0.65x of the time at 225 tokens on CPU.
-  logits -= jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  weights = jnp.exp(logits)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
-  y = jnp.einsum(
-    "bhmn,bhnd->bhmd",
-    weights.astype(value.dtype),
-    value,
-    preferred_element_type=jnp.float32,
-  )
-  return (y / total).astype(value.dtype)
-
-
 class _Affine(nn.Module):
   """A kernel and a bias that the calling module applies."""
 
@@ -158,23 +129,22 @@ class MultiHeadDotProductAttention(nn.Module):
     width = x.shape[-1]
     heads = (self.num_heads, width // self.num_heads)
 
+    def parameters(name, *arguments):
+      return (
+        parameter.astype(self.dtype)
+        for parameter in _Affine(*arguments, name=name)()
+      )
+
     def project(name, x):
-      """Maps [B, N, D] to [B, heads, N, d] by a product of two matrices."""
-      kernel, bias = _Affine((width, *heads), heads, 0, (1, 2), name=name)()
-      y = x.reshape(-1, width).astype(self.dtype)
-      y = y @ kernel.reshape(width, width).astype(self.dtype)
-      y += bias.reshape(1, width).astype(self.dtype)
-      return y.reshape(*x.shape[:2], *heads).transpose(0, 2, 1, 3)
+      kernel, bias = parameters(name, (width, *heads), heads, 0, (1, 2))
+      return attention.split_heads(x.astype(self.dtype), kernel, bias)
 
     context = x if context is None else context
     query = project("query", x)
     key, value = project("key", context), project("value", context)
-    y = dot_product_attention(query, key, value, mask)
-    y = y.transpose(0, 2, 1, 3).reshape(-1, width)
-
-    kernel, bias = _Affine((*heads, width), (width,), (0, 1), 2, name="out")()
-    y = y @ kernel.reshape(width, width).astype(self.dtype)
-    return (y + bias.astype(self.dtype)[None, :]).reshape(x.shape)
+    y = attention.dot_product_attention(query, key, value, mask)
+    kernel, bias = parameters("out", (*heads, width), (width,), (0, 1), 2)
+    return attention.merge_heads(y, kernel, bias)
 
 
 class Encoder1DBlock(nn.Module):
