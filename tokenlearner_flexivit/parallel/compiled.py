@@ -1,0 +1,84 @@
+"""What a compiled program needs, as its compiler counts it."""
+
+import dataclasses
+import re
+import time
+from collections import Counter
+
+import jax
+
+from tokenlearner_flexivit.parallel import topologies
+
+_TOO_LARGE = re.compile(
+  r"(?:Used |HLO temporaries \()([\d.]+)([KMG]?)(?: of|\) exceeds)"
+)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_CUDNN = re.compile(r'custom_call_target="(__cudnn\$\w+)"')
+_PALLAS = re.compile(r'custom_call_target="tpu_custom_call"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program for one chip of a topology.
+
+  Attributes:
+    fits: whether the chip's memory is enough.
+    memory: bytes per chip: arguments, results and temporaries. Of a program
+      that does not fit, as many as its compiler names, or None.
+    traffic: bytes per chip that operations read and write; None if the
+      compiler does not count them, as on GPUs. A loop counts once.
+    flops: operations per chip; None if not counted. A loop counts once.
+    seconds: how long the compiler took.
+    kernels: fused kernels by name, with their number.
+  """
+
+  fits: bool
+  memory: int | None
+  traffic: float | None
+  flops: float | None
+  seconds: float
+  kernels: dict[str, int]
+
+
+def compile_for(
+  topology: topologies.Topology, lowered: jax.stages.Lowered
+) -> Program:
+  """Compiles a program for chips that need not be there.
+
+  A program that needs more memory than a chip has is no error.
+
+  Args:
+    topology: whose devices the program was lowered for.
+    lowered: the program.
+  """
+  start = time.perf_counter()
+  try:
+    program = lowered.compile(topology.compiler_options)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = _TOO_LARGE.search(str(error))
+    memory = used and round(float(used[1]) * _UNITS[used[2]])
+    seconds = time.perf_counter() - start
+    return Program(False, memory, None, None, seconds, {})
+  seconds = time.perf_counter() - start
+  needs = program.memory_analysis()
+  memory = (
+    needs.argument_size_in_bytes
+    + needs.output_size_in_bytes
+    - needs.alias_size_in_bytes
+    + needs.temp_size_in_bytes
+  )
+  costs = program.cost_analysis() or {}
+  text = program.as_text()
+  kernels = Counter(_CUDNN.findall(text))
+  if count := len(_PALLAS.findall(text)):
+    kernels["pallas"] = count
+  return Program(
+    memory <= topology.chip.memory,
+    memory,
+    costs.get("bytes accessed"),
+    costs.get("flops"),
+    seconds,
+    dict(kernels),
+  )
