@@ -44,7 +44,7 @@ def make_sides(
   ]
   # After each block, so as many as it has.
   names = [f"encoder/block{i:02d}/+mlp" for i in range(depth)]
-  return similarity.of_settings(model, params["params"], settings, names)
+  return similarity.sides_at(model, params["params"], settings, names)
 
 
 def measure(

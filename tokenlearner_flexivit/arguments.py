@@ -44,10 +44,10 @@ def numbers(text: str) -> list[float]:
   return [float(part) for part in text.split(",")]
 
 
-def patch_size(text: str) -> int | list[int]:
-  """Reads "8", or "8,16" for height and width."""
-  size = whole_numbers(text)
-  return size[0] if len(size) == 1 else size
+def dial(text: str) -> int | str | list[int | str]:
+  """Reads the value of a dial, such as "8", "8,16" or "all"."""
+  parts = [int(part) if part.isdecimal() else part for part in text.split(",")]
+  return parts[0] if len(parts) == 1 else parts
 
 
 def num_tokens(text: str) -> int | str:

@@ -15,15 +15,18 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from tokenlearner_flexivit import arguments, terminal
+from tokenlearner_flexivit import arguments, dials, tasks, terminal
 from tokenlearner_flexivit.inference import (
+  Label,
   Prediction,
   Predictor,
+  Trained,
   export,
   model_card,
 )
@@ -31,6 +34,8 @@ from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.run import program_cache
 from tokenlearner_flexivit.run import workdir as workdir_lib
+
+_MAX_SHOWN = 16  # Numbers of an array that are printed.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,33 +68,40 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
   return parser
 
 
-def _add_setting(add: Any) -> None:
-  add("--patch_size", type=arguments.patch_size, help="in pixels, as 8 or 8,16")
-  add(
-    "--num_tokens",
-    type=arguments.num_tokens,
-    help="learned tokens, or all",
-  )
+def _add_dials(add: Any) -> None:
+  for name, kind in dials.KINDS.items():
+    add(f"--{name}", type=arguments.dial, help=kind.hint)
+
+
+def _dial_values(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the values of the dials that the flags set."""
+  values = {name: getattr(args, name) for name in dials.KINDS}
+  return {k: value for k, value in values.items() if value is not None}
 
 
 def _predict(argv: Sequence[str]) -> bool:
-  """Classifies images; returns whether any failed."""
-  parser = _parser("", "Says what is on images, or in videos.")
+  """Answers to images; returns whether any failed."""
+  parser = _parser("", "Answers to images or videos, such as by their class.")
   add = parser.add_argument
   add("images", nargs="+", metavar="IMAGE", help="a file, or a folder of them")
-  _add_setting(add)
+  _add_dials(add)
   add("--budget_ms", type=float, help="the most that a call may take")
   add(
     "--batch_size",
     type=int,
     help="images of a call, by default all that are given",
   )
-  add("--profile", metavar="FILE", help="what `profile` wrote, for the budget")
-  add("--top_k", type=int, default=5, help="classes to tell, by default 5")
+  add("--profile", metavar="FILE", help="a file of `profile`, for the budget")
+  add("--top_k", type=int, default=5, help="classes to print, by default 5")
   form = parser.add_mutually_exclusive_group()
   form.add_argument("--json", action="store_true", help="print JSON")
   form.add_argument(
     "--csv", action="store_true", help="print CSV, a line per image and class"
+  )
+  form.add_argument(
+    "--output",
+    metavar="FOLDER",
+    help="write a file per image there, for answers that are no classes",
   )
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
@@ -100,9 +112,15 @@ def _predict(argv: Sequence[str]) -> bool:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
   predictor = Predictor.load(args.workdir)
-  if args.csv:
-    predictor.trained.check_classifies("--csv")
   images = _expanded(args.images, predictor.extensions)
+  files = None
+  if args.output:
+    if predictor.trained.classifies:
+      raise ValueError(
+        "--output writes answers that are no classes, but this model "
+        "classifies. Give --csv or --json."
+      )
+    files = _files(export.check_new(args.output), images)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
   elif args.budget_ms is not None:
@@ -111,8 +129,13 @@ def _predict(argv: Sequence[str]) -> bool:
       file=sys.stderr,
     )
   predictions = _in_calls(predictor, images, args)
-  show = _as_json if args.json else _as_csv if args.csv else _as_text
-  print(show(images, predictions))
+  if args.csv:
+    print(_as_csv(images, predictions, predictor.trained))
+  elif files:
+    _write(files, predictions, predictor.trained.task)
+    print(f"Saved the answers in {args.output}.")
+  else:
+    print((_as_json if args.json else _as_text)(images, predictions))
   failed = 0
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is not None:
@@ -136,10 +159,10 @@ def _in_calls(
 ) -> list[Prediction]:
   """Returns the answers to images, in calls of the requested size."""
   number = min(args.batch_size or len(images), len(images))
-  dial = dict(patch_size=args.patch_size, num_tokens=args.num_tokens)
+  values = _dial_values(args)
   if args.budget_ms is None:
-    setting = predictor.setting(**dial)
-  elif set(dial.values()) == {None}:
+    setting = predictor.setting(**values)
+  elif not values:
     setting = predictor.choose(args.budget_ms, num_images=number)
   else:
     raise ValueError("Give a setting or budget_ms, not both.")
@@ -165,17 +188,84 @@ def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
   return workdir_lib.as_json(content, indent=2)
 
 
-def _as_csv(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
-  """Returns a CSV line per image and class, or per image with an error."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("image", "rank", "index", "name", "probability", "error"))
+def _as_csv(
+  images: Sequence[str], predictions: Sequence[Prediction], trained: Trained
+) -> str:
+  """Returns CSV: lines of each answer, or one with the error of an image.
+
+  Raises:
+    ValueError: the answers do not suit a table.
+  """
+  lines, columns = [], {}
+  if trained.classifies:  # Even if all images have errors.
+    columns = dict.fromkeys(("rank", *Label._fields))
   for image, prediction in zip(images, predictions, strict=True):
-    if prediction.error is not None:
-      writer.writerow((image, "", "", "", "", prediction.error))
-    for rank, label in enumerate(prediction.labels, start=1):
-      writer.writerow((image, rank, *label, ""))
+    rows = [{"error": prediction.error}]
+    if prediction.error is None:
+      rows = _rows(prediction, trained.task)
+      columns |= dict.fromkeys(key for row in rows for key in row)
+    lines += [{"image": image, **row} for row in rows or [{}]]
+  text = io.StringIO()
+  names = ("image", *columns, "error")
+  writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(lines)
   return text.getvalue().rstrip("\n")
+
+
+def _rows(prediction: Prediction, task: tasks.Task) -> list[dict[str, Any]]:
+  """Returns the rows of an answer, for CSV."""
+  if prediction.answer is None:
+    return [
+      {"rank": rank, **label._asdict()}
+      for rank, label in enumerate(prediction.labels, start=1)
+    ]
+  try:
+    rows = task.rows(prediction.answer)
+  except ValueError as error:
+    raise ValueError(
+      f"--csv: {error} Give --output=FOLDER for a file per image, or --json."
+    ) from None
+  for name in ("image", "error"):
+    if any(name in row for row in rows):
+      raise ValueError(
+        f"--csv: the answer has an entry {name!r}, as another column is "
+        "called. Give --json."
+      )
+  return rows
+
+
+def _files(
+  folder: pathlib.Path, images: Sequence[str]
+) -> dict[pathlib.Path, str]:
+  """Returns the files to write, without suffix, with the image of each.
+
+  They lie in the folder as the images lie in the deepest folder of all.
+  """
+  absolute = [os.path.abspath(os.path.expanduser(name)) for name in images]
+  root = os.path.commonpath([os.path.dirname(name) for name in absolute])
+  files = {}
+  for image, name in zip(images, absolute, strict=True):
+    file = folder / pathlib.Path(os.path.relpath(name, root)).with_suffix("")
+    if file in files:
+      raise ValueError(
+        f"--output: {files[file]} and {image} would be written to the same "
+        "file. Give them in two calls."
+      )
+    files[file] = image
+  return files
+
+
+def _write(
+  files: Iterable[pathlib.Path],
+  predictions: Sequence[Prediction],
+  task: tasks.Task,
+) -> None:
+  """Writes a file for each answer, as the task writes it."""
+  for file, prediction in zip(files, predictions, strict=True):
+    if prediction.error is None:
+      file.parent.mkdir(parents=True, exist_ok=True)
+      task.write(prediction.answer, file)
 
 
 def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
@@ -187,9 +277,16 @@ def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
         for i, name, probability in prediction.labels
       )
       if prediction.answer is not None:
-        shown = str(jax.tree.map(lambda x: x.tolist(), prediction.answer))
+        shown = str(jax.tree.map(_short, prediction.answer))
       lines.append(f"{image}: {shown}")
   return "\n".join(lines)
+
+
+def _short(array: np.ndarray) -> Any:
+  """Returns the numbers of a small array, or the shape of a large one."""
+  if array.size <= _MAX_SHOWN:
+    return array.tolist()
+  return f"{array.dtype} {list(array.shape)}"
 
 
 def _profile(argv: Sequence[str]) -> None:
@@ -230,18 +327,19 @@ def _export(argv: Sequence[str]) -> None:
   """Writes files that work without the training parts."""
   parser = _parser(" export", "Writes a model for use elsewhere.")
   add = parser.add_argument
-  add("--output", metavar="FOLDER", help="gets programs and a manifest")
-  add("--hub_dir", metavar="FOLDER", help="gets what a model hub takes")
-  add("--profile", metavar="FILE", help="times to tell there, of `profile`")
-  _add_setting(add)
+  add("--output", metavar="FOLDER", help="for programs and a manifest")
+  add("--hub_dir", metavar="FOLDER", help="for a model hub: weights, a card")
+  add("--profile", metavar="FILE", help="a file of `profile`, for the card")
+  _add_dials(add)
   args = parser.parse_args(argv)
-  chosen = args.patch_size is not None or args.num_tokens is not None
+  values = _dial_values(args)
   if not args.output and not args.hub_dir:
     parser.error("Give --output, --hub_dir, or both.")
   if args.profile and not args.hub_dir:
     parser.error("--profile is for --hub_dir.")
-  if chosen and not args.output:
-    parser.error("--patch_size and --num_tokens choose what --output gets.")
+  if values and not args.output:
+    flags = " and ".join(f"--{name}" for name in dials.KINDS)
+    parser.error(f"{flags} choose what --output gets.")
   folders = [
     export.check_new(name) for name in (args.output, args.hub_dir) if name
   ]
@@ -252,8 +350,8 @@ def _export(argv: Sequence[str]) -> None:
   predictor.remember(rows or ())  # Raises for rows of another model.
   if args.output:
     settings = None
-    if chosen:
-      settings = [predictor.setting(args.patch_size, args.num_tokens)]
+    if values:
+      settings = [predictor.setting(**values)]
     print(
       f"Saved {export.write(predictor.trained, args.output, settings).parent}."
     )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures import table
@@ -205,12 +205,9 @@ def _after_first(shown: Row, more: Row) -> Row:
 
 def _shown_setting(row: Row) -> dict[str, Any]:
   """Returns the first columns of a row, which describe the setting."""
-  columns = {
-    "patch size": row["patch_size"],
-    "tokens": row["seq_len"],
-    "learned": row["num_tokens"],
-  }
-  return {k: v for k, v in columns.items() if v is not None}
+  columns = {k: v for k, v in dials.Setting.from_row(row).columns.items() if v}
+  tokens = {} if row["seq_len"] is None else {"tokens": row["seq_len"]}
+  return _after_first(columns, tokens)
 
 
 def _markdown_of_others(
@@ -242,11 +239,11 @@ def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
 
   Costs are only those of that evaluator.
   """
-  costs = ("patch_size", "num_tokens", "seq_len", "gmacs", "images_per_s")
+  costs = (*dials.KINDS, "seq_len", "gmacs", "images_per_s")
   rows = [dict(row) for row in tables[first]]
   for name, others in tables.items():
     for row, other in itertools.product(rows, others if name != first else ()):
-      if all(other[k] == row[k] for k in ("patch_size", "num_tokens")):
+      if all(other[k] == row[k] for k in dials.KINDS):
         row |= {f"{name}/{k}": v for k, v in other.items() if k not in costs}
   return rows
 

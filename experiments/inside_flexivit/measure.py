@@ -72,7 +72,7 @@ class Alike(NamedTuple):
 
   def by_depth(self) -> dict[str, float]:
     """Returns the mean over pairs of settings, for each layer in order."""
-    return similarity_by_depth.of_pairs(self.values, self.labels)
+    return similarity_by_depth.layer_means(self.values, self.labels)
 
 
 def read(path: pathlib.Path) -> Model:
@@ -82,7 +82,7 @@ def read(path: pathlib.Path) -> Model:
     ValueError: no run there.
   """
   run = runs.open_run(path, "image")
-  link = agreement.link_of(run.config)
+  link = agreement.read_link(run.config)
   return Model(run.model, run.params, run.dials.settings, run.data, link)
 
 
@@ -91,7 +91,7 @@ def alike(
 ) -> Alike:
   """Compares the layers, tokens at all positions, and what is pooled."""
   names = (*similarity.layers(trained.model), POOLED)
-  sides = similarity.of_settings(trained.model, trained.params, settings, names)
+  sides = similarity.sides_at(trained.model, trained.params, settings, names)
   return Alike(*cka.cka((batch["image"] for batch in batches), sides))
 
 
@@ -218,7 +218,7 @@ def measure_two_dials(path: pathlib.Path, number: int) -> dict[str, Any]:
     nothing but the number of learned tokens (`num_tokens`).
   """
   trained = read(path)
-  sides = similarity.of_settings(
+  sides = similarity.sides_at(
     trained.model, trained.params, trained.settings, names=(POOLED,)
   )
   images = (batch["image"] for batch in trained.batches(number))

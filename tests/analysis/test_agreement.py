@@ -112,7 +112,7 @@ def test_an_attribute_tells_who_is_right():
   ],
 )
 def test_every_example_is_in_one_part(values, names):
-  parts = agreement.parts_of(values)
+  parts = agreement.parts_by_value(values)
   np.testing.assert_array_equal(
     sum(there.astype(int) for there in parts.values()), 1
   )
@@ -123,7 +123,7 @@ def test_every_example_is_in_one_part(values, names):
 
 def test_what_has_no_value_is_in_no_part():
   with pytest.raises(ValueError, match="2 of 3 examples have no finite value"):
-    agreement.parts_of(np.array([0, np.nan, np.inf]))
+    agreement.parts_by_value(np.array([0, np.nan, np.inf]))
 
 
 def test_what_few_get_right_only_at_fine_settings_is_drawn():

@@ -156,7 +156,7 @@ def test_bad_input_is_told(side):
   def of(**changes):
     return cka.cka([IMAGES], {"x": cka.dataclasses.replace(side, **changes)})
 
-  with pytest.raises(ValueError, match=r"no 'block9'.* has stem, with_posemb"):
+  with pytest.raises(ValueError, match=r"name='block9' is.*with_posemb"):
     of(names=("block9",))
   with pytest.raises(ValueError, match=r"tokens='first'.*'all', 'mean', 'cls'"):
     of(tokens="first")

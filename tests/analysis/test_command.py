@@ -127,7 +127,7 @@ def test_a_run_is_seen_on_other_data(untrained_run):
 def test_bad_flags_are_told(weights, untrained_run, tmp_path, capsys):
   path, _ = weights
   for arguments, words in (
-    ([f"--init={path}"], "tells of no images.*--data=digits.*--images"),
+    ([f"--init={path}"], "names no images.*--data=digits.*--images"),
     (
       [f"--init={tmp_path / 'none.npz'}", FAKE],
       "neither a file on this machine",
@@ -166,12 +166,12 @@ def test_commands_take_weights(weights, tmp_path):
   with pytest.raises(SystemExit, match="at least two"):
     agreement.main([*given, "--data=digits", digits])
   settings = ["--patch_sizes=6,4", "--num_images=16"]
-  for module, more in (
-    (agreement, ["--attribute=label"]),
-    (shape_or_texture, ["--labels=label", "--num_train=40"]),
+  for module, *more in (
+    (agreement, FAKE, "--attribute=label"),
+    (shape_or_texture, "--data=digits", "--labels=label", "--num_train=40"),
   ):
     picture.unlink()
-    module.main([*given, "--data=digits", *settings, *more])
+    module.main([*given, *settings, *more])
     assert picture.stat().st_size > 10_000
   no_labels = digits.replace(",'label'", "")
   with pytest.raises(SystemExit, match="no label that is a class"):

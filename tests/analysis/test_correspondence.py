@@ -152,6 +152,25 @@ def test_the_rates_beside_the_diagonal_are_told_apart():
   assert dot.get_marker() == "o" and dot.zorder > square.zorder
 
 
+def test_a_picture_marks_the_chosen_place():
+  model, params = make()
+  measured = correspondence.matches(model, params, [IMAGES], [SIX, FOUR])
+  drawn = correspondence.figure(
+    model,
+    params,
+    IMAGES[:1],
+    [SIX, FOUR],
+    measured,
+    source=FOUR,
+    position=(0.9, 0.1),
+  )
+  assert "patch4" in drawn.axes[0].get_title()
+  with pytest.raises(ValueError, match=r"position=\(1, 0\) must be"):
+    correspondence.figure(
+      model, params, IMAGES, [SIX], measured, source=SIX, position=(1, 0)
+    )
+
+
 @pytest.mark.slow
 def test_the_command_draws_a_run(untrained_run, tmp_path):
   picture = tmp_path / "correspondence.png"

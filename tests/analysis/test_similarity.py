@@ -60,20 +60,20 @@ def test_many_settings_look_different(monkeypatch):
 def test_by_depth_is_the_mean_over_pairs():
   values = np.arange(36.0).reshape(6, 6)
   labels = [(s, name) for s in "abc" for name in "xy"]
-  found = similarity_by_depth.of_pairs(values, labels)
+  found = similarity_by_depth.layer_means(values, labels)
   assert found == {
     "x": np.mean([values[0, 2], values[0, 4], values[2, 4]]),
     "y": np.mean([values[1, 3], values[1, 5], values[3, 5]]),
   }
-  assert similarity_by_depth.of_pairs(values, labels, [("c", "a")]) == {
+  assert similarity_by_depth.layer_means(values, labels, [("c", "a")]) == {
     "x": values[4, 0],
     "y": values[5, 1],
   }
   # What one of a pair has not is left out.
   labels[3] = ("b", "z")
-  assert list(similarity_by_depth.of_pairs(values, labels)) == ["x"]
+  assert list(similarity_by_depth.layer_means(values, labels)) == ["x"]
   with pytest.raises(ValueError, match="Give two or more"):
-    similarity_by_depth.of_pairs(values, labels[:2])
+    similarity_by_depth.layer_means(values, labels[:2])
 
 
 def test_by_depth_is_drawn():

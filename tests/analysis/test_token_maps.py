@@ -210,7 +210,7 @@ def _command(run, picture, *arguments):
 
 def test_a_run_on_images_has_no_maps_of_videos(untrained_run, tmp_path):
   picture = tmp_path / "maps.png"
-  with pytest.raises(SystemExit, match=r"sees images; .*token_maps\.$"):
+  with pytest.raises(SystemExit, match=r"is for images\. .*token_maps`\.$"):
     video_maps.main([f"--workdir={untrained_run}", f"--output={picture}"])
 
 

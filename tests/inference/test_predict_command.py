@@ -112,7 +112,7 @@ def test_a_folder_of_images_as_csv(run, predictor, photo, tmp_path, capsys):
   assert float(rest[0][4]) == pytest.approx(probability, rel=1e-4)
   empty = tmp_path / "empty"
   empty.mkdir()
-  assert "none of what the model sees (.avif, .bmp" in _run(empty, *setting)
+  assert "no file that the model reads (.avif, .bmp" in _run(empty, *setting)
   (answer,) = predictor.predict(folder, 6, 2)
   assert "is a folder" in answer.error
 

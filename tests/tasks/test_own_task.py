@@ -1,5 +1,7 @@
 """A task, its head and its evaluator from outside of the package."""
 
+import contextlib
+import csv
 import json
 
 import jax
@@ -19,7 +21,7 @@ from tokenlearner_flexivit import (
 )
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.inference import export, model_card
 
 
 class Counting(tasks.Task):
@@ -132,7 +134,7 @@ def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
   assert again["test"]["patch4/error"] == report["settings"][1]["error"]
 
 
-def test_it_is_used(counting, tmp_path, capsys):
+def test_it_is_used(counting, tmp_path, capsys, monkeypatch):
   workdir = tmp_path / "run"
   state, _ = train.train_and_evaluate(counting, workdir)
   predictor = inference.Predictor.load(workdir)
@@ -149,20 +151,110 @@ def test_it_is_used(counting, tmp_path, capsys):
     for key, value in prediction.answer.items():
       np.testing.assert_allclose(value, expected[key][i], rtol=1e-4, atol=1e-5)
 
+  embedded = predictor.embed([*images[:2], b"nothing"], patch_size=4)
+  assert list(embedded.errors) == [2] and np.isnan(embedded.vectors[2]).all()
+  batch = {"image": prepared[:2]}
+  rep = predictor.trained.task.representation(
+    state.params, batch, setting, "pre_logits"
+  )
+  assert rep.shape == (2, 8)
+  np.testing.assert_allclose(embedded.vectors[:2], rep, rtol=1e-4, atol=1e-5)
+  patches = predictor.embed(images, patch_size=4, representation="with_posemb")
+  assert patches.vectors.shape == (3, predictor.trained.model.width)
+  with pytest.raises(ValueError, match=r"representation='text'.*pre_logits"):
+    predictor.embed(images, representation="text")
+
   path = tmp_path / "photo.png"
   Image.fromarray(images[0]).save(path)
-  command = [str(path), f"--workdir={workdir}", "--patch_size=4"]
-  with pytest.raises(SystemExit, match="--csv: of classifications alone"):
-    predict.main([*command, "--csv"])
-  capsys.readouterr()
-  with pytest.raises(SystemExit) as done:
-    predict.main([*command, "--json"])
-  assert not done.value.code
-  (printed,) = json.loads(capsys.readouterr().out)["predictions"]
   count = float(predictions[0].answer["count"])
-  assert printed["answer"]["count"] == pytest.approx(count, rel=1e-4)
-  with pytest.raises(ValueError, match=r"Exports: .* task 'counting'"):
-    export.write(predictor.trained, tmp_path / "export")
+
+  def printed(*flags):
+    command = [str(path), f"--workdir={workdir}", "--patch_size=4", *flags]
+    with pytest.raises(SystemExit) as done:
+      predict.main(command)
+    assert not done.value.code, done.value.code
+    return capsys.readouterr().out
+
+  capsys.readouterr()
+  (answer,) = json.loads(printed("--json"))["predictions"]
+  assert answer["answer"]["count"] == pytest.approx(count, rel=1e-4)
+  head, line = csv.reader(printed("--csv").splitlines())
+  assert head == ["image", "count", "doubt", "error"]
+  assert line[0] == str(path) and not line[3]
+  assert float(line[1]) == pytest.approx(count, rel=1e-4)
+  folder = tmp_path / "answers"
+  assert f"in {folder}" in printed(f"--output={folder}")
+  assert [file.name for file in folder.iterdir()] == ["photo.npz"]
+  saved = np.load(folder / "photo.npz")
+  assert saved["count"] == pytest.approx(count, rel=1e-4)
+
+  # An answer that no table holds, and a file of the task's own.
+  def with_a_map(self, params, batch, setting):
+    answer = self._answer(tasks.Task.predict(self, params, batch, setting))
+    return {**answer, "map": batch["image"][..., 0] > 0}
+
+  def write(self, answer, path):
+    path = path.with_suffix(".png")
+    Image.fromarray(np.uint8(255 * answer["map"])).save(path)
+    return path
+
+  monkeypatch.setattr(Counting, "predict", with_a_map)
+  monkeypatch.setattr(Counting, "write", write)
+  assert "'map': 'bool [12, 12]'" in printed()
+  with pytest.raises(
+    AssertionError, match=r"--csv: .*map \[12, 12\].*--output"
+  ):
+    printed("--csv")
+  folder = tmp_path / "maps"
+  printed(f"--output={folder}")
+  shown = np.asarray(Image.open(folder / "photo.png"))
+  np.testing.assert_array_equal(shown > 0, prepared[0, ..., 0] > 0)
+
+
+def test_it_is_exported_and_described(counting, tmp_path):
+  workdir = tmp_path / "run"
+  train.train_and_evaluate(counting, workdir)
+  trained = inference.Predictor.load(workdir).trained
+  setting = trained.known_settings[-1]
+  path = export.write(trained, tmp_path / "export", [setting])
+  manifest = json.loads(path.read_text())
+  assert manifest["output"] == {"values": "answer", "task": "counting"}
+  assert manifest["metric"] == "within"
+  (row,) = manifest["settings"]
+  assert row["answer"]["count"] == {"shape": ["batch"], "dtype": "float32"}
+  assert 0 <= row["within"] <= 1 and "accuracy" not in row
+  readme = (path.parent / "README.md").read_text()
+  assert "# An image model for counting, exported" in readme
+  assert "within 1 %" in readme and "`doubt` float32 [batch]" in readme
+  code = readme.split("```python\n")[1].split("```")[0]
+  images = np.random.default_rng(0).normal(size=(3, 12, 12, 3)).astype("f4")
+  code = code.replace("np.zeros((1, 12, 12, 3), np.float32)", "given")
+  names = {"given": images}
+  with contextlib.chdir(path.parent):
+    exec(code, names)
+  answer = jax.jit(trained.task.predict, static_argnums=2)
+  expected = answer(trained.params, {"image": images}, setting)
+  assert names["answer"].keys() == expected.keys()
+  for key, value in expected.items():
+    np.testing.assert_allclose(names["answer"][key], value, atol=1e-5)
+
+  card = model_card.write(trained, tmp_path / "hub")
+  text = card.read_text()
+  for words in (
+    "# An image model for counting with 2 settings",
+    "## Within 1 and cost",
+    "within 1 %, 21 images",
+    "An answer has `count` float32 [batch], `doubt` float32 [batch].",
+    '"name": "within 1 (patch4)"',
+  ):
+    assert words in text
+  for words in ("classif", "pipeline_tag", "logits", "ccuracy", "classes"):
+    assert words not in text
+  assert (tmp_path / "hub" / "plane.png").stat().st_size > 10_000
+  for folder in ("export", "hub"):
+    again = inference.Predictor.load(tmp_path / folder)
+    assert again.trained.describe() == trained.describe()
+    assert again.choose(gmacs=1e3) in trained.known_settings
 
 
 def test_a_loss_that_is_no_mean_is_not_accumulated(counting, tmp_path):

@@ -20,7 +20,6 @@ many devices.
 Letters: N examples, B batch, K settings, G ensembles, C classes.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import dials, terminal
+from tokenlearner_flexivit import dials, tasks, terminal
 from tokenlearner_flexivit.analysis import agreement_figure, command
+from tokenlearner_flexivit.analysis import outputs as outputs_lib
 from tokenlearner_flexivit.evaluators import ensemble, mixture
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
@@ -97,24 +97,22 @@ def answer(
     raise ValueError("The model has no head, so it does not answer.")
   groups = ensemble.read_groups(None, settings, "settings")
   kept, macs = [], None
-  for batch in batches:
-    batch = dict(batch)
-    images, labels = batch.pop("image"), batch.get("label")
-    if labels is None or not labels_lib.are_numbers(labels):
-      raise ValueError(
-        "The examples have no label that is a class; the preprocessing has to "
-        "leave one, as in keep('image','label')."
-      )
-    labels_lib.check(labels, model.num_classes, "The split", may_lack=True)
+  batches = _labelled(batches, model.num_classes)
+  for batch, outputs in outputs_lib.outputs(
+    model, params, batches, settings, [outputs_lib.ANSWER]
+  ):
+    batch, known = dict(batch), batch["label"] >= 0
+    shape = batch.pop("image").shape[1:]
     if macs is None:
-      macs = {s: model.cost(images.shape[1:], **s) for s in settings}
+      macs = {s: model.cost(shape, **s) for s in settings}
       settings = tuple(sorted(settings, key=macs.get))
       # Sorted in each group too, so its members are in the order of logits.
       groups = tuple(tuple(sorted(g, key=macs.get)) for g in groups)
-      compute = _program(model, settings, groups, link)
-    single, together = jax.device_get(compute(params, images))
+      classes = _classes(settings, groups, link)
+    logits = [outputs[setting][outputs_lib.ANSWER] for setting in settings]
+    single, together = jax.device_get(classes(logits))
     batch |= {"single": single, "together": together}
-    kept.append({key: value[labels >= 0] for key, value in batch.items()})
+    kept.append({key: value[known] for key, value in batch.items()})
   if not sum(len(batch["label"]) for batch in kept):
     raise ValueError("No examples that have a label, so no answer is right.")
   joined = {key: np.concatenate([b[key] for b in kept]) for key in kept[0]}
@@ -129,13 +127,21 @@ def answer(
   )
 
 
-def _program(model, settings, groups, link):
-  """Returns a program from images to classes [B, K] and [B, G]."""
+def _labelled(batches, num_classes):
+  """Yields batches; raises ValueError for labels that are no classes."""
+  for batch in batches:
+    labels = batch.get("label")
+    if labels is None or not labels_lib.are_numbers(labels):
+      raise ValueError(
+        "The examples have no label that is a class; the preprocessing has to "
+        "leave one, as in keep('image','label')."
+      )
+    labels_lib.check(labels, num_classes, "The split", may_lack=True)
+    yield batch
 
-  @functools.partial(jax.jit, static_argnums=2)
-  def logits_of(params, images, setting):
-    logits, _ = model.apply({"params": params}, images, **setting)
-    return logits.astype(jnp.float32)
+
+def _classes(settings, groups, link):
+  """Returns a program from K logits [B, C] to classes [B, K] and [B, G]."""
 
   def best(logits):
     # NaN is no answer.
@@ -150,9 +156,7 @@ def _program(model, settings, groups, link):
     ]
     return best(logits), best(jnp.stack(together, axis=1))
 
-  return lambda params, images: classes(
-    [logits_of(params, images, setting) for setting in settings]
-  )
+  return classes
 
 
 def same_answers(answers: Answers) -> np.ndarray:
@@ -211,7 +215,7 @@ def kinds(right: np.ndarray) -> dict[str, np.ndarray]:
   return {**divided, "others": ~np.any(list(divided.values()), axis=0)}
 
 
-def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
+def parts_by_value(values: np.ndarray) -> dict[str, np.ndarray]:
   """Divides examples by an attribute [N].
 
   Returns:
@@ -239,9 +243,9 @@ def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
   parts = [quarter == i for i in range(4) if (quarter == i).any()]
   ends = [(values[part].min(), values[part].max()) for part in parts]
   bounds = np.unique(ends)
-  name_of = dict(zip(bounds.tolist(), _names(bounds), strict=True))
+  bound_names = dict(zip(bounds.tolist(), _names(bounds), strict=True))
   return {
-    " to ".join(dict.fromkeys(name_of[end.item()] for end in pair)): part
+    " to ".join(dict.fromkeys(bound_names[end.item()] for end in pair)): part
     for pair, part in zip(ends, parts, strict=True)
   }
 
@@ -280,7 +284,7 @@ def by_attribute(
     (None for less than two examples); `correlation` of the attribute with being
     an `only fine` example (Pearson's; None where either does not vary).
   """
-  parts = parts_of(answers.attributes[name])
+  parts = parts_by_value(answers.attributes[name])
   values = answers.attributes[name].astype(np.float64)
   groups = kinds(answers.right)
   fine = groups["only fine"]
@@ -345,9 +349,19 @@ def summary(
   }
 
 
-def link_of(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
-  """Returns the link from logits to probabilities for a run's config."""
-  return classification.LINKS[config["task"].get("loss") or "softmax_xent"]
+def read_link(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
+  """Returns the link from logits to probabilities for a run's config.
+
+  Raises:
+    ValueError: the run's task is no classification.
+  """
+  section = config["task"]
+  if not issubclass(tasks.named(section), classification.Classification):
+    raise ValueError(
+      f"The run's task is {section['name']!r}, but agreement compares the "
+      "answers of classifications."
+    )
+  return classification.LINKS[section.get("loss") or "softmax_xent"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -383,7 +397,7 @@ def main(argv: list[str] | None = None) -> None:
       opened.params,
       batches(),
       opened.settings,
-      link_of(opened.config),
+      read_link(opened.config),
     )
     if attributes != others:
       answers = answers._replace(attributes={"label": answers.labels})

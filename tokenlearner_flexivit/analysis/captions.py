@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import outputs
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.tasks import labels as labels_lib
 
@@ -69,10 +69,8 @@ def answer_names(
     setting: of the dials.
     names: of the classes, or None for their numbers.
   """
-  apply = jax.jit(
-    lambda params, images: model.apply({"params": params}, images, **setting)[0]
-  )
-  logits = np.asarray(apply(params, images))
+  answer = outputs.named(model, params, images, setting, (outputs.ANSWER,))
+  logits = np.asarray(answer[outputs.ANSWER])
   return [shortened(_name(names, c)) for c in logits.argmax(axis=-1).tolist()]
 
 

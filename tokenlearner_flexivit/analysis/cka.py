@@ -24,9 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.analysis import outputs
 
 # HSIC_1 divides by n - 3.
 MIN_EXAMPLES = 4
@@ -87,25 +87,17 @@ class Side:
         "tokens='cls', but this model has no cls token: its pool is "
         f"{self.model.pool!r}."
       )
-    _, out = self.model.apply({"params": params}, images, **self.setting)
-    out = traverse_util.flatten_dict(out, sep="/")
-    unknown = [name for name in self.names if name not in out]
-    if unknown:
-      raise ValueError(
-        f"The model's out has no {', '.join(map(repr, unknown))}. It has "
-        f"{', '.join(out)}."
-      )
+    out = outputs.named(
+      self.model, params, images, self.setting, tuple(self.names)
+    )
     if self.tokens == "cls":
-      for name in self.names:
-        if out[name].ndim > 2 and name.split("/")[-1] not in _WITH_CLS:
+      for name, x in out.items():
+        if x.ndim > 2 and name.split("/")[-1] not in _WITH_CLS:
           raise ValueError(
             f"tokens='cls', but {name!r} has no cls token: it comes after the "
             "position embedding. Take entries of blocks, or 'encoded'."
           )
-    return {
-      name: ways[self.tokens](out[name].astype(jnp.float32))
-      for name in self.names
-    }
+    return {name: ways[self.tokens](x) for name, x in out.items()}
 
 
 def all_tokens(x: jax.Array) -> jax.Array:
@@ -188,8 +180,8 @@ class Sums:
     """Returns CKA [R, R]; raises ValueError if no batch was added."""
     if not self._number:
       raise ValueError(
-        "CKA is of how examples differ from one another: it needs batches of "
-        f"at least {MIN_EXAMPLES} examples, and got none."
+        "CKA compares how examples differ from one another. It needs batches "
+        f"of at least {MIN_EXAMPLES} examples, and got none."
       )
     return normalised(self._total)
 
@@ -219,7 +211,7 @@ def cka(
   """
 
   @functools.cache
-  def kernels_of(name):
+  def kernels_at(name):
     def compute(params, images):
       features = sides[name].features(params, images)
       return jnp.stack([kernel(x) for x in features.values()])
@@ -229,18 +221,18 @@ def cka(
   params = {name: jax.device_put(side.params) for name, side in sides.items()}
   sums = Sums(progress)
   for batch in batches:
-    images = _images_of(batch)
+    images = _real_images(batch)
     if len(images) < MIN_EXAMPLES:
       continue
     images = jnp.asarray(images)
-    sums.add([kernels_of(name)(params[name], images) for name in sides])
+    sums.add([kernels_at(name)(params[name], images) for name in sides])
   labels = [
     (name, entry) for name, side in sides.items() for entry in side.names
   ]
   return sums.cka(), labels
 
 
-def _images_of(batch: Any) -> Any:
+def _real_images(batch: Any) -> Any:
   if not isinstance(batch, Mapping):
     return batch
   images, mask = batch["image"], batch.get("mask")

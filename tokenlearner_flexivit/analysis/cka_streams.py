@@ -53,7 +53,7 @@ def cka(
       which batch), one ends before another, names change, or no batch has
       four examples.
   """
-  kernels_of = jax.jit(_kernels)
+  compute = jax.jit(_kernels)
   sums, labels = cka_lib.Sums(progress), []
   for number, batch in enumerate(itertools.zip_longest(*streams.values())):
     parts = dict(zip(streams, batch, strict=True))
@@ -73,7 +73,7 @@ def cka(
       raise ValueError(f"Batch {number} has {names}, those before {labels}.")
     labels = names
     if len(parts[labels[0][0]].ids) >= cka_lib.MIN_EXAMPLES:
-      sums.add([kernels_of(list(p.values.values())) for p in parts.values()])
+      sums.add([compute(list(p.values.values())) for p in parts.values()])
   return sums.cka(), labels
 
 

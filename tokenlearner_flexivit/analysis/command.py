@@ -15,7 +15,7 @@ from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Flags for --init, which are arguments of `runs.open_weights`.
-_OF_WEIGHTS = ("num_heads", "posemb_grid", "input_mean", "input_std")
+_WEIGHT_FLAGS = ("num_heads", "posemb_grid", "input_mean", "input_std")
 
 
 class Opened(NamedTuple):
@@ -73,13 +73,13 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add(
       f"--{name}",
       type=type_,
-      help=f"with --init: {meaning}, where nothing beside the weights tells it",
+      help=f"with --init: {meaning}, if no file beside the weights says it",
     )
   add("--data", metavar="NAME", help="with --init: the dataset, as digits")
   add(
     "--pp",
-    help="with --init: the preprocessing; else to the size of the stored grid, "
-    "in [-1, 1]",
+    help="with --init: the preprocessing; by default, images are resized to "
+    "the size of the stored grid, with values in [-1, 1]",
   )
   add(
     "--output",
@@ -90,7 +90,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
   add(
     "--patch_sizes",
     type=arguments.whole_numbers,
-    help="as 24,12,6; else the run's, or the stored one",
+    help="such as 24,12,6; by default those of the run, or the stored one",
   )
   return result
 
@@ -100,7 +100,7 @@ def add_num_tokens(add: Any) -> None:
   add(
     "--num_tokens",
     type=arguments.num_tokens,
-    help="learned tokens, or all; else the model's own",
+    help="learned tokens, or all; by default the model's own",
   )
 
 
@@ -108,8 +108,8 @@ def add_split(add: Any, number: int) -> None:
   """Adds the flags that select images of the data."""
   add(
     "--split",
-    help="of the run's test data, if not the evaluated one; with --init of "
-    "--data, by default test",
+    help="of the run's test data, by default the evaluated one; with --init "
+    "of --data, by default test",
   )
   add(
     "--num_images",
@@ -134,7 +134,7 @@ def open_run(args: argparse.Namespace) -> Opened:
       weights.
   """
   if args.init is None:
-    for name in ("data", "pp", *_OF_WEIGHTS):
+    for name in ("data", "pp", *_WEIGHT_FLAGS):
       if getattr(args, name) is not None:
         raise ValueError(
           f"--{name} goes with --init: a run has its own data. To see it on "
@@ -145,12 +145,12 @@ def open_run(args: argparse.Namespace) -> Opened:
   else:
     if not (args.data or getattr(args, "images", None)):
       raise ValueError(
-        f"--init={args.init} tells of no images. Give a dataset with --data, "
+        f"--init={args.init} names no images. Give a dataset with --data, "
         "such as --data=digits or --data=folder:/path"
         + (", or files with --images." if hasattr(args, "images") else ".")
       )
     run = runs.open_weights(
-      args.init, **{name: getattr(args, name) for name in _OF_WEIGHTS}
+      args.init, **{name: getattr(args, name) for name in _WEIGHT_FLAGS}
     )
     data = {"name": args.data, "split": args.split or "test", **run.data}
     data["pp"] = args.pp or data.get("pp")

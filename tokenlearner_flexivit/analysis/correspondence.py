@@ -26,11 +26,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.analysis import command, correspondence_figure
+from tokenlearner_flexivit.analysis import (
+  command,
+  correspondence_figure,
+  outputs,
+)
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.models.token_learner import ALL
 
@@ -79,9 +81,8 @@ def tokens(
     ValueError: an unknown entry (the error lists the known ones), or an entry
       without a token for each patch, such as learned tokens.
   """
-  _, out = model.apply({"params": params}, images, **setting)
-  (h, w), out = out["stem"].shape[1:3], traverse_util.flatten_dict(out, sep="/")
-  x = configuration.choose(name, out, "name").astype(jnp.float32)
+  out = outputs.named(model, params, images, setting, (name, "stem"))
+  x, (h, w) = out[name], out["stem"].shape[1:3]
   learned = _is_learned(model, setting, name)
   if not learned and x.ndim == 4 and x.shape[1:3] == (h, w):
     return x
@@ -249,7 +250,7 @@ def figure(
     {s.name: x for s, x in zip(settings, maps, strict=True)},
     measured,
     source=source.name,
-    grid=model.check(images.shape[1:3], *source),
+    grid=model.check(images.shape[1:3], **source),
     position=position,
   )
 
@@ -282,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.source is not None:
       size = dials.as_patch_size(args.source, "--source")
       source = source.replace(patch_size=size)
-      opened.model.check(images.shape[1:3], *source)
+      opened.model.check(images.shape[1:3], **source)
     batches = (images[i : i + 20] for i in range(0, len(images), 20))
     model, params, settings = opened.model, opened.params, opened.settings
     measured = matches(model, params, batches, settings, args.name)

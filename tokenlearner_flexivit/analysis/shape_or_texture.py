@@ -25,18 +25,15 @@ For a run on any dataset whose examples have two such labels.
 Letters: N examples, B batch, K settings, D features, C classes.
 """
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from tokenlearner_flexivit import arguments, dials, terminal
-from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.analysis import command
+from tokenlearner_flexivit.analysis import command, outputs
 from tokenlearner_flexivit.evaluators import ridge
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
@@ -199,27 +196,20 @@ def represent(
     ValueError: an unknown name (the error lists the known ones), or no
       examples.
   """
-
-  @functools.partial(jax.jit, static_argnums=2)
-  def compute(params, images, setting):
-    logits, out = model.apply({"params": params}, images, **setting)
-    out = traverse_util.flatten_dict(out, sep="/")
-    x = configuration.choose(name, out, "name").astype(jnp.float32)
-    output = {"features": x.mean(axis=range(1, x.ndim - 1))}
-    if model.num_classes:
-      output["answers"] = logits.argmax(axis=-1)
-    return output
-
-  outputs, labels = {setting: [] for setting in settings}, []
-  for batch in batches:
-    images = batch["image"]
+  results, labels = {setting: [] for setting in settings}, []
+  for batch, by_setting in outputs.outputs(
+    model, params, batches, settings, (name, outputs.ANSWER)
+  ):
     labels.append({k: v for k, v in batch.items() if k != "image"})
-    for setting in settings:
-      output = compute(params, images, setting)
-      outputs[setting].append(jax.device_get(output))
+    for setting, output in by_setting.items():
+      x = output[name]
+      result = {"features": x.mean(axis=range(1, x.ndim - 1))}
+      if model.num_classes:
+        result["answers"] = output[outputs.ANSWER].argmax(axis=-1)
+      results[setting].append(jax.device_get(result))
   if not labels:
     raise ValueError("No examples.")
-  return {s: _join(x) for s, x in outputs.items()}, _join(labels)
+  return {s: _join(x) for s, x in results.items()}, _join(labels)
 
 
 def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -165,7 +165,7 @@ def _key(edge: str, marker: str) -> drawing.lines.Line2D:
   )
 
 
-def of_settings(
+def sides_at(
   model: Any,
   params: Any,
   settings: Sequence[dials.Setting],
@@ -203,7 +203,7 @@ class _Sides:
     """
     ways = opened.settings, args.names, args.tokens
     self._models = [opened.model]
-    self._by_model = [of_settings(opened.model, opened.params, *ways)]
+    self._by_model = [sides_at(opened.model, opened.params, *ways)]
     self._titles = ["between settings"]
     self._opened = opened
     if args.other is not None:
@@ -212,7 +212,7 @@ class _Sides:
       self._models.append(other.model)
       self._titles = command.short_names(args.workdir or args.init, args.other)
       self._by_model = [
-        of_settings(run.model, run.params, *ways, prefix=f"{title}, ")
+        sides_at(run.model, run.params, *ways, prefix=f"{title}, ")
         for run, title in zip((opened, other), self._titles, strict=True)
       ]
 
@@ -240,7 +240,7 @@ class _Sides:
     if len(self._by_model) > 1:
       pairs["one with the other"] = list(zip(*self._by_model, strict=True))
     curves = [
-      (title, similarity_by_depth.of_pairs(values, labels, both))
+      (title, similarity_by_depth.layer_means(values, labels, both))
       for title, both in pairs.items()
       if both
     ]

@@ -28,7 +28,7 @@ _PARTS = {
 }
 
 
-def of_pairs(
+def layer_means(
   values: np.ndarray,
   labels: Sequence[Label],
   pairs: Iterable[tuple[str, str]] | None = None,

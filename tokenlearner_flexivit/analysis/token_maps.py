@@ -18,18 +18,16 @@ Letters: B batch, T frames, T' frames or tubelets of the model, H W image,
 C channels, h w grid, S learned tokens.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
-from tokenlearner_flexivit.analysis import command
+from tokenlearner_flexivit.analysis import command, outputs
 from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.models import patch_embed
@@ -100,16 +98,10 @@ def token_maps(
   params = jax.tree.map(
     lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, params
   )
-  return np.asarray(_maps(model, params, images, patch_size, num_tokens, name))
-
-
-# jit does not compute the layers after the maps.
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _maps(model, params, images, patch_size, num_tokens, name):
-  _, out = model.apply(
-    {"params": params}, images, patch_size=patch_size, num_tokens=num_tokens
-  )
-  maps = out["encoder"][name]["token_learner"]["maps"].astype(jnp.float32)
+  setting = dials.Setting(patch_size, num_tokens)
+  key = f"encoder/{name}/token_learner/maps"
+  out = outputs.named(model, params, images, setting, (key, "stem"))
+  maps = np.asarray(out[key])
   return maps.reshape(*maps.shape[:-1], *out["stem"].shape[-3:-1])
 
 

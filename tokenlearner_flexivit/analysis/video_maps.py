@@ -97,8 +97,8 @@ def _cells(video: np.ndarray, maps: np.ndarray) -> list[list[np.ndarray]]:
   """Returns each frame with its maps over it, [H, W, 3] in [0, 1]."""
   maps = np.repeat(maps, len(video) // len(maps), axis=0)
   return [
-    [frame, *(overlay.overlay(frame, one) for one in each)]
-    for frame, each in zip(overlay.displayable(video), maps, strict=True)
+    [frame, *(overlay.overlay(frame, x) for x in frame_maps)]
+    for frame, frame_maps in zip(overlay.displayable(video), maps, strict=True)
   ]
 
 
@@ -138,7 +138,7 @@ def draw(
     model, params, videos[0], caption=caption, **choice
   )
   drawing.save(figure, path, dpi=120)
-  frames = [_taken(model, video) for video in np.asarray(videos)]
+  frames = [_frames_read(model, video) for video in np.asarray(videos)]
   # One video at a time: all of its frames make one long sequence.
   maps = [
     token_maps.token_maps(model, params, video[None], **choice)[0]
@@ -156,7 +156,7 @@ def draw(
     )
 
 
-def _taken(model: Any, video: np.ndarray) -> np.ndarray:
+def _frames_read(model: Any, video: np.ndarray) -> np.ndarray:
   """Returns the frames of a video [T, ...] that the model reads."""
   if model.num_frames is None:
     return video

@@ -38,9 +38,13 @@ def as_num_tokens(value: Any, where: str) -> int | str:
   return int(value)
 
 
-def _patch_size_name(size: tuple[int, int]) -> str:
+def _patch_size_text(size: tuple[int, int]) -> str:
   height, width = size
-  return f"patch{height}" + (f"x{width}" if width != height else "")
+  return f"{height}" if height == width else f"{height}x{width}"
+
+
+def _patch_size_name(size: tuple[int, int]) -> str:
+  return f"patch{_patch_size_text(size)}"
 
 
 def _patch_size_in_json(size: tuple[int, int]) -> int | list[int]:
@@ -56,6 +60,10 @@ class Kind:
     read: returns the value for an entry of a config or a report; its second
       argument is the entry's key, for errors.
     name: returns a value's name in metrics, such as "patch16".
+    title: the dial's name for people, such as "learned tokens".
+    hint: the values that people may give, for the help of commands.
+    column: the dial's name in wide tables; None for the title.
+    text: returns a value for people, such as "16x8".
     in_json: returns a value as JSON, for reports.
     is_mask: whether several numbers share a program, in which the number is a
       traced scalar that masks unused tokens.
@@ -63,6 +71,10 @@ class Kind:
 
   read: Callable[[Any, str], Any]
   name: Callable[[Any], str]
+  title: str
+  hint: str
+  column: str | None = None
+  text: Callable[[Any], str] = str
   in_json: Callable[[Any], Any] = lambda value: value
   is_mask: bool = False
 
@@ -70,8 +82,22 @@ class Kind:
 # The keyword arguments of a model's call that are dials. To add a dial, add its
 # name here.
 KINDS = {
-  "patch_size": Kind(as_patch_size, _patch_size_name, _patch_size_in_json),
-  "num_tokens": Kind(as_num_tokens, "tok{}".format, is_mask=True),
+  "patch_size": Kind(
+    as_patch_size,
+    _patch_size_name,
+    "patch size",
+    "in pixels, as 8 or 8,16",
+    text=_patch_size_text,
+    in_json=_patch_size_in_json,
+  ),
+  "num_tokens": Kind(
+    as_num_tokens,
+    "tok{}".format,
+    "learned tokens",
+    "learned tokens, or all",
+    column="learned",
+    is_mask=True,
+  ),
 }
 
 
@@ -146,6 +172,20 @@ class Setting(Mapping[str, Any]):
       name: kind.in_json(self[name]) if name in self else None
       for name, kind in KINDS.items()
     }
+
+  @property
+  def cells(self) -> dict[str, str]:
+    """Returns the value of every dial by its title; "" for a missing one."""
+    return {
+      kind.title: kind.text(self[name]) if name in self else ""
+      for name, kind in KINDS.items()
+    }
+
+  @property
+  def columns(self) -> dict[str, str]:
+    """Returns `cells` under shorter titles, for wide tables."""
+    titles = (kind.column or kind.title for kind in KINDS.values())
+    return dict(zip(titles, self.cells.values(), strict=True))
 
   @classmethod
   def from_row(cls, row: Mapping[str, Any]) -> "Setting":

@@ -21,7 +21,7 @@ def size_name(row: Row) -> str:
 
 
 def view(kind: str) -> str:
-  """Returns what one cost is for: a video may be seen in several views."""
+  """Returns the unit that a cost is for; a video may have several views."""
   return {"image": "image", "video": "view"}[kind]
 
 

@@ -12,7 +12,7 @@ class Candidate(NamedTuple):
 
   Attributes:
     setting: of the dials.
-    value: of the metric that settings are compared by, in [0, 1].
+    value: of the metric that settings are compared by; higher is better.
     gmacs: 10⁹ multiply-adds for an image.
     latency_ms: the time that nine of ten calls stay below; None if it was not
       measured.
@@ -34,6 +34,7 @@ def choose(
   min_accuracy: float | None = None,
   num_images: int = 1,
   metric: str = "accuracy",
+  is_share: bool = True,
 ) -> Candidate:
   """Returns the best setting that meets the demands.
 
@@ -47,15 +48,21 @@ def choose(
     candidates: at least one; with latencies unless `gmacs` is the only budget.
     budget_ms: the most a call may take, in milliseconds.
     gmacs: the most 10⁹ multiply-adds that an image may need.
-    min_accuracy: the least value of the metric, in [0, 1].
+    min_accuracy: the least value of the metric.
     num_images: of a call, for the error.
     metric: the name of the candidates' values, for the error.
+    is_share: whether the values are in [0, 1].
 
   Raises:
     ValueError: no demand, an invalid one, or one that no candidate meets; then
       the error names the cost of the cheapest or the value of the best.
   """
-  check(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
+  check(
+    budget_ms=budget_ms,
+    gmacs=gmacs,
+    min_accuracy=min_accuracy,
+    is_share=is_share,
+  )
   kept, demanded = list(candidates), ""
   limits = {"latency_ms": budget_ms, "gmacs": gmacs}
   for field, limit in limits.items():
@@ -117,6 +124,7 @@ def check(
   budget_ms: float | None = None,
   gmacs: float | None = None,
   min_accuracy: float | None = None,
+  is_share: bool = True,
 ) -> None:
   """Raises ValueError for demands that `choose` does not accept."""
   limits = {"latency_ms": budget_ms, "gmacs": gmacs}
@@ -130,5 +138,5 @@ def check(
   for field, limit in limits.items():
     if limit is not None and not limit > 0:
       raise ValueError(f"{_named(field, limit)} must be above 0.")
-  if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+  if is_share and min_accuracy is not None and not 0 <= min_accuracy <= 1:
     raise ValueError(f"min_accuracy={min_accuracy} must be in [0, 1].")

@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.inference import settings as settings_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
-from tokenlearner_flexivit.tasks import classification, views
+from tokenlearner_flexivit.tasks import answers, classification
 
 MANIFEST_FILE = "manifest.json"  # A folder with this file is complete.
 _PARTIAL = ".partial"  # The hidden folder of an incomplete export.
@@ -113,6 +113,15 @@ def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
 
 def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
   """Returns input, preprocessing and output of the model, as JSON values."""
+  output = {"values": "answer", "task": trained.task_section["name"]}
+  if trained.classifies:
+    output = {
+      "shape": ["batch", trained.model_section["num_classes"]],
+      "dtype": "float32",
+      "values": "logits",
+      "probabilities": link_name(trained),
+      "loss": trained.loss,
+    }
   return {
     "input": {
       "shape": ["batch", *trained.preparation().shape],
@@ -123,13 +132,7 @@ def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
       "preprocessing": trained.pp,
       "preprocessing_steps": _steps_in_words(trained),
     },
-    "output": {
-      "shape": ["batch", trained.model_section["num_classes"]],
-      "dtype": "float32",
-      "values": "logits",
-      "probabilities": link_name(trained),
-      "loss": trained.loss,
-    },
+    "output": output,
     "labels": trained.class_names,
   }
 
@@ -144,15 +147,45 @@ def about_setting(
   """
   size = trained.image_shape[:-1]
   trained.model.check(size, **setting)
-  return {
-    "patch_size": setting.patch_size,
-    "num_tokens": setting.num_tokens,
+  about = {
+    **{name: setting.get(name) for name in dials.KINDS},
     "trained": setting in trained.settings,
     "evaluated": trained.row(setting) is not None,
     "seq_len": trained.model.seq_len(size, **setting),
     "multiply_adds": trained.model.cost(trained.image_shape, **setting),
     **trained.metrics(setting),
   }
+  if not trained.classifies:
+    about["answer"] = about_answer(trained, setting)
+  return about
+
+
+def about_answer(
+  trained: trained_lib.Trained, setting: dials.Setting
+) -> dict[str, Any]:
+  """Returns the shape and dtype of each array of an answer, by name."""
+  inputs = jax.ShapeDtypeStruct((1, *trained.preparation().shape), jnp.float32)
+  arrays = jax.eval_shape(_answering(trained, setting), trained.params, inputs)
+  return {
+    name: {"shape": ["batch", *array.shape[1:]], "dtype": str(array.dtype)}
+    for name, array in arrays.items()
+  }
+
+
+def answer_in_words(about: Mapping[str, Any]) -> str:
+  """Returns the arrays of `about_answer` as words."""
+  arrays = [
+    f"`{name}` {array['dtype']} [{', '.join(map(str, array['shape']))}]"
+    for name, array in about.items()
+  ]
+  return ", ".join(arrays)
+
+
+def noun(trained: trained_lib.Trained) -> str:
+  """Returns a name for the kind of model, such as "classifier"."""
+  if trained.classifies:
+    return "classifier"
+  return f"model for {trained.task_section['name'].replace('_', ' ')}"
 
 
 def link_name(trained: trained_lib.Trained) -> str:
@@ -218,7 +251,6 @@ def write(
     ValueError: the folder is not empty, there is no setting, or one does not
       fit the images or the model.
   """
-  trained.check_classifies("Exports")
   if settings is None:
     settings = best_settings(trained)
   settings = tuple(dict.fromkeys(settings))
@@ -255,7 +287,8 @@ def _write_files(
     "weights": trained_lib.MODEL_FILE,
     "call": (
       f"jax.export.deserialize(bytes of a file).call(weights, {trained.kind}s) "
-      "gives logits; weights is the dict of arrays in the weights file"
+      f"gives {'logits' if trained.classifies else 'a dict of arrays'}; "
+      "weights is the dict of arrays in the weights file"
     ),
     **about_input_and_output(trained),
     "model": trained.model_section,
@@ -274,18 +307,26 @@ def _write_files(
   )
 
 
+def _answering(
+  trained: trained_lib.Trained, setting: dials.Setting
+) -> Callable[[Any, jax.Array], Any]:
+  """Returns a function from parameters and inputs to logits or arrays."""
+
+  def answer(params, inputs):
+    batch = {trained.kind: inputs}
+    answer = trained.task.predict(params, batch, setting)
+    return answer if trained.classifies else answers.leaves(answer)
+
+  return answer
+
+
 def _program(
   trained: trained_lib.Trained, setting: dials.Setting
 ) -> jax_export.Exported:
-  model = trained.model
+  answer = _answering(trained, setting)
 
-  def logits(weights, inputs):
-    params = traverse_util.unflatten_dict(weights, sep="/")
-
-    def answer(inputs):
-      return model.apply({"params": params}, inputs, **setting)[0]
-
-    return views.average(answer, inputs, model)
+  def program(weights, inputs):
+    return answer(traverse_util.unflatten_dict(weights, sep="/"), inputs)
 
   weights = {
     name: jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -296,7 +337,7 @@ def _program(
   batch = jax_export.symbolic_shape("batch")
   shape = *batch, *trained.preparation().shape
   inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
-  exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)
+  exported = jax_export.export(jax.jit(program), platforms=PLATFORMS)
   return exported(weights, inputs)
 
 
@@ -317,10 +358,6 @@ def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
   return steps
 
 
-def _patch_size(size: Sequence[int] | None) -> str:
-  return "the model's own" if size is None else "x".join(map(str, size))
-
-
 def _readme(
   trained: trained_lib.Trained, rows: Sequence[dict[str, Any]]
 ) -> str:
@@ -332,8 +369,10 @@ def _readme(
   shown = [
     {
       "file": f"`{row['file']}`",
-      "patch size": _patch_size(row["patch_size"]),
-      "learned tokens": row["num_tokens"] or "the model's own",
+      **{
+        title: text or "the model's own"
+        for title, text in dials.Setting.from_row(row).cells.items()
+      },
       f"multiply-adds{per} in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
       metric.column: (
         "not recorded" if row[headline] is None else metric.text(row[headline])
@@ -342,8 +381,18 @@ def _readme(
     for row in rows
   ]
   programs = terminal.counted(len(rows), "program")
+  call = f"answer = program(weights, {kind}s)"
+  labels = ", and the labels of the classes" * bool(trained.class_names)
+  if trained.classifies:
+    call = (
+      f"logits = program(weights, {kind}s)\n"
+      f"probabilities = jax.nn.{link_name(trained)}(logits)"
+    )
+    labels = ", and the labels in the order of the\nlogits"
+  else:
+    call += f"\n# A dict of {answer_in_words(rows[-1]['answer'])}."
   return f"""\
-# {title} classifier, exported
+# {title} {noun(trained)}, exported
 
 One set of weights and {programs}, one for each setting of the dials.
 They need no more than `pip install jax flatbuffers safetensors`:
@@ -359,26 +408,24 @@ weights = jax.device_put(weights)
 with open("{rows[-1]["file"]}", "rb") as file:
   program = jax.jit(export.deserialize(file.read()).call)
 {kind}s = np.zeros({shape}, np.float32)  # Yours, preprocessed as below.
-logits = program(weights, {kind}s)
-probabilities = jax.nn.{link_name(trained)}(logits)
+{call}
 ```
 
-The number of {kind}s is free; each new one is compiled once. The programs are
-made for {", ".join(PLATFORMS[:-1])} and {PLATFORMS[-1]}.
+The number of {kind}s is free; each new one is compiled once. The programs run
+on {", ".join(PLATFORMS[:-1])} and {PLATFORMS[-1]}.
 
 {table.markdown(shown)}
 
 {kind.capitalize()}s are float32 [{", ".join(axes)}], colours in the order red,
-green, blue, made of encoded files by these steps.{frames_in_words(trained)}
+green, blue, prepared from files by these steps.{frames_in_words(trained)}
 
 {preprocessing_table(trained)}
 
-`{MANIFEST_FILE}` has all this for machines, and the labels in the order of the
-logits.
+`{MANIFEST_FILE}` has all this for machines{labels}.
 
 Written with JAX {jax.__version__}. JAX promises to read such programs with
 releases up to six months newer, and up to three weeks older. The weights have
-no such limit, and tokenlearner_flexivit makes new programs of them:
+no such limit, and tokenlearner_flexivit writes new programs from them:
 
     python -m tokenlearner_flexivit.predict export --workdir=THIS --output=NEW
 """

@@ -49,7 +49,7 @@ def listed(images: Any) -> list[Any]:
     raise ValueError(f"{_no_image(images)} A list of such is fine, too.")
   images = list(images)
   if not images:
-    raise ValueError("There is no image in what was given; give at least one.")
+    raise ValueError("There is no image. Give at least one.")
   return images
 
 
@@ -72,7 +72,7 @@ def files(
   known = _walk(os.fspath(folder), extensions)
   if not known:
     raise ValueError(
-      f"The folder {folder} holds none of what the model sees "
+      f"The folder {folder} holds no file that the model reads "
       f"({', '.join(extensions)})."
     )
   return known

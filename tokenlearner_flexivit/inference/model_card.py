@@ -47,7 +47,6 @@ def write(
   Raises:
     ValueError: the folder is not empty.
   """
-  trained.check_classifies("Model cards")
   rows = _rows(trained, profile or ())
   # The resolved path has a name even for "." or "..".
   name = export.check_new(folder).resolve().name
@@ -149,9 +148,10 @@ def _front_matter(
   trained: trained_lib.Trained, name: str, rows: Sequence[Row]
 ) -> str:
   """Returns the metadata for a hub as YAML, whose values are JSON."""
-  values = {
-    "library_name": "tokenlearner_flexivit",
-    "pipeline_tag": f"{trained.kind}-classification",
+  values = {"library_name": "tokenlearner_flexivit"}
+  if trained.task.hub_task:
+    values["pipeline_tag"] = trained.task.hub_task
+  values |= {
     "tags": ["vision", "jax", "flax", "vit", "flexivit", "tokenlearner"],
     "metrics": [trained.headline],
   }
@@ -182,11 +182,12 @@ def _hub_results(
     One result with a metric for each evaluated setting; none if no evaluation
     is recorded.
   """
+  title = trained.headline_metric.title
   metrics = [
     {
       "type": trained.headline,
       "value": row[trained.headline],
-      "name": f"{trained.headline} ({dials.Setting.from_row(row).name})",
+      "name": f"{title} ({dials.Setting.from_row(row).name})",
     }
     for row in rows
     if row[trained.headline] is not None
@@ -197,7 +198,7 @@ def _hub_results(
   data, _, split = evaluation.rpartition(", ")
   kind, _, folder = data.partition("/")[0].partition(":")
   dataset = {"name": data, "type": folder or kind, "split": split}
-  task = {"type": f"{trained.kind}-classification"}
+  task = {"type": trained.task.hub_task or trained.task_section["name"]}
   return [{"task": task, "dataset": dataset, "metrics": metrics}]
 
 
@@ -219,13 +220,14 @@ def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
       "learned tokens ([TokenLearner](https://arxiv.org/abs/2106.11297)) are"
     )
   settings = terminal.counted(len(rows), "setting")
-  classes = terminal.counted(trained.model_section["num_classes"], "class")
+  if trained.classifies:
+    classes = trained.model_section["num_classes"]
+    inputs += f"\nand {terminal.counted(classes, 'class')}"
   return f"""\
-# {title} classifier with {settings}
+# {title} {export.noun(trained)} with {settings}
 
-One set of weights, {number:,} parameters, for {inputs}
-and {classes}. {dials} chosen per call, and
-with that what a call costs.
+One set of weights, {number:,} parameters, for {inputs}.
+{dials} chosen per call, and with that what a call costs.
 """
 
 
@@ -270,9 +272,13 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
   def known(name):
     return any(other.get(name) is not None for other in rows)
 
-  shown = {"patch size": curve.size_name(row)}
-  if known("num_tokens"):
-    shown["learned tokens"] = row["num_tokens"] or "the model's own"
+  shown = {
+    title: text or "the model's own"
+    for name, (title, text) in zip(
+      dials.KINDS, dials.Setting.from_row(row).cells.items(), strict=True
+    )
+    if known(name)
+  }
   shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
   headline, metric = trained.headline, trained.headline_metric
   number = trained.training.get("num_examples")
@@ -301,9 +307,11 @@ predictor.predict("{file}", budget_ms=20)
 """
   if all(row[trained.headline] is None for row in rows):
     by_budget = ""  # It is not known which one is the most accurate.
-  chosen = f"patch_size={setting['patch_size']!r}"
-  if setting["num_tokens"] is not None:
-    chosen += f", num_tokens={setting['num_tokens']!r}"
+  chosen = "".join(
+    f", {name}={setting[name]!r}"
+    for name in dials.KINDS
+    if setting[name] is not None
+  )
   return f"""\
 ## Use
 
@@ -315,7 +323,7 @@ package's extra `hub`.
 from tokenlearner_flexivit.inference import Predictor
 
 predictor = Predictor.load("model")
-predictor.predict("{file}", {chosen})
+predictor.predict("{file}"{chosen})
 {by_budget}```
 """
 
@@ -323,20 +331,26 @@ predictor.predict("{file}", {chosen})
 def _input(trained: trained_lib.Trained) -> str:
   labels, shape = trained.class_names, list(trained.preparation().shape)
   if labels is None:
-    text = "The classes have no names."
+    text = "The classes have no names." if trained.classifies else ""
   elif len(labels) > _MAX_LABELS:
     text = f"The names of all {len(labels)} classes are in `{CONFIG_FILE}`."
   else:
     text = f"Classes: {', '.join(labels)}."
+  if trained.classifies:
+    output = f"A {export.link_name(trained)} turns logits into probabilities."
+  else:
+    setting = trained.known_settings[0]
+    about = export.about_answer(trained, setting)
+    output = f"An answer has {export.answer_in_words(about)}."
   return f"""\
 ## Input and output
 
 {trained.kind.capitalize()}s become float32 arrays {shape} by these steps, which
-the library takes by itself.{export.frames_in_words(trained)}
+the library applies by itself.{export.frames_in_words(trained)}
 
 {export.preprocessing_table(trained)}
 
-A {export.link_name(trained)} makes probabilities of the logits. {text}
+{f"{output} {text}".rstrip()}
 """
 
 

@@ -98,21 +98,27 @@ class Predictor:
   # ---- Settings --------------------------------------------------------------
 
   def setting(
-    self, patch_size: Any = None, num_tokens: int | str | None = None
+    self,
+    patch_size: Any = None,
+    num_tokens: int | str | None = None,
+    **others: Any,
   ) -> dials.Setting:
     """Returns the setting for the arguments of a call.
 
+    A dial that is not set takes the value with the best headline metric in the
+    run's report, and the cheapest of several; without a report, the dearest.
+
     Args:
       patch_size: int or (int, int) in pixels.
-      num_tokens: how many learned tokens; "all" switches TokenLearner off. A
-        dial that is not set takes the value with the best headline metric in
-        the run's report, and the cheapest of several; without a report, the
-        dearest.
+      num_tokens: how many learned tokens; "all" switches TokenLearner off.
+      **others: values of other dials, by the names of `dials.KINDS`.
 
     Raises:
-      ValueError: the setting does not fit the model or its images.
+      ValueError: the setting does not fit the model or its images, or there is
+        no such dial.
     """
-    return self._known.resolve(patch_size, num_tokens)
+    values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
+    return self._known.resolve(values)
 
   def choose(
     self,
@@ -142,7 +148,7 @@ class Predictor:
         additions each, which is twice as many.
       min_accuracy: the least accuracy, in [0, 1]; if the run's report has
         another headline metric (`trained.headline`), such as mAP, the least
-        value of that.
+        value of that, in its own range.
       num_images: the number of images of the call.
       gmacs: the most 10⁹ multiply-adds that an image may need, as in the
         tables of reports and profiles.
@@ -156,7 +162,12 @@ class Predictor:
         raise ValueError("Give gmacs or gflops, which is twice as many.")
       checks.number(gflops, "gflops")
       gmacs = gflops / 2
-    demands = dict(budget_ms=budget_ms, gmacs=gmacs, min_accuracy=min_accuracy)
+    demands = dict(
+      budget_ms=budget_ms,
+      gmacs=gmacs,
+      min_accuracy=min_accuracy,
+      is_share=self.trained.headline_metric.unit == "%",
+    )
     budget.check(**demands)
     checks.whole(num_images, "num_images")
     values = self._known.values
@@ -229,13 +240,12 @@ class Predictor:
     Returns:
       A row for each setting:
 
-      * patch_size, num_tokens and gmacs as in reports;
-      * accuracy as recorded, or None, and under its own name the headline
-        metric if it is another;
+      * the value of each dial, such as patch_size, and gmacs as in reports;
+      * the metrics of `Trained.metrics`, None for those not recorded;
       * batch_size, the images of a call;
       * latency_ms, latency_ms_p10, latency_ms_p90: median and percentiles of
         the time of a `predict` call with arrays of the model's size;
-      * forward_ms: median time from prepared images on the host to logits on
+      * forward_ms: median time from prepared images on the host to answers on
         the host, the part that the setting decides;
       * images_per_s, by latency_ms;
       * memory_bytes of parameters, images, results and intermediates, as the
@@ -290,8 +300,9 @@ class Predictor:
     num_tokens: int | str | None = None,
     budget_ms: float | None = None,
     top_k: int = 5,
+    **others: Any,
   ) -> list[answers.Prediction]:
-    """Classifies images.
+    """Answers to images: classifies them, or does what its task is.
 
     Args:
       images: one or several, of any size: uint8 arrays [H, W] or [H, W, C],
@@ -301,6 +312,7 @@ class Predictor:
       num_tokens: as `setting` takes it.
       budget_ms: makes `choose` select the setting, for so many images.
       top_k: how many classes to return, at most.
+      **others: as `setting` takes them.
 
     Returns:
       A prediction for each image, in order.
@@ -310,9 +322,10 @@ class Predictor:
         budget, or a budget that no setting meets.
     """
     images = self._prepare.listed(images)
+    values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
     if budget_ms is None:
-      setting = self.setting(patch_size, num_tokens)
-    elif patch_size is None and num_tokens is None:
+      setting = self.setting(**values)
+    elif all(value is None for value in values.values()):
       setting = self.choose(budget_ms, num_images=len(images))
     else:
       raise ValueError("Give a setting or budget_ms, not both.")
@@ -321,19 +334,19 @@ class Predictor:
   def answer(
     self, images: Any, setting: dials.Setting, top_k: int = 5
   ) -> list[answers.Prediction]:
-    """Classifies images like `predict`, at a given setting."""
+    """Answers to images like `predict`, at a setting."""
     checks.whole(top_k, "top_k")
     outputs, errors = self._run_on(images, setting)
 
     def prediction(i: int) -> answers.Prediction:
       if i in errors:
         return answers.Prediction(setting, error=errors[i])
-      if self.trained.other_task is not None:
-        answer = jax.tree.map(lambda x: x[i], outputs)
-        return answers.Prediction(setting, answer=answer)
-      names, probabilities = self.trained.class_names, outputs.probabilities[i]
-      labels = answers.best_labels(probabilities, names, top_k)
-      return answers.Prediction(setting, labels)
+      if isinstance(outputs, programs_lib.Outputs):
+        names = self.trained.class_names
+        labels = answers.best_labels(outputs.probabilities[i], names, top_k)
+        return answers.Prediction(setting, labels)
+      answer = jax.tree.map(lambda x: x[i], outputs)
+      return answers.Prediction(setting, answer=answer)
 
     return [prediction(i) for i in range(len(jax.tree.leaves(outputs)[0]))]
 
@@ -342,12 +355,27 @@ class Predictor:
     images: Any,
     patch_size: Any = None,
     num_tokens: int | str | None = None,
+    *,
+    representation: str = "pre_logits",
+    **others: Any,
   ) -> answers.Embeddings:
-    """Returns vectors for images; takes and raises what `predict` does."""
-    self.trained.check_classifies("embed")
-    setting = self.setting(patch_size, num_tokens)
-    outputs, errors = self._run_on(images, setting)
-    vectors = outputs.pre_logits.copy()
+    """Returns vectors for images, by default those that the head reads.
+
+    Args:
+      images: as `predict` takes them.
+      patch_size: as `setting` takes it.
+      num_tokens: as `setting` takes it.
+      representation: the entry of the model's `out`, such as "pre_logits" or
+        "encoder/block05/+mlp"; tokens are averaged.
+      **others: as `setting` takes them.
+
+    Raises:
+      ValueError: no image, a setting that does not fit, or a model without this
+        representation; the error lists those that it has.
+    """
+    setting = self.setting(patch_size, num_tokens, **others)
+    vectors, errors = self._run_on(images, setting, representation)
+    vectors = vectors.copy()
     vectors[list(errors)] = np.nan
     return answers.Embeddings(setting, vectors, errors)
 
@@ -377,9 +405,7 @@ class Predictor:
         errors[i] = f"{kind}{error}"
     return prepared, errors
 
-  def forward(
-    self, prepared: np.ndarray, setting: dials.Setting
-  ) -> programs_lib.Outputs:
+  def forward(self, prepared: np.ndarray, setting: dials.Setting) -> Any:
     """Runs the model.
 
     Args:
@@ -387,7 +413,8 @@ class Predictor:
       setting: of the dials.
 
     Returns:
-      NumPy arrays.
+      `programs.Outputs` of a classifier, else the answer of the task; NumPy
+      arrays.
     """
     size = self._programs.max_batch
     starts = range(0, len(prepared), size)
@@ -401,13 +428,17 @@ class Predictor:
 
   def apply(
     self, setting: dials.Setting
-  ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+  ) -> Callable[[Any, jax.Array], tuple[Any, jax.Array | None]]:
     """Returns the jitted model at a setting, by `Programs.apply`."""
     return self._programs.apply(setting)
 
   def _run_on(
-    self, images: Any, setting: dials.Setting
-  ) -> tuple[programs_lib.Outputs, dict[int, str]]:
+    self,
+    images: Any,
+    setting: dials.Setting,
+    representation: str | None = None,
+  ) -> tuple[Any, dict[int, str]]:
+    """Returns the result of `Programs.run`, and errors by image number."""
     images = self._prepare.listed(images)
     errors = {}
 
@@ -418,4 +449,4 @@ class Predictor:
         errors.update({start + i: why for i, why in wrong.items()})
         yield array
 
-    return self._programs.run(prepared(), setting), errors
+    return self._programs.run(prepared(), setting, representation), errors

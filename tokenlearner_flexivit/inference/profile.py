@@ -97,9 +97,9 @@ def _shown(
   row: Row, headline: str, metric: Metric, kind: str, on_front: bool
 ) -> Row:
   value, memory, rate = row[headline], row["memory_bytes"], row["images_per_s"]
+  setting = dials.Setting.from_row(row)
   return {
-    "patch size": row["patch_size"],
-    "learned": "" if row["num_tokens"] is None else row["num_tokens"],
+    **setting.columns,
     f"{kind}s": row["batch_size"],
     metric.column: "" if value is None else metric.text(value),
     "GMACs" if kind == "image" else "GMACs/view": f"{row['gmacs']:.4g}",

@@ -11,15 +11,21 @@ from jaxtyping import Float32
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.models import checks
-from tokenlearner_flexivit.tasks import classification, views
+from tokenlearner_flexivit.tasks import views
 
 
 class Outputs(NamedTuple):
-  """The answers of the model to n images."""
+  """The answers of a classifier to n images.
+
+  Attributes:
+    logits: of the classes.
+    probabilities: of the classes.
+    pre_logits: the representation; None for a model that has none.
+  """
 
   logits: Float32[np.ndarray, "n C"]
   probabilities: Float32[np.ndarray, "n C"]
-  pre_logits: Float32[np.ndarray, "n D"]
+  pre_logits: Float32[np.ndarray, "n D"] | None
 
 
 class Programs:
@@ -54,54 +60,61 @@ class Programs:
     self._model = trained.model
     self._input_shape = input_shape
     self._task = trained.task
-    if self._task is None:
-      self._link = classification.LINKS[trained.loss]
+    self._classifies = trained.classifies
     self._params = jax.device_put(trained.params, jax.devices()[0])
     self._applied: dict[dials.Setting, Any] = {}
-    self._compiled: dict[tuple[dials.Setting, int], Any] = {}
+    self._compiled: dict[tuple[dials.Setting, int, str | None], Any] = {}
 
   def apply(
     self, setting: dials.Setting
-  ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+  ) -> Callable[[Any, jax.Array], tuple[Any, jax.Array | None]]:
     """Returns the model at a setting, jitted.
 
     The function takes parameters and images float32 [B, H, W, C] of the model's
-    size, or videos [B, T, H, W, C] or [B, views, T, H, W, C]. It returns logits
-    [B, C] and pre_logits [B, D], both float32 and means over the views.
+    size, or videos [B, T, H, W, C] or [B, views, T, H, W, C]. It returns the
+    model's answer, such as logits [B, C], and pre_logits [B, D], or None if the
+    model has none, both float32 and means over the views.
     """
     if setting not in self._applied:
 
       def apply(params, images):
         def answer(images):
-          logits, out = self._model.apply(
+          answer, out = self._model.apply(
             {"params": params}, images, **setting, train=False
           )
-          return tuple(
-            x.astype(jnp.float32) for x in (logits, out["pre_logits"])
-          )
+          outputs = answer, out.get("pre_logits")
+          return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
 
         return views.average(answer, images, self._model)
 
       self._applied[setting] = jax.jit(apply)
     return self._applied[setting]
 
-  def run(self, batches: Iterable[np.ndarray], setting: dials.Setting) -> Any:
+  def run(
+    self,
+    batches: Iterable[np.ndarray],
+    setting: dials.Setting,
+    representation: str | None = None,
+  ) -> Any:
     """Runs the model on batches.
 
     Args:
       batches: float32 [n, *input_shape], each of at most `max_batch` images.
       setting: of the dials.
+      representation: the entry of the model's `out` to return, as
+        `Task.representation` takes it; None for the answers.
 
     Returns:
-      `Outputs`; of another task than classification its answer.
+      `Outputs` of a classifier, else the answer of the task; or the
+      representation, float32 [n, D].
 
     Raises:
-      ValueError: there is no image.
+      ValueError: there is no image, or the model has no such representation.
     """
     done, running = [], None
     for batch in batches:
       # It runs while the next batch is preprocessed.
-      started = len(batch), self._start(batch, setting)
+      started = len(batch), self._start(batch, setting, representation)
       if running:
         done.append(_fetch(*running))
       running = started
@@ -121,7 +134,8 @@ class Programs:
       setting: of the dials.
       batch_size: number of images, which `bucket` rounds up.
     """
-    analysis = self._program(setting, batch_size).memory_analysis()
+    program = self._program(setting, self.bucket(batch_size))
+    analysis = program.memory_analysis()
     if analysis is None:
       return None
     return (
@@ -130,25 +144,38 @@ class Programs:
       + analysis.temp_size_in_bytes
     )
 
-  def _start(self, batch: np.ndarray, setting: dials.Setting) -> Any:
+  def _start(
+    self,
+    batch: np.ndarray,
+    setting: dials.Setting,
+    representation: str | None,
+  ) -> Any:
     size = self.bucket(len(batch))
     if size > len(batch):
       filled = np.zeros((size, *batch.shape[1:]), np.float32)
       filled[: len(batch)] = batch
       batch = filled
-    return self._program(setting, size)(self._params, batch)
+    program = self._program(setting, size, representation)
+    return program(self._params, batch)
 
-  def _program(self, setting: dials.Setting, batch_size: int) -> Any:
+  def _program(
+    self,
+    setting: dials.Setting,
+    batch_size: int,
+    representation: str | None = None,
+  ) -> Any:
     """Returns the compiled program of a setting and number of images."""
-    key = setting, batch_size
+    key = setting, batch_size, representation
     if key not in self._compiled:
 
       def outputs(params, images):
-        if self._task is not None:
-          batch = {self._model.input: images}
-          return self._task.predict(params, batch, setting)
+        task, batch = self._task, {self._model.input: images}
+        if representation is not None:
+          return task.representation(params, batch, setting, representation)
+        if not self._classifies:
+          return task.predict(params, batch, setting)
         logits, pre_logits = self.apply(setting)(params, images)
-        return Outputs(logits, self._link(logits), pre_logits)
+        return Outputs(logits, task.probabilities(logits), pre_logits)
 
       shape = batch_size, *self._input_shape
       images = jax.ShapeDtypeStruct(shape, jnp.float32)

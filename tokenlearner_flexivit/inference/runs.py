@@ -8,10 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, interop, models, paths, terminal
+from tokenlearner_flexivit import (
+  dials,
+  interop,
+  models,
+  paths,
+  tasks,
+  terminal,
+)
 from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
+from tokenlearner_flexivit.tasks import classification
 
 _KEPT = ("image", "label")
 _KEEP = "keep('image','label')"
@@ -19,13 +27,13 @@ _KEEP = "keep('image','label')"
 # one without test data.
 _REFUSED = {
   "image": (
-    "The run in {} is of videos. Look at it with `python -m "
+    "The model of {} is for videos. Look at it with `python -m "
     "tokenlearner_flexivit.analysis.video_maps`.",
     "test images is not known. Call image_figure with preprocessed ones.",
   ),
   "video": (
-    "The model of {} sees images; for these there is python -m "
-    "tokenlearner_flexivit.analysis.token_maps.",
+    "The model of {} is for images. Look at it with `python -m "
+    "tokenlearner_flexivit.analysis.token_maps`.",
     "videos is not known.",
   ),
 }
@@ -250,15 +258,19 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
       f" so how to preprocess {unknown}"
     )
   params = checkpoint.read_params(workdir)
-  # The config need not state the number of classes, which the data determine.
-  num_classes = len(params["head"]["bias"]) if "head" in params else None
-  section = {**config["model"], "num_classes": num_classes}
+  section, about = dict(config["model"]), {}
   # A loop over the blocks would first copy the parameters into stacks.
   section.pop("scan", None)
-  model = models.create(**section)
-  names = None
   with contextlib.suppress(ValueError):  # Only pictures show the names.
-    names = workdir_lib.read_about_data(workdir)["class_names"]
+    about = workdir_lib.read_about_data(workdir)
+  names = about.get("class_names")
+  task = tasks.named(config["task"])
+  if issubclass(task, classification.Classification):
+    # The config need not state the number of classes, which the data determine.
+    number = len(params["head"]["bias"]) if "head" in params else None
+    model = models.create(**{**section, "num_classes": number})
+  else:
+    model = task.build_model(section, **{k: about[k] for k in task.remembered})
   return Run(config, model, params, trained_dials(config, model), data, names)
 
 

@@ -1,8 +1,11 @@
 """The settings of a trained model, with their recorded metrics and costs."""
 
+import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
 
@@ -12,8 +15,8 @@ class Settings:
 
   Attributes:
     known: those that the training drew from or its report has evaluated.
-    values: the headline metric in [0, 1] (`Trained.headline`) of each setting
-      that the report has evaluated.
+    values: the headline metric (`Trained.headline`) of each setting that the
+      report has evaluated; higher is better.
   """
 
   def __init__(self, trained: trained_lib.Trained):
@@ -39,27 +42,39 @@ class Settings:
       self._gmacs[setting] = macs / 1e9
     return self._gmacs[setting]
 
-  def resolve(
-    self, patch_size: Any, num_tokens: int | str | None
-  ) -> dials.Setting:
-    """Returns the setting for the arguments of `Predictor.setting`."""
-    sizes = dict.fromkeys(s.patch_size for s in self.known)
-    numbers = dict.fromkeys(s.num_tokens for s in self.known)
-    if patch_size is not None:
-      sizes = [dials.as_patch_size(patch_size, "patch_size")]
-    if num_tokens is not None:
-      number = dials.as_num_tokens(num_tokens, "num_tokens")
-      learner = self._model.token_learner
-      # A run without this dial names the full number of learned tokens None.
-      own = None in numbers and learner and number == learner["num_tokens"]
-      numbers = [None if own else number]
-    candidates = [dials.Setting(p, n) for p in sizes for n in numbers]
-    candidates = [s for s in candidates if s in self.known] or candidates
-    if not candidates:
+  def resolve(self, values: Mapping[str, Any]) -> dials.Setting:
+    """Returns the best known setting that has some values of dials.
+
+    Args:
+      values: by the name of the dial; None leaves the value open.
+
+    Raises:
+      ValueError: an unknown dial, or a value that does not fit.
+    """
+    fixed = {
+      name: configuration.choose(name, dials.KINDS, "dial").read(value, name)
+      for name, value in values.items()
+      if value is not None
+    }
+    if not (self.known or fixed):
       raise ValueError(
         f"No patch size of the training fits images of {self._image_shape}; "
         f"give one, patch_size=. {self._known_for()}"
       )
+    choices = {
+      name: list(dict.fromkeys(s.get(name) for s in self.known)) or [None]
+      for name in dials.KINDS
+    }
+    for name, value in fixed.items():
+      # A run without this dial calls the model's own value None.
+      own = None in choices[name] and value == self._model.own_setting.get(name)
+      choices[name] = [None if own else value]
+    fitting = [
+      setting
+      for setting in self.known
+      if all(setting.get(name) in choices[name] for name in fixed)
+    ]
+    candidates = fitting or dials.positions(choices)
     try:
       chosen = max(candidates, key=self._rank)
     except ValueError as error:
@@ -79,7 +94,7 @@ class Settings:
     """
     if setting in self.values:
       return self.values[setting], -self.gmacs(setting)
-    return 0.0, self.gmacs(setting)
+    return -math.inf, self.gmacs(setting)
 
   def _known_for(self) -> str:
     """Returns a sentence that names the known settings."""

@@ -5,6 +5,7 @@ everything that is not an array in its metadata.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials, interop, models, paths, tasks
+from tokenlearner_flexivit import dials, interop, paths, tasks
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import images, runs, videos
@@ -41,8 +42,8 @@ class Trained:
     pp: how the run's evaluation preprocesses an example.
     image_shape: (H, W, C) of the images of its evaluation, or (T, H, W, C) of a
       view of its videos.
-    loss: of the training, a key of `classification.LOSSES`; None of a model of
-      another task.
+    loss: of the training, a key of `classification.LOSSES`; None for another
+      task.
     settings: of the dials, those of the training.
     class_names: in order, or None if the data has none.
     recorded: the rows of the run's report, one per evaluated setting; empty
@@ -53,8 +54,8 @@ class Trained:
       "accuracy", or "mAP" for examples with several classes.
     shown: the display of the headline, as arguments of `figures.metric.Metric`;
       None for files of version 0.1, which do not record it.
-    other_task: for another task than classification, `section`, its
-      `config.task`, and `about`, what it remembers about its data.
+    other_task: `section`, its `config.task`, and `about`, what it remembers
+      about its data; None for classification.
     video: for a model for videos, the frames per second and the largest shorter
       side at which its data were read: fps and size.
   """
@@ -73,32 +74,44 @@ class Trained:
   other_task: Mapping[str, Any] | None = None
   video: Mapping[str, Any] | None = None
 
-  @property
+  # A copy in another process builds its own model and task.
+  def __getstate__(self) -> dict[str, Any]:
+    """Returns the fields, without the values that properties have cached."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+  @functools.cached_property
   def model(self) -> nn.Module:
-    """Returns the Flax module, whose call returns (logits, out)."""
+    """Returns the Flax module, whose call returns (answer, out)."""
     section = dict(self.model_section)
     # A loop over the blocks would copy all parameters into stacks at each call.
     section.pop("scan", None)
-    if self.other_task is None:
-      return models.create(**section)
-    cls = tasks.named(self.other_task["section"])
-    return cls.build_model(section, **self.other_task["about"])
+    cls = tasks.named(self.task_section)
+    return cls.build_model(section, **self._remembered)
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """Returns the task, which answers by the model."""
+    return tasks.create(self.task_section, model=self.model, **self._remembered)
 
   @property
-  def task(self) -> tasks.Task | None:
-    """The task, if it is another than classification."""
-    if self.other_task is None:
-      return None
-    section, about = self.other_task["section"], self.other_task["about"]
-    return tasks.create(section, model=self.model, **about)
+  def classifies(self) -> bool:
+    """Tells whether the answers are logits of classes."""
+    return self.other_task is None
 
-  def check_classifies(self, purpose: str) -> None:
-    """Raises ValueError for a model of another task than classification."""
-    if self.other_task is not None:
-      raise ValueError(
-        f"{purpose}: of classifications alone, and this model has the task "
-        f"{self.other_task['section']['name']!r}."
-      )
+  @property
+  def task_section(self) -> Mapping[str, Any]:
+    """Returns the section of the task, with its name."""
+    if self.classifies:
+      return {"name": "classification", "loss": self.loss}
+    return self.other_task["section"]
+
+  @property
+  def _remembered(self) -> Mapping[str, Any]:
+    """Returns what the task remembers about its data."""
+    if not self.classifies:
+      return self.other_task["about"]
+    number = self.model_section["num_classes"]
+    return {"num_classes": number, "class_names": self.class_names}
 
   @property
   def kind(self) -> str:
@@ -147,10 +160,11 @@ class Trained:
       setting: of the dials.
 
     Returns:
-      The accuracy, and the headline metric if it is another.
+      The headline metric; of a classifier also the accuracy.
     """
     row = self.row(setting) or {}
-    return {name: row.get(name) for name in ("accuracy", self.headline)}
+    names = ("accuracy", self.headline) if self.classifies else [self.headline]
+    return {name: row.get(name) for name in names}
 
   def describe(self) -> dict[str, Any]:
     """Returns everything but the parameters, as JSON values."""
@@ -184,8 +198,8 @@ def load(source: str | os.PathLike) -> Trained:
   Raises:
     FileNotFoundError: the source does not exist.
     ValueError: a folder without a model or a run without a checkpoint, a task
-      that does not classify, a run without an evaluation (whose preprocessing
-      would be missing), or a file of something else.
+      that is not registered here, a run without an evaluation (whose
+      preprocessing would be missing), or a file of something else.
     OSError: the download failed.
     ImportError: the download needs a library that is not installed.
   """
@@ -297,7 +311,7 @@ def _headline(report: Mapping[str, Any]) -> str:
   """Returns the metric that a report's settings are compared by."""
   if "headline" in report:
     return report["headline"]
-  # Older reports do not name it.
+  # Reports of version 0.1 may not name it.
   rows = report.get("settings") or [{}]
   names = [name for name in ("accuracy", "mAP", "agree1") if name in rows[0]]
   few = [name for name in rows[0] if name.endswith("shot") and "/" not in name]
@@ -310,15 +324,19 @@ def _named_alike(
 ) -> list[Mapping[str, Any]]:
   """Returns rows of a report whose settings are named as in the training.
 
-  A training without a dial for learned tokens names their full number None; an
-  evaluation may name it by its value.
+  A training without a dial, such as for learned tokens, names the model's own
+  value None; an evaluation may name it by its value.
   """
-  learner = model.token_learner
-  if learner is None or None not in trained["num_tokens"].values:
-    return list(rows)
-  number = learner["num_tokens"]
+  own = {
+    name: dials.KINDS[name].in_json(value)
+    for name, value in model.own_setting.items()
+    if None in trained[name].values
+  }
   return [
-    {**row, "num_tokens": None} if row["num_tokens"] == number else row
+    {
+      key: None if own.get(key) is not None and own[key] == value else value
+      for key, value in row.items()
+    }
     for row in rows
   ]
 

@@ -44,7 +44,7 @@ def listed(videos: Any) -> list[Any]:
     raise ValueError(f"{_no_video(videos)} A list of such is fine, too.")
   videos = list(videos)
   if not videos:
-    raise ValueError("There is no video in what was given; give at least one.")
+    raise ValueError("There is no video. Give at least one.")
   return videos
 
 

@@ -72,6 +72,14 @@ class Model(nn.Module):
     """Returns (height, width) in pixels of a call without patch size."""
     return None
 
+  @property
+  def own_setting(self) -> dict[str, Any]:
+    """Returns the values of the dials in a call that sets none of them."""
+    own = {"patch_size": self.own_patch_size}
+    if self.token_learner is not None:
+      own["num_tokens"] = self.token_learner["num_tokens"]
+    return {name: value for name, value in own.items() if value is not None}
+
   def check(self, size: Sequence[int], **setting: Any) -> tuple[int, ...]:
     """Checks a call without tracing it.
 

@@ -1,16 +1,22 @@
 """The interface of a task, with defaults for most of it."""
 
 import abc
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Float32
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.parallel import Parallel
+from tokenlearner_flexivit.tasks import answers, views
 
 Batch = dict[str, jax.Array]
 
@@ -20,12 +26,16 @@ class Task(abc.ABC):
 
   A task builds its model, with the head that it needs, declares what a batch
   must hold and what a run must remember about its data, and computes a loss.
+  Predictions, exports and model cards use its answers through `predict`,
+  `rows` and `write`, whose defaults serve answers of any structure.
   The parameters of its constructor are `model`, the keys that `about` returns,
   and the keys that `config.task` may have beside `name`.
 
   Attributes:
     headline: the evaluation metric that measures how good the model is.
     remembered: the keys of the dict that `about` returns.
+    hub_task: the name that model hubs have for the task, such as
+      "image-segmentation"; None if they have none.
     is_mean: whether the loss is a mean over examples. Other losses, such as
       those of pairs of examples, cannot be accumulated over micro-batches.
     model: the Flax module that is trained.
@@ -36,6 +46,7 @@ class Task(abc.ABC):
 
   headline: ClassVar[str]
   remembered: ClassVar[Sequence[str]] = ()
+  hub_task: ClassVar[str | None] = None
   is_mean: ClassVar[bool] = True
 
   model: Any
@@ -172,6 +183,69 @@ class Task(abc.ABC):
     )
 
   def predict(self, params: Any, batch: Batch, setting: dials.Setting) -> Any:
-    """Returns the model's answer in evaluation, a pytree of arrays [B, ...]."""
-    inputs = batch[self.model.input]
-    return self.model.apply({"params": params}, inputs, **setting)[0]
+    """Returns the model's answer in evaluation, a pytree of arrays [B, ...].
+
+    It is the mean over the views of examples that have several.
+    """
+
+    def answer(inputs: jax.Array) -> Any:
+      return self._evaluated(params, inputs, setting)[0]
+
+    return views.average(answer, batch[self.model.input], self.model)
+
+  def representation(
+    self, params: Any, batch: Batch, setting: dials.Setting, name: str
+  ) -> Float32[Array, "B D"]:
+    """Returns an intermediate of the model in evaluation.
+
+    Args:
+      params: of the model.
+      batch: has the model's input.
+      setting: of the dials.
+      name: of an entry of the model's `out`, such as "pre_logits" or
+        "encoder/block05/+mlp". If it has axes between the first and the last,
+        such as tokens, it is averaged over them.
+
+    Raises:
+      ValueError: an unknown name; the error lists the known ones.
+    """
+
+    def averaged(inputs: jax.Array) -> jax.Array:
+      _, out = self._evaluated(params, inputs, setting)
+      out = traverse_util.flatten_dict(out, sep="/")
+      value = configuration.choose(name, out, "representation")
+      between = tuple(range(1, value.ndim - 1))
+      return value.mean(axis=between, dtype=jnp.float32)
+
+    return views.average(averaged, batch[self.model.input], self.model)
+
+  def _evaluated(
+    self, params: Any, inputs: jax.Array, setting: dials.Setting
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns the model's answer and intermediates in evaluation."""
+    return self.model.apply({"params": params}, inputs, **setting, train=False)
+
+  def rows(self, answer: Any) -> list[dict[str, Any]]:
+    """Returns the answer to one input as rows of a table, as CSV has it.
+
+    Args:
+      answer: of `predict`, NumPy arrays without the axis of the batch.
+
+    Returns:
+      Numbers and words by column. By default there is one row, with a column
+      for each leaf; boxes, for example, would have a row each.
+
+    Raises:
+      ValueError: the answer does not suit a table.
+    """
+    return [answers.row(answer)]
+
+  def write(self, answer: Any, path: str | os.PathLike) -> pathlib.Path:
+    """Writes the answer to one input as a file; returns its path.
+
+    Args:
+      answer: of `predict`, NumPy arrays without the axis of the batch.
+      path: of the file without suffix. The default writes PATH.npz, with an
+        array for each leaf; a label map, for example, would be PATH.png.
+    """
+    return answers.write_arrays(answer, path)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Shaped
 
 from tokenlearner_flexivit import config as configuration
@@ -121,6 +120,11 @@ class Classification(base.Task):
     # Before the data are opened, any number of classes serves.
     number = about.get("num_classes") or section.get("num_classes") or 2
     return models.create(**{**section, "num_classes": number})
+
+  @property
+  def hub_task(self) -> str:
+    """Returns the name that model hubs have for the task."""
+    return f"{self.model.input}-classification"
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
@@ -267,49 +271,3 @@ class Classification(base.Task):
   ) -> Float32[Array, " B"]:
     """Returns the loss of each example in nats."""
     return self._xent(logits.astype(jnp.float32), labels)
-
-  def predict(
-    self, params: Any, batch: dict[str, jax.Array], setting: dials.Setting
-  ) -> Float[Array, "B C"]:
-    """Returns the logits of a batch, means over views if it has any."""
-
-    def logits(inputs: jax.Array) -> jax.Array:
-      return self._evaluated(params, inputs, setting)[0]
-
-    return views.average(logits, batch[self.model.input], self.model)
-
-  def representation(
-    self,
-    params: Any,
-    batch: dict[str, jax.Array],
-    setting: dials.Setting,
-    name: str,
-  ) -> Float32[Array, "B D"]:
-    """Returns an intermediate of the model in evaluation.
-
-    Args:
-      params: of the model.
-      batch: has the model's input.
-      setting: of the dials.
-      name: of an entry of the model's `out`, such as "pre_logits" or
-        "encoder/block05/+mlp". If it has axes between the first and the last,
-        such as tokens, it is averaged over them.
-
-    Raises:
-      ValueError: an unknown name; the error lists the known ones.
-    """
-
-    def averaged(inputs: jax.Array) -> jax.Array:
-      _, out = self._evaluated(params, inputs, setting)
-      out = traverse_util.flatten_dict(out, sep="/")
-      value = configuration.choose(name, out, "representation")
-      between = tuple(range(1, value.ndim - 1))
-      return value.mean(axis=between, dtype=jnp.float32)
-
-    return views.average(averaged, batch[self.model.input], self.model)
-
-  def _evaluated(
-    self, params: Any, inputs: jax.Array, setting: dials.Setting
-  ) -> tuple[jax.Array, dict[str, Any]]:
-    """Returns the model's answer and intermediates in evaluation."""
-    return self.model.apply({"params": params}, inputs, **setting, train=False)

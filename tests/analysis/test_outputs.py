@@ -1,0 +1,44 @@
+"""The outputs of a model by name: those of its call, at every setting."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.analysis.test_correspondence import FOUR, IMAGES, SIX, make
+from tokenlearner_flexivit.analysis import outputs
+
+
+def test_they_are_those_of_the_call_at_every_setting():
+  model, params = make(dtype="bfloat16")
+  name = "encoder/block00/+sa"
+  batches = [{"image": IMAGES[:1], "label": 0}, {"image": IMAGES[1:]}]
+  results = list(
+    outputs.outputs(model, params, batches, [SIX, FOUR], [name, "answer"])
+  )
+  assert [batch for batch, _ in results] == batches
+  for i, (_, by_setting) in enumerate(results):
+    assert list(by_setting) == [SIX, FOUR]
+    for setting, result in by_setting.items():
+      apply = jax.jit(lambda params, x, s=setting: model.apply(params, x, **s))
+      logits, out = apply({"params": params}, IMAGES[i : i + 1])
+      expected = {name: out["encoder"]["block00"]["+sa"], "answer": logits}
+      for key, value in expected.items():
+        assert result[key].dtype == np.float32
+        np.testing.assert_allclose(
+          result[key], np.asarray(value, np.float32), rtol=2e-2, atol=2e-2
+        )
+
+
+def test_batches_may_be_arrays():
+  model, params = make()
+  [(images, by_setting)] = outputs.outputs(
+    model, params, [IMAGES], [SIX], ["stem"]
+  )
+  assert images is IMAGES
+  assert by_setting[SIX]["stem"].shape == (2, 2, 2, 16)
+
+
+def test_unknown_names_are_told_with_the_known_ones():
+  model, params = make()
+  with pytest.raises(ValueError, match=r"name='block9'.*answer, .*with_posemb"):
+    next(outputs.outputs(model, params, [IMAGES], [SIX], ["block9"]))

@@ -1,0 +1,79 @@
+"""The outputs of a model by name, at several settings.
+
+Letters: B batch, H W image, C channels.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
+
+ANSWER = "answer"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def named(
+  model: Any,
+  params: Any,
+  images: jax.Array,
+  setting: dials.Setting,
+  names: tuple[str, ...],
+) -> dict[str, jax.Array]:
+  """Returns outputs of a model by name, in float32.
+
+  Layers that no named output depends on are not computed.
+
+  Args:
+    model: a `models.protocol.Model`.
+    params: its parameters.
+    images: [B, H, W, C], or videos [B, T, H, W, C].
+    setting: of the dials.
+    names: entries of the model's `out`, such as "encoder/block05/+mlp", or
+      "answer" for its answer.
+
+  Raises:
+    ValueError: an unknown name (the error lists the known ones).
+  """
+  answer, out = model.apply({"params": params}, images, **setting)
+  known = {**traverse_util.flatten_dict(out, sep="/"), ANSWER: answer}
+  return {
+    name: configuration.choose(name, known, "name").astype(jnp.float32)
+    for name in names
+  }
+
+
+def outputs(
+  model: Any,
+  params: Any,
+  batches: Iterable[Any],
+  settings: Sequence[dials.Setting],
+  names: Sequence[str],
+) -> Iterator[tuple[Any, dict[dials.Setting, dict[str, jax.Array]]]]:
+  """Yields each batch with the outputs of a model at every setting.
+
+  Args:
+    model: as `named` takes it.
+    params: its parameters.
+    batches: of images [B, H, W, C], or dicts with an entry `image` of these.
+    settings: of the dials.
+    names: as `named` takes them.
+
+  Yields:
+    The batch, and by setting the result of `named`, on the device.
+
+  Raises:
+    ValueError: an unknown name (the error lists the known ones).
+  """
+  params = jax.device_put(params)
+  for batch in batches:
+    images = batch["image"] if isinstance(batch, Mapping) else batch
+    yield (
+      batch,
+      {s: named(model, params, images, s, tuple(names)) for s in settings},
+    )
