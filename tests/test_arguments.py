@@ -7,6 +7,11 @@ import pytest
 from tokenlearner_flexivit import arguments
 
 
+def test_values_of_dials():
+  values = [arguments.dial(text) for text in ("8", "8,16", "all", "-1")]
+  assert values == [8, [8, 16], "all", "-1"]
+
+
 def test_paths_of_pictures(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   assert arguments.picture("~/a.png") == tmp_path / "a.png"

@@ -2,6 +2,7 @@
 
   python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
   python -m tokenlearner_flexivit.predict FOLDER --workdir=W --csv > answers.csv
+  python -m tokenlearner_flexivit.predict FOLDER --workdir=W --output=ANSWERS
   python -m tokenlearner_flexivit.predict profile --workdir=W
   python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
 
@@ -96,7 +97,10 @@ def _predict(argv: Sequence[str]) -> bool:
   form = parser.add_mutually_exclusive_group()
   form.add_argument("--json", action="store_true", help="print JSON")
   form.add_argument(
-    "--csv", action="store_true", help="print CSV, a line per image and class"
+    "--csv",
+    action="store_true",
+    help="print CSV, a line per image and class, "
+    "or the numbers of other answers",
   )
   form.add_argument(
     "--output",

@@ -87,6 +87,15 @@ def test_what_nothing_meets_is_told(demands, words):
     budget.choose(ALL, **demands)
 
 
+def test_a_metric_that_is_no_share_has_a_range_of_its_own():
+  decibels = [c._replace(value=40 * c.value) for c in ALL]
+  demand = dict(min_accuracy=26, metric="psnr", is_share=False)
+  chosen = budget.choose(decibels, **demand)
+  assert chosen.setting.patch_size == (12, 12)
+  with pytest.raises(ValueError, match=r"has psnr 36\.0000"):
+    budget.choose(decibels, **{**demand, "min_accuracy": 40})
+
+
 def test_errors_name_the_metric_and_what_else_may_be_done():
   with pytest.raises(ValueError, match=r"\(here the mAP\).*has mAP 0.9000"):
     budget.choose(ALL, min_accuracy=0.95, metric="mAP")

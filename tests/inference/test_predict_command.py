@@ -117,6 +117,20 @@ def test_a_folder_of_images_as_csv(run, predictor, photo, tmp_path, capsys):
   assert "is a folder" in answer.error
 
 
+def test_files_of_answers_lie_as_the_images_do(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  out = tmp_path / "out"
+  names = ["a/b/c/1.jpg", f"{tmp_path}/a/b/2.v2.png", "a/d/1.jpg"]
+  assert predict._files(out, names) == {
+    out / "b/c/1": names[0],
+    out / "b/2.v2": names[1],
+    out / "d/1": names[2],
+  }
+  assert predict._files(out, ["a/1.jpg"]) == {out / "1": "a/1.jpg"}
+  with pytest.raises(ValueError, match=r"a/1\.jpg and a/1\.png would be"):
+    predict._files(out, ["a/1.jpg", "a/1.png"])
+
+
 def test_the_budget_is_that_of_a_call(run, photo, tmp_path, capsys):
   """Of all images, unless fewer are given per call."""
   path = tmp_path / "profile.json"
@@ -194,6 +208,7 @@ predict.main(["x.png", "--workdir=nowhere"])
     (["x.png", "--num_tokens=many"], "'many' is no number"),
     (["x.png", "--budget_ms=5", "--patch_size=6"], "not both"),
     (["x.png", "--workdir=/nowhere"], "no file or folder"),
+    (["x.png", "--output=answers"], "this model classifies. Give --csv"),
   ],
 )
 def test_mistakes_are_a_line(run, arguments, words):

@@ -28,6 +28,9 @@ def test_a_run_tells_all(parts, run):
     assert trained.row(setting)["accuracy"] == accuracy
   assert trained.row(dials.Setting((4, 4), 2)) is None
   assert trained.model == parts.task.model
+  # Each is built once.
+  assert trained.model is trained.model is trained.task.model
+  assert trained.task is trained.task
 
 
 def test_a_file_keeps_all(run, tmp_path):

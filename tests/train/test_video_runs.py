@@ -239,7 +239,7 @@ def test_models_of_all_kinds_are_exported(model, workdir, tmp_path):
 
 
 def test_what_is_for_images_says_so(workdir):
-  with pytest.raises(ValueError, match=r"of videos.*video_maps"):
+  with pytest.raises(ValueError, match=r"for videos.*video_maps"):
     runs.open_run(workdir, "image")
 
 

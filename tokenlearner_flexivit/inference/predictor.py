@@ -95,8 +95,6 @@ class Predictor:
     """
     return cls(trained_lib.load(source), max_batch)
 
-  # ---- Settings --------------------------------------------------------------
-
   def setting(
     self,
     patch_size: Any = None,
@@ -290,8 +288,6 @@ class Predictor:
       if not np.isclose(row["gmacs"], self._known.gmacs(setting)):
         raise ValueError("The profile is of another model. Measure this one.")
       self._measured[row["batch_size"]][setting] = row
-
-  # ---- Answers ---------------------------------------------------------------
 
   def predict(
     self,

@@ -36,8 +36,8 @@ def row(answer: Any) -> dict[str, Any]:
   ]
   if large:
     raise ValueError(
-      f"The answer has arrays, which no cell of a table holds: "
-      f"{', '.join(large)}. Write files instead, or JSON."
+      "The answer has arrays, which fit in no cell of a table: "
+      f"{', '.join(large)}."
     )
   return {name: leaf.item() for name, leaf in named.items()}
 
