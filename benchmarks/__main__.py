@@ -29,6 +29,7 @@ SUITES = {
   "token_learner": "what TokenLearner saves, and what it promises to",
   "compilation": "until all patch sizes are compiled",
   "memory": "peak memory of a training step",
+  "accelerators": "programs of TPU and GPU compilers, without a device",
   "token_dial": "what drawing a number of tokens adds to a training step",
   "distillation": "what the teacher adds to a training step",
   "latency_budget": "whether a latency budget is kept; reach of the dials",

@@ -36,24 +36,27 @@ class Block(nn.Module):
   num_heads: int
   mlp_dim: int
   dtype: Any
+  norm_dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, N, D] to the same shape."""
-    y = nn.LayerNorm(dtype=self.dtype)(x)
+    y = nn.LayerNorm(dtype=self.norm_dtype)(x)
     x += nn.MultiHeadDotProductAttention(
       self.num_heads,
       kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
     )(y, y)
-    y = nn.LayerNorm(dtype=self.dtype)(x)
+    y = nn.LayerNorm(dtype=self.norm_dtype)(x)
     return x + MlpBlock(self.mlp_dim, self.dtype)(y)
 
 
 class StockViT(nn.Module):
   """A plain ViT of one patch size, with average pooling.
 
-  Attributes are those of `models.ViT` that it has.
+  Attributes are those of `models.ViT` that it has. With `float32_stream`, sums
+  of residuals and LayerNorm's outputs are float32 beside products in `dtype`, as
+  in big_vision.
   """
 
   num_classes: int
@@ -63,6 +66,7 @@ class StockViT(nn.Module):
   num_heads: int
   patch_size: tuple[int, int]
   dtype: Any = jnp.float32
+  float32_stream: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -79,8 +83,9 @@ class StockViT(nn.Module):
     x = x.reshape(b, h * w, d)
     init = nn.initializers.normal(d**-0.5)
     posemb = self.param("pos_embedding", init, (1, h * w, d))
-    x += posemb.astype(self.dtype)
+    stream = jnp.float32 if self.float32_stream else self.dtype
+    x = x.astype(stream) + posemb.astype(stream)
     for _ in range(self.depth):
-      x = Block(self.num_heads, self.mlp_dim, self.dtype)(x)
-    x = nn.LayerNorm(dtype=self.dtype)(x).mean(axis=1)
+      x = Block(self.num_heads, self.mlp_dim, self.dtype, stream)(x)
+    x = nn.LayerNorm(dtype=stream)(x).mean(axis=1)
     return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
