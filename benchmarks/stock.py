@@ -55,8 +55,8 @@ class StockViT(nn.Module):
   """A plain ViT of one patch size, with average pooling.
 
   Attributes are those of `models.ViT` that it has. With `float32_stream`, sums
-  of residuals and LayerNorm's outputs are float32 beside products in `dtype`, as
-  in big_vision.
+  of residuals and LayerNorm's outputs are float32 beside products in `dtype`,
+  as in big_vision.
   """
 
   num_classes: int

@@ -358,7 +358,7 @@ def test_bfloat16(pool):
 
 def test_remat_keeps_the_gradients():
   grads = []
-  for remat in (False, True):
+  for remat in ("none", "dots", "blocks"):
     model = build(remat=remat, dropout=0.1, stochastic_depth=0.2)
     params = init(model)
 
@@ -373,6 +373,13 @@ def test_remat_keeps_the_gradients():
 
     grads.append(jax.jit(jax.grad(loss))(params))
   chex.assert_trees_all_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_of_true_and_false_are_names():
+  assert build(remat=True) == build(remat="blocks")
+  assert build(remat=False) == build(remat="none") == build()
+  with pytest.raises(ValueError, match=r"remat 'some'.*none, dots, blocks"):
+    build(remat="some")
 
 
 def test_stochastic_depth_grows_with_depth():

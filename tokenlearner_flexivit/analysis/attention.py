@@ -108,7 +108,7 @@ def _watched(
     return y.astype(module.dtype)
 
   # Loops and recomputed blocks would not let the watched values out.
-  plain = model.clone(scan=False, remat=False)
+  plain = model.clone(scan=False, remat="none")
   with nn.intercept_methods(watch):
     logits, out = plain.apply({"params": params}, images, **setting)
   return logits, out, attention

@@ -25,9 +25,12 @@ _MAX_WEIGHTS = 1 << 18
 # Keys of one block that has several images, so that few tokens fill it, too.
 _MAX_SHARED_KEYS = 512
 _MAX_IMAGES = 8
-# All TPUs have this much on-chip memory; their compiler uses 16 MiB unasked.
-_VMEM_BYTES = 60 << 20
 MAX_KEYS = 8192
+# For blocks of so many keys times lanes, the on-chip memory that the compiler
+# gives unasked, 16 MiB, is enough. More would drive the program's own arrays
+# out of it. All TPUs have the other amount.
+_SMALL_BLOCK = 1 << 18
+_VMEM_BYTES = 60 << 20
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -143,7 +146,9 @@ class _Call:
       scratch_shapes=list(scratch),
       compiler_params=pltpu.CompilerParams(
         dimension_semantics=("parallel", "parallel", "arbitrary"),
-        vmem_limit_bytes=_VMEM_BYTES,
+        vmem_limit_bytes=(
+          None if math.prod(self.key_block) <= _SMALL_BLOCK else _VMEM_BYTES
+        ),
       ),
       cost_estimate=pl.CostEstimate(
         flops=2 * products * weights * self._head_dim,

@@ -9,11 +9,14 @@ Letters: B batch, M tokens that attend to N, D width.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from tokenlearner_flexivit.models import attention
 
 LAYER_NORM_EPS = 1e-6
+# The name of what attention returns, for policies of `jax.checkpoint`.
+ATTENDED = "attended"
 
 
 def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
@@ -143,6 +146,7 @@ class MultiHeadDotProductAttention(nn.Module):
     query = project("query", x)
     key, value = project("key", context), project("value", context)
     y = attention.dot_product_attention(query, key, value, mask)
+    y = checkpoint_name(y, ATTENDED)
     kernel, bias = parameters("out", (*heads, width), (width,), (0, 1), 2)
     return attention.merge_heads(y, kernel, bias)
 

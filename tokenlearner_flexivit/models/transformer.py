@@ -52,7 +52,7 @@ class VisionTransformer(protocol.Model):
   dropout: float = 0.0
   stochastic_depth: float = 0.0
   dtype: Any = "float32"
-  remat: bool = False
+  remat: str | bool = "none"
   scan: bool = False
 
   _posembs = posembs.POSEMBS
@@ -105,7 +105,9 @@ class VisionTransformer(protocol.Model):
       checks.whole(self.num_classes, "num_classes", least=0)
     if self.rep_size is not None and not isinstance(self.rep_size, bool):
       checks.whole(self.rep_size, "rep_size")
-    for name in ("head_zeroinit", "remat", "scan"):
+    if isinstance(self.remat, bool):
+      self.remat = "blocks" if self.remat else "none"
+    for name in ("head_zeroinit", "scan"):
       checks.boolean(getattr(self, name), name)
     for name in ("head_bias_init", "dropout", "stochastic_depth"):
       checks.number(getattr(self, name), name)
@@ -118,7 +120,11 @@ class VisionTransformer(protocol.Model):
           f"token_learner.layer={config.layer} is outside the model: its depth"
           f" is {self.depth}, so layers are 0 to {self.depth - 1}."
         )
-    for name, known in (("posemb", self._posembs), ("pool", POOLS)):
+    for name, known in (
+      ("posemb", self._posembs),
+      ("pool", POOLS),
+      ("remat", tuple(encoder.REMATS)),
+    ):
       if getattr(self, name) not in known:
         raise ValueError(
           f"Unknown {name} {getattr(self, name)!r}. Known: {', '.join(known)}."

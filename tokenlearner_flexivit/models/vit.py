@@ -42,7 +42,9 @@ class ViT(transformer.VisionTransformer):
       block, growing linearly from zero in the first.
     dtype: of the computation, by name or as a dtype. Parameters, LayerNorm
       statistics, softmax, pooling and head are float32.
-    remat: whether the backward pass recomputes each block, to save memory.
+    remat: what the backward pass computes again, to save memory: "none", "dots"
+      (all but matrix products and attention) or "blocks" (everything between
+      blocks; also True). With `scan`, "none" is "dots".
     scan: whether equal blocks in a row are one loop, to compile sooner. Dropout
       and stochastic depth then draw different numbers.
   """

@@ -124,7 +124,7 @@ class BottleneckViViT(vivit.ViViT):
     return x2plus1d.X2Plus1D(
       self.stages,
       self.width,
-      remat=self.remat,
+      remat=self.remat == "blocks",
       dtype=self.dtype,
       name="embedding",
     )(videos)
