@@ -32,8 +32,11 @@ def find(function: Callable[..., Any], *args: Any) -> collections.Counter:
         parameters = tuple((name, eqn.params[name]) for name in known)
         shapes = tuple((x.shape, x.dtype) for x in operands)
         found[shapes, parameters] += 1
+      params = dict(eqn.params)
+      if platforms := params.pop("branches_platforms", None):
+        params["branches"] = params["branches"][_own_branch(platforms)]
       for value in jax.tree.leaves(
-        tuple(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        tuple(params.values()), is_leaf=lambda x: hasattr(x, "eqns")
       ):
         inner = getattr(value, "jaxpr", value)
         if hasattr(inner, "eqns"):
@@ -41,6 +44,16 @@ def find(function: Callable[..., Any], *args: Any) -> collections.Counter:
 
   walk(jax.make_jaxpr(function)(*args).jaxpr)
   return found
+
+
+def _own_branch(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
+  """Returns the position of this platform's form, or of the default, None."""
+  names = {jax.default_backend()}
+  if "gpu" in names:
+    names |= {"cuda", "rocm"}
+  return next(
+    i for i, own in enumerate(platforms) if own is None or names & set(own)
+  )
 
 
 def seconds(found: collections.Counter, rounds: int) -> float:
