@@ -134,7 +134,7 @@ class MultiHeadDotProductAttention(nn.Module):
 
     def parameters(name, *arguments):
       return (
-        parameter.astype(self.dtype)
+        jnp.asarray(parameter, self.dtype)
         for parameter in _Affine(*arguments, name=name)()
       )
 

@@ -276,7 +276,7 @@ class PatchEmbed(nn.Module):
       (*self.patch_size, c, self.width),
     )
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    kernel = resize_kernel(kernel, patch).astype(self.dtype)
+    kernel = jnp.asarray(resize_kernel(kernel, patch), self.dtype)
 
     x = jax.lax.platform_dependent(
       images.astype(self.dtype),
