@@ -142,3 +142,57 @@ def test_accelerators_write_no_weights_in_float32():
     ]
     assert products
     assert not any("xf32>" in line.split("->")[-1] for line in products)
+
+
+@pytest.fixture
+def kernel_on_cpu(monkeypatch):
+  """Runs the TPU's kernel, interpreted, in place of the CPU's form."""
+
+  def switch(on):
+    form = interpreted_kernel if on else head_major
+    monkeypatch.setattr(attention, "_head_major", form)
+    attention.dot_product_attention.clear_cache()
+
+  head_major = attention._head_major
+  yield switch
+  monkeypatch.undo()
+  attention.dot_product_attention.clear_cache()
+
+
+LEARNER = dict(layer=1, num_tokens=20)
+FUSER = LEARNER | dict(fuser=True)
+MODELS = {
+  "cls": (models.ViT, (48, 48), 8, dict(pool="tok", token_learner=LEARNER)),
+  "fuser": (models.ViT, (48, 48), 8, dict(token_learner=FUSER)),
+  "video": (models.ViViT, (4, 32, 32), 8, dict(token_learner=LEARNER)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_answer_by_the_kernel_as_by_the_form_of_the_cpu(
+  kernel_on_cpu, name
+):
+  cls, size, patch_size, arguments = MODELS[name]
+  model = cls.from_variant("mu", num_classes=3, depth=2, **arguments)
+  rng = np.random.default_rng(0)
+  inputs = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+  params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
+  params = jax.tree.map(
+    lambda p: jnp.asarray(0.1 * rng.normal(size=p.shape), p.dtype), params
+  )
+
+  def loss(params, num_tokens):
+    logits, _ = model.apply(
+      {"params": params}, inputs, patch_size=patch_size, num_tokens=num_tokens
+    )
+    return jnp.sum(logits**2)
+
+  results = []
+  for on in (False, True):
+    kernel_on_cpu(on)
+    # A number of tokens that is traced becomes a mask, here of 17 of 20.
+    compute = jax.jit(jax.value_and_grad(lambda p, n: loss(p, n)))
+    text = compute.lower(params, jnp.int32(17)).as_text()
+    assert ("while" in text) == on  # The interpreter loops over blocks.
+    results.append(compute(params, jnp.int32(17)))
+  chex.assert_trees_all_close(*results, rtol=2e-4, atol=2e-5)
