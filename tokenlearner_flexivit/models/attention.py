@@ -8,6 +8,8 @@ Letters: B batch, M tokens that attend to N, h heads, d width of a head.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,13 @@ def dot_product_attention(
     value: as many.
     mask: False for keys that are not attended to.
   """
+  return jax.lax.platform_dependent(
+    query, key, value, mask, default=_contracted, **_forms(query, key)
+  )
+
+
+def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
+  """Returns the forms of platforms that have one of their own."""
   forms = {"cpu": _head_major}
   m, n, d = query.shape[1], key.shape[1], query.shape[-1]
   if min(m, n) >= _MANY and n <= attention_kernel.MAX_KEYS:
@@ -78,9 +87,7 @@ def dot_product_attention(
     and _has_cudnn()
   ):
     forms["cuda"] = _cudnn
-  return jax.lax.platform_dependent(
-    query, key, value, mask, default=_contracted, **forms
-  )
+  return forms
 
 
 def _head_major(query, key, value, mask):
