@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tokenlearner_flexivit import interop
+from tokenlearner_flexivit import interop, models
 
 LEARNED = dict(layer=1, num_tokens=3, bottleneck_dim=8)
 
@@ -100,12 +100,13 @@ def test_sines_are_stored_where_a_format_wants_them(
     interop.save_params(params, path, "timm")
   assert not path.exists()
   interop.save_params(params, path, "timm", model=model)
-  learned = make_model()
+  described = models.create(**interop.describe(path).model)
   images = np.random.default_rng(0).uniform(-1, 1, (1, 12, 12, 3))
-  loaded, _ = interop.load_params_and_report(path, learned)
-  np.testing.assert_allclose(
-    logits(learned, loaded, images), logits(model, params, images), rtol=1e-5
-  )
+  for learned in (make_model(), described):
+    loaded, _ = interop.load_params_and_report(path, learned)
+    np.testing.assert_allclose(
+      logits(learned, loaded, images), logits(model, params, images), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

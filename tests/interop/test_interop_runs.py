@@ -315,7 +315,7 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
 
 @pytest.mark.parametrize("format", ["native", "timm"])
 def test_weights_that_are_saved_claim_no_images_that_nobody_named(
-  format, make_model, make_params, tmp_path
+  format, make_model, make_params, tmp_path, capsys
 ):
   model, path = make_model(pool="tok"), tmp_path / "a.safetensors"
   params = make_params(model)
@@ -330,6 +330,16 @@ def test_weights_that_are_saved_claim_no_images_that_nobody_named(
   assert (described.input_mean, described.input_std) == ((0.3,), (0.2,))
   _, report = interop.load_params_and_report(path, model)
   assert "minus [0.3], divided by [0.2]" in str(report)
+  teacher = distillation.Teacher.create(5, "config.teachers.t", str(path))
+  assert (teacher.input_mean, teacher.input_std) == ((0.3,), (0.2,))
+  for values, told in (
+    ("value_range(-1,1)", True),
+    ("value_range(0,1)|standardize(0.3,0.2)", False),
+  ):
+    pp = f"decode|{values}|keep('image','label')"
+    interop.warn_of_other_values("config.init", str(path), pp, "image", "pp")
+    said = "minus [0.3], divided by [0.2]" in capsys.readouterr().out
+    assert said == told
   with pytest.raises(ValueError, match="give both or neither"):
     interop.save_params(params, path, format, model=model, input_mean=0.3)
 

@@ -64,7 +64,27 @@ def differ(
   Raises:
     ValueError: a string cannot be parsed.
   """
-  both = mean_and_std(pp), mean_and_std(other, key)
+  known = mean_and_std(pp)
+  return known and differ_from(known, other, key)
+
+
+def differ_from(
+  known: tuple[np.ndarray, np.ndarray], pp: str, key: str | None = None
+) -> tuple[str, str] | None:
+  """Returns in words how a preprocessing standardises otherwise than known.
+
+  Args:
+    known: a mean and a standard deviation, as `mean_and_std` returns them.
+    pp: a preprocessing string.
+    key: the entry of its result, see `mean_and_std`.
+
+  Returns:
+    Words about each; None if both are the same, or if this is unknown.
+
+  Raises:
+    ValueError: the string cannot be parsed.
+  """
+  both = known, mean_and_std(pp, key)
   if None in both or all(
     np.allclose(*values, atol=1e-3) for values in zip(*both, strict=True)
   ):

@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from tokenlearner_flexivit import terminal
@@ -144,27 +145,31 @@ def preprocessing(source: str | os.PathLike) -> str | None:
 def warn_of_other_values(
   where: str, source: str | None, pp: str, key: str, where_pp: str
 ) -> None:
-  """Warns if a run or an export was trained on images of other values.
+  """Warns if weights were trained on images of other values.
 
   Args:
     where: the name of `source` in the config.
-    source: a file or a workdir. Nothing is said if it does not exist or records
-      no preprocessing.
+    source: a file or a workdir. Nothing is said if it does not exist or does
+      not record the mean and std of its images, see `Description`.
     pp: the preprocessing of the images that the model will see.
     key: the entry of its result that the model looks at.
     where_pp: its name in the config.
   """
   if not (source and pathlib.Path(source).expanduser().exists()):
     return
-  trained_on = None
   with contextlib.suppress(OSError, ValueError):  # Loading it reports these.
-    trained_on = preprocessing(source)
-  if trained_on and (differ := statistics.differ(trained_on, pp, key)):
-    terminal.say(
-      f"WARNING: {where}={source} was trained on images {differ[0]}, but "
-      f"{key!r} of {where_pp} is {differ[1]}. Give both the same value_range "
-      "and standardize."
-    )
+    path = download.fetch(source)
+    with containers.open_file(path) as opened:
+      known = about_lib.read(path, opened.leaves, opened.metadata)
+    if known.input_mean is None or known.input_std is None:
+      return
+    trained_on = np.array(known.input_mean), np.array(known.input_std)
+    if differ := statistics.differ_from(trained_on, pp, key):
+      terminal.say(
+        f"WARNING: {where}={source} was trained on images {differ[0]}, but "
+        f"{key!r} of {where_pp} is {differ[1]}. Give both the same value_range "
+        "and standardize."
+      )
 
 
 def describe(

@@ -84,6 +84,7 @@ def save_params(
       )
     embedding = posemb.sincos2d(model.posemb_grid, model.width)
     arrays[surgery.POSEMB] = np.asarray(embedding)
+    model = model.clone(posemb="learn")  # The model that the file is for.
   leaves = to_theirs({k: Leaf.from_array(array) for k, array in arrays.items()})
   if (input_mean is None) != (input_std is None):
     raise ValueError(

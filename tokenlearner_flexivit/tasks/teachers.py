@@ -67,8 +67,8 @@ class Teacher:
       dtype: of its computation; None for that of `model`, or "bfloat16".
       input_mean: the mean per channel that the weights expect to be subtracted
         from images in [0, 1]; absorbed, so that it sees images in [-1, 1].
-        Without `model`, None takes what weights of other libraries record;
-        runs and exports of this library then see images as they are.
+        Without `model`, None takes what a file of weights records; runs and
+        exports of this library then see images as they are.
       input_std: the standard deviation per channel by which they expect images
         to be divided; absorbed as `input_mean` is.
 
@@ -101,8 +101,8 @@ class Teacher:
         raise ValueError(f"{where}.init: {error}") from error
       arguments = described.model
       # A run sees images as it was trained on, provided the preprocessing fits.
-      others = described.format != "native"
-      if others and input_mean is None and input_std is None:
+      is_run = interop.preprocessing(init) is not None
+      if not is_run and input_mean is None and input_std is None:
         input_mean, input_std = described.input_mean, described.input_std
     else:
       arguments = {"num_classes": num_classes, **model}
