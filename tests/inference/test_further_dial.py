@@ -18,7 +18,9 @@ def _read(value, where):
   return value
 
 
-ROUNDS = dials.Kind(_read, "rounds{}".format, "rounds", "how often, as 2")
+ROUNDS = dials.Kind(
+  _read, "rounds{}".format, "rounds", "how often, as 2", "rounds"
+)
 
 
 class Repeating(protocol.Model):
@@ -42,6 +44,7 @@ def run(config, monkeypatch, tmp_path):
   monkeypatch.setitem(models.MODELS, "repeating", Repeating)
   config.model = dict(name="repeating")
   config.flexi = dict(rounds=dict(values=(1, 3)))
+  config.evals.test.rounds = (1, 3)
   train.train_and_evaluate(config, tmp_path / "run")
   return tmp_path / "run"
 

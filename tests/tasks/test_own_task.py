@@ -72,10 +72,8 @@ class Evaluator(base.Evaluator):
   }
   headline = "within"
 
-  def __init__(
-    self, context, data, batch_size=None, patch_sizes=None, num_tokens=None
-  ):
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+  def __init__(self, context, data):
+    super().__init__(context)
     source = data_lib.open_source(data, f"{context.where}.data")
     self.sources = (source,)
     self._images = self._open(data, source)

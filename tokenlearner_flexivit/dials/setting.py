@@ -62,6 +62,7 @@ class Kind:
     name: returns a value's name in metrics, such as "patch16".
     title: the dial's name for people, such as "learned tokens".
     hint: the values that people may give, for the help of commands.
+    key: the key of a list of values in an entry of `config.evals`.
     column: the dial's name in wide tables; None for the title.
     text: returns a value for people, such as "16x8".
     in_json: returns a value as JSON, for reports.
@@ -73,6 +74,7 @@ class Kind:
   name: Callable[[Any], str]
   title: str
   hint: str
+  key: str
   column: str | None = None
   text: Callable[[Any], str] = str
   in_json: Callable[[Any], Any] = lambda value: value
@@ -87,6 +89,7 @@ KINDS = {
     _patch_size_name,
     "patch size",
     "in pixels, as 8 or 8,16",
+    "patch_sizes",
     text=_patch_size_text,
     in_json=_patch_size_in_json,
   ),
@@ -95,6 +98,7 @@ KINDS = {
     "tok{}".format,
     "learned tokens",
     "learned tokens, or all",
+    "num_tokens",
     column="learned",
     is_mask=True,
   ),

@@ -2,14 +2,17 @@
 
 To add one, write a subclass of `Evaluator`, here or anywhere, and name it in
 `EVALUATORS`. Its constructor takes a `Context`; its other parameters are the
-keys that an entry of `config.evals` may have beside `type` and its period
-(`eval_steps`, `eval_epochs` or `eval_examples`).
+keys that an entry of `config.evals` may have beside those of all: `type`, its
+period (`eval_steps`, `eval_epochs` or `eval_examples`), `batch_size`, and lists
+of values of dials, `patch_sizes` and `num_tokens`.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import (
   classification,
   distance,
@@ -30,8 +33,15 @@ EVALUATORS = {
 }
 
 
-def _read(section: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
-  """Returns the class that an entry of `config.evals` names, and its keys."""
+def _read(
+  section: dict[str, Any], where: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+  """Reads an entry of `config.evals`.
+
+  Returns:
+    the class that it names, the arguments of its constructor, and those of
+    `Context.choose`.
+  """
   # The command line passes None for the default.
   arguments = {k: v for k, v in section.items() if v is not None}
   for key in configuration.duration_keys("eval"):
@@ -43,7 +53,11 @@ def _read(section: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
       f"{where}.data={arguments['data']!r} must be a section, as config.data."
     )
-  return cls, arguments
+  shared = ["batch_size", *(kind.key for kind in dials.KINDS.values())]
+  own = inspect.signature(cls).parameters.keys() - {"context"}
+  configuration.check_keys(arguments, own | set(shared), where)
+  choice = {key: arguments.pop(key) for key in shared if key in arguments}
+  return cls, arguments, choice
 
 
 def check(section: dict[str, Any], where: str) -> None:
@@ -53,7 +67,7 @@ def check(section: dict[str, Any], where: str) -> None:
     section: of `config.evals`.
     where: its name for errors.
   """
-  cls, arguments = _read(section, where)
+  cls, arguments, _ = _read(section, where)
   configuration.check_call(cls, arguments, where, ("context",))
   cls.check(arguments, where)
 
@@ -61,9 +75,14 @@ def check(section: dict[str, Any], where: str) -> None:
 def create(section: dict[str, Any], context: Context) -> Evaluator:
   """Builds the evaluator that an entry of `config.evals` describes.
 
+  Args:
+    section: the entry.
+    context: with the settings and the batch size of training.
+
   Raises:
     ValueError: something is wrong with the entry or its data.
   """
   where = context.where
-  cls, arguments = _read(section, where)
+  cls, arguments, choice = _read(section, where)
+  context = context.choose(**choice)
   return configuration.call(cls, arguments, where, context=context)

@@ -33,8 +33,10 @@ class Context:
 
   Attributes:
     task: makes the predictions.
-    settings: those of training, evaluated unless the section names others.
-    batch_size: over all hosts, unless the section names another.
+    settings: the settings to evaluate: those of training, unless the section
+      names others.
+    batch_size: over all hosts: that of training, unless the section names
+      another.
     parallel: places and runs on the devices.
     where: name of the section for errors, such as "config.evals.test".
     class_names: of the training data; evaluations must number their classes
@@ -47,6 +49,34 @@ class Context:
   parallel: Parallel = dataclasses.field(default_factory=parallel_lib.create)
   where: str = "config.evals"
   class_names: Sequence[str] | None = None
+
+  def choose(
+    self, batch_size: int | None = None, **lists: Sequence[Any]
+  ) -> "Context":
+    """Returns a context with what a section names in place of training's.
+
+    Args:
+      batch_size: over all hosts.
+      **lists: values of dials, by `dials.Kind.key`. They may be values never
+        trained on.
+
+    Raises:
+      ValueError: a value is none of its dial, or the batch size no number.
+    """
+    if batch_size is None:
+      batch_size = self.batch_size
+    configuration.check_number(
+      batch_size, f"{self.where}.batch_size", "[1, inf)", whole=True
+    )
+    values = {}
+    for name, kind in dials.KINDS.items():
+      values[name] = dict.fromkeys(s.get(name) for s in self.settings)
+      if kind.key in lists:
+        where = f"{self.where}.{kind.key}"
+        values[name] = _each(lists[kind.key], kind.read, where)
+    return dataclasses.replace(
+      self, batch_size=batch_size, settings=dials.positions(values)
+    )
 
 
 class Evaluator(abc.ABC):
@@ -72,47 +102,13 @@ class Evaluator(abc.ABC):
   metrics: Mapping[str, Metric]
   headline: str
 
-  def __init__(
-    self,
-    context: Context,
-    batch_size: int | None,
-    patch_sizes: Sequence[Any] | None,
-    num_tokens: Sequence[Any] | None,
-  ):
-    """Chooses the settings: those of training, or the values listed here.
-
-    Args:
-      context: of the evaluation.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training, also sizes never
-        trained on.
-      num_tokens: evaluated instead of those of training, numbers of learned
-        tokens; None is all patches.
-
-    Raises:
-      ValueError: a value of the config is no number or out of its range.
-    """
-    settings, where = context.settings, context.where
-    if batch_size is None:
-      batch_size = context.batch_size
-    self._batch_size = batch_size
-    configuration.check_number(
-      batch_size, f"{where}.batch_size", "[1, inf)", whole=True
-    )
-    values = {
-      name: dict.fromkeys(setting.get(name) for setting in settings)
-      for name in dials.KINDS
-    }
-    for name, key, others in (
-      ("patch_size", "patch_sizes", patch_sizes),
-      ("num_tokens", "num_tokens", num_tokens),
-    ):
-      if others is not None:
-        values[name] = _each(others, dials.KINDS[name].read, f"{where}.{key}")
-    self.settings = dials.positions(values)
+  def __init__(self, context: Context):
+    """Takes what all evaluators have from the context."""
+    self._batch_size = context.batch_size
+    self.settings = context.settings
     self._task = context.task
     self._parallel = context.parallel
-    self._where = where
+    self._where = context.where
     self._class_names = context.class_names
     self.sources = ()
     self.before_batch: Callable[[], None] = lambda: None

@@ -10,7 +10,7 @@ program runs on it.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -157,9 +157,6 @@ class Evaluator(base.Evaluator):
     self,
     context: base.Context,
     data: dict[str, Any],
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Any] | None = None,
-    num_tokens: Sequence[Any] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -167,14 +164,11 @@ class Evaluator(base.Evaluator):
       context: with a task that has `predict`, `one_hot`, `probabilities`,
         `example_loss` and `check_labels`.
       data: the data section of the config.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training.
-      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no examples, or a setting that does not fit the images.
     """
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    super().__init__(context)
     self._open_labelled(data)
     self._logits = self._answer_programs()
     self._add = self._program(

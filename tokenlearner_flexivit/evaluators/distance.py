@@ -17,7 +17,7 @@ The probabilities of several teachers are averaged.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -112,9 +112,6 @@ class Evaluator(base.Evaluator):
     context: base.Context,
     data: dict[str, Any],
     teachers: Mapping[str, Mapping[str, Any]] | None = None,
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Any] | None = None,
-    num_tokens: Sequence[Any] | None = None,
   ):
     """Opens the data and checks that it fits the student and the teachers.
 
@@ -124,16 +121,13 @@ class Evaluator(base.Evaluator):
         have one, the teachers' accuracy is measured too.
       teachers: as in `config.task.teachers` of a distillation; None for those
         of the task. Their weights are read here, to check that they fit.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training.
-      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no teacher, one that does not fit the student or the data, no
         examples, a model of one class, or a setting that does not fit the
         images.
     """
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    super().__init__(context)
     task, where = context.task, context.where
     self._check_several_classes()
     self._distance = default_distance(task)

@@ -113,9 +113,6 @@ class Evaluator(base.Evaluator):
     context: base.Context,
     data: dict[str, Any],
     groups: Sequence[Sequence[Any]] | None = None,
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Any] | None = None,
-    num_tokens: Sequence[Any] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -124,15 +121,12 @@ class Evaluator(base.Evaluator):
         `example_loss` and `check_labels`.
       data: the data section of the config.
       groups: as `read_groups` takes them.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training.
-      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: no examples, a setting that does not fit the images, or a
         group that `read_groups` refuses.
     """
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    super().__init__(context)
     task, where = context.task, context.where
     self.groups = read_groups(groups, self.settings, f"{where}.groups")
     self._open_labelled(data)

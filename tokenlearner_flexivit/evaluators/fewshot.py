@@ -71,9 +71,6 @@ class Evaluator(base.Evaluator):
     num_seeds: int = 3,
     log2_l2: float = 10,
     log2_l2_sweep: Sequence[float] = tuple(range(-10, 20)),
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Any] | None = None,
-    num_tokens: Sequence[Any] | None = None,
   ):
     """Opens the data, draws the examples and checks that everything fits.
 
@@ -91,9 +88,6 @@ class Evaluator(base.Evaluator):
       log2_l2: of the fixed penalty.
       log2_l2_sweep: of the penalties that `tuned` chooses from; the fixed one
         is always among them.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training.
-      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: a split is empty, a label or a representation unknown, classes
@@ -121,7 +115,7 @@ class Evaluator(base.Evaluator):
     if shared_examples.overlap(train_split, test_split):
       raise shared
     _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    super().__init__(context)
     self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"

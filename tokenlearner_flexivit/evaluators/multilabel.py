@@ -20,7 +20,7 @@ labels, so that the result does not depend on batches, devices or hosts.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
@@ -68,9 +68,6 @@ class Evaluator(base.Evaluator):
     self,
     context: base.Context,
     data: dict[str, Any],
-    batch_size: int | None = None,
-    patch_sizes: Sequence[Any] | None = None,
-    num_tokens: Sequence[Any] | None = None,
   ):
     """Opens the data and checks that every setting fits it.
 
@@ -78,15 +75,12 @@ class Evaluator(base.Evaluator):
       context: with a task that has `predict`, `one_hot`, `probabilities`,
         `example_loss` and `check_labels`.
       data: the data section of the config.
-      batch_size: over all hosts; None for that of training.
-      patch_sizes: evaluated instead of those of training.
-      num_tokens: evaluated instead of those of training; None is all patches.
 
     Raises:
       ValueError: the task's classes exclude one another, there are no examples,
         or a setting does not fit the images.
     """
-    super().__init__(context, batch_size, patch_sizes, num_tokens)
+    super().__init__(context)
     task, where = context.task, context.where
     if task.probabilities is not jax.nn.sigmoid:
       raise ValueError(

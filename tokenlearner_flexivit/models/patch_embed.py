@@ -279,7 +279,7 @@ class PatchEmbed(nn.Module):
     kernel = jnp.asarray(resize_kernel(kernel, patch), self.dtype)
 
     x = jax.lax.platform_dependent(
-      images.astype(self.dtype),
+      jnp.asarray(images, self.dtype),
       kernel,
       cpu=_cut_and_multiply,
       default=_convolve,
