@@ -105,36 +105,47 @@ def test_keys_that_are_masked_do_not_count_whatever_they_hold():
     chex.assert_trees_all_close(y, few, atol=1e-6, custom_message=name)
 
 
-def lowered(platform, dtype, image_size, patch_size, **overrides):
+@pytest.fixture
+def lower(monkeypatch):
   """Returns the text of a training step's program for another platform."""
-  model = models.ViT.from_variant("mu", num_classes=3, dtype=dtype, **overrides)
-  images = jnp.zeros((2, image_size, image_size, 3))
-  params = jax.eval_shape(model.init, jax.random.key(0), images)
+  # The wheels bring the compilers, which are not needed to see the program.
+  monkeypatch.setattr(attention, "_has_libtpu", lambda: True)
+  attention.dot_product_attention.clear_cache()
 
-  def loss(params, images):
-    return model.apply(params, images, patch_size=patch_size)[0].sum()
+  def lower(platform, image_size, patch_size, **overrides):
+    model = models.ViT.from_variant(
+      "mu", num_classes=3, dtype="bfloat16", **overrides
+    )
+    images = jnp.zeros((2, image_size, image_size, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
 
-  traced = jax.jit(jax.grad(loss)).trace(params, images)
-  return traced.lower(lowering_platforms=(platform,)).as_text()
+    def loss(params, images):
+      return model.apply(params, images, patch_size=patch_size)[0].sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(params, images)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+  yield lower
+  attention.dot_product_attention.clear_cache()
 
 
 @pytest.mark.parametrize("pool", ["gap", "tok", "map"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_a_tpu_runs_the_kernel(pool, scan):
-  text = lowered("tpu", "bfloat16", 48, 8, pool=pool, scan=scan)
+def test_a_tpu_runs_the_kernel(lower, pool, scan):
+  text = lower("tpu", 48, 8, pool=pool, scan=scan)
   assert "tpu_custom_call" in text
   assert "convolution" in text
-  assert "tpu_custom_call" not in lowered("cpu", "bfloat16", 48, 8, pool=pool)
+  assert "tpu_custom_call" not in lower("cpu", 48, 8, pool=pool)
 
 
-def test_few_tokens_need_no_kernel():
-  assert "tpu_custom_call" not in lowered("tpu", "bfloat16", 24, 8)
+def test_few_tokens_need_no_kernel(lower):
+  assert "tpu_custom_call" not in lower("tpu", 24, 8)
 
 
-def test_accelerators_write_no_weights_in_float32():
+def test_accelerators_write_no_weights_in_float32(lower):
   for platform, patch_size in (("tpu", 8), ("rocm", 4)):
     tokens = (24 // patch_size) ** 2
-    text = lowered(platform, "bfloat16", 24, patch_size)
+    text = lower(platform, 24, patch_size)
     products = [
       line
       for line in text.splitlines()

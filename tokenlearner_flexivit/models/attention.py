@@ -8,6 +8,7 @@ Letters: B batch, M tokens that attend to N, h heads, d width of a head.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -75,10 +76,13 @@ def dot_product_attention(
 
 
 def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
-  """Returns the forms of platforms that have one of their own."""
+  """Returns the forms of platforms that have one of their own.
+
+  Every form is traced, so those that cannot be compiled here are left out.
+  """
   forms = {"cpu": _head_major}
   m, n, d = query.shape[1], key.shape[1], query.shape[-1]
-  if min(m, n) >= _MANY and n <= attention_kernel.MAX_KEYS:
+  if min(m, n) >= _MANY and n <= attention_kernel.MAX_KEYS and _has_libtpu():
     forms["tpu"] = attention_kernel.attention
   if (
     query.dtype.name in _CUDNN_DTYPES
@@ -163,6 +167,12 @@ def _cudnn(query, key, value, mask):
 def _append_zero(x):
   """Appends a token."""
   return jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0)))
+
+
+@functools.cache
+def _has_libtpu() -> bool:
+  """Tells whether JAX's wheel for TPUs is installed."""
+  return importlib.util.find_spec("libtpu") is not None
 
 
 @functools.cache
