@@ -142,6 +142,19 @@ def test_few_tokens_need_no_kernel(lower):
   assert "tpu_custom_call" not in lower("tpu", 24, 8)
 
 
+def test_an_export_leaves_the_batch_open(lower):
+  del lower
+  shape = jax.export.symbolic_shape("batch, 36, 2, 16")
+  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+  exported = jax.export.export(
+    jax.jit(attention.dot_product_attention), platforms=("cpu", "tpu", "cuda")
+  )(x, x, x)
+  assert "tpu_custom_call" not in exported.mlir_module()
+  *inputs, _ = arrays(3, 36, 36, 2, 16, dtype="bfloat16")
+  y = np.asarray(exported.call(*inputs), np.float64)
+  np.testing.assert_allclose(y, reference(*inputs), atol=2e-2)
+
+
 def test_accelerators_write_no_weights_in_float32(lower):
   for platform, patch_size in (("tpu", 8), ("rocm", 4)):
     tokens = (24 // patch_size) ** 2

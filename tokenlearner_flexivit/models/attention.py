@@ -81,6 +81,8 @@ def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
   Every form is traced, so those that cannot be compiled here are left out.
   """
   forms = {"cpu": _head_major}
+  if not isinstance(query.shape[0], int):
+    return forms  # Kernels are built for a number; an export leaves it open.
   m, n, d = query.shape[1], key.shape[1], query.shape[-1]
   if min(m, n) >= _MANY and n <= attention_kernel.MAX_KEYS and _has_libtpu():
     forms["tpu"] = attention_kernel.attention
