@@ -70,7 +70,7 @@ def compare(
     ),
     sharded_output=True,
   )
-  put = devices.place_batch(batch), devices.place(weights)
+  put = devices.place_batch(jax.device_get(batch)), devices.place(weights)
   programs = {"teacher": lambda: answer(put[1], put[0])}
   drawn = 2 * len(patch_sizes)
   for sizes in (*((size,) for size in patch_sizes), tuple(patch_sizes)):

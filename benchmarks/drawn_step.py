@@ -42,7 +42,7 @@ def make(
   state = train_step.create_state(params, OPTIMIZER, ema=False)
   devices = parallel.create()
   states = [devices.place(jax.tree.map(jnp.copy, state))]
-  batch = devices.place_batch(batch)
+  batch = devices.place_batch(jax.device_get(batch))
   start = time.perf_counter()
   step = train_step.compile_steps(
     task,

@@ -65,8 +65,9 @@ def compare(
     task = task_lib.Classification(model, NUM_CLASSES)
 
     def evaluator(*patch_sizes):
-      context = evaluators.Context(task, [dials.Setting()], batch_size)
-      return classification.Evaluator(context, section, patch_sizes=patch_sizes)
+      settings = [dials.Setting(patch_size=(p, p)) for p in patch_sizes]
+      context = evaluators.Context(task, settings, batch_size)
+      return classification.Evaluator(context, section)
 
     together, apart = evaluator(*sizes), [evaluator(size) for size in sizes]
     batches = data.eval_batches(section, batch_size=batch_size)

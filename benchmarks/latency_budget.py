@@ -36,8 +36,8 @@ def make(
     for number in (*numbers, "all")
   ]
   rows = [
-    {"patch_size": size, "num_tokens": number, "accuracy": i / len(settings)}
-    for i, ((size, _), number) in enumerate(settings)
+    {**setting.row, "accuracy": i / len(settings)}
+    for i, setting in enumerate(settings)
   ]
   return Predictor(
     Trained(
