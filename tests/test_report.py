@@ -102,8 +102,11 @@ def test_a_report_is_of_the_steps_that_its_weights_have_seen(parts, tmp_path):
 def test_a_report_is_of_the_evaluation_that_suits_the_training(parts, tmp_path):
   test, evaluator = parts.config["evals"]["test"], parts.evaluators["test"]
   parts.config["data"]["name"] = test["data"]["name"]
+  parts.config["data"]["split"] = "train[:90%]"
   for name, changes in (
     ("a_few_held_out", {"split": "train[90%:]"}),
+    ("a_few_learned", {"split": "train[:10%]"}),
+    ("all_there_are", {"split": "all"}),
     ("another", {"name": "fake:12x12x3:5:9"}),
   ):
     data = {**test["data"], **changes}
@@ -115,6 +118,13 @@ def test_a_report_is_of_the_evaluation_that_suits_the_training(parts, tmp_path):
   del all_results["test"], test["data"]["split"]
   written = report.write(parts, tmp_path, PARAMS, all_results, 4)
   assert written["evaluation"] == "a_few_held_out"
+  for held_out, expected in (
+    ("a_few_held_out", "another"),
+    ("another", "a_few_learned"),
+  ):
+    del all_results[held_out]
+    written = report.write(parts, tmp_path, PARAMS, all_results, 4)
+    assert written["evaluation"] == expected
 
 
 def test_tables_are_said_whatever_cannot_be_written(

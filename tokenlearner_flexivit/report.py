@@ -354,10 +354,12 @@ def _content(
   def rank(name: str) -> tuple[bool, ...]:
     """Returns a sort key that precedes the name, as a ConfigDict sorts keys."""
     data = experiment.config["evals"][name]["data"]
+    evaluator = experiment.evaluators[name]
+    parts = [part for source in evaluator.sources for part in source.parts]
     return (
-      experiment.evaluators[name].headline != experiment.task.headline,
+      evaluator.headline != experiment.task.headline,
       name in others,  # Ensembles come after plain accuracy.
-      *splits_read.unlike_training(data, trained_on),
+      *splits_read.unlike_training(data, trained_on, parts),
     )
 
   first = min(tables, key=rank)

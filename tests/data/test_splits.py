@@ -188,6 +188,24 @@ def test_a_run_says_that_it_evaluates_what_it_trains_on(train, test, is_told):
   assert splits_read.describe({"data": data, "evals": {"other": other}}) == []
 
 
+@pytest.mark.parametrize("train", ["train[:90%]", "training[:90%]"])
+def test_data_that_are_trained_on_judge_a_training_last(train):
+  data = {"name": "digits", "split": train}
+  ranked = [
+    ("digits", "test"),
+    ("digits", "train[90%:]"),
+    ("other", "test"),
+    ("other", "train"),
+    ("digits", "train[:10%]"),
+  ]
+
+  def rank(name, split):
+    return splits_read.unlike_training({"name": name, "split": split}, data)
+
+  assert sorted(reversed(ranked), key=lambda pair: rank(*pair)) == ranked
+  assert rank("digits", "all") == rank("digits", "train[:10%]")
+
+
 def test_a_run_says_which_tables_it_reads(tmp_path):
   make(tmp_path, "train.csv", "test.csv", "clips/1.mp4")
   (line,) = describe(f"video_folder:{tmp_path}?fps=5", "train")

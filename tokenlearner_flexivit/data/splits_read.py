@@ -51,27 +51,42 @@ def describe(
 
 
 def unlike_training(
-  data: Mapping[str, Any], training: Mapping[str, Any]
-) -> tuple[bool, bool]:
+  data: Mapping[str, Any],
+  training: Mapping[str, Any],
+  parts: Sequence[Part] = (),
+) -> tuple[bool, bool, bool]:
   """Returns a sort key that puts data best suited to judge a training first.
 
   The order is: other splits of the training's dataset, held-out parts of the
-  same split, other datasets.
+  same split, other datasets, examples that are trained on.
 
   Args:
     data: the data section of an evaluation.
     training: the data section of the training.
+    parts: what the evaluation reads of the dataset's splits. Without it,
+      examples that are trained on pass unnoticed if that depends on sizes.
 
   Returns:
-    Whether the datasets differ, and whether a split is shared.
+    Whether examples are trained on, whether the datasets differ, and whether a
+    split is shared.
   """
-  parts = [
+  splits_of_each = [
     {splits.role(part) or part for part, _ in splits.parse(section["split"])}
     if section.get("split")  # Few-shot evaluations have two other keys.
     else set()
     for section in (data, training)
   ]
-  return data["name"] != training["name"], not parts[0].isdisjoint(parts[1])
+  differ = data["name"] != training["name"]
+  shared = all(splits_of_each) and (
+    "all" in set.union(*splits_of_each)
+    or not splits_of_each[0].isdisjoint(splits_of_each[1])
+  )
+  trained_on = (
+    shared
+    and not differ
+    and shared_examples.overlap(data["split"], training["split"], parts)
+  )
+  return trained_on, differ, shared
 
 
 def _describe(name: str, asked: Iterable[str]) -> str:
