@@ -95,6 +95,26 @@ def reference():
   return train(make_task(mixup_alpha=0.4))
 
 
+@pytest.mark.parametrize("dispatch", ["switch", "host"])
+def test_programs_have_the_settings_of_the_thread(monkeypatch, dispatch):
+  """Also those that other threads compile."""
+  seen, original = [], train_step_lib.make_train_step
+
+  def look(*args, **options):
+    step = original(*args, **options)
+
+    def looking(*inputs):
+      seen.append(jax.config.jax_default_matmul_precision)
+      return step(*inputs)
+
+    return looking
+
+  monkeypatch.setattr(train_step_lib, "make_train_step", look)
+  with jax.default_matmul_precision("float32"):
+    train(make_task(), dispatch=dispatch, batches=make_batches()[:1])
+  assert seen and set(seen) == {"float32"}
+
+
 def test_programs_that_compile_at_their_first_step_tell_it(
   reference, monkeypatch
 ):

@@ -48,6 +48,14 @@ class Parallel(Protocol):
   ) -> Callable[..., Any]:
     """Returns a function that runs `function` on all devices."""
 
+  def lower(
+    self, function: Callable[..., Any], *arguments: Any, donate: bool = False
+  ) -> Callable[[], Callable[..., Any]]:
+    """Returns a function that compiles `run(function)`, in any thread.
+
+    The function is traced here, with the settings of JAX of this thread.
+    """
+
   def compile(
     self, function: Callable[..., Any], *arguments: Any, donate: bool = False
   ) -> Callable[..., Any]:

@@ -115,6 +115,25 @@ class Pmap:
       self._mapped(function, donate, sharded_output, num_constants)
     )
 
+  def lower(
+    self,
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: bool = False,
+  ) -> Callable[[], Callable[..., Any]]:
+    """Returns a function that compiles `run(function)`, traced here.
+
+    Args:
+      function: as in `run`.
+      *arguments: of these shapes will be the program's.
+      donate: as in `run`.
+    """
+    mapped = self._mapped(function, donate, False, len(arguments) - 2)
+    if not self.compiles_ahead:
+      return lambda: _one_at_a_time(mapped)
+    lowered = mapped.lower(*arguments)
+    return lambda: _one_at_a_time(lowered.compile())
+
   def compile(
     self,
     function: Callable[..., Any],
@@ -122,10 +141,7 @@ class Pmap:
     donate: bool = False,
   ) -> Callable[..., Any]:
     """Returns `run(function)`, compiled for arguments of these shapes."""
-    mapped = self._mapped(function, donate, False, len(arguments) - 2)
-    if self.compiles_ahead:
-      mapped = mapped.lower(*arguments).compile()
-    return _one_at_a_time(mapped)
+    return self.lower(function, *arguments, donate=donate)()
 
   # ---- Inside of programs ----------------------------------------------------
 

@@ -286,12 +286,12 @@ def compile_steps(
   """
   ahead = parallel.compiles_ahead
 
-  def build(branch: int | None) -> Step:
+  def lower(branch: int | None) -> Callable[[], Step]:
     step = make_train_step(
       task, optimizer, drawn_from, parallel, seed=seed, branch=branch, **options
     )
-    step = parallel.compile(step, state, batch, constants, donate=True)
-    return step if ahead else _first_within(compiling, step)
+    build = parallel.lower(step, state, batch, constants, donate=True)
+    return build if ahead else lambda: _first_within(compiling, build())
 
   built = [None]
   if dispatch == "host":
@@ -315,22 +315,18 @@ def compile_steps(
         + f", about {left:.0f} s left" * (done < len(built))
       )
 
-  if workers == 1:  # In this thread, since JAX's settings are per thread.
-    programs = []
-    for branch in built:
-      programs.append(build(branch))
-      say_compiled(len(programs))
-  else:
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-      futures = [pool.submit(build, branch) for branch in built]
-      completed = concurrent.futures.as_completed(futures)
-      for done, future in enumerate(completed, 1):
-        future.result()
-        say_compiled(done)
-    finally:  # An error or a signal does not wait for the other programs.
-      pool.shutdown(wait=False, cancel_futures=True)
-    programs = [future.result() for future in futures]
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  try:
+    # Traced in this thread, since JAX's settings are per thread; compiled in
+    # others, so that a signal need not wait.
+    futures = [pool.submit(lower(branch)) for branch in built]
+    completed = concurrent.futures.as_completed(futures)
+    for done, future in enumerate(completed, 1):
+      future.result()
+      say_compiled(done)
+  finally:  # An error or a signal does not wait for the other programs.
+    pool.shutdown(wait=False, cancel_futures=True)
+  programs = [future.result() for future in futures]
   if dispatch == "switch":
     return lambda state, batch: programs[0](state, batch, constants)
   branches = host_branches(drawn_from, seed, first_step)
