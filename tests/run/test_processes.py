@@ -114,10 +114,10 @@ def test_a_dead_process_stops_the_others(start, config):
 
 
 @pytest.mark.processes
-def test_an_error_of_one_process_ends_the_others(start, config):
-  """It is the last that this one says; both end as if it had died."""
-  config.total_steps = 100_000
-  bad_label = """
+@pytest.mark.parametrize("bad", ["1", "01"])
+def test_a_batch_that_fails_loses_no_step(bad, start, config, tmp_path):
+  """Who fails saves and says why; the others end as if it had died."""
+  bad_label = f"""
 import sys
 from tokenlearner_flexivit.tasks import classification
 steps = []
@@ -125,14 +125,21 @@ def check_batch(self, batch):
   steps.append(1)
   if len(steps) > 8:
     raise ValueError("a bad label")
-if "--process_id=1" in sys.argv:
+if sys.argv[-1].removeprefix("--process_id=") in "{bad}":
   classification.Classification.check_batch = check_batch
 """
+  workdir = tmp_path / "error"
   with start("error", 2, bad_label) as run:
     wait_for_step(run, 5)
     codes = run.wait(limit=120)
+    assert "The state of step 8 is saved" in run.output(1)
     assert run.output(1).strip().endswith("Error: a bad label")
   assert codes[1] == 1 and codes[0] not in (0, preemption.EXIT_CODE)
+  assert checkpoint_lib.newest_step(workdir) == 8
+  if bad == "1":
+    with start("error", 1) as run:
+      assert run.wait(LIMIT) == [0]
+    check_same_result(start, config, workdir)
 
 
 BAD_EVALUATION = """

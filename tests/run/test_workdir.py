@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 
@@ -98,3 +99,30 @@ def test_what_is_written_to_the_own_output_comes_after_what_is_there(
   with (tmp_path / "out").open("wb") as file:
     subprocess.run(command, stdout=file, check=True)
   assert (tmp_path / "out").read_bytes() == b"before\nwhole"
+
+
+def test_the_second_run_in_a_workdir_is_refused(tmp_path):
+  with workdir_lib.Lock(tmp_path) as lock:
+    with pytest.raises(ValueError, match="in use by another run") as error:
+      workdir_lib.Lock(tmp_path)
+    assert f"host {socket.gethostname()}, process {os.getpid()}, since 2" in (
+      str(error.value)
+    )
+    lock.close()
+    workdir_lib.Lock(tmp_path).close()
+
+
+def test_no_lock_outlives_its_process(tmp_path):
+  code = (
+    "import fcntl, sys, time; f = open(sys.argv[1], 'w'); "
+    "fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+  )
+  lock = tmp_path / workdir_lib.LOCK_FILE
+  with subprocess.Popen(
+    [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE
+  ) as other:
+    other.stdout.readline()
+    with pytest.raises(ValueError, match="in use"):
+      workdir_lib.Lock(tmp_path)
+    other.kill()
+  workdir_lib.Lock(tmp_path).close()

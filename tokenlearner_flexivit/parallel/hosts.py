@@ -33,9 +33,7 @@ def raise_together(
     Exception: `error`.
     RuntimeError: this host has none, but another; names it.
   """
-  failed = [0] if error is not None else []
-  if jax.process_count() > 1:
-    failed = _failed_hosts(error is not None, seconds if error else None)
+  failed = where(error is not None, seconds if error else None)
   if failed and error is None:
     error = RuntimeError(
       f"Stopped because of process {', '.join(map(str, failed))}, whose output "
@@ -47,12 +45,24 @@ def raise_together(
     raise error
 
 
-def _failed_hosts(failed: bool, seconds: float | None) -> list[int] | None:
-  """Returns the numbers of the hosts that failed, None if time ran out."""
+def where(condition: bool, seconds: float | None = None) -> list[int] | None:
+  """Returns the numbers of the hosts whose condition is true.
+
+  All hosts must call it.
+
+  Args:
+    condition: this host's.
+    seconds: how long to wait for the others; None waits for ever.
+
+  Returns:
+    The numbers in order, None if time ran out.
+  """
+  if jax.process_count() == 1:
+    return [0] if condition else []
   verdicts = []
 
   def exchange() -> None:
-    gathered = multihost_utils.process_allgather(np.asarray(failed))
+    gathered = multihost_utils.process_allgather(np.asarray(condition))
     verdicts.append(np.flatnonzero(gathered).tolist())
 
   if seconds is None:

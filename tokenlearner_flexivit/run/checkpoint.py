@@ -10,20 +10,24 @@ import contextlib
 import copy
 import errno
 import pathlib
-import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
-from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.parallel import hosts
-from tokenlearner_flexivit.run import checksums, state_file
+from tokenlearner_flexivit.run import (
+  checksums,
+  disk_errors,
+  orbax_manager,
+  state_file,
+)
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 with terminal.root_logger_unchanged():
@@ -31,40 +35,21 @@ with terminal.root_logger_unchanged():
 
 CHECKPOINTS = workdir_lib.CHECKPOINTS
 CORRUPT = ".corrupt"  # The suffix of damaged checkpoints, which are kept.
+_WAIT_FOR_HOST_SECONDS = 120  # For one that saves for others, too.
 # Orbax writes these when the checksums are done; nothing is read from them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_ADVICE = {  # By error number of the system.
-  (errno.ENOSPC, errno.EDQUOT): "The disk is full: free some space.",
-  (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable.",
-  (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): (
-    "Was the folder moved, or its disk unmounted? Put it back."
-  ),
-  (errno.EFBIG,): "No file may be so large here (ulimit -f).",
-}
 
 
 class CheckpointError(RuntimeError):
   """Checkpoints could not be saved; says which and why."""
 
 
-class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, which leaves it to the loop to notice preemption.
-
-  At a preempted step orbax subtracts two times. One of them has no time zone if
-  its checkpoint is older than the manager, and the subtraction fails.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    """Returns False, whatever the step."""
-    return False
-
-
 class Checkpoints:
   """The checkpoints of a workdir, the newest few of them kept.
 
   A save that fails does not stop the training: it is reported, what is on disk
-  stays, and the next save tries again. All hosts must call each method;
-  process 0 writes, since every host holds the whole state.
+  stays, and the next save tries again. All hosts must call each method
+  except `save_alone`; process 0 writes, since every host holds the whole state.
   """
 
   def __init__(
@@ -92,6 +77,7 @@ class Checkpoints:
     self._directory = (workdir / CHECKPOINTS).absolute()
     self._writes = jax.process_index() == 0
     self._manager = None
+    self._requested = None  # The step of the last call of `save`.
     self._saving = None  # The step that is being saved in the background.
     self._failures = []  # Of the saves since the last good one.
     with hosts.together():
@@ -129,6 +115,7 @@ class Checkpoints:
       CheckpointError: this was the last of `max_failures` in a row, or `must`.
       RuntimeError: the same, in the processes other than 0.
     """
+    self._requested = step
     if self._writes:
       self._finish_save()
       if not self.path(step).is_dir():
@@ -141,6 +128,38 @@ class Checkpoints:
       error = self._error()
     hosts.raise_together(error)
 
+  def save_alone(self, step: int, state: Any, *, notes: Any = None) -> bool:
+    """Saves on this host, while others may be waiting for it elsewhere.
+
+    Of several hosts that call it at the same step one saves, and the others
+    wait for it, since the end of one may end them all.
+
+    The arguments are those of `save`.
+
+    Returns:
+      Whether the checkpoint is on disk; if not, a line says why.
+    """
+    self._finish_save()
+    path = self.path(step)
+    # Its suffix makes the next start remove it, should this process be killed.
+    claim = path.with_name(f"{step}{ocp.utils.TMP_DIR_SUFFIX}.alone")
+    if step == self._requested and not self._writes:
+      _wait_until(path.is_dir)  # Process 0 is saving it.
+      return path.is_dir()
+    try:
+      claim.mkdir()
+    except FileExistsError:
+      _wait_until(lambda: not claim.exists())
+      return path.is_dir()
+    except OSError:
+      pass  # Saving reports it.
+    if not path.is_dir():
+      self._start_save(step, state, notes)
+      self._finish_save()
+    with contextlib.suppress(OSError):
+      claim.rmdir()
+    return path.is_dir()
+
   def _start_save(self, step: int, state: Any, notes: Any) -> None:
     state = jax.tree.map(lambda x: x.addressable_data(0), state)
     self._saving = step
@@ -152,7 +171,9 @@ class Checkpoints:
       self._before_first()
       self._before_first = lambda: None
       if self._manager is None:
-        self._manager = self._open_manager()
+        self._manager = orbax_manager.Manager(
+          self._directory, self._keep, self._write_checksums
+        )
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -177,23 +198,6 @@ class Checkpoints:
       self._saving = None
       self._failures.clear()
 
-  def _open_manager(self) -> _Manager:
-    return _Manager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=self._keep,
-        create=False,
-        lightweight_initialize=True,
-        async_options=ocp.options.AsyncOptions(
-          post_finalization_callback=self._write_checksums
-        ),
-        # The others wait for nothing, whatever happens to the disk.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-          primary_host=0, active_processes={0}
-        ),
-      ),
-    )
-
   def _write_checksums(self) -> None:
     """Writes checksums in the background, before orbax renames the folder."""
     folder = self._directory / f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}"
@@ -206,25 +210,26 @@ class Checkpoints:
         self._manager.close()
       self._manager = None
     step, self._saving = self._saving, None
+    why = disk_errors.describe(error)
     if self.path(step).is_dir():
       self._failures.clear()
-      terminal.say(
+      terminal.write(
         f"WARNING: {self.path(step)} is saved, but older ones could not be "
-        f"removed: {_describe(error)}"
+        f"removed: {why}"
       )
       return
-    self._remove_half_written()
-    self._failures.append(f"step {step}: {_describe(error)}")
+    self._remove_half_written(step)
+    self._failures.append(f"step {step}: {why}")
     newest = max(_steps(self._directory), default=None)
     good = "there is none" if newest is None else self.path(newest)
-    terminal.say(
+    terminal.write(
       f"WARNING: NO CHECKPOINT of step {step} in {self._directory} (failure "
       f"{len(self._failures)} in a row; the run stops after "
-      f"{self._max_failures}): {_describe(error)} Newest checkpoint: {good}"
+      f"{self._max_failures}): {why} Newest checkpoint: {good}"
     )
 
-  def _remove_half_written(self) -> None:
-    for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+  def _remove_half_written(self, step: int | str = "*") -> None:
+    for folder in self._directory.glob(f"{step}{ocp.utils.TMP_DIR_SUFFIX}*"):
       shutil.rmtree(folder, ignore_errors=True)
 
   def _error(self) -> CheckpointError:
@@ -270,13 +275,15 @@ class Checkpoints:
     steps = hosts.of_first_host(sorted(_steps(self._directory), reverse=True))
     for step in steps:
       damage = checksums.find_damage(self.path(step), skip=_UNCHECKED)
-      damage = _damage_on_any_host(damage)
-      if damage is None:
+      see_damage = hosts.where(damage is not None)
+      if not see_damage:
         self._set_aside(damaged, step)
         with hosts.together():
-          restored = _restore(self.path(step), state)
+          restored = state_file.read_like(self.path(step) / "state", state)
         return step, restored
-      damaged[step] = damage
+      damaged[step] = damage or (
+        f"process {see_damage[0]} cannot read it as it was written"
+      )
     if damaged:
       raise ValueError(
         f"All checkpoints in {self._directory} are damaged: "
@@ -405,19 +412,11 @@ def _intact(workdir: pathlib.Path, step: int | None = None) -> pathlib.Path:
   return path
 
 
-def _restore(path: pathlib.Path, state: Any) -> Any:
-  """Reads a state with the names, shapes and dtypes of `state`, or raises."""
-  stored, wanted = state_file.read(path / "state"), state_file.named(state)
-  for name in sorted(stored.keys() | wanted.keys()):
-    in_file, in_run = (
-      f"{x[name].dtype}{x[name].shape}" if name in x else "not there"
-      for x in (stored, wanted)
-    )
-    if in_file != in_run:
-      raise ValueError(f"{path}: {name} is {in_file}, but in the run {in_run}.")
-  return jax.tree.unflatten(
-    jax.tree.structure(state), [stored[name] for name in wanted]
-  )
+def _wait_until(is_done: Callable[[], bool]) -> None:
+  """Waits for what another host does to the disk, but not for ever."""
+  end = time.monotonic() + _WAIT_FOR_HOST_SECONDS
+  while not is_done() and time.monotonic() < end:
+    time.sleep(0.1)
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -425,25 +424,3 @@ def _steps(directory: pathlib.Path) -> list[int]:
   if not directory.is_dir():
     return []
   return [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
-
-
-def _damage_on_any_host(damage: str | None) -> str | None:
-  """Returns the damage that this host sees, or else that another host does."""
-  if jax.process_count() == 1:
-    return damage
-  bad = multihost_utils.process_allgather(np.asarray(damage is not None))
-  if damage is None and bad.any():
-    damage = f"process {int(np.argmax(bad))} cannot read it as it was written"
-  return damage
-
-
-def _describe(error: Exception) -> str:
-  """Returns the error in words, with advice where some is known."""
-  text = f"{type(error).__name__}: {error}".rstrip(".") + "."
-  code = getattr(error, "errno", None)
-  if match := re.search(r"\(os error (\d+)\)", text):  # By safetensors.
-    code = int(match[1])
-  for codes, advice in _ADVICE.items():
-    if code in codes:
-      return f"{text} {advice}"
-  return text

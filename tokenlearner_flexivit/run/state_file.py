@@ -58,6 +58,34 @@ def read(directory: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
     return {name: file.get_tensor(name) for name in names}
 
 
+def read_like(directory: pathlib.Path, state: Any) -> Any:
+  """Reads a state that must have the names, shapes and dtypes of `state`.
+
+  Args:
+    directory: the item of a checkpoint.
+    state: a tree of arrays, or of their shapes and dtypes.
+
+  Returns:
+    The same tree of NumPy arrays.
+
+  Raises:
+    ValueError: an array differs; names the first one.
+  """
+  stored, wanted = read(directory), named(state)
+  for name in sorted(stored.keys() | wanted.keys()):
+    in_file, in_run = (
+      f"{x[name].dtype}{x[name].shape}" if name in x else "not there"
+      for x in (stored, wanted)
+    )
+    if in_file != in_run:
+      raise ValueError(
+        f"{directory.parent}: {name} is {in_file}, but in the run {in_run}."
+      )
+  return jax.tree.unflatten(
+    jax.tree.structure(state), [stored[name] for name in wanted]
+  )
+
+
 def specs(directory: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
   """Returns shape and safetensors dtype, as "F32", of every array by name.
 

@@ -61,8 +61,7 @@ def claim_workdir(
     about_data: the `Experiment.about_data` of this start.
 
   Returns:
-    On process 0, config and `about_data` to write: what a continued run began
-    from is kept. On others the arguments.
+    Config and `about_data` to write: what a continued run began from is kept.
 
   Raises:
     ValueError: `workdir` holds a run of another config or of other data, or
@@ -78,7 +77,7 @@ def claim_workdir(
       # A full disk is no reason to stop where nothing has changed.
       if before != (config, about_data):
         _write(workdir, config, about_data)
-  return config, about_data
+  return tuple(hosts.of_first_host((config, about_data)))
 
 
 def _with_beginning(
@@ -112,8 +111,7 @@ def bind_workdir(
   Raises:
     OSError: it cannot be written.
   """
-  if jax.process_index() == 0:
-    _write(workdir, config, about_data)
+  _write(workdir, config, about_data)
 
 
 def check_model(

@@ -64,9 +64,9 @@ def train_and_evaluate(
     ValueError: anything wrong with the config, the data or the workdir, before
       step 0.
     data.ExampleError: an example cannot be read, or is corrupt; training may
-      skip some (`data.max_corrupt`), an evaluation none. If an evaluation fails
-      for this or another reason, the state is saved first. If it is a training
-      example, only a run of one process saves.
+      skip some (`data.max_corrupt`), an evaluation none. If a batch cannot be
+      read or an evaluation fails, for this or another reason, the state is
+      saved first.
     checkpoint.CheckpointError: checkpoints could not be saved.
     NonFiniteLossError: the training diverged.
     preemption.PreemptedError: a signal stopped it; the same call continues.
@@ -182,11 +182,14 @@ def train_and_evaluate(
     for evaluator in experiment.evaluators.values():
       evaluator.before_batch = stop.between_batches
 
-    def save(step: int, must: bool) -> None:
+    def save(step: int, *, must: bool = False, alone: bool = False) -> bool:
       _check_finite(progress, checkpoints)
       log.sync()  # The log must not end before the checkpoint.
       notes = {"pending": progress.pending, "seconds": progress.seconds}
+      if alone:
+        return checkpoints.save_alone(step, state, notes=notes)
       checkpoints.save(step, state, notes=notes, must=must)
+      return True
 
     # ---- The step, compiled --------------------------------------------------
     if first_step < total_steps:
@@ -230,10 +233,12 @@ def train_and_evaluate(
         with jax.transfer_guard("disallow"):
           batch = first.pop() if first else next(batches)
       except Exception:
-        # Other hosts may be in the midst of this step and cannot save.
-        if jax.process_count() == 1:
-          save(step - 1, must=True)
-          say(f"A batch cannot be read. The state of step {step - 1} is saved.")
+        # Others may be in the midst of this step, which has taken their state
+        # and ends only with this host. JAX ends them when this one has ended.
+        if save(step - 1, alone=True):
+          terminal.write(
+            f"A batch cannot be read. The state of step {step - 1} is saved."
+          )
         raise
       # Metrics are not copied here, so that the devices need not wait.
       with jax.transfer_guard("disallow"):
