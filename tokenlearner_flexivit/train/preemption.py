@@ -7,7 +7,8 @@ into the exit code 75. The same command then continues the run. A single process
 stops at once where nothing has to be saved: before its first step, and in an
 evaluation, which is done again. Several processes leave an evaluation together
 before the same batch. Nothing interrupts XLA while it compiles a program, but a
-line says at once that a signal has arrived.
+line says at once that a signal has arrived; not SIGTERM in several processes,
+whose handler is JAX's, in C++, where Python does not see it.
 """
 
 import contextlib
