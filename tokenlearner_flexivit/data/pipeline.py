@@ -68,6 +68,8 @@ def peek(
   data_config: Mapping[str, Any],
   source: Source | None = None,
   where: str = "data",
+  *,
+  skip_device_ops: bool = False,
 ) -> dict[str, np.ndarray]:
   """Returns one preprocessed example, to check a config before the first step.
 
@@ -75,6 +77,7 @@ def peek(
     data_config: dict or ConfigDict; see `Settings`.
     source: the opened source, if there is one already.
     where: name of the section for errors.
+    skip_device_ops: leaves out the ops of `device_ops`.
 
   Returns:
     The first example that is not corrupt, after all ops. All examples have the
@@ -87,7 +90,10 @@ def peek(
     ExampleError: the example cannot be read or preprocessed.
   """
   settings = Settings.from_config(data_config, where)
-  return _peek(settings.make_example(source, where), where)
+  make_example = settings.make_example(
+    source, where, skip_device_ops=skip_device_ops
+  )
+  return _peek(make_example, where)
 
 
 def _peek(

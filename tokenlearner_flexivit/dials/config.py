@@ -150,11 +150,15 @@ def _probabilities(
   return np.asarray(weights, np.float64) / total
 
 
-def default_dispatch() -> str:
-  """Returns the dispatch mode that suits this backend.
+def default_dispatch(platform: str | None = None) -> str:
+  """Returns the dispatch mode that suits a platform.
 
   On CPUs XLA copies the parameters into and out of the branch of a switch, at
   every step: 1.07x the time in `benchmarks/dispatch.py`. One program compiles
   sooner (0.47x), so other backends, not measured yet, use the switch.
+
+  Args:
+    platform: such as "tpu"; None for that of JAX's default backend.
   """
-  return "host" if jax.default_backend() == "cpu" else "switch"
+  platform = platform or jax.default_backend()
+  return "host" if platform == "cpu" else "switch"

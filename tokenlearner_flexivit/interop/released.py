@@ -5,6 +5,9 @@ those of FlexiViT's README. Files of timm and Hugging Face need no name:
 "hf://timm/flexivit_base.1200ep_in1k", "hf://google/vit-base-patch16-224".
 """
 
+import re
+from typing import Any
+
 _FLEXIVIT = "gs://big_vision/flexivit/"
 _AUGREG = "gs://vit_models/augreg/"
 
@@ -50,3 +53,41 @@ def _locations() -> dict[str, str]:
 
 
 RELEASED = dict(sorted(_locations().items()))
+
+# Beginnings of names, and what follows about the model. FlexiViT's plain ViTs
+# have its buffers, whatever their patch size is.
+_MODELS = (
+  (r"FlexiViT-(?P<size>.)", "{size}"),
+  (r"ViT-(?P<size>.)/\d+ i21k", "{size}"),
+  (r"howto-i21k-(?P<variant>\S+)", "{variant}"),
+  (r"ViT-(?P<variant>\S+) augreg", "{variant}"),
+  (r"deit3_(?P<size>.)_", "{size}/16"),
+)
+
+
+def model(name: str) -> dict[str, Any] | None:
+  """Returns arguments of `models.create` for released weights, by their name.
+
+  They suffice to count what the model costs, without the weights. The number of
+  classes is left out, and so is the resolution of the position embedding, which
+  is that of 224 pixels for names with a patch size.
+
+  Args:
+    name: one of `RELEASED`.
+
+  Returns:
+    The arguments; None if it is no released name.
+  """
+  if name not in RELEASED:
+    return None
+  for pattern, variant in _MODELS:
+    if match := re.match(pattern, name):
+      variant = variant.format(**match.groupdict())
+      return {"variant": variant, "pool": "tok"}
+  # The improved baseline (arXiv 2205.01580), with a head of two layers.
+  return {
+    "variant": "S/16",
+    "pool": "gap",
+    "posemb": "sincos2d",
+    "rep_size": True,
+  }

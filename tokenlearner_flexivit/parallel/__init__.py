@@ -4,6 +4,10 @@ To add a kind, write a class with the members of `Parallel` in a file here, and
 name it in `KINDS`.
 """
 
+from collections.abc import Sequence
+
+import jax
+
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.parallel.accelerator import unused_accelerator
 from tokenlearner_flexivit.parallel.base import Parallel
@@ -22,8 +26,14 @@ __all__ = [
 ]
 
 
-def create(kind: str = DEFAULT) -> Parallel:
+def create(
+  kind: str = DEFAULT, devices: Sequence[jax.Device] | None = None
+) -> Parallel:
   """Returns the parallelism that `config.parallel` names.
+
+  Args:
+    kind: one of `KINDS`.
+    devices: of all hosts; None for those that there are.
 
   Raises:
     ValueError: no kind has this name.
@@ -33,4 +43,4 @@ def create(kind: str = DEFAULT) -> Parallel:
       "config.parallel='shard_map' was another form of 'pmap' in version 0.1. "
       "Use 'pmap': the results are equal."
     )
-  return configuration.choose(kind, KINDS, "config.parallel")()
+  return configuration.choose(kind, KINDS, "config.parallel")(devices)

@@ -1,8 +1,9 @@
 """The interface of parallelism over devices."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Array, Int32, PyTree, Shaped
 
@@ -20,9 +21,11 @@ class Parallel(Protocol):
   Attributes:
     compiles_ahead: whether `compile` compiles at once, rather than at the first
       call.
+    num_devices: the number of devices of all hosts.
   """
 
   compiles_ahead: bool
+  num_devices: int
 
   def check_batch_size(self, batch_size: int, where: str) -> None:
     """Raises ValueError if the devices cannot share a batch evenly."""
@@ -32,6 +35,11 @@ class Parallel(Protocol):
 
   def place_batch(self, batch: HostBatch) -> DeviceBatch:
     """Returns this host's share of a batch, sent to its devices."""
+
+  def batch_shapes(
+    self, example: Mapping[str, Any], batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch of all hosts, placed on their devices."""
 
   def prefetch(
     self, batches: Iterable[HostBatch], depth: int = 2
@@ -55,6 +63,11 @@ class Parallel(Protocol):
 
     The function is traced here, with the settings of JAX of this thread.
     """
+
+  def lower_program(
+    self, function: Callable[..., Any], *arguments: Any, donate: bool = False
+  ) -> jax.stages.Lowered:
+    """Returns `run(function)`, traced for arguments of these shapes."""
 
   def compile(
     self, function: Callable[..., Any], *arguments: Any, donate: bool = False

@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,15 @@ class Pmap:
   average over the devices themselves, with `mean`.
   """
 
+  def __init__(self, devices: Sequence[jax.Device] | None = None):
+    """Chooses the devices.
+
+    Args:
+      devices: of all hosts; None for those that there are. Programs for others,
+        such as those of `topologies`, can only be lowered.
+    """
+    self._devices = devices
+
   # With several processes a compiled pmap takes global arrays, where a call of
   # pmap takes this host's part.
   @property
@@ -33,17 +42,22 @@ class Pmap:
 
   # ---- Outside of programs ---------------------------------------------------
 
+  @property
+  def num_devices(self) -> int:
+    """Returns the number of devices of all hosts."""
+    return len(self._all_devices)
+
   def check_batch_size(self, batch_size: int, where: str) -> None:
     """Raises ValueError if the devices cannot share a batch evenly."""
-    devices = jax.device_count()
+    devices = self.num_devices
+    hosts = len({device.process_index for device in self._all_devices})
     if batch_size < 1 or batch_size % devices:
       nearest = max(1, round(batch_size / devices)) * devices
       raise ValueError(
         f"{where}={batch_size} cannot be divided over "
         f"{terminal.counted(devices, 'device')} on "
-        f"{terminal.counted(jax.process_count(), 'host')}. Use a multiple of "
-        f"{devices}, such as "
-        f"{nearest}."
+        f"{terminal.counted(hosts, 'host')}. Use a multiple of {devices}, such "
+        f"as {nearest}."
       )
 
   def place(self, tree: Any) -> Any:
@@ -60,6 +74,22 @@ class Pmap:
     return {
       key: jax.device_put(value.reshape(count, -1, *value.shape[1:]), sharding)
       for key, value in batch.items()
+    }
+
+  def batch_shapes(
+    self, example: Mapping[str, Any], batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch of all hosts, placed on their devices.
+
+    Args:
+      example: one example, of arrays without an axis for the batch.
+      batch_size: the number of examples on all devices together.
+    """
+    count = self.num_devices
+    axes = count, batch_size // count
+    return {
+      key: jax.ShapeDtypeStruct((*axes, *np.shape(value)), value.dtype)
+      for key, value in example.items()
     }
 
   def prefetch(
@@ -128,11 +158,21 @@ class Pmap:
       *arguments: of these shapes will be the program's.
       donate: as in `run`.
     """
-    mapped = self._mapped(function, donate, False, len(arguments) - 2)
     if not self.compiles_ahead:
+      mapped = self._mapped(function, donate, False, len(arguments) - 2)
       return lambda: _one_at_a_time(mapped)
-    lowered = mapped.lower(*arguments)
+    lowered = self.lower_program(function, *arguments, donate=donate)
     return lambda: _one_at_a_time(lowered.compile())
+
+  def lower_program(
+    self,
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: bool = False,
+  ) -> jax.stages.Lowered:
+    """Returns `run(function)`, traced for arguments of these shapes."""
+    mapped = self._mapped(function, donate, False, len(arguments) - 2)
+    return mapped.lower(*arguments)
 
   def compile(
     self,
@@ -172,6 +212,10 @@ class Pmap:
   # ---- Details ---------------------------------------------------------------
 
   @property
+  def _all_devices(self) -> Sequence[jax.Device]:
+    return jax.devices() if self._devices is None else self._devices
+
+  @property
   def _mesh(self) -> Mesh:
     return Mesh(np.asarray(jax.local_devices()), (_AXIS,))
 
@@ -182,6 +226,7 @@ class Pmap:
       in_axes=(None, 0, *(None,) * num_constants),
       out_axes=0 if sharded_output else None,
       donate_argnums=(0,) if donate else (),
+      devices=self._devices,
     )
 
 

@@ -20,15 +20,16 @@ class Chip:
   Attributes:
     title: its name.
     memory: bytes that programs can use.
-    flops: operations per second on bfloat16, without sparsity.
-    bandwidth: bytes per second from and to the memory.
+    flops: operations per second on bfloat16, without sparsity; None if they are
+      not known.
+    bandwidth: bytes per second from and to the memory; None if not known.
     target: for a GPU, its description for XLA.
   """
 
   title: str
   memory: int
-  flops: float
-  bandwidth: float
+  flops: float | None
+  bandwidth: float | None
   target: str | None = None
 
 
@@ -101,6 +102,9 @@ CHIPS = {
     "NVIDIA H200", memory=151_397_597_184, bandwidth=4800e9, **_HOPPER
   ),
 }
+# How JAX calls the kinds of TPUs whose names are others.
+_TPU_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+HERE = "here"
 # What the GPU's compiler would otherwise try out on a card.
 _GPU_OPTIONS = {
   "xla_gpu_autotune_level": 0,
@@ -113,7 +117,7 @@ class Topology:
   """Chips that work together.
 
   Attributes:
-    name: such as "v5e:4x4".
+    name: such as "v5e:4x4", or "here".
     chip: what one of them has.
     devices: JAX's descriptions of them, to compile for.
     compiler_options: for `jax.stages.Lowered.compile`.
@@ -130,18 +134,23 @@ def create(name: str) -> Topology:
 
   Args:
     name: the chip and their number: for TPUs the sides of the slice, such as
-      "v5e:4x4" or "v5p:2x2x4", for GPUs a number, such as "h200:8".
+      "v5e:4x4" or "v5p:2x2x4", for GPUs a number, such as "h200:8". "here"
+      takes the devices that JAX uses.
 
   Raises:
     ValueError: no such chip or slice, or the wheel with its compiler is not
       installed.
   """
+  if name == HERE:
+    devices = tuple(jax.devices())
+    return Topology(name, _chip_here(devices[0]), devices, {})
   kind, _, size = name.partition(":")
   if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
     raise ValueError(
       f"Unknown topology {name!r}. Known are the chips {', '.join(CHIPS)}: for "
       "a TPU give the sides of the slice, such as 'v5e:4x4' or 'v5p:2x2x4', "
-      "for a GPU the number of cards, such as 'h200:8'."
+      "for a GPU the number of cards, such as 'h200:8'. 'here' are the devices "
+      "of this machine."
     )
   chip = CHIPS[kind]
   if chip.target is None:
@@ -151,6 +160,22 @@ def create(name: str) -> Topology:
       f"Topology {name!r}: give the number of cards, such as '{kind}:8'."
     )
   return Topology(name, chip, _gpus(chip, int(size)), dict(_GPU_OPTIONS))
+
+
+def _chip_here(device: jax.Device) -> Chip:
+  """Returns what a device of this machine has."""
+  title = device.device_kind
+  known = CHIPS.get(_TPU_KINDS.get(title))
+  for chip in CHIPS.values():
+    if title.startswith(chip.title):
+      known = chip
+  if device.platform == "cpu":
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Chip(title, memory // jax.local_device_count(), None, None)
+  memory = (device.memory_stats() or {}).get("bytes_limit")
+  if known:
+    return dataclasses.replace(known, memory=memory or known.memory)
+  return Chip(title, memory or 0, None, None)
 
 
 def _tpus(name: str) -> tuple[jax.Device, ...]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models
-from tokenlearner_flexivit.parallel import Parallel
+from tokenlearner_flexivit.parallel import Parallel, create
 from tokenlearner_flexivit.tasks import answers, views
 
 Batch = dict[str, jax.Array]
@@ -99,6 +99,10 @@ class Task(abc.ABC):
     """
     del parallel
     return ()
+
+  def constant_shapes(self) -> Any:
+    """Returns the shapes of `constants`, if possible without reading them."""
+    return jax.eval_shape(lambda tree: tree, self.constants(create()))
 
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""

@@ -149,6 +149,10 @@ class Distillation(classification.Classification):
       )
     return self._weights
 
+  def constant_shapes(self) -> tuple[Any, ...]:
+    """Returns the shapes of the teachers' weights, which are not read."""
+    return tuple(teacher.shapes() for teacher in self.teachers)
+
   def check(self, example: dict[str, Any], where: str) -> None:
     """Raises ValueError if an example, made by `where`, does not fit."""
     super().check(example, where)

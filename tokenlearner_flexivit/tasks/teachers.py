@@ -161,6 +161,14 @@ class Teacher:
         f"{self.where}.init", self.source, pp, self.image, where
       )
 
+  def shapes(self) -> Any:
+    """Returns the shapes of the weights, without reading them."""
+    return jax.eval_shape(self._init)
+
+  def _init(self) -> Any:
+    images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
+    return self.model.init(jax.random.key(0), images)["params"]
+
   def load(self) -> Any:
     """Returns the weights.
 
@@ -169,8 +177,7 @@ class Teacher:
     """
     if self.source is None:
       terminal.say(f"{self.where} has no init: its weights are random!")
-      images = jnp.zeros((1, *models.input_shape(self.model)), jnp.float32)
-      return jax.jit(self.model.init)(jax.random.key(0), images)["params"]
+      return jax.jit(self._init)()
     params, report = interop.load_params_and_report(
       self.source,
       self.model,

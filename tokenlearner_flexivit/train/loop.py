@@ -24,13 +24,12 @@ from tokenlearner_flexivit.run import progress as progress_lib
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.train import (
   binding,
-  layer_rates,
   preemption,
   setup,
   weight_digests,
 )
-from tokenlearner_flexivit.train import optimizer as optimizer_lib
 from tokenlearner_flexivit.train import step as train_step_lib
+from tokenlearner_flexivit.train.recipe import Recipe
 
 say = terminal.say
 TrainState = train_step_lib.TrainState
@@ -93,24 +92,7 @@ def train_and_evaluate(
     )
     for name in config["evals"]
   }
-  shapes, runs = experiment.init_shapes(), task.model.scanned_runs
-  stacked = jax.eval_shape(lambda tree: stacking.stack(tree, runs), shapes)
-  optimizer, learning_rate = optimizer_lib.create(
-    config["optimizer"],
-    stacked,
-    total_steps,
-    batch_size=batch_size,
-    num_examples=experiment.about_data["num_examples"],
-    model=task.model,
-  )
-  rates = {key: config["optimizer"].get(key) for key in layer_rates.KEYS}
-  factors = layer_rates.factors(stacked, **rates, model=task.model)
-  frozen = jax.tree.map(lambda factor: factor == 0, factors)
-  create_state = functools.partial(
-    train_step_lib.create_state,
-    optimizer=optimizer,
-    ema=config["ema_decay"] is not None,
-  )
+  recipe, runs = Recipe(experiment), task.model.scanned_runs
 
   # ---- Workdir, checkpoints, state -------------------------------------------
   with contextlib.ExitStack() as closing:
@@ -120,7 +102,7 @@ def train_and_evaluate(
     for line in experiment.describe_splits():
       say(line)
     progress_lib.describe_devices(batch_size)
-    progress_lib.describe_model(shapes)
+    progress_lib.describe_model(recipe.shapes)
     say(report.cost_table(experiment))
     settings = experiment.dials.settings
     if dearer := task.model.dearer_settings(experiment.image_shape, settings):
@@ -134,13 +116,13 @@ def train_and_evaluate(
     )
     # Checkpoints name every block, whether a loop runs them or not.
     newest = checkpoints.restore_newest(
-      jax.eval_shape(lambda tree: stacking.unstack(create_state(tree)), stacked)
+      jax.eval_shape(stacking.unstack, recipe.state_shapes())
     )
     if newest is None:
       first_step, notes = 0, {"pending": []}
       with hosts.together():
         params = stacking.stack(experiment.init_params(), runs)
-      state = jax.jit(create_state)(params)
+      state = jax.jit(recipe.create_state)(params)
       del params  # They would stay in memory beside the state's.
     else:
       first_step, saved = newest
@@ -201,21 +183,17 @@ def train_and_evaluate(
         constants = task.constants(parallel)
       run_step = train_step_lib.compile_steps(
         task,
-        optimizer,
+        recipe.optimizer,
         experiment.dials,
         parallel,
         state,
         first[0],
         constants,
         first_step=first_step,
-        seed=config["seed"],
         dispatch=experiment.dispatch,
         say=say,
         compiling=progress.compiling,
-        accumulate=config["accumulate"],
-        ema_decay=config["ema_decay"],
-        frozen=frozen,
-        device_ops=data_lib.device_ops(config["data"], "config.data"),
+        **recipe.options,
       )
       num_examples = experiment.about_data["num_examples"]
       say(
@@ -250,7 +228,7 @@ def train_and_evaluate(
       must_save = step % checkpoint_every == 0 or last or stopping
       if must_log:
         _check_finite(progress, checkpoints)
-        log.write(step, progress.log(learning_rate(step - 1)))
+        log.write(step, progress.log(recipe.learning_rate(step - 1)))
       progress.glance()
       if must_save:
         save(step, must=last or stopping)

@@ -1,7 +1,7 @@
 """The experiment that a config describes, built and checked."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -124,6 +124,7 @@ class Experiment:
     about_data: Mapping[str, Any] | None = None,
     *,
     begins: bool = False,
+    devices: Sequence[jax.Device] | None = None,
   ):
     """Builds everything but the parameters.
 
@@ -133,12 +134,13 @@ class Experiment:
         for a training.
       begins: whether the training starts from the weights of `config.init`, so
         that they must exist.
+      devices: as `parallel.create` takes them.
 
     Raises:
       ValueError: the config or the data are wrong.
     """
     self.config = config = complete(config)
-    self.parallel = parallel_lib.create(config["parallel"])
+    self.parallel = parallel_lib.create(config["parallel"], devices)
     batch_size = config["batch_size"]
     is_training = about_data is None
     task_class = tasks.named(config["task"])
@@ -217,7 +219,7 @@ class Experiment:
       self.config["accumulate"],
     )
     self.parallel.check_batch_size(batch_size, "config.batch_size")
-    share = batch_size // jax.device_count()
+    share = batch_size // self.parallel.num_devices
     if share % accumulate:
       raise ValueError(
         f"config.accumulate={accumulate} does not divide the "

@@ -1,0 +1,207 @@
+"""Plans of runs: what their steps need of chips, which need not be there."""
+
+import importlib.util
+import json
+import pathlib
+import types
+
+import jax
+import pytest
+
+from tests.conftest import make_config
+from tokenlearner_flexivit import interop, models, overrides, plan, planning
+from tokenlearner_flexivit.interop import released
+from tokenlearner_flexivit.parallel import compiled
+from tokenlearner_flexivit.planning import stand_ins
+from tokenlearner_flexivit.planning import steps as steps_lib
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def planned():
+  """The plan of a tiny run for the devices of the tests."""
+  said = []
+  content = planning.make(
+    make_config(), "here", dispatch="both", say=said.append
+  )
+  return content, said
+
+
+def test_a_plan_counts_what_its_programs_need(planned):
+  content, said = planned
+  assert content["chips"] == jax.device_count()
+  assert content["batch_per_chip"] == 16 // jax.device_count()
+  assert [row["patch_size"] for row in content["settings"]] == [6, 3]
+  for row in [*content["settings"], content["switch"]]:
+    assert row["fits"] and row["memory"] > content["state"] > 0
+    assert row["bound_seconds"] is None  # A CPU's peak is not known.
+  for row in content["settings"]:
+    assert row["largest_batch"] > 1 and row["largest_batch_compiled"]
+  assert "about" in said[0] and "about" not in said[-1]
+
+
+def test_operations_are_three_forward_passes(planned):
+  content, _ = planned
+  model = models.create(num_classes=5, **make_config().model)
+  for row in content["settings"]:
+    macs = model.cost((12, 12, 3), patch_size=(row["patch_size"],) * 2)
+    assert row["flops"] == 6 * macs * content["batch_per_chip"]
+  per_image = [
+    6 * model.cost((12, 12, 3), patch_size=(size, size)) for size in (6, 4, 3)
+  ]
+  totals = content["totals"]
+  assert totals["flops_per_image"] == pytest.approx(sum(per_image) / 3)
+  assert (totals["steps"], totals["images"]) == (4, 64)
+
+
+def test_a_plan_is_text_and_json(planned):
+  content, _ = planned
+  assert json.loads(json.dumps(content)) == content
+  text = planning.as_text(content)
+  for words in ("| patch6 | 33 % |", "by a switch", "4 steps, 64 images"):
+    assert words in text
+
+
+class FakeSteps:
+  """Programs for chips with 1,000 bytes, without a compiler."""
+
+  topology = types.SimpleNamespace(chip=types.SimpleNamespace(memory=1000))
+
+  def __init__(self, batch_per_chip, accumulate, needs):
+    self.batch_per_chip, self._needs = batch_per_chip, needs
+    self.experiment = types.SimpleNamespace(config={"accumulate": accumulate})
+
+  def compile(self, branch, size):
+    memory = self._needs(size)
+    fits = memory is not None and memory <= 1000
+    return compiled.Program(fits, memory, None, None, 0.0, {})
+
+
+@pytest.mark.parametrize(
+  "batch, accumulate, needs, expected",
+  [
+    (16, 1, lambda n: 100 + 10 * n, (88, True)),  # 90, rounded to eights.
+    (1, 1, lambda n: 100 + 100 * n, (9, True)),
+    (64, 1, lambda n: 100 + 100 * n, (9, True)),
+    (4, 2, lambda n: 100 + 100 * n, (8, True)),  # A multiple of two.
+    (4, 1, lambda n: 2000 + 100 * n, (0, False)),
+    # Larger steps than the line foresees.
+    (4, 1, lambda n: 100 + 50 * n + 2 * n**2, (12, True)),
+    # The compiler does not tell how much was too much.
+    (4, 1, lambda n: None if n > 2 else 100 + 100 * n, (2, True)),
+    (4, 1, lambda n: None, (None, False)),
+  ],
+)
+def test_the_largest_batch_is_compiled(batch, accumulate, needs, expected):
+  steps = FakeSteps(batch, accumulate, needs)
+  assert steps_lib.largest_batch(steps, 0) == expected
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (dict(patch_sizes=[5]), "5x5 pixels, only patch6, patch4, patch3"),
+    (dict(utilisation=40), "--utilisation=40"),
+    (dict(settings="some"), "--settings='some' is unknown"),
+    (dict(topology="v5e"), "Known are the chips v5e"),
+  ],
+)
+def test_bad_arguments(arguments, words):
+  arguments = {"topology": "here", **arguments}
+  with pytest.raises(ValueError, match=words):
+    planning.make(make_config(), **arguments)
+
+
+def test_a_batch_that_the_chips_do_not_divide():
+  config = make_config()
+  config.batch_size = 12
+  with pytest.raises(ValueError, match=r"batch_size=12.*multiple of 8"):
+    planning.make(config, "here")
+
+
+def test_a_config_that_only_evaluates():
+  config = make_config()
+  del config.optimizer
+  with pytest.raises(ValueError, match="config needs optimizer"):
+    planning.make(config, "here")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "folder:/not/here"])
+def test_data_that_are_not_here_are_replaced(name):
+  config = make_config()
+  config.data.name = name
+  config.init = "weights.npz"
+  replaced = stand_ins.config_without_files(config, 77, 3)
+  assert replaced.data.name == "fake:256x256x3:3:77"
+  assert replaced.init is None and not replaced.evals
+  if name == "cifar10":
+    known = stand_ins.config_without_files(config)
+    assert known.data.name == "fake:256x256x3:10:50000"
+    return
+  with pytest.raises(ValueError, match="--num_examples and --num_classes"):
+    stand_ins.config_without_files(config)
+
+
+def test_folders_that_are_here_are_read(tmp_path):
+  config = make_config()
+  config.data.name = f"folder:{tmp_path}"
+  assert stand_ins.config_without_files(config).data.name == config.data.name
+
+
+def test_a_teacher_needs_no_weights():
+  config = overrides.load(str(CONFIGS / "flexivit_i21k_distill.py"))
+  replaced = stand_ins.config_without_files(config)
+  (teacher,) = replaced.task.teachers.values()
+  assert teacher.model.variant == "B/8" and "init" not in teacher
+  config.task.teachers.augreg.init = "not_here.npz"
+  with pytest.raises(ValueError, match=r"--config.task.teachers.augreg.model"):
+    stand_ins.config_without_files(config)
+
+
+def test_the_models_of_released_names_are_known():
+  for name in interop.RELEASED:
+    models.create(num_classes=10, **released.model(name))
+  assert released.model("deit3_B_384_1k")["variant"] == "B/16"
+  assert released.model("FlexiViT-S i1k 90ep")["variant"] == "S"
+  assert released.model("ViT-B/16 augreg i21k")["variant"] == "B/16"
+  assert released.model("ViT-B/16 i21k")["variant"] == "B"
+  assert released.model("elsewhere.npz") is None
+
+
+def test_the_command(tmp_path, capsys, write_config, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = make_config()
+  config.model.token_learner = None
+  plan.main(
+    [
+      f"--config={write_config(config)}",
+      "--topology=here",
+      "--patch_sizes=6",
+      "--no-largest",
+      "--config.total_steps=8",
+    ]
+  )
+  content = json.loads((tmp_path / "plan.json").read_text())
+  assert content["totals"]["steps"] == 8
+  assert content["values"] == ["total_steps=8"]
+  assert "plan.json" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_a_line(tmp_path, write_config):
+  config = write_config(make_config())
+  with pytest.raises(SystemExit, match=r"Error: --out=.*no folder"):
+    plan.main(
+      [f"--config={config}", "--topology=here", f"--out={tmp_path}/no/where"]
+    )
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_cuda12_plugin") is None,
+  reason="the GPU's compiler (jax_cuda12_plugin) is not installed",
+)
+def test_chips_that_are_not_here():
+  content = planning.make(make_config(), "h200:8")
+  assert content["chips"] == 8
+  assert content["totals"]["chip_hours"] > 0
+  assert all(row["bound_seconds"] > 0 for row in content["settings"])

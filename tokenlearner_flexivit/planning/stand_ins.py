@@ -1,0 +1,115 @@
+"""Configs without their data and weights, whose programs stay the same."""
+
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from tokenlearner_flexivit import interop, tasks
+from tokenlearner_flexivit.interop import released
+from tokenlearner_flexivit.train import setup
+
+# Training examples and classes of the public datasets that configs name.
+DATASETS = {
+  "imagenet2012": (1_281_167, 1_000),
+  "imagenet21k": (14_197_087, 21_843),
+  "cifar10": (50_000, 10),
+  "cifar100": (50_000, 100),
+  "oxford_iiit_pet": (3_680, 37),
+  "oxford_flowers102": (1_020, 102),
+}
+# These need no download: they are noise, or come with a library.
+_AT_HAND = ("fake", "digits")
+# Sizes before the preprocessing, which the device never sees.
+_RAW = {"image": "256x256x3", "video": "64x256x256x3"}
+
+
+def config_without_files(
+  config: ml_collections.ConfigDict,
+  num_examples: int | None = None,
+  num_classes: int | None = None,
+) -> ml_collections.ConfigDict:
+  """Returns a config that trains the same programs and reads no file.
+
+  Noise stands in for the training data, evaluations are left out, and the
+  weights to start from are random, as those of teachers. Folders of data that
+  exist are read unless both numbers are given.
+
+  Args:
+    config: of a training.
+    num_examples: those of the training data, before a slice; None if they are
+      there or public.
+    num_classes: theirs; None for those of `config.model` or of the data.
+
+  Raises:
+    ValueError: the config is wrong, or one of the numbers is needed.
+  """
+  config = setup.complete(config)
+  config["data"] = _data(config, num_examples, num_classes)
+  config["evals"] = {}
+  for key in setup.DEFAULTS:
+    if key.startswith("init"):
+      config[key] = setup.DEFAULTS[key]
+  task = config["task"]
+  if isinstance(task.get("teachers"), dict):
+    config["task"] = {
+      **task,
+      "teachers": {
+        name: _teacher(section, f"config.task.teachers.{name}")
+        for name, section in task["teachers"].items()
+      },
+    }
+  return ml_collections.ConfigDict(config, allow_dotted_keys=True)
+
+
+def _data(
+  config: dict[str, Any], num_examples: int | None, num_classes: int | None
+) -> dict[str, Any]:
+  """Returns the data section, with noise in place of data that are not here."""
+  data = config["data"]
+  name = data.get("name")
+  if not isinstance(name, str) or (num_examples is num_classes is None):
+    kind, _, path = str(name).partition(":")
+    is_folder = kind in ("folder", "video_folder") and path
+    if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
+      return data
+  known = DATASETS.get(name, (None, None))
+  num_classes = num_classes or config["model"].get("num_classes") or known[1]
+  num_examples = num_examples or known[0]
+  missing = [
+    flag
+    for flag, number in (
+      ("--num_examples", num_examples),
+      ("--num_classes", num_classes),
+    )
+    if number is None
+  ]
+  if missing:
+    raise ValueError(
+      f"config.data.name={name!r}: these data are not here. Give "
+      f"{' and '.join(missing)} of the training data. Known are those of "
+      f"{', '.join(DATASETS)}."
+    )
+  kind = tasks.named(config["task"]).build_model(config["model"]).input
+  data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
+  data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
+  return data
+
+
+def _teacher(section: Any, where: str) -> Any:
+  """Returns a teacher's section with a model in place of its weights."""
+  if not isinstance(section, dict) or section.get("init") is None:
+    return section
+  source, model = section["init"], section.get("model")
+  if model is None and isinstance(source, str):
+    model = released.model(source)
+    if model is None and pathlib.Path(source).expanduser().exists():
+      model = interop.describe(source).model
+  if model is None:
+    raise ValueError(
+      f"{where}.init={source!r}: these weights are not here, so their model is "
+      f"not known. Give it, such as by --{where}.model.variant=B/16."
+    )
+  dropped = ("init", "input_mean", "input_std")
+  kept = {k: v for k, v in section.items() if k not in dropped}
+  return {**kept, "model": model}
