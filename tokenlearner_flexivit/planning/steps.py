@@ -18,6 +18,8 @@ from tokenlearner_flexivit.train import recipe as recipe_lib
 from tokenlearner_flexivit.train import setup
 from tokenlearner_flexivit.train import step as train_step_lib
 
+# The largest batch that is sought, in batches of the config.
+_MOST = 64
 # The backward pass computes two products for each of the forward pass.
 _PASSES = 3
 
@@ -190,7 +192,8 @@ def largest_batch(steps: Steps, branch: int) -> tuple[int | None, bool]:
   """Returns the largest batch per chip that fits.
 
   The memory of two batch sizes gives a line, and the answer on it is compiled.
-  If it does not fit, a second answer between the known ones is tried.
+  If it does not fit, a second answer between the known ones is tried. More than
+  64 times the config's batch is not sought.
 
   Args:
     steps: compiles.
@@ -208,6 +211,7 @@ def largest_batch(steps: Steps, branch: int) -> tuple[int | None, bool]:
     answer = _on_the_line(needs, steps.topology.chip.memory, unit)
     if answer == 0:
       return 0, False
+    answer = answer and min(answer, _MOST * size)
     if answer is None or answer in needs:
       break
     needs[answer] = steps.compile(branch, answer)
