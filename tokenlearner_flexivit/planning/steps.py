@@ -42,11 +42,15 @@ class Progress:
     self._done += 1
     self.left = max(self.left - 1, 0)
     each = (time.perf_counter() - self._start) / self._done
+    memory = "?" if program.memory is None else f"{program.memory / 2**30:.2f}"
     result = "fits" if program.fits else "does not fit"
     left = ""
     if self.left:
       left = f", about {terminal.duration(each * self.left)} left"
-    self._say(f"Compiled {name} in {program.seconds:.0f} s: it {result}{left}")
+    self._say(
+      f"Compiled {name} in {program.seconds:.0f} s: {memory} GiB per chip, "
+      f"{result}{left}"
+    )
 
 
 class Steps:
