@@ -89,6 +89,7 @@ class FakeSteps:
     # The compiler does not tell how much was too much.
     (4, 1, lambda n: None if n > 2 else 100 + 100 * n, (2, True)),
     (4, 1, lambda n: None, (None, False)),
+    (2, 1, lambda n: 500, (128, True)),  # So few cost nothing.
   ],
 )
 def test_the_largest_batch_is_compiled(batch, accumulate, needs, expected):

@@ -38,7 +38,7 @@ def _table(rows: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     "share of steps",
     "GiB per chip",
     "fits",
-    f"largest number of {kind} per chip",
+    f"{kind} per chip that fit, at least",
     "GB moved",
     "TFLOP",
     "bound, ms",
@@ -126,12 +126,12 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
     + f" for {terminal.counted(plan['num_programs'], 'setting')}.",
     "",
     f"{totals['steps']:,} steps, {totals['images']:,} {kind}, "
-    f"{totals['flops_per_image'] / 1e9:.1f} GFLOP for each on average.",
+    f"{totals['flops_per_image'] / 1e9:.3g} GFLOP for each on average.",
   ]
   if "chip_hours" in totals:
     lines.append(
       f"At {100 * totals['utilisation']:g} % of the peak: "
-      f"{totals['images_per_second']:,.0f} {kind}/s, {totals['hours']:.1f} "
+      f"{totals['images_per_second']:,.0f} {kind}/s, {totals['hours']:.3g} "
       f"hours, {totals['chip_hours']:,.0f} chip-hours."
     )
   else:
@@ -144,4 +144,4 @@ def _gib(number: float | None) -> str:
 
 
 def _number(number: float | None, unit: float) -> str:
-  return "?" if number is None else f"{number / unit:.1f}"
+  return "?" if number is None else f"{number / unit:.3g}"

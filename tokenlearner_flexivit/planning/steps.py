@@ -193,7 +193,7 @@ class Steps:
 
 
 def largest_batch(steps: Steps, branch: int) -> tuple[int | None, bool]:
-  """Returns the largest batch per chip that fits.
+  """Returns the largest batch per chip that is known to fit.
 
   The memory of two batch sizes gives a line, and the answer on it is compiled.
   If it does not fit, a second answer between the known ones is tried. More than
@@ -215,9 +215,11 @@ def largest_batch(steps: Steps, branch: int) -> tuple[int | None, bool]:
     answer = _on_the_line(needs, steps.topology.chip.memory, unit)
     if answer == 0:
       return 0, False
-    answer = answer and min(answer, _MOST * size)
-    if answer is None or answer in needs:
+    if answer is None and all(program.fits for program in needs.values()):
+      answer = _MOST * size  # What so few examples take does not grow.
+    if answer is None or min(answer, _MOST * size) in needs:
       break
+    answer = min(answer, _MOST * size)
     needs[answer] = steps.compile(branch, answer)
     if needs[answer].fits:
       break
