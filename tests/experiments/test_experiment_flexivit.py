@@ -137,7 +137,7 @@ def test_resized_models_are_those_of_the_forward_pass(tmp_path, monkeypatch):
   model = models.ViT(**recipe.model_section(scale, 6, 8), num_classes=10)
   image = jax.random.normal(jax.random.key(1), (2, 48, 48, 3))
   params = model.init(jax.random.key(0), image)["params"]
-  small = resized._task_of(params, scale, resized.Trial(6, 12, False)).model
+  small = resized._create_task(params, scale, resized.Trial(6, 12, False)).model
   changed = resized._resized(params, 12, "pi")
   np.testing.assert_allclose(
     small.apply({"params": changed}, image)[1]["encoded"],

@@ -441,7 +441,7 @@ def test_weights_of_images_of_other_values_are_told(config, tmp_path, capsys):
   config.init = str(tmp_path)
   setup.Experiment(config)
   data = {"pp": "decode|value_range(0,1)|resize(12)"}
-  run = {"model": {}, "data": data, "evals": {}}
+  run = {"model": config.model.to_dict(), "data": data, "evals": {}}
   (tmp_path / "checkpoints" / "2" / "state").mkdir(parents=True)
   safetensors.numpy.save_file(
     {"params/x": np.zeros(1)},
