@@ -99,9 +99,9 @@ def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
 def _head_major(query, key, value, mask):
   """Returns attention by products over [B, h, N, d].
 
-  On CPU, heads side by side in memory make the products 1.3x as fast. Dividing
-  by the sum after the product with the values, not before, saves a pass over
-  [M, N]: 0.65x of the time at 225 tokens.
+  On CPU, S at 225 tokens is 1.23x as fast by it as by `_contracted`, and a
+  training step 1.06x (benchmarks/README.md). Dividing by the sum after the
+  product with the values, not before, saves a pass over [M, N].
   """
   query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
   query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
