@@ -353,3 +353,9 @@ def test_an_export_tells_its_preprocessing(tmp_path):
     path = tmp_path / f"{name}.safetensors"
     safetensors.numpy.save_file(array, path, metadata=metadata)
     assert interop.preprocessing(path) == expected
+
+
+def test_a_run_is_itself_whatever_is_saved_beside_it(run):
+  folder, _, _ = run(TINY | dict(posemb_grid=[2, 8]), shape=(16, 64))
+  (folder / "model.safetensors").write_bytes(b"the conversion of an older step")
+  assert interop.fetch(folder) == folder

@@ -215,7 +215,8 @@ def load(source: str | os.PathLike) -> Trained:
     )
   if not path.exists():
     raise FileNotFoundError(f"There is no file or folder {path}.")
-  if path.is_dir() and (path / MODEL_FILE).exists():
+  is_run = (path / workdir_lib.CHECKPOINTS).is_dir()
+  if not is_run and (path / MODEL_FILE).exists():
     path = path / MODEL_FILE
   if not path.is_dir():
     return _from_file(path)

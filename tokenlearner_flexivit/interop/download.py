@@ -17,6 +17,7 @@ from etils import epath
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.interop.released import RELEASED
+from tokenlearner_flexivit.run import workdir
 
 _GCS = "https://storage.googleapis.com/"
 _TIMEOUT_SECONDS = 60
@@ -72,6 +73,8 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
 
 def _file_of_folder(folder: pathlib.Path) -> pathlib.Path:
   """Returns the weights in a folder of an export or library, or the folder."""
+  if (folder / workdir.CHECKPOINTS).is_dir():
+    return folder  # A run, whatever was saved beside its checkpoints.
   file = folder / FOLDER_FILE
   if file.is_file():
     return file
