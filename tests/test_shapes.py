@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import models, parallel
-from tokenlearner_flexivit.models import blocks
+from tokenlearner_flexivit.models import attention
 
 
 def test_functions_check_their_arguments():
-  query, key = jnp.zeros((2, 3, 4, 5)), jnp.zeros((2, 3, 6, 5))
-  y = blocks.dot_product_attention(query, key, key, jnp.ones(6, bool))
+  query, key = jnp.zeros((2, 4, 3, 5)), jnp.zeros((2, 6, 3, 5))
+  y = attention.dot_product_attention(query, key, key, jnp.ones(6, bool))
   assert y.shape == query.shape
   with pytest.raises(jaxtyping.TypeCheckError, match="'mask'"):
-    blocks.dot_product_attention(query, key, key, jnp.ones(4, bool))
+    attention.dot_product_attention(query, key, key, jnp.ones(4, bool))
 
 
 def test_modules_check_their_arguments_when_traced():

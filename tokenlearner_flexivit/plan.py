@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     about = {"config": args.config, "values": values}
     with paths.whole(path) as partial:
-      partial.write_text(workdir.as_json({**about, **plan}, indent=2) + "\n")
+      text = workdir.as_json({**about, **plan}, indent=2)
+      partial.write_text(text + "\n", encoding="utf-8")
   except (ImportError, OSError, ValueError) as error:
     sys.exit(f"Error: {error}")
   print(f"\n{planning.as_text(plan)}\nSaved {path}.")

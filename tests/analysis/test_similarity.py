@@ -109,7 +109,7 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   np.testing.assert_allclose(np.diag(saved["cka"]), 1, rtol=1e-5)
   for arguments, words in (
     (["--patch_sizes=5"], "5"),
-    (["--names=block,stem"], "no 'block'"),
+    (["--names=block,stem"], "name='block' is unknown"),
     (["--names=stem,stem"], "'stem' twice"),
     (["--num_images=3"], "at least 4"),
   ):

@@ -252,7 +252,7 @@ def test_fuser_errors():
   variables = {"params": params}
   with pytest.raises(ValueError, match="num_tokens=7"):
     module.apply(variables, jnp.ones((2, 7, 8)), original)
-  with pytest.raises(ValueError, match="num_tokens=3, but 6 tokens"):
+  with pytest.raises(ValueError, match="num_tokens=3, but tokens given: 6"):
     module.apply(variables, tokens, original, num_tokens=3)
 
 
