@@ -21,6 +21,7 @@ from unittest import mock
 
 import jax
 
+from benchmarks import __main__ as page
 from benchmarks import dispatch, input_pipeline, steps
 from configs import quickstart
 from tokenlearner_flexivit import models
@@ -135,17 +136,13 @@ def main(argv: list[str] | None = None) -> None:
   start, tables = time.monotonic(), {}
   for title, row in measure_all(args.quick):
     print(json.dumps({"table": title, **row}), flush=True)
-    cells = {
-      key: f"{value:.3g}" if isinstance(value, float) else str(value)
-      for key, value in row.items()
-    }
+    cells = {key: page.shown(value) for key, value in row.items()}
     tables.setdefault(title, []).append(cells)
     if time.monotonic() - start > 60 * args.minutes:
       break
   if args.page:
-    device = jax.devices()[0].device_kind
     lines = [
-      f"\n## On {jax.device_count()} x {device}, {time.strftime('%Y-%m-%d')}",
+      f"\n## On {page.hardware()}, {time.strftime('%Y-%m-%d')}",
       f"`python -m benchmarks.device_checks`, jax {jax.__version__}, Python "
       f"{platform.python_version()}, bfloat16, 240 px, batches of "
       + ", ".join(f"{size} ({name})" for name, size in BATCH_SIZES.items())

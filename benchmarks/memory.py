@@ -22,6 +22,7 @@ import optax
 from benchmarks import processes, steps
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import stacking
+from tokenlearner_flexivit.parallel import compiled
 
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
@@ -31,16 +32,6 @@ def _process_bytes(name: str) -> int:
   """Returns VmRSS, the resident memory, or VmHWM, its highest so far."""
   return 1024 * int(
     re.search(rf"{name}:\s+(\d+)", _STATUS.read_text(encoding="utf-8"))[1]
-  )
-
-
-def _analysed_bytes(step: jax.stages.Compiled) -> int:
-  memory = step.memory_analysis()
-  return (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
   )
 
 
@@ -69,7 +60,7 @@ def analyse_video(
   )
   videos = jax.ShapeDtypeStruct(video_shape, jnp.float32)
   labels = jax.ShapeDtypeStruct(video_shape[:1], jnp.int32)
-  return _analysed_bytes(
+  return compiled.memory_bytes(
     step.lower(jax.eval_shape(init), videos, labels).compile()
   )
 
@@ -116,7 +107,7 @@ def measure(
 
   _, step = steps.make_jitted(apply, steps.OPTIMIZER, donate=donate)
   step = step.lower(jax.eval_shape(init), images, labels).compile()
-  analysed = _analysed_bytes(step)
+  analysed = compiled.memory_bytes(step)
   init = jax.jit(init).lower().compile()
   on_cpu = jax.default_backend() == "cpu"
   if on_cpu and not os.access(_CLEAR, os.W_OK):

@@ -9,7 +9,7 @@ from tokenlearner_flexivit.data import splits
 
 
 class Part(NamedTuple):
-  """What a split, or one summand of it, takes of a split that a dataset has.
+  """Describes the examples that a split, or a summand, takes of a dataset.
 
   Attributes:
     text: the split or summand as it is asked for, such as "val[:10]".
@@ -27,12 +27,14 @@ class Part(NamedTuple):
 def shared(parts: Iterable[Part], others: Iterable[Part]) -> str:
   """Returns in words which parts share examples; "" if none do."""
   for part, other in itertools.product(parts, others):
-    taken, also = part.positions, other.positions
-    if part.known == other.known and (
-      max(taken.start, also.start) < min(taken.stop, also.stop)
-    ):
+    if part.known == other.known and _meet(part.positions, other.positions):
       return f"{part.text} and {other.text} share some"
   return ""
+
+
+def _meet(positions: range, others: range) -> bool:
+  """Tells whether two ranges without gaps have a position in common."""
+  return max(positions.start, others.start) < min(positions.stop, others.stop)
 
 
 def check_parts(
@@ -92,10 +94,7 @@ def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
         continue
       # Percents of this length are exact, and it holds all absolute positions.
       size = size or 10**9
-      taken, others = (
-        splits.positions(p, size, name) for p in (part, other_part)
-      )
-      if max(taken.start, others.start) < min(taken.stop, others.stop):
+      if _meet(*(splits.positions(p, size, name) for p in (part, other_part))):
         return True
   return False
 

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.models import checks
+from tokenlearner_flexivit.parallel import compiled
 from tokenlearner_flexivit.tasks import views
 
 
@@ -135,14 +136,7 @@ class Programs:
       batch_size: number of images, which `bucket` rounds up.
     """
     program = self._program(setting, self.bucket(batch_size))
-    analysis = program.memory_analysis()
-    if analysis is None:
-      return None
-    return (
-      analysis.argument_size_in_bytes
-      + analysis.output_size_in_bytes
-      + analysis.temp_size_in_bytes
-    )
+    return compiled.memory_bytes(program)
 
   def _start(
     self,

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from tokenlearner_flexivit.models import attention_kernel
-
 # From as many tokens on, a TPU runs the kernel. With fewer, most of a block
 # would be empty.
 _MANY = 16
@@ -84,8 +82,12 @@ def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
   if not isinstance(query.shape[0], int):
     return forms  # Kernels are built for a number; an export leaves it open.
   m, n, d = query.shape[1], key.shape[1], query.shape[-1]
-  if min(m, n) >= _MANY and n <= attention_kernel.MAX_KEYS and _has_libtpu():
-    forms["tpu"] = attention_kernel.attention
+  if min(m, n) >= _MANY and _has_libtpu():
+    # Importing Pallas takes a tenth of a second, which others do without.
+    from tokenlearner_flexivit.models import attention_kernel
+
+    if n <= attention_kernel.MAX_KEYS:
+      forms["tpu"] = attention_kernel.attention
   if (
     query.dtype.name in _CUDNN_DTYPES
     and d <= _CUDNN_MAX_WIDTH

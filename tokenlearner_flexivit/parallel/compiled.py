@@ -1,4 +1,4 @@
-"""What a compiled program needs, as its compiler counts it."""
+"""Counts what a compiled program needs, by its compiler."""
 
 import dataclasses
 import re
@@ -40,6 +40,23 @@ class Program:
   kernels: dict[str, int]
 
 
+def memory_bytes(program: jax.stages.Compiled) -> int | None:
+  """Returns the bytes of a program's arguments, results and temporaries.
+
+  Results in the memory of donated arguments count once. None if the compiler
+  does not tell.
+  """
+  needs = program.memory_analysis()
+  if needs is None:
+    return None
+  return (
+    needs.argument_size_in_bytes
+    + needs.output_size_in_bytes
+    - needs.alias_size_in_bytes
+    + needs.temp_size_in_bytes
+  )
+
+
 def compile_for(
   topology: topologies.Topology, lowered: jax.stages.Lowered
 ) -> Program:
@@ -62,13 +79,7 @@ def compile_for(
     seconds = time.perf_counter() - start
     return Program(False, memory, None, None, seconds, {})
   seconds = time.perf_counter() - start
-  needs = program.memory_analysis()
-  memory = (
-    needs.argument_size_in_bytes
-    + needs.output_size_in_bytes
-    - needs.alias_size_in_bytes
-    + needs.temp_size_in_bytes
-  )
+  memory = memory_bytes(program)
   costs = program.cost_analysis() or {}
   text = program.as_text()
   kernels = Counter(_CUDNN.findall(text))

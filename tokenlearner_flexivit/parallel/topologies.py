@@ -15,7 +15,7 @@ from jax.experimental import topologies
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What one chip has, as its maker publishes it.
+  """Describes one chip, by the figures that its maker publishes.
 
   Attributes:
     title: its name.

@@ -13,6 +13,7 @@ import numpy as np
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import compiled, topologies
+from tokenlearner_flexivit.planning import show
 from tokenlearner_flexivit.tasks import views
 from tokenlearner_flexivit.train import recipe as recipe_lib
 from tokenlearner_flexivit.train import setup
@@ -42,14 +43,13 @@ class Progress:
     self._done += 1
     self.left = max(self.left - 1, 0)
     each = (time.perf_counter() - self._start) / self._done
-    memory = "?" if program.memory is None else f"{program.memory / 2**30:.2f}"
     result = "fits" if program.fits else "does not fit"
     left = ""
     if self.left:
       left = f", about {terminal.duration(each * self.left)} left"
     self._say(
-      f"Compiled {name} in {program.seconds:.0f} s: {memory} GiB per chip, "
-      f"{result}{left}"
+      f"Compiled {name} in {program.seconds:.0f} s: "
+      f"{show.gib(program.memory)} GiB per chip, {result}{left}"
     )
 
 

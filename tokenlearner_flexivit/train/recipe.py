@@ -12,7 +12,7 @@ from tokenlearner_flexivit.train import step as train_step_lib
 
 
 class Recipe:
-  """What a training step needs beside the task and the dials.
+  """Holds what a training step needs beside the task and the dials.
 
   Attributes:
     shapes: of the parameters, block by block.
