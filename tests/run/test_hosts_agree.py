@@ -72,6 +72,7 @@ hosts.raise_together(None)
 assert checkpoints.newest == 4 and checkpoints.notes(4) == "alone"
 print("both:", checkpoints.save_alone(5, state))
 assert checkpoints.newest == 5
+hosts.raise_together(None)  # Process 0 would have 6 before 1 looks for 5.
 checkpoints.save(6, state)
 if i == 1:
   print("one:", checkpoints.save_alone(6, state))
