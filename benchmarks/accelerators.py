@@ -2,6 +2,7 @@
 
   python -m benchmarks --suite=accelerators
   python -m benchmarks.accelerators --chips=v5e --variants=S --out=rows.jsonl
+  python -m benchmarks.accelerators --programs=host,switch --out=rows.jsonl
 
 No device is needed: `pip install 'tokenlearner_flexivit[tpu,cuda]'` brings the
 compilers, and a chip whose compiler is missing is left out with a message. What
@@ -16,23 +17,29 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from benchmarks import steps, stock
-from tokenlearner_flexivit import models, terminal
-from tokenlearner_flexivit.models import variants
+from benchmarks import compilation, steps, stock
+from tokenlearner_flexivit import dials, models, parallel, terminal
+from tokenlearner_flexivit.models import stacking, variants
 from tokenlearner_flexivit.parallel import compiled, topologies
+from tokenlearner_flexivit.train import step as train_step
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "h200": "h200:1"}
 PATCH_SIZES = (48, 30, 16, 8)
 IMAGE_SIZE = 240
 # Compiled in this order, since each is compared with the stock model's.
 MODELS = ("stock", "big_vision", "ours", "ours, scan", "ours, 8 tokens")
+PROGRAMS = ("forward", "train")
+# The loop's training step at drawn patch sizes: a program for each, or one with
+# a branch for each.
+DISPATCHES = ("host", "switch")
+DRAWN_MODELS = ("ours, scan", "ours")
 
 
 def batch_size(chip: str, patch_size: int) -> int:
@@ -72,10 +79,21 @@ def lower(
   name: str,
   program: str,
   variant: str,
-  patch_size: int,
+  patch_size: int | None,
   num_images: int,
 ) -> jax.stages.Lowered:
-  """Returns a forward pass or a training step, lowered for one chip."""
+  """Returns a program, lowered for one chip.
+
+  Args:
+    topology: of the chip.
+    name: of `MODELS`.
+    program: of `PROGRAMS` or `DISPATCHES`.
+    variant: of ViT.
+    patch_size: in pixels; None for all, by a switch.
+    num_images: in a batch.
+  """
+  if program in DISPATCHES:
+    return _lower_drawn(topology, name, variant, patch_size, num_images)
   apply, init = build(name, variant, patch_size)
   shape = (num_images, IMAGE_SIZE, IMAGE_SIZE, 3)
   images = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -95,6 +113,47 @@ def lower(
   return train.lower(*on_chip((state, images, labels)))
 
 
+def _lower_drawn(
+  topology: topologies.Topology,
+  name: str,
+  variant: str,
+  patch_size: int | None,
+  num_images: int,
+) -> jax.stages.Lowered:
+  """Returns the loop's training step for one of ten patch sizes, or for all."""
+  sizes = variants.FLEXIVIT_PATCH_SIZES
+  model = models.ViT.from_variant(
+    variant,
+    num_classes=steps.NUM_CLASSES,
+    dtype="bfloat16",
+    scan=name == "ours, scan",
+  )
+  image = jax.ShapeDtypeStruct((IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
+  devices = parallel.create(devices=topology.devices[:1])
+  step = train_step.make_train_step(
+    compilation.Task(model),
+    steps.OPTIMIZER,
+    dials.from_config({"patch_size": {"values": sizes}}, sizes[0])[0],
+    devices,
+    seed=0,
+    branch=None if patch_size is None else sizes.index(patch_size),
+  )
+
+  def create_state(key):
+    params = model.init(key, jnp.zeros((1, *image.shape)))["params"]
+    params = stacking.stack(params, model.scanned_runs)
+    return train_step.create_state(params, steps.OPTIMIZER, ema=False)
+
+  example = {"image": image, "label": jax.ShapeDtypeStruct((), jnp.int32)}
+  return devices.lower_program(
+    step,
+    jax.eval_shape(create_state, jax.random.key(0)),
+    devices.batch_shapes(example, num_images),
+    (),
+    donate=True,
+  )
+
+
 def compile_row(topology: topologies.Topology, **cell: Any) -> dict[str, Any]:
   """Returns what the compiler says of one program."""
   program = compiled.compile_for(topology, lower(topology, **cell))
@@ -107,6 +166,8 @@ def compile_row(topology: topologies.Topology, **cell: Any) -> dict[str, Any]:
     "traffic_gb": program.traffic
     and (None if loops else program.traffic / 1e9),
     "compile_s": program.seconds,
+    "code_mib": program.code and program.code / 2**20,
+    "copied_gb": None if loops else program.copied and program.copied / 1e9,
     "kernels": program.kernels,
   }
 
@@ -116,10 +177,27 @@ def cells(
   sizes: list[str],
   patch_sizes: list[int],
   names: list[str],
+  programs: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields a chip and the arguments of `lower`, in the order to compile."""
+  drawn = variants.FLEXIVIT_PATCH_SIZES
+  dispatches = [program for program in programs if program in DISPATCHES]
+  for chip, variant in itertools.product(chips if dispatches else (), sizes):
+    share = dict(variant=variant, num_images=batch_size(chip, min(drawn)))
+    for patch_size in drawn:
+      yield (
+        chip,
+        dict(name="stock", program="train", patch_size=patch_size, **share),
+      )
+    for name, program in itertools.product(DRAWN_MODELS, dispatches):
+      for patch_size in drawn if program == "host" else (None,):
+        yield (
+          chip,
+          dict(name=name, program=program, patch_size=patch_size, **share),
+        )
+  kinds = [program for program in programs if program in PROGRAMS]
   for chip, variant, patch_size, program, name in itertools.product(
-    chips, sizes, patch_sizes, ("forward", "train"), names
+    chips, sizes, patch_sizes, kinds, names
   ):
     yield (
       chip,
@@ -149,6 +227,7 @@ def measure(
   sizes: list[str],
   patch_sizes: list[int],
   names: list[str],
+  programs: Sequence[str],
   path: pathlib.Path | None = None,
 ) -> list[dict[str, Any]]:
   """Returns a row for each program.
@@ -158,6 +237,7 @@ def measure(
     sizes: variants of ViT.
     patch_sizes: in pixels.
     names: of `MODELS`.
+    programs: of `PROGRAMS` and `DISPATCHES`; the latter at ten patch sizes.
     path: of rows that are there already, which new ones are appended to.
   """
   rows = []
@@ -166,7 +246,8 @@ def measure(
     rows = [json.loads(line) for line in lines]
   topology = available(chips)
   todo = []
-  for chip, cell in cells(list(topology), sizes, patch_sizes, names):
+  wanted = cells(list(topology), sizes, patch_sizes, names, programs)
+  for chip, cell in wanted:
     known = {"chip": topology[chip].chip.title, **cell}
     if not any(known.items() <= row.items() for row in rows):
       todo.append((chip, cell))
@@ -175,7 +256,7 @@ def measure(
     left = ""
     if done:
       seconds = (time.perf_counter() - start) / done * (len(todo) - done)
-      left = f", about {seconds:.0f} s left"
+      left = f", about {terminal.duration(seconds)} left"
     terminal.say(f"Program {done + 1} of {len(todo)}{left}: {chip}, {cell}")
     rows.append(compile_row(topology[chip], **cell))
     if path is not None:
@@ -192,7 +273,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   for row in rows:
     cell = tuple(row[key] for key in keys)
     if (*cell, "stock") not in table or row["name"] == "stock":
-      continue
+      continue  # Those of drawn patch sizes have a table of their own.
     line = dict(zip(keys, cell, strict=True)) | {"model": row["name"]}
     for other, columns in (
       ("stock", ("traffic_gb", "memory_gib", "compile_s")),
@@ -211,15 +292,57 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   return result
 
 
+def compare_dispatches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns a row per way to train at ten patch sizes.
+
+  Seconds and code are those of all its programs, memory that of the largest,
+  copies those of a step on average.
+  """
+  keys = ("chip", "variant", "num_images")
+  groups = {}
+  drawn = {tuple(row[k] for k in keys) for row in rows if _is_drawn(row)}
+  for row in rows:
+    cell = tuple(row[key] for key in keys)
+    if cell in drawn and (_is_drawn(row) or _is_stock_step(row)):
+      way = "" if row["name"] == "stock" else row["program"]
+      groups.setdefault(cell, {}).setdefault((row["name"], way), []).append(row)
+  result = []
+  for cell, ways in groups.items():
+    stock_steps = ways.get(("stock", ""), [])
+    stock_seconds = sum(row["compile_s"] for row in stock_steps)
+    for (name, way), programs in ways.items():
+      seconds = sum(row["compile_s"] for row in programs)
+      line = dict(zip(keys, cell, strict=True))
+      line |= {"model": name, "dispatch": way, "programs": len(programs)}
+      line["compile_s"] = seconds
+      if len(stock_steps) == len(variants.FLEXIVIT_PATCH_SIZES):
+        line["compile/stock"] = seconds / stock_seconds
+      line["memory, GiB"] = max(row["memory_gib"] or 0 for row in programs)
+      line["code, MiB"] = sum(row["code_mib"] or 0 for row in programs)
+      copied = [row["copied_gb"] for row in programs]
+      if None not in copied:
+        line["copied, GB"] = sum(copied) / len(copied)
+      result.append(line)
+  return result
+
+
+def _is_drawn(row: dict[str, Any]) -> bool:
+  return row["program"] in DISPATCHES
+
+
+def _is_stock_step(row: dict[str, Any]) -> bool:
+  return row["name"] == "stock" and row["program"] == "train"
+
+
 def run(quick: bool) -> list[dict[str, Any]]:
-  """Returns `compare` of all programs; with `quick` of a few small ones."""
+  """Returns the rows of both tables; with `quick` of a few small programs."""
   if quick:
-    rows = measure(["h200"], ["mu"], [16], ["stock", "ours"])
+    rows = measure(["h200"], ["mu"], [16], ["stock", "ours"], PROGRAMS)
   else:
-    rows = measure(
-      list(TOPOLOGIES), ["S", "B"], list(PATCH_SIZES), list(MODELS)
-    )
-  return compare(rows)
+    programs = (*PROGRAMS, *DISPATCHES)
+    sizes, patch_sizes = ["S", "B"], list(PATCH_SIZES)
+    rows = measure(list(TOPOLOGIES), sizes, patch_sizes, list(MODELS), programs)
+  return [*compare(rows), *compare_dispatches(rows)]
 
 
 def main():
@@ -227,24 +350,35 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--chips", default=",".join(TOPOLOGIES))
-  parser.add_argument("--variants", default="S,B")
-  parser.add_argument("--patch_sizes", default=",".join(map(str, PATCH_SIZES)))
-  parser.add_argument("--models", default=";".join(MODELS), help="joined by ;")
-  parser.add_argument("--out", type=pathlib.Path)
-  args = parser.parse_args()
-  for name in args.chips.split(","):
-    if name not in TOPOLOGIES:
-      parser.error(f"--chips: {name!r} is none of {', '.join(TOPOLOGIES)}")
-  jax.config.update("jax_platforms", "cpu")  # Wheels look for their devices.
-  rows = measure(
-    args.chips.split(","),
-    args.variants.split(","),
-    [int(size) for size in args.patch_sizes.split(",")],
-    args.models.split(";"),
-    args.out,
+  add = parser.add_argument
+  add("--chips", default=",".join(TOPOLOGIES))
+  add("--variants", default="S,B")
+  add("--patch_sizes", default=",".join(map(str, PATCH_SIZES)))
+  add("--models", default=";".join(MODELS), help="joined by ;")
+  add(
+    "--programs",
+    default=",".join(PROGRAMS),
+    help=f"of {', '.join((*PROGRAMS, *DISPATCHES))}; the last two are training "
+    "steps at ten drawn patch sizes, compared with ten stock ones",
   )
-  for row in compare(rows):
+  add("--out", type=pathlib.Path)
+  args = parser.parse_args()
+  chips, programs = args.chips.split(","), args.programs.split(",")
+  names = args.models.split(";")
+  for flag, values, known in (
+    ("--chips", chips, TOPOLOGIES),
+    ("--programs", programs, (*PROGRAMS, *DISPATCHES)),
+    ("--models", names, MODELS),
+  ):
+    for value in values:
+      if value not in known:
+        parser.error(f"{flag}: {value!r} is none of {', '.join(known)}")
+  jax.config.update("jax_platforms", "cpu")  # Wheels look for their devices.
+  patch_sizes = [int(size) for size in args.patch_sizes.split(",")]
+  rows = measure(
+    chips, args.variants.split(","), patch_sizes, names, programs, args.out
+  )
+  for row in (*compare(rows), *compare_dispatches(rows)):
     json.dump(row, sys.stdout)
     print()
 

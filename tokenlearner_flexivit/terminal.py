@@ -55,6 +55,11 @@ def counted(number: int, noun: str) -> str:
   return f"{number} {noun if number == 1 else plural}"
 
 
+def gib(number: float | None) -> str:
+  """Formats bytes in GiB; "?" for None."""
+  return "?" if number is None else f"{number / 2**30:.2f}"
+
+
 def duration(seconds: float) -> str:
   """Formats seconds as "1:02:03" or "2:03"."""
   minutes, seconds = divmod(round(seconds), 60)

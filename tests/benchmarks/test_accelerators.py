@@ -6,6 +6,7 @@ import json
 import pytest
 
 from benchmarks import accelerators, device_checks
+from tokenlearner_flexivit.models import variants
 from tokenlearner_flexivit.parallel import topologies
 
 
@@ -60,9 +61,25 @@ def test_rows_that_are_there_are_not_compiled_again(tmp_path, monkeypatch):
   monkeypatch.setattr(accelerators, "compile_row", compile_row)
   path = tmp_path / "rows.jsonl"
   for names in (["stock"], ["stock", "ours"]):
-    rows = accelerators.measure(["h200"], ["S"], [16], names, path)
+    rows = accelerators.measure(
+      ["h200"], ["S"], [16], names, ("forward", "train"), path
+    )
   assert compiled == ["stock", "stock", "ours", "ours"]
   assert len(rows) == len(path.read_text().splitlines()) == 4
+
+
+def test_ways_to_train_at_ten_patch_sizes_are_compared():
+  drawn = dict(patch_size=None, program="switch", code_mib=3.0, copied_gb=0.1)
+  sizes = variants.FLEXIVIT_PATCH_SIZES
+  rows = [row("stock", 2.0, 1.0) | {"patch_size": p} for p in sizes]
+  rows = [r | {"code_mib": 1.0, "copied_gb": 0.2} for r in rows]
+  rows.append(row("ours", 1.5, 1.0) | drawn | {"compile_s": 4.0})
+  rows.append(row("stock", 9.0, 1.0) | {"num_images": 99})
+  stock, ours = accelerators.compare_dispatches(rows)
+  assert stock["programs"] == 10 and stock["copied, GB"] == pytest.approx(0.2)
+  assert stock["code, MiB"] == 10 and stock["memory, GiB"] == 2
+  assert ours["compile/stock"] == pytest.approx(0.4)
+  assert ours["dispatch"] == "switch" and ours["memory, GiB"] == 1.5
 
 
 @pytest.mark.benchmarks

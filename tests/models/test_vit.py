@@ -378,7 +378,9 @@ def test_remat_keeps_the_gradients():
 def test_remat_of_true_and_false_are_names():
   assert build(remat=True) == build(remat="blocks")
   assert build(remat=False) == build(remat="none") == build()
-  with pytest.raises(ValueError, match=r"remat 'some'.*none, dots, blocks"):
+  with pytest.raises(
+    ValueError, match=r"remat 'some'.*none, dots, blocks, auto"
+  ):
     build(remat="some")
 
 

@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from tokenlearner_flexivit.models import blocks, stacking, token_fuser
 from tokenlearner_flexivit.models import token_learner as tl
 
+# Leaves the choice to the training, by the memory that its steps need; a model
+# by itself keeps everything.
+AUTO = "auto"
 # What the backward pass takes from the forward pass instead of computing it
 # again, as a policy of `jax.checkpoint`: everything; the matrix products and
 # what attention returns; the tokens between blocks.
@@ -51,7 +54,7 @@ class Encoder(nn.Module):
     stochastic_depth: probability of skipping a branch of the last block; it
       grows linearly from zero in the first.
     dtype: of the computation.
-    remat: what the backward pass recomputes, see `REMATS`.
+    remat: what the backward pass recomputes, see `REMATS`; or `AUTO`.
     scan: whether blocks in a row are one `lax.scan`, which compiles once for
       all of them. Parameters are the same, stacked or not (see `stacking`), and
       so are results without dropout and stochastic depth, whose draws differ
@@ -171,7 +174,7 @@ class Encoder(nn.Module):
   def _block(self, index: int) -> nn.Module:
     """Returns a block, as part of a compact `__call__`."""
     block_cls = self.block_cls
-    if self.remat != "none":
+    if self.remat not in ("none", AUTO):
       block_cls = nn.remat(
         block_cls, static_argnums=(3,), policy=REMATS[self.remat]
       )
@@ -220,7 +223,7 @@ class Encoder(nn.Module):
     # All that the backward pass needs from a block is written into stacks.
     # Keeping only the products and computing the rest again is faster: 0.84 to
     # 0.92x of the time of a training step on CPU.
-    remat = "dots" if self.remat == "none" else self.remat
+    remat = "dots" if self.remat in ("none", AUTO) else self.remat
     body = jax.checkpoint(body, prevent_cse=False, policy=REMATS[remat])
     x, stacked = jax.lax.scan(body, x, (params, rates, keys))
     return x, {

@@ -123,7 +123,7 @@ class VisionTransformer(protocol.Model):
     for name, known in (
       ("posemb", self._posembs),
       ("pool", POOLS),
-      ("remat", tuple(encoder.REMATS)),
+      ("remat", (*encoder.REMATS, encoder.AUTO)),
     ):
       if getattr(self, name) not in known:
         raise ValueError(

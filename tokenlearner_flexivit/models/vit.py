@@ -43,8 +43,9 @@ class ViT(transformer.VisionTransformer):
     dtype: of the computation, by name or as a dtype. Parameters, LayerNorm
       statistics, softmax, pooling and head are float32.
     remat: what the backward pass computes again, to save memory: "none", "dots"
-      (all but matrix products and attention) or "blocks" (everything between
-      blocks; also True). With `scan`, "none" is "dots".
+      (all but matrix products and attention), "blocks" (everything between
+      blocks; also True) or "auto" (the first of these in a training whose step
+      fits the devices' memory). With `scan`, "none" is "dots".
     scan: whether equal blocks in a row are one loop, to compile sooner. Dropout
       and stochastic depth then draw different numbers.
   """

@@ -1,6 +1,7 @@
 """Counts what a compiled program needs, by its compiler."""
 
 import dataclasses
+import math
 import re
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ _TOO_LARGE = re.compile(
 )
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _CUDNN = re.compile(r'custom_call_target="(__cudnn\$\w+)"')
+_COPY = re.compile(r"= (\w+)\[([\d,]*)\]\S* copy\(")
 _PALLAS = re.compile(r'custom_call_target="tpu_custom_call"')
 
 
@@ -30,6 +32,9 @@ class Program:
     flops: operations per chip; None if not counted. A loop counts once.
     seconds: how long the compiler took.
     kernels: fused kernels by name, with their number.
+    code: bytes of the machine's code; None if the compiler does not tell.
+    copied: bytes that copies in the device's memory write, such as those of a
+      state that branches return.
   """
 
   fits: bool
@@ -38,6 +43,8 @@ class Program:
   flops: float | None
   seconds: float
   kernels: dict[str, int]
+  code: int | None = None
+  copied: int | None = None
 
 
 def memory_bytes(program: jax.stages.Compiled) -> int | None:
@@ -79,17 +86,26 @@ def compile_for(
     seconds = time.perf_counter() - start
     return Program(False, memory, None, None, seconds, {})
   seconds = time.perf_counter() - start
-  memory = memory_bytes(program)
+  memory, needs = memory_bytes(program), program.memory_analysis()
   costs = program.cost_analysis() or {}
   text = program.as_text()
   kernels = Counter(_CUDNN.findall(text))
   if count := len(_PALLAS.findall(text)):
     kernels["pallas"] = count
   return Program(
-    memory <= topology.chip.memory,
+    memory is None or memory <= topology.chip.memory,
     memory,
     costs.get("bytes accessed"),
     costs.get("flops"),
     seconds,
     dict(kernels),
+    needs.generated_code_size_in_bytes if needs else None,
+    sum(_num_bytes(*shape) for shape in _COPY.findall(text)),
   )
+
+
+def _num_bytes(dtype: str, shape: str) -> int:
+  """Returns the bytes of an array as HLO writes it, such as f32 and 8,16."""
+  count = math.prod(map(int, filter(None, shape.split(","))))
+  bits = re.search(r"\d+", dtype)
+  return count * (int(bits[0]) if bits else 8) // 8

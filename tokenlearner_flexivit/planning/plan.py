@@ -175,9 +175,10 @@ def _try_remat(
   config = ml_collections.ConfigDict(config, allow_dotted_keys=True)
   now = getattr(steps.experiment.task.model, "remat", None)
   policies = list(encoder.REMATS)
-  if now not in policies:
+  if now not in (*policies, encoder.AUTO):
     return
-  for policy in policies[policies.index(now) + 1 :]:
+  compiled_with = policies[0] if now == encoder.AUTO else now
+  for policy in policies[policies.index(compiled_with) + 1 :]:
     left = [row for row in rows if not _fits_somehow(row)]
     if not left:
       return

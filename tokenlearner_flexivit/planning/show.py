@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenlearner_flexivit import terminal
 
-_GIB = 2**30
+gib = terminal.gib
 
 
 def as_text(plan: Mapping[str, Any]) -> str:
@@ -137,11 +137,6 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
   else:
     lines.append("The chip's peak is not known, so neither are hours.")
   return lines
-
-
-def gib(number: float | None) -> str:
-  """Returns bytes in GiB, "?" for None."""
-  return "?" if number is None else f"{number / _GIB:.2f}"
 
 
 def _number(number: float | None, unit: float) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import compiled, topologies
-from tokenlearner_flexivit.planning import show
 from tokenlearner_flexivit.tasks import views
 from tokenlearner_flexivit.train import recipe as recipe_lib
 from tokenlearner_flexivit.train import setup
@@ -49,7 +48,7 @@ class Progress:
       left = f", about {terminal.duration(each * self.left)} left"
     self._say(
       f"Compiled {name} in {program.seconds:.0f} s: "
-      f"{show.gib(program.memory)} GiB per chip, {result}{left}"
+      f"{terminal.gib(program.memory)} GiB per chip, {result}{left}"
     )
 
 

@@ -27,6 +27,7 @@ import optax
 
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import Parallel
+from tokenlearner_flexivit.train import remat
 
 # Importing the tasks imports the input pipeline, which no step needs.
 if TYPE_CHECKING:
@@ -285,17 +286,23 @@ def compile_steps(
     donates the state's buffers.
   """
   ahead = parallel.compiles_ahead
+  built, dearest = [None], None
+  if dispatch == "host":
+    built = list(range(len(drawn_from.branches)))
+    dearest = max(built, key=lambda i: drawn_from.cost(drawn_from.branches[i]))
+  make = functools.partial(make_train_step, seed=seed, **options)
+
+  def lower_dearest(task: "tasks.Task") -> jax.stages.Lowered:
+    step = make(task, optimizer, drawn_from, parallel, branch=dearest)
+    return parallel.lower_program(step, state, batch, constants, donate=True)
+
+  task = remat.choose(task, lower_dearest, say)
 
   def lower(branch: int | None) -> Callable[[], Step]:
-    step = make_train_step(
-      task, optimizer, drawn_from, parallel, seed=seed, branch=branch, **options
-    )
+    step = make(task, optimizer, drawn_from, parallel, branch=branch)
     build = parallel.lower(step, state, batch, constants, donate=True)
     return build if ahead else lambda: _first_within(compiling, build())
 
-  built = [None]
-  if dispatch == "host":
-    built = list(range(len(drawn_from.branches)))
   programs = terminal.counted(len(built), "program")
   settings = terminal.counted(len(drawn_from.settings), "setting")
   say(
