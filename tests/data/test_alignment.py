@@ -12,6 +12,8 @@ EXAMPLE = {
   "depth": RNG.random((48, 64), np.float32),
   "boxes": np.zeros((5, 4), np.float32),
   "bbox": np.zeros(4, np.float32),
+  "box_label": np.full(5, -1, np.int32),
+  "keypoints": np.zeros((3, 2), np.float32),
   "text": np.zeros((7, 30), np.float32),
   "label": np.int32(3),
   "weights": np.zeros(4, np.float32),
@@ -91,15 +93,46 @@ def test_random_ops_leave_no_mask_behind(op, kept):
 )
 def test_what_no_longer_fits_is_refused(pp, moved, other):
   if "masks" not in pp:
-    pp += "|drop('depth','boxes','bbox','video','masks')"
+    pp += "|drop('depth','boxes','bbox','keypoints','video','masks')"
   with pytest.raises(ValueError, match=f"moves '{moved}' but not '{other}"):
     look(pp)
 
 
-@pytest.mark.parametrize("other", ["boxes", "depth"])
-def test_nobody_is_told_to_crop_what_is_no_image(other):
-  with pytest.raises(ValueError, match="No op moves both yet: take this op"):
-    look(f"central_crop(32)|keep('image','{other}')")
+@pytest.mark.parametrize(
+  "op, other, advice",
+  [
+    ("flip_lr", "semantic", r"flip_lr\(\.\.\., masks='semantic'\)"),
+    ("flip_lr", "depth", r"flip_lr\(\.\.\., masks='depth'\)"),
+    ("central_crop(32)", "boxes", r"central_crop\(\.\.\., boxes='boxes'\)"),
+    ("pad_to(80)", "bbox", r"pad_to\(\.\.\., boxes='bbox'\)"),
+    ("flip_lr", "keypoints", "No op moves both yet: take this op"),
+    ("temporal_crop(4,key='video')", "masks", "No op moves both yet"),
+    ("pad_to(80)|flip_lr", "valid", "Put pad_to behind it"),
+  ],
+)
+def test_the_error_says_what_to_do(op, other, advice):
+  moved = "video" if "video" in op else "image"
+  with pytest.raises(ValueError, match=advice):
+    look(f"{op}|keep('{moved}','{other}')")
+
+
+@pytest.mark.parametrize(
+  "pp",
+  [
+    "flip_lr(masks='semantic')|inception_crop(32,masks=('semantic',))"
+    "|keep('image','semantic')",
+    "random_affine(10,masks=('semantic','depth'),boxes='boxes')|randaug("
+    "masks=('semantic','depth'),boxes='boxes')|drop('bbox','video','masks')"
+    "|drop('keypoints')",
+    "central_crop(32,boxes='boxes')|random_crop(16,boxes='boxes')"
+    "|keep('image','boxes','box_label')",
+    "resize_keep(32,masks='semantic')|pad_to(32,masks='semantic')"
+    "|keep('image','semantic','valid')",
+    "flip_lr(key='video',masks='masks')|keep('video','masks')",
+  ],
+)
+def test_one_draw_for_all_is_accepted(pp):
+  look(pp)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@
 from tokenlearner_flexivit.data.class_names import classes
 from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.ops import augment as augment_ops
+from tokenlearner_flexivit.data.ops import colour as colour_ops
 from tokenlearner_flexivit.data.ops import decode as decode_ops
+from tokenlearner_flexivit.data.ops import dense_label as dense_label_ops
 from tokenlearner_flexivit.data.ops import image as image_ops
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.ops import randaug
@@ -36,7 +38,9 @@ __all__ = [
   "check_sample",
   "check_section",
   "classes",
+  "colour_ops",
   "decode_ops",
+  "dense_label_ops",
   "describe_splits",
   "device_ops",
   "eval_batches",

@@ -1,8 +1,8 @@
 """Finds ops that move an image and leave its mask or boxes in place.
 
-Every op changes one entry of an example. After a random crop or a mirror image,
-another entry that shows places of the same picture (a mask, a depth map, boxes,
-a second view) no longer fits it, and nothing else would raise an error.
+An op moves the entries that its arguments name. After a random crop or a mirror
+image, another entry that shows places of the same picture (a mask, a depth map,
+boxes, a second view) no longer fits it, and nothing else would raise an error.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data.ops import geometry
 
 # Entries whose names contain these hold coordinates, even as vectors.
 _COORDINATES = ("box", "keypoint", "landmark")
@@ -37,8 +38,10 @@ class _Move:
 
   def same(self, other: "_Move") -> bool:
     """Tells whether both take the same part of a picture."""
+    if self.step is other.step:
+      return True
     if self.step.is_random or other.step.is_random:
-      return self.step is other.step
+      return False
     if (self.step.fn, self.arguments) != (other.step.fn, other.arguments):
       return False
     if self.kept is None or other.kept is None:
@@ -83,6 +86,10 @@ class Alignment:
       touched = step.entries is None or key in step.entries
       if step.moves and touched and key in before:
         moves[key] += (_move(step, before[key], value),)
+      if key == geometry.VALID and key not in before:
+        # It tells of the image as this op leaves it.
+        origins[key] = key
+        moves[key] += (_move(step, None, value),)
       if len(getattr(value, "shape", ())) >= 3:
         self._shapes.setdefault(origins[key], value.shape)
     self._origins, self._moves = origins, moves
@@ -112,9 +119,7 @@ class Alignment:
               *(text, moved, other, self._text),
             )
           continue
-        advice = "No op moves both yet: take this op out"
-        if not missing.step.is_random and np.ndim(example[other]) >= 3:
-          advice = f"Do the same to {other!r}"
+        advice = _advice(missing.step, other, example[other])
         raise ValueError(
           f"{text} in the preprocessing {self._text!r} moves {moved!r} but not "
           f"{other!r}, which the example keeps: they would no longer show the "
@@ -135,6 +140,10 @@ class Alignment:
     if self._origins.get(key) is None:
       return False
     shape = np.shape(value)
+    if key == preprocess.BOX_LABEL:
+      return False  # Its boxes tell.
+    if key == geometry.VALID:
+      return True
     if any(name in key.lower() for name in _COORDINATES):
       return len(shape) >= 1
     if len(shape) != 2 or np.asarray(value).dtype.kind != "f":
@@ -162,6 +171,22 @@ def _source(
   if key in before:
     return key
   return step.entries[0] if step.entries else None  # The entry is new.
+
+
+def _advice(step: preprocess.Step, other: str, value: Any) -> str:
+  """Returns what to do about an entry that an op leaves behind."""
+  if other == geometry.VALID:
+    return "Put pad_to behind it"
+  parameters = inspect.signature(step.op).parameters
+  is_boxes = "box" in other.lower() and np.shape(value)[-1:] == (4,)
+  is_other = any(name in other.lower() for name in _COORDINATES[1:])
+  if is_boxes and "boxes" in parameters:
+    return f"Name it in the op, as in {step.op.__name__}(..., boxes={other!r})"
+  if not is_boxes and not is_other and "masks" in parameters:
+    return f"Name it in the op, as in {step.op.__name__}(..., masks={other!r})"
+  if not step.is_random and np.ndim(value) >= 3:
+    return f"Do the same to {other!r}"
+  return "No op moves both yet: take this op out"
 
 
 def _move(step: preprocess.Step, before: Any, after: Any) -> _Move:

@@ -26,15 +26,28 @@ device, so that images leave the host as uint8.
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Example = dict[str, Any]
+
+# The numbers of the classes of boxes, -1 for padding, which follow the boxes.
+BOX_LABEL = "box_label"
+# Keyword-only parameters of ops that name entries to move along.
+_FOLLOWERS = frozenset({"masks", "boxes"})
+
+
+def as_names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+  """Returns the names of entries that an argument holds: none, one or many."""
+  if value is None:
+    return ()
+  return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +55,10 @@ class _Op:
   """A registered op; see `register_op`."""
 
   fn: Callable[..., Example]
-  check: Callable[..., None] | None
+  checks: tuple[Callable[..., None], ...]
   entries: tuple[str, ...] | None
+  writes: tuple[str, ...]
+  has_followers: bool
   moves: bool
   on_device: bool
 
@@ -55,8 +70,9 @@ _STAND_INS: dict[tuple[Callable, Callable], Callable[..., Example]] = {}
 def register_op(
   fn: Callable[..., Example] | None = None,
   *,
-  check: Callable[..., None] | None = None,
+  check: Callable[..., None] | Sequence[Callable[..., None]] = (),
   entries: Sequence[str] | None = None,
+  writes: Sequence[str] = (),
   moves: bool = False,
   on_device: bool = False,
 ) -> Callable[..., Any]:
@@ -66,13 +82,18 @@ def register_op(
   parsed, arguments are checked against the annotations of the parameters, which
   must be types that `isinstance` takes.
 
+  The keyword-only parameters `masks` and `boxes` of an op name entries that it
+  moves along with its image, and `box_label` goes with `boxes`; see
+  `ops.geometry`.
+
   Args:
     fn: function of an example, and of `rng` if it is random.
-    check: function with some of the parameters of `fn`, by name. It raises
-      ValueError for impossible arguments when a string is parsed.
+    check: function with some of the parameters of `fn`, by name, or several.
+      They raise ValueError for impossible arguments when a string is parsed.
     entries: names of the parameters that name the entries which the op reads
       or writes. By default an op with a parameter `key` touches that entry
       alone, and an op without it may touch all.
+    writes: names of entries that the op writes besides, whatever its arguments.
     moves: whether the result shows another part of the image, or shows it at
       other places: a crop, a mirror image, a rotation. A resize does not move.
     on_device: whether the op computes every pixel from that pixel alone, for
@@ -85,8 +106,13 @@ def register_op(
     ValueError: another function has that name already.
   """
   if fn is None:
-    return lambda fn: register_op(
-      fn, check=check, entries=entries, moves=moves, on_device=on_device
+    return functools.partial(
+      register_op,
+      check=check,
+      entries=entries,
+      writes=writes,
+      moves=moves,
+      on_device=on_device,
     )
   if entries is None and "key" in inspect.signature(fn).parameters:
     entries = ("key",)
@@ -98,7 +124,11 @@ def register_op(
       f"{known.__module__}."
     )
   entries = None if entries is None else tuple(entries)
-  _OPS[fn.__name__] = _Op(fn, check, entries, moves, on_device)
+  checks = (check,) if callable(check) else tuple(check)
+  has_followers = not _FOLLOWERS.isdisjoint(inspect.signature(fn).parameters)
+  _OPS[fn.__name__] = _Op(
+    fn, checks, entries, tuple(writes), has_followers, moves, on_device
+  )
   return fn
 
 
@@ -133,6 +163,7 @@ class Step:
     args: its arguments.
     kwargs: its keyword arguments.
     entries: the entries of an example that it reads or writes; None for any.
+    followers: those of them that are masks or boxes moved with their image.
     moves: whether it moves pixels, see `register_op`.
     on_device: whether it may run on a device, see `register_op`.
   """
@@ -144,8 +175,32 @@ class Step:
   args: tuple[Any, ...]
   kwargs: dict[str, Any]
   entries: tuple[str, ...] | None
+  followers: tuple[str, ...]
   moves: bool
   on_device: bool
+
+  def moving_only(self, needed: Collection[str]) -> "Step":
+    """Returns the step without the masks and boxes that are not needed."""
+    kwargs = dict(self.kwargs)
+    if "masks" in kwargs:
+      masks = as_names(kwargs["masks"])
+      kwargs["masks"] = tuple(name for name in masks if name in needed)
+    if kwargs.get("boxes") not in needed and BOX_LABEL not in needed:
+      kwargs.pop("boxes", None)
+    followers = _followers(kwargs)
+    own = tuple(name for name in self.entries if name not in self.followers)
+    return dataclasses.replace(
+      self, kwargs=kwargs, entries=own + followers, followers=followers
+    )
+
+
+def _followers(kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+  """Returns the entries that an op with these arguments moves along."""
+  boxes = kwargs.get("boxes")
+  return (
+    *as_names(kwargs.get("masks")),
+    *(() if boxes is None else (boxes, BOX_LABEL)),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +227,8 @@ class Preprocess:
     """Returns the ops on which an entry of the result depends.
 
     Ops on labels, masks or a teacher's image are left out, so that an example
-    needs none of these.
+    needs none of these. Other ops leave out masks and boxes that they would
+    move along.
 
     Args:
       key: name of the entry.
@@ -184,6 +240,7 @@ class Preprocess:
       elif needed is not None:
         if needed.isdisjoint(step.entries):
           continue
+        step = step.moving_only(needed) if step.followers else step
         needed.update(step.entries)
       steps.append(step)
     return dataclasses.replace(self, steps=tuple(reversed(steps)))
@@ -331,15 +388,17 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
           f"{source}: {parameter.name} cannot be {value!r}. The op is {usage}."
         )
   bound.apply_defaults()
-  if op.check is not None:
-    checked = inspect.signature(op.check).parameters
+  for check in op.checks:
+    checked = inspect.signature(check).parameters.keys()
     try:
-      op.check(**{name: bound.arguments[name] for name in checked})
+      check(**{k: v for k, v in bound.arguments.items() if k in checked})
     except ValueError as error:
       raise fail(f"{source}: {error}. The op is {usage}.") from None
-  entries = op.entries
+  entries, followers = op.entries, ()
   if entries is not None:
-    entries = tuple(bound.arguments[name] for name in entries)
+    followers = _followers(kwargs) if op.has_followers else ()
+    values = (as_names(bound.arguments[name]) for name in entries)
+    entries = (*itertools.chain(*values), *op.writes, *followers)
   return Step(
     source,
     op.fn,
@@ -348,6 +407,7 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
     args,
     kwargs,
     entries,
+    followers,
     op.moves,
     op.on_device,
   )

@@ -1,7 +1,9 @@
 """Random geometric preprocessing ops: crops, shifts, warps and mirrors.
 
-An image is an array [H, W, C] under `key`. Crops and `flip_lr` also take videos
-and change all frames alike. Each op draws all its random numbers from `rng`.
+An image is an array [H, W, C] under `key`. Crops, `scale_jitter` and `flip_lr`
+also take videos and change all frames alike. Each op draws all its random
+numbers from `rng`, once for the image and the masks and boxes that move along,
+see `geometry`.
 """
 
 import math
@@ -9,16 +11,18 @@ import math
 import cv2
 import numpy as np
 
+from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.ops.image import (
   check_resize,
   check_size,
+  crop,
   cut,
-  get_frames,
-  get_image,
   height_width,
-  resize_image,
 )
-from tokenlearner_flexivit.data.preprocess import Example, register_op
+from tokenlearner_flexivit.data.preprocess import Example, as_names, register_op
+
+# Draws of a crop with `cat_max_ratio`, as in mmsegmentation.
+_CROPS = 10
 
 
 def _check_inception_crop(
@@ -39,7 +43,7 @@ def _check_inception_crop(
   check_resize(size, method)
 
 
-@register_op(check=_check_inception_crop, moves=True)
+@register_op(check=(_check_inception_crop, geometry.check), moves=True)
 def inception_crop(
   example: Example,
   rng: np.random.Generator,
@@ -49,6 +53,9 @@ def inception_crop(
   method: str = "bilinear",
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Cuts a random rectangle and resizes it to `size`, unless that is None.
 
@@ -70,14 +77,16 @@ def inception_crop(
     area_max: greatest area in percent of the image.
     method: nearest, bilinear, bicubic or area; see `resize`.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image [height, width, C], of the same dtype; without a
     size it is a view.
   """
   _check_inception_crop(size, area_min, area_max, method)
-  image = get_frames(example, key)
-  full_height, full_width = image.shape[-3:-1]
+  full_height, full_width = geometry.sides(example, key)
   max_log_ratio = math.log(4 / 3)
   for _ in range(10):
     area = full_height * full_width * rng.uniform(area_min, area_max) / 100
@@ -91,29 +100,60 @@ def inception_crop(
     height = max(1, min(full_height, round(full_width * 4 / 3)))
     width = max(1, min(full_width, round(full_height * 4 / 3)))
     top, left = (full_height - height) // 2, (full_width - width) // 2
-  crop = cut(image, top, left, height, width)
-  if size is not None:
-    crop = resize_image(crop, *height_width(size), method)
-  return {**example, key: crop}
+  place, followers = (top, left, height, width), (masks, boxes, min_visible)
+  return crop(example, key, place, *followers, size=size, method=method)
 
 
-@register_op(check=check_size, moves=True)
+def _check_random_crop(
+  size: int | tuple | list, cat_max_ratio: float, masks: str | tuple | list
+) -> None:
+  check_size(size)
+  if not 0 < cat_max_ratio <= 1:
+    raise ValueError(
+      f"cat_max_ratio is the greatest share of one class, above 0 and up to 1, "
+      f"not {cat_max_ratio}"
+    )
+  if cat_max_ratio < 1 and not masks:
+    raise ValueError(
+      "cat_max_ratio is about the classes of a mask: name it, as in "
+      "masks=('semantic',)"
+    )
+
+
+@register_op(check=(_check_random_crop, geometry.check), moves=True)
 def random_crop(
   example: Example,
   rng: np.random.Generator,
   size: int | tuple | list,
+  cat_max_ratio: float = 1,
+  ignore: int = geometry.IGNORE,
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Cuts a rectangle of `size` at a uniformly random position.
 
-  ViTs are fine-tuned with `resize_small(448)|random_crop(384)`.
+  ViTs are fine-tuned with `resize_small(448)|random_crop(384)`. Segmenter and
+  mmsegmentation train with
+
+      scale_jitter(0.5,2,size=512,masks='semantic')
+      |pad_to(512,masks='semantic')
+      |random_crop(512,cat_max_ratio=0.75,masks='semantic')
 
   Args:
     example: has an image under `key`.
     rng: generator of the random numbers.
     size: side of the result, or (height, width).
+    cat_max_ratio: share of the labelled pixels of the first mask that no class
+      may reach. A crop in which one does, or is alone, is drawn again, up to
+      nine times. 1 takes any crop.
+    ignore: value of the pixels of the first mask that have no label.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image [height, width, C], a view.
@@ -121,27 +161,84 @@ def random_crop(
   Raises:
     ValueError: the image is smaller than `size`.
   """
-  image = get_frames(example, key)
   height, width = height_width(size)
-  full_height, full_width = image.shape[-3:-1]
+  full_height, full_width = geometry.sides(example, key)
   down, right = full_height - height, full_width - width
   if min(down, right) < 0:
     raise ValueError(
       f"the image has only {full_height} x {full_width} pixels: put "
-      "resize_small before this op"
+      "resize_small or pad_to before this op"
     )
-  top = int(rng.integers(down, endpoint=True))
-  left = int(rng.integers(right, endpoint=True))
-  return {**example, key: cut(image, top, left, height, width)}
+  names = as_names(masks)
+  for _ in range(_CROPS):
+    top = int(rng.integers(down, endpoint=True))
+    left = int(rng.integers(right, endpoint=True))
+    place = top, left, height, width
+    moved = crop(example, key, place, masks, boxes, min_visible)
+    if cat_max_ratio == 1 or not names:
+      break
+    if _is_mixed(moved[names[0]], cat_max_ratio, ignore):
+      break
+  return moved
 
 
-def _check_fill(fill: float, image: np.ndarray) -> None:
-  """Raises ValueError for a fill that the image's dtype cannot hold."""
-  if image.dtype == np.uint8 and (fill != int(fill) or not 0 <= fill <= 255):
-    raise ValueError(
-      f"fill must be a whole number from 0 to 255 in an image of uint8, not "
-      f"{fill}: after value_range this op may have others"
-    )
+def _is_mixed(mask: np.ndarray, cat_max_ratio: float, ignore: int) -> bool:
+  """Tells whether a mask has several classes, none of too large a share."""
+  classes, counts = np.unique(mask, return_counts=True)
+  counts = counts[classes != ignore]
+  return counts.size > 1 and counts.max() < cat_max_ratio * counts.sum()
+
+
+def _check_scale_jitter(
+  lo: float, hi: float, size: int | None, method: str
+) -> None:
+  if not 0 < lo <= hi:
+    raise ValueError(f"expected 0 < lo <= hi, got {lo}, {hi}")
+  check_resize(size, method)
+
+
+@register_op(check=(_check_scale_jitter, geometry.check))
+def scale_jitter(
+  example: Example,
+  rng: np.random.Generator,
+  lo: float,
+  hi: float,
+  size: int | None = None,
+  method: str = "bilinear",
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
+) -> Example:
+  """Magnifies an image by a factor that is uniform in [lo, hi].
+
+  Put `pad_to` and `random_crop` behind this op, as `random_crop` shows.
+
+  Args:
+    example: has an image under `key`.
+    rng: generator of the random numbers.
+    lo: least factor.
+    hi: greatest factor.
+    size: smaller side of the image at a factor of 1; None for its own.
+    method: nearest, bilinear, bicubic or area; see `resize`.
+    key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
+
+  Returns:
+    The example with the image, of the same aspect ratio and dtype.
+  """
+  _check_scale_jitter(lo, hi, size, method)
+  height, width = geometry.sides(example, key)
+  factor = float(rng.uniform(lo, hi))
+  if size is not None:
+    factor *= size / min(height, width)
+  place = 0, 0, height, width
+  new = max(1, round(height * factor)), max(1, round(width * factor))
+  followers = (masks, boxes, min_visible)
+  return crop(example, key, place, *followers, size=new, method=method)
 
 
 def _check_translate(pixels: int) -> None:
@@ -149,14 +246,18 @@ def _check_translate(pixels: int) -> None:
     raise ValueError(f"pixels must not be negative, got {pixels}")
 
 
-@register_op(check=_check_translate, moves=True)
+@register_op(check=(_check_translate, geometry.check), moves=True)
 def random_translate(
   example: Example,
   rng: np.random.Generator,
   pixels: int,
   fill: float = 0,
+  ignore: int = geometry.IGNORE,
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Shifts an image vertically and horizontally by up to `pixels`, uniformly.
 
@@ -167,27 +268,42 @@ def random_translate(
     rng: generator of the random numbers.
     pixels: largest shift, at most the side of the image.
     fill: value of the pixels that come in, black by default.
+    ignore: value of the pixels that come into masks.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image, of the same shape and dtype.
   """
-  image = get_image(example, key)
-  height, width, _ = image.shape
+  height, width = geometry.sides(example, key)
   if not 0 <= pixels <= min(height, width):
     raise ValueError(
       f"cannot shift an image of {height} x {width} by {pixels} pixels"
     )
-  _check_fill(fill, image)
   down, right = rng.integers(-pixels, pixels, size=2, endpoint=True).tolist()
-  shifted = np.full_like(image, fill)
-  shifted[
-    max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)
-  ] = image[
-    max(-down, 0) : height - max(down, 0),
-    max(-right, 0) : width - max(right, 0),
-  ]
-  return {**example, key: shifted}
+
+  def change(image: np.ndarray, is_mask: bool) -> np.ndarray:
+    value = ignore if is_mask else fill
+    geometry.check_fill(value, image)
+    shifted = np.full_like(image, value)
+    shifted[
+      ...,
+      max(down, 0) : height + min(down, 0),
+      max(right, 0) : width + min(right, 0),
+      :,
+    ] = cut(
+      image,
+      max(-down, 0),
+      max(-right, 0),
+      height - abs(down),
+      width - abs(right),
+    )
+    return shifted
+
+  matrix = geometry.window(-down, -right, height, width, height, width)
+  return geometry.move(example, key, change, matrix, masks, boxes, min_visible)
 
 
 def _check_affine(
@@ -207,7 +323,7 @@ def _check_affine(
     )
 
 
-@register_op(check=_check_affine, moves=True)
+@register_op(check=(_check_affine, geometry.check), moves=True)
 def random_affine(
   example: Example,
   rng: np.random.Generator,
@@ -216,8 +332,12 @@ def random_affine(
   scale: tuple | list = (1, 1),
   shear: float = 0,
   fill: float = 0,
+  ignore: int = geometry.IGNORE,
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Rotates, scales, shears and shifts an image, in one interpolation.
 
@@ -232,15 +352,17 @@ def random_affine(
     scale: least and greatest magnification.
     shear: largest horizontal shear either way, in degrees.
     fill: value of the pixels that come in, black by default.
+    ignore: value of the pixels that come into masks.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image, of the same shape and dtype.
   """
   _check_affine(degrees, translate, scale, shear)
-  image = get_image(example, key)
-  _check_fill(fill, image)
-  height, width, _ = image.shape
+  height, width = geometry.sides(example, key)
   draws = rng.random(5).tolist()
   turn, lean, right, down = (2 * draw - 1 for draw in draws[:4])
   turn = math.radians(degrees * turn)
@@ -256,26 +378,62 @@ def random_affine(
       [c, d, y - c * x - d * y + translate * down * height],
     ]
   )
-  moved = cv2.warpAffine(
-    image,
-    matrix,
-    (width, height),
-    flags=cv2.INTER_LINEAR,
-    borderMode=cv2.BORDER_CONSTANT,
-    borderValue=(fill,) * 4,
-  )
-  return {**example, key: moved.reshape(image.shape)}
+
+  def change(image: np.ndarray, is_mask: bool) -> np.ndarray:
+    value = ignore if is_mask else fill
+    geometry.check_fill(value, image)
+    if image.ndim > 3:
+      return np.stack([change(frame, is_mask) for frame in image])
+    # Whole numbers beyond those of pixels are ids, which have no mean.
+    is_nearest = is_mask or image.dtype.kind in "bi"
+    moved = cv2.warpAffine(
+      image,
+      matrix,
+      (width, height),
+      flags=cv2.INTER_NEAREST if is_nearest else cv2.INTER_LINEAR,
+      borderMode=cv2.BORDER_CONSTANT,
+      borderValue=(value,) * 4,
+    )
+    return moved.reshape(image.shape)
+
+  edges = geometry.from_centres(matrix)
+  return geometry.move(example, key, change, edges, masks, boxes, min_visible)
 
 
-@register_op(moves=True)
+@register_op(check=geometry.check, moves=True)
 def flip_lr(
-  example: Example, rng: np.random.Generator, *, key: str = "image"
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
-  """Mirrors an image left and right with a probability of one half."""
-  image = get_frames(example, key)
-  if rng.random() < 0.5:
-    image = _mirror(image)
-  return {**example, key: image}
+  """Mirrors an image left and right with a probability of one half.
+
+  Args:
+    example: has an image under `key`.
+    rng: generator of the random numbers.
+    key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
+
+  Returns:
+    The example with the image, of the same shape and dtype.
+  """
+  _, width = geometry.sides(example, key)
+  is_mirrored = rng.random() < 0.5
+
+  def change(frames: np.ndarray, is_mask: bool) -> np.ndarray:
+    del is_mask  # No pixel is between others.
+    return _mirror(frames) if is_mirrored else frames
+
+  matrix = (
+    np.array([[-1.0, 0, width], [0, 1, 0]]) if is_mirrored else np.eye(2, 3)
+  )
+  return geometry.move(example, key, change, matrix, masks, boxes, min_visible)
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:

@@ -8,11 +8,12 @@ import io
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit.data.ops import exif as exif_lib
-from tokenlearner_flexivit.data.preprocess import Example, register_op
+from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.preprocess import Example, as_names, register_op
 
 # The pipeline decodes many examples at a time. OpenCV's own threads would
 # compete with its threads and processes for the same cores.
@@ -36,7 +37,7 @@ def _check_decode(channels: int, bits: int | None) -> None:
     raise ValueError(f"bits must be in [8, 16], not {bits}")
 
 
-@register_op(check=_check_decode)
+@register_op(check=(_check_decode, geometry.check_names))
 def decode(
   example: Example,
   channels: int = 3,
@@ -44,14 +45,17 @@ def decode(
   exif: bool = True,
   bits: int | None = None,
   key: str = "image",
+  masks: str | tuple | list = (),
+  masks_exif: bool | None = None,
 ) -> Example:
-  """Decodes an image.
+  """Decodes an image, and masks of it.
 
   Formats are JPEG, PNG, WebP, BMP, GIF (the first image), TIFF, AVIF and, where
   the package pillow-heif is installed, HEIC. Transparency is dropped. CMYK and
   palettes become RGB. 16 bits become 8 by their upper half.
 
-  `decode_ids` decodes masks and other label maps.
+  Masks are decoded by `decode_ids`, and turned with their image if they were
+  drawn on its pixels as stored. Their sizes must then be equal.
 
   Args:
     example: has under `key` an encoded image (bytes), or one decoded already
@@ -65,16 +69,24 @@ def decode(
       an image without a value of more than 12 bits is refused, because it would
       be nearly black.
     key: where the image is.
+    masks: names of masks, encoded or decoded already; see `decode_ids`.
+    masks_exif: whether the image's EXIF orientation turns its masks, too. By
+      default it does if only so the sizes are equal.
 
   Returns:
-    The example with a uint8 [H, W, channels] under `key`.
+    The example with a uint8 [H, W, channels] under `key`, and an int32 [H, W]
+    under the name of each mask.
 
   Raises:
     ValueError: the bytes are not an image or a damaged one, the values have
-      another number of bits, or the array has another number of channels.
+      another number of bits, the array has another number of channels, a mask
+      has another size, or its size fits whether it is turned or not.
   """
   _check_decode(channels, bits)
   image = _get(example, key)
+  number = 1
+  if exif and masks and isinstance(image, bytes):
+    number = exif_lib.orientation(image)
   if isinstance(image, bytes):
     image = decode_bytes(image, channels, exif=exif, bits=bits)
   elif hasattr(image, "dtype"):
@@ -84,7 +96,53 @@ def decode(
       f"{key!r} is of the type {type(image).__name__}. An image is bytes, the "
       "content of a file, or a uint8 array"
     )
-  return {**example, key: image}
+  decoded = {**example, key: image}
+  for name in as_names(masks):
+    ids = decode_ids(example, key=name)[name]
+    is_stored = masks_exif
+    if (
+      isinstance(example[name], bytes)
+      and exif_lib.orientation(example[name]) > 1
+    ):
+      is_stored = False  # It has been turned by its own orientation.
+    decoded[name] = _turned(ids, name, image.shape, number, is_stored)
+  return decoded
+
+
+def _turned(
+  ids: Int32[np.ndarray, "H W"],
+  name: str,
+  shape: tuple[int, ...],
+  number: int,
+  is_stored: bool | None,
+) -> Int32[np.ndarray, "h w"]:
+  """Returns a mask in the orientation of its image.
+
+  Args:
+    ids: the mask.
+    name: of the mask, for errors.
+    shape: of the upright image.
+    number: the image's EXIF orientation.
+    is_stored: whether the mask shows the image as stored; None if unknown.
+  """
+  turned = exif_lib.turn(ids, number)
+  if is_stored is None:
+    is_stored = turned.shape == shape[:2]
+    if is_stored and ids.shape == shape[:2] and number != 1:
+      raise ValueError(
+        f"the image has the EXIF orientation {number}, and the size of its "
+        f"mask {name!r} does not tell whether that shows the image as stored "
+        "or upright: say masks_exif=True if it is as stored, as programs that "
+        "ignore EXIF draw it, or masks_exif=False if it is upright"
+      )
+  if is_stored:
+    ids = turned
+  if ids.shape != shape[:2]:
+    raise ValueError(
+      f"the mask {name!r} has {ids.shape[0]} x {ids.shape[1]} pixels, and its "
+      f"image {shape[0]} x {shape[1]}: they must be of one size"
+    )
+  return ids
 
 
 def decode_bytes(
@@ -265,16 +323,19 @@ def decode_ids(
   viewer shows 0 black or white, or the positions in a palette, not its colours
   (as in Pascal VOC). Resize the result with method="nearest".
 
+  Masks of photos are better decoded by `decode(masks=...)`, which compares the
+  sizes and knows the image's EXIF orientation. With `rgb`, put this op before.
+
   Args:
     example: has under `key` an encoded PNG, TIFF, BMP or GIF (bytes), or a map
       decoded already (integers [H, W] or [H, W, 1]; with `rgb`, [H, W, 3]).
     rgb: whether the colours code the numbers as R + 256 G + 256^2 B (as in
       COCO's panoptic segmentation).
-    exif: whether to turn the map upright, as `decode` does.
+    exif: whether to turn the map upright by its own EXIF orientation.
     key: where the map is.
 
   Returns:
-    The example with an int32 [H, W, 1] under `key`.
+    The example with an int32 [H, W] under `key`.
 
   Raises:
     ValueError: the format does not store numbers without loss, the file is
@@ -301,13 +362,14 @@ def decode_ids(
         f"the map has {ids.shape[-1]} channels, no colours: leave out rgb=True"
       )
     ids = ids @ np.array([1, 256, 256**2], np.int32)
-    return {**example, key: ids[..., None]}
+    return {**example, key: ids}
   if (ids != ids[..., :1]).any():
     raise ValueError(
       "the map is in colours. If they code the ids as R + 256 G + 256^2 B, use "
-      f"decode_ids(rgb=True, key={key!r})"
+      f"decode_ids(rgb=True, key={key!r}); if they are those of a legend, "
+      "map_labels behind it makes classes of these numbers"
     )
-  return {**example, key: ids[..., :1]}
+  return {**example, key: np.ascontiguousarray(ids[..., 0])}
 
 
 def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
@@ -320,10 +382,12 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
         image = image.convert("RGB")
       numbers = np.asarray(image)
   except UnidentifiedImageError:
+    what = f"{len(data)} bytes starting with {data[:8]!r}"
+    if data[:2] == b"\xff\xd8":
+      what = "a JPEG"
     raise ValueError(
-      f"{len(data)} bytes starting with {data[:8]!r} are none of "
-      f"{', '.join(_EXACT_FORMATS)}. Other formats, such as JPEG, do not keep "
-      "the numbers of a map"
+      f"this is {what} and none of {', '.join(_EXACT_FORMATS)}. Other formats, "
+      "such as JPEG, do not keep the numbers of a map"
     ) from None
   except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f"the map is damaged: {error}") from error

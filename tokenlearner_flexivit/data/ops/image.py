@@ -2,7 +2,8 @@
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
 float32 after `value_range` or `standardize`. All ops also take a video
-[..., H, W, C] and change all its frames alike.
+[..., H, W, C] and change all its frames alike. Ops that change the size move
+masks and boxes along, see `geometry`.
 """
 
 import cv2
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.ops.geometry import get_frames
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 _INTERPOLATIONS = {
@@ -21,36 +24,6 @@ _INTERPOLATIONS = {
 # 0.8 GB in colours, more than any model sees. A long strip may exceed this when
 # its short side is enlarged to that of other images.
 _MAX_PIXELS = 1 << 28
-
-
-def get_image(example: Example, key: str) -> np.ndarray:
-  """Returns the image [H, W, C] under `key`, on devices a JAX array.
-
-  Raises:
-    ValueError: the entry does not exist or is not a decoded image.
-  """
-  if key not in example:
-    raise ValueError(f"the example has no {key!r}; it has {sorted(example)}")
-  image = example[key]
-  if isinstance(image, bytes):
-    raise ValueError(f"{key!r} is still encoded: put decode before this op")
-  if np.ndim(image) != 3:
-    raise ValueError(
-      f"{key!r} has shape {np.shape(image)} instead of [H, W, C]"
-    )
-  return image
-
-
-def get_frames(example: Example, key: str) -> np.ndarray:
-  """Returns the image [H, W, C] or video [..., H, W, C] under `key`.
-
-  Raises:
-    ValueError: the entry does not exist or is not decoded.
-  """
-  frames = example.get(key)
-  if np.ndim(frames) < 4:
-    return get_image(example, key)
-  return frames
 
 
 def cut(
@@ -118,13 +91,16 @@ def resize_image(
   return resized.reshape(height, width, image.shape[-1])
 
 
-@register_op(check=check_resize)
+@register_op(check=(check_resize, geometry.check))
 def resize(
   example: Example,
   size: int | tuple | list,
   method: str = "bilinear",
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Resizes to `size`, without keeping the aspect ratio.
 
@@ -137,17 +113,27 @@ def resize(
     size: side of the result, or (height, width).
     method: nearest, bilinear, bicubic or area.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image [height, width, C], of the same dtype.
   """
-  image = get_frames(example, key)
-  return {**example, key: resize_image(image, *height_width(size), method)}
+  followers = (masks, boxes, min_visible)
+  return _resized(example, key, height_width(size), method, *followers)
 
 
-@register_op(check=check_resize)
+@register_op(check=(check_resize, geometry.check))
 def resize_small(
-  example: Example, size: int, method: str = "area", *, key: str = "image"
+  example: Example,
+  size: int,
+  method: str = "area",
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Resizes the smaller side to `size` and keeps the aspect ratio.
 
@@ -156,21 +142,75 @@ def resize_small(
     size: smaller side of the result.
     method: nearest, bilinear, bicubic or area; see `resize`.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image, of the same dtype.
   """
-  image = get_frames(example, key)
-  height, width = image.shape[-3:-1]
+  height, width = geometry.sides(example, key)
   small, _ = height_width(size)
   ratio = small / min(height, width)
-  height, width = round(height * ratio), round(width * ratio)
-  return {**example, key: resize_image(image, height, width, method)}
+  new = round(height * ratio), round(width * ratio)
+  return _resized(example, key, new, method, masks, boxes, min_visible)
 
 
-@register_op(check=check_size, moves=True)
+@register_op(check=(check_resize, geometry.check))
+def resize_keep(
+  example: Example,
+  size: int | tuple | list,
+  method: str = "area",
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
+) -> Example:
+  """Resizes to the largest size that fits into `size`, of the same aspect.
+
+  `resize_keep(512)|pad_to(512)` shows whole images of any aspect ratio.
+
+  Args:
+    example: has an image under `key`.
+    size: the longer side of the result, or the greatest (height, width).
+    method: nearest, bilinear, bicubic or area; see `resize`.
+    key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
+
+  Returns:
+    The example with the image, of the same dtype.
+  """
+  height, width = geometry.sides(example, key)
+  most = height_width(size)
+  ratio = min(most[0] / height, most[1] / width)
+  new = max(1, round(height * ratio)), max(1, round(width * ratio))
+  return _resized(example, key, new, method, masks, boxes, min_visible)
+
+
+def _resized(
+  example: Example, key: str, new: tuple[int, int], method: str, *followers
+) -> Example:
+  """Returns the example with its image and what follows it of a new size."""
+  matrix = geometry.window(0, 0, *geometry.sides(example, key), *new)
+
+  def change(frames: np.ndarray, is_mask: bool) -> np.ndarray:
+    return resize_image(frames, *new, "nearest" if is_mask else method)
+
+  return geometry.move(example, key, change, matrix, *followers)
+
+
+@register_op(check=(check_size, geometry.check), moves=True)
 def central_crop(
-  example: Example, size: int | tuple | list, *, key: str = "image"
+  example: Example,
+  size: int | tuple | list,
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Cuts a rectangle of `size` out of the middle.
 
@@ -178,6 +218,9 @@ def central_crop(
     example: has an image under `key`.
     size: side of the result, or (height, width).
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
 
   Returns:
     The example with the image [height, width, C].
@@ -185,16 +228,94 @@ def central_crop(
   Raises:
     ValueError: the image is smaller than `size`.
   """
-  image = get_frames(example, key)
   height, width = height_width(size)
-  full_height, full_width = image.shape[-3:-1]
+  full_height, full_width = geometry.sides(example, key)
   top, left = (full_height - height) // 2, (full_width - width) // 2
   if min(top, left) < 0:
     raise ValueError(
       f"the image has only {full_height} x {full_width} pixels: put "
-      "resize_small before this op"
+      "resize_small or pad_to before this op"
     )
-  return {**example, key: cut(image, top, left, height, width)}
+  place = top, left, height, width
+  return crop(example, key, place, masks, boxes, min_visible)
+
+
+def crop(
+  example: Example,
+  key: str,
+  place: tuple[int, int, int, int],
+  *followers,
+  size: int | tuple | list | None = None,
+  method: str = "nearest",
+) -> Example:
+  """Returns the example with an image, its masks and boxes cut and resized.
+
+  Args:
+    example: has an image under `key`.
+    key: where the image is.
+    place: top, left, height and width of the rectangle.
+    *followers: the last arguments of `geometry.move`.
+    size: side of the result, or (height, width); None for no resize.
+    method: how images are resized.
+  """
+  new = place[2:] if size is None else height_width(size)
+
+  def change(frames: np.ndarray, is_mask: bool) -> np.ndarray:
+    frames = cut(frames, *place)
+    if size is None:
+      return frames
+    return resize_image(frames, *new, "nearest" if is_mask else method)
+
+  matrix = geometry.window(*place, *new)
+  return geometry.move(example, key, change, matrix, *followers)
+
+
+@register_op(check=(check_size, geometry.check), moves=True)
+def pad_to(
+  example: Example,
+  size: int | tuple | list,
+  value: float = 0,
+  ignore: int = geometry.IGNORE,
+  *,
+  key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
+) -> Example:
+  """Pads below and on the right to at least `size`.
+
+  `valid` becomes the shares of height and width that the image has in the
+  result, so that predictions can be brought back to it.
+
+  Args:
+    example: has an image under `key`.
+    size: side of the result, or (height, width). A longer side stays.
+    value: value of the padding.
+    ignore: value of the padding of masks.
+    key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left.
+
+  Returns:
+    The example with the image, of the same dtype, and with float32 [2] under
+    `valid`.
+  """
+  old = geometry.sides(example, key)
+  least = height_width(size)
+  new = max(old[0], least[0]), max(old[1], least[1])
+
+  def change(frames: np.ndarray, is_mask: bool) -> np.ndarray:
+    fill = ignore if is_mask else value
+    geometry.check_fill(fill, frames)
+    shape = (*frames.shape[:-3], *new, frames.shape[-1])
+    padded = np.full(shape, fill, frames.dtype)
+    padded[..., : old[0], : old[1], :] = frames
+    return padded
+
+  matrix = geometry.window(0, 0, *new, *new)
+  moved = geometry.move(example, key, change, matrix, masks, boxes, min_visible)
+  return {**moved, geometry.VALID: np.divide(old, new, dtype=np.float32)}
 
 
 def _check_range(

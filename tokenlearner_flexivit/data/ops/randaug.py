@@ -15,6 +15,7 @@ big_vision's `randaug`, which differ from the paper's:
   - The threshold of Solarize is a uint8: at 10 the 256 becomes 0, and all
     pixels are inverted.
   - Geometric operations take the nearest pixel, and 128 outside of the image.
+    They alone change masks and boxes: Cutout leaves these as they are.
 
 The operations are Pillow's, which the original imitates in TensorFlow. Compared
 with the original at magnitude 10, AutoContrast, Color, Contrast and Sharpness
@@ -22,12 +23,15 @@ differ by at most one grey level, from rounding; rotations and shears may take
 another of two equally near pixels; all others are equal.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from tokenlearner_flexivit.data.ops.image import get_image
+from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.ops.geometry import get_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 # The value of pixels that are moved in or cut out.
@@ -42,42 +46,77 @@ def _either_way(value: float, rng: np.random.Generator) -> float:
   return value if rng.random() < 0.5 else -value
 
 
-def _warp(image: Image.Image, *matrix: float) -> Image.Image:
-  """Returns an image whose pixel (x, y) is that at matrix @ (x, y, 1)."""
-  return image.transform(
-    image.size,
-    Image.Transform.AFFINE,
-    matrix,
-    Image.Resampling.NEAREST,
-    fillcolor=_fill(image),
-  )
+@dataclasses.dataclass(frozen=True)
+class _Warp:
+  """A geometric operation after its draw.
+
+  Attributes:
+    matrix: the six numbers of a matrix: a pixel becomes that at
+      matrix @ (x, y, 1), with (0, 0) for the corner of the image.
+    degrees: the angle of a rotation, which Pillow has a function for.
+  """
+
+  matrix: tuple[float, ...]
+  degrees: float | None = None
+
+  def __call__(self, image: Image.Image, fill: int | tuple) -> Image.Image:
+    """Returns the image with `fill` for pixels from outside."""
+    nearest = Image.Resampling.NEAREST
+    if self.degrees is not None:
+      return image.rotate(self.degrees, nearest, fillcolor=fill)
+    affine = Image.Transform.AFFINE
+    return image.transform(
+      image.size, affine, self.matrix, nearest, fillcolor=fill
+    )
+
+  def on_mask(self, mask: np.ndarray, ignore: int) -> np.ndarray:
+    """Returns the mask [H, W, C] with `ignore` for pixels from outside."""
+    geometry.check_fill(ignore, mask)
+    # Pillow warps whole numbers of one channel of 8 or 32 bits.
+    kind = mask.dtype if mask.dtype == np.uint8 else np.int32
+    warped = [
+      np.asarray(self(Image.fromarray(channel.astype(kind)), ignore))
+      for channel in np.moveaxis(mask, -1, 0)
+    ]
+    return np.stack(warped, axis=-1).astype(mask.dtype)
+
+  def forward(self) -> np.ndarray:
+    """Returns the matrix that maps old places to new ones, see `geometry`."""
+    square = np.array([*self.matrix, 0, 0, 1]).reshape(3, 3)
+    return np.linalg.inv(square)[:2]
 
 
-def _rotate(image, level, rng):
-  return image.rotate(
-    _either_way(30 * level, rng),
-    Image.Resampling.NEAREST,
-    fillcolor=_fill(image),
-  )
+def _rotate(level, rng, size):
+  degrees = _either_way(30 * level, rng)
+  angle = math.radians(degrees)
+  cos, sin = math.cos(angle), math.sin(angle)
+  x, y = size[0] / 2, size[1] / 2
+  # About the centre; y points down.
+  matrix = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+  return _Warp(matrix, degrees)
 
 
-def _shear_x(image, level, rng):
+def _shear_x(level, rng, size):
+  del size
   shear = _either_way(0.3 * level, rng)
   # The row of pixels at the top stays; its centres have y = 1 / 2.
-  return _warp(image, 1, shear, -shear / 2, 0, 1, 0)
+  return _Warp((1, shear, -shear / 2, 0, 1, 0))
 
 
-def _shear_y(image, level, rng):
+def _shear_y(level, rng, size):
+  del size
   shear = _either_way(0.3 * level, rng)
-  return _warp(image, 1, 0, 0, shear, 1, -shear / 2)
+  return _Warp((1, 0, 0, shear, 1, -shear / 2))
 
 
-def _translate_x(image, level, rng):
-  return _warp(image, 1, 0, _either_way(100 * level, rng), 0, 1, 0)
+def _translate_x(level, rng, size):
+  del size
+  return _Warp((1, 0, _either_way(100 * level, rng), 0, 1, 0))
 
 
-def _translate_y(image, level, rng):
-  return _warp(image, 1, 0, 0, 0, 1, _either_way(100 * level, rng))
+def _translate_y(level, rng, size):
+  del size
+  return _Warp((1, 0, 0, 0, 1, _either_way(100 * level, rng)))
 
 
 def _cutout(image, level, rng):
@@ -115,13 +154,28 @@ def _enhance(enhancer):
   return lambda image, level, rng: enhancer(image).enhance(1.8 * level + 0.1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Geometric:
+  """A geometric operation.
+
+  Attributes:
+    draw: function of the magnitude over 10, the generator and the size of the
+      image.
+  """
+
+  draw: Callable[[float, np.random.Generator, tuple[int, int]], _Warp]
+
+  def __call__(self, image, level, rng):
+    return self.draw(level, rng, image.size)(image, _fill(image))
+
+
 # Each operation takes a Pillow image, the magnitude over 10 and the generator,
 # and returns a new image.
 OPERATIONS: dict[str, Callable[..., Image.Image]] = {
   "AutoContrast": _plain(ImageOps.autocontrast),
   "Equalize": _plain(ImageOps.equalize),
   "Invert": _plain(ImageOps.invert),
-  "Rotate": _rotate,
+  "Rotate": _Geometric(_rotate),
   "Posterize": _posterize,
   "Solarize": _solarize,
   "SolarizeAdd": _solarize_add,
@@ -129,10 +183,10 @@ OPERATIONS: dict[str, Callable[..., Image.Image]] = {
   "Contrast": _enhance(ImageEnhance.Contrast),
   "Brightness": _enhance(ImageEnhance.Brightness),
   "Sharpness": _enhance(ImageEnhance.Sharpness),
-  "ShearX": _shear_x,
-  "ShearY": _shear_y,
-  "TranslateX": _translate_x,
-  "TranslateY": _translate_y,
+  "ShearX": _Geometric(_shear_x),
+  "ShearY": _Geometric(_shear_y),
+  "TranslateX": _Geometric(_translate_x),
+  "TranslateY": _Geometric(_translate_y),
   "Cutout": _cutout,
 }
 
@@ -144,14 +198,18 @@ def _check_randaug(num_layers: int, magnitude: float) -> None:
     raise ValueError(f"magnitude must be in [0, 30], not {magnitude}")
 
 
-@register_op(check=_check_randaug, moves=True)
+@register_op(check=(_check_randaug, geometry.check), moves=True)
 def randaug(
   example: Example,
   rng: np.random.Generator,
   num_layers: int = 2,
   magnitude: float = 10,
+  ignore: int = geometry.IGNORE,
   *,
   key: str = "image",
+  masks: str | tuple | list = (),
+  boxes: str | None = None,
+  min_visible: float = 0,
 ) -> Example:
   """Applies `num_layers` operations drawn from `OPERATIONS`, one by one.
 
@@ -163,7 +221,11 @@ def randaug(
     rng: generator of the random numbers.
     num_layers: how many operations, drawn with replacement; the N of the paper.
     magnitude: strength of all of them, in [0, 30]; the M of the paper.
+    ignore: value of the pixels that come into masks.
     key: where the image is.
+    masks: masks to move along.
+    boxes: boxes to move along.
+    min_visible: least share of a box that must be left by each operation.
 
   Returns:
     The example with the image, of the same shape, uint8.
@@ -184,7 +246,22 @@ def randaug(
 
   # Pillow's grey images have no axis of channels.
   augmented = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  operations = list(OPERATIONS.values())
+  operations, level = list(OPERATIONS.values()), magnitude / 10
   for index in rng.integers(len(operations), size=num_layers).tolist():
-    augmented = operations[index](augmented, magnitude / 10, rng)
+    operation = operations[index]
+    if not isinstance(operation, _Geometric):
+      augmented = operation(augmented, level, rng)
+      continue
+    warp = operation.draw(level, rng, augmented.size)
+    augmented = warp(augmented, _fill(augmented))
+    example = geometry.follow(
+      example,
+      lambda mask, _, warp=warp: warp.on_mask(mask, ignore),
+      warp.forward(),
+      image.shape,
+      image.shape[:2],
+      masks,
+      boxes,
+      min_visible,
+    )
   return {**example, key: np.array(augmented).reshape(image.shape)}
