@@ -254,6 +254,11 @@ def test_reading_through_the_pipeline(tiny):
   source = data.open_source(c)
   assert len(source) == config.num_train
   assert source.class_names == list(textures.NAMES)
+  for key, names in {
+    "objects/shape": shapes.NAMES,
+    "semantic": ("background", *shapes.NAMES),
+  }.items():
+    assert source.classes(key) == (len(names), list(names))
   (batch,) = data.eval_batches(c, batch_size=config.num_train)
   assert batch["image"].shape == (6, 64, 64, 3)
   for row, index in enumerate(batch["id"]):

@@ -1,26 +1,37 @@
 """The source of a TFDS dataset, read without TensorFlow."""
 
-import contextlib
 import copy
 import difflib
 import functools
 import os
 import pathlib
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit import paths, terminal
-from tokenlearner_flexivit.data import shared_examples, splits
+from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit.data import mask_classes, shared_examples, splits
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
+from tokenlearner_flexivit.data.rendered_scenes import shapes
+from tokenlearner_flexivit.data.sources import (
+  array_cache,
+  digits,
+  encoded_features,
+)
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import digits, encoded_features
 
 # Builders of this package, which prepare themselves on first use.
 _PREPARE = {"digits": digits.prepare, "rendered_scenes": scenes.prepare}
+# Names by number in masks that TFDS stores without names.
+_MASKS = {
+  "cityscapes": {"segmentation_label": mask_classes.CITYSCAPES_LABEL_IDS},
+  "oxford_iiit_pet": {
+    "segmentation_mask": ("none", "pet", "background", "border")
+  },
+  "rendered_scenes": {"semantic": ("background", *shapes.NAMES)},
+}
 # How many records are read at once for their labels.
 _RECORDS = 256
 # Features of datasets that hold the file name of an example.
@@ -94,7 +105,8 @@ class TfdsSource(sources.Source):
       if pathlib.Path(name).expanduser().is_dir():
         raise ValueError(
           f"{name!r} is a folder. Write 'folder:{name}' for images in class "
-          f"folders, or 'video_folder:{name}' for videos."
+          f"folders, 'mask_folder:{name}' for images with masks, 'coco:{name}' "
+          f"for COCO annotations, or 'video_folder:{name}' for videos."
         ) from None
       raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
     except ImportError as error:
@@ -127,11 +139,11 @@ class TfdsSource(sources.Source):
         "cannot be read; build one with names from it."
       )
     known = self._features = dict(builder.info.features.items())
-    elements = {key: _element(feature) for key, feature in known.items()}
-    self.value_names = {
-      key: element.names
-      for key, element in elements.items()
-      if isinstance(element, tfds.features.ClassLabel)
+    self._dataset = builder.name
+    self.value_names = _value_names(known) | {
+      key: list(names)
+      for key, names in _MASKS.get(builder.name, {}).items()
+      if key in known
     }
     if features is None:
       self._parse = dict
@@ -199,21 +211,9 @@ class TfdsSource(sources.Source):
     if self.has_labels_at_hand or self._place is None:
       return self._read_labels(key)
     name = sources.hash_words(self._place, self._digest, key)
-    path = paths.cache_dir() / "labels" / f"{name}.npy"
-    # A power cut may leave an empty file.
-    with contextlib.suppress(OSError, ValueError, EOFError):
-      return np.load(path)
-    labels = self._read_labels(key)
-    # On a full or read-only disk the labels are read again next time.
-    with contextlib.suppress(OSError):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      partial = path.with_name(f"{uuid.uuid4().hex}.partial.npy")
-      try:
-        np.save(partial, labels)
-        partial.rename(path)
-      finally:
-        partial.unlink(missing_ok=True)
-    return labels
+    return array_cache.load_or_compute(
+      "labels", name, lambda: self._read_labels(key)
+    )
 
   def _read_labels(self, key: str) -> np.ndarray:
     """Returns one feature of all examples, int64 [N]."""
@@ -237,7 +237,20 @@ class TfdsSource(sources.Source):
     """Returns the number and the names of the classes of a feature.
 
     TFDS names classes without names by their numbers; here they have no names.
+
+    Args:
+      key: the feature; "objects/label" for a feature of objects.
+
+    Raises:
+      ValueError: the feature is a mask that does not hold classes.
     """
+    if (self._dataset, key) == ("scene_parse150", "annotation"):
+      raise ValueError(
+        f"{key!r} of {self.name} holds the instances of 100 kinds of things, "
+        "not the 150 classes of the benchmark. Download "
+        "ADEChallengeData2016.zip and name 'mask_folder:/path/"
+        "ADEChallengeData2016'."
+      )
     count, names = super().classes(key)
     is_named = names and list(names) != [str(i) for i in range(len(names))]
     return count, names if is_named else None
@@ -263,6 +276,22 @@ def _element(feature: Any) -> Any:
   return feature.feature if is_sequence else feature
 
 
+def _value_names(
+  features: Mapping[str, Any], prefix: str = ""
+) -> dict[str, list[str]]:
+  """Returns the names of classes by feature, such as "objects/label"."""
+  names = {}
+  for key, feature in features.items():
+    element = _element(feature)
+    if isinstance(element, tfds.features.FeaturesDict):
+      names |= _value_names(element, f"{prefix}{key}/")
+    elif isinstance(element, tfds.features.ClassLabel) or (
+      isinstance(element, tfds.features.LabeledImage) and element.names
+    ):
+      names[prefix + key] = element.names
+  return names
+
+
 def _choose(
   known: Mapping[str, Any], names: Sequence[str], dataset: str
 ) -> dict[str, Any]:
@@ -283,7 +312,8 @@ def _unknown_name(name: str) -> str:
   return (
     f"Unknown dataset {name!r}.{hint} A dataset is one of "
     f"{', '.join(sorted(_PREPARE))} (nothing to download), "
-    "'folder:/path' (images in class folders), 'video_folder:/path' (videos), "
+    "'folder:/path' (images in class folders), 'mask_folder:/path' (images and "
+    "masks), 'coco:/path' (COCO annotations), 'video_folder:/path' (videos), "
     "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
     "(https://www.tensorflow.org/datasets/catalog/overview). Without "
     "TensorFlow, some of these, such as ucf101, are known only once they are "
