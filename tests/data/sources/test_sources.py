@@ -80,6 +80,27 @@ def test_fake_is_fixed_noise_of_the_shape():
   assert (other[0]["image"] != source[0]["image"]).any()
 
 
+def test_fake_with_masks_and_boxes():
+  name = "fake:6x9x3:5:30"
+  plain = data.open_source({"name": name, "split": "train"})
+  source = data.open_source({"name": f"{name}:dense", "split": "train"})
+  ids = set()
+  for i in range(30):
+    example, other = source[i], plain[i]
+    np.testing.assert_array_equal(example["image"], other["image"])
+    assert example["semantic"].shape == (6, 9)
+    ids |= {*np.unique(example["semantic"]).tolist()}
+    ymin, xmin, ymax, xmax = example["objects"]["bbox"].T
+    assert (ymin < ymax).all() and (xmin < xmax).all() and (ymin >= 0).all()
+    assert (example["objects"]["label"] < 5).all()
+  assert ids == {0, 1, 2, 3, 4, 255}
+  for key in ("label", "semantic", "objects/label"):
+    assert source.classes(key) == (5, None)
+  assert plain.classes("semantic") == (None, None)
+  with pytest.raises(ValueError, match="only images of up to 255 classes"):
+    data.open_source({"name": "fake:6x9x3:300:dense", "split": "train"})
+
+
 def test_plain_fake():
   source = data.open_source({"name": "fake", "split": "x"})
   assert len(source) == 1024 and source.num_classes == 1000

@@ -2,16 +2,21 @@
 
 import re
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from tokenlearner_flexivit.data import shared_examples, splits
+from tokenlearner_flexivit.data import mask_classes, shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
 
 _NAME = re.compile(
   r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
-  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?"
+  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?(?P<dense>:dense)?"
 )
+
+# Rectangles along each side of a mask.
+_GRID = 4
 
 
 class FakeSource(sources.Source):
@@ -20,8 +25,10 @@ class FakeSource(sources.Source):
   Names are "fake:HEIGHTxWIDTHxCHANNELS:CLASSES" and, with the number of
   examples in a split, "fake:HEIGHTxWIDTHxCHANNELS:CLASSES:EXAMPLES". Plain
   "fake" means "fake:224x224x3:1000:1024". With a fourth size in front, as in
-  "fake:16x64x64x3:10", the examples are videos of so many frames. Every split
-  exists.
+  "fake:16x64x64x3:10", the examples are videos of so many frames. With ":dense"
+  at the end, as in "fake:48x48x3:5:16:dense", images have a mask `semantic` of
+  rectangles of classes, uint8 [H, W], with a few pixels without a class, and
+  `objects` with boxes, as `coco:` has them. Every split exists.
   """
 
   def __init__(self, name: str, split: str):
@@ -37,19 +44,27 @@ class FakeSource(sources.Source):
     if name == "fake":
       name = "fake:224x224x3:1000"
     match = _NAME.fullmatch(name)
-    if not match or "0" in match.group(
-      "frames", "height", "width", "num_classes"
-    ):
+    zeros = ("frames", "height", "width", "num_classes")
+    if not match or "0" in match.group(*zeros):
       raise ValueError(
         f"Cannot read the dataset {name!r}: expected 'fake', or "
         "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
         "'fake:240x240x3:1000', with 1 or 3 channels, or for videos "
-        "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'."
+        "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'. Images with "
+        "masks and boxes have ':dense' at the end."
       )
+    self._is_dense = bool(match["dense"])
     sides = match.group("frames", "height", "width", "channels")
     self._shape = tuple(int(side) for side in sides if side)
     self._key = "video" if match["frames"] else "image"
     self.num_classes = int(match["num_classes"])
+    if self._is_dense and (
+      match["frames"] or self.num_classes > mask_classes.IGNORE
+    ):
+      raise ValueError(
+        f"{name!r}: only images of up to {mask_classes.IGNORE} classes have "
+        "masks. Leave out ':dense'."
+      )
     num_examples = int(match["num_examples"] or 1024)
     self.name = f"{name} ({split})"
     self.parts = [
@@ -72,11 +87,39 @@ class FakeSource(sources.Source):
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     (seed, _), position = sources.locate(self._parts, index)
     rng = np.random.default_rng((seed, position))
-    return {
+    example = {
       self._key: rng.integers(0, 256, self._shape, np.uint8),
       "label": np.int32(rng.integers(self.num_classes)),
       "id": np.int32(index),
     }
+    return example | self._dense(rng) if self._is_dense else example
+
+  def _dense(self, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns a mask and boxes, which have nothing to do with each other."""
+    height, width, _ = self._shape
+    rows, columns = (np.arange(s) * _GRID // s for s in (height, width))
+    classes = rng.integers(0, self.num_classes, (_GRID, _GRID), np.uint8)
+    mask = classes[rows][:, columns]
+    mask[0] = mask_classes.IGNORE
+    count = rng.integers(1, 4)
+    corners = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
+    sides = corners[:, 2:] - corners[:, :2]
+    objects = {
+      "id": np.arange(count),
+      "area": (sides.prod(1) * height * width).astype(np.float32),
+      "bbox": corners.astype(np.float32),
+      "label": rng.integers(0, self.num_classes, count),
+      "is_crowd": np.zeros(count, bool),
+    }
+    return {"semantic": mask, "objects": objects}
+
+  def classes(
+    self, key: str = "label"
+  ) -> tuple[int | None, Sequence[str] | None]:
+    """Returns the number of classes; they have no names."""
+    if self._is_dense and key in ("semantic", "objects/label"):
+      key = "label"
+    return super().classes(key)
 
   def digest(self) -> str:
     """Returns a hash of the name and the split."""
