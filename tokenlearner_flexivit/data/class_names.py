@@ -14,7 +14,10 @@ Classes = tuple[int | None, Sequence[str] | None]
 
 
 def classes(
-  data_config: Mapping[str, Any], source: Source, where: str = "data"
+  data_config: Mapping[str, Any],
+  source: Source,
+  where: str = "data",
+  key: str = "label",
 ) -> Classes:
   """Returns the number and the names of the classes of preprocessed labels.
 
@@ -23,6 +26,7 @@ def classes(
       the label.
     source: the source that it names.
     where: name of the section for errors.
+    key: the entry with the labels.
 
   Returns:
     The result of `Source.classes`.
@@ -30,7 +34,7 @@ def classes(
   Raises:
     ValueError: the preprocessing cannot be parsed.
   """
-  key, text = "label", data_config.get("pp")
+  text = data_config.get("pp")
   try:
     steps = preprocess.parse(text).steps if text else ()
   except ValueError as error:

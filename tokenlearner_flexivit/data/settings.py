@@ -16,8 +16,12 @@ from tokenlearner_flexivit.data import (
   shared_examples,
 )
 from tokenlearner_flexivit.data.sources.base import Source
+from tokenlearner_flexivit.data.sources.coco.source import CocoSource
 from tokenlearner_flexivit.data.sources.fake import FakeSource
 from tokenlearner_flexivit.data.sources.folder import FolderSource
+from tokenlearner_flexivit.data.sources.mask_folder.source import (
+  MaskFolderSource,
+)
 
 with terminal.root_logger_unchanged():
   import grain
@@ -29,12 +33,12 @@ class Settings:
 
   Attributes:
     name: the dataset: "digits", a TFDS name, "folder:/path",
-      "video_folder:/path" or "fake:...".
+      "mask_folder:/path", "coco:/path", "video_folder:/path" or "fake:...".
     split: a split of the dataset, perhaps a slice.
     pp: preprocessing string; not needed to open the source.
     data_dir: folder of TFDS datasets, and of stored frames of videos.
-    features: names of the features of a TFDS dataset that are read, None for
-      all; the fewer, the faster.
+    features: names of the features of a TFDS dataset, or a COCO folder, that
+      are read, None for all; the fewer, the faster.
     num_workers: processes that prepare batches; 0 means threads in this
       process. Each holds the library, some 200 MB. An evaluation starts them
       anew for each pass, so that none waits during training: this takes two
@@ -175,6 +179,10 @@ class Settings:
       return FolderSource
     if self.name.split(":")[0] == "fake":
       return FakeSource
+    if self.name.startswith("mask_folder:"):
+      return MaskFolderSource
+    if self.name.startswith("coco:"):
+      return CocoSource
     if self.name.startswith(("video_folder:", "video_folder/")):
       from tokenlearner_flexivit.data.sources.video_folder.source import (
         VideoFolderSource,
@@ -192,8 +200,8 @@ class Settings:
     cls = self._source_class
     if self.features is not None and "features" not in cls.options:
       raise ValueError(
-        f"{where}.features={self.features!r} is for TFDS datasets; "
-        f"{self.name!r} has no more than is used. Leave it out."
+        f"{where}.features={self.features!r} is for TFDS datasets and COCO "
+        f"folders; {self.name!r} has no more than is used. Leave it out."
       )
     if self.data_dir is not None and "data_dir" not in cls.options:
       raise ValueError(

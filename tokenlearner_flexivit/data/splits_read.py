@@ -8,6 +8,11 @@ from typing import Any
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.shared_examples import Part
+from tokenlearner_flexivit.data.sources.coco import files as coco_files
+from tokenlearner_flexivit.data.sources.mask_folder import layout
+
+# Functions that return the splits of a folder, by the kind of the source.
+_FIND = {"mask_folder": layout.find_places, "coco": coco_files.find}
 
 
 def describe(
@@ -89,16 +94,32 @@ def unlike_training(
   return trained_on, differ, shared
 
 
+def _reading(name: str, known: Iterable[str], asked: Iterable[str]) -> str:
+  """Returns in words which of the known splits are read, and which not."""
+  parts = {part for split in asked for part, _ in splits.parse(split)}
+  roles = {splits.role(part) for part in parts}
+  used = [
+    split
+    for split in known
+    if split in parts or splits.role(split) in roles or "all" in parts
+  ]
+  left = [split for split in known if split not in used]
+  unused = f" Not reading {', '.join(left)}." if left else ""
+  return f"{name}: reading {', '.join(used)}.{unused}"
+
+
 def _describe(name: str, asked: Iterable[str]) -> str:
   """Returns the line about a dataset; "" unless it is a folder."""
   kind, _, path = name.partition(":")
-  if not kind.endswith("folder"):
+  if kind not in ("folder", "video_folder", *_FIND):
     return ""
   if kind == "video_folder":
     path, _ = splits.split_options(path)
   root = paths.local(path, kind)
   if not root.is_dir():
     return ""
+  if kind in _FIND:
+    return _reading(name, _FIND[kind](path), asked)
   split_paths = splits.find(root, has_tables=kind != "folder")
   known = {part: path.name for part, path in split_paths.items()}
   if not known:

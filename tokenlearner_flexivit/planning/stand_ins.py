@@ -20,6 +20,7 @@ DATASETS = {
 }
 # These need no download: they are noise, or come with a library.
 _AT_HAND = ("fake", "digits")
+_FOLDERS = ("folder", "mask_folder", "coco", "video_folder")
 # Sizes before the preprocessing, which the device never sees.
 _RAW = {"image": "256x256x3", "video": "64x256x256x3"}
 
@@ -70,7 +71,7 @@ def _data(
   name = data.get("name")
   if not isinstance(name, str) or (num_examples is num_classes is None):
     kind, _, path = str(name).partition(":")
-    is_folder = kind in ("folder", "video_folder") and path
+    is_folder = kind in _FOLDERS and path
     if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
       return data
   known = DATASETS.get(name, (None, None))
@@ -92,7 +93,10 @@ def _data(
     )
   kind = tasks.named(config["task"]).build_model(config["model"]).input
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
-  data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
+  is_dense = str(name).startswith(("mask_folder:", "coco:"))
+  data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}" + (
+    ":dense" if is_dense else ""
+  )
   return data
 
 

@@ -198,14 +198,18 @@ class Experiment:
     return data_lib.peek(self.config["data"], self.source, "config.data")
 
   def describe_splits(self) -> list[str]:
-    """Returns lines that say which splits are read, and which overlap."""
+    """Returns lines that say which data are read, and which splits overlap."""
     parts = {
       # Of a few-shot evaluation, the last source is for testing.
       name: evaluator.sources[-1].parts
       for name, evaluator in self.evaluators.items()
       if evaluator.sources
     }
-    return data_lib.describe_splits(self.config, parts)
+    sources = [s for e in self.evaluators.values() for s in e.sources]
+    if "source" in vars(self):  # An evaluation does not open it.
+      sources.insert(0, self.source)
+    notes = dict.fromkeys(note for source in sources for note in source.notes)
+    return [*data_lib.describe_splits(self.config, parts), *notes]
 
   @property
   def image_shape(self) -> tuple[int, ...]:

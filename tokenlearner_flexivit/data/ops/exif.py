@@ -5,6 +5,8 @@ Viewers turn the image accordingly. EXIF is a small TIFF file inside of a JPEG,
 PNG or WebP (CIPA DC-008, section 4.6.4); the tag is 0x0112.
 """
 
+import zlib
+
 import numpy as np
 from jaxtyping import Shaped
 
@@ -12,6 +14,7 @@ _ORIENTATION = 0x0112
 # Bytes of a whole number, by the entry's type.
 _SHORT_AND_LONG = {3: 2, 4: 4}
 _START_OF_SCAN = 0xDA
+_PNG = b"\x89PNG\r\n\x1a\n"
 _APP1 = 0xE1
 # Steps that turn an image upright, by orientation: whether to mirror it upside
 # down, to mirror it left to right, and then to exchange rows and columns.
@@ -45,6 +48,31 @@ def orientation(data: bytes) -> int:
   return numbers[0] if numbers and numbers[0] in _TURNS else 1
 
 
+def as_stored(data: bytes) -> bytes:
+  """Returns a file whose EXIF data no longer ask to turn the image.
+
+  The pixels are the same. Files without an orientation are returned as they
+  are.
+
+  Args:
+    data: a JPEG, PNG or WebP file.
+  """
+  if orientation(data) == 1:
+    return data
+  exif = _find_exif(data)
+  tiff = exif.removeprefix(b"Exif\0\0")
+  start, size, _, order = _find_tag(tiff, _ORIENTATION)
+  start += data.index(exif) + len(exif) - len(tiff)
+  upright = (1).to_bytes(size, order)
+  data = data[:start] + upright + data[start + size :]
+  if data.startswith(_PNG):  # A checksum ends the part of the file.
+    begin = data.index(b"eXIf")
+    end = begin + 4 + len(exif)
+    checksum = zlib.crc32(data[begin:end]).to_bytes(4)
+    data = data[:end] + checksum + data[end + 4 :]
+  return data
+
+
 def turn(
   image: Shaped[np.ndarray, "H W *rest"], number: int
 ) -> Shaped[np.ndarray, "h w *rest"]:
@@ -76,7 +104,7 @@ def _find_exif(data: bytes) -> bytes:
       if marker == _START_OF_SCAN:
         break
       position += 2 + size
-  elif data[:8] == b"\x89PNG\r\n\x1a\n" and b"eXIf" in data:
+  elif data.startswith(_PNG) and b"eXIf" in data:
     position = 8
     while position + 8 <= len(data):
       size = int.from_bytes(data[position : position + 4])
@@ -106,14 +134,32 @@ def tag_values(tiff: bytes, tag: int) -> tuple[int, ...]:
   Raises:
     IndexError: the file ends in the middle.
   """
+  place = _find_tag(tiff, tag)
+  if place is None:
+    return ()
+  start, size, count, order = place
+  # The tags that are read here have at most one value per channel.
+  return tuple(
+    _read(tiff, start + size * i, size, order) for i in range(min(count, 16))
+  )
+
+
+def _find_tag(tiff: bytes, tag: int) -> tuple[int, int, int, str] | None:
+  """Returns where a tag's numbers are in a TIFF, or None without them.
+
+  Returns:
+    The position of the first number, the bytes of each, how many there are, and
+    the order of their bytes.
+
+  Raises:
+    IndexError: the file ends in the middle.
+  """
   order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
   if order is None:
-    return ()
+    return None
 
   def read(position: int, size: int) -> int:
-    if position + size > len(tiff):
-      raise IndexError("the TIFF ends in the middle")
-    return int.from_bytes(tiff[position : position + size], order)
+    return _read(tiff, position, size, order)
 
   # BigTIFF has wider numbers.
   is_big = read(2, 2) == 43
@@ -126,6 +172,11 @@ def tag_values(tiff: bytes, tag: int) -> tuple[int, ...]:
       count, start = read(position + 4, word), position + 4 + word
       if count * size > word:
         start = read(start, word)
-      # The tags that are read here have at most one value per channel.
-      return tuple(read(start + size * i, size) for i in range(min(count, 16)))
-  return ()
+      return start, size, count, order
+  return None
+
+
+def _read(tiff: bytes, position: int, size: int, order: str) -> int:
+  if position + size > len(tiff):
+    raise IndexError("the TIFF ends in the middle")
+  return int.from_bytes(tiff[position : position + size], order)

@@ -20,6 +20,9 @@ from tokenlearner_flexivit.data import shared_examples, splits
 # Threads that read labels; they wait for the disk or the network.
 _READERS = 32
 
+# Lines of an error or a warning that lists what is wrong.
+_MOST_LINES = 5
+
 # Examples whose labels are read in seconds, from any disk.
 _FEW = 10_000
 
@@ -40,6 +43,7 @@ class Source(abc.ABC):
     has_several: whether an example may have several classes.
     value_names: by feature, names of its values 0, 1, ..., if they have names.
     parts: what is read of the dataset's splits; empty if that is not known.
+    notes: what was read and checked, in words, for the start of a run.
     options: arguments of the constructor after the name and the split.
   """
 
@@ -49,6 +53,7 @@ class Source(abc.ABC):
   has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
   parts: Sequence[shared_examples.Part] = ()
+  notes: Sequence[str] = ()
   options: Sequence[str] = ()
 
   @classmethod
@@ -143,6 +148,26 @@ class Source(abc.ABC):
     It is the same on every host, wherever the data are stored.
     """
     return hash_words(len(self), self.num_classes, self.class_names)
+
+
+def check(claim: str, problems: Iterable[str]) -> None:
+  """Raises ValueError with the first problems, if there are any.
+
+  Args:
+    claim: what is then wrong, such as "/data cannot be read".
+    problems: in words; each names its file.
+  """
+  problems = list(problems)
+  if problems:
+    raise ValueError(f"{claim}:{listed(problems)}")
+
+
+def listed(lines: Sequence[str]) -> str:
+  """Returns the first of many lines, and how many more there are."""
+  more = len(lines) - _MOST_LINES
+  return "".join(f"\n  {line}" for line in lines[:_MOST_LINES]) + (
+    f"\n  ... and {more} more" if more > 0 else ""
+  )
 
 
 def hash_words(*values: Any) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
+from tokenlearner_flexivit.data.sources import base as sources
+
 _MAX_SHOWN = 5
 _THREADS, _CHUNK = 32, 64
 
@@ -241,11 +243,4 @@ def snap(groups: Sequence[str], position: int) -> int:
 
 def check(where: pathlib.Path, problems: Iterable[str]) -> None:
   """Raises ValueError that lists the problems, if there are any."""
-  problems = list(problems)
-  if problems:
-    shown = "".join(f"\n  {problem}" for problem in problems[:_MAX_SHOWN])
-    more = len(problems) - _MAX_SHOWN
-    raise ValueError(
-      f"{where} cannot be read as a folder of videos:{shown}"
-      + (f"\n  ... and {more} more" if more > 0 else "")
-    )
+  sources.check(f"{where} cannot be read as a folder of videos", problems)

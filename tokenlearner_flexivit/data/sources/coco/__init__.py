@@ -1,0 +1,1 @@
+"""Folders with annotations in COCO's JSON as a source of examples."""

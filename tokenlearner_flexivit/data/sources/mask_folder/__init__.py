@@ -1,0 +1,1 @@
+"""Folders of images and masks as a source of examples."""

@@ -1,0 +1,169 @@
+"""Checks of images and masks before a run: their headers, and ids of masks."""
+
+import concurrent.futures
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenlearner_flexivit.data import batches, mask_classes
+from tokenlearner_flexivit.data.ops import decode
+from tokenlearner_flexivit.data.sources import image_header
+from tokenlearner_flexivit.data.sources.mask_folder import layout
+
+# Formats of masks; others lose numbers.
+_EXACT = ("PNG", "TIFF", "BMP", "GIF")
+# The ids of so many masks, with so many pixels, are checked in seconds.
+_MOST_MASKS, _MOST_PIXELS = 256, 10**8
+_MOST_IN_COLOUR = 64
+
+
+def check_headers(
+  pairs: layout.Pairs,
+) -> tuple[list[str], list[int], list[int]]:
+  """Returns what the headers of all images and masks tell.
+
+  Args:
+    pairs: the images and masks of a split.
+
+  Returns:
+    What is wrong, in words. The images whose EXIF orientation their masks may
+    share or not, by position. The masks whose ids ought to be checked.
+  """
+  count = len(pairs.images)
+  headers = image_header.read_all(
+    [pairs.image(i) for i in range(count)]
+    + [pairs.mask(i) for i in range(count)]
+  )
+  problems, unsure, coloured = [], [], []
+  pixels = 0
+  for i, (image, mask) in enumerate(
+    zip(headers[:count], headers[count:], strict=True)
+  ):
+    if isinstance(image, str):
+      problems.append(f"{pairs.image(i)}: {image}")
+    elif isinstance(mask, str):
+      problems.append(f"{pairs.mask(i)}: {mask}")
+    elif mask.format not in _EXACT:
+      problems.append(
+        f"{pairs.mask(i)}: is a {mask.format}, which changes the numbers of "
+        "classes at edges. Export masks as PNG"
+      )
+    else:
+      # `decode` turns a mask that was drawn on the pixels as stored.
+      as_stored = mask.orientation == 1 and mask.stored == image.stored
+      if mask.upright != image.upright and not as_stored:
+        problems.append(
+          f"{pairs.image(i)}: has {_size(image)}, its mask {pairs.masks[i]} "
+          f"{_size(mask)} pixels (width x height)"
+        )
+      elif (
+        image.orientation > 1 and as_stored and mask.upright == image.upright
+      ):
+        unsure.append(i)
+    if isinstance(mask, image_header.Header):
+      pixels += mask.height * mask.width
+      if mask.has_colours:
+        coloured.append(i)
+  share = min(1, _MOST_PIXELS / max(pixels, 1))
+  sample = max(1, min(_MOST_MASKS, int(share * count))) if count else 0
+  chosen = set(np.linspace(0, count - 1, sample, dtype=int).tolist())
+  return (
+    problems,
+    unsure,
+    sorted(chosen.union(coloured[:_MOST_IN_COLOUR])),
+  )
+
+
+def _size(header: image_header.Header) -> str:
+  height, width = header.upright
+  return f"{width} x {height}"
+
+
+def check_ids(
+  pairs: layout.Pairs, positions: Sequence[int], names: Sequence[str]
+) -> list[str]:
+  """Returns in words which masks cannot be decoded or have unknown ids.
+
+  Args:
+    pairs: the images and masks of a split.
+    positions: the masks to decode.
+    names: names of the ids 0, 1, ...; "id N" for an id that is no class.
+  """
+  problems = []
+  unnamed = {i for i, name in enumerate(names) if name == f"id {i}"}
+  known = {*range(len(names)), mask_classes.IGNORE} - unnamed
+  for i, ids in zip(positions, _scan(pairs, positions), strict=True):
+    if isinstance(ids, str):
+      problems.append(f"{pairs.mask(i)}: {ids}")
+    elif unknown := sorted(set(ids.tolist()) - known):
+      problems.append(
+        f"{pairs.mask(i)}: has the ids {', '.join(map(str, unknown[:5]))}"
+        + (", ..." if len(unknown) > 5 else "")
+        + f", but the classes have the ids 0 to {len(names) - 1}"
+        + (", not all of these" if unnamed else "")
+        + f", and {mask_classes.IGNORE} is no class"
+      )
+  return problems
+
+
+def occurring(
+  pairs: layout.Pairs, refuse: Callable[[Sequence[str]], Any]
+) -> np.ndarray:
+  """Returns which ids occur in all masks, bool [256].
+
+  Args:
+    pairs: the images and masks of a split.
+    refuse: raises an error for problems in words, if there are any.
+  """
+  occur = np.zeros(mask_classes.IGNORE + 1, bool)
+  problems = []
+  for i, ids in enumerate(_scan(pairs, range(len(pairs.masks)))):
+    if isinstance(ids, str):
+      problems.append(f"{pairs.mask(i)}: {ids}")
+    elif ids.min() < 0 or ids.max() > mask_classes.IGNORE:
+      problems.append(
+        f"{pairs.mask(i)}: has the ids {ids.min()} to {ids.max()}. Those of "
+        f"classes are 0 to {mask_classes.IGNORE - 1}, and "
+        f"{mask_classes.IGNORE} is no class"
+      )
+    else:
+      occur[ids] = True
+  refuse(problems)
+  return occur
+
+
+def _scan(
+  pairs: layout.Pairs, positions: Sequence[int]
+) -> list[np.ndarray | str]:
+  """Returns the ids in each mask, or in words why it has none."""
+
+  def scan(i: int) -> np.ndarray | str:
+    try:
+      with open(pairs.mask(i), "rb", buffering=0) as file:
+        data = file.read()
+      return _unique(decode.decode_ids({"mask": data}, key="mask")["mask"])
+    except OSError as error:
+      return f"cannot be read ({error.strerror})"
+    except ValueError as error:
+      if "in colours" in str(error):
+        return (
+          "has colours in place of the numbers of classes. Export masks of "
+          "class numbers: grey, or colours of a palette (PNG modes L and P)"
+        )
+      return str(error)
+
+  with concurrent.futures.ThreadPoolExecutor(batches.available_cpus()) as pool:
+    parts = [positions[i : i + 1024] for i in range(0, len(positions), 1024)]
+    return list(
+      itertools.chain.from_iterable(pool.map(scan, part) for part in parts)
+    )
+
+
+def _unique(ids: np.ndarray) -> np.ndarray:
+  """Returns the numbers that occur; much faster for small ones than NumPy's."""
+  if ids.size and ids.min() >= 0 and ids.max() <= mask_classes.IGNORE:
+    counts = np.bincount(ids.ravel(), minlength=mask_classes.IGNORE + 1)
+    return np.flatnonzero(counts)
+  return np.unique(ids)
