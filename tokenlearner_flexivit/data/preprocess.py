@@ -30,6 +30,7 @@ import functools
 import inspect
 import itertools
 import math
+import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -417,8 +418,8 @@ def _matches(value: Any, annotation: Any) -> bool:
   """Tells whether a literal has the annotated type; ints pass as floats."""
   if annotation is inspect.Parameter.empty:
     return True
-  if isinstance(value, bool) and annotation is not bool:
-    return False  # In Python True is an int.
+  if isinstance(value, bool):  # In Python True is an int.
+    return bool in (annotation, *typing.get_args(annotation))
   if isinstance(value, int) and isinstance(1.0, annotation):
     return True
   return isinstance(value, annotation)
