@@ -1,16 +1,26 @@
 """The classes of labels, and whether two datasets number them alike."""
 
+import collections
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data import mask_classes, preprocess
+from tokenlearner_flexivit.data.ops import dense_label
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.sources.base import Source
 
 # The number of classes and their names; None for unknown ones.
 Classes = tuple[int | None, Sequence[str] | None]
+
+# Ops that name or number the classes of an entry.
+_FOLLOWED = (
+  label_ops.copy,
+  dense_label.objects,
+  dense_label.map_labels,
+  dense_label.ignore,
+)
 
 
 def classes(
@@ -23,13 +33,14 @@ def classes(
 
   Args:
     data_config: dict or ConfigDict; its preprocessing may copy another entry to
-      the label.
+      the label, make boxes of objects, and give classes other numbers.
     source: the source that it names.
     where: name of the section for errors.
     key: the entry with the labels.
 
   Returns:
-    The result of `Source.classes`.
+    The number and the names, each None if it is not known. Classes that get the
+    same number have their names joined by "/".
 
   Raises:
     ValueError: the preprocessing cannot be parsed.
@@ -39,12 +50,47 @@ def classes(
     steps = preprocess.parse(text).steps if text else ()
   except ValueError as error:
     raise ValueError(f"{where}.pp: {error}") from None
+  changes = []
   for step in reversed(steps):
+    if step.fn not in _FOLLOWED:
+      continue
+    bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
+    bound.apply_defaults()
+    arguments = bound.arguments
     if step.fn is label_ops.copy:
-      bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
-      if bound.arguments["outkey"] == key:
-        key = bound.arguments["inkey"]
-  return source.classes(key)
+      key = arguments["inkey"] if arguments["outkey"] == key else key
+    elif step.fn is dense_label.objects:
+      if key == preprocess.BOX_LABEL:
+        key = f"{arguments['key']}/{arguments['label']}"
+    elif arguments["key"] == key:
+      changes.append(arguments)
+  known = source.classes(key)
+  for arguments in reversed(changes):
+    known = _renumbered(known, arguments)
+  return known
+
+
+def _renumbered(known: Classes, arguments: Mapping[str, Any]) -> Classes:
+  """Returns the classes after `map_labels` or `ignore`, by its arguments."""
+  count, names = known
+  if "mapping" not in arguments:
+    if count is None or not arguments["reduce_zero"]:
+      return known
+    return count - 1, names and names[1:]
+  mapping = arguments["mapping"]
+  if isinstance(mapping, str):
+    mapping = dense_label.MAPPINGS[mapping]
+  if arguments["other"] is not None:
+    rest = dict.fromkeys(range(count or 0), arguments["other"])
+    mapping = {**rest, **mapping}
+  parts = collections.defaultdict(list)
+  for old, new in sorted(mapping.items()):
+    if new != mask_classes.IGNORE:
+      parts[new].append(names[old] if 0 <= old < len(names or ()) else None)
+  count = max(parts, default=-1) + 1
+  if any(None in parts.get(i, [None]) for i in range(count)):
+    return count, None
+  return count, ["/".join(parts[i]) for i in range(count)]
 
 
 def comparable(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from tokenlearner_flexivit.data import mask_classes
 from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.preprocess import (
   BOX_LABEL,
@@ -13,15 +14,8 @@ from tokenlearner_flexivit.data.preprocess import (
   register_op,
 )
 
-# The classes of Cityscapes by their numbers in *_labelIds.png, and what stands
-# for them in *_labelTrainIds.png (cityscapesScripts, helpers/labels.py).
-_CITYSCAPES = {number: geometry.IGNORE for number in range(-1, 34)}
-_CITYSCAPES |= {
-  number: train
-  for train, number in enumerate(
-    (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-  )
-}
+# Masks of Cityscapes may also have -1, for license plates.
+_CITYSCAPES = mask_classes.CITYSCAPES_TO_TRAIN_IDS | {-1: mask_classes.IGNORE}
 MAPPINGS: dict[str, Mapping[int, int]] = {"cityscapes": _CITYSCAPES}
 # How many ids an error lists.
 _SHOWN = 10

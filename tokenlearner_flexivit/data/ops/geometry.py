@@ -25,10 +25,11 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from tokenlearner_flexivit.data import mask_classes
 from tokenlearner_flexivit.data.preprocess import BOX_LABEL, Example, as_names
 
 # The label of pixels that losses and metrics leave out.
-IGNORE = 255
+IGNORE = mask_classes.IGNORE
 # Shares of height and width that `pad_to` has not added.
 VALID = "valid"
 # Far outside of an image, a number of a box is no error of rounding.
