@@ -272,6 +272,48 @@ def test_reading_through_the_pipeline(tiny):
     )
 
 
+def test_masks_and_boxes_move_with_their_image(tiny):
+  folder, config = tiny
+  masks = "masks=('semantic','instances')"
+  c = {
+    "name": "rendered_scenes/mini",
+    "split": "train",
+    "data_dir": folder,
+    "num_threads": 0,
+    "pp": f"decode({masks})|objects(6,'shape')"
+    f"|inception_crop(48,30,{masks},boxes='boxes')|flip_lr({masks},boxes='boxes')"
+    "|keep('image','semantic','instances','boxes','box_label')",
+  }
+  batches = data.train_batches(c, batch_size=config.num_train, seed=0)
+  numbers = 0
+  for _ in range(4):
+    batch = next(batches)
+    assert batch["semantic"].shape == (6, 48, 48)
+    for semantic, instances, boxes, labels in zip(
+      *(batch[key] for key in ("semantic", "instances", "boxes", "box_label")),
+      strict=True,
+    ):
+      for number, (box, label) in enumerate(
+        zip(48 * boxes, labels, strict=True)
+      ):
+        shown = np.argwhere(instances == number + 1)
+        if label < 0:
+          assert not box.any()
+          continue
+        numbers += 1
+        assert (
+          len(shown) and (semantic[instances == number + 1] == label + 1).all()
+        )
+        # A box cut by the edge may be wider than what is left of its object.
+        assert (shown.min(0) >= box[:2] - 1.5).all()
+        assert (shown.max(0) + 1 <= box[2:] + 1.5).all()
+        if box.min() > 0 and box.max() < 48:
+          assert np.abs(shown.min(0) - box[:2]).max() < 1.5
+          assert np.abs(shown.max(0) + 1 - box[2:]).max() < 1.5
+  batches.close()
+  assert numbers > 30
+
+
 def test_features_that_are_named_are_read_alone(tiny):
   folder, config = tiny
   c = {

@@ -107,10 +107,12 @@ def _peek(
   )
   for key, value in example.items():
     if np.asarray(value).dtype.kind not in "biuf":
+      is_dict = isinstance(value, Mapping)
+      remedy = "Make arrays of it by objects(...)" if is_dict else "Decode it"
       raise ValueError(
         f"{where}.pp: after the preprocessing {text!r} the example has "
         f"{key!r}, which is no array of numbers but {type(value).__name__}. "
-        "Decode it, or leave it out with keep(...) or drop(...)."
+        f"{remedy}, or leave it out with keep(...) or drop(...)."
       )
   try:
     followed.check(example)

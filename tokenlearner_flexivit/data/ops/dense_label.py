@@ -125,7 +125,10 @@ def map_labels(
   ids = _ids(example, key)
   known = MAPPINGS[mapping] if isinstance(mapping, str) else mapping
   olds, news = _table(tuple(known.items()), other)
-  places = np.searchsorted(olds, ids).clip(max=len(olds) - 1)
+  if olds[-1] - olds[0] == len(olds) - 1:  # No search is needed.
+    places = ids.clip(olds[0], olds[-1]) - olds[0]
+  else:
+    places = np.searchsorted(olds, ids).clip(max=len(olds) - 1)
   is_known = olds[places] == ids
   mapped = news[places]
   if not is_known.all():
@@ -188,11 +191,13 @@ def ignore(
   _check_ignore(ids, reduce_zero, label)
   numbers = _ids(example, key)
   geometry.check_fill(label, numbers)
-  is_ignored = np.isin(numbers, (*ids, label, *((0,) if reduce_zero else ())))
-  lower = numbers.dtype.type(int(reduce_zero))
-  kept = np.subtract(numbers, lower, where=~is_ignored, out=numbers.copy())
-  kept[is_ignored] = label
-  return {**example, key: kept}
+  is_ignored = np.zeros(numbers.shape, bool)
+  for number in (*ids, label, *((0,) if reduce_zero else ())):
+    is_ignored |= numbers == number
+  label = numbers.dtype.type(label)
+  # Zeros may wrap around here, and they are ignored.
+  kept = numbers - numbers.dtype.type(reduce_zero)
+  return {**example, key: np.where(is_ignored, label, kept)}
 
 
 def _ids(example: Example, key: str) -> np.ndarray:
