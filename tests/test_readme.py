@@ -4,8 +4,10 @@ import importlib.util
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
+from tokenlearner_flexivit import data
 from tokenlearner_flexivit.train import setup
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -69,3 +71,15 @@ def test_suites_of_benchmarks_are_there(page):
   for suites in re.findall(r"--suite=([a-z_,]+)", text):
     for suite in suites.split(","):
       assert (ROOT / "benchmarks" / f"{suite}.py").exists(), suite
+
+
+def test_the_preprocessing_of_masks_moves_them():
+  names = {}
+  exec(code_after("Masks and boxes", "python"), names)
+  example = {
+    "image": np.zeros((100, 120, 3), np.uint8),
+    "semantic": np.full((100, 120), 26, np.int32),  # Cars.
+  }
+  result = data.parse(names["pp"])(example, np.random.default_rng(0))
+  assert result["image"].shape == (768, 768, 3)
+  assert set(np.unique(result["semantic"])) == {13, 255}

@@ -9,6 +9,7 @@ RNG = np.random.default_rng(0)
 EXAMPLE = {
   "image": RNG.integers(0, 256, (48, 64, 3), np.uint8),
   "semantic": RNG.integers(0, 9, (48, 64, 1), np.uint8),
+  "classes": RNG.integers(0, 9, (48, 64), np.int32),
   "depth": RNG.random((48, 64), np.float32),
   "boxes": np.zeros((5, 4), np.float32),
   "bbox": np.zeros(4, np.float32),
@@ -80,6 +81,11 @@ def test_random_ops_leave_no_mask_behind(op, kept):
     ("central_crop(32)", "image", "semantic"),
     ("central_crop(32)|central_crop(40,key='semantic')", "image", "semantic"),
     ("central_crop(32,key='semantic')", "semantic", "image"),
+    (
+      "central_crop(32)|central_crop(40,key='classes')|keep('image','classes')",
+      "image",
+      "classes",
+    ),
     ("temporal_crop(4)|keep('video','masks')", "video", "masks"),
     ("temporal_central_crop(4)|keep('video','masks')", "video", "masks"),
     (
@@ -92,8 +98,8 @@ def test_random_ops_leave_no_mask_behind(op, kept):
   ],
 )
 def test_what_no_longer_fits_is_refused(pp, moved, other):
-  if "masks" not in pp:
-    pp += "|drop('depth','boxes','bbox','keypoints','video','masks')"
+  if "keep" not in pp:
+    pp += "|drop('classes','depth','boxes','bbox','keypoints','video','masks')"
   with pytest.raises(ValueError, match=f"moves '{moved}' but not '{other}"):
     look(pp)
 
@@ -123,12 +129,14 @@ def test_the_error_says_what_to_do(op, other, advice):
     "|keep('image','semantic')",
     "random_affine(10,masks=('semantic','depth'),boxes='boxes')|randaug("
     "masks=('semantic','depth'),boxes='boxes')|drop('bbox','video','masks')"
-    "|drop('keypoints')",
+    "|drop('keypoints','classes')",
     "central_crop(32,boxes='boxes')|random_crop(16,boxes='boxes')"
     "|keep('image','boxes','box_label')",
     "resize_keep(32,masks='semantic')|pad_to(32,masks='semantic')"
     "|keep('image','semantic','valid')",
     "flip_lr(key='video',masks='masks')|keep('video','masks')",
+    "central_crop(32,masks='semantic')|central_crop(32,key='classes')"
+    "|keep('image','semantic','classes')",
   ],
 )
 def test_one_draw_for_all_is_accepted(pp):
@@ -145,7 +153,7 @@ def test_one_draw_for_all_is_accepted(pp):
     "|keep('image','semantic')",
     "flip_lr|inception_crop|copy('image','teacher')|resize(8)"
     "|resize(16,key='teacher')|keep('image','teacher','label')",
-    "randaug|value_range|drop('semantic','depth','boxes','bbox','masks')"
+    "randaug|value_range|drop('semantic','classes','depth','boxes','bbox','masks')"
     "|keep('image','label')",
     "temporal_central_crop(4,2)|temporal_central_crop(4,2,key='masks')"
     "|keep('video','masks')",

@@ -143,7 +143,7 @@ class Alignment:
     if key == preprocess.BOX_LABEL:
       return False  # Its boxes tell.
     if key == geometry.VALID:
-      return True
+      return shape == (2,)
     if any(name in key.lower() for name in _COORDINATES):
       return len(shape) >= 1
     if len(shape) != 2 or np.asarray(value).dtype.kind != "f":
@@ -197,9 +197,15 @@ def _move(step: preprocess.Step, before: Any, after: Any) -> _Move:
     arguments = {
       name: value
       for name, value in list(bound.arguments.items())[1:]
-      if name not in ("key", "size")
+      if name not in ("key", "size", "masks", "boxes", "min_visible")
     }
-  old, new = getattr(before, "shape", ()), getattr(after, "shape", ())
-  if min(len(old), len(new)) >= 3:
-    kept = (new[-3] / old[-3], new[-2] / old[-2])
+  old, new = _sides(before), _sides(after)
+  if old and new:
+    kept = (new[0] / old[0], new[1] / old[1])
   return _Move(step, arguments, kept)
+
+
+def _sides(value: Any) -> tuple[int, ...]:
+  """Returns height and width of a picture, or a map [H, W]; () of others."""
+  shape = getattr(value, "shape", ())
+  return shape[-3:-1] if len(shape) >= 3 else shape[-2:] * (len(shape) == 2)

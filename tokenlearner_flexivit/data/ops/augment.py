@@ -384,7 +384,7 @@ def random_affine(
     geometry.check_fill(value, image)
     if image.ndim > 3:
       return np.stack([change(frame, is_mask) for frame in image])
-    # Whole numbers beyond those of pixels are ids, which have no mean.
+    # Ids have no mean; pixels are uint8 or floating-point numbers.
     is_nearest = is_mask or image.dtype.kind in "bi"
     moved = cv2.warpAffine(
       image,

@@ -104,7 +104,7 @@ def _frames(example: Example, key: str) -> np.ndarray:
   """Returns an image, a video or, with an axis added, a map [H, W] of ids."""
   frames = example.get(key)
   # A grey image [H, W] is uint8: `decode` gives it its channels.
-  if np.ndim(frames) == 2 and frames.dtype == np.int32:
+  if np.ndim(frames) == 2 and getattr(frames, "dtype", None) == np.int32:
     return frames[..., None]
   return get_frames(example, key)
 
