@@ -51,18 +51,18 @@ def objects(
     ValueError: the example has no such objects, or they are no boxes.
   """
   _check_objects(max, key)
-  found = example.get(key)
-  if not isinstance(found, Mapping) or not {"bbox", label} <= found.keys():
-    has = sorted(found) if isinstance(found, Mapping) else sorted(example)
+  entry = example.get(key)
+  if not isinstance(entry, Mapping) or not {"bbox", label} <= entry.keys():
+    has = sorted(entry) if isinstance(entry, Mapping) else sorted(example)
     raise ValueError(
       f"the example has no {key}/bbox and {key}/{label}; it has {has}"
     )
-  bbox = np.asarray(found["bbox"], np.float32).reshape(-1, 4)
-  classes = np.asarray(found[label]).reshape(-1)
+  bbox = np.asarray(entry["bbox"], np.float32).reshape(-1, 4)
+  classes = np.asarray(entry[label]).reshape(-1)
   if len(bbox) != len(classes):
     raise ValueError(
-      f"{key} has boxes of the shape {np.shape(found['bbox'])} and classes of "
-      f"the shape {np.shape(found[label])}"
+      f"{key} has boxes of the shape {np.shape(entry['bbox'])} and classes of "
+      f"the shape {np.shape(entry[label])}"
     )
   areas = (bbox[:, 2:] - bbox[:, :2]).prod(-1)
   if len(bbox) > max:
