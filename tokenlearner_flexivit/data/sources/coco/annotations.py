@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -93,10 +94,16 @@ def _stamp(path: pathlib.Path) -> tuple[int, int]:
 @functools.lru_cache(maxsize=1)
 def _load(path: pathlib.Path, *stamp: int) -> Any:
   del stamp  # Another one is another file.
+  is_collecting = gc.isenabled()
+  # The collector would look at millions of new lists again and again.
+  gc.disable()
   try:
     return json.loads(path.read_bytes())
   except ValueError as error:
     raise ValueError(f"{path} is no JSON: {error}") from None
+  finally:
+    if is_collecting:
+      gc.enable()
 
 
 @functools.lru_cache(maxsize=8)

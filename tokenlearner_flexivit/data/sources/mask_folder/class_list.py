@@ -44,11 +44,13 @@ def read(
   folders = dict.fromkeys(
     (root, place.images.parent, place.images, place.masks or root)
   )
+  known = (*_TEXTS, *_JSONS, _ADE, _ROBOFLOW)
   files = {}
   for folder in folders:
     for entry in splits.visible(folder):
-      files.setdefault(entry.name.lower(), pathlib.Path(entry.path))
-  for name in (*_TEXTS, *_JSONS, _ADE, _ROBOFLOW):
+      if (name := entry.name.lower()) in known:
+        files.setdefault(name, pathlib.Path(entry.path))
+  for name in known:
     if name in files:
       path = files[name]
       return _fill(_read_file(path, name), path), path
