@@ -397,3 +397,21 @@ def test_slices_are_a_partition_and_the_digest_is_that_of_the_content(tmp_path):
   copied = pickle.loads(pickle.dumps(whole))
   assert copied[3]["image"] == whole[3]["image"]
   assert copied.describe(3).startswith("example 3, ")
+
+
+def test_boxes_and_images_make_batches(tmp_path):
+  write_images(tmp_path / "images")
+  write(tmp_path / "result.json", boxes())
+  config = {
+    "name": f"coco:{tmp_path}",
+    "split": "train",
+    "pp": "decode|objects(4)|resize(8)|value_range(-1,1)"
+    "|keep('image','boxes','box_label','image/id')",
+  }
+  (batch,) = data.eval_batches(config, batch_size=3)
+  first = batch["image/id"].tolist().index(10)
+  assert batch["box_label"][first].tolist() == [1, 0, -1, -1]
+  np.testing.assert_allclose(batch["boxes"][first, 0], [0.1, 0.25, 0.5, 0.75])
+  source = data.open_source({k: config[k] for k in ("name", "split")})
+  known = data.classes(config, source, key="box_label")
+  assert known == (2, ["cat", "dog"])

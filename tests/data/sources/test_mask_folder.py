@@ -372,3 +372,19 @@ def test_the_digest_is_that_of_the_content_and_sources_are_pickled(tmp_path):
   assert "images/" in copy.describe(1) and "masks/" in copy.describe(1)
   assert [part.size for part in first.parts] == [4]
   assert list(layout.find_places(tmp_path / "a")) == ["train"]
+
+
+def test_masks_and_images_make_batches(tmp_path):
+  fill(tmp_path / "images", tmp_path / "masks", ids=(0, 1, 2, 255))
+  config = {
+    "name": f"mask_folder:{tmp_path}",
+    "split": "train",
+    "pp": "decode(masks='semantic')|map_labels({0: 255, 1: 0, 2: 1, 255: 255})"
+    "|resize(8, masks='semantic')|value_range(-1,1)|keep('image','semantic')",
+  }
+  (batch,) = data.eval_batches(config, batch_size=4)
+  assert batch["image"].shape == (4, 8, 8, 3)
+  assert batch["semantic"].shape == (4, 8, 8)
+  assert set(np.unique(batch["semantic"])) == {0, 1, 255}
+  source = data.open_source({k: config[k] for k in ("name", "split")})
+  assert data.classes(config, source, key="semantic") == (2, None)
