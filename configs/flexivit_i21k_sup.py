@@ -23,7 +23,7 @@ run here.
 import ml_collections
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 
 NUM_CLASSES = 21_843
 
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   if fixed := args["fixed"]:
     c.model.patch_size = (fixed, fixed)
-    c.model.posemb_grid = patch_embed.check_patch_size(240, fixed)
+    c.model.posemb_grid = tiling.check_patch_size(240, fixed)
   else:
     values = (48, 40, 30, 24, 20, 16, 15, 12, 10, 8)
     c.flexi = dict(patch_size=dict(values=values[::9] if runlocal else values))

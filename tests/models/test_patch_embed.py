@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import patch_embed as benchmark
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import patch_embed, tiling
 
 # Square and not, up, down, and one axis each way.
 UP = [((4, 4), (8, 8)), ((8, 8), (9, 13)), ((5, 8), (5, 12)), ((6, 6), (7, 7))]
@@ -105,7 +105,7 @@ def test_embedding_equals_strided_convolution(patch_size):
     "bias": (5,),
   }
   params["bias"] = jnp.asarray(normal(1, 5))
-  size = patch_embed.to_pair(patch_size or (8, 6))
+  size = tiling.to_pair(patch_size or (8, 6))
   expected = jax.lax.conv_general_dilated(
     images,
     patch_embed.resize_kernel(params["kernel"], size),
@@ -121,15 +121,15 @@ def test_embedding_equals_strided_convolution(patch_size):
 
 
 def test_check_patch_size():
-  assert patch_embed.check_patch_size(240, 48) == (5, 5)
-  assert patch_embed.check_patch_size((60, 80), (12, 16)) == (5, 5)
+  assert tiling.check_patch_size(240, 48) == (5, 5)
+  assert tiling.check_patch_size((60, 80), (12, 16)) == (5, 5)
   with pytest.raises(ValueError, match=r"13x13 .* 48x48.*: 1, 2, 3, 4, 6, 8"):
-    patch_embed.check_patch_size(48, 13)
+    tiling.check_patch_size(48, 13)
   with pytest.raises(ValueError, match=r"60x80.*Heights.*60. Widths.*40, 80"):
-    patch_embed.check_patch_size((60, 80), 16)
+    tiling.check_patch_size((60, 80), 16)
   for bad in (0, -4, (4, 4, 4), 2.5):
     with pytest.raises(ValueError, match="positive integers"):
-      patch_embed.check_patch_size(48, bad)
+      tiling.check_patch_size(48, bad)
 
 
 def test_unknown_method():
@@ -144,7 +144,7 @@ def test_benchmark_runs():
 
 def test_a_traced_patch_size_says_what_to_do():
   with pytest.raises(ValueError, match='static_argnames="patch_size"'):
-    jax.jit(lambda p: patch_embed.check_patch_size(12, p))(4)
+    jax.jit(lambda p: tiling.check_patch_size(12, p))(4)
 
 
 @pytest.mark.parametrize("method", patch_embed.METHODS)

@@ -30,7 +30,7 @@ from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, outputs
 from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.inference import runs
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.models.video import vivit
 
 TITLE = "Where learned tokens look"
@@ -60,7 +60,7 @@ def token_maps(
   params: Any,
   images: np.ndarray | jax.Array,
   *,
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | None = None,
   name: str | None = None,
 ) -> np.ndarray:
@@ -93,7 +93,7 @@ def token_maps(
       f"No maps called {name!r}. This model has them in {', '.join(names)}."
     )
   if patch_size is not None:
-    patch_size = patch_embed.to_size(patch_size)
+    patch_size = tiling.to_size(patch_size)
   # Parameters of a run may lie on devices of several hosts.
   params = jax.tree.map(
     lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, params
@@ -110,7 +110,7 @@ def image_figure(
   params: Any,
   images: np.ndarray,
   *,
-  patch_sizes: Sequence[patch_embed.Size | None] = (None,),
+  patch_sizes: Sequence[tiling.Size | None] = (None,),
   num_tokens: int | None = None,
   name: str | None = None,
   title: str = TITLE,
@@ -154,7 +154,7 @@ def video_figure(
   params: Any,
   video: np.ndarray,
   *,
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | None = None,
   name: str | None = None,
   title: str = TITLE,
@@ -271,8 +271,8 @@ def draw_run(
   return True
 
 
-def _size_name(size: patch_embed.Size) -> str:
-  sizes = patch_embed.to_size(size)
+def _size_name(size: tiling.Size) -> str:
+  sizes = tiling.to_size(size)
   return "x".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
 
 

@@ -36,7 +36,7 @@ from tokenlearner_flexivit.data.sources.video_folder import (
 )
 from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.inference import runs
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.models.video import vivit
 
 _MAX_TOKENS = 8
@@ -108,7 +108,7 @@ def draw(
   params: Any,
   videos: np.ndarray,
   *,
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | None = None,
   captions: Sequence[str] | None = None,
 ) -> None:

@@ -23,7 +23,7 @@ from tokenlearner_flexivit.interop import (
   surgery,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import patch_embed, variants
+from tokenlearner_flexivit.models import tiling, variants
 
 _BLOCK = "Transformer/encoderblock_0/"
 # Attention heads of the published models of a width: those of `variants`, and
@@ -256,7 +256,7 @@ def _check_as_known(model, path, **values) -> None:
   """Raises ValueError if an argument contradicts what the file records."""
   for name, value in values.items():
     if value is not None and name == "posemb_grid":
-      value = patch_embed.to_size(value, name)
+      value = tiling.to_size(value, name)
     if value not in (None, model[name]):
       raise ValueError(f"{path} has {name}={model[name]}, not {value}.")
 
@@ -319,7 +319,7 @@ def _outputs(leaves, layer):
 
 def _add_posemb(model, leaves, known, asked, guesses, path, squares) -> None:
   """Adds the grid of the positions to a model's arguments."""
-  grid = asked and patch_embed.to_pair(asked, "posemb_grid")
+  grid = asked and tiling.to_pair(asked, "posemb_grid")
   if surgery.POSEMB not in leaves:
     # The grid of the `variants` with this patch size.
     sides = [max(1, 224 // side) for side in model["patch_size"]]

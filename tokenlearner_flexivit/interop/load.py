@@ -25,7 +25,7 @@ from tokenlearner_flexivit.interop import (
   surgery,
 )
 from tokenlearner_flexivit.interop.leaves import Leaf
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 
 FATES = ("loaded", "resized", "fresh", "unused")
 
@@ -196,7 +196,7 @@ def load_params_and_report(
       warnings = [w for w in warnings if not w.startswith("mean and std")]
     if isinstance(model, models.ViViTFactorised):
       _check_not_joint(leaves, path)
-    file_grid = patch_embed.to_size(posemb_grid) if posemb_grid else None
+    file_grid = tiling.to_size(posemb_grid) if posemb_grid else None
     plan = surgery.Plan(
       leaves,
       template,

@@ -1,7 +1,12 @@
 """Checks of a model's arguments, which a config or a JSON file may hold."""
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
+
+import jax.numpy as jnp
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def whole(value: Any, name: str, least: int | None = 1) -> None:
@@ -16,6 +21,26 @@ def number(value: Any, name: str) -> None:
   """Raises ValueError unless a value is a number."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f"{name} must be a number, got {value!r}.")
+
+
+def share(value: Any, name: str) -> None:
+  """Raises ValueError unless a value is a number in [0, 1)."""
+  number(value, name)
+  if not 0 <= value < 1:
+    raise ValueError(f"{name} must be in [0, 1), got {value}.")
+
+
+def choice(value: Any, name: str, known: Iterable[Any]) -> None:
+  """Raises ValueError unless a value is a known one, listing those."""
+  if value not in (known := tuple(known)):
+    raise ValueError(f"Unknown {name} {value!r}. Known: {', '.join(known)}.")
+
+
+def dtype(value: Any) -> jnp.dtype:
+  """Returns the dtype of a computation, or raises ValueError."""
+  name = getattr(value, "__name__", str(value))
+  choice(name, "dtype", DTYPES)
+  return jnp.dtype(name)
 
 
 def boolean(value: Any, name: str) -> None:

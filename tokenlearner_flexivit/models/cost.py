@@ -17,7 +17,6 @@ mostly of convolutions and has no closed form: XLA counts for it.
 Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -27,81 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import patch_embed, protocol
+from tokenlearner_flexivit.models import layer_costs, protocol, tiling
+from tokenlearner_flexivit.models.layer_costs import Cost
 from tokenlearner_flexivit.models.token_learner import ALL
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-  """The operations of a part of a model.
-
-  Attributes:
-    macs: multiply-adds in matrix products and convolutions.
-    elementwise: additions, products, maxima, ... outside of these. The
-      functions below leave out terms that grow with neither n * d nor n * n.
-  """
-
-  macs: int = 0
-  elementwise: int = 0
-
-  def __add__(self, other: "Cost") -> "Cost":
-    return Cost(self.macs + other.macs, self.elementwise + other.elementwise)
-
-  def __mul__(self, times: int) -> "Cost":
-    return Cost(self.macs * times, self.elementwise * times)
-
-
-def _norm(n: int, d: int) -> Cost:
-  # Mean, mean of squares (3), centring, scale (2) and bias.
-  return Cost(0, 7 * n * d)
-
-
-def _dense(n: int, d: int, out: int) -> Cost:
-  return Cost(n * d * out, n * out)
-
-
-def _gelu(elements: int) -> Cost:
-  return Cost(0, 8 * elements)  # The tanh form; the tanh itself is not counted.
-
-
-def _mlp(n: int, d: int, hidden: int, out: int) -> Cost:
-  return _dense(n, d, hidden) + _gelu(n * hidden) + _dense(n, hidden, out)
-
-
-def _attention(queries: int, n: int, d: int, heads: int) -> Cost:
-  # Maximum, difference and sum for each pair; query and result are scaled.
-  pairs = Cost(2 * queries * n * d, 3 * heads * queries * n + 2 * queries * d)
-  return (_dense(queries, d, d) + _dense(n, d, d)) * 2 + pairs
-
-
-def _block(n: int, d: int, mlp_dim: int, heads: int) -> Cost:
-  residuals = Cost(0, 2 * n * d)
-  layers = _attention(n, n, d, heads) + _mlp(n, d, mlp_dim, d)
-  return _norm(n, d) * 2 + layers + residuals
-
-
-def _token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:
-  """Returns the cost of TokenLearner: of its maps and of pooling by them."""
-  (h, w), learned = grid, config["num_tokens"]
-  n = h * w
-  if config["version"] == "average":
-    return Cost(s * n * d)
-  if config["version"] == "1.0":
-    # Products of a 3x3 kernel with the padding are not counted. The first three
-    # convolutions have all channels, whatever s is.
-    taps = (3 * h - 2) * (3 * w - 2)
-    convs = Cost(taps * (d * learned + 2 * learned**2 + learned * s))
-    maps = convs + _gelu(3 * n * learned) + Cost(0, 3 * n * s)
-  else:
-    maps = _mlp(n, d, config["bottleneck_dim"], s) + Cost(0, 4 * n * s)
-  return _norm(n, d) + maps + Cost(s * n * d)
-
-
-def _token_fuser(n: int, s: int, d: int, config: Any) -> Cost:
-  """Returns the cost of TokenFuser: mix, mask, product, residual."""
-  mix = _norm(s, d) * 2 + _dense(d, s, s)
-  mask = _mlp(n, d, config["bottleneck_dim"], s) + Cost(0, 3 * n * s)
-  return _norm(n, d) + mix + mask + Cost(n * s * d, n * d)
 
 
 def _head(model: Any) -> list[tuple[int, int]]:
@@ -114,7 +41,7 @@ def _head(model: Any) -> list[tuple[int, int]]:
 def _cut(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None,
+  patch_size: tiling.Size | None,
   num_tokens: int | str | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Returns the grid and the size of a patch, both with frames for a video."""
@@ -136,32 +63,33 @@ def _encoder(
   *frames, h, w = grid
   frames = math.prod(frames)
   total = sum(
-    (_block(n, d, model.mlp_dim, model.num_heads) for n in seq_lens), Cost()
+    (layer_costs.block(n, d, model.mlp_dim, model.num_heads) for n in seq_lens),
+    Cost(),
   )
   out_tokens = seq_lens[-1]
   if config is not None and num_tokens != ALL:
     s = num_tokens or config["num_tokens"]
-    learn = _token_learner((h, w), s, d, config)
+    learn = layer_costs.token_learner((h, w), s, d, config)
     if config["fuser"]:
-      learn += _token_fuser(h * w, s, d, config)
+      learn += layer_costs.token_fuser(h * w, s, d, config)
       learn *= model.depth - config["layer"]
       out_tokens += frames * (h * w - s)
     total += learn * frames
-  return total + _norm(out_tokens, d), out_tokens
+  return total + layer_costs.norm(out_tokens, d), out_tokens
 
 
 def _pool(model: Any, n: int) -> Cost:
   d = model.width
   if model.pool == "map":
-    attention = _attention(1, n, d, model.num_heads)
-    return attention + _mlp(1, d, model.mlp_dim, d)
+    attention = layer_costs.attention(1, n, d, model.num_heads)
+    return attention + layer_costs.mlp(1, d, model.mlp_dim, d)
   return Cost(0, n * d if model.pool == "gap" else 0)
 
 
 def _forward(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None,
+  patch_size: tiling.Size | None,
   num_tokens: int | str | None,
 ) -> Cost:
   """Returns the cost of one image or video, without `_resize_macs`."""
@@ -170,7 +98,7 @@ def _forward(
   d, n = model.width, math.prod(grid)
   seq_lens = model.seq_lens(size, patch_size, num_tokens)
   posemb = Cost(0, n * d)
-  total = _dense(n, math.prod(patch) * channels, d) + posemb
+  total = layer_costs.dense(n, math.prod(patch) * channels, d) + posemb
   if isinstance(model, models.ViViTFactorised):
     frames, *frame = grid
     cost, out_tokens = _encoder(
@@ -183,14 +111,14 @@ def _forward(
     cost, out_tokens = _encoder(model, seq_lens, grid, num_tokens)
   total += cost + _pool(model, out_tokens)
   for features, out in _head(model):
-    total += _dense(1, features, out)
+    total += layer_costs.dense(1, features, out)
   return total
 
 
 def _resize_macs(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None,
+  patch_size: tiling.Size | None,
 ) -> int:
   """Returns the multiply-adds of resizing kernel and position embedding."""
   channels = image_shape[-1]
@@ -223,7 +151,7 @@ def _resize(new: tuple[int, ...], old: tuple[int, ...]) -> int:
 def macs(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> int:
   """Returns the multiply-adds of one image's forward pass, in matrix products.
@@ -250,7 +178,7 @@ def macs(
 def operations(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | str | None = None,
 ) -> dict[str, int]:
   """Returns the operations of a forward pass in float32, as XLA counts them.
@@ -278,7 +206,7 @@ def operations(
 def xla_operations(
   model: Any,
   image_shape: Sequence[int],
-  patch_size: patch_embed.Size | None = None,
+  patch_size: tiling.Size | None = None,
   num_tokens: int | str | None = None,
   batch_size: int = 1,
 ) -> float:

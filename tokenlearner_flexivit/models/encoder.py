@@ -247,5 +247,20 @@ def block_runs(
   return (*first, range(config.layer, depth))
 
 
+def seq_lens(
+  grid: Sequence[int],
+  num_cls: int,
+  num_tokens: int | str | None,
+  depth: int,
+  config: tl.TokenLearnerConfig | None,
+) -> tuple[int, ...]:
+  """Returns how many tokens each block sees, for (h, w) or (T, h, w)."""
+  all_tokens = math.prod(grid) + num_cls
+  if config is None or tl.is_all(num_tokens):
+    return (all_tokens,) * depth
+  learned = math.prod(grid[:-2]) * (num_tokens or config.num_tokens) + num_cls
+  return (all_tokens,) * config.layer + (learned,) * (depth - config.layer)
+
+
 def _out_name(index: int) -> str:
   return f"block{index:02d}"

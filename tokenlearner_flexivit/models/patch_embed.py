@@ -7,8 +7,6 @@ requested patch, T' of the grid.
 
 import functools
 import math
-import numbers
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,87 +14,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float64
 
-Size = int | Sequence[int]
+from tokenlearner_flexivit.models import tiling
+
 METHODS = ("pi", "vanilla", "area", "norm")
-
-
-def to_size(size: Size, name: str = "") -> tuple[int, ...]:
-  """Returns (height, width), or (frames, height, width).
-
-  Args:
-    size: an int, or a list of one, for both height and width; or two ints; or
-      three.
-    name: the size's name in errors.
-
-  Raises:
-    ValueError: for anything else, or a size that is traced.
-  """
-  sizes = tuple(size) if np.iterable(size) else (size,)
-  sizes = sizes * 2 if len(sizes) == 1 else sizes
-  if any(isinstance(s, jax.core.Tracer) for s in sizes):
-    raise ValueError(
-      "A size must be static, but this one is traced. Under jit, name the"
-      ' argument: jax.jit(f, static_argnames="patch_size").'
-    )
-  static = all(isinstance(s, numbers.Integral) for s in sizes)
-  if len(sizes) not in (2, 3) or not static or min(sizes) < 1:
-    raise ValueError(
-      f"{name and f'{name}: '}Expected one or two positive integers, or three"
-      f" with frames first, got {size!r}."
-    )
-  return tuple(int(s) for s in sizes)
-
-
-def to_pair(size: Size, name: str = "") -> tuple[int, int]:
-  """Returns (height, width).
-
-  Arguments and errors are those of `to_size`; frames are an error, too.
-  """
-  sizes = to_size(size, name)
-  if len(sizes) != 2:
-    raise ValueError(
-      f"{name and f'{name}: '}Expected one or two positive integers, got"
-      f" {size!r}."
-    )
-  return sizes
-
-
-def check_patch_size(image_size: Size, patch_size: Size) -> tuple[int, ...]:
-  """Returns the grid (h, w) into which patches divide an image.
-
-  Args:
-    image_size: int or (height, width) in pixels; (frames, height, width) for a
-      video, whose grid is (T', h, w).
-    patch_size: int, or as many numbers as `image_size` has.
-
-  Raises:
-    ValueError: if the patches do not tile the image; it names the sizes that
-      do. Cropping the remainder would silently lose pixels.
-  """
-  image, patch = to_size(image_size), to_size(patch_size)
-  if len(image) != len(patch):
-    raise ValueError(
-      f"Expected a patch size of {len(image)} positive integers, got"
-      f" {patch_size!r}."
-    )
-  if any(s % p for s, p in zip(image, patch, strict=True)):
-    fits = [
-      ", ".join(str(p) for p in range(1, s + 1) if s % p == 0) for s in image
-    ]
-    if len(image) == 2 and image[0] == image[1]:
-      hint = f"Sizes that do: {fits[0]}."
-    else:
-      axes = ("Frames", "Heights", "Widths")[-len(image) :]
-      hint = " ".join(
-        f"{axis} that do: {fit}." for axis, fit in zip(axes, fits, strict=True)
-      )
-    kind = "image" if len(image) == 2 else "video"
-    shown = ["x".join(map(str, size)) for size in (patch, image)]
-    raise ValueError(
-      f"Patch size {shown[0]} does not divide the {kind} size {shown[1]}."
-      f" {hint}"
-    )
-  return tuple(s // p for s, p in zip(image, patch, strict=True))
 
 
 @functools.cache
@@ -128,7 +48,9 @@ def pi_matrix(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
 
 
 def resize_kernel(
-  kernel: Float[ArrayLike, "*old C D"], new_size: Size, method: str = "pi"
+  kernel: Float[ArrayLike, "*old C D"],
+  new_size: tiling.Size,
+  method: str = "pi",
 ) -> Float[ArrayLike, "*new C D"]:
   """Resizes a patch embedding kernel (FlexiViT, Section 3.4).
 
@@ -165,7 +87,7 @@ def resize_kernel(
       f" {', '.join(METHODS)}."
     )
   old_size = kernel.shape[:-2]
-  new_size = to_size(new_size)
+  new_size = tiling.to_size(new_size)
   if len(new_size) > len(old_size):
     raise ValueError(f"A kernel {list(kernel.shape)} has no frames to resize.")
   new_size = (*old_size[: len(old_size) - len(new_size)], *new_size)
@@ -252,7 +174,9 @@ class PatchEmbed(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float[ArrayLike, "B *size C"], patch_size: Size | None = None
+    self,
+    images: Float[ArrayLike, "B *size C"],
+    patch_size: tiling.Size | None = None,
   ) -> Float[Array, "B *grid {self.width}"]:
     """Embeds the patches.
 
@@ -268,8 +192,10 @@ class PatchEmbed(nn.Module):
       ValueError: if the patch size does not divide the image.
     """
     _, *size, c = images.shape
-    patch = to_size(self.patch_size if patch_size is None else patch_size)
-    check_patch_size(size, patch)
+    patch = tiling.to_size(
+      self.patch_size if patch_size is None else patch_size
+    )
+    tiling.check_patch_size(size, patch)
     kernel = self.param(
       "kernel",
       nn.initializers.lecun_normal(),

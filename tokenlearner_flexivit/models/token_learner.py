@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tokenlearner_flexivit.models import blocks, checks
 from tokenlearner_flexivit.models.average_pooling import average_maps
+from tokenlearner_flexivit.models.map_conv import MapConv
 
 ALL = "all"  # A model's `num_tokens` that switches TokenLearner off.
 VERSIONS = ("1.1", "1.0", "average")
@@ -84,17 +85,19 @@ class TokenLearnerConfig:
       )
     return cls(**arguments)
 
+  def check_depth(self, depth: int) -> None:
+    """Raises ValueError if a model of this depth has no block `layer`."""
+    if not 0 <= self.layer < depth:
+      raise ValueError(
+        f"token_learner.layer={self.layer} is outside the model: its depth is"
+        f" {depth}, so layers are 0 to {depth - 1}."
+      )
+
 
 def check_choices(version: str, pooling: str) -> None:
   """Raises ValueError for an unknown version or pooling, listing the known."""
-  for name, value, known in (
-    ("version", version, VERSIONS),
-    ("pooling", pooling, POOLINGS),
-  ):
-    if value not in known:
-      raise ValueError(
-        f"Unknown TokenLearner {name} {value!r}. Known: {', '.join(known)}."
-      )
+  checks.choice(version, "TokenLearner version", VERSIONS)
+  checks.choice(pooling, "TokenLearner pooling", POOLINGS)
 
 
 def is_static(num_tokens: Any) -> bool:
@@ -164,33 +167,6 @@ def _weighted_sums(
     maps, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
   )
   return tokens.astype(x.dtype)
-
-
-class MapConv(nn.Module):
-  """A 3x3 SAME convolution without bias, whose last outputs can be left out.
-
-  Attributes:
-    features: outputs of the stored kernel.
-    dtype: of the computation; the kernel is float32.
-  """
-
-  features: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "B h w D"], num_out: int | None = None
-  ) -> Float[Array, "B h w S"]:
-    """Returns the outputs, or the first `num_out` of them."""
-    shape = (3, 3, x.shape[-1], self.features)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel[..., :num_out].astype(self.dtype),
-      window_strides=(1, 1),
-      padding="SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 class TokenLearner(nn.Module):

@@ -19,8 +19,8 @@ from tokenlearner_flexivit.models import (
   blocks,
   checks,
   encoder,
-  patch_embed,
   protocol,
+  tiling,
   variants,
 )
 from tokenlearner_flexivit.models import posemb as posembs
@@ -29,7 +29,6 @@ from tokenlearner_flexivit.models import token_learner as tl
 POOLS = ("gap", "tok", "map")
 # Arguments without a default.
 _SIZES = ("width", "depth", "mlp_dim", "num_heads")
-DTYPES = ("float32", "bfloat16", "float16")
 Outputs = tuple[Float32[Array, "B C"], dict[str, Any]]
 
 
@@ -109,35 +108,18 @@ class VisionTransformer(protocol.Model):
       self.remat = "blocks" if self.remat else "none"
     for name in ("head_zeroinit", "scan"):
       checks.boolean(getattr(self, name), name)
-    for name in ("head_bias_init", "dropout", "stochastic_depth"):
-      checks.number(getattr(self, name), name)
+    checks.number(self.head_bias_init, "head_bias_init")
+    for name in ("dropout", "stochastic_depth"):
+      checks.share(getattr(self, name), name)
+    checks.choice(self.posemb, "posemb", self._posembs)
+    checks.choice(self.pool, "pool", POOLS)
+    checks.choice(self.remat, "remat", (*encoder.REMATS, encoder.AUTO))
     # The fields become plain and hashable, from a config or a JSON file, too.
     if self.token_learner is not None:
       config = tl.TokenLearnerConfig.from_dict(self.token_learner)
       self.token_learner = core.FrozenDict(dataclasses.asdict(config))
-      if not 0 <= config.layer < self.depth:
-        raise ValueError(
-          f"token_learner.layer={config.layer} is outside the model: its depth"
-          f" is {self.depth}, so layers are 0 to {self.depth - 1}."
-        )
-    for name, known in (
-      ("posemb", self._posembs),
-      ("pool", POOLS),
-      ("remat", (*encoder.REMATS, encoder.AUTO)),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"Unknown {name} {getattr(self, name)!r}. Known: {', '.join(known)}."
-        )
-    for name in ("dropout", "stochastic_depth"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be in [0, 1), got {getattr(self, name)}."
-        )
-    name = getattr(self.dtype, "__name__", str(self.dtype))
-    if name not in DTYPES:
-      raise ValueError(f"Unknown dtype {name!r}. Known: {', '.join(DTYPES)}.")
-    self.dtype = jnp.dtype(name)
+      config.check_depth(self.depth)
+    self.dtype = checks.dtype(self.dtype)
     if self.width % self.num_heads:
       raise ValueError(
         f"width={self.width} is not divisible by num_heads={self.num_heads}."
@@ -173,18 +155,12 @@ class VisionTransformer(protocol.Model):
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, for (h, w) or (T, h, w)."""
     num_cls = int(self.pool == "tok")
-    config = None if tl.is_all(num_tokens) else self._config
-    first = config.layer if config else self.depth
-    before = (math.prod(grid) + num_cls,) * first
-    if not config:
-      return before
-    learned = math.prod(grid[:-2]) * (num_tokens or config.num_tokens)
-    return before + (learned + num_cls,) * (self.depth - first)
+    return encoder.seq_lens(grid, num_cls, num_tokens, self.depth, self._config)
 
   @nn.nowrap
   def _patch_size_for(
-    self, size: Sequence[int], patch_size: patch_embed.Size | None
-  ) -> patch_embed.Size | None:
+    self, size: Sequence[int], patch_size: tiling.Size | None
+  ) -> tiling.Size | None:
     """Returns the patch size for a call on images or videos of a size."""
     if self.is_initializing() and patch_size is None:
       # Parameters depend on no patch size, so that creating them needs no

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import ArrayLike, Float
 
-from tokenlearner_flexivit.models import patch_embed, transformer
+from tokenlearner_flexivit.models import patch_embed, tiling, transformer
 from tokenlearner_flexivit.models.token_learner import NumTokens
 
 
@@ -53,14 +53,14 @@ class ViT(transformer.VisionTransformer):
   input = "image"  # The entry of an example that the model sees.
 
   def __post_init__(self):
-    self.patch_size = patch_embed.to_pair(self.patch_size, "patch_size")
-    self.posemb_grid = patch_embed.to_pair(self.posemb_grid, "posemb_grid")
+    self.patch_size = tiling.to_pair(self.patch_size, "patch_size")
+    self.posemb_grid = tiling.to_pair(self.posemb_grid, "posemb_grid")
     super().__post_init__()
 
   def check(
     self,
-    image_size: patch_embed.Size,
-    patch_size: patch_embed.Size | None = None,
+    image_size: tiling.Size,
+    patch_size: tiling.Size | None = None,
     num_tokens: NumTokens = None,
   ) -> tuple[int, int]:
     """Checks a call without tracing it.
@@ -79,15 +79,15 @@ class ViT(transformer.VisionTransformer):
         impossible number of tokens.
     """
     self._check_num_tokens(num_tokens)
-    return patch_embed.check_patch_size(
-      patch_embed.to_pair(image_size),
+    return tiling.check_patch_size(
+      tiling.to_pair(image_size),
       self.patch_size if patch_size is None else patch_size,
     )
 
   def seq_lens(
     self,
-    image_size: patch_embed.Size,
-    patch_size: patch_embed.Size | None = None,
+    image_size: tiling.Size,
+    patch_size: tiling.Size | None = None,
     num_tokens: int | str | None = None,
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, cls included.
@@ -103,7 +103,7 @@ class ViT(transformer.VisionTransformer):
     self,
     images: Float[ArrayLike, "B H W channels"],
     *,
-    patch_size: patch_embed.Size | None = None,
+    patch_size: tiling.Size | None = None,
     num_tokens: NumTokens = None,
     train: bool = False,
   ) -> transformer.Outputs:

@@ -9,8 +9,9 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.models import token_learner as tl
+from tokenlearner_flexivit.models.map_conv import MapConv
 from tokenlearner_flexivit.models.video import vector_attention, vivit, x2plus1d
 
 # Stages of X3D-M and X3D-L: (channels, blocks).
@@ -45,7 +46,7 @@ class ConvTokenLearner(tl.TokenLearner):
   def _convolve(
     self, y: Float[Array, "B h w D"], num_out: int | None
   ) -> Float[Array, "B h w S"]:
-    return tl.MapConv(self.num_tokens, self.dtype, name="Conv_0")(y, num_out)
+    return MapConv(self.num_tokens, self.dtype, name="Conv_0")(y, num_out)
 
 
 class BottleneckViViT(vivit.ViViT):
@@ -95,9 +96,9 @@ class BottleneckViViT(vivit.ViViT):
   def __post_init__(self):
     self.stages = tuple(tuple(stage) for stage in self.stages)
     x2plus1d.check_stages(self.stages, self.width)
-    stride = patch_embed.to_size(2 ** (len(self.stages) + 1))
+    stride = tiling.to_size(2 ** (len(self.stages) + 1))
     patch_size = stride if self.patch_size is None else self.patch_size
-    if patch_embed.to_size(patch_size) != stride:
+    if tiling.to_size(patch_size) != stride:
       raise ValueError(
         f"patch_size={self.patch_size}, but the stem's stride is {stride}:"
         " leave it out."
@@ -105,9 +106,9 @@ class BottleneckViViT(vivit.ViViT):
     self.patch_size = stride
     super().__post_init__()
 
-  def _whole(self, patch_size: patch_embed.Size | None) -> tuple[int, ...]:
+  def _whole(self, patch_size: tiling.Size | None) -> tuple[int, ...]:
     if patch_size is not None and (
-      patch_embed.to_size(patch_size) != self.patch_size
+      tiling.to_size(patch_size) != self.patch_size
     ):
       raise ValueError(
         f"patch_size={patch_size}, but this model has convolutions of stride"

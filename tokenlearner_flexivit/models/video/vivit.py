@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from tokenlearner_flexivit.models import (
   checks,
   patch_embed,
+  tiling,
   transformer,
   variants,
 )
@@ -69,15 +70,15 @@ class ViViT(transformer.VisionTransformer):
   _decode_variant = staticmethod(variants.decode_video_variant)
 
   def __post_init__(self):
-    self.patch_size = patch_embed.to_size(self.patch_size, "patch_size")
+    self.patch_size = tiling.to_size(self.patch_size, "patch_size")
     self.posemb_grid = _to_triple(self.posemb_grid, "posemb_grid")
     _check_num_frames(self.num_frames)
     super().__post_init__()
 
   def check(
     self,
-    video_size: patch_embed.Size,
-    patch_size: patch_embed.Size | None = None,
+    video_size: tiling.Size,
+    patch_size: tiling.Size | None = None,
     num_tokens: NumTokens = None,
     num_frames: int | None = None,
   ) -> tuple[int, int, int]:
@@ -104,13 +105,13 @@ class ViViT(transformer.VisionTransformer):
     frames, *size = self.sampled_size(video_size, num_frames)
     patch_size = self._whole(patch_size)
     if len(patch_size) == 2:
-      return (frames, *patch_embed.check_patch_size(size, patch_size))
-    return patch_embed.check_patch_size((frames, *size), patch_size)
+      return (frames, *tiling.check_patch_size(size, patch_size))
+    return tiling.check_patch_size((frames, *size), patch_size)
 
   def seq_lens(
     self,
-    video_size: patch_embed.Size,
-    patch_size: patch_embed.Size | None = None,
+    video_size: tiling.Size,
+    patch_size: tiling.Size | None = None,
     num_tokens: int | str | None = None,
     num_frames: int | None = None,
   ) -> tuple[int, ...]:
@@ -123,7 +124,7 @@ class ViViT(transformer.VisionTransformer):
     return self._seq_lens(grid, num_tokens)
 
   def sampled_size(
-    self, video_size: patch_embed.Size, num_frames: int | None = None
+    self, video_size: tiling.Size, num_frames: int | None = None
   ) -> tuple[int, int, int]:
     """Returns the size of a video after its frames are sampled.
 
@@ -133,11 +134,11 @@ class ViViT(transformer.VisionTransformer):
     _check_num_frames(num_frames)
     return min(frames, num_frames or self.num_frames or frames), *size
 
-  def _whole(self, patch_size: patch_embed.Size | None) -> tuple[int, ...]:
+  def _whole(self, patch_size: tiling.Size | None) -> tuple[int, ...]:
     """Returns a patch size with as many axes as the stored one."""
     if patch_size is None:
       return self.patch_size
-    size = patch_embed.to_size(patch_size)
+    size = tiling.to_size(patch_size)
     if len(size) > len(self.patch_size):
       raise ValueError(
         f"patch_size={patch_size} has frames, but this model cuts each frame"
@@ -150,7 +151,7 @@ class ViViT(transformer.VisionTransformer):
     self,
     videos: Float[ArrayLike, "B T H W channels"],
     *,
-    patch_size: patch_embed.Size | None = None,
+    patch_size: tiling.Size | None = None,
     num_tokens: NumTokens = None,
     num_frames: int | None = None,
     train: bool = False,
@@ -211,8 +212,8 @@ def _check_num_frames(num_frames: int | None) -> None:
     checks.whole(num_frames, "num_frames")
 
 
-def _to_triple(size: patch_embed.Size, name: str) -> tuple[int, int, int]:
-  sizes = patch_embed.to_size(size, name)
+def _to_triple(size: tiling.Size, name: str) -> tuple[int, int, int]:
+  sizes = tiling.to_size(size, name)
   if len(sizes) != 3:
     raise ValueError(
       f"{name} is (frames, height, width), three positive integers; got"
