@@ -6,8 +6,9 @@
 `/data/flowers/daisy/1.jpg` is an image of class "daisy". With folders `train`
 and `val` or `test` below the path, by any usual name (see `data.splits`), as in
 `/data/flowers/train/daisy/1.jpg`, these are the splits: `val` is evaluated if
-it is there, else `test`. Without them a tenth of the images of each class,
-fixed by their names, is held out. A dozen images are enough to try it.
+it is there, else `test`. Without them a tenth of the images, fixed by their
+names, is held out, of each class in proportion, rounded up or down. A dozen
+images are enough to try it.
 
 Arguments:
   path: the folder; `~` is the home folder.

@@ -6,9 +6,10 @@
 `/data/clips/jump/1.mp4` is a video of class "jump". With `train` and `val` or
 `test` below the path, as folders or CSV files and by any usual name (see
 `data.splits`), these are the splits: `val` is evaluated if it is there, else
-`test`. Without them a tenth of the videos of each class, fixed by their names,
-is held out, and all clips of one file are on the same side (see
-`data.sources.video_folder.listing`). A dozen videos are enough to try it.
+`test`. Without them a tenth of the videos, fixed by their names, is held out,
+of each class in proportion, rounded up or down, and all clips of one file are
+on the same side (see `data.sources.video_folder.listing`). A dozen videos are
+enough to try it.
 
 Arguments:
   path: the folder; `~` is the home folder. Frames are stored once, 25 a second
