@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--settings",
     default="ends",
-    choices=("ends", "all"),
-    help="compile the cheapest and the dearest setting (default), or all",
+    help="compile the cheapest and the dearest setting (ends, the default), or "
+    "all",
   )
   add(
     "--patch_sizes",
@@ -97,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--dispatch",
     default="host",
-    choices=("host", "switch", "both"),
-    help="a program for each setting (default), one for all, or both",
+    help="a program for each setting (host, the default), one for all "
+    "(switch), or both",
   )
   add(
     "--largest",

@@ -115,11 +115,14 @@ class TfdsSource(sources.Source):
         f"{error}. Once it is prepared it can be read without, if the version "
         "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
       ) from error
+    asked = split
     if builder.info.splits:  # TFDS's own `mock_data` has none.
       split, self.parts = _resolve(split, builder, name)
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
+      # TFDS opens no split without examples, and says so in other words.
+      shared_examples.check_parts(self.parts, asked, name, "split")
       # TFDS's exception for a missing dataset depends on the format it would
       # be written in, so the cause is looked for instead.
       raise ValueError(_cannot_read(builder, name, split, error)) from error
@@ -327,7 +330,7 @@ def _resolve(
   """Returns a split as TFDS names it, and what it takes of the dataset's.
 
   Raises:
-    ValueError: a part of the split does not exist or is empty.
+    ValueError: a part of the split does not exist.
   """
   infos, named, parts = builder.info.splits, [], []
   for asked, part in splits.parse(split, name):
@@ -348,9 +351,6 @@ def _resolve(
       parts.append(shared_examples.Part(text, key, size, taken))
     # TFDS itself takes no slices of "all".
     named += ["all"] if text == "all" else [key + part for key in known]
-  shared_examples.check_parts(
-    parts, split, name, "split"
-  )  # TFDS takes [3:2] for [3:].
   return "+".join(named), parts
 
 
