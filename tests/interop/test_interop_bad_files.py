@@ -256,3 +256,24 @@ def test_fortran_order_and_big_endian(
   np.savez(path, **strange)
   loaded, _ = interop.load_params_and_report(path, make_model())
   assert_same(loaded, traverse_util.unflatten_dict(weights, sep="/"))
+
+
+def test_several_files_are_named(tmp_path, make_model):
+  (tmp_path / "model.safetensors.index.json").write_text("{}")
+  with pytest.raises(ValueError, match="several files"):
+    interop.describe(tmp_path)
+  with pytest.raises(ValueError, match="several files"):
+    interop.describe(tmp_path / "model.safetensors.index.json")
+  shard = tmp_path / "model-00001-of-00002.safetensors"
+  weight = np.ones(16, np.float32)
+  safetensors.numpy.save_file({"patch_embed.proj.weight": weight}, shard)
+  for call in (interop.describe, lambda p: interop.load_params(p, None)):
+    with pytest.raises(ValueError, match=r"one of several files .*as one"):
+      call(shard)
+
+
+def test_a_folder_of_other_names_says_which_files_it_has(tmp_path):
+  for name in ("b.npz", "a.safetensors"):
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=r"one of its files: a.safe\S+, b.npz"):
+    interop.describe(tmp_path)

@@ -424,26 +424,6 @@ def test_a_layer_before_the_classifier_is_no_vit_of_hugging_face(library_file):
     interop.describe(path)
 
 
-def test_several_files_are_named(tmp_path, make_model):
-  (tmp_path / "model.safetensors.index.json").write_text("{}")
-  with pytest.raises(ValueError, match="several files"):
-    interop.describe(tmp_path)
-  with pytest.raises(ValueError, match="several files"):
-    interop.describe(tmp_path / "model.safetensors.index.json")
-  shard = tmp_path / "model-00001-of-00002.safetensors"
-  safetensors.numpy.save_file({"patch_embed.proj.weight": ROW}, shard)
-  for call in (interop.describe, lambda p: interop.load_params(p, None)):
-    with pytest.raises(ValueError, match=r"one of several files .*as one"):
-      call(shard)
-
-
-def test_a_folder_of_other_names_says_which_files_it_has(tmp_path):
-  for name in ("b.npz", "a.safetensors"):
-    (tmp_path / name).touch()
-  with pytest.raises(ValueError, match=r"one of its files: a.safe\S+, b.npz"):
-    interop.describe(tmp_path)
-
-
 @pytest.mark.parametrize("shape", [(1,), (8,), ()])
 def test_a_layer_scale_of_another_shape_is_not_left_out(shape, library_file):
   path, model, _ = library_file(
