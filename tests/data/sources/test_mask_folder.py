@@ -388,3 +388,66 @@ def test_masks_and_images_make_batches(tmp_path):
   assert set(np.unique(batch["semantic"])) == {0, 1, 255}
   source = data.open_source({k: config[k] for k in ("name", "split")})
   assert data.classes(config, source, key="semantic") == (2, None)
+
+
+def voc(root, **lists):
+  """Writes the folders of Pascal VOC, as CVAT exports them."""
+  fill(root / "JPEGImages", root / "SegmentationClass")
+  write(root / "JPEGImages" / "without_a_mask.jpg", image())
+  for name, stems in lists.items():
+    path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{stem}\n" for stem in stems))
+
+
+def test_lists_of_splits(tmp_path):
+  voc(tmp_path, train="01", val="2", trainval="012")
+  assert set(pairs(open_folder(tmp_path))) == {"0.jpg", "1.jpg"}
+  assert set(pairs(open_folder(tmp_path, "val"))) == {"2.jpg"}
+  assert len(open_folder(tmp_path, "trainval")) == 3
+  assert len(open_folder(tmp_path, "train+val")) == 3
+  assert mask_folder.choose_splits(tmp_path) == ("train", "validation")
+  voc(tmp_path, train="019")
+  with pytest.raises(ValueError, match="JPEGImages/9: is listed, but there"):
+    open_folder(tmp_path)
+
+
+LABELMAP = """# label:color_rgb:parts:actions
+background:0,0,0::
+cat:250,50,83::
+dog:1,2,3::
+"""
+
+
+def test_colours_of_a_legend_are_classes(tmp_path):
+  voc(tmp_path, default="0123")
+  for i in range(4):
+    pixels = image(value=0)
+    pixels[0, :3] = (250, 50, 83), (1, 2, 3), (224, 224, 192)
+    write(tmp_path / "SegmentationClass" / f"{i}.png", pixels)
+  with pytest.raises(ValueError, match=r"has colours .* no labelmap.txt"):
+    open_folder(tmp_path)
+  (tmp_path / "labelmap.txt").write_text(LABELMAP)
+  source = open_folder(tmp_path)
+  assert source.classes("semantic") == (3, ["background", "cat", "dog"])
+  config = {"pp": "decode(masks='semantic')"}
+  mask = data.parse(config["pp"])(source[0])["semantic"]
+  assert mask[0].tolist() == [1, 2, 255, 0, 0, 0] and not mask[1:].any()
+  write(tmp_path / "SegmentationClass" / "2.png", image(value=77))
+  with pytest.raises(ValueError, match=r"2.png: has the colour \(77, 77, 77\)"):
+    open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("cat\n", "cannot read 'cat'"),
+    ("cat:1,2,3::\ndog:1,2,3::\n", "several classes of the same colour"),
+    ("# nothing", "lists no classes"),
+  ],
+)
+def test_bad_legends(tmp_path, text, message):
+  fill(tmp_path / "images", tmp_path / "masks")
+  (tmp_path / "labelmap.txt").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    open_folder(tmp_path)

@@ -4,7 +4,8 @@ import concurrent.futures
 import contextlib
 import io
 import itertools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from tokenlearner_flexivit.data import batches, mask_classes
 from tokenlearner_flexivit.data.ops import decode
 from tokenlearner_flexivit.data.sources import image_header
-from tokenlearner_flexivit.data.sources.mask_folder import layout
+from tokenlearner_flexivit.data.sources.mask_folder import colours, layout
 
 # Formats of masks; others lose numbers.
 _EXACT = ("PNG", "TIFF", "BMP", "GIF")
@@ -87,7 +88,10 @@ def _size(header: image_header.Header) -> str:
 
 
 def check_ids(
-  pairs: layout.Pairs, positions: Sequence[int], names: Sequence[str]
+  pairs: layout.Pairs,
+  positions: Sequence[int],
+  names: Sequence[str],
+  legend: Mapping[int, int] = types.MappingProxyType({}),
 ) -> list[str]:
   """Returns in words which masks cannot be decoded or have unknown ids.
 
@@ -95,11 +99,12 @@ def check_ids(
     pairs: the images and masks of a split.
     positions: the masks to decode.
     names: names of the ids 0, 1, ...; "id N" for an id that is no class.
+    legend: ids by the codes of colours; see `colours.to_ids`.
   """
   problems = []
   unnamed = {i for i, name in enumerate(names) if name == f"id {i}"}
   known = {*range(len(names)), mask_classes.IGNORE} - unnamed
-  for i, ids in zip(positions, _scan(pairs, positions), strict=True):
+  for i, ids in zip(positions, _scan(pairs, positions, legend), strict=True):
     if isinstance(ids, str):
       problems.append(f"{pairs.mask(i)}: {ids}")
     elif unknown := sorted(set(ids.tolist()) - known):
@@ -140,7 +145,9 @@ def occurring(
 
 
 def _scan(
-  pairs: layout.Pairs, positions: Sequence[int]
+  pairs: layout.Pairs,
+  positions: Sequence[int],
+  legend: Mapping[int, int] = types.MappingProxyType({}),
 ) -> list[np.ndarray | str]:
   """Returns the ids in each mask, or in words why it has none."""
 
@@ -148,14 +155,17 @@ def _scan(
     try:
       with open(pairs.mask(i), "rb", buffering=0) as file:
         data = file.read()
+      if legend and colours.has_colours(data):
+        return np.unique(colours.to_ids(data, legend))
       return _ids(data)
     except OSError as error:
       return f"cannot be read ({error.strerror})"
     except ValueError as error:
       if "in colours" in str(error):
         return (
-          "has colours in place of the numbers of classes. Export masks of "
-          "class numbers: grey, or colours of a palette (PNG modes L and P)"
+          "has colours in place of the numbers of classes, and there is no "
+          "labelmap.txt with lines such as cat:250,50,83::. Write one, or "
+          "export numbers: grey, or colours of a palette (PNG modes L and P)"
         )
       return str(error)
 

@@ -4,39 +4,52 @@ import csv
 import json
 import pathlib
 import re
+import types
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenlearner_flexivit.data import mask_classes, splits
-from tokenlearner_flexivit.data.sources.mask_folder import layout
+from tokenlearner_flexivit.data.sources.mask_folder import colours, layout
 
 # In lower case. Each is looked for in this order.
 _TEXTS = ("classes.txt", "class_names.txt", "labels.txt", "names.txt")
 _JSONS = ("classes.json", "class_names.json", "labels.json", "names.json")
 _ADE = "objectinfo150.txt"
 _ROBOFLOW = "_classes.csv"
+_CVAT = "labelmap.txt"
+_LABELMAP = re.compile(r"(.+?):(\d+),(\d+),(\d+)(?::.*)?")
 _NUMBERED = re.compile(r"(\d+)\s*[:;,\t ]\s*(.*\S)")
 
 
-def read(
-  root: pathlib.Path, place: layout.Place, kind: str
-) -> tuple[list[str], pathlib.Path | None] | None:
-  """Returns the names of the ids in masks, and the file that lists them.
+class Classes(NamedTuple):
+  """The classes in masks.
+
+  Attributes:
+    names: by id from 0.
+    file: the file that lists them; None for those of Cityscapes.
+    legend: ids by the codes of colours, see `colours.to_ids`; empty if masks
+      hold ids.
+  """
+
+  names: list[str]
+  file: pathlib.Path | None
+  legend: Mapping[int, int] = types.MappingProxyType({})
+
+
+def read(root: pathlib.Path, place: layout.Place, kind: str) -> Classes | None:
+  """Returns the names of the ids in masks, None without a list.
 
   The list lies in the folder, or in that of a split, of images or of masks. It
   is `classes.txt` with a name in each line, perhaps behind its id; a JSON file
   with names, ids by name, names by id, or objects with `id` and `name`;
-  ADE20K's `objectInfo150.txt`; or Roboflow's `_classes.csv`. Masks of
-  Cityscapes need no list.
+  ADE20K's `objectInfo150.txt`; Roboflow's `_classes.csv`; or CVAT's
+  `labelmap.txt`, which also has the colours of masks. Masks of Cityscapes need
+  no list.
 
   Args:
     root: the folder.
     place: the folders of the training split, or of another one without it.
     kind: `layout.Pairs.kind` of its masks.
-
-  Returns:
-    The names by id from 0, and the file, None for known names. None without a
-    list.
 
   Raises:
     ValueError: a list cannot be read, or has an id twice or beyond 254.
@@ -44,7 +57,7 @@ def read(
   folders = dict.fromkeys(
     (root, place.images.parent, place.images, place.masks or root)
   )
-  known = (*_TEXTS, *_JSONS, _ADE, _ROBOFLOW)
+  known = (*_TEXTS, *_JSONS, _ADE, _ROBOFLOW, _CVAT)
   files = {}
   for folder in folders:
     for entry in splits.visible(folder):
@@ -53,20 +66,19 @@ def read(
   for name in known:
     if name in files:
       path = files[name]
-      return _fill(_read_file(path, name), path), path
+      if name == _CVAT:
+        return _labelmap(path)
+      return Classes(_fill(_read_file(path, name), path), path)
   if kind == layout.LABEL_IDS:
-    return list(mask_classes.CITYSCAPES_LABEL_IDS), None
+    return Classes(list(mask_classes.CITYSCAPES_LABEL_IDS), None)
   if kind == layout.TRAIN_IDS:
-    return list(mask_classes.CITYSCAPES_TRAIN_IDS), None
+    return Classes(list(mask_classes.CITYSCAPES_TRAIN_IDS), None)
   return None
 
 
 def _read_file(path: pathlib.Path, name: str) -> Mapping[int, str]:
   """Returns the names of a list by their ids."""
-  try:
-    text = path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError:
-    raise ValueError(f"{path} is not UTF-8. Save it as UTF-8.") from None
+  text = _text(path)
   if name in _JSONS:
     try:
       return _from_json(json.loads(text), path)
@@ -91,6 +103,32 @@ def _read_file(path: pathlib.Path, name: str) -> Mapping[int, str]:
       "N - 1, so a line cannot be left out."
     )
   return dict(enumerate(lines))
+
+
+def _text(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError:
+    raise ValueError(f"{path} is not UTF-8. Save it as UTF-8.") from None
+
+
+def _labelmap(path: pathlib.Path) -> Classes:
+  """Returns the classes of CVAT's lines "NAME:RED,GREEN,BLUE:PARTS:ACTIONS"."""
+  names, legend = [], {}
+  for line in filter(None, map(str.strip, _text(path).splitlines())):
+    if line.startswith("#"):
+      continue
+    match = _LABELMAP.fullmatch(line)
+    if not match:
+      raise ValueError(
+        f"{path}: cannot read {line!r}. Expected the name and the colour of a "
+        "class, as in cat:250,50,83::"
+      )
+    legend[colours.code(*map(int, match.groups()[1:]))] = len(names)
+    names.append(match[1])
+  if len(legend) < len(names):
+    raise ValueError(f"{path} has several classes of the same colour.")
+  return Classes(_fill(dict(enumerate(names)), path), path, legend)
 
 
 def _from_json(content: Any, path: pathlib.Path) -> Mapping[int, str]:

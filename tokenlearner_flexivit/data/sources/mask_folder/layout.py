@@ -39,10 +39,12 @@ class Place:
   Attributes:
     images: the folder of its images.
     masks: the folder of its masks, which may be the same; None without masks.
+    listed: names of the images of the split, without suffixes; None for all.
   """
 
   images: pathlib.Path
   masks: pathlib.Path | None
+  listed: frozenset[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,9 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
     PATH/images/IMAGE         PATH/masks/MASK          without splits
     PATH/SPLIT/IMAGE          PATH/SPLIT/IMAGE_mask    side by side
 
+  As Pascal VOC and CVAT have them, lists PATH/ImageSets/Segmentation/SPLIT.txt
+  may say which images are of a split.
+
   Args:
     path: the folder.
 
@@ -109,6 +114,14 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
     return _by_role(known, root)
   if place.masks in (None, place.images):
     return {"train": place}
+  if lists := _lists(root):
+    known = {
+      name: dataclasses.replace(place, listed=stems)
+      for name, stems in lists.items()
+    }
+    if len(known) == 1 and not any(map(splits.role, known)):
+      return {"train": next(iter(known.values()))}
+    return _by_role(known, root)
   inside = _folders(place.images)
   if not any(map(splits.role, inside)):
     return {"train": place}
@@ -150,6 +163,20 @@ def _named(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:
   known = [folders[name] for name in names if name in folders]
   with_pictures = (path for path in known if any(_walk(path)))
   return next(with_pictures, None)
+
+
+def _lists(root: pathlib.Path) -> dict[str, frozenset[str]]:
+  """Returns the names of images that lists of splits hold."""
+  folder = root / "ImageSets" / "Segmentation"
+  if not folder.is_dir():
+    return {}
+  lists = {}
+  for entry in splits.visible(folder):
+    path = pathlib.Path(entry.path)
+    if path.suffix.lower() == ".txt":
+      lines = path.read_text(encoding="utf-8").splitlines()
+      lists[path.stem] = frozenset(filter(None, map(str.strip, lines)))
+  return lists
 
 
 def _counterpart(masks: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -195,6 +222,13 @@ def pair(place: Place) -> Pairs:
     masks = list(_walk(place.masks)) if place.masks else []
   masks, kind = _of_cityscapes(masks)
   problems, images, chosen = [], {}, {}
+  if place.listed is not None:
+    files = [name for name in files if _stem(name) in place.listed]
+    masks = [(name, stem) for name, stem in masks if stem in place.listed]
+    problems += [
+      f"{place.images / stem}: is listed, but there is no image"
+      for stem in sorted(place.listed - set(map(_stem, files)))
+    ]
   for name in files:
     key = _stem(name).removesuffix(_CITYSCAPES_IMAGE)
     if key in images:

@@ -15,6 +15,7 @@ from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources.mask_folder import (
   checks,
   class_list,
+  colours,
   layout,
 )
 
@@ -31,7 +32,8 @@ class MaskFolderSource(sources.Source):
   number that occurs. 255 is never a class: pixels with it have no label.
 
   An example has the files `image` and `semantic` as they are stored, and the
-  image's `file_name`; `decode(masks='semantic')` decodes both.
+  image's `file_name`; `decode(masks='semantic')` decodes both. A mask in
+  colours, of which a `labelmap.txt` tells the classes, is int32 [H, W].
 
   All headers are checked when the source is opened, and the ids of some masks;
   `notes` say which.
@@ -81,9 +83,10 @@ class MaskFolderSource(sources.Source):
       problems, unsure, samples[known] = checks.check_headers(part)
       _refuse(part, problems)
       _warn(known, part, unsure)
+    self._legend = dict(listed.legend) if listed else {}
     if listed:
-      self._names, file = listed
-      self._count = len(self._names)
+      self._names, self._count = listed.names, len(listed.names)
+      file = listed.file
       source = f" by {file.relative_to(root)}" if file else " of Cityscapes"
     else:
       self._names, self._count = None, _count_ids(trained, name)
@@ -92,7 +95,8 @@ class MaskFolderSource(sources.Source):
     numbers = self._names or [str(i) for i in range(self._count)]
     for known, part in pairs.items():
       if listed or known != training:
-        _refuse(part, checks.check_ids(part, samples[known], numbers))
+        sample = samples[known]
+        _refuse(part, checks.check_ids(part, sample, numbers, self._legend))
       self.notes.append(
         f"{name}: {known} is {terminal.counted(len(part.images), 'image')} of "
         f"{part.place.images.relative_to(root)} with masks of "
@@ -105,9 +109,7 @@ class MaskFolderSource(sources.Source):
       size = len(pairs[known].images)
       chosen = splits.positions(part, size, f"{name} ({known})")
       self._parts.append((pairs[known], chosen))
-      self.parts.append(
-        shared_examples.Part(text, str(places[known].images), size, chosen)
-      )
+      self.parts.append(shared_examples.Part(text, known, size, chosen))
     if self._names:
       self.value_names = {_MASK: self._names}
 
@@ -116,9 +118,12 @@ class MaskFolderSource(sources.Source):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     (pairs, _), position = sources.locate(self._parts, index)
+    mask = _read(pairs.mask(position))
+    if self._legend and colours.has_colours(mask):
+      mask = colours.to_ids(mask, self._legend)
     return {
       "image": _read(pairs.image(position)),
-      _MASK: _read(pairs.mask(position)),
+      _MASK: mask,
       "file_name": os.fsencode(pairs.images[position]),
       "id": np.int32(index),
     }
@@ -150,7 +155,7 @@ class MaskFolderSource(sources.Source):
       [(pairs.images[i], pairs.masks[i]) for i in chosen]
       for pairs, chosen in self._parts
     ]
-    return sources.hash_words(self._count, self._names, files)
+    return sources.hash_words(self._count, self._names, self._legend, files)
 
 
 def choose_splits(
