@@ -142,6 +142,14 @@ def test_data_that_are_not_here_are_replaced(name):
     stand_ins.config_without_files(config)
 
 
+@pytest.mark.parametrize("kind", ["mask_folder", "coco"])
+def test_masks_and_boxes_that_are_not_here_are_replaced(kind):
+  config = make_config()
+  config.data.name = f"{kind}:/not/here"
+  replaced = stand_ins.config_without_files(config, 77, 3)
+  assert replaced.data.name == "fake:256x256x3:3:77:dense"
+
+
 def test_folders_that_are_here_are_read(tmp_path):
   config = make_config()
   config.data.name = f"folder:{tmp_path}"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit import report, train
+from tokenlearner_flexivit import data, report, train
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.train import setup
@@ -110,6 +110,13 @@ def test_both_dials_are_drawn_and_evaluated(config, tmp_path, capsys):
   again = train.evaluate(config, tmp_path)["test"]
   for name, value in again.items():
     assert value == pytest.approx(history[-1][f"test/{name}"], rel=1e-5)
+
+
+def test_a_start_tells_what_sources_have_checked(config, monkeypatch):
+  monkeypatch.setattr(data.Source, "notes", ("the sizes of 8 masks",))
+  # Once, of the training and the evaluation.
+  lines = setup.Experiment(config).describe_splits()
+  assert lines.count("the sizes of 8 masks") == 1
 
 
 @pytest.mark.parametrize(

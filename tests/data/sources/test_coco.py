@@ -167,6 +167,24 @@ def test_the_group_of_all_classes_is_no_class(tmp_path):
   assert source.classes("objects/label") == (2, ["cat", "dog"])
 
 
+def test_images_of_lvis_are_named_by_their_addresses(tmp_path):
+  content = boxes()
+  for image, part in zip(
+    content["images"], ("train", "val", "val"), strict=True
+  ):
+    name = image.pop("file_name")
+    write_images(tmp_path / f"{part}2017", (name,))
+    image["coco_url"] = f"http://images.cocodataset.org/{part}2017/{name}"
+  write(tmp_path / "annotations" / "lvis_v1_val.json", content)
+  source = open_coco(tmp_path, "val")
+  assert set(by_name(source)) == {
+    "train2017/a.jpg",
+    "val2017/b.jpg",
+    "val2017/c.jpg",
+  }
+  assert source.classes("objects/label") == (2, ["cat", "dog"])
+
+
 def panoptic(root):
   """Writes images with panoptic annotations, and boxes and captions beside."""
   notes = root / "annotations"

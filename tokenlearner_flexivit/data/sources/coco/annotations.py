@@ -167,7 +167,7 @@ def _parse(
     path=path,
     kind=kind,
     image_ids=np.array([image["id"] for image in images], np.int64),
-    names=[image["file_name"].replace("\\", "/") for image in images],
+    names=[_file_name(image) for image in images],
     sizes=np.array(
       [(im.get("height") or 0, im.get("width") or 0) for im in images],
       np.int32,
@@ -186,6 +186,13 @@ def _parse(
     masks=masks,
     captions=captions,
   )
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+  """Returns the name of an image's file; that of LVIS is in its address."""
+  if "file_name" not in image and "coco_url" in image:
+    return "/".join(image["coco_url"].split("/")[-2:])
+  return image["file_name"].replace("\\", "/")
 
 
 def _repeated(path: pathlib.Path, what: str, ids: Sequence[Any]) -> list[str]:

@@ -83,7 +83,7 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   These layouts are read; the names of folders are those of `IMAGES` and
   `MASKS`, in any case:
 
-    PATH/images/SPLIT/IMAGE   PATH/masks/SPLIT/MASK
+    PATH/images/SPLIT/IMAGE   PATH/masks/SPLIT/MASK    or PATH/masks/MASK
     PATH/SPLIT/images/IMAGE   PATH/SPLIT/masks/MASK
     PATH/images/IMAGE         PATH/masks/MASK          without splits
     PATH/SPLIT/IMAGE          PATH/SPLIT/IMAGE_mask    side by side
@@ -125,13 +125,17 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   inside = _folders(place.images)
   if not any(map(splits.role, inside)):
     return {"train": place}
-  return _by_role(
-    {
-      name: Place(place.images / name, _counterpart(place.masks, name))
-      for name in inside
-    },
-    place.images,
-  )
+  has_splits = any(map(splits.role, _folders(place.masks)))
+  known = {}
+  for name in inside:
+    images = place.images / name
+    if has_splits:
+      known[name] = Place(images, _counterpart(place.masks, name))
+    else:  # All masks are in one folder.
+      known[name] = Place(
+        images, place.masks, frozenset(map(_stem, _walk(images)))
+      )
+  return _by_role(known, place.images)
 
 
 def _by_role(known: Mapping[str, Place], where: pathlib.Path) -> dict:
