@@ -8,7 +8,7 @@ all configs use the functions here to tell which is which.
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 ALIASES = {
   "train": ("train", "training"),
@@ -162,6 +162,38 @@ def resolve(asked: str, known: Sequence[str], where: str) -> str:
     f"{where} has no split {asked!r}. Its splits are: "
     f"{', '.join(known) or 'none'}.{_advice(known)}"
   )
+
+
+def select(
+  split: str,
+  known: Collection[str],
+  where: str,
+  resolve: Callable[[str, Collection[str], str], str] = resolve,
+) -> list[tuple[str, str, str]]:
+  """Returns what a split, or each summand of it, takes of the known splits.
+
+  "all" means those that have a role, or without such all of them.
+
+  Args:
+    split: a split, perhaps with a slice, or a sum.
+    known: the dataset's splits.
+    where: the dataset, for errors.
+    resolve: returns the known split that a name means, as `resolve` does.
+
+  Returns:
+    For each known split that is taken its name, the summand, and the slice.
+
+  Raises:
+    ValueError: the syntax is wrong, or there is no such split.
+  """
+  taken = []
+  for name, part in parse(split, where):
+    if name == "all":
+      names = [n for n in known if role(n)] or list(known)
+    else:
+      names = [resolve(name, known, where)]
+    taken += [(known_name, name + part, part) for known_name in names]
+  return taken
 
 
 def _advice(known: Sequence[str]) -> str:

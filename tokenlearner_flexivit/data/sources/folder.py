@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -39,9 +39,7 @@ class FolderSource(sources.Source):
     """Raises ValueError for a split that the folder does not have."""
     del data_dir
     path = name.removeprefix("folder:")
-    for part, _ in splits.parse(split, name):
-      if part != "all":
-        _resolve(part, split_folders(path), _root(path))
+    _select(split, split_folders(path), _root(path), name)
 
   def __init__(self, path: str | os.PathLike, split: str):
     """Lists the files.
@@ -57,19 +55,15 @@ class FolderSource(sources.Source):
     self.name = f"folder:{path} ({split})"
     folders = split_folders(path)
     root = _root(path)
-    asked = []
-    for name, part in splits.parse(split, f"folder:{path}"):
-      if name == "all":
-        if name in folders:
-          raise ValueError(
-            f"{root} has a folder 'all', but the split 'all' is train, "
-            "validation and test together. Rename the folder, such as to "
-            "'everything'."
-          )
-        names = [n for n in folders if splits.role(n)] or list(folders)
-      else:
-        names = [_resolve(name, folders, root)]
-      asked += [(folders[known], name + part, part) for known in names]
+    if "all" in folders and "all" in dict(splits.parse(split)):
+      raise ValueError(
+        f"{root} has a folder 'all', but the split 'all' is train, validation "
+        "and test together. Rename the folder, such as to 'everything'."
+      )
+    asked = [
+      (folders[known], text, part)
+      for known, text, part in _select(split, folders, root, f"folder:{path}")
+    ]
     self.class_names = _class_names(folders, [folder for folder, *_ in asked])
     self.num_classes = len(self.class_names)
     numbers = {name: number for number, name in enumerate(self.class_names)}
@@ -222,19 +216,22 @@ def _root(path: str | os.PathLike) -> pathlib.Path:
   return root
 
 
-def _resolve(
-  name: str, folders: dict[str, pathlib.Path], root: pathlib.Path
-) -> str:
-  """Returns the split that a name means.
+def _select(
+  split: str, folders: dict[str, pathlib.Path], root: pathlib.Path, where: str
+) -> list[tuple[str, str, str]]:
+  """Returns the result of `splits.select` for the splits of a folder.
 
   Raises:
-    ValueError: no split has this name; the message says how the folder was
-      read.
+    ValueError: no split has a name; the message says how the folder was read.
   """
-  try:
-    return splits.resolve(name, list(folders), str(root))
-  except ValueError as error:
-    raise ValueError(f"{error}{_hint(folders, root, name)}") from None
+
+  def resolve(name: str, known: Iterable[str], _: str) -> str:
+    try:
+      return splits.resolve(name, list(known), str(root))
+    except ValueError as error:
+      raise ValueError(f"{error}{_hint(folders, root, name)}") from None
+
+  return splits.select(split, folders, where, resolve)
 
 
 def _hint(

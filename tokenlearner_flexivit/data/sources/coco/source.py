@@ -46,9 +46,7 @@ class CocoSource(sources.Source):
     """Raises ValueError for a split that the folder does not have."""
     del data_dir
     known = files.find(name.removeprefix(PREFIX))
-    for part, _ in splits.parse(split, name):
-      if part != "all":
-        files.resolve(part, known, name)
+    splits.select(split, known, name, files.resolve)
 
   def __init__(
     self, name: str, split: str, features: Sequence[str] | None = None
@@ -72,13 +70,7 @@ class CocoSource(sources.Source):
     root = pathlib.Path(os.path.abspath(paths.local(path, "coco")))
     known = files.find(root)
     self._features = _check_features(features, known, name)
-    asked = []
-    for text, part in splits.parse(split, name):
-      if text == "all":
-        chosen = [n for n in known if splits.role(n)] or list(known)
-      else:
-        chosen = [files.resolve(text, known, name)]
-      asked += [(known_name, text + part, part) for known_name in chosen]
+    asked = splits.select(split, known, name, files.resolve)
     training = next(iter(known))  # "train", if it exists.
     self.value_names, self.notes = {}, []
     numbers = {}

@@ -46,9 +46,7 @@ class MaskFolderSource(sources.Source):
     """Raises ValueError for a split that the folder does not have."""
     del data_dir
     known = list(layout.find_places(name.removeprefix(PREFIX)))
-    for part, _ in splits.parse(split, name):
-      if part != "all":
-        splits.resolve(part, known, name)
+    splits.select(split, known, name)
 
   def __init__(self, name: str, split: str):
     """Lists and checks the files.
@@ -67,13 +65,7 @@ class MaskFolderSource(sources.Source):
     path = name.removeprefix(PREFIX)
     root = pathlib.Path(os.path.abspath(paths.local(path, "mask_folder")))
     places = layout.find_places(path)
-    asked = []
-    for known, part in splits.parse(split, name):
-      if known == "all":
-        names = [n for n in places if splits.role(n)] or list(places)
-      else:
-        names = [splits.resolve(known, list(places), name)]
-      asked += [(known_name, known + part, part) for known_name in names]
+    asked = splits.select(split, list(places), name)
     pairs = {known: _pair(places[known], known, root) for known, *_ in asked}
     training = next(iter(places))  # "train", if it exists.
     trained = pairs.get(training) or layout.pair(places[training])
