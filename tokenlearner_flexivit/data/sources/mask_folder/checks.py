@@ -114,6 +114,11 @@ def check_ids(
         + f", but the classes have the ids 0 to {len(names) - 1}"
         + (", not all of these" if unnamed else "")
         + f", and {mask_classes.IGNORE} is no class"
+        + (
+          ". Does the list lack the name of the id 0, such as background?"
+          if unknown == [len(names)]
+          else ""
+        )
       )
   return problems
 
