@@ -12,6 +12,7 @@ from tokenlearner_flexivit import interop, models, parallel, train
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import distance
 from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 from tokenlearner_flexivit.train import setup
 
 MODEL = dict(
@@ -167,9 +168,9 @@ def test_every_example_counts_once_for_every_setting(
     traces[teacher.image] += 1
     return linear(weights, images)
 
-  monkeypatch.setattr(distillation.Teacher, "logits", teacher_logits)
+  monkeypatch.setattr(teachers_lib.Teacher, "logits", teacher_logits)
   monkeypatch.setattr(
-    distillation.Teacher, "load", lambda teacher: weights[teacher.image]
+    teachers_lib.Teacher, "load", lambda teacher: weights[teacher.image]
   )
   config.task = dict(
     name="distillation",
@@ -309,8 +310,8 @@ def test_weights_that_are_not_complete_are_found_before_the_first_step(
 
 
 def test_labels_of_other_classes(config, monkeypatch):
-  monkeypatch.setattr(distillation.Teacher, "load", lambda _: {})
-  monkeypatch.setattr(distillation.Teacher, "logits", lambda *_: None)
+  monkeypatch.setattr(teachers_lib.Teacher, "load", lambda _: {})
+  monkeypatch.setattr(teachers_lib.Teacher, "logits", lambda *_: None)
   config.evals.dist.data.name = "fake:12x12x3:9:21"
   with pytest.raises(ValueError, match=r"dist.data has 9 classes"):
     setup.Experiment(config)

@@ -11,7 +11,7 @@ from flax import traverse_util
 from configs import transfer
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.models import patch_embed
-from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 
 TIMM = dict(
   architecture="vit_tiny_patch4_12",
@@ -220,7 +220,7 @@ def test_statistics_must_be_said(library_file, logits):
     interop.load_params(path, model)
   config = transfer.get_config(f"init={path},runlocal")
   assert (config.init_mean, config.init_std) == (tuple(mean), tuple(std))
-  teacher = distillation.Teacher.create(5, "config.teachers.t", str(path))
+  teacher = teachers_lib.Teacher.create(5, "config.teachers.t", str(path))
   assert teacher.input_mean == tuple(mean)
   absorbed, _ = interop.load_params_and_report(
     path, model, input_mean=described.input_mean, input_std=described.input_std

@@ -18,7 +18,7 @@ from tokenlearner_flexivit.inference import runs, trained
 from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import about, containers
 from tokenlearner_flexivit.run import checkpoint, workdir
-from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Arguments of configs, so that they need no data.
@@ -228,7 +228,7 @@ def test_an_export_is_described_loaded_and_a_teacher(
     loaded, report = interop.load_params_and_report(source, model)
     assert_same(loaded, params)
     assert report.sha256
-  teacher = distillation.Teacher.create(
+  teacher = teachers_lib.Teacher.create(
     5, "config.task.teachers.t", str(export)
   )
   assert_same(teacher.load(), params)
@@ -236,7 +236,7 @@ def test_an_export_is_described_loaded_and_a_teacher(
 
 def test_a_run_for_videos_is_a_teacher(tmp_path):
   write_run(tmp_path / "run", dict(name="vivit", variant="mu/4x2"), 5)
-  teacher = distillation.Teacher.create(
+  teacher = teachers_lib.Teacher.create(
     5, "config.task.teachers.t", str(tmp_path / "run")
   )
   assert isinstance(teacher.model, models.ViViT) and teacher.image == "video"
@@ -295,7 +295,7 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     assert f"minus {m}, divided by {s}" in str(described)
     params, report = interop.load_params_and_report(folder, model)
     assert (f"minus [{m}], divided by [{s}]" in str(report)) == bool(mean)
-    teacher = distillation.Teacher.create(
+    teacher = teachers_lib.Teacher.create(
       described.model["num_classes"], "config.task.teachers.t", str(folder)
     )
     assert teacher.input_mean is None  # It sees what the run saw.
@@ -330,7 +330,7 @@ def test_weights_that_are_saved_claim_no_images_that_nobody_named(
   assert (described.input_mean, described.input_std) == ((0.3,), (0.2,))
   _, report = interop.load_params_and_report(path, model)
   assert "minus [0.3], divided by [0.2]" in str(report)
-  teacher = distillation.Teacher.create(5, "config.teachers.t", str(path))
+  teacher = teachers_lib.Teacher.create(5, "config.teachers.t", str(path))
   assert (teacher.input_mean, teacher.input_std) == ((0.3,), (0.2,))
   for values, told in (
     ("value_range(-1,1)", True),

@@ -14,9 +14,11 @@ from tokenlearner_flexivit import models
 
 # Modules that check reference vectors.
 MODULES = (
+  "tests.evaluators.test_segmentation_metrics",
   "tests.interop.test_interop_formats",
   "tests.models.test_reference_vectors_resize",
   "tests.models.test_reference_vectors_video",
+  "tests.models.test_segmenter",
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, interop, models, parallel, tasks, train
 from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 from tokenlearner_flexivit.train import setup
 from tokenlearner_flexivit.train import step as train_step_lib
 
@@ -130,7 +131,7 @@ def test_weights_are_read_once_and_lie_on_the_devices(monkeypatch):
     reads.append(teacher.where)
     return weights
 
-  monkeypatch.setattr(distillation.Teacher, "load", load)
+  monkeypatch.setattr(teachers_lib.Teacher, "load", load)
   task = make_task({"a": TEACHER, "b": TEACHER})
   assert not reads
   devices = parallel.create()
@@ -165,7 +166,7 @@ def test_teacher_sees_the_same_mixup_at_its_own_resolution(monkeypatch):
     seen.append(images)
     return jnp.zeros((4, 5))
 
-  monkeypatch.setattr(distillation.Teacher, "logits", logits)
+  monkeypatch.setattr(teachers_lib.Teacher, "logits", logits)
   prepared = task.prepare(batch, KEY, ({},))
   assert set(prepared) == {"image", "target"}
   chex.assert_shape(seen[0], (4, 24, 24, 3))

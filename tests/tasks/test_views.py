@@ -7,6 +7,7 @@ import pytest
 
 from tokenlearner_flexivit import dials, models, parallel
 from tokenlearner_flexivit.tasks import classification, distillation, views
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 
 VIDEOS = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 8, 8, 3))
 VIDEOS = jnp.asarray(VIDEOS, jnp.float32)  # Three views of two videos.
@@ -58,7 +59,7 @@ def test_views_are_seen_one_after_the_other(task, params):
 @pytest.mark.slow
 def test_teachers_and_representations_are_averaged_too(task, params):
   predict = jax.jit(task.predict, static_argnums=2)
-  teacher = distillation.Teacher(None, task.model, SETTING, "video", "teacher")
+  teacher = teachers_lib.Teacher(None, task.model, SETTING, "video", "teacher")
   np.testing.assert_allclose(
     jax.jit(teacher.logits)(params, VIDEOS),
     predict(params, {"video": VIDEOS}, SETTING),

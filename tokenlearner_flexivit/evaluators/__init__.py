@@ -19,6 +19,7 @@ from tokenlearner_flexivit.evaluators import (
   ensemble,
   fewshot,
   multilabel,
+  segmentation,
 )
 from tokenlearner_flexivit.evaluators.base import Context, Evaluator
 
@@ -30,6 +31,7 @@ EVALUATORS = {
   "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,
   "multilabel": multilabel.Evaluator,
+  "segmentation": segmentation.Evaluator,
 }
 
 

@@ -141,14 +141,19 @@ class Evaluator(abc.ABC):
     )
 
   def _check_classes(
-    self, data: dict[str, Any], source: data_lib.Source
+    self, data: dict[str, Any], source: data_lib.Source, key: str = "label"
   ) -> None:
     """Raises ValueError for classes other than those of the training data.
 
     If either has no names, only the numbers of classes are compared.
+
+    Args:
+      data: the data section of the config.
+      source: the data that it names.
+      key: the entry of an example that holds the classes.
     """
     where, known = f"{self._where}.data", self._task.num_classes
-    count, names = data_lib.classes(data, source, where)
+    count, names = data_lib.classes(data, source, where, key)
     both = class_names_lib.comparable(
       (count, names), (known, self._class_names)
     )

@@ -30,6 +30,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base, classification, mixture
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import distillation
+from tokenlearner_flexivit.tasks import teachers as teachers_lib
 
 
 def distances(
@@ -132,7 +133,7 @@ class Evaluator(base.Evaluator):
     self._check_several_classes()
     self._distance = default_distance(task)
     if teachers is not None:
-      self._teachers = distillation.create_teachers(
+      self._teachers = teachers_lib.create_teachers(
         teachers, task.num_classes, f"{where}.teachers", context.class_names
       )
     elif isinstance(task, distillation.Distillation):

@@ -1,5 +1,6 @@
 """The images of an evaluator: checked, batched, and sent to the devices."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.parallel import Parallel, hosts
 from tokenlearner_flexivit.tasks import views
+
+_TRUTH = "truth_"
 
 
 class Images:
@@ -40,6 +43,8 @@ class Images:
     labels: Callable[[], Shaped[np.ndarray, "num_examples ..."]] | None = None,
     check_labels: Callable[[Shaped[np.ndarray, "B ..."], str], None]
     | None = None,
+    label_key: str = "label",
+    truth_pp: str | None = None,
     before_batch: Callable[[], None] = lambda: None,
   ):
     """Checks the first example, and that a few others are like it.
@@ -58,6 +63,9 @@ class Images:
         they are needed.
       check_labels: a function of the examples' own labels and their source in
         words, which raises ValueError for invalid ones.
+      label_key: the entry that holds these labels.
+      truth_pp: another preprocessing of the same examples, whose entries join
+        the batches with "truth_" in front of their names.
       before_batch: called before each batch on all hosts; it ends the pass by
         raising an error on all of them.
 
@@ -74,27 +82,40 @@ class Images:
     data_lib.check_entries(self.example, entries, f"{where}.data.pp")
     present = [key for key in optional if key in self.example]
     self._keys = tuple(dict.fromkeys([*entries, *present, "mask"]))
+    truth = {**data, "pp": truth_pp}
+    if truth_pp is not None:
+      at = f"{where}.truth"
+      own = data_lib.peek(truth, source, at)
+      data_lib.check_sample(truth, source, own, at)
+      self.example |= {f"{_TRUTH}{key}": value for key, value in own.items()}
+      data_lib.check_entries(self.example, [label_key], at)
     views.check_values(self.example[model.input], f"{where}.data.pp")
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
     for setting in settings:
       model.check(self.shape[:-1], **setting)
     self._where = where
     self._check_labels = check_labels
-    if check_labels is not None and "label" in self._keys:
-      check_labels(self.example["label"][None], f"{where}.data.pp")
+    self._label_key = label_key
+    has_labels = label_key in self._keys or truth_pp is not None
+    if check_labels is not None and has_labels:
+      check_labels(self.example[label_key][None], f"{where}.data.pp")
     self._parallel = parallel
     self._labels = labels
     self._before_batch = before_batch
-    self._batches = data_lib.eval_batches(
-      data,
-      batch_size=batch_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      source=source,
-      skip_device_ops=True,
-      where=f"{where}.data",
-    )
 
+    def open_batches(data: dict[str, Any], skip_device_ops: bool) -> Any:
+      return data_lib.eval_batches(
+        data,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        source=source,
+        skip_device_ops=skip_device_ops,
+        where=f"{where}.data",
+      )
+
+    self._batches = open_batches(data, True)
+    self._truths = None if truth_pp is None else open_batches(truth, False)
     device_ops = data_lib.device_ops(data, f"{where}.data")
     self._finish = parallel.run(
       lambda _, batch: device_ops(batch), sharded_output=True
@@ -114,15 +135,18 @@ class Images:
 
   def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
     labels = None if self._labels is None else self._labels()
-    for number, batch in enumerate(self._batches):
+    truths = itertools.repeat({}) if self._truths is None else self._truths
+    pairs = zip(self._batches, truths, strict=False)  # Truths may have no end.
+    for number, (batch, truth) in enumerate(pairs):
       batch = {key: batch[key] for key in self._keys}
+      batch |= {f"{_TRUTH}{k}": v for k, v in truth.items() if k != "mask"}
       if labels is not None:
         size = len(batch["mask"])
         first = (number * jax.process_count() + jax.process_index()) * size
         rows = np.arange(first, first + size)
         # Padding after the last example is masked, whatever its label.
         batch["label"] = labels[np.minimum(rows, self.num_examples - 1)]
-      elif self._check_labels is not None and "label" in batch:
-        real = batch["label"][batch["mask"] > 0]
+      elif self._check_labels is not None and self._label_key in batch:
+        real = batch[self._label_key][batch["mask"] > 0]
         self._check_labels(real, f"{self._where}.data")
       yield batch

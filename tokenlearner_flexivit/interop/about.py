@@ -19,6 +19,7 @@ from tokenlearner_flexivit import models
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import torch_configs, torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
+from tokenlearner_flexivit.models import segmenter
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Metadata keys in files that `inference.trained` and `save_params` write.
@@ -212,10 +213,17 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
       f"{path / workdir_lib.CONFIG_FILE} is no config of a run: it has no"
       " section model."
     )
-  # The config need not state the number of classes, which the data determine.
+  # The config need not state the number of classes, which the data determine,
+  # nor the name of a model that the task takes by default.
   head = leaves.get("head/kernel")
+  is_segmenter = False
+  for name in segmenter.CLASS_LEAVES:
+    if name in leaves:
+      head, is_segmenter = leaves[name], True
   num_classes = head.shape[-1] if head else None
   section = {**config["model"], "num_classes": num_classes}
+  if is_segmenter and not section.get("name"):
+    section["name"] = "segmenter"
   statistics_seen = _statistics_seen(preprocessing(path, {}))
   where = str(path / workdir_lib.CONFIG_FILE)
   return _ours(section, where, "native", *statistics_seen)

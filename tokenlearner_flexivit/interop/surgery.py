@@ -14,12 +14,15 @@ import numpy as np
 
 from tokenlearner_flexivit.interop import foreign, grids, resize
 from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
+from tokenlearner_flexivit.models import segmenter
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
 # Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
 _KERNEL_RANKS = (4, 5)
-_HEAD = ("pre_logits/", "head/")
+# What an answer is computed with, behind the image tower.
+_ANSWER = ("head/", *segmenter.HEADS)
+_HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -272,8 +275,11 @@ class Plan:
     """Notes the head as fresh if the file has another one or none."""
     ours = {k: v for k, v in self._template.items() if k.startswith(_HEAD)}
     theirs = {k: v for k, v in remaining.items() if k.startswith(_HEAD)}
+    if any(name.startswith(segmenter.HEADS) for name in ours):
+      # A network for dense tasks reads every token, and pools none.
+      theirs |= {k: v for k, v in remaining.items() if k.startswith("MAPHead")}
     heads = [
-      {k: tuple(v.shape) for k, v in arrays.items() if k.startswith("head/")}
+      {k: tuple(v.shape) for k, v in arrays.items() if k.startswith(_ANSWER)}
       for arrays in (ours, theirs)
     ]
     # The same head after other layers would mean nothing: that is a mistake in

@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from tokenlearner_flexivit.models.segmenter import Segmenter
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
 from tokenlearner_flexivit.models.token_learner import TokenLearner
 from tokenlearner_flexivit.models.video.bottleneck import BottleneckViViT
@@ -14,6 +15,7 @@ from tokenlearner_flexivit.models.vit import ViT
 
 MODELS = {
   "vit": ViT,
+  "segmenter": Segmenter,
   "vivit": ViViT,
   "vivit_factorised": ViViTFactorised,
   "vivit_bottleneck": BottleneckViViT,
@@ -22,6 +24,7 @@ MODELS = {
 __all__ = [
   "MODELS",
   "BottleneckViViT",
+  "Segmenter",
   "TokenFuser",
   "TokenLearner",
   "ViT",

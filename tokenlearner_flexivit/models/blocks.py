@@ -6,6 +6,8 @@ without renaming.
 Letters: B batch, M tokens that attend to N, D width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,13 +17,22 @@ from jaxtyping import Array, Bool, Float
 from tokenlearner_flexivit.models import attention
 
 LAYER_NORM_EPS = 1e-6
+# Activations of MLPs: the tanh form of GELU, GELU itself, and the approximation
+# x sigmoid(1.702 x), which CLIP is trained with.
+GELUS = {
+  "tanh": nn.gelu,
+  "erf": functools.partial(nn.gelu, approximate=False),
+  "quick": lambda x: x * nn.sigmoid(1.702 * x),
+}
 # The name of what attention returns, for policies of `jax.checkpoint`.
 ATTENDED = "attended"
 
 
-def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(
+  dtype: jnp.dtype, name: str | None = None, eps: float = LAYER_NORM_EPS
+) -> nn.LayerNorm:
   """Returns a LayerNorm with float32 statistics and output in `dtype`."""
-  return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
+  return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name)
 
 
 class Dense(nn.Module):
@@ -59,19 +70,21 @@ class Dense(nn.Module):
 
 
 class MlpBlock(nn.Module):
-  """An MLP: Dense, GELU (tanh form), dropout, Dense, dropout.
+  """An MLP: Dense, GELU, dropout, Dense, dropout.
 
   Attributes:
     mlp_dim: hidden features.
     out_dim: outputs; None means as many as inputs.
     dropout: rate.
     dtype: of the computation.
+    gelu: a key of `GELUS`.
   """
 
   mlp_dim: int
   out_dim: int | None = None
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+  gelu: str = "tanh"
 
   @nn.compact
   def __call__(
@@ -83,7 +96,7 @@ class MlpBlock(nn.Module):
     """Maps n inputs to the outputs, or to the first `num_out` of them."""
     small = nn.initializers.normal(1e-6)
     y = Dense(self.mlp_dim, bias_init=small, dtype=self.dtype)(x)
-    y = nn.gelu(y)
+    y = GELUS[self.gelu](y)
     y = nn.Dropout(self.dropout)(y, deterministic=not train)
     y = Dense(self.out_dim or x.shape[-1], bias_init=small, dtype=self.dtype)(
       y, num_out
@@ -161,6 +174,8 @@ class Encoder1DBlock(nn.Module):
     drop_path: probability that an example skips a branch (stochastic depth);
       may be traced, as in a loop over blocks.
     dtype: of the computation.
+    norm_eps: added to the variance in LayerNorm.
+    gelu: a key of `GELUS`.
   """
 
   num_heads: int
@@ -168,6 +183,8 @@ class Encoder1DBlock(nn.Module):
   dropout: float = 0.0
   drop_path: float | jax.Array = 0.0
   dtype: jnp.dtype = jnp.float32
+  norm_eps: float = LAYER_NORM_EPS
+  gelu: str = "tanh"
 
   @nn.compact
   def __call__(
@@ -199,14 +216,14 @@ class Encoder1DBlock(nn.Module):
       return jnp.where(kept, y / jnp.asarray(keep, y.dtype), 0)
 
     out = {}
-    y = layer_norm(self.dtype, "LayerNorm_0")(x)
+    y = layer_norm(self.dtype, "LayerNorm_0", self.norm_eps)(x)
     y = self._attend(y, mask)
     y = out["sa"] = nn.Dropout(self.dropout)(y, deterministic=not train)
     x = out["+sa"] = x + drop_path(y)
 
-    y = layer_norm(self.dtype, "LayerNorm_1")(x)
+    y = layer_norm(self.dtype, "LayerNorm_1", self.norm_eps)(x)
     y = out["mlp"] = MlpBlock(
-      self.mlp_dim, dropout=self.dropout, dtype=self.dtype
+      self.mlp_dim, dropout=self.dropout, dtype=self.dtype, gelu=self.gelu
     )(y, train)
     x = out["+mlp"] = x + drop_path(y)
     return x, out
@@ -227,11 +244,15 @@ class MAPHead(nn.Module):
     num_heads: attention heads.
     mlp_dim: hidden features of the MLP.
     dtype: of the computation.
+    norm_eps: added to the variance in LayerNorm.
+    gelu: a key of `GELUS`.
   """
 
   num_heads: int
   mlp_dim: int
   dtype: jnp.dtype = jnp.float32
+  norm_eps: float = LAYER_NORM_EPS
+  gelu: str = "tanh"
 
   @nn.compact
   def __call__(
@@ -244,6 +265,6 @@ class MAPHead(nn.Module):
     x = MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(
       probe, x, mask
     )
-    y = layer_norm(self.dtype, "LayerNorm_0")(x)
-    y = MlpBlock(self.mlp_dim, dtype=self.dtype)(y)
+    y = layer_norm(self.dtype, "LayerNorm_0", self.norm_eps)(x)
+    y = MlpBlock(self.mlp_dim, dtype=self.dtype, gelu=self.gelu)(y)
     return (x + y)[:, 0]

@@ -63,6 +63,8 @@ class Encoder(nn.Module):
       `Encoder1DBlock`.
     learner_cls: the class that learns tokens, with the attributes and the call
       of `TokenLearner`.
+    norm_eps: added to the variance in LayerNorm of the blocks and after them.
+    gelu: a key of `blocks.GELUS`, of the blocks.
   """
 
   depth: int
@@ -76,6 +78,8 @@ class Encoder(nn.Module):
   scan: bool = False
   block_cls: type[nn.Module] = blocks.Encoder1DBlock
   learner_cls: type[nn.Module] = tl.TokenLearner
+  norm_eps: float = blocks.LAYER_NORM_EPS
+  gelu: str = "tanh"
 
   @nn.compact
   def __call__(
@@ -151,7 +155,8 @@ class Encoder(nn.Module):
         for name, value in (("maps", maps), ("tokens", tokens))
       }
       out |= run_out
-    return blocks.layer_norm(self.dtype, "encoder_norm")(x), mask, out
+    norm = blocks.layer_norm(self.dtype, "encoder_norm", self.norm_eps)
+    return norm(x), mask, out
 
   @nn.nowrap
   def _blocks(
@@ -184,6 +189,8 @@ class Encoder(nn.Module):
       dropout=self.dropout,
       drop_path=self._drop_path(index),
       dtype=self.dtype,
+      norm_eps=self.norm_eps,
+      gelu=self.gelu,
       name=stacking.block_name(index),
     )
 
@@ -215,6 +222,8 @@ class Encoder(nn.Module):
         dropout=self.dropout,
         drop_path=rate if self.stochastic_depth else 0.0,
         dtype=self.dtype,
+        norm_eps=self.norm_eps,
+        gelu=self.gelu,
         parent=None,
       )
       rngs = {"dropout": key} if random else {}

@@ -29,7 +29,8 @@ from tokenlearner_flexivit.models import token_learner as tl
 POOLS = ("gap", "tok", "map")
 # Arguments without a default.
 _SIZES = ("width", "depth", "mlp_dim", "num_heads")
-Outputs = tuple[Float32[Array, "B C"], dict[str, Any]]
+# Answers are logits [B, C], or of a dense task [B, ..., C].
+Outputs = tuple[Float32[Array, "B ... C"], dict[str, Any]]
 
 
 class VisionTransformer(protocol.Model):
@@ -53,6 +54,8 @@ class VisionTransformer(protocol.Model):
   dtype: Any = "float32"
   remat: str | bool = "none"
   scan: bool = False
+  norm_eps: float = blocks.LAYER_NORM_EPS
+  gelu: str = "tanh"
 
   _posembs = posembs.POSEMBS
   _decode_variant = staticmethod(variants.decode_variant)
@@ -108,11 +111,15 @@ class VisionTransformer(protocol.Model):
       self.remat = "blocks" if self.remat else "none"
     for name in ("head_zeroinit", "scan"):
       checks.boolean(getattr(self, name), name)
-    checks.number(self.head_bias_init, "head_bias_init")
+    for name in ("head_bias_init", "norm_eps"):
+      checks.number(getattr(self, name), name)
+    if self.norm_eps <= 0:
+      raise ValueError(f"norm_eps must be above 0, got {self.norm_eps}.")
     for name in ("dropout", "stochastic_depth"):
       checks.share(getattr(self, name), name)
     checks.choice(self.posemb, "posemb", self._posembs)
     checks.choice(self.pool, "pool", POOLS)
+    checks.choice(self.gelu, "gelu", tuple(blocks.GELUS))
     checks.choice(self.remat, "remat", (*encoder.REMATS, encoder.AUTO))
     # The fields become plain and hashable, from a config or a JSON file, too.
     if self.token_learner is not None:
@@ -187,7 +194,7 @@ class VisionTransformer(protocol.Model):
       patches = x[:, int(self.pool == "tok") :]
       out["tokens_2d"] = patches.reshape(b, *grid, d)
     self._add_token_learner(out, num_tokens)
-    return self._classify(self._pooled(x, mask), out)
+    return self._head(x, mask, out, num_tokens, train)
 
   # The methods below are steps of a compact `__call__`, in the order of use.
 
@@ -245,6 +252,8 @@ class VisionTransformer(protocol.Model):
       dtype=self.dtype,
       remat=self.remat,
       scan=self.scan,
+      norm_eps=self.norm_eps,
+      gelu=self.gelu,
       name="Transformer",
     )
     return encoder.Encoder(**(attributes | overrides))(
@@ -268,14 +277,41 @@ class VisionTransformer(protocol.Model):
       out["token_learner"] = first["token_learner"]
 
   @nn.nowrap
+  def _head(
+    self,
+    x: Float[Array, "B encoded D"],
+    mask: Bool[Array, " encoded"] | None,
+    out: dict[str, Any],
+    num_tokens: tl.NumTokens,
+    train: bool,
+  ) -> Outputs:
+    """Returns the result of `__call__` from the encoded tokens.
+
+    Networks with another head override it.
+
+    Args:
+      x: the tokens, with a cls token in front if the pooling has one.
+      mask: False for tokens that are not in use; None if all are.
+      out: the intermediates so far, to which it adds its own.
+      num_tokens: as in the call.
+      train: as in the call.
+    """
+    del num_tokens, train
+    return self._classify(self._pooled(x, mask), out)
+
+  @nn.nowrap
   def _pooled(
     self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
   ) -> Float32[Array, "B D"]:
     """Pools encoded tokens."""
     if self.pool == "map":
-      x = blocks.MAPHead(self.num_heads, self.mlp_dim, dtype=self.dtype)(
-        x, mask
-      )
+      x = blocks.MAPHead(
+        self.num_heads,
+        self.mlp_dim,
+        dtype=self.dtype,
+        norm_eps=self.norm_eps,
+        gelu=self.gelu,
+      )(x, mask)
       return x.astype(jnp.float32)
     if self.pool == "tok":
       return x[:, 0].astype(jnp.float32)

@@ -48,6 +48,11 @@ class ViT(transformer.VisionTransformer):
       fits the devices' memory). With `scan`, "none" is "dots".
     scan: whether equal blocks in a row are one loop, to compile sooner. Dropout
       and stochastic depth then draw different numbers.
+    norm_eps: added to the variance in LayerNorm of the blocks, after them and
+      in the "map" pooling.
+    gelu: activation of the MLPs of the same: "tanh", the form of GELU that
+      published JAX models use, "erf", GELU itself, as PyTorch has it, or
+      "quick", x sigmoid(1.702 x), as CLIP has it.
   """
 
   input = "image"  # The entry of an example that the model sees.

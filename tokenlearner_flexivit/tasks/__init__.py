@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.tasks import classification, distillation
+from tokenlearner_flexivit.tasks import (
+  classification,
+  distillation,
+  segmentation,
+  segmentation_distillation,
+)
 from tokenlearner_flexivit.tasks.base import Batch, Task
 
 TASKS = {
   "classification": classification.Classification,
   "distillation": distillation.Distillation,
+  "segmentation": segmentation.Segmentation,
+  "segmentation_distillation": (
+    segmentation_distillation.SegmentationDistillation
+  ),
 }
 
 __all__ = ["TASKS", "Batch", "Task", "check", "create", "named"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -173,6 +173,30 @@ class Task(abc.ABC):
       The loss; its metrics (scalars) and the model's answer, a pytree of arrays
       [B, ...], such as logits.
     """
+
+  def train_logits(
+    self,
+    params: Any,
+    inputs: Float[Array, "B ..."],
+    key: jax.Array,
+    setting: dials.Setting,
+  ) -> Float32[Array, "B ... C"]:
+    """Returns the logits of the model in training mode.
+
+    Args:
+      params: of the model.
+      inputs: of the model.
+      key: drives dropout.
+      setting: of the dials.
+    """
+    logits, _ = self.model.apply(
+      {"params": params},
+      inputs,
+      **setting,
+      train=True,
+      rngs={"dropout": key},
+    )
+    return logits.astype(jnp.float32)
 
   def imitate(self, batch: Batch, answer: Any) -> Batch:
     """Returns a prepared batch whose targets are a model's answer to it.

@@ -249,23 +249,6 @@ class Classification(base.Task):
     """Returns the batch with the probabilities of logits as its labels."""
     return {**batch, "label": self.probabilities(answer)}
 
-  def train_logits(
-    self,
-    params: Any,
-    images: Float[Array, "B ..."],
-    key: jax.Array,
-    setting: dials.Setting,
-  ) -> Float32[Array, "B C"]:
-    """Returns the logits of the model in training mode."""
-    logits, _ = self.model.apply(
-      {"params": params},
-      images,
-      **setting,
-      train=True,
-      rngs={"dropout": key},
-    )
-    return logits.astype(jnp.float32)
-
   def example_loss(
     self, logits: Float[Array, "B C"], labels: Float[Array, "B C"]
   ) -> Float32[Array, " B"]:

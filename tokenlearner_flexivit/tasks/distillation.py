@@ -5,7 +5,6 @@ into every patch size of the student by FunMatch (arXiv 2106.05237): both see
 the same crop with the same mixup, and labels are not used.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +17,12 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import classification
-from tokenlearner_flexivit.tasks.teachers import Teacher, create_teachers
+from tokenlearner_flexivit.tasks.teachers import Taught
 
 
 def kl(
-  targets: Float[Array, "B C"], logits: Float[Array, "B C"]
-) -> Float[Array, " B"]:
+  targets: Float[Array, "*rows C"], logits: Float[Array, "*rows C"]
+) -> Float[Array, "*rows"]:
   """Returns KL(targets || softmax(logits)) in nats."""
   return optax.kl_divergence(jax.nn.log_softmax(logits), targets)
 
@@ -44,7 +43,7 @@ DISTANCES = {
 }
 
 
-class Distillation(classification.Classification):
+class Distillation(Taught, classification.Classification):
   """A classification that learns from teachers rather than labels.
 
   The loss is T^2 KL(mean_i p_i || q), where p_i and q are the probabilities of
@@ -115,24 +114,7 @@ class Distillation(classification.Classification):
     self.distance = distance
     self._temperature = temperature
     self._label_weight = label_weight
-    self._sections = teachers
-    self._weights = None
-
-  @functools.cached_property
-  def teachers(self) -> tuple[Teacher, ...]:
-    """Returns the teachers, which are described at the first call.
-
-    A run can be evaluated without them, unless an evaluation needs them.
-
-    Raises:
-      ValueError: there is no teacher, or one does not fit.
-    """
-    return create_teachers(
-      self._sections,
-      self.num_classes,
-      "config.task.teachers",
-      self.class_names,
-    )
+    self._set_teachers(teachers)
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
@@ -140,24 +122,6 @@ class Distillation(classification.Classification):
     keys = [self.model.input, *(teacher.image for teacher in self.teachers)]
     keys += ["label"] if self._label_weight else []
     return tuple(dict.fromkeys(keys))
-
-  def constants(self, parallel: Parallel) -> tuple[Any, ...]:
-    """Returns the weights of the teachers on all devices."""
-    if self._weights is None:
-      self._weights = tuple(
-        parallel.place(teacher.load()) for teacher in self.teachers
-      )
-    return self._weights
-
-  def constant_shapes(self) -> tuple[Any, ...]:
-    """Returns the shapes of the teachers' weights, which are not read."""
-    return tuple(teacher.shapes() for teacher in self.teachers)
-
-  def check(self, example: dict[str, Any], where: str) -> None:
-    """Raises ValueError if an example, made by `where`, does not fit."""
-    super().check(example, where)
-    for teacher in self.teachers:
-      teacher.check(example)
 
   def prepare(
     self,

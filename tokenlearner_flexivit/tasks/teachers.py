@@ -1,6 +1,7 @@
 """Frozen teachers of a distillation, as the config describes them."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, models, terminal
 from tokenlearner_flexivit.data import class_names as class_names_lib
+from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import views
 
 
@@ -194,7 +196,7 @@ class Teacher:
 
   def logits(
     self, params: Any, images: Float[Array, "B ..."]
-  ) -> Float32[Array, "B C"]:
+  ) -> Float32[Array, "B ... C"]:
     """Returns the logits, which are means if there are several views.
 
     Raises:
@@ -214,6 +216,55 @@ class Teacher:
       return logits.astype(jnp.float32)
 
     return views.average(answer, images, self.model)
+
+
+class Taught:
+  """The part of a task that has teachers, a base beside `base.Task`.
+
+  The task has `num_classes`, `class_names` and `model`.
+  """
+
+  num_classes: int
+  class_names: Sequence[str] | None
+
+  def _set_teachers(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keeps the descriptions of the teachers, which are read when needed."""
+    self._sections = sections
+    self._weights = None
+
+  @functools.cached_property
+  def teachers(self) -> tuple[Teacher, ...]:
+    """Returns the teachers, which are described at the first call.
+
+    A run can be evaluated without them, unless an evaluation needs them.
+
+    Raises:
+      ValueError: there is no teacher, or one does not fit.
+    """
+    return create_teachers(
+      self._sections,
+      self.num_classes,
+      "config.task.teachers",
+      self.class_names,
+    )
+
+  def constants(self, parallel: Parallel) -> tuple[Any, ...]:
+    """Returns the weights of the teachers on all devices."""
+    if self._weights is None:
+      self._weights = tuple(
+        parallel.place(teacher.load()) for teacher in self.teachers
+      )
+    return self._weights
+
+  def constant_shapes(self) -> tuple[Any, ...]:
+    """Returns the shapes of the teachers' weights, which are not read."""
+    return tuple(teacher.shapes() for teacher in self.teachers)
+
+  def check(self, example: dict[str, Any], where: str) -> None:
+    """Raises ValueError if an example, made by `where`, does not fit."""
+    super().check(example, where)
+    for teacher in self.teachers:
+      teacher.check(example)
 
 
 def create_teachers(
