@@ -40,7 +40,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import base, confusion, windows
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.tasks.segmentation import MASK
 
 METRICS = {
@@ -134,7 +134,9 @@ class Evaluator(base.Evaluator):
     if truth is not None:
       configuration.check_text(truth, f"{where}.truth")
       if section.get("data") is not None:
-        data_lib.check_section({**section["data"], "pp": truth}, where)
+        data_lib.check_section(
+          {**section["data"], "pp": truth}, f"{where}.truth"
+        )
 
   def _check_classes(
     self, data: dict[str, Any], source: data_lib.Source, key: str = "label"
@@ -249,7 +251,7 @@ class Evaluator(base.Evaluator):
 
   def _patch_size(self, setting: dials.Setting) -> tuple[int, int] | None:
     size = setting.get("patch_size") or self._task.model.own_patch_size
-    return None if size is None else patch_embed.to_pair(size)
+    return None if size is None else tiling.to_pair(size)
 
   def run(self, params: Any) -> Iterator[tuple[str, float]]:
     """Yields the metrics of each setting.
@@ -317,7 +319,7 @@ class Evaluator(base.Evaluator):
 
 def _size(value: Any, where: str) -> tuple[int, int]:
   try:
-    return patch_embed.to_pair(value)
+    return tiling.to_pair(value)
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from None
 

@@ -1,0 +1,216 @@
+"""The evaluator of segmentations against counting pixel by pixel."""
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, evaluators, tasks
+from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.models import protocol
+from tokenlearner_flexivit.parallel import pmap
+
+CLASSES, SIDE, TRUTH, IGNORE = 3, 12, 20, 255
+PP = "keep('image','semantic','valid')"
+DATA = dict(name="fake:12x12x3:3:11", split="test", pp=PP, num_threads=1)
+ORIGINAL = (
+  "drop('semantic','valid')|copy('full','semantic')|copy('shown','valid')"
+  "|keep('semantic','valid')"
+)
+SETTINGS = [dials.Setting((4, 4)), dials.Setting((5, 6))]
+
+
+class Echo(protocol.Model):
+  """Takes the channels of an image for logits, louder at smaller patches."""
+
+  own_patch_size = (4, 4)
+
+  @nn.compact
+  def __call__(self, images, *, patch_size=None, train=False):
+    zero = self.param("zero", nn.initializers.zeros, ())
+    return images * patch_size[0] + zero, {}
+
+
+class Pictures(sources.Source):
+  """Images of several sizes, padded, with masks at two sizes."""
+
+  name, num_classes, class_names = "pictures", None, None
+
+  def __init__(self, count=11):
+    rng = np.random.default_rng(3)
+    self.examples = []
+    for number in range(count):
+      size = rng.integers(5, SIDE, 2, endpoint=True)
+      full = rng.integers(5, TRUTH, 2, endpoint=True)
+      image = np.zeros((SIDE, SIDE, 3), np.float32)
+      example = {"image": image, "id": np.int32(number)}
+      image[: size[0], : size[1]] = rng.normal(size=(*size, 3))
+      for key, part, side, share in (
+        ("semantic", size, SIDE, "valid"),
+        ("full", full, TRUTH, "shown"),
+      ):
+        mask = np.full((side, side), IGNORE, np.uint8)
+        mask[: part[0], : part[1]] = rng.choice([0, 1, 2, IGNORE], part)
+        example[key] = mask
+        example[share] = np.float32(part / side)
+      self.examples.append((example, size, full))
+    # No pixel of the last has a class.
+    example["semantic"][:], example["full"][:] = IGNORE, IGNORE
+
+  def __len__(self):
+    return len(self.examples)
+
+  def __getitem__(self, index):
+    return dict(self.examples[index][0])
+
+  def classes(self, key="label"):
+    return (CLASSES, ["sky", "sea/lake", "sand"])
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+  source = Pictures()
+  monkeypatch.setattr(data_lib, "open_source", lambda *_: source)
+  return source
+
+
+def make(batch_size=16, devices=None, **section):
+  task = tasks.create(
+    {"name": "segmentation"},
+    model=Echo(),
+    num_classes=CLASSES,
+    class_names=["sky", "sea/lake", "sand"],
+  )
+  context = evaluators.Context(
+    task=task,
+    settings=SETTINGS,
+    batch_size=batch_size,
+    parallel=pmap.Pmap(devices),
+    class_names=task.class_names,
+  )
+  section = {"type": "segmentation", "data": DATA, **section}
+  return evaluators.create(section, context)
+
+
+def evaluate(evaluator):
+  params = evaluator._parallel.place({"zero": np.float32(0)})
+  return dict(evaluator.run(params))
+
+
+def counted(source, at_original_size, predict):
+  """Counts pixel by pixel what `predict` makes of an example."""
+  matrix = np.zeros((CLASSES, CLASSES), int)
+  for example, size, full in source.examples:
+    key, shown = ("full", full) if at_original_size else ("semantic", size)
+    predicted = predict(example, size, shown)
+    for row in range(shown[0]):
+      for column in range(shown[1]):
+        truth = example[key][row, column]
+        if truth != IGNORE:
+          matrix[truth, predicted[row, column]] += 1
+  right = np.diagonal(matrix)
+  ious = right / (matrix.sum(axis=0) + matrix.sum(axis=1) - right)
+  return {
+    "mIoU": ious.mean(),
+    "pixel_accuracy": right.sum() / matrix.sum(),
+    "mean_accuracy": (right / matrix.sum(axis=1)).mean(),
+    "IoU_sea_lake": ious[1],
+  }
+
+
+def by_channels(example, size, shown):
+  image = example["image"][: size[0], : size[1]].astype(np.float64)
+  resized = cv2.resize(image, (int(shown[1]), int(shown[0])))
+  return resized.argmax(axis=-1)
+
+
+def by_patches(patch_size):
+  def predict(example, size, shown):
+    mask = example["full" if tuple(shown) != tuple(size) else "semantic"]
+    predicted, cells = np.zeros(shown, int), {}
+    for row in range(shown[0]):
+      for column in range(shown[1]):
+        cell = tuple(
+          int((at + 0.5) * s / f // p)
+          for at, s, f, p in zip(
+            (row, column), size, shown, patch_size, strict=True
+          )
+        )
+        cells.setdefault(cell, []).append((row, column))
+    for places in cells.values():
+      values = [mask[place] for place in places if mask[place] != IGNORE]
+      for place in places:
+        predicted[place] = np.bincount(values, minlength=CLASSES).argmax()
+    return predicted
+
+  return predict
+
+
+@pytest.mark.parametrize("number", [1, 2, 8])
+def test_it_counts_what_numpy_counts(pictures, number, monkeypatch):
+  devices = jax.devices()[:number]
+  monkeypatch.setattr(jax, "local_devices", lambda: devices)
+  monkeypatch.setattr(jax, "local_device_count", lambda: number)
+  # The last batch is not full, on eight devices the only one.
+  evaluator = make(8 if number < 8 else 16, devices, truth=ORIGINAL)
+  values = evaluate(evaluator)
+  expected = counted(pictures, True, by_channels)
+  for setting in SETTINGS:
+    for name, value in expected.items():
+      assert values[f"{setting.name}/{name}"] == pytest.approx(value)
+    assert values[f"{setting.name}/examples"] == 10
+  if number == 8:
+    for setting in SETTINGS:
+      best = counted(pictures, True, by_patches(setting.patch_size))
+      assert values[f"{setting.name}/ceiling"] == pytest.approx(best["mIoU"])
+    assert evaluate(evaluator) == values  # The second time without the ceiling.
+
+
+def test_masks_of_the_batch(pictures):
+  values = evaluate(make())
+  expected = counted(pictures, False, by_channels)
+  for name, value in expected.items():
+    assert values[f"{SETTINGS[0].name}/{name}"] == pytest.approx(value)
+
+
+def test_windows_that_see_the_same_are_the_whole_image(pictures):
+  evaluator = make(window=(6, 7), stride=4, truth=ORIGINAL)
+  assert evaluator.image_shape == (6, 7, 3)
+  values, whole = evaluate(evaluator), evaluate(make(truth=ORIGINAL))
+  assert values == pytest.approx(whole, abs=2e-3)
+  throughput = evaluator.throughput(
+    evaluator._parallel.place({"zero": np.float32(0)}), repeats=1
+  )
+  assert throughput.keys() == set(SETTINGS)
+
+
+def test_masks_that_do_not_fit(pictures):
+  with pytest.raises(
+    ValueError, match=r"'semantic' the shape \[20, 20\].*truth"
+  ):
+    make(data={**DATA, "pp": f"drop('semantic')|copy('full','semantic')|{PP}"})
+  with pytest.raises(ValueError, match=r"stride=3 .*window is None"):
+    make(stride=3)
+  with pytest.raises(ValueError, match=r"window: Expected one or two positive"):
+    make(window=0)
+  with pytest.raises(ValueError, match=r"test\.truth.*nothing"):
+    evaluators.check(
+      {"type": "segmentation", "data": DATA, "truth": "nothing"},
+      "config.evals.test",
+    )
+  pictures.examples[0][0]["full"][0, 0] = 7
+  with pytest.raises(ValueError, match=r"numbers 7 \(at 1 of 400 pixels\)"):
+    make(truth=ORIGINAL)
+  pictures.examples[0][0]["full"][0, 0] = 1
+  pictures.examples[5][0]["semantic"][2, 2] = 9
+  with pytest.raises(ValueError, match=r"numbers 9 \(at 1 of"):
+    evaluate(make())
+
+
+def test_nothing_to_count(pictures):
+  for example, *_ in pictures.examples:
+    example["semantic"][:] = IGNORE
+  with pytest.raises(ValueError, match="no pixel of pictures has a class"):
+    evaluate(make())
