@@ -74,6 +74,11 @@ def check(section: dict[str, Any], where: str) -> None:
   cls.check(arguments, where)
 
 
+def _suits(cls: type[Evaluator], task: Any) -> bool:
+  """Tells whether a task has what an evaluator needs of it."""
+  return all(hasattr(task, name) for name in cls.needs)
+
+
 def create(section: dict[str, Any], context: Context) -> Evaluator:
   """Builds the evaluator that an entry of `config.evals` describes.
 
@@ -86,5 +91,18 @@ def create(section: dict[str, Any], context: Context) -> Evaluator:
   """
   where = context.where
   cls, arguments, choice = _read(section, where)
+  if not _suits(cls, context.task):
+    fitting = [
+      name
+      for name, other in EVALUATORS.items()
+      if _suits(other, context.task)
+      and getattr(other, "headline", None) == context.task.headline
+    ]
+    kind = section.get("type") or "classification"
+    raise ValueError(
+      f"{where}.type={kind!r} cannot evaluate {type(context.task).__name__}, "
+      "the task of config.task."
+      + "".join(f" Set {where}.type={name!r}." for name in fitting[:1])
+    )
   context = context.choose(**choice)
   return configuration.call(cls, arguments, where, context=context)

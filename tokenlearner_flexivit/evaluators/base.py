@@ -6,7 +6,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,7 @@ class Evaluator(abc.ABC):
     image_shape: (H, W, C), of videos (T, H, W, C).
     metrics: the display of the metrics that tables show, by name and in order.
     headline: the metric that settings are compared by; higher is better.
+    needs: names of methods that its task must have beside those of `Task`.
     before_batch: called before each batch of images on all hosts; it ends the
       evaluation by raising an error on all of them.
   """
@@ -101,6 +102,7 @@ class Evaluator(abc.ABC):
   image_shape: tuple[int, ...]
   metrics: Mapping[str, Metric]
   headline: str
+  needs: ClassVar[Sequence[str]] = ()
 
   def __init__(self, context: Context):
     """Takes what all evaluators have from the context."""

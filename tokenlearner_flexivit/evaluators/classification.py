@@ -152,6 +152,7 @@ class Evaluator(base.Evaluator):
 
   metrics = METRICS
   headline = "accuracy"
+  needs = ("one_hot",)
 
   def __init__(
     self,

@@ -107,6 +107,7 @@ class Evaluator(base.Evaluator):
     }
   )
   headline = "agree1"
+  needs = ("one_hot",)
 
   def __init__(
     self,

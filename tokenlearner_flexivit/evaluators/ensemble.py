@@ -107,6 +107,7 @@ class Evaluator(base.Evaluator):
     }
   )
   headline = "accuracy"
+  needs = ("one_hot",)
 
   def __init__(
     self,

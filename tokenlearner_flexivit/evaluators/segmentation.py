@@ -64,6 +64,7 @@ class Evaluator(base.Evaluator):
 
   metrics = METRICS
   headline = "mIoU"
+  needs = ("check_masks",)
 
   def __init__(
     self,

@@ -1,0 +1,122 @@
+"""Segmentations are trained, evaluated, reported, used and distilled."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokenlearner_flexivit import inference, train
+from tokenlearner_flexivit.data import settings
+from tokenlearner_flexivit.data.sources import fake
+
+PP = "decode|value_range(-1,1)|keep('image','semantic')"
+
+
+class Painted(fake.FakeSource):
+  """Noise with a bright left part, which is a class of its own."""
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    image = example["image"] // 4
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[:, : 2 + index % 8] = 1
+    mask[0] = 255
+    image[mask == 1] += 190
+    return {**example, "image": image, "semantic": mask}
+
+  def classes(self, key="label"):
+    return (2, ["dark", "bright"]) if key == "semantic" else (None, None)
+
+
+@pytest.fixture
+def segmentation(config, monkeypatch):
+  monkeypatch.setattr(settings, "FakeSource", Painted)
+  config.data.pp = config.evals.test.data.pp = PP
+  config.task = dict(name="segmentation")
+  config.model.token_learner = None
+  config.model.depth = 1
+  config.flexi.patch_size.values = (5, 4)  # Of which one does not divide 12.
+  config.evals.test.type = "segmentation"
+  return config
+
+
+def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
+  workdir = tmp_path / "run"
+  state, history = train.train_and_evaluate(segmentation, workdir)
+  assert state.params["seg_head"]["kernel"].shape == (32, 2)
+  losses = [record["loss"] for record in history if "loss" in record]
+  assert all(np.isfinite(losses))
+  about = json.loads((workdir / "about_data.json").read_text())
+  assert about["num_classes"] == 2
+  assert about["class_names"] == ["dark", "bright"]
+
+  report = json.loads((workdir / "report.json").read_text())
+  assert report["headline"] == "mIoU" and report["num_examples"] == 21
+  for row in report["settings"]:
+    assert 0 <= row["mIoU"] <= row["pixel_accuracy"] <= 1
+    assert row["mIoU"] == pytest.approx(
+      (row["IoU_dark"] + row["IoU_bright"]) / 2
+    )
+    assert 0.5 < row["ceiling"] <= 1 and row["gmacs"] > 0
+  assert [row["seq_len"] for row in report["settings"]] == [9, 9]
+  text = (workdir / "report.md").read_text()
+  for column in ("mIoU %", "pixel accuracy %", "ceiling of mIoU %"):
+    assert column in text
+  assert "95 % interval" not in text
+  assert (workdir / "patch_sizes.png").stat().st_size > 10_000
+
+  predictor = inference.Predictor.load(workdir)
+  image = Painted("fake:12x12x3:5:64", "test")[3]["image"]
+  (prediction,) = predictor.predict([image], patch_size=5)
+  task = predictor.trained.task
+  assert prediction.answer.shape == (12, 12, 2)
+  path = task.write(prediction.answer, tmp_path / "answer")
+  best = np.asarray(Image.open(path))
+  np.testing.assert_array_equal(best, prediction.answer.argmax(axis=-1))
+  rows = task.rows(prediction.answer)
+  assert sum(row["share"] for row in rows) == pytest.approx(1)
+  assert {row["class"] for row in rows} <= {"dark", "bright"}
+
+  # A student begins as its teacher, and learns from its masks alone.
+  config = segmentation
+  config.init, config.total_steps, config.log_steps = str(workdir), 1, 1
+  config.task = dict(
+    name="segmentation_distillation",
+    teachers=dict(prof=dict(init=str(workdir), patch_size=4, dtype="float32")),
+  )
+  config.flexi.patch_size.values = (4,)
+  config.data.pp = "decode|value_range(-1,1)|keep('image')"
+  del config.evals["test"]
+  _, history = train.train_and_evaluate(config, tmp_path / "student")
+  (record,) = [record for record in history if "distance" in record]
+  assert record["distance"] < 1e-5 and record["agreement"] > 0.99
+
+
+def test_weights_of_a_classification_start_a_segmentation(
+  segmentation, untrained_run, capsys, monkeypatch
+):
+  from tokenlearner_flexivit.train import setup
+
+  segmentation.init = str(untrained_run)
+  segmentation.model.depth = 2
+  segmentation.model.token_learner = dict(layer=1, num_tokens=3)
+  params = setup.Experiment(segmentation).init_params()
+  said = capsys.readouterr().out
+  assert "head/kernel" in said and "(another head)" in said
+  assert "head" not in params and "seg_norm" in params
+  assert "TokenLearner_0" in params["Transformer"]
+
+
+def test_other_classes_are_refused(segmentation, tmp_path, monkeypatch):
+  segmentation.model.num_classes = 1
+  with pytest.raises(ValueError, match=r"numbers 1 .*the classes are 0 to 0"):
+    train.train_and_evaluate(segmentation, tmp_path)
+  segmentation.task.ignore = 1
+  segmentation.model.num_classes = 2
+  with pytest.raises(ValueError, match=r"task\.ignore=1 is one of the 2"):
+    train.train_and_evaluate(segmentation, tmp_path)
+  segmentation.task.ignore = 255
+  segmentation.evals.test.type = "classification"
+  with pytest.raises(ValueError, match=r"type='segmentation'"):
+    train.train_and_evaluate(segmentation, tmp_path)
