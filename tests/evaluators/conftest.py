@@ -12,8 +12,9 @@ from tests.reliability import program
 PROGRAM = """
 import json, sys
 import jax, ml_collections
-config, port, count, index = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
-jax.config.update("jax_num_cpu_devices", 2)
+config = json.loads(sys.argv[1])
+port, count, index, devices = map(int, sys.argv[2:])
+jax.config.update("jax_num_cpu_devices", devices)
 if count > 1:
   jax.distributed.initialize(f"localhost:{port}", count, index)
 from tokenlearner_flexivit.train import setup
@@ -33,17 +34,20 @@ print("RESULTS", json.dumps(results))
 def evaluate_by_processes():
   """Returns a function that has a config evaluated by new processes.
 
-  Each has two devices and the fresh parameters of key 0; returned are the
+  Each has some devices and the fresh parameters of key 0; returned are the
   values that each of them comes to.
   """
 
-  def evaluate(config, count: int) -> list[dict[str, float]]:
+  def evaluate(config, count: int, devices=2) -> list[dict[str, float]]:
     section, port = json.dumps(config.to_dict()), program.free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     processes = [
       subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, section, *map(str, (port, count, i))],
+        [
+          *(sys.executable, "-c", PROGRAM, section),
+          *map(str, (port, count, i, devices)),
+        ],
         cwd=program.ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -23,3 +23,24 @@ def test_two_processes_are_one(config, evaluate_by_processes):
   first, second = evaluate_by_processes(config, 2)
   assert len(alone) == (2 * 4 + 4) + (2 * 4 + 7)
   assert first == second == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.processes
+def test_masks_are_counted_by_any_number_of_devices(
+  config, evaluate_by_processes
+):
+  """One process of a single device, and two of two devices."""
+  config.task = dict(name="segmentation")
+  model = dict(variant="mu", depth=1, patch_size=(4, 4), posemb_grid=(3, 3))
+  config.model = model | {"head_zeroinit": False}
+  config.flexi.patch_size.values = (5, 4)
+  pp = "decode(masks='semantic')|value_range(-1,1)|keep('image','semantic')"
+  config.data.pp, config.data.name = pp, "fake:12x12x3:5:64:dense"
+  config.batch_size = 8
+  test = dict(name="fake:12x12x3:5:21:dense", split="test", pp=pp)
+  whole = dict(type="segmentation", data=test)
+  config.evals = dict(whole=whole, parts=whole | dict(window=8, stride=4))
+  (alone,) = evaluate_by_processes(config, 1, devices=1)
+  first, second = evaluate_by_processes(config, 2)
+  assert len(alone) >= 2 * 2 * (5 + 1)
+  assert first == second == pytest.approx(alone, rel=1e-5)

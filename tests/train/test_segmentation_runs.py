@@ -34,8 +34,6 @@ def segmentation(config, monkeypatch):
   monkeypatch.setattr(settings, "FakeSource", Painted)
   config.data.pp = config.evals.test.data.pp = PP
   config.task = dict(name="segmentation")
-  config.model.token_learner = None
-  config.model.depth = 1
   config.flexi.patch_size.values = (5, 4)  # Of which one does not divide 12.
   config.evals.test.type = "segmentation"
   return config
@@ -64,7 +62,8 @@ def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
   for column in ("mIoU %", "pixel accuracy %", "ceiling of mIoU %"):
     assert column in text
   assert "95 % interval" not in text
-  assert (workdir / "patch_sizes.png").stat().st_size > 10_000
+  for name in ("patch_sizes.png", "token_maps.png"):
+    assert (workdir / name).stat().st_size > 10_000
 
   predictor = inference.Predictor.load(workdir)
   image = Painted("fake:12x12x3:5:64", "test")[3]["image"]
@@ -81,6 +80,7 @@ def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
   # A student begins as its teacher, and learns from its masks alone.
   config = segmentation
   config.init, config.total_steps, config.log_steps = str(workdir), 1, 1
+  config.optimizer.schedule.warmup_steps = 0
   config.task = dict(
     name="segmentation_distillation",
     teachers=dict(prof=dict(init=str(workdir), patch_size=4, dtype="float32")),
@@ -99,8 +99,6 @@ def test_weights_of_a_classification_start_a_segmentation(
   from tokenlearner_flexivit.train import setup
 
   segmentation.init = str(untrained_run)
-  segmentation.model.depth = 2
-  segmentation.model.token_learner = dict(layer=1, num_tokens=3)
   params = setup.Experiment(segmentation).init_params()
   said = capsys.readouterr().out
   assert "head/kernel" in said and "(another head)" in said

@@ -99,12 +99,17 @@ def count_resized(
     logits, truth, counted, seen, shown = inputs
     across = _taps(jnp.arange(width), seen[1], shown[1])
 
-    def add_rows(matrix, inputs):
-      row, truth, counted = inputs
+    def compared(matrix, row, truth, counted):
       part = _between(logits, 0, *_taps(row, seen[0], shown[0]))
       part = _between(part, 1, *across)
-      new = count(truth, predictions(part), counted, num_classes)
-      return matrix + new, None
+      return matrix + count(truth, predictions(part), counted, num_classes)
+
+    def add_rows(matrix, inputs):
+      is_shown = inputs[0][0] < shown[0]
+      return (
+        jax.lax.cond(is_shown, compared, lambda x, *_: x, matrix, *inputs),
+        None,
+      )
 
     return jax.lax.scan(add_rows, matrix, (rows, truth, counted))
 

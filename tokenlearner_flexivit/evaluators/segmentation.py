@@ -19,11 +19,12 @@ the same examples, that gives the masks only:
 
     data=dict(..., pp="decode|resize_keep(512)|pad_to(512)|value_range(-1,1)"
               "|keep('image','valid')"),
-    truth="decode(1,key='semantic')|pad_to(1024,key='semantic',value=255)"
+    truth="decode_ids(key='semantic')|pad_to(2048,255,key='semantic')"
           "|keep('semantic','valid')",
 
 There `valid`, which `pad_to` leaves, holds the shares of height and width that
-are not padding.
+are not padding. All masks have one size then, so 2048 must be no less than the
+longest side.
 """
 
 import functools
@@ -104,7 +105,8 @@ class Evaluator(base.Evaluator):
       )
     source = data_lib.open_source(data, f"{where}.data")
     self.sources = (source,)
-    self._check_classes(data, source, MASK)
+    masks = data if truth is None else {**data, "pp": truth}
+    self._check_classes(masks, source, MASK)
     self._prefix = "" if truth is None else _TRUTH
     self._images = self._open(
       data,
