@@ -13,10 +13,11 @@ from tokenlearner_flexivit.models import protocol
 from tokenlearner_flexivit.parallel import pmap
 
 CLASSES, SIDE, TRUTH, IGNORE = 3, 12, 20, 255
-PP = "keep('image','semantic','valid')"
+KEEP = "keep('image','semantic','valid')"
+PP = f"pad_to(12,masks='semantic')|{KEEP}"
 DATA = dict(name="fake:12x12x3:3:11", split="test", pp=PP, num_threads=1)
 ORIGINAL = (
-  "drop('semantic','valid')|copy('full','semantic')|copy('shown','valid')"
+  "copy('full','semantic')|pad_to(20,255,key='semantic')"
   "|keep('semantic','valid')"
 )
 SETTINGS = [dials.Setting((4, 4)), dials.Setting((5, 6))]
@@ -34,7 +35,7 @@ class Echo(protocol.Model):
 
 
 class Pictures(sources.Source):
-  """Images of several sizes, padded, with masks at two sizes."""
+  """Images of several sizes, with a mask of their size and another one."""
 
   name, num_classes, class_names = "pictures", None, None
 
@@ -44,17 +45,12 @@ class Pictures(sources.Source):
     for number in range(count):
       size = rng.integers(5, SIDE, 2, endpoint=True)
       full = rng.integers(5, TRUTH, 2, endpoint=True)
-      image = np.zeros((SIDE, SIDE, 3), np.float32)
-      example = {"image": image, "id": np.int32(number)}
-      image[: size[0], : size[1]] = rng.normal(size=(*size, 3))
-      for key, part, side, share in (
-        ("semantic", size, SIDE, "valid"),
-        ("full", full, TRUTH, "shown"),
-      ):
-        mask = np.full((side, side), IGNORE, np.uint8)
-        mask[: part[0], : part[1]] = rng.choice([0, 1, 2, IGNORE], part)
-        example[key] = mask
-        example[share] = np.float32(part / side)
+      example = {
+        "image": rng.normal(size=(*size, 3)).astype(np.float32),
+        "semantic": rng.choice(np.int32([0, 1, 2, IGNORE]), size),
+        "full": rng.choice(np.int32([0, 1, 2, IGNORE]), full),
+        "id": np.int32(number),
+      }
       self.examples.append((example, size, full))
     # No pixel of the last has a class.
     example["semantic"][:], example["full"][:] = IGNORE, IGNORE
@@ -121,7 +117,7 @@ def counted(source, at_original_size, predict):
 
 
 def by_channels(example, size, shown):
-  image = example["image"][: size[0], : size[1]].astype(np.float64)
+  image = example["image"].astype(np.float64)
   resized = cv2.resize(image, (int(shown[1]), int(shown[0])))
   return resized.argmax(axis=-1)
 
@@ -187,10 +183,11 @@ def test_windows_that_see_the_same_are_the_whole_image(pictures):
 
 
 def test_masks_that_do_not_fit(pictures):
+  pp = "copy('full','semantic')|pad_to(20,key='semantic')|pad_to(12)|" + KEEP
   with pytest.raises(
     ValueError, match=r"'semantic' the shape \[20, 20\].*truth"
   ):
-    make(data={**DATA, "pp": f"drop('semantic')|copy('full','semantic')|{PP}"})
+    make(data={**DATA, "pp": pp})
   with pytest.raises(ValueError, match=r"stride=3 .*window is None"):
     make(stride=3)
   with pytest.raises(ValueError, match=r"window: Expected one or two positive"):
@@ -204,7 +201,7 @@ def test_masks_that_do_not_fit(pictures):
   with pytest.raises(ValueError, match=r"numbers 7 \(at 1 of 400 pixels\)"):
     make(truth=ORIGINAL)
   pictures.examples[0][0]["full"][0, 0] = 1
-  pictures.examples[5][0]["semantic"][2, 2] = 9
+  pictures.examples[4][0]["semantic"][2, 2] = 9
   with pytest.raises(ValueError, match=r"numbers 9 \(at 1 of"):
     evaluate(make())
 

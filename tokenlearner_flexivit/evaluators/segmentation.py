@@ -156,6 +156,11 @@ class Evaluator(base.Evaluator):
     """Raises ValueError unless the first example's mask fits its image."""
     mask = self._images.example[f"{self._prefix}{MASK}"]
     image = self._images.example[self._task.model.input]
+    if image.ndim != 3:
+      raise ValueError(
+        f"{self._where}.data.pp gives images the shape {list(image.shape)}; a "
+        "segmentation takes one view of each, [height, width, channels]."
+      )
     if truth is not None and mask.ndim != 2:
       raise ValueError(
         f"{self._where}.truth gives {MASK!r} the shape {list(mask.shape)}; a "
