@@ -90,7 +90,7 @@ class CocoSource(sources.Source):
         read[known_name] = reading.read_split(root, known_name, kinds, numbers)
         listed = ", ".join(str(f.relative_to(root)) for f in kinds.values())
         images = terminal.counted(len(read[known_name].names), "image")
-        self.notes.append(f"{name}: {known_name} is {images} of {listed}.")
+        self.notes.append(f"{name}: {known_name} has {images} by {listed}.")
     self.parts, self._parts = [], []
     for known_name, text, part in asked:
       size = len(read[known_name].names)

@@ -90,9 +90,9 @@ class MaskFolderSource(sources.Source):
         sample = samples[known]
         _refuse(part, checks.check_ids(part, sample, numbers, self._legend))
       self.notes.append(
-        f"{name}: {known} is {terminal.counted(len(part.images), 'image')} of "
-        f"{part.place.images.relative_to(root)} with masks of "
-        f"{part.place.masks.relative_to(root)}. Checked the sizes of all, and "
+        f"{name}: {known} has {terminal.counted(len(part.images), 'image')} in "
+        f"{part.place.images.relative_to(root)}/ and masks in "
+        f"{part.place.masks.relative_to(root)}/; checked the sizes of all, and "
         f"the ids of {terminal.counted(len(samples[known]), 'mask')}. There "
         f"are {terminal.counted(self._count, 'class')}{source}."
       )
