@@ -75,6 +75,14 @@ def test_numbers_that_a_source_does_not_know():
   assert data.classes(config, Named(), key="semantic") == (2, None)
 
 
+def test_train_ids_are_not_mapped_to_train_ids():
+  source = Named()
+  source.value_names = {"semantic": list(mask_classes.CITYSCAPES_TRAIN_IDS)}
+  config = {"pp": "map_labels('cityscapes', other=255)"}
+  with pytest.raises(ValueError, match=r"c.pp: map_labels.* trainIds already"):
+    data.classes(config, source, "c", key="semantic")
+
+
 def test_cityscapes_has_19_classes():
   to = mask_classes.CITYSCAPES_TO_TRAIN_IDS
   assert sorted(v for v in to.values() if v != 255) == list(range(19))

@@ -43,7 +43,8 @@ def classes(
     same number have their names joined by "/".
 
   Raises:
-    ValueError: the preprocessing cannot be parsed.
+    ValueError: the preprocessing cannot be parsed, or maps the ids of
+      Cityscapes to trainIds where masks hold these already.
   """
   text = data_config.get("pp")
   try:
@@ -66,7 +67,10 @@ def classes(
       changes.append(arguments)
   known = source.classes(key)
   for arguments in reversed(changes):
-    known = _renumbered(known, arguments)
+    try:
+      known = _renumbered(known, arguments)
+    except ValueError as error:
+      raise ValueError(f"{where}.pp: {error}") from None
   return known
 
 
@@ -79,6 +83,11 @@ def _renumbered(known: Classes, arguments: Mapping[str, Any]) -> Classes:
     return count - 1, names and names[1:]
   mapping = arguments["mapping"]
   if isinstance(mapping, str):
+    if list(names or ()) == list(mask_classes.CITYSCAPES_TRAIN_IDS):
+      raise ValueError(
+        f"map_labels({mapping!r}) makes trainIds of labelIds, but the masks "
+        "hold trainIds already. Leave it out."
+      )
     mapping = dense_label.MAPPINGS[mapping]
   if arguments["other"] is not None:
     rest = dict.fromkeys(range(count or 0), arguments["other"])
