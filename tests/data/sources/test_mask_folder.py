@@ -11,7 +11,7 @@ from PIL import Image
 
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data import splits_read
-from tokenlearner_flexivit.data.sources.mask_folder import layout
+from tokenlearner_flexivit.data.sources.mask_folder import checks, layout
 from tokenlearner_flexivit.data.sources.mask_folder import (
   source as mask_folder,
 )
@@ -303,6 +303,18 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
   change(tmp_path)
   with pytest.raises(ValueError, match=message):
     open_folder(tmp_path)
+
+
+def test_the_ids_of_many_masks_are_sampled(tmp_path, monkeypatch, capsys):
+  fill(tmp_path / "images", tmp_path / "masks", 9)
+  monkeypatch.setattr(mask_folder, "_MANY", 8)
+  assert "ids of 9 masks" in open_folder(tmp_path).notes[0]
+  assert "reading the ids of 9 masks, once" in capsys.readouterr().out
+  (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+  for limits, number in (({"_MOST_MASKS": 4}, 4), ({"_MOST_PIXELS": 60}, 2)):
+    for name, value in limits.items():
+      monkeypatch.setattr(checks, name, value)
+    assert f"ids of {number} masks" in open_folder(tmp_path).notes[0]
 
 
 def test_masks_without_an_image_are_warned_of(tmp_path):

@@ -21,6 +21,8 @@ from tokenlearner_flexivit.data.sources.mask_folder import (
 
 PREFIX = "mask_folder:"
 _MASK = "semantic"
+# It takes so long to read more masks that a person wonders.
+_MANY = 1000
 
 
 class MaskFolderSource(sources.Source):
@@ -226,10 +228,17 @@ def _count_ids(pairs: layout.Pairs, name: str) -> int:
     status = os.stat(pairs.mask(i))
     stamps.append((pairs.masks[i], status.st_size, status.st_mtime_ns))
   folder = os.path.abspath(pairs.place.masks)
+
+  def count_ids() -> np.ndarray:
+    if len(stamps) > _MANY:
+      terminal.say(
+        f"{name}: reading the ids of {len(stamps):,} masks, once, since there "
+        "is no list of classes."
+      )
+    return checks.occurring(pairs, lambda found: _refuse(pairs, found))
+
   occur = array_cache.load_or_compute(
-    "masks",
-    sources.hash_words(folder, stamps),
-    lambda: checks.occurring(pairs, lambda found: _refuse(pairs, found)),
+    "masks", sources.hash_words(folder, stamps), count_ids
   )
   ids = np.flatnonzero(occur[: mask_classes.IGNORE]).tolist()
   count = len(pairs.masks)
