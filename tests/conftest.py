@@ -153,6 +153,15 @@ def config() -> ml_collections.ConfigDict:
   return make_config()
 
 
+@pytest.fixture
+def small_config(config) -> ml_collections.ConfigDict:
+  """A run of a model of one block, at one setting, for tests of the loop."""
+  config.model.depth = 1
+  config.model.token_learner = None
+  config.flexi.patch_size.values = (4,)
+  return config
+
+
 def write_untrained(parts, path: pathlib.Path, **about) -> pathlib.Path:
   """Leaves in a folder what a run does, with random parameters.
 

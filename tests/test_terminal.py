@@ -1,8 +1,6 @@
 """Output where there is no terminal, as in another program or a service."""
 
 import io
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -77,22 +75,6 @@ def test_a_run_needs_no_stderr_for_its_bar(monkeypatch, stream):
   shown.add(1, {"loss": 0.5})
   shown.close()
   assert stream is None or stream.text == ""
-
-
-def test_imports_need_no_streams_and_no_backend():
-  code = (
-    "import sys; out = sys.stdout; sys.stdout = sys.stderr = None\n"
-    "from tokenlearner_flexivit import inference, interop, predict, train\n"
-    "from tokenlearner_flexivit.analysis import attention, similarity\n"
-    "from tokenlearner_flexivit.data.rendered_scenes import builder\n"
-    "out.write('imported')"
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", code],
-    env={**os.environ, "MPLBACKEND": "module://no_such_backend"},
-    capture_output=True,
-  )
-  assert done.stdout == b"imported"
 
 
 def test_lines_stay_short_whatever_the_number_of_settings(capsys):

@@ -221,7 +221,10 @@ def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
   assert checkpoint_lib.newest_step(workdir) == last
 
 
-@pytest.mark.parametrize("dispatch, programs", [("host", 2), ("switch", 1)])
+@pytest.mark.parametrize(
+  "dispatch, programs",
+  [("host", 2), pytest.param("switch", 1, marks=pytest.mark.processes)],
+)
 def test_a_signal_while_compiling_stops_at_once(
   start, config, tmp_path, dispatch, programs
 ):

@@ -10,18 +10,20 @@ from tokenlearner_flexivit import parallel, train
 from tokenlearner_flexivit.run import profiler
 
 
-def test_a_run_leaves_a_trace_of_the_steps_asked_for(config, tmp_path, capsys):
-  config.flexi.patch_size.values, config.evals = (4,), {}
-  config.profile_steps = (2, 3)
-  train.train_and_evaluate(config, tmp_path)
+def test_a_run_leaves_a_trace_of_the_steps_asked_for(
+  small_config, tmp_path, capsys
+):
+  small_config.evals = {}
+  small_config.profile_steps = (2, 3)
+  train.train_and_evaluate(small_config, tmp_path)
   [file] = (tmp_path / "profile").rglob("*.trace.json.gz")
   assert f"Profile of steps 2 to 3: {file}. Open" in capsys.readouterr().out
   events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
   steps = {e["args"]["step_num"] for e in events if e.get("name") == "train"}
   assert steps == {"2", "3"}
   # It changes no result, so that a run may go on with another.
-  config.profile_steps = (1, 2)
-  train.train_and_evaluate(config, tmp_path)
+  small_config.profile_steps = (1, 2)
+  train.train_and_evaluate(small_config, tmp_path)
   assert "config.profile_steps: [2, 3] -> [1, 2]" in capsys.readouterr().out
   assert len([*(tmp_path / "profile").rglob("*.trace.json.gz")]) == 1
 
@@ -80,7 +82,7 @@ def test_steps_that_cannot_be(config, tmp_path, steps, message):
 
 
 def test_steps_copy_nothing_to_devices_that_nobody_asked_for(
-  config, tmp_path, monkeypatch
+  small_config, tmp_path, monkeypatch
 ):
   """As batches would be that were left on the host."""
   prefetch = parallel.Pmap.prefetch
@@ -89,6 +91,6 @@ def test_steps_copy_nothing_to_devices_that_nobody_asked_for(
     "prefetch",
     lambda *args: map(jax.device_get, prefetch(*args)),
   )
-  config.flexi.patch_size.values, config.evals = (4,), {}
+  small_config.evals = {}
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)

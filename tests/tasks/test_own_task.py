@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import make_config
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import (
   evaluators,
@@ -99,10 +102,16 @@ class Evaluator(base.Evaluator):
     return self._answers, (params, inputs)
 
 
-@pytest.fixture
-def counting(config, monkeypatch):
-  monkeypatch.setitem(tasks.TASKS, "counting", Counting)
-  monkeypatch.setitem(evaluators.EVALUATORS, "counting", Evaluator)
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(tasks.TASKS, "counting", Counting)
+    patch.setitem(evaluators.EVALUATORS, "counting", Evaluator)
+    yield
+
+
+def counting_config():
+  config = make_config()
   config.task = dict(name="counting", delta=2.0)
   config.flexi = dict(patch_size=dict(values=(6, 4)))
   config.evals.test.type = "counting"
@@ -110,8 +119,23 @@ def counting(config, monkeypatch):
   return config
 
 
-def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
-  state, history = train.train_and_evaluate(counting, tmp_path)
+@pytest.fixture
+def counting():
+  return counting_config()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A finished run: its workdir, state, history and what it printed."""
+  workdir = tmp_path_factory.mktemp("run")
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    state, history = train.train_and_evaluate(counting_config(), workdir)
+  return workdir, state, history, printed.getvalue()
+
+
+def test_it_is_trained_evaluated_and_reported(run, tmp_path):
+  workdir, state, history, printed = run
+  tmp_path = shutil.copytree(workdir, tmp_path / "run")
   assert state.params["head"]["kernel"].shape == (8, 2)
   assert all("error" in record for record in history if "loss" in record)
   about = json.loads((tmp_path / "about_data.json").read_text())
@@ -126,24 +150,22 @@ def test_it_is_trained_evaluated_and_reported(counting, tmp_path, capsys):
   for column in ("within 1 %", "95 % interval", "mean error things"):
     assert column in text
   assert (tmp_path / "patch_sizes.png").stat().st_size > 10_000
-  assert "test within 1 in %" in capsys.readouterr().out
+  assert "test within 1 in %" in printed
 
   again = train.evaluate(None, tmp_path)
   assert again["test"]["patch4/error"] == report["settings"][1]["error"]
 
 
-def test_it_is_used(counting, tmp_path, capsys, monkeypatch):
-  workdir = tmp_path / "run"
-  state, _ = train.train_and_evaluate(counting, workdir)
+def test_it_is_used(run, tmp_path, capsys, monkeypatch):
+  workdir, state, *_ = run
   predictor = inference.Predictor.load(workdir)
   rng = np.random.default_rng(0)
   images = rng.integers(0, 255, (3, 12, 12, 3), np.uint8)
   predictions = predictor.predict(images, patch_size=4)
   prepared, _ = predictor.preprocess(images)
   setting = predictions[0].setting
-  expected = predictor.trained.task.predict(
-    state.params, {"image": prepared}, setting
-  )
+  answer = jax.jit(predictor.trained.task.predict, static_argnums=2)
+  expected = answer(state.params, {"image": prepared}, setting)
   for i, prediction in enumerate(predictions):
     assert not prediction.labels
     for key, value in prediction.answer.items():
@@ -152,9 +174,10 @@ def test_it_is_used(counting, tmp_path, capsys, monkeypatch):
   embedded = predictor.embed([*images[:2], b"nothing"], patch_size=4)
   assert list(embedded.errors) == [2] and np.isnan(embedded.vectors[2]).all()
   batch = {"image": prepared[:2]}
-  rep = predictor.trained.task.representation(
-    state.params, batch, setting, "pre_logits"
+  represent = jax.jit(
+    predictor.trained.task.representation, static_argnums=(2, 3)
   )
+  rep = represent(state.params, batch, setting, "pre_logits")
   assert rep.shape == (2, 8)
   np.testing.assert_allclose(embedded.vectors[:2], rep, rtol=1e-4, atol=1e-5)
   patches = predictor.embed(images, patch_size=4, representation="with_posemb")
@@ -209,9 +232,8 @@ def test_it_is_used(counting, tmp_path, capsys, monkeypatch):
   np.testing.assert_array_equal(shown > 0, prepared[0, ..., 0] > 0)
 
 
-def test_it_is_exported_and_described(counting, tmp_path):
-  workdir = tmp_path / "run"
-  train.train_and_evaluate(counting, workdir)
+def test_it_is_exported_and_described(run, tmp_path):
+  workdir, *_ = run
   trained = inference.Predictor.load(workdir).trained
   setting = trained.known_settings[-1]
   path = export.write(trained, tmp_path / "export", [setting])

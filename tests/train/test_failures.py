@@ -13,11 +13,9 @@ from tokenlearner_flexivit.tasks import classification as classification_task
 
 
 def test_an_evaluation_that_fails_loses_no_step(
-  config, tmp_path, monkeypatch, capsys
+  small_config, tmp_path, monkeypatch, capsys
 ):
-  config.model.token_learner = None
-  config.flexi.patch_size.values = (4,)
-  config.evals.test.eval_steps = 3
+  small_config.evals.test.eval_steps = 3
 
   def damaged(self, params):
     raise data_lib.ExampleError("cat/7.png is damaged")
@@ -26,19 +24,17 @@ def test_an_evaluation_that_fails_loses_no_step(
     patch.setattr(classification.Evaluator, "run", damaged)
     for _ in range(2):  # The same again, before it is mended.
       with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
-        train.train_and_evaluate(config, tmp_path)
+        train.train_and_evaluate(small_config, tmp_path)
       assert checkpoint_lib.newest_step(tmp_path) == 3
   assert "state of step 3 is saved" in capsys.readouterr().out
-  _, history = train.train_and_evaluate(config, tmp_path)
+  _, history = train.train_and_evaluate(small_config, tmp_path)
   evaluated = {r["step"] for r in history if "test/patch4/accuracy" in r}
   assert evaluated == {3, 4}
 
 
 def test_a_batch_that_cannot_be_read_loses_no_step(
-  config, tmp_path, monkeypatch, capsys
+  small_config, tmp_path, monkeypatch, capsys
 ):
-  config.model.token_learner = None
-  config.flexi.patch_size.values = (4,)
   checked = []
 
   def damaged(self, batch):
@@ -49,15 +45,15 @@ def test_a_batch_that_cannot_be_read_loses_no_step(
   with monkeypatch.context() as patch:
     patch.setattr(classification_task.Classification, "check_batch", damaged)
     with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
-      train.train_and_evaluate(config, tmp_path)
+      train.train_and_evaluate(small_config, tmp_path)
   assert checkpoint_lib.newest_step(tmp_path) == 3
   assert "state of step 3 is saved" in capsys.readouterr().out
-  state, _ = train.train_and_evaluate(config, tmp_path)
+  state, _ = train.train_and_evaluate(small_config, tmp_path)
   assert state.step == 4
 
 
 def test_a_first_batch_that_cannot_be_read_leaves_the_workdir_free(
-  config, tmp_path, monkeypatch
+  small_config, tmp_path, monkeypatch
 ):
   def damaged(self, batch):
     raise data_lib.ExampleError("cat/7.png is damaged")
@@ -66,20 +62,19 @@ def test_a_first_batch_that_cannot_be_read_leaves_the_workdir_free(
     classification_task.Classification, "check_batch", damaged
   )
   with pytest.raises(data_lib.ExampleError, match=r"cat/7\.png"):
-    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
   assert not checkpoint_lib.steps(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
-  config.optimizer = dict(
+def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
+  small_config.optimizer = dict(
     name="sgd", lr=1e30, schedule=dict(name="linear", warmup_steps=2)
   )
-  config.total_steps = 12
-  config.checkpoint_steps = 1
-  config.flexi.patch_size.values = (6, 4)
-  config.evals = {}
+  small_config.total_steps = 12
+  small_config.checkpoint_steps = 1
+  small_config.evals = {}
   with pytest.raises(train.NonFiniteLossError) as error:
-    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
   message = str(error.value)
   newest = checkpoint_lib.newest_step(tmp_path)
   assert re.search(rf"The \w+ of step {newest + 1} \(patch\d+\)", message)

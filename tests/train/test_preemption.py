@@ -87,18 +87,16 @@ def test_a_line_says_at_once_that_a_signal_has_arrived(monkeypatch):
 
 
 def test_a_run_that_is_stopped_while_it_evaluates_has_saved(
-  config, tmp_path, monkeypatch
+  small_config, tmp_path, monkeypatch
 ):
-  config.model.token_learner = None
-  config.flexi.patch_size.values = (4,)
-  config.evals.test.eval_steps = 3
+  small_config.evals.test.eval_steps = 3
 
   def interrupted(self, params):
     signal.raise_signal(signal.SIGTERM)
 
   monkeypatch.setattr(classification.Evaluator, "run", interrupted)
   with pytest.raises(preemption.PreemptedError, match="at step 3 of 4"):
-    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
   assert checkpoint.newest_step(tmp_path) == 3
 
 

@@ -25,12 +25,12 @@ OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 def make_task(**kwargs):
   model = models.create(
     variant="mu",
-    depth=2,
+    depth=1,
     num_classes=5,
     patch_size=(4, 4),
     posemb_grid=(3, 3),
     head_zeroinit=False,
-    token_learner=dict(layer=1, num_tokens=3),
+    token_learner=dict(layer=0, num_tokens=3),
   )
   return tasks.create(kwargs, model=model, num_classes=5)
 
