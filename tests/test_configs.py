@@ -49,6 +49,7 @@ SLOW = (
   "flexivit_i21k_distill",
   "flexivit_i21k_sup",
   "flexivit_s_i1k",
+  "folder",
   "rendered_scenes",
   "tokenlearner_i1k",
   "transfer",

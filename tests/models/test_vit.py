@@ -23,11 +23,11 @@ IMAGES = jnp.asarray(
 
 
 def build(**overrides):
-  """A model of 3 blocks whose logits are not zero."""
+  """A model of 2 blocks whose logits are not zero."""
   kwargs = dict(
     num_classes=5,
     width=16,
-    depth=3,
+    depth=2,
     mlp_dim=32,
     num_heads=2,
     patch_size=8,
@@ -81,14 +81,16 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
 def test_all_tokens_are_those_of_a_model_without_token_learner(
   pool, fuser, scan
 ):
+  depth = 3 if scan else 2  # A loop is over two blocks or more.
   model = build(
     pool=pool,
+    depth=depth,
     scan=scan,
     token_learner=dict(layer=1, num_tokens=4, fuser=fuser),
   )
   params = init(model)
   logits, out = apply(model, params, num_tokens="all")
-  plain = build(pool=pool)
+  plain = build(pool=pool, depth=depth)
   np.testing.assert_allclose(logits, apply(plain, params)[0], atol=2e-5)
   assert "token_learner" not in out
   assert model.seq_lens(24, 4, "all") == plain.seq_lens(24, 4)
@@ -116,7 +118,7 @@ def test_fused_blocks_are_the_identity_at_init():
 
 @POOLS
 def test_outputs(pool):
-  model = build(pool=pool, token_learner=dict(layer=2, num_tokens=4))
+  model = build(pool=pool, depth=3, token_learner=dict(layer=2, num_tokens=4))
   logits, out = apply(model, init(model), patch_size=4)
   cls = int(pool == "tok")
   assert jax.tree.map(jnp.shape, out["stem"]) == (2, 6, 6, 16)
@@ -165,7 +167,7 @@ def test_without_classes_the_representation_is_returned():
 
 
 def test_head_starts_at_zero_with_a_bias():
-  model = build(head_zeroinit=True, head_bias_init=-3.0)
+  model = build(depth=1, head_zeroinit=True, head_bias_init=-3.0)
   params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]
   logits, _ = apply(model, params)
   np.testing.assert_array_equal(logits, jnp.full((2, 5), -3.0))
@@ -193,7 +195,9 @@ def test_parameters_depend_on_no_patch_size(posemb):
 
 def test_parameter_names():
   model = build(
-    pool="map", token_learner=dict(layer=1, num_tokens=4, fuser=True)
+    pool="map",
+    depth=3,
+    token_learner=dict(layer=1, num_tokens=4, fuser=True),
   )
   names = set(traverse_util.flatten_dict(init(model), sep="/"))
   block = "Transformer/encoderblock_2"
@@ -287,8 +291,8 @@ def test_token_learner_comes_as_any_mapping(wrap):
     (dict(stochastic_depth=-0.1), "stochastic_depth must be"),
     (dict(num_heads=3), "width=16 is not divisible by num_heads=3"),
     (dict(patch_size=(8, 8, 8)), "positive integers"),
-    (dict(token_learner=dict(layer=3, num_tokens=4)), "layer=3.*depth is 3"),
-    (dict(token_learner=dict(layer=-1, num_tokens=4)), "layer=-1.*0 to 2"),
+    (dict(token_learner=dict(layer=2, num_tokens=4)), "layer=2.*depth is 2"),
+    (dict(token_learner=dict(layer=-1, num_tokens=4)), "layer=-1.*0 to 1"),
     (dict(depth=0), "depth must be at least 1, got 0"),
     (dict(token_learner=dict(layer=1)), "Missing.*num_tokens"),
     (
@@ -330,11 +334,11 @@ def test_call_errors():
 
 
 def test_seq_lens():
-  assert build().seq_lens(24) == (9, 9, 9)
-  assert build(pool="tok").seq_lens((24, 16), (4, 8)) == (13,) * 3
+  assert build().seq_lens(24) == (9, 9)
+  assert build(pool="tok").seq_lens((24, 16), (4, 8)) == (13,) * 2
   for fuser in (False, True):
     token_learner = dict(layer=1, num_tokens=4, fuser=fuser)
-    model = build(token_learner=token_learner)
+    model = build(depth=3, token_learner=token_learner)
     assert model.seq_lens(24, 4) == (36, 4, 4)
     assert model.seq_lens(24, 4, num_tokens=2) == (36, 2, 2)
   with pytest.raises(ValueError, match="5x5 does not divide"):
