@@ -37,6 +37,8 @@ def step(optimizer):
     (dict(name="cosine", end=0.2), 100, 0.2),
     (dict(name="linear"), 25, 0.75),
     (dict(name="linear", end=0.5), 100, 0.5),
+    (dict(name="polynomial"), 50, 0.5**0.9),
+    (dict(name="polynomial", power=2, end=0.2), 50, 0.2 + 0.8 / 4),
     (dict(name="constant"), 77, 1.0),
     (dict(name="constant", end=None), 77, 1.0),
     (dict(name=None), 25, 0.5 + 0.5**1.5),
@@ -61,7 +63,7 @@ def test_schedules(section, at, expected):
 @pytest.mark.parametrize(
   "section, message",
   [
-    (dict(name="cos"), "Known: constant, cosine, linear, rsqrt"),
+    (dict(name="cos"), "Known: constant, cosine, linear, polynomial, rsqrt"),
     (dict(warmup_step=3), "no key 'warmup_step'"),
     (dict(name="cosine", cooldown_steps=3), "no key 'cooldown_steps'"),
     (dict(warmup_steps=100), "does not end before.*warmup_percent=10"),
@@ -70,6 +72,7 @@ def test_schedules(section, at, expected):
     (dict(warmup_percent=10, warmup_steps=3), "more than once"),
     (dict(warmup_percent="10"), "must be a non-negative number"),
     (dict(cooldown_percent=10), "no key 'cooldown_percent'"),
+    (dict(name="polynomial", power=0), r"power=0 must be .*\(0, inf"),
     (dict(name="rsqrt", timescale=0), r"timescale=0 must be .*\[1, inf"),
     (dict(end=-1), "end=-1 must be a number"),
     (dict(name="rsqrt", cooldown_steps=101), "longer than"),

@@ -63,6 +63,19 @@ def linear(progress_steps: int, end: float) -> optax.Schedule:
   return optax.linear_schedule(1.0, end, max(1, progress_steps))
 
 
+def polynomial(
+  progress_steps: int, end: float, power: float = 0.9
+) -> optax.Schedule:
+  """Returns a schedule from 1 to `end` along (1 - t) ** power.
+
+  It is the "poly" of segmentation (PSPNet, arXiv 1612.01105, section 5.1).
+  """
+  configuration.check_number(
+    power, "config.optimizer.schedule.power", "(0, inf)"
+  )
+  return optax.polynomial_schedule(1.0, end, power, max(1, progress_steps))
+
+
 def constant(progress_steps: int, end: float) -> optax.Schedule:
   """Returns a schedule that is 1 throughout."""
   del progress_steps, end
@@ -103,6 +116,7 @@ def rsqrt(
 SCHEDULES = {
   "cosine": cosine,
   "linear": linear,
+  "polynomial": polynomial,
   "constant": constant,
   "rsqrt": rsqrt,
 }
@@ -118,10 +132,11 @@ def create_schedule(
   """Builds the relative learning rate, from 0 to 1, of `optimizer.schedule`.
 
   Args:
-    section: `name` (cosine, linear, rsqrt, constant); `warmup_steps`,
-      `_epochs`, `_examples` or `_percent` (of the training; 10 is a tenth);
-      `end`, the last factor (default 0); for rsqrt `timescale` in steps
-      (default 10,000) and `cooldown_*` in the same units.
+    section: `name` (cosine, linear, polynomial, rsqrt, constant);
+      `warmup_steps`, `_epochs`, `_examples` or `_percent` (of the training; 10
+      is a tenth); `end`, the last factor (default 0); for polynomial `power`
+      (default 0.9); for rsqrt `timescale` in steps (default 10,000) and
+      `cooldown_*` in the same units.
     total_steps: length of the training, with the warmup.
     batch_size: for durations in examples.
     num_examples: for durations in epochs.
