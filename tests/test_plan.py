@@ -73,7 +73,7 @@ class FakeSteps:
   def compile(self, branch, size):
     memory = self._needs(size)
     fits = memory is not None and memory <= 1000
-    return compiled.Program(fits, memory, None, None, 0.0, {})
+    return compiled.Program(fits, memory, None, None, 0.0, 0.0, {})
 
 
 @pytest.mark.parametrize(

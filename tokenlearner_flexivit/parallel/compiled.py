@@ -31,6 +31,8 @@ class Program:
       compiler does not count them, as on GPUs. A loop counts once.
     flops: operations per chip; None if not counted. A loop counts once.
     seconds: how long the compiler took.
+    processor_seconds: the same on all cores together, which depends less on
+      what else a machine does.
     kernels: fused kernels by name, with their number.
     code: bytes of the machine's code; None if the compiler does not tell.
     copied: bytes that copies in the device's memory write, such as those of a
@@ -42,6 +44,7 @@ class Program:
   traffic: float | None
   flops: float | None
   seconds: float
+  processor_seconds: float
   kernels: dict[str, int]
   code: int | None = None
   copied: int | None = None
@@ -75,7 +78,7 @@ def compile_for(
     topology: whose devices the program was lowered for.
     lowered: the program.
   """
-  start = time.perf_counter()
+  start = time.perf_counter(), time.process_time()
   try:
     program = lowered.compile(topology.compiler_options)
   except jax.errors.JaxRuntimeError as error:
@@ -83,9 +86,8 @@ def compile_for(
       raise
     used = _TOO_LARGE.search(str(error))
     memory = used and round(float(used[1]) * _UNITS[used[2]])
-    seconds = time.perf_counter() - start
-    return Program(False, memory, None, None, seconds, {})
-  seconds = time.perf_counter() - start
+    return Program(False, memory, None, None, *_since(*start), {})
+  seconds = _since(*start)
   memory, needs = memory_bytes(program), program.memory_analysis()
   costs = program.cost_analysis() or {}
   text = program.as_text()
@@ -97,11 +99,15 @@ def compile_for(
     memory,
     costs.get("bytes accessed"),
     costs.get("flops"),
-    seconds,
+    *seconds,
     dict(kernels),
     needs.generated_code_size_in_bytes if needs else None,
     sum(_num_bytes(*shape) for shape in _COPY.findall(text)),
   )
+
+
+def _since(start: float, processor_start: float) -> tuple[float, float]:
+  return time.perf_counter() - start, time.process_time() - processor_start
 
 
 def _num_bytes(dtype: str, shape: str) -> int:
