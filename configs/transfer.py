@@ -111,18 +111,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model = dict(variant="mu")
   decode = "decode"
   if c.init:
-    described = interop.describe(c.init)  # Logs what it has to guess.
-    c.model = {k: v for k, v in described.model.items() if k not in HEAD}
-    if models.MODELS[c.model.get("name") or "vit"].input != "image":
-      raise ValueError(
-        f"{c.init} is a model for videos; this config transfers models for"
-        " images."
-      )
-    if described.channels != 3:
-      decode = f"decode({described.channels})"
-    mean, std = described.input_mean, described.input_std
-    if mean and {*mean, *std} != {0.5}:
-      c.init_mean, c.init_std = mean, std
+    channels = start_from(c, c.init)
+    if channels != 3:
+      decode = f"decode({channels})"
     c.init_fresh = ("head/",)  # Also where the classes are as many.
   c.data = dict(
     name=name,
@@ -168,6 +159,32 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
+
+
+def start_from(c: ml_collections.ConfigDict, source: str) -> int:
+  """Sets `init`, the model, and which values its images have.
+
+  Args:
+    c: the config.
+    source: weights of a model for images; see `interop.fetch`.
+
+  Returns:
+    The number of channels of the images.
+
+  Raises:
+    ValueError: the weights are of a model for videos, or cannot be read.
+  """
+  described = interop.describe(source)  # Logs what it has to guess.
+  c.init = source
+  c.model = {k: v for k, v in described.model.items() if k not in HEAD}
+  if models.MODELS[c.model.get("name") or "vit"].input != "image":
+    raise ValueError(
+      f"{source} is a model for videos; this config takes models for images."
+    )
+  mean, std = described.input_mean, described.input_std
+  if mean and {*mean, *std} != {0.5}:
+    c.init_mean, c.init_std = mean, std
+  return described.channels
 
 
 def patch_sizes(size: int) -> list[int]:

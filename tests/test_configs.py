@@ -18,6 +18,7 @@ from configs import (
   folder,
   quickstart,
   rendered_scenes,
+  segmentation_folder,
   tokenlearner_paper,
   transfer,
   video_folder,
@@ -37,6 +38,8 @@ NAMES = sorted(
 # Arguments of configs that need some.
 ARGS = {
   "folder": "path=/data/flowers",
+  "segmentation_folder": "path=/data/fields",
+  "segmenter": "data=cityscapes,path=/data/cityscapes,init=none",
   "transfer": "runlocal",
   "video_folder": "path=/data/clips",
   "vivit": "path=/data/k400",
@@ -51,6 +54,8 @@ SLOW = (
   "flexivit_s_i1k",
   "folder",
   "rendered_scenes",
+  "segmentation_scenes",
+  "segmenter",
   "tokenlearner_i1k",
   "transfer",
   "video_folder",
@@ -75,6 +80,23 @@ def test_config_trains_two_steps(name, tmp_path):
   assert state.step == 2
   assert all(np.isfinite(r["loss"]) for r in history if "loss" in r)
   assert (tmp_path / "report.md").exists()
+
+
+def test_a_segmenter_starts_from_the_tower_of_any_vit(tmp_path):
+  """Its head, and what pools for it, are left out."""
+  vit = models.create(
+    variant="mu", depth=1, num_classes=7, pool="map", rep_size=True
+  )
+  params = vit.init(jax.random.key(1), np.zeros((1, 64, 64, 3)))["params"]
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  config = segmentation_folder.get_config(f"runlocal,init={path}")
+  assert config.model.pool == "gap" and "rep_size" not in config.model
+  loaded = setup.Experiment(config).init_params()
+  tower = set(loaded) - {"seg_head"}
+  assert tower == {"Transformer", "embedding", "pos_embedding"}
+  for name in tower:
+    chex.assert_trees_all_equal(loaded[name], params[name])
 
 
 @pytest.mark.slow
