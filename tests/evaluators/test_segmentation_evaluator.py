@@ -183,7 +183,7 @@ def test_windows_that_see_the_same_are_the_whole_image(pictures):
 
 
 def test_masks_that_do_not_fit(pictures):
-  pp = "copy('full','semantic')|pad_to(20,key='semantic')|pad_to(12)|" + KEEP
+  pp = f"pad_to(12,masks='semantic')|resize(20,'nearest',key='semantic')|{KEEP}"
   with pytest.raises(
     ValueError, match=r"'semantic' the shape \[20, 20\].*truth"
   ):
