@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenlearner_flexivit import inference, train
+from tokenlearner_flexivit import inference, interop, train
 from tokenlearner_flexivit.data import settings
 from tokenlearner_flexivit.data.sources import fake
+from tokenlearner_flexivit.train import setup
 
 PP = "decode|value_range(-1,1)|keep('image','semantic')"
 
@@ -76,14 +77,21 @@ def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
   rows = task.rows(prediction.answer)
   assert sum(row["share"] for row in rows) == pytest.approx(1)
   assert {row["class"] for row in rows} <= {"dark", "bright"}
+  described = interop.describe(workdir).model
+  assert described["name"] == "segmenter" and described["num_classes"] == 2
 
-  # A student begins as its teacher, and learns from its masks alone.
-  config = segmentation
-  config.init, config.total_steps, config.log_steps = str(workdir), 1, 1
+
+@pytest.mark.slow
+def test_a_run_teaches_a_student(segmentation, tmp_path):
+  """The student begins as its teacher, and learns from its masks alone."""
+  config, teacher = segmentation, tmp_path / "teacher"
+  config.total_steps = 2
+  train.train_and_evaluate(config, teacher)
+  config.init, config.total_steps, config.log_steps = str(teacher), 1, 1
   config.optimizer.schedule.warmup_steps = 0
   config.task = dict(
     name="segmentation_distillation",
-    teachers=dict(prof=dict(init=str(workdir), patch_size=4, dtype="float32")),
+    teachers=dict(prof=dict(init=str(teacher), patch_size=4, dtype="float32")),
   )
   config.flexi.patch_size.values = (4,)
   config.data.pp = "decode|value_range(-1,1)|keep('image')"
@@ -94,10 +102,8 @@ def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
 
 
 def test_weights_of_a_classification_start_a_segmentation(
-  segmentation, untrained_run, capsys, monkeypatch
+  segmentation, untrained_run, capsys
 ):
-  from tokenlearner_flexivit.train import setup
-
   segmentation.init = str(untrained_run)
   params = setup.Experiment(segmentation).init_params()
   said = capsys.readouterr().out
@@ -106,7 +112,7 @@ def test_weights_of_a_classification_start_a_segmentation(
   assert "TokenLearner_0" in params["Transformer"]
 
 
-def test_other_classes_are_refused(segmentation, tmp_path, monkeypatch):
+def test_other_classes_are_refused(segmentation, tmp_path):
   segmentation.model.num_classes = 1
   with pytest.raises(ValueError, match=r"numbers 1 .*the classes are 0 to 0"):
     train.train_and_evaluate(segmentation, tmp_path)
