@@ -312,6 +312,20 @@ def test_scanned_blocks_give_the_same():
   )
 
 
+@pytest.mark.parametrize("decoder", ["linear", "mask"])
+def test_one_program_takes_any_number_of_images(decoder):
+  """As exports need it."""
+  model = models.Segmenter(
+    num_classes=4, decoder=decoder, token_learner=LEARNED, **TINY
+  )
+  params = init(model, jnp.zeros((1, 12, 12, 3)))
+  number = jax.export.symbolic_shape("number")[0]
+  images = jax.ShapeDtypeStruct((number, 10, 12, 3), jnp.float32)
+  program = jax.jit(lambda x: model.apply({"params": params}, x)[0])
+  (answer,) = jax.export.export(program)(images).out_avals
+  assert answer.shape == (number, 10, 12, 4)
+
+
 @pytest.mark.parametrize(
   "arguments, words",
   [

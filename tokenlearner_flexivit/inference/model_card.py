@@ -259,8 +259,10 @@ def _metric_and_cost(
     "\n\n"
   )
   shown = [_shown(row, rows, trained) for row in rows]
+  # A name such as mIoU is written as it is.
+  heading = metric.capitalize() if metric.islower() else metric
   return (
-    f"## {metric[0].upper()}{metric[1:]} and cost\n\n"
+    f"## {heading} and cost\n\n"
     f"{picture if has_picture else ''}{table.markdown(shown)}\n\n"
     f"{' '.join(filter(None, notes))}\n"
   )

@@ -196,7 +196,8 @@ class Segmenter(vit.ViT):
         name="seg_head",
       )(tokens.astype(jnp.float32))
     grid = out["stem"].shape[1:3]
-    logits = out["logits_2d"] = logits.reshape(len(x), *grid, -1)
+    shape = (x.shape[0], *grid, self.num_classes)
+    logits = out["logits_2d"] = logits.reshape(shape)
     return logits, out
 
   @nn.nowrap
