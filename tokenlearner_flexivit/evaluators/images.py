@@ -13,7 +13,8 @@ from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.parallel import Parallel, hosts
 from tokenlearner_flexivit.tasks import views
 
-_TRUTH = "truth_"
+# Before the names of entries that `truth_pp` makes.
+TRUTH = "truth_"
 
 
 class Images:
@@ -87,7 +88,7 @@ class Images:
       at = f"{where}.truth"
       own = data_lib.peek(truth, source, at)
       data_lib.check_sample(truth, source, own, at)
-      self.example |= {f"{_TRUTH}{key}": value for key, value in own.items()}
+      self.example |= {f"{TRUTH}{key}": value for key, value in own.items()}
       data_lib.check_entries(self.example, [label_key], at)
     views.check_values(self.example[model.input], f"{where}.data.pp")
     self.shape = views.shape_of_one(self.example[model.input].shape, model)
@@ -139,7 +140,7 @@ class Images:
     pairs = zip(self._batches, truths, strict=False)  # Truths may have no end.
     for number, (batch, truth) in enumerate(pairs):
       batch = {key: batch[key] for key in self._keys}
-      batch |= {f"{_TRUTH}{k}": v for k, v in truth.items() if k != "mask"}
+      batch |= {f"{TRUTH}{k}": v for k, v in truth.items() if k != "mask"}
       if labels is not None:
         size = len(batch["mask"])
         first = (number * jax.process_count() + jax.process_index()) * size

@@ -39,7 +39,9 @@ from jaxtyping import Array, Float, Int32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.evaluators import base, confusion, windows
+from tokenlearner_flexivit.evaluators.images import TRUTH
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.tasks.segmentation import MASK
@@ -50,8 +52,6 @@ METRICS = {
   "mean_accuracy": Metric("mean accuracy", "%"),
   "ceiling": Metric("ceiling of mIoU", "%"),
 }
-VALID = "valid"
-_TRUTH = "truth_"
 
 
 class Evaluator(base.Evaluator):
@@ -107,7 +107,7 @@ class Evaluator(base.Evaluator):
     self.sources = (source,)
     masks = data if truth is None else {**data, "pp": truth}
     self._check_classes(masks, source, MASK)
-    self._prefix = "" if truth is None else _TRUTH
+    self._prefix = "" if truth is None else TRUTH
     self._images = self._open(
       data,
       source,

@@ -15,12 +15,12 @@ from PIL import Image
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models, paths
+from tokenlearner_flexivit.data.ops.geometry import IGNORE
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import base, views
 
 # The entry of an example that holds the classes of the pixels.
 MASK = "semantic"
-IGNORE = 255
 # So many classes fit in a PNG of one byte per pixel.
 _BYTE = 256
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.data.ops.geometry import IGNORE
 from tokenlearner_flexivit.models import bilinear
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import base, distillation, segmentation
@@ -34,7 +35,7 @@ class SegmentationDistillation(Taught, segmentation.Segmentation):
     teachers: Mapping[str, Mapping[str, Any]],
     temperature: float = 1.0,
     label_weight: float = 0.0,
-    ignore: int = segmentation.IGNORE,
+    ignore: int = IGNORE,
     class_names: Sequence[str] | None = None,
   ):
     """Builds the task; the teachers are read later, when they are needed.
