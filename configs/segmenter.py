@@ -39,8 +39,8 @@ from tokenlearner_flexivit import models, paths
 
 PATCH_SIZES = (32, 24, 16, 12, 8)
 # Side of crops and windows, stride, smaller side of images before the jitter,
-# learning rate, epochs, op for the labels, and (height, width) that evaluated
-# images are fitted into and masks padded to.
+# learning rate, epochs, op for the labels, (height, width) that evaluated
+# images are fitted into, and how their masks become arrays of one shape.
 DATA = {
   "ade20k": dict(
     crop=512,
@@ -50,7 +50,7 @@ DATA = {
     epochs=64,
     labels="ignore(reduce_zero=True)",
     fit=(768, 768),
-    pad=(2048, 2048),
+    truth="|pad_to(2048,255,key='semantic')|keep('semantic','valid')",
   ),
   "cityscapes": dict(
     crop=768,
@@ -58,9 +58,9 @@ DATA = {
     small=1024,
     lr=1e-2,
     epochs=216,
-    labels="map_labels('cityscapes',other=255)",
+    labels="map_labels('cityscapes')",
     fit=(1024, 2048),
-    pad=(1024, 2048),
+    truth="|keep('semantic')",
   ),
 }
 _GREY = 127
@@ -89,12 +89,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   if runlocal:
     name, labels = "fake:48x48x3:5:16:dense", ""
-    crop, fit, pad, window, stride = 24, (48, 48), (48, 48), 24, 24
+    crop, fit, truth, window, stride = 24, 48, "|keep('semantic')", 24, 24
   else:
     name = f"mask_folder:{paths.local(args['path'], 'path')}"
     labels = f"|{recipe['labels']}"
     crop = window = recipe["crop"]
-    stride, fit, pad = (recipe[key] for key in ("stride", "fit", "pad"))
+    stride, fit, truth = (recipe[key] for key in ("stride", "fit", "truth"))
   small = crop if runlocal else recipe["small"]
 
   c = ml_collections.ConfigDict()
@@ -148,8 +148,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         pp=f"decode|resize_keep({fit})|pad_to({fit},{_GREY})"
         "|value_range(-1,1)|keep('image','valid')",
       ),
-      truth=f"decode_ids(key='semantic'){labels}"
-      f"|pad_to({pad},255,key='semantic')|keep('semantic','valid')",
+      truth=f"decode_ids(key='semantic'){labels}{truth}",
       window=window,
       stride=stride,
       patch_sizes=tuple(sorted({patch_size, *PATCH_SIZES}, reverse=True))

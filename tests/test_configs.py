@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from PIL import Image
 
 from configs import (
   flexivit_i21k_sup,
@@ -19,12 +20,14 @@ from configs import (
   quickstart,
   rendered_scenes,
   segmentation_folder,
+  segmenter,
   tokenlearner_paper,
   transfer,
   video_folder,
   vivit,
 )
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, train
 from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.train import setup
@@ -97,6 +100,60 @@ def test_a_segmenter_starts_from_the_tower_of_any_vit(tmp_path):
   assert tower == {"Transformer", "embedding", "pos_embedding"}
   for name in tower:
     chex.assert_trees_all_equal(loaded[name], params[name])
+
+
+@pytest.mark.parametrize(
+  "name, images, masks, ids, splits",
+  [
+    (
+      "ade20k",
+      "images/{}/{}.jpg",
+      "annotations/{}/{}.png",
+      {0: 255, 1: 0, 150: 149},
+      ("training", "validation"),
+    ),
+    (
+      "cityscapes",
+      "leftImg8bit/{}/ulm/{}_leftImg8bit.png",
+      "gtFine/{}/ulm/{}_gtFine_labelIds.png",
+      {0: 255, 7: 0, 33: 18},
+      ("train", "val"),
+    ),
+  ],
+)
+def test_published_segmentations_read_their_data(
+  name, images, masks, ids, splits, tmp_path
+):
+  """Training and evaluation see the classes that the benchmark numbers."""
+  old = np.array(list(ids), np.uint8)
+  size = (1024, 2048) if name == "cityscapes" else (90, 120)
+  for split in splits:
+    for pattern, array in (
+      (images, np.full((*size, 3), 99, np.uint8)),
+      (masks, np.resize(old, size)),
+    ):
+      path = tmp_path / pattern.format(split, "a_1_2")
+      path.parent.mkdir(parents=True)
+      Image.fromarray(array).save(path)
+  if name == "ade20k":
+    lines = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
+    lines += [f"{i}\t0\t0\t0\t0\tclass {i}" for i in range(1, 151)]
+    (tmp_path / "objectInfo150.txt").write_text("\n".join(lines))
+  config = segmenter.get_config(f"data={name},path={tmp_path},init=none")
+  section = config.data.to_dict()
+  source = data_lib.open_source(section)
+  count, _ = data_lib.classes(section, source, "config.data", "semantic")
+  assert count == {"ade20k": 150, "cityscapes": 19}[name]
+  seen = data_lib.peek(section, source, "config.data")
+  crop = {"ade20k": 512, "cityscapes": 768}[name]
+  assert seen["image"].shape == (crop, crop, 3)
+  assert set(np.unique(seen["semantic"])) <= set(ids.values())
+  val = config.evals.val.to_dict()
+  tested = data_lib.open_source(val["data"])
+  assert data_lib.peek(val["data"], tested, "pp")["image"].ndim == 3
+  truth = data_lib.peek({**val["data"], "pp": val["truth"]}, tested, "truth")
+  new = truth["semantic"][: size[0], : size[1]]
+  np.testing.assert_array_equal(new, np.resize(list(ids.values()), size))
 
 
 @pytest.mark.slow
