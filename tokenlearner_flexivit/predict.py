@@ -2,7 +2,7 @@
 
   python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
   python -m tokenlearner_flexivit.predict FOLDER --workdir=W --csv > answers.csv
-  python -m tokenlearner_flexivit.predict FOLDER --workdir=W --output=ANSWERS
+  python -m tokenlearner_flexivit.predict photo.jpg --workdir=W --output=MASKS
   python -m tokenlearner_flexivit.predict profile --workdir=W
   python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
 
@@ -12,15 +12,13 @@ hf://owner/name. Each has `--help`.
 
 import argparse
 import csv
+import dataclasses
 import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-
-import jax
-import numpy as np
 
 from tokenlearner_flexivit import arguments, dials, tasks, terminal
 from tokenlearner_flexivit.inference import (
@@ -36,7 +34,8 @@ from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.run import program_cache
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
-_MAX_SHOWN = 16  # Numbers of an array that are printed.
+# Images whose answers to files are in memory together.
+_MAX_UNWRITTEN = 64
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,7 +92,12 @@ def _predict(argv: Sequence[str]) -> bool:
     help="images of a call, by default all that are given",
   )
   add("--profile", metavar="FILE", help="a file of `profile`, for the budget")
-  add("--top_k", type=int, default=5, help="classes to print, by default 5")
+  add(
+    "--top_k",
+    type=int,
+    default=5,
+    help="classes of an image to print, by default 5",
+  )
   form = parser.add_mutually_exclusive_group()
   form.add_argument("--json", action="store_true", help="print JSON")
   form.add_argument(
@@ -105,7 +109,8 @@ def _predict(argv: Sequence[str]) -> bool:
   form.add_argument(
     "--output",
     metavar="FOLDER",
-    help="write a file per image there, for answers that are no classes",
+    help="write a file per image there, for answers that are no classes of "
+    "images, such as a label map",
   )
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
@@ -132,14 +137,17 @@ def _predict(argv: Sequence[str]) -> bool:
       "Measuring every setting first; a file of `profile` spares that.",
       file=sys.stderr,
     )
-  predictions = _in_calls(predictor, images, args)
-  if args.csv:
-    print(_as_csv(images, predictions, predictor.trained))
-  elif files:
-    _write(files, predictions, predictor.trained.task)
+  predictions, trained = _in_calls(predictor, images, args), predictor.trained
+  if files:
+    predictions = list(_written(files, predictions, trained.task))
     print(f"Saved the answers in {args.output}.")
   else:
-    print((_as_json if args.json else _as_text)(images, predictions))
+    predictions = list(predictions)
+    about = images, predictions, trained
+    if args.csv:
+      print(_as_csv(*about))
+    else:
+      print(_as_json(*about) if args.json else _as_text(*about, args.top_k))
   failed = 0
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is not None:
@@ -160,8 +168,8 @@ def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
 
 def _in_calls(
   predictor: Predictor, images: Sequence[str], args: argparse.Namespace
-) -> list[Prediction]:
-  """Returns the answers to images, in calls of the requested size."""
+) -> Iterator[Prediction]:
+  """Yields the answers to images, in calls of the requested size."""
   number = min(args.batch_size or len(images), len(images))
   values = _dial_values(args)
   if args.budget_ms is None:
@@ -170,20 +178,22 @@ def _in_calls(
     setting = predictor.choose(args.budget_ms, num_images=number)
   else:
     raise ValueError("Give a setting or budget_ms, not both.")
-  predictions = []
+  if args.output:
+    number = min(number, _MAX_UNWRITTEN)
   for start in range(0, len(images), number):
     part = images[start : start + number]
-    predictions += predictor.answer(part, setting, args.top_k)
-  return predictions
+    yield from predictor.answer(part, setting, args.top_k)
 
 
-def _as_json(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
+def _as_json(
+  images: Sequence[str], predictions: Sequence[Prediction], trained: Trained
+) -> str:
   answers = []
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is None:
-      labels = [label._asdict() for label in prediction.labels]
-      answer = jax.tree.map(lambda x: x.tolist(), prediction.answer)
-      known = {"labels": labels} if answer is None else {"answer": answer}
+      known = {"labels": [label._asdict() for label in prediction.labels]}
+      if prediction.answer is not None:
+        known = {"answer": trained.task.in_json(prediction.answer)}
       answers.append({"image": image, **known})
     else:
       answers.append({"image": image, "error": prediction.error})
@@ -260,19 +270,25 @@ def _files(
   return files
 
 
-def _write(
+def _written(
   files: Iterable[pathlib.Path],
-  predictions: Sequence[Prediction],
+  predictions: Iterable[Prediction],
   task: tasks.Task,
-) -> None:
-  """Writes a file for each answer, as the task writes it."""
+) -> Iterator[Prediction]:
+  """Writes a file for each answer, as the task does; yields what is left."""
   for file, prediction in zip(files, predictions, strict=True):
     if prediction.error is None:
       file.parent.mkdir(parents=True, exist_ok=True)
       task.write(prediction.answer, file)
+    yield dataclasses.replace(prediction, answer=None)
 
 
-def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
+def _as_text(
+  images: Sequence[str],
+  predictions: Sequence[Prediction],
+  trained: Trained,
+  top_k: int,
+) -> str:
   lines = [f"Setting {predictions[0].setting.name}."]
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is None:
@@ -281,16 +297,9 @@ def _as_text(images: Sequence[str], predictions: Sequence[Prediction]) -> str:
         for i, name, probability in prediction.labels
       )
       if prediction.answer is not None:
-        shown = str(jax.tree.map(_short, prediction.answer))
+        shown = trained.task.in_words(prediction.answer, top_k)
       lines.append(f"{image}: {shown}")
   return "\n".join(lines)
-
-
-def _short(array: np.ndarray) -> Any:
-  """Returns the numbers of a small array, or the shape of a large one."""
-  if array.size <= _MAX_SHOWN:
-    return array.tolist()
-  return f"{array.dtype} {list(array.shape)}"
 
 
 def _profile(argv: Sequence[str]) -> None:

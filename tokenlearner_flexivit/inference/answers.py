@@ -32,7 +32,8 @@ class Prediction:
     setting: of the dials, at which the model answered.
     labels: the most probable classes, the best first; empty if there is an
       error, or the task is none of classification.
-    answer: of another task: a pytree of NumPy arrays, the answer to this image.
+    answer: of another task: a pytree of NumPy arrays, the answer to this image,
+      such as the label map of a segmentation, of the size of the image.
     error: why the image could not be read, or None.
   """
 
@@ -56,6 +57,12 @@ class Embeddings:
   setting: dials.Setting
   vectors: Float32[np.ndarray, "n D"]
   errors: dict[int, str]
+
+
+def error_in_words(error: Exception) -> str:
+  """Returns an error as text, with its type if that tells more."""
+  known = isinstance(error, (ValueError, OSError))
+  return f"{'' if known else f'{type(error).__name__}: '}{error}"
 
 
 def best_labels(

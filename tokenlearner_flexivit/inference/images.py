@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.ops import decode as decode_ops
+from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.ops import image as image_ops
 from tokenlearner_flexivit.data.sources.image_listing import EXTENSIONS
 
@@ -25,6 +26,9 @@ _ENCODED = (bytes, bytearray, memoryview)
 _PATHS = (str, os.PathLike)
 # Entries that ops of users may read beside an image or a video.
 STAND_INS = {"label": np.int32(0), "id": np.int32(0)}
+# The colour of padding, in the middle of all.
+_GREY = 128
+_FRAME = geometry.frame_key("image")
 
 
 def listed(images: Any) -> list[Any]:
@@ -237,18 +241,30 @@ class Preparation:
 
   A preprocessing may keep the size of images, because all of its data have the
   same, or crop more than an image has. Then an image is first brought to the
-  model's size: resized until it just covers it, then cropped at its centre.
+  model's size: resized until it just covers it, then cropped at its centre; or,
+  with `whole`, resized until it fits into it, then padded with grey below or on
+  the right.
 
   Attributes:
     shape: (H, W, C) of a prepared image.
   """
 
-  def __init__(self, pp: str, image_shape: tuple[int, int, int]):
+  def __init__(
+    self,
+    pp: str,
+    image_shape: tuple[int, int, int],
+    *,
+    whole: bool = False,
+    any_size: bool = False,
+  ):
     """Parses the preprocessing.
 
     Args:
       pp: the preprocessing string.
       image_shape: (H, W, C) of the images that the model was trained on.
+      whole: whether nothing may be cropped from images of other sizes.
+      any_size: whether prepared images may have any size, as those that windows
+        slide over.
 
     Raises:
       ValueError: an invalid preprocessing.
@@ -256,6 +272,8 @@ class Preparation:
     self._preprocess = data_lib.parse(pp).only("image")
     self.shape = tuple(image_shape)
     self._decoding = _decoding(self._preprocess)
+    self._fit = contain if whole else cover
+    self._any_size = any_size
 
   listed = staticmethod(listed)
 
@@ -268,26 +286,73 @@ class Preparation:
     Raises:
       Exception: any of `read`; ValueError if it cannot be preprocessed.
     """
+    prepared, _, _ = self._prepared(image)
+    return prepared
+
+  def with_place(self, image: Any) -> tuple[np.ndarray, geometry.Place]:
+    """Returns one image as float32 [H, W, C], and where it shows the original.
+
+    The original is the image as viewers show it, upright by its EXIF
+    orientation.
+
+    Args:
+      image: as `read` takes it.
+
+    Raises:
+      Exception: any of `read`; ValueError if it cannot be preprocessed, or if
+        an op does not say where it moves the pixels.
+    """
+    prepared, size, frame = self._prepared(image)
+    if isinstance(frame, str):
+      raise ValueError(
+        f"{frame} in the preprocessing {self._preprocess.text!r} does not say "
+        "where it moves the pixels of images, so answers cannot be brought "
+        "back to them. Let it change images by `ops.geometry.move`"
+      )
+    return prepared, geometry.Place(size, frame)
+
+  def _prepared(
+    self, image: Any
+  ) -> tuple[np.ndarray, tuple[int, int], np.ndarray | str]:
+    """Returns the prepared image, the original's size, and `_apply`'s frame."""
     *size, channels = self.shape
     pixels = read(image, channels, **self._decoding)
     check_aspect(pixels, size)
+    example = {**STAND_INS, "image": pixels, _FRAME: np.eye(2, 3)}
     try:
-      prepared = self._apply(pixels)
+      prepared, frame = self._apply(example)
     except ValueError:
       prepared = None
-    if prepared is None or prepared.shape != self.shape:
-      prepared = self._apply(fit(pixels, *size))
-    if prepared.shape != self.shape:
+    if prepared is None or not self._suits(prepared):
+      prepared, frame = self._apply(self._fit(example, *size))
+    if not self._suits(prepared):
       raise ValueError(
         f"the preprocessing {self._preprocess.text!r} gives "
         f"{list(prepared.shape)} where the model takes {list(self.shape)}"
       )
-    return prepared.astype(np.float32)
+    return prepared.astype(np.float32), pixels.shape[:2], frame
 
-  def _apply(self, pixels: np.ndarray) -> np.ndarray:
-    example = {**STAND_INS, "image": pixels}
+  def _suits(self, prepared: np.ndarray) -> bool:
+    if self._any_size:
+      return prepared.ndim == 3 and prepared.shape[-1] == self.shape[-1]
+    return prepared.shape == self.shape
+
+  def _apply(self, example: dict[str, Any]) -> tuple[np.ndarray, Any]:
+    """Returns the image, and its frame or the op that has left none."""
+    unknown = []
+
+    def watch(step, before, after):
+      old, new = before["image"], after.get("image")
+      moves = step.moves or np.shape(old)[:2] != np.shape(new)[:2]
+      if old is not new and moves and before.get(_FRAME) is after.get(_FRAME):
+        unknown.append(step.text)
+
     # Random ops draw the same numbers for each image.
-    return self._preprocess(example, np.random.default_rng(0))["image"]
+    example = self._preprocess(example, np.random.default_rng(0), watch)
+    frame = example.get(_FRAME)
+    if unknown or frame is None:
+      frame = [*unknown, "An op"][0]
+    return example["image"], frame
 
 
 def check_aspect(pixels: np.ndarray, size: list[int]) -> None:
@@ -304,13 +369,28 @@ def check_aspect(pixels: np.ndarray, size: list[int]) -> None:
 
 def fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes an image until it covers a size, and crops it to that size."""
-  old_height, old_width, _ = pixels.shape
+  return cover({"image": pixels}, height, width)["image"]
+
+
+def cover(example: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+  """Resizes the image until it covers a size, and crops it to that size."""
+  old_height, old_width, _ = example["image"].shape
   ratio = max(height / old_height, width / old_width)
-  resized = image_ops.resize_image(
-    pixels,
+  size = (
     max(height, round(old_height * ratio)),
     max(width, round(old_width * ratio)),
-    "area" if ratio < 1 else "bilinear",
   )
-  cut = image_ops.central_crop({"image": resized}, (height, width))
-  return cut["image"]
+  resized = image_ops.resize(example, size, _method(ratio))
+  return image_ops.central_crop(resized, (height, width))
+
+
+def contain(example: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+  """Resizes the image until it fits into a size, and pads it to that size."""
+  old_height, old_width, _ = example["image"].shape
+  ratio = min(height / old_height, width / old_width)
+  resized = image_ops.resize_keep(example, (height, width), _method(ratio))
+  return image_ops.pad_to(resized, (height, width), _GREY)
+
+
+def _method(ratio: float) -> str:
+  return "area" if ratio < 1 else "bilinear"

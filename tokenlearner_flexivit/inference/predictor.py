@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.inference import answers, budget
+from tokenlearner_flexivit.inference import answers, budget, in_place
 from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import programs as programs_lib
@@ -44,7 +44,8 @@ class Predictor:
     Args:
       trained: the model and its metadata.
       max_batch: the largest batch of a program; None for 64 images, or 4
-        videos.
+        videos, or fewer whose answers, such as logits of all pixels, take 256
+        MiB.
 
     Raises:
       ValueError: `max_batch` is not positive.
@@ -53,7 +54,7 @@ class Predictor:
     self._known = settings_lib.Settings(trained)
     self._prepare = trained.preparation()
     if max_batch is None:
-      max_batch = 64 if trained.video is None else 4
+      max_batch = programs_lib.largest_batch(trained)
     self._programs = programs_lib.Programs(
       trained, max_batch, self._prepare.shape
     )
@@ -85,8 +86,7 @@ class Predictor:
     Args:
       source: a workdir, an exported folder, its model.safetensors, or an
         address of these, such as hf://owner/name.
-      max_batch: the largest batch of a program; None for 64 images, or 4
-        videos.
+      max_batch: as the constructor takes it.
 
     Raises:
       FileNotFoundError: the source does not exist.
@@ -332,6 +332,17 @@ class Predictor:
   ) -> list[answers.Prediction]:
     """Answers to images like `predict`, at a setting."""
     checks.whole(top_k, "top_k")
+    if self.trained.task.has_places:
+      return [
+        answers.Prediction(setting, answer=answer, error=error)
+        for answer, error in in_place.answers(
+          self._prepare.listed(images),
+          self._prepare.with_place,
+          lambda batches: self._programs.stream(batches, setting),
+          self.trained,
+          self._programs.max_batch,
+        )
+      ]
     outputs, errors = self._run_on(images, setting)
 
     def prediction(i: int) -> answers.Prediction:
@@ -366,9 +377,15 @@ class Predictor:
       **others: as `setting` takes them.
 
     Raises:
-      ValueError: no image, a setting that does not fit, or a model without this
-        representation; the error lists those that it has.
+      ValueError: no image, a setting that does not fit, a model that sees
+        windows of images, or one without this representation; the error lists
+        those that it has.
     """
+    if self.trained.stride is not None:
+      raise ValueError(
+        "The run's evaluation slides windows over images, so no vector stands "
+        "for a whole one. Take an evaluation without window."
+      )
     setting = self.setting(patch_size, num_tokens, **others)
     vectors, errors = self._run_on(images, setting, representation)
     vectors = vectors.copy()
@@ -384,22 +401,27 @@ class Predictor:
     Returns:
       float32 [n, H, W, C], for videos [n, T, H, W, C] or [n, views, T, H, W,
       C], and the errors of images that could not be read, by their number.
-      Zeros stand in place of these.
+      Zeros stand in place of these. Of a model that sees windows of images,
+      the windows of all that could be read, one after another.
 
     Raises:
       ValueError: no image.
     """
     images = self._prepare.listed(images)
-    prepared = np.zeros((len(images), *self._prepare.shape), np.float32)
-    errors = {}
+    slides = self.trained.stride is not None
+    number = 0 if slides else len(images)
+    prepared = np.zeros((number, *self._prepare.shape), np.float32)
+    parts, errors = [prepared], {}
     for i, image in enumerate(images):
       try:
-        prepared[i] = self._prepare(image)
+        if slides:
+          seen = self._prepare.with_place(image)
+          parts.append(in_place.windows(*seen, self.trained))
+        else:
+          prepared[i] = self._prepare(image)
       except Exception as error:  # Damaged files raise errors of every type.
-        known = isinstance(error, (ValueError, OSError))
-        kind = "" if known else f"{type(error).__name__}: "
-        errors[i] = f"{kind}{error}"
-    return prepared, errors
+        errors[i] = answers.error_in_words(error)
+    return np.concatenate(parts) if slides else prepared, errors
 
   def forward(self, prepared: np.ndarray, setting: dials.Setting) -> Any:
     """Runs the model.

@@ -1,6 +1,7 @@
 """The compiled programs of a model: one per setting and batch size."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +10,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.models import checks
 from tokenlearner_flexivit.parallel import compiled
 from tokenlearner_flexivit.tasks import views
+
+# Of the answers to a batch.
+_MAX_BYTES = 1 << 28
 
 
 class Outputs(NamedTuple):
@@ -27,6 +32,24 @@ class Outputs(NamedTuple):
   logits: Float32[np.ndarray, "n C"]
   probabilities: Float32[np.ndarray, "n C"]
   pre_logits: Float32[np.ndarray, "n D"] | None
+
+
+def largest_batch(trained: trained_lib.Trained) -> int:
+  """Returns how many inputs may run at once: 64 images, or 4 videos.
+
+  There are fewer if their answers, such as the logits of all pixels, would take
+  more than 256 MiB.
+  """
+  most = 64 if trained.video is None else 4
+  if trained.classifies:
+    return most
+  about = export.about_answer(trained, trained.known_settings[0])
+  size = sum(
+    math.prod(array["shape"][1:]) * np.dtype(array["dtype"]).itemsize
+    for array in about.values()
+  )
+  fitting = max(1, _MAX_BYTES // max(1, size))
+  return min(most, 1 << (fitting.bit_length() - 1))
 
 
 class Programs:
@@ -112,17 +135,27 @@ class Programs:
     Raises:
       ValueError: there is no image, or the model has no such representation.
     """
-    done, running = [], None
+    done = list(self.stream(batches, setting, representation))
+    if not done:
+      raise ValueError("There is no image.")
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+
+  def stream(
+    self,
+    batches: Iterable[np.ndarray],
+    setting: dials.Setting,
+    representation: str | None = None,
+  ) -> Iterator[Any]:
+    """Yields the result of `run` for each batch, of which two are in memory."""
+    running = None
     for batch in batches:
       # It runs while the next batch is preprocessed.
       started = len(batch), self._start(batch, setting, representation)
       if running:
-        done.append(_fetch(*running))
+        yield _fetch(*running)
       running = started
-    if not running:
-      raise ValueError("There is no image.")
-    done.append(_fetch(*running))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+    if running:
+      yield _fetch(*running)
 
   def bucket(self, number: int) -> int:
     """Returns the batch size of the program that takes so many images."""

@@ -40,7 +40,13 @@ _REFUSED = {
 
 
 def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns the data section, with a split, of an evaluation of a config.
+  """Returns the data section of `test_evaluation`, with a split, or None."""
+  entry = test_evaluation(config)
+  return None if entry is None else evaluation_data(entry)
+
+
+def test_evaluation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """Returns the section of an evaluation of a config whose data have a split.
 
   It is the one that suits the training best by `splits_read.unlike_training`.
   Few-shot evaluations come last.
@@ -49,7 +55,7 @@ def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
     config: of a run, complete.
 
   Returns:
-    The section with name, split, pp and further keys; None without evaluations.
+    The entry of `config.evals`; None without such.
   """
 
   def rank(entry: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -64,7 +70,7 @@ def test_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
     for entry in config["evals"].values()
     if evaluation_data(entry).get("split")
   ]
-  return evaluation_data(min(entries, key=rank)) if entries else None
+  return min(entries, key=rank) if entries else None
 
 
 def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tokenlearner_flexivit import dials, interop, paths, tasks
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import images, runs, videos
+from tokenlearner_flexivit.models import patch_embed
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.tasks import classification, views
@@ -40,8 +41,8 @@ class Trained:
     params: nested dicts of NumPy arrays.
     model_section: keys of `models.create`, with `num_classes`.
     pp: how the run's evaluation preprocesses an example.
-    image_shape: (H, W, C) of the images of its evaluation, or (T, H, W, C) of a
-      view of its videos.
+    image_shape: (H, W, C) of the images of its evaluation, or of the windows
+      that it slides over them; or (T, H, W, C) of a view of its videos.
     loss: of the training, a key of `classification.LOSSES`; None for another
       task.
     settings: of the dials, those of the training.
@@ -73,6 +74,7 @@ class Trained:
   shown: Mapping[str, Any] | None = None
   other_task: Mapping[str, Any] | None = None
   video: Mapping[str, Any] | None = None
+  stride: tuple[int, int] | None = None
 
   # A copy in another process builds its own model and task.
   def __getstate__(self) -> dict[str, Any]:
@@ -127,7 +129,12 @@ class Trained:
   def preparation(self) -> images.Preparation | videos.Preparation:
     """Returns the preparation of images or videos as model inputs."""
     if self.video is None:
-      return images.Preparation(self.pp, self.image_shape)
+      return images.Preparation(
+        self.pp,
+        self.image_shape,
+        whole=tasks.named(self.task_section).has_places,
+        any_size=self.stride is not None,
+      )
     return videos.Preparation(self.pp, self.image_shape, **self.video)
 
   @property
@@ -231,14 +238,15 @@ def load(source: str | os.PathLike) -> Trained:
 def _from_run(workdir: pathlib.Path) -> Trained:
   config = workdir_lib.read_config(workdir)
   report = workdir_lib.read_report(workdir) or {}
-  data = _evaluated_data(config, report)
-  if data is None:
+  evaluation = _evaluation(config, report)
+  if evaluation is None:
     raise ValueError(
       f"The run in {workdir} has no evaluation with data.split in config.evals,"
       " so its preprocessing is not known. Evaluate it by a config that "
       "has one: python -m tokenlearner_flexivit.main --mode=eval "
       f"--workdir={workdir} --config=..."
     )
+  data = runs.evaluation_data(evaluation)
   loss, section = config["task"].get("loss") or "softmax_xent", config["model"]
   about, other_task = workdir_lib.read_about_data(workdir), None
   task_class = tasks.named(config["task"])
@@ -252,6 +260,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
   params = checkpoint.read_params(workdir)
   # The evaluation may have another resolution than the training.
   shape, video = report.get("image_shape", about["image_shape"]), None
+  window, stride = evaluation.get("window"), None
   if model.input == "video":
     from tokenlearner_flexivit.data.sources.video_folder import (
       source as video_folder,  # Importing TFDS takes a while.
@@ -261,6 +270,9 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     video = {"fps": fps, "size": size}
     prepared = videos.Preparation(data["pp"], shape, **video).shape
     shape = views.shape_of_one(prepared, model)
+  elif window is not None:
+    shape = (*patch_embed.to_pair(window), shape[-1])
+    stride = patch_embed.to_pair(evaluation.get("stride") or window)
   else:
     shape = images.common_shape(data["pp"], shape[-1]) or shape
   if not report:
@@ -284,13 +296,14 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     shown=report.get("metrics", {}).get(_headline(report)),
     other_task=other_task,
     video=video,
+    stride=stride,
   )
 
 
-def _evaluated_data(
+def _evaluation(
   config: Mapping[str, Any], report: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-  """Returns the data section that the report's settings are evaluated on.
+  """Returns the section of the evaluation that a report's settings are of.
 
   Args:
     config: of the run.
@@ -298,14 +311,14 @@ def _evaluated_data(
       may differ, unless it is of an older version.
 
   Returns:
-    The section, as `runs.test_data` returns it.
+    The section, or that of `runs.test_evaluation`; None without evaluations.
   """
   configs = [report.get("config") or config, config]
   for candidate in configs:
     entry = candidate["evals"].get(report.get("evaluation"))
     if entry is not None:
-      return runs.evaluation_data(entry)
-  return next(filter(None, map(runs.test_data, configs)), None)
+      return entry
+  return next(filter(None, map(runs.test_evaluation, configs)), None)
 
 
 def _headline(report: Mapping[str, Any]) -> str:
@@ -400,6 +413,7 @@ def _build(
   class_names: Sequence[str] | None,
   recorded: Sequence[Mapping[str, Any]],
   loss: str | None,
+  stride: Sequence[int] | None = None,
   **plain: Any,
 ) -> Trained:
   """Returns the trained model from its JSON values and the parameters."""
@@ -412,5 +426,6 @@ def _build(
     class_names=None if class_names is None else tuple(class_names),
     recorded=tuple(recorded),
     loss=loss,
+    stride=None if stride is None else tuple(stride),
     **plain,
   )

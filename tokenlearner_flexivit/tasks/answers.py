@@ -10,6 +10,7 @@ import numpy as np
 from tokenlearner_flexivit import paths
 
 ANSWER = "answer"
+_MAX_SHOWN = 16  # Numbers of an array that are printed.
 
 
 def leaves(answer: Any) -> dict[str, Any]:
@@ -40,6 +41,17 @@ def row(answer: Any) -> dict[str, Any]:
       f"{', '.join(large)}."
     )
   return {name: leaf.item() for name, leaf in named.items()}
+
+
+def in_words(answer: Any) -> str:
+  """Returns an answer as text: small arrays, and the shapes of large ones."""
+
+  def short(array: np.ndarray) -> Any:
+    if array.size <= _MAX_SHOWN:
+      return array.tolist()
+    return f"{array.dtype} {list(array.shape)}"
+
+  return str(jax.tree.map(short, answer))
 
 
 def write_arrays(answer: Any, path: str | os.PathLike) -> pathlib.Path:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.parallel import Parallel, create
 from tokenlearner_flexivit.tasks import answers, views
 
@@ -27,7 +28,8 @@ class Task(abc.ABC):
   A task builds its model, with the head that it needs, declares what a batch
   must hold and what a run must remember about its data, and computes a loss.
   Predictions, exports and model cards use its answers through `predict`,
-  `rows` and `write`, whose defaults serve answers of any structure.
+  `restore`, `rows`, `in_words`, `in_json` and `write`, whose defaults serve
+  answers of any structure.
   The parameters of its constructor are `model`, the keys that `about` returns,
   and the keys that `config.task` may have beside `name`.
 
@@ -36,6 +38,11 @@ class Task(abc.ABC):
     remembered: the keys of the dict that `about` returns.
     hub_task: the name that model hubs have for the task, such as
       "image-segmentation"; None if they have none.
+    answer_text: says of the result of `predict` what its numbers are, for the
+      users of exports.
+    has_places: whether answers tell places in an image. Then predictions bring
+      them back to the original by `restore`, and images that do not have the
+      model's size are padded rather than cropped.
     is_mean: whether the loss is a mean over examples. Other losses, such as
       those of pairs of examples, cannot be accumulated over micro-batches.
     model: the Flax module that is trained.
@@ -47,6 +54,8 @@ class Task(abc.ABC):
   headline: ClassVar[str]
   remembered: ClassVar[Sequence[str]] = ()
   hub_task: ClassVar[str | None] = None
+  answer_text: ClassVar[str] = ""
+  has_places: ClassVar[bool] = False
   is_mean: ClassVar[bool] = True
 
   model: Any
@@ -253,11 +262,24 @@ class Task(abc.ABC):
     """Returns the model's answer and intermediates in evaluation."""
     return self.model.apply({"params": params}, inputs, **setting, train=False)
 
+  def restore(self, answer: Any, place: geometry.Place) -> Any:
+    """Returns the answer to a prepared image as that to the original image.
+
+    Called if `has_places`.
+
+    Args:
+      answer: of `predict`, NumPy arrays without the axis of the batch.
+      place: where the prepared image shows the original.
+    """
+    del place
+    return answer
+
   def rows(self, answer: Any) -> list[dict[str, Any]]:
     """Returns the answer to one input as rows of a table, as CSV has it.
 
     Args:
-      answer: of `predict`, NumPy arrays without the axis of the batch.
+      answer: of `restore`, or of `predict` as NumPy arrays without the axis of
+        the batch.
 
     Returns:
       Numbers and words by column. By default there is one row, with a column
@@ -268,11 +290,25 @@ class Task(abc.ABC):
     """
     return [answers.row(answer)]
 
+  def in_words(self, answer: Any, most: int) -> str:
+    """Returns the answer to one input in a line of text.
+
+    Args:
+      answer: as in `rows`.
+      most: how many classes or things to name, at most.
+    """
+    del most
+    return answers.in_words(answer)
+
+  def in_json(self, answer: Any) -> Any:
+    """Returns the answer to one input, as in `rows`, as JSON values."""
+    return jax.tree.map(lambda leaf: leaf.tolist(), answer)
+
   def write(self, answer: Any, path: str | os.PathLike) -> pathlib.Path:
     """Writes the answer to one input as a file; returns its path.
 
     Args:
-      answer: of `predict`, NumPy arrays without the axis of the batch.
+      answer: as in `rows`.
       path: of the file without suffix. The default writes PATH.npz, with an
         array for each leaf; a label map, for example, would be PATH.png.
     """

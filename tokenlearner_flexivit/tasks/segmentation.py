@@ -10,19 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int, Shaped
-from PIL import Image
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, models, paths
-from tokenlearner_flexivit.data.ops.geometry import IGNORE
+from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.parallel import Parallel
-from tokenlearner_flexivit.tasks import base, views
+from tokenlearner_flexivit.tasks import base, label_maps, views
 
 # The entry of an example that holds the classes of the pixels.
 MASK = "semantic"
-# So many classes fit in a PNG of one byte per pixel.
-_BYTE = 256
 
 
 class Segmentation(base.Task):
@@ -43,12 +40,14 @@ class Segmentation(base.Task):
   headline = "mIoU"
   remembered = ("num_classes", "class_names")
   hub_task = "image-segmentation"
+  answer_text = "the logits of the classes at each pixel of the prepared image"
+  has_places = True
 
   def __init__(
     self,
     model: Any,
     num_classes: int,
-    ignore: int = IGNORE,
+    ignore: int = geometry.IGNORE,
     class_names: Sequence[str] | None = None,
   ):
     """Builds the task.
@@ -267,47 +266,56 @@ class Segmentation(base.Task):
     """
     return {**batch, "soft": jax.nn.softmax(answer)}
 
-  def rows(self, answer: Float[np.ndarray, "H W C"]) -> list[dict[str, Any]]:
+  def restore(
+    self, answer: Float[np.ndarray, "h w C"], place: geometry.Place
+  ) -> Int[np.ndarray, "H W"]:
+    """Returns the label map of the original image from logits.
+
+    Args:
+      answer: of `predict` to one image.
+      place: where the prepared image shows the original.
+
+    Returns:
+      The most likely class of each pixel, from interpolated logits; `ignore` at
+      pixels that the preprocessing cuts off.
+    """
+    return label_maps.best_classes(answer, place, self.ignore)
+
+  def rows(self, answer: Int[np.ndarray, "H W"]) -> list[dict[str, Any]]:
     """Returns each class that some pixel has, with its share of the pixels.
 
-    The most frequent comes first.
+    The most frequent comes first. Pixels without a class do not count.
 
     Args:
-      answer: of `predict` to one image.
+      answer: of `restore`.
     """
-    counts = np.bincount(label_map(answer).ravel(), minlength=self.num_classes)
-    order = np.argsort(-counts, kind="stable")
+    numbers, counts = np.unique(
+      answer[answer != self.ignore], return_counts=True
+    )
     names = self.class_names or range(self.num_classes)
+    order = np.argsort(-counts, kind="stable").tolist()
     return [
-      {"class": str(names[i]), "share": float(counts[i] / counts.sum())}
-      for i in order.tolist()
-      if counts[i]
+      {
+        "index": int(numbers[i]),
+        "class": str(names[numbers[i]]),
+        "share": float(counts[i] / counts.sum()),
+      }
+      for i in order
     ]
 
+  def in_words(self, answer: Int[np.ndarray, "H W"], most: int) -> str:
+    """Returns the most frequent classes, with their shares of the pixels."""
+    return ", ".join(
+      f"{row['class']} {100 * row['share']:.1f} %"
+      for row in self.rows(answer)[:most]
+    )
+
+  def in_json(self, answer: Int[np.ndarray, "H W"]) -> dict[str, Any]:
+    """Returns height and width, and `rows` in place of millions of numbers."""
+    return {"size": list(answer.shape), "classes": self.rows(answer)}
+
   def write(
-    self,
-    answer: Float[np.ndarray, "H W C"],
-    path: str | os.PathLike,
+    self, answer: Int[np.ndarray, "H W"], path: str | os.PathLike
   ) -> pathlib.Path:
-    """Writes the most likely class of each pixel as PATH.png; returns the file.
-
-    Its pixels are class numbers, of one byte, or of two from 257 classes on.
-
-    Args:
-      answer: of `predict` to one image.
-      path: of the file without suffix.
-    """
-    path = pathlib.Path(path)
-    path = path.with_name(f"{path.name}.png")
-    dtype = np.uint8 if self.num_classes <= _BYTE else np.uint16
-    image = Image.fromarray(label_map(answer).astype(dtype))
-    with paths.whole(path) as partial, partial.open("wb") as file:
-      image.save(file, format="PNG")
-    return path
-
-
-def label_map(
-  answer: Float[np.ndarray, "*size C"],
-) -> Int[np.ndarray, "*size"]:
-  """Returns the most likely class of each pixel."""
-  return np.argmax(answer, axis=-1)
+    """Writes a label map as PATH.png, see `label_maps.write`."""
+    return label_maps.write(answer, path, self.num_classes, self.ignore)

@@ -18,9 +18,14 @@ becomes the smallest upright box around it.
 Matrices map (x, y, 1) in pixels of the old image to (x, y) in pixels of the new
 one. The corner of an image is (0, 0), and the centre of its first pixel
 (0.5, 0.5).
+
+The matrix from an original image to what the ops have turned it into is kept in
+an entry of the example, if it has one (`frame_key`), so that answers can be
+brought back to the original.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +41,19 @@ VALID = "valid"
 _IN_PIXELS = 1.5
 # Float32 numbers of boxes are this precise, in pixels.
 _TOLERANCE = 1e-3
+
+
+class Place(NamedTuple):
+  """Where a prepared image shows an original image.
+
+  Attributes:
+    size: height and width of the original, in pixels.
+    matrix: from the original to the prepared image.
+  """
+
+  size: tuple[int, int]
+  matrix: Float[np.ndarray, "2 3"]
+
 
 # Function of frames [..., H, W, C], and of whether they are a mask.
 Change = Callable[[np.ndarray, bool], np.ndarray]
@@ -143,6 +161,27 @@ def window(
   return np.array([[across, 0, -left * across], [0, down, -top * down]])
 
 
+def frame_key(key: str) -> str:
+  """Returns the entry that holds the matrix of the image under `key`.
+
+  Ops that move the image multiply it by their own matrix. An example without
+  the entry stays without it.
+  """
+  return f"{key}/frame"
+
+
+def reframe(
+  example: Example, key: str, matrix: Float[np.ndarray, "2 3"]
+) -> Example:
+  """Returns the example with the frame of an image moved, if it has one."""
+  entry = frame_key(key)
+  if entry not in example:
+    return example
+  frame = matrix[:, :2] @ example[entry]
+  frame[:, 2] += matrix[:, 2]
+  return {**example, entry: frame}
+
+
 def from_centres(matrix: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
   """Returns the matrix of one for which (0, 0) is the first pixel's centre."""
   linear, shift = matrix[:, :2], matrix[:, 2:]
@@ -178,7 +217,7 @@ def move(
   changed = change(frames, False)
   image = changed[..., 0] if np.ndim(example[key]) == 2 else changed
   return follow(
-    {**example, key: image},
+    {**reframe(example, key, matrix), key: image},
     change,
     matrix,
     frames.shape,

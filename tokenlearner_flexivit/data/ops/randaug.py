@@ -255,7 +255,7 @@ def randaug(
     warp = operation.draw(level, rng, augmented.size)
     augmented = warp(augmented, _fill(augmented))
     example = geometry.follow(
-      example,
+      geometry.reframe(example, key, warp.forward()),
       lambda mask, _, warp=warp: warp.on_mask(mask, ignore),
       warp.forward(),
       image.shape,
