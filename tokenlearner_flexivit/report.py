@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,8 +12,7 @@ import jax
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.data import splits_read
 from tokenlearner_flexivit.figures import metric as metric_lib
-from tokenlearner_flexivit.figures import table
-from tokenlearner_flexivit.figures.metric import Metric
+from tokenlearner_flexivit.figures import settings_table, table
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
@@ -63,7 +62,7 @@ def cost_table(experiment: Experiment) -> str:
     row = _cost(model, experiment.image_shape, setting)
     rows.append(
       {
-        **_shown_setting(row),
+        **settings_table.shown_setting(row),
         f"GMACs/{_VIEW[model.input]}": f"{row['gmacs']:.4g}",
         "share of steps": f"{share:.2f}",
       }
@@ -155,83 +154,10 @@ def other_rows(
   return list(rows.values())
 
 
-def markdown(
-  rows: Sequence[Row],
-  metrics: Mapping[str, Metric],
-  headline: str,
-  kind: str = "image",
-) -> str:
-  """Returns the rows as a table, with spreads beside their means.
-
-  Args:
-    rows: from `setting_rows`.
-    metrics: the display of the metrics to show.
-    headline: the metric that gets an interval, if a row has its number of
-      `examples`.
-    kind: the model's input, "image" or "video".
-  """
-
-  def interval(row: Row) -> Row:
-    bounds = metrics[headline].interval(row[headline], row.get("examples"))
-    if bounds is None:
-      return {}
-    return {"95 % interval": "{:.1f} to {:.1f}".format(*bounds)}
-
-  return table.markdown(
-    [
-      {
-        **_shown_setting(row),
-        "GMACs": f"{row['gmacs']:.4g}",
-        **_after_first(dict(_shown_metrics(row, metrics)), interval(row)),
-        # The rate of videos with all their views may be small.
-        f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
-      }
-      for row in rows
-    ]
-  )
-
-
 def _num_examples(rows: Sequence[Row]) -> int | None:
   """Returns the number of examples of the rows, None if it is not recorded."""
   count = rows[0].get("examples")
   return None if count is None else round(count)
-
-
-def _after_first(shown: Row, more: Row) -> Row:
-  """Inserts `more` after the first column of `shown`."""
-  first = dict(itertools.islice(shown.items(), 1))
-  return first | more | shown
-
-
-def _shown_setting(row: Row) -> dict[str, Any]:
-  """Returns the first columns of a row, which describe the setting."""
-  columns = {k: v for k, v in dials.Setting.from_row(row).columns.items() if v}
-  tokens = {} if row["seq_len"] is None else {"tokens": row["seq_len"]}
-  return _after_first(columns, tokens)
-
-
-def _markdown_of_others(
-  rows: Sequence[Row], metrics: Mapping[str, Metric]
-) -> str:
-  return table.markdown(
-    [
-      {
-        "": row["name"],
-        **({"GMACs": f"{row['gmacs']:.4g}"} if "gmacs" in row else {}),
-        **dict(_shown_metrics(row, metrics)),
-      }
-      for row in rows
-    ]
-  )
-
-
-def _shown_metrics(
-  row: Row, metrics: Mapping[str, Metric]
-) -> Iterator[tuple[str, str]]:
-  """Yields column and cell of each metric of a row."""
-  for name, metric in metrics.items():
-    if name in row:
-      yield metric.column, metric.text(row[name], row.get(f"{name}_std"))
 
 
 def _joined(tables: dict[str, list[Row]], first: str) -> list[Row]:
@@ -329,13 +255,19 @@ def _say_tables(
   kind, sections = experiment.task.model.input, []
   for name, rows in tables.items():
     evaluator = experiment.evaluators[name]
-    shown = markdown(rows, evaluator.metrics, evaluator.headline, kind)
+    shown = settings_table.markdown(
+      rows, evaluator.metrics, evaluator.headline, kind
+    )
     if name in others:
-      shown += f"\n\n{_markdown_of_others(others[name], evaluator.metrics)}"
+      more = settings_table.markdown_of_others(others[name], evaluator.metrics)
+      shown += f"\n\n{more}"
     count = _num_examples(rows)
     about = "" if count is None else terminal.counted(count, kind)
     title = f"{name} ({about})" if about else name
-    sections.append(f"## {title}\n\n{shown}\n")
+    # Tables of every class are long, and for the file alone.
+    details = evaluator.details(rows)
+    whole = "\n\n".join(filter(None, (shown, details)))
+    sections.append(f"## {title}\n\n{whole}\n")
     terminal.say(f"\n{', '.join(filter(None, (name, about)))}:\n{shown}")
   return sections
 
@@ -415,6 +347,10 @@ def _draw(
     pictures += f"![{text}]({file})\n\n"
   # On one device: the other processes take no part.
   params = jax.tree.map(lambda x: x.addressable_data(0), params)
+  evaluator = experiment.evaluators[report["evaluation"]]
+  for file, text, draw in evaluator.pictures(params, rows):
+    if attempt(file, draw):
+      pictures += f"![{text}]({file})\n\n"
   maps = {"image": token_maps, "video": video_maps}[kind]
   if attempt(
     "token_maps.png",
@@ -437,13 +373,18 @@ def _text(
 ) -> str:
   """Returns the content of report.md."""
   train, kind = report["train"], experiment.task.model.input
+  interval = ""
+  if any("95 % interval" in section for section in sections):
+    interval = (
+      f" An interval is Wilson's, for so many {kind}s tested; other seeds of "
+      "the training differ beside it."
+    )
   return (
     f"# {title}\n\n{report['num_params']:,} parameters, "
     f"{terminal.counted(train['steps'], 'step')} "
     f"in {terminal.duration(train['seconds'])} on {report['hardware']}.\n\n"
     f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
     f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
-    "this hardware, median of interleaved runs. An interval is Wilson's, for "
-    f"so many {kind}s tested; other seeds of the training differ beside it."
-    "\n\n" + "\n".join(sections)
+    f"this hardware, median of interleaved runs.{interval}\n\n"
+    + "\n".join(sections)
   )

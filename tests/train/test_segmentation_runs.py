@@ -41,7 +41,7 @@ def segmentation(config, monkeypatch):
   return config
 
 
-def test_it_is_trained_evaluated_reported_and_used(segmentation, tmp_path):
+def test_it_is_trained_evaluated_and_reported(segmentation, tmp_path):
   workdir = tmp_path / "run"
   state, history = train.train_and_evaluate(segmentation, workdir)
   assert state.params["seg_head"]["kernel"].shape == (32, 2)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -301,6 +302,30 @@ class Evaluator(abc.ABC):
     Args:
       params: of the model, placed on the devices.
     """
+
+  def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns Markdown for report.md, below the table of the settings.
+
+    Args:
+      rows: of the settings, as in report.json.
+    """
+    del rows
+    return ""
+
+  def pictures(
+    self, params: Any, rows: Sequence[Mapping[str, Any]]
+  ) -> Iterator[tuple[str, str, Callable[[pathlib.Path], Any]]]:
+    """Yields pictures of its own for the report.
+
+    Args:
+      params: of the model, on one device of this host, which alone draws.
+      rows: of the settings, as in report.json.
+
+    Yields:
+      The name of a file, words about it, and a function that writes it.
+    """
+    del params, rows
+    yield from ()
 
   @abc.abstractmethod
   def _timed(self, params: Any) -> tuple[Programs, tuple[Any, ...]]:

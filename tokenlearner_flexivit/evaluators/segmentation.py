@@ -28,7 +28,8 @@ longest side.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +41,12 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.data.ops.geometry import VALID
-from tokenlearner_flexivit.evaluators import base, confusion, windows
+from tokenlearner_flexivit.evaluators import (
+  base,
+  confusion,
+  segmentation_report,
+  windows,
+)
 from tokenlearner_flexivit.evaluators.images import TRUTH
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import tiling
@@ -128,6 +134,10 @@ class Evaluator(base.Evaluator):
       ("confusion", bool(truth)), functools.partial(self._add, bool(truth))
     )
     self._ceilings: dict[tuple[int, int] | None, float] = {}
+    slides = None if self._window is None else (self._window, self._stride)
+    self._strip = segmentation_report.Strip(
+      task, data, source, truth, MASK, slides
+    )
 
   @classmethod
   def check(cls, section: Mapping[str, Any], where: str) -> None:
@@ -311,7 +321,7 @@ class Evaluator(base.Evaluator):
         values["ceiling"] = self._ceilings[size]
       for name, iou in zip(self._names(), confusion.ious(matrix), strict=True):
         if not np.isnan(iou):
-          values[f"IoU_{name}"] = float(iou)
+          values[f"{segmentation_report.IOU}{name}"] = float(iou)
       for name, value in {**values, "examples": examples}.items():
         yield f"{setting.name}/{name}", value
 
@@ -320,6 +330,27 @@ class Evaluator(base.Evaluator):
     number = self._task.num_classes
     names = self._class_names or range(number)
     return [str(name).replace("/", "_") for name in names]
+
+  def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table of the IoU of each class."""
+    return segmentation_report.class_table(rows, self._names(), self.headline)
+
+  def pictures(
+    self, params: Any, rows: Sequence[Mapping[str, Any]]
+  ) -> Iterator[tuple[str, str, Callable[[pathlib.Path], Any]]]:
+    """Yields a picture of images, truth and predictions."""
+    yield (
+      segmentation_report.PICTURE_FILE,
+      "images, truth and predictions",
+      lambda path: self._strip.draw(
+        path,
+        params,
+        rows,
+        self._names(),
+        self.headline,
+        self.metrics[self.headline],
+      ),
+    )
 
   def _timed(self, params):
     return self._logits, (params, self._inputs(next(iter(self._images))))

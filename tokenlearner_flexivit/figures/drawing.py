@@ -21,12 +21,28 @@ if _backend:
   with contextlib.suppress(ValueError):  # Figures of other code may use it.
     matplotlib.rcParams["backend"] = _backend
 
-from matplotlib import cm, colormaps, colors, lines, ticker  # noqa: E402
+from matplotlib import (  # noqa: E402
+  cm,
+  colormaps,
+  colors,
+  lines,
+  patches,
+  ticker,
+)
 from matplotlib.figure import Figure  # noqa: E402
 
 from tokenlearner_flexivit import paths  # noqa: E402
 
-__all__ = ["Figure", "cm", "colormaps", "colors", "lines", "log_axis", "save"]
+__all__ = [
+  "Figure",
+  "cm",
+  "colormaps",
+  "colors",
+  "lines",
+  "log_axis",
+  "patches",
+  "save",
+]
 
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:

@@ -1,0 +1,228 @@
+"""The report's parts about segmentations: a table of classes, and a picture."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int32
+
+from tokenlearner_flexivit import data as data_lib
+from tokenlearner_flexivit import dials, terminal
+from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.evaluators import windows
+from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.figures.metric import Metric
+from tokenlearner_flexivit.tasks import Task
+
+Row = Mapping[str, Any]
+Sides = tuple[int, int]  # Height and width in pixels.
+PICTURE_FILE = "segmentation.png"
+IOU = "IoU_"
+_NUM_IMAGES = 4
+# A wider table is cut off in many viewers.
+_MAX_COLUMNS = 10
+_SHARE = Metric("IoU", "%")
+
+
+def by_patch_size(
+  rows: Sequence[Row], headline: str
+) -> list[tuple[dials.Setting, Row]]:
+  """Returns the best setting of each patch size, from small to large.
+
+  Args:
+    rows: of the settings, as in a report.
+    headline: the metric that tells the best.
+  """
+  best = {}
+  for row in rows:
+    setting = dials.Setting.from_row(row)
+    size = setting.patch_size or (0, 0)
+    if size not in best or row[headline] > best[size][1][headline]:
+      best[size] = setting, row
+  return [best[size] for size in sorted(best, key=lambda s: (s[0] * s[1], s))]
+
+
+def _thinned(items: Sequence[Any], number: int) -> list[Any]:
+  """Returns at most so many items, evenly spaced, with both ends."""
+  if len(items) <= number:
+    return list(items)
+  return [
+    items[round(i)] for i in np.linspace(0, len(items) - 1, number).tolist()
+  ]
+
+
+def class_table(
+  rows: Sequence[Row], names: Sequence[str], headline: str
+) -> str:
+  """Returns the IoU of each class at the settings as Markdown.
+
+  Args:
+    rows: of the settings, with `IoU_NAME`.
+    names: of the classes, in order.
+    headline: the metric that tells the best setting of a patch size, where
+      there are more settings than columns.
+  """
+  settings = [(dials.Setting.from_row(row), row) for row in rows]
+  if len(settings) > _MAX_COLUMNS:
+    settings = _thinned(by_patch_size(rows, headline), _MAX_COLUMNS)
+  known = [
+    name for name in names if any(f"{IOU}{name}" in row for _, row in settings)
+  ]
+  lines = [
+    {
+      f"{_SHARE.column} of": name,
+      **{
+        _in_words(setting): (
+          _SHARE.text(row[f"{IOU}{name}"]) if f"{IOU}{name}" in row else "-"
+        )
+        for setting, row in settings
+      },
+    }
+    for name in known
+  ]
+  return table.markdown(lines) if lines else ""
+
+
+def _in_words(setting: dials.Setting) -> str:
+  """Returns a setting for the head of a column: "patch 16, 8 tokens"."""
+  cells = [text for text in setting.cells.values() if text]
+  if not cells:
+    return "the model's own"
+  first, *others = cells
+  if setting.patch_size is None:
+    return f"{first} tokens"
+  return ", ".join([f"patch {first}", *(f"{text} tokens" for text in others)])
+
+
+class Strip:
+  """A picture of some images of an evaluation, their truth and predictions.
+
+  It shows evenly spaced images, and predictions at the smallest, the middle and
+  the largest patch size that were evaluated.
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    data: Mapping[str, Any],
+    source: data_lib.Source,
+    truth: str | None,
+    mask: str,
+    slides: tuple[Sides, Sides] | None,
+  ):
+    """Keeps what the evaluator evaluates.
+
+    Args:
+      task: makes the predictions.
+      data: the section of the evaluation's data.
+      source: these data.
+      truth: preprocessing of masks of another size, or None.
+      mask: the entry of an example that holds its classes.
+      slides: window and stride, or None for whole images.
+    """
+    self._task, self._data, self._source = task, data, source
+    self._truth, self._mask, self._slides = truth, mask, slides
+
+  def draw(
+    self,
+    path: pathlib.Path,
+    params: Any,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    headline: str,
+    metric: Metric,
+  ) -> None:
+    """Draws the picture.
+
+    Args:
+      path: of the picture.
+      params: of the model, on one device.
+      rows: of the settings.
+      names: of the classes.
+      headline: the metric in the titles.
+      metric: its display.
+    """
+    # Matplotlib is imported only where something is drawn.
+    from tokenlearner_flexivit.figures import drawing, label_maps, overlay
+
+    settings = _thinned(by_patch_size(rows, headline), 3)
+    examples = list(self._examples())
+    images = np.stack([image for image, _, _ in examples])
+    sides = np.array([seen for _, seen, _ in examples], np.int32)
+    answers = [
+      np.asarray(self._answer(setting)(params, images, sides), np.float32)
+      for setting, _ in settings
+    ]
+    shown = []
+    for i, (image, seen, truth) in enumerate(examples):
+      matrix = geometry.window(0, 0, *truth.shape, *seen)
+      place = geometry.Place(truth.shape, matrix)
+      maps = [self._task.restore(answer[i], place) for answer in answers]
+      visible = overlay.displayable(image[: seen[0], : seen[1]])
+      shown.append(label_maps.Row(visible, [truth, *maps]))
+    headings = [
+      f"{_in_words(setting)}\n{metric.title} {metric.text(row[headline])}"
+      f" {metric.unit}".rstrip()
+      for setting, row in settings
+    ]
+    count = terminal.counted(len(settings), "patch size")
+    drawn = label_maps.figure(
+      shown,
+      ["image", "truth", *headings],
+      names,
+      self._task.ignore,
+      f"{self._source.name}: truth and predictions at {count}",
+    )
+    drawing.save(drawn, path, dpi=150)
+
+  def _examples(self) -> Iterator[tuple[np.ndarray, Sides, np.ndarray]]:
+    """Yields images, the sides of their visible parts, and masks of these."""
+    number = min(_NUM_IMAGES, len(self._source))
+    key = self._task.model.input
+    for position in (np.arange(number) * len(self._source) // number).tolist():
+      raw = self._source[position]
+
+      def prepared(pp: str, raw=raw, position=position) -> dict[str, Any]:
+        # Random ops draw the same numbers in each call.
+        return data_lib.parse(pp)(raw, np.random.default_rng(position))
+
+      example = prepared(self._data["pp"])
+      image, seen = example[key], _visible(example, key)
+      if self._truth is not None:
+        example = prepared(self._truth)
+      height, width = _visible(example, self._mask)
+      yield image, seen, np.asarray(example[self._mask])[:height, :width]
+
+  def _answer(
+    self, setting: dials.Setting
+  ) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """Returns a program from parameters, images and visible sides to logits."""
+
+    def predict(
+      params: Any, images: Float[jax.Array, "B H W channels"]
+    ) -> Float[jax.Array, "B H W C"]:
+      batch = {self._task.model.input: images}
+      return self._task.predict(params, batch, setting)
+
+    def slide(
+      params: Any,
+      images: Float[jax.Array, "B H W channels"],
+      seen: Int32[jax.Array, "B 2"],
+    ) -> Float[jax.Array, "B H W C"]:
+      if self._slides is None:
+        return predict(params, images)
+      answer = functools.partial(predict, params)
+      return windows.slide(answer, images, seen, *self._slides)
+
+    return jax.jit(slide)
+
+
+def _visible(example: Mapping[str, Any], key: str) -> Sides:
+  """Returns height and width of the part of an image that is no padding."""
+  sides = np.shape(example[key])[:2]
+  shares = example.get(geometry.VALID, (1, 1))
+  height, width = np.maximum(np.round(np.multiply(sides, shares)), 1)
+  return int(height), int(width)
