@@ -11,6 +11,7 @@ from PIL import Image
 from tests.one_device import OneDevice
 from tests.tiny import apply, init
 from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.models import bilinear
 from tokenlearner_flexivit.train import step as train_step_lib
 
@@ -209,15 +210,20 @@ def test_an_ignored_class_and_a_model_without_masks():
 
 def test_rows_and_files(tmp_path):
   task = make_task()
-  answer = np.zeros((2, 4, 3), np.float32)
-  answer[..., 2] = 1
-  answer[0, 0, 0] = 2
-  assert task.rows(answer) == [
-    {"class": "sand", "share": 0.875},
-    {"class": "sky", "share": 0.125},
+  logits = np.zeros((2, 4, 3), np.float32)
+  logits[..., 2] = 1
+  logits[0, 0, 0] = 2
+  place = geometry.Place((2, 4), np.eye(2, 3))
+  answer = task.restore(logits, place)
+  expected = [[0, 2, 2, 2], [2, 2, 2, 2]]
+  np.testing.assert_array_equal(answer, expected)
+  rows = [
+    {"index": 2, "class": "sand", "share": 0.875},
+    {"index": 0, "class": "sky", "share": 0.125},
   ]
+  assert task.rows(answer) == rows
+  assert task.in_json(answer) == {"size": [2, 4], "classes": rows}
+  assert task.in_words(answer, 1) == "sand 87.5 %"
   path = task.write(answer, tmp_path / "a.b")
   assert path.name == "a.b.png"
-  np.testing.assert_array_equal(
-    np.asarray(Image.open(path)), [[0, 2, 2, 2], [2, 2, 2, 2]]
-  )
+  np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)

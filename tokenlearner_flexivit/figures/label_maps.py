@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from tokenlearner_flexivit.figures import drawing, palette
 
@@ -39,7 +39,7 @@ class Row(NamedTuple):
   """
 
   image: Float[np.ndarray, "H W 3"]
-  maps: Sequence[Int[np.ndarray, "h w"]]
+  maps: Sequence[Integer[np.ndarray, "h w"]]
 
 
 def figure(

@@ -113,7 +113,10 @@ def best_settings(trained: trained_lib.Trained) -> tuple[dials.Setting, ...]:
 
 def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
   """Returns input, preprocessing and output of the model, as JSON values."""
-  output = {"values": "answer", "task": trained.task_section["name"]}
+  output = {
+    "values": trained.task.answer_text or "answer",
+    "task": trained.task_section["name"],
+  }
   if trained.classifies:
     output = {
       "shape": ["batch", trained.model_section["num_classes"]],
@@ -129,6 +132,7 @@ def about_input_and_output(trained: trained_lib.Trained) -> dict[str, Any]:
       "dtype": "float32",
       # The rate and size of the frames that the preprocessing begins with.
       **(trained.video or {}),
+      **({"stride_of_windows": trained.stride} if trained.stride else {}),
       "preprocessing": trained.pp,
       "preprocessing_steps": _steps_in_words(trained),
     },
@@ -203,8 +207,16 @@ def input_axes(trained: trained_lib.Trained) -> list[str]:
   return ["batch", *axes]
 
 
-def frames_in_words(trained: trained_lib.Trained) -> str:
-  """Describes the frames that preprocessing begins with; "" for images."""
+def input_in_words(trained: trained_lib.Trained) -> str:
+  """Describes frames that come before preprocessing, and windows after it."""
+  if trained.stride is not None:
+    height, width, _ = trained.image_shape
+    down, across = trained.stride
+    return (
+      f" The model then sees windows of {height} x {width} pixels, {down} down "
+      f"and {across} across from one to the next, the last ones at the border. "
+      "Answers are averaged where windows overlap."
+    )
   if trained.kind == "image":
     return ""
   return (
@@ -390,7 +402,9 @@ def _readme(
     )
     labels = ", and the labels in the order of the\nlogits"
   else:
-    call += f"\n# A dict of {answer_in_words(rows[-1]['answer'])}."
+    call += f"\n# A dict of {answer_in_words(rows[-1]['answer'])}"
+    about = trained.task.answer_text
+    call += f":\n# {about}." if about else "."
   return f"""\
 # {title} {noun(trained)}, exported
 
@@ -417,7 +431,7 @@ on {", ".join(PLATFORMS[:-1])} and {PLATFORMS[-1]}.
 {table.markdown(shown)}
 
 {kind.capitalize()}s are float32 [{", ".join(axes)}], colours in the order red,
-green, blue, prepared from files by these steps.{frames_in_words(trained)}
+green, blue, prepared from files by these steps.{input_in_words(trained)}
 
 {preprocessing_table(trained)}
 

@@ -343,12 +343,14 @@ def _input(trained: trained_lib.Trained) -> str:
   else:
     setting = trained.known_settings[0]
     about = export.about_answer(trained, setting)
-    output = f"An answer has {export.answer_in_words(about)}."
+    output = f"An answer has {export.answer_in_words(about)}"
+    meaning = trained.task.answer_text
+    output += f": {meaning}." if meaning else "."
   return f"""\
 ## Input and output
 
 {trained.kind.capitalize()}s become float32 arrays {shape} by these steps, which
-the library applies by itself.{export.frames_in_words(trained)}
+the library applies by itself.{export.input_in_words(trained)}
 
 {export.preprocessing_table(trained)}
 

@@ -43,9 +43,8 @@ class Predictor:
 
     Args:
       trained: the model and its metadata.
-      max_batch: the largest batch of a program; None for 64 images, or 4
-        videos, or fewer whose answers, such as logits of all pixels, take 256
-        MiB.
+      max_batch: the largest batch of a program; None for
+        `programs.largest_batch`.
 
     Raises:
       ValueError: `max_batch` is not positive.
@@ -59,9 +58,7 @@ class Predictor:
       trained, max_batch, self._prepare.shape
     )
     # The rows measured so far, by number of images and setting.
-    self._measured: dict[int, dict[dials.Setting, profile_lib.Row]] = (
-      collections.defaultdict(dict)
-    )
+    self._measured: dict[int, Any] = collections.defaultdict(dict)
 
   # Compiled programs cannot be pickled, so unpickling creates new ones.
   def __getstate__(self) -> dict[str, Any]:
@@ -193,31 +190,13 @@ class Predictor:
   def _latencies(
     self, settings: Sequence[dials.Setting], num_images: int
   ) -> dict[dials.Setting, tuple[float, float]]:
-    """Returns the 90th and the 10th percentile of the time of a call.
-
-    Args:
-      settings: of the dials.
-      num_images: of a call.
-
-    Returns:
-      Milliseconds by setting.
-    """
-    whole, rest = divmod(num_images, self._programs.max_batch)
-    sizes = collections.Counter({self._programs.max_batch: whole})
-    if rest:
-      sizes[self._programs.bucket(rest)] += 1
-    total = {setting: np.zeros(2) for setting in settings}
-    for size, number in (+sizes).items():
-      missing = [s for s in settings if s not in self._measured[size]]
-      if missing:
+    """Returns `profile.latencies` of a call with so many images."""
+    sizes = self._programs.batch_sizes(num_images)
+    for size in sizes:
+      if any(setting not in self._measured[size] for setting in settings):
         # All settings, since only those measured side by side can be compared.
         self.profile(settings, batch_size=size)
-      for setting in settings:
-        row = self._measured[size][setting]
-        slow = row["latency_ms_p90"]
-        quick = min(slow, row.get("latency_ms_p10", slow))
-        total[setting] += number * np.array([slow, quick])
-    return {setting: tuple(pair.tolist()) for setting, pair in total.items()}
+    return profile_lib.latencies(self._measured, sizes, settings)
 
   def profile(
     self,

@@ -8,7 +8,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,31 @@ def measure(
     }
     for i in range(len(settings))
   ]
+
+
+def latencies(
+  measured: Mapping[int, Mapping[dials.Setting, Row]],
+  sizes: Mapping[int, int],
+  settings: Sequence[dials.Setting],
+) -> dict[dials.Setting, tuple[float, float]]:
+  """Returns the 90th and the 10th percentile of the time of a call.
+
+  Args:
+    measured: rows by number of images and setting.
+    sizes: how many batches of each number of images the call has.
+    settings: of the dials.
+
+  Returns:
+    Milliseconds by setting.
+  """
+  total = {setting: np.zeros(2) for setting in settings}
+  for size, number in sizes.items():
+    for setting in settings:
+      row = measured[size][setting]
+      slow = row["latency_ms_p90"]
+      quick = min(slow, row.get("latency_ms_p10", slow))
+      total[setting] += number * np.array([slow, quick])
+  return {setting: tuple(pair.tolist()) for setting, pair in total.items()}
 
 
 def markdown(

@@ -1,7 +1,8 @@
 """The compiled programs of a model: one per setting and batch size."""
 
+import collections
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -160,6 +161,14 @@ class Programs:
   def bucket(self, number: int) -> int:
     """Returns the batch size of the program that takes so many images."""
     return min(1 << max(0, number - 1).bit_length(), self.max_batch)
+
+  def batch_sizes(self, number: int) -> Mapping[int, int]:
+    """Returns how many batches of each size a call with so many images has."""
+    whole, rest = divmod(number, self.max_batch)
+    sizes = collections.Counter({self.max_batch: whole})
+    if rest:
+      sizes[self.bucket(rest)] += 1
+    return +sizes
 
   def memory_bytes(self, setting: dials.Setting, batch_size: int) -> int | None:
     """Returns a program's memory in bytes; None if the compiler reports none.

@@ -24,7 +24,7 @@ from tokenlearner_flexivit import dials, interop, paths, tasks
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.inference import images, runs, videos
-from tokenlearner_flexivit.models import patch_embed
+from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.tasks import classification, views
@@ -271,8 +271,8 @@ def _from_run(workdir: pathlib.Path) -> Trained:
     prepared = videos.Preparation(data["pp"], shape, **video).shape
     shape = views.shape_of_one(prepared, model)
   elif window is not None:
-    shape = (*patch_embed.to_pair(window), shape[-1])
-    stride = patch_embed.to_pair(evaluation.get("stride") or window)
+    shape = (*tiling.to_pair(window), shape[-1])
+    stride = tiling.to_pair(evaluation.get("stride") or window)
   else:
     shape = images.common_shape(data["pp"], shape[-1]) or shape
   if not report:

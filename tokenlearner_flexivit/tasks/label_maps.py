@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from PIL import Image
 
 from tokenlearner_flexivit import paths
@@ -23,7 +23,7 @@ _BAND = 1 << 16
 
 def best_classes(
   logits: Float[np.ndarray, "h w C"], place: geometry.Place, ignore: int
-) -> Int[np.ndarray, "H W"]:
+) -> Integer[np.ndarray, "H W"]:
   """Returns the most likely class of each pixel of the original image.
 
   Logits are interpolated bilinearly between the centres of pixels, without
@@ -101,7 +101,7 @@ class _Taps(NamedTuple):
 
 def _best(
   planes: Float[np.ndarray, "C h w"], down: _Taps, across: _Taps, ignore: int
-) -> Int[np.ndarray, "rows W"]:
+) -> Integer[np.ndarray, "rows W"]:
   """Returns the most likely classes of some rows of pixels."""
   for number, plane in enumerate(planes):
     value = across.between(down.between(plane, 0), 1)
@@ -144,7 +144,7 @@ def _dtype(num_classes: int, ignore: int) -> type[np.integer]:
 
 
 def write(
-  classes: Int[np.ndarray, "H W"],
+  classes: Integer[np.ndarray, "H W"],
   path: str | os.PathLike,
   num_classes: int,
   ignore: int,

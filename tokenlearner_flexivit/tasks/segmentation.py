@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Float32, Int, Shaped
+from jaxtyping import Array, Float, Float32, Integer, Shaped
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -268,7 +268,7 @@ class Segmentation(base.Task):
 
   def restore(
     self, answer: Float[np.ndarray, "h w C"], place: geometry.Place
-  ) -> Int[np.ndarray, "H W"]:
+  ) -> Integer[np.ndarray, "H W"]:
     """Returns the label map of the original image from logits.
 
     Args:
@@ -281,7 +281,7 @@ class Segmentation(base.Task):
     """
     return label_maps.best_classes(answer, place, self.ignore)
 
-  def rows(self, answer: Int[np.ndarray, "H W"]) -> list[dict[str, Any]]:
+  def rows(self, answer: Integer[np.ndarray, "H W"]) -> list[dict[str, Any]]:
     """Returns each class that some pixel has, with its share of the pixels.
 
     The most frequent comes first. Pixels without a class do not count.
@@ -303,19 +303,19 @@ class Segmentation(base.Task):
       for i in order
     ]
 
-  def in_words(self, answer: Int[np.ndarray, "H W"], most: int) -> str:
+  def in_words(self, answer: Integer[np.ndarray, "H W"], most: int) -> str:
     """Returns the most frequent classes, with their shares of the pixels."""
     return ", ".join(
       f"{row['class']} {100 * row['share']:.1f} %"
       for row in self.rows(answer)[:most]
     )
 
-  def in_json(self, answer: Int[np.ndarray, "H W"]) -> dict[str, Any]:
+  def in_json(self, answer: Integer[np.ndarray, "H W"]) -> dict[str, Any]:
     """Returns height and width, and `rows` in place of millions of numbers."""
     return {"size": list(answer.shape), "classes": self.rows(answer)}
 
   def write(
-    self, answer: Int[np.ndarray, "H W"], path: str | os.PathLike
+    self, answer: Integer[np.ndarray, "H W"], path: str | os.PathLike
   ) -> pathlib.Path:
     """Writes a label map as PATH.png, see `label_maps.write`."""
     return label_maps.write(answer, path, self.num_classes, self.ignore)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.data.ops import randaug
+from tokenlearner_flexivit.data.ops import geometry, randaug
 
 HEIGHT, WIDTH = 40, 48
 FIRST = 1000  # Ids of pixels are from here on, so 255 is none of them.
@@ -92,6 +92,7 @@ def test_compositions_move_all_alike(is_rotated):
       "mask": ids(),
       "boxes": boxes,
       "box_label": np.arange(len(boxes), dtype=np.int32),
+      geometry.frame_key("image"): np.eye(2, 3),
     }
     result = data.parse(pp)(example, np.random.default_rng(seed), watch)
     image, mask = result["image"], result["mask"]
@@ -101,6 +102,17 @@ def test_compositions_move_all_alike(is_rotated):
     is_inside = (image > 0).all(-1) & (mask != 255)
     error = np.abs(places(mask) - image)[is_inside].max(initial=0)
     assert error <= 0.5 * sum(gap for gap, _ in steps) + 0.05, pp
+    # The frame leads from the original to where its pixels are now.
+    frame = result[geometry.frame_key("image")]
+    back = np.linalg.inv(np.concatenate([frame, [[0, 0, 1]]]))
+    x, y, _ = np.einsum(
+      "ij,jhw->ihw",
+      back,
+      [*coordinates(*mask.shape).transpose(2, 0, 1)[::-1], np.ones(mask.shape)],
+    )
+    error = np.abs(np.stack([y, x], axis=-1) - image)[is_inside].max(initial=0)
+    assert error <= 0.5 * max(gap for _, gap in steps) + 0.05, pp
+
     # Image and mask were filled at the same places, to a pixel at the edge.
     assert ((image > 0).all(-1) != (mask != 255)).mean() < 0.2
 
