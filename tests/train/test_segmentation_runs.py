@@ -1,4 +1,4 @@
-"""Segmentations are trained, evaluated, reported, used and distilled."""
+"""Segmentations are trained, evaluated, reported and distilled."""
 
 import json
 
