@@ -209,6 +209,12 @@ def _join_processes() -> None:
     )
   if not _MULTIHOST.value:
     return
+  address = _COORDINATOR.value
+  if address is not None and not address.rpartition(":")[2].isdecimal():
+    raise app.UsageError(
+      f"--coordinator_address={address} has no port: give HOST:PORT, such as "
+      f"{address.rstrip(':')}:8476."
+    )
   import jax
 
   try:

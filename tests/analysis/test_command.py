@@ -50,6 +50,19 @@ def weights(tmp_path_factory):
   return save(tmp_path_factory.mktemp("weights") / "small.npz")
 
 
+def test_help_names_the_picture_after_the_command():
+  shown = command.parser("some", "Does something.").format_help()
+  assert "the picture, such as some.png" in " ".join(shown.split())
+
+
+def test_numbers_leave_the_files_of_a_run(tmp_path):
+  (tmp_path / "report.json").write_text("{}")
+  path = command.write_numbers(tmp_path / "report.png", [1])
+  assert path == tmp_path / "report_numbers.json"
+  assert (tmp_path / "report.json").read_text() == "{}"
+  assert command.write_numbers(tmp_path / "a.png", [1]).name == "a.json"
+
+
 def opened(*arguments):
   parser = command.parser("some", "Does something.")
   command.add_num_tokens(parser.add_argument)

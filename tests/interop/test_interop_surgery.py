@@ -200,6 +200,25 @@ def test_statistics_of_the_input(mean, std, saved, make_model, logits):
     interop.load_params(path, model, input_mean=[0.5, 0.5])
   with pytest.raises(ValueError, match="must not contain 0"):
     interop.load_params(path, model, input_std=[0])
+  with pytest.raises(ValueError, match="must be finite"):
+    interop.load_params(path, model, input_std=[np.nan])
+
+
+def test_statistics_of_bytes_are_refused(saved, make_model, make_params):
+  path, _ = saved()
+  model = make_model()
+  wrong = dict(input_mean=[123.7, 116.3, 103.5], input_std=[58.4, 57.1, 57.4])
+  with pytest.raises(ValueError, match="Divide both by 255"):
+    interop.load_params(path, model, **wrong)
+  with pytest.raises(ValueError, match="Divide both by 255"):
+    interop.save_params(make_params(model), path, model=model, **wrong)
+
+
+def test_a_file_without_arrays(tmp_path, make_model):
+  path = tmp_path / "none.safetensors"
+  safetensors.numpy.save_file({}, path)
+  with pytest.raises(ValueError, match="It has no arrays"):
+    interop.load_params(path, make_model())
 
 
 @pytest.mark.parametrize("pool", ["tok", "gap"])

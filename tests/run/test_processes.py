@@ -251,6 +251,13 @@ pmap.Pmap.lower = lambda *args, **options: never
   [
     (("--process_id=0",), "need --multihost"),
     (("--multihost", "--process_id=0"), "--coordinator_address.*missing"),
+    (
+      (
+        *("--multihost", "--coordinator_address=box"),
+        *("--num_processes=1", "--process_id=0"),
+      ),
+      "give HOST:PORT, such as box:8476",
+    ),
   ],
 )
 def test_flags_of_processes_come_together(flags, message, tmp_path):

@@ -64,14 +64,14 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     help="or weights of others: a file, an address or a released name, as in "
     "config.init; with --data",
   )
-  for name, type_, meaning in (
+  for flag, type_, meaning in (
     ("num_heads", int, "attention heads"),
     ("posemb_grid", arguments.whole_numbers, "H,W, grid of the positions"),
     ("input_mean", arguments.numbers, "R,G,B, of the images in [0, 1]"),
     ("input_std", arguments.numbers, "R,G,B, of the images in [0, 1]"),
   ):
     add(
-      f"--{name}",
+      f"--{flag}",
       type=type_,
       help=f"with --init: {meaning}, if no file beside the weights says it",
     )
@@ -221,8 +221,14 @@ def read_images(args: argparse.Namespace, opened: Opened) -> np.ndarray:
 
 
 def write_numbers(picture: str | pathlib.Path, result: Any) -> pathlib.Path:
-  """Writes a picture's numbers as JSON beside it, and returns the file."""
+  """Writes a picture's numbers as JSON beside it, and returns the file.
+
+  A picture in a workdir may be called as a file of the run, such as report.png;
+  its numbers are then in report_numbers.json.
+  """
   path = pathlib.Path(picture).with_suffix(".json")
+  if path.name in workdir_lib.JSON_FILES:
+    path = path.with_stem(f"{path.stem}_numbers")
   workdir_lib.write_json(path, result)
   return path
 

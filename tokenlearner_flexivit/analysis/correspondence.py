@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import arguments, dials
 from tokenlearner_flexivit.analysis import (
   command,
   correspondence_figure,
@@ -229,11 +229,7 @@ def figure(
   Raises:
     ValueError: a position outside of the image, or an error of `tokens`.
   """
-  if not all(0 <= x < 1 for x in position):
-    raise ValueError(
-      f"position={position} must be two numbers in [0, 1): from the top and "
-      "from the left, in shares of the image."
-    )
+  _check_position(position)
   name = last_name(model, [*settings, source]) if name is None else name
 
   @jax.jit
@@ -255,9 +251,12 @@ def figure(
   )
 
 
-def _position(text: str) -> tuple[float, float]:
-  y, x = map(float, text.split(","))
-  return y, x
+def _check_position(position: Sequence[float]) -> None:
+  if len(position) != 2 or not all(0 <= x < 1 for x in position):
+    raise ValueError(
+      f"position={tuple(position)} must be two numbers in [0, 1): from the top "
+      "and from the left, in shares of the image."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -268,7 +267,12 @@ def main(argv: list[str] | None = None) -> None:
   add = parser.add_argument
   command.add_num_tokens(add)
   command.add_images(add, 200)
-  add("--position", type=_position, default=(0.5, 0.5), help="as 0.5,0.5")
+  add(
+    "--position",
+    type=arguments.numbers,
+    default=(0.5, 0.5),
+    help="as 0.5,0.5, from the top and from the left, in shares of the image",
+  )
   add("--source", type=int, help="patch size of the chosen token")
   add("--name", help="entry of the model's out; by default the last block's")
   add("--num_shown", type=int, default=3, help="images drawn, by default 3")
@@ -276,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
   with command.errors_in_a_line():
     if args.num_shown < 1:
       raise ValueError(f"--num_shown={args.num_shown} must be 1 or more.")
+    _check_position(args.position)  # Before images are read.
     opened = command.open_run(args)
     images = command.read_images(args, opened)
     # The middle one of the list, as the paper's 16 in 48 to 8.

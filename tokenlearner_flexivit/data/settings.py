@@ -1,6 +1,7 @@
 """The data section of a config, and the source that it names."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,6 +95,14 @@ class Settings:
       )
     if values.get("features") is not None:
       configuration.check_list(values["features"], f"{where}.features")
+    data_dir = values.get("data_dir")
+    if data_dir is not None and not (
+      isinstance(data_dir, str | os.PathLike) and os.fspath(data_dir)
+    ):
+      raise ValueError(
+        f"{where}.data_dir={data_dir!r} must be a folder, or None for "
+        "$TFDS_DATA_DIR or ~/tensorflow_datasets."
+      )
     for key in ("num_workers", "num_threads", "prefetch", "max_corrupt"):
       if values.get(key) is None:
         values.pop(key, None)  # The default.

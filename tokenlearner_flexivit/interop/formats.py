@@ -44,7 +44,7 @@ def detect(leaves: Leaves, where: str) -> str:
   raise ValueError(
     f"{where} holds no vision transformer whose names are known"
     f" (big_vision, Scenic, timm, Hugging Face's ViT)."
-    f"{foreign.family(names)} It has {shorten(sorted(names))}."
+    f"{foreign.family(names)} It has {shorten(sorted(names)) or 'no arrays'}."
   )
 
 

@@ -264,8 +264,8 @@ def _statistics(known, mean, std, path):
         " prepared as the file expects."
       )
     return None
-  return tuple(
-    tuple(np.ravel(0.5 if x is None else x).tolist()) for x in (mean, std)
+  return surgery.statistics_of_unit_images(
+    0.5 if mean is None else mean, 0.5 if std is None else std
   )
 
 

@@ -91,10 +91,9 @@ def save_params(
       f"input_mean={input_mean} and input_std={input_std}: give both or"
       " neither."
     )
-  statistics = (
-    x if x is None else tuple(np.ravel(x).tolist())
-    for x in (input_mean, input_std)
-  )
+  statistics = (None, None)
+  if input_mean is not None:
+    statistics = surgery.statistics_of_unit_images(input_mean, input_std)
   metadata = {}
   num_heads = _num_heads(arrays)
   if noted := about.metadata_text(model, num_heads, format, *statistics):

@@ -24,6 +24,8 @@ _KERNEL_RANKS = (4, 5)
 _ANSWER = ("head/", *segmenter.HEADS)
 _HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
+# Means of images in [0, 1] are hardly ever above 1; those of bytes are.
+_MAX_MEAN = 2
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -44,6 +46,28 @@ class Row:
   file_shape: tuple[int, ...] | None
   model_shape: tuple[int, ...] | None
   note: str = ""
+
+
+def statistics_of_unit_images(
+  mean: Sequence[float] | float, std: Sequence[float] | float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns a mean and a standard deviation that a user names, as tuples.
+
+  Raises:
+    ValueError: they cannot be those of images in [0, 1].
+  """
+  values = tuple(tuple(np.ravel(x).tolist()) for x in (mean, std))
+  shown = "input_mean={} and input_std={}".format(*map(list, values))
+  if not np.isfinite([x for part in values for x in part]).all():
+    raise ValueError(f"{shown} must be finite numbers.")
+  if not all(values[1]):
+    raise ValueError(f"input_std={list(values[1])} must not contain 0.")
+  if max(values[0]) > _MAX_MEAN:
+    raise ValueError(
+      f"{shown} are of images in [0, 255]. Divide both by 255: they are those "
+      "of images in [0, 1]."
+    )
+  return values
 
 
 def absorb_statistics(
@@ -76,8 +100,6 @@ def absorb_statistics(
         f"input_mean={mean.tolist()} and input_std={std.tolist()} must each "
         f"have one value for all channels, or {channels}."
       )
-  if not np.all(std):
-    raise ValueError(f"input_std={std.tolist()} must not contain 0.")
   if np.all(mean == 0.5) and np.all(std == 0.5):
     return leaves
   # (x - mean) / std = y * scale + shift for y = 2 x - 1.

@@ -20,6 +20,7 @@ from tokenlearner_flexivit.parallel import hosts
 CONFIG_FILE = "config.json"
 ABOUT_DATA_FILE = "about_data.json"
 REPORT_FILE = "report.json"
+JSON_FILES = (CONFIG_FILE, ABOUT_DATA_FILE, REPORT_FILE)
 CHECKPOINTS = "checkpoints"
 LOCK_FILE = "lock"
 # A network file system may show a new file late.

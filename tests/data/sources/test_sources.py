@@ -127,7 +127,9 @@ def test_empty_slice():
   "name, messages",
   [
     ("cifar_10", ["cifar10"]),
-    ("digit", ["digits"]),
+    ("digit", ["Close names: digits,"]),
+    ("CIFAR-10", ["Close names: cifar10,"]),
+    ("digits/", ["Close names: digits."]),
     ("nothing_like_it", ["Unknown dataset 'nothing_like_it'"]),
   ],
 )
@@ -138,6 +140,22 @@ def test_unknown_name(name, messages, tmp_path):
     )
   for message in [*messages, "folder:/path", "fake:", "digits", "TFDS name"]:
     assert message in str(error.value)
+
+
+def test_prepared_configs_and_versions_are_named(tmp_path):
+  for part in ("mine/a/1.0.0", "mine/b/2.0.1"):
+    (tmp_path / part).mkdir(parents=True)
+    (tmp_path / part / "dataset_info.json").touch()
+  config = {"name": "mine", "split": "train", "data_dir": str(tmp_path)}
+  with pytest.raises(ValueError, match=r"are mine/a:1\.0\.0, mine/b:2\.0\.1\."):
+    data.open_source(config)
+
+
+@pytest.mark.parametrize("data_dir", ["", 5])
+def test_a_data_dir_that_is_no_folder(data_dir):
+  config = {"name": "digits", "split": "train", "data_dir": data_dir}
+  with pytest.raises(ValueError, match=r"data.data_dir=.* must be a folder"):
+    data.open_source(config)
 
 
 def test_a_version_that_does_not_exist():
@@ -175,6 +193,26 @@ def test_dataset_prepared_as_tfrecord(digits, tmp_path):
     data.open_source(digits(data_dir=str(tmp_path)))
   command = f"tfds convert_format --dataset_version_dir={folder} "
   assert f"{command}--out_file_format=array_record" in str(error.value)
+
+
+def test_files_that_were_not_copied_are_named_at_the_start(digits, tmp_path):
+  data.open_source(digits())
+  root = pathlib.Path(digits()["data_dir"]) / "digits" / "1.0.0"
+  folder = tmp_path / "digits" / "1.0.0"
+  shutil.copytree(root, folder)
+  config = digits(data_dir=str(tmp_path))
+  (path,) = folder.glob(f"*-{config['split']}.*")
+  path.write_bytes(path.read_bytes()[:5000])
+  with pytest.raises(ValueError, match=f"{path.name} \\(cut off\\)"):
+    data.open_source(config)
+  path.unlink()
+  with pytest.raises(ValueError, match=f"{path.name} \\(missing\\)"):
+    data.open_source(config)
+  other = "test" if config["split"] == "train" else "train"
+  assert len(data.open_source({**config, "split": other}))
+  (folder / "dataset_info.json").write_text("{")
+  with pytest.raises(ValueError, match=r"describes .*'digits' is damaged"):
+    data.open_source(config)
 
 
 def test_mocked_imagenet2012_takes_the_tfds_path():

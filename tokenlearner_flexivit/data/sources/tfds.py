@@ -1,7 +1,6 @@
 """The source of a TFDS dataset, read without TensorFlow."""
 
 import copy
-import difflib
 import functools
 import os
 import pathlib
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
-from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import mask_classes, shared_examples, splits
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 from tokenlearner_flexivit.data.rendered_scenes import shapes
@@ -19,6 +18,7 @@ from tokenlearner_flexivit.data.sources import (
   array_cache,
   digits,
   encoded_features,
+  tfds_errors,
 )
 from tokenlearner_flexivit.data.sources import base as sources
 
@@ -91,33 +91,17 @@ class TfdsSource(sources.Source):
     self.name = f"{name} ({split})"
     if data_dir is not None:
       data_dir = os.path.expanduser(data_dir)  # TFDS does not.
-    shipped, _, config = name.split(":")[0].partition("/")
-    if name in _PREPARE:
-      _PREPARE[name](data_dir)
-    elif shipped == "rendered_scenes":
-      scenes.prepare(data_dir, config)
     try:
-      builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-      raise ValueError(_unknown_name(name)) from None
-    # The config, the syntax or the version is wrong.
-    except (ValueError, AssertionError) as error:
-      if pathlib.Path(name).expanduser().is_dir():
-        raise ValueError(
-          f"{name!r} is a folder. Write 'folder:{name}' for images in class "
-          f"folders, 'mask_folder:{name}' for images with masks, 'coco:{name}' "
-          f"for COCO annotations, or 'video_folder:{name}' for videos."
-        ) from None
-      raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
-    except ImportError as error:
+      builder = _open_builder(name, data_dir)
+    except json_format.ParseError as error:
       raise ValueError(
-        f"The code of the dataset {name!r} needs what is not installed: "
-        f"{error}. Once it is prepared it can be read without, if the version "
-        "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
+        f"A file that describes the prepared dataset {name!r} is damaged: "
+        f"{error} Copy or prepare the dataset again."
       ) from error
     asked = split
     if builder.info.splits:  # TFDS's own `mock_data` has none.
       split, self.parts = _resolve(split, builder, name)
+      tfds_errors.check_files(builder, name, self.parts)
     try:
       self._source = builder.as_data_source(split=split)
     except Exception as error:
@@ -125,7 +109,9 @@ class TfdsSource(sources.Source):
       shared_examples.check_parts(self.parts, asked, name, "split")
       # TFDS's exception for a missing dataset depends on the format it would
       # be written in, so the cause is looked for instead.
-      raise ValueError(_cannot_read(builder, name, split, error)) from error
+      raise ValueError(
+        tfds_errors.cannot_read(builder, name, split, error)
+      ) from error
     self._digest = sources.hash_words(
       builder.info.full_name,
       split,
@@ -295,6 +281,44 @@ def _value_names(
   return names
 
 
+def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+  """Returns the builder of a dataset; those of this package are prepared.
+
+  Raises:
+    ValueError: there is no such dataset, or its code cannot be run.
+  """
+  shipped, _, config = name.split(":")[0].partition("/")
+  if name in _PREPARE:
+    _PREPARE[name](data_dir)
+  elif shipped == "rendered_scenes":
+    scenes.prepare(data_dir, config)
+  try:
+    return tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError:
+    raise ValueError(
+      tfds_errors.unknown_name(name, data_dir, _PREPARE)
+    ) from None
+  # The config, the syntax or the version is wrong.
+  except (ValueError, AssertionError) as error:
+    if pathlib.Path(name).expanduser().is_dir():
+      raise ValueError(
+        f"{name!r} is a folder. Write 'folder:{name}' for images in class "
+        f"folders, 'mask_folder:{name}' for images with masks, 'coco:{name}' "
+        f"for COCO annotations, or 'video_folder:{name}' for videos."
+      ) from None
+    if "Parsing builder name string" in str(error):
+      raise ValueError(
+        tfds_errors.unknown_name(name, data_dir, _PREPARE)
+      ) from None
+    raise ValueError(f"TFDS has no dataset {name!r}: {error}") from error
+  except ImportError as error:
+    raise ValueError(
+      f"The code of the dataset {name!r} needs what is not installed: "
+      f"{error}. Once it is prepared it can be read without, if the version "
+      "is in the name, as in 'robonet/robonet_sample_64:4.0.1'."
+    ) from error
+
+
 def _choose(
   known: Mapping[str, Any], names: Sequence[str], dataset: str
 ) -> dict[str, Any]:
@@ -306,22 +330,6 @@ def _choose(
         f"{', '.join(sorted(known))}."
       )
   return {name: known[name] for name in names}
-
-
-def _unknown_name(name: str) -> str:
-  known = tfds.list_builders(with_community_datasets=False)
-  close = difflib.get_close_matches(name, [*known, *_PREPARE], n=5)
-  hint = f" Close names: {', '.join(close)}." if close else ""
-  return (
-    f"Unknown dataset {name!r}.{hint} A dataset is one of "
-    f"{', '.join(sorted(_PREPARE))} (nothing to download), "
-    "'folder:/path' (images in class folders), 'mask_folder:/path' (images and "
-    "masks), 'coco:/path' (COCO annotations), 'video_folder:/path' (videos), "
-    "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES' (noise), or any TFDS name "
-    "(https://www.tensorflow.org/datasets/catalog/overview). Without "
-    "TensorFlow, some of these, such as ucf101, are known only once they are "
-    "prepared."
-  )
 
 
 def _resolve(
@@ -344,7 +352,9 @@ def _resolve(
         instruction = tfds.core.ReadInstruction.from_spec(key + part)
         (absolute,) = instruction.to_absolute(infos)
       except ValueError as error:
-        raise ValueError(_cannot_read(builder, name, text, error)) from error
+        raise ValueError(
+          tfds_errors.cannot_read(builder, name, text, error)
+        ) from error
       size = infos[key].num_examples
       stop = size if absolute.to is None else absolute.to
       taken = range(absolute.from_ or 0, stop)
@@ -352,36 +362,3 @@ def _resolve(
     # TFDS itself takes no slices of "all".
     named += ["all"] if text == "all" else [key + part for key in known]
   return "+".join(named), parts
-
-
-def _cannot_read(
-  builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
-) -> str:
-  """Returns in words why a split cannot be read and what to do."""
-  if not builder.is_prepared():
-    return (
-      f"The dataset {name!r} is not prepared in {builder.data_dir}. Prepare it "
-      "with\n"
-      f"  tfds build {name} --file_format=array_record "
-      f"--data_dir={builder.data_dir_root}\n"
-      "which for some datasets needs TensorFlow, on any machine, once; or give "
-      "the folder where it is as data_dir (or TFDS_DATA_DIR)."
-    )
-  if isinstance(error, NotImplementedError):
-    return (
-      f"The dataset {name!r} in {builder.data_dir} is stored as "
-      f"{builder.info.file_format.value}, which has no random access. Convert "
-      "it with\n"
-      f"  tfds convert_format --dataset_version_dir={builder.data_dir} "
-      "--out_file_format=array_record\n"
-      "(which needs TensorFlow, on any machine, once; the new files are put "
-      "beside the old ones)."
-    )
-  splits = ", ".join(
-    f"{key} ({terminal.counted(info.num_examples, 'example')})"
-    for key, info in builder.info.splits.items()
-  )
-  return (
-    f"Cannot read the split {split!r} of the dataset {name!r}: {error}\n"
-    f"Its splits are: {splits}."
-  )
