@@ -40,16 +40,12 @@ def test_classes_are_the_rows_of_a_table():
   few = rows((16, None, 0.25), (8, None, 0.5))
   few[1]["IoU_sea"] = 1.0
   table = segmentation_report.class_table(few, ["sea", "sky", "sand"], "mIoU")
-  assert (
-    table.splitlines()
-    == [
-      "| IoU % of | patch 16 | patch 8 |",
-      "|----------|----------|--------:|",
-      "| sea      | -        |  100.00 |",
-      "| sky      |    25.00 |   50.00 |",
-    ]
-    or "| sea " in table
-  )
+  assert table.splitlines() == [
+    "| IoU % of | patch 16 | patch 8 |",
+    "|----------|---------:|--------:|",
+    "| sea      |          |  100.00 |",
+    "| sky      |    25.00 |   50.00 |",
+  ]
   many = rows(*((p, s, p / 100) for p in range(1, 41) for s in (4, "all")))
   head = segmentation_report.class_table(many, ["sky"], "mIoU").splitlines()[0]
   assert head.count("patch") == 10

@@ -24,7 +24,7 @@ IOU = "IoU_"
 _NUM_IMAGES = 4
 # A wider table is cut off in many viewers.
 _MAX_COLUMNS = 10
-_SHARE = Metric("IoU", "%")
+_IOU = Metric("IoU", "%")
 
 
 def by_patch_size(
@@ -73,10 +73,10 @@ def class_table(
   ]
   lines = [
     {
-      f"{_SHARE.column} of": name,
+      f"{_IOU.column} of": name,
       **{
         _in_words(setting): (
-          _SHARE.text(row[f"{IOU}{name}"]) if f"{IOU}{name}" in row else "-"
+          _IOU.text(row[f"{IOU}{name}"]) if f"{IOU}{name}" in row else ""
         )
         for setting, row in settings
       },
