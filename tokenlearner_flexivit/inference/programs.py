@@ -42,9 +42,10 @@ def largest_batch(trained: trained_lib.Trained) -> int:
   more than 256 MiB.
   """
   most = 64 if trained.video is None else 4
-  if trained.classifies:
+  settings = trained.known_settings
+  if trained.classifies or not settings:
     return most
-  about = export.about_answer(trained, trained.known_settings[0])
+  about = export.about_answer(trained, settings[0])
   size = sum(
     math.prod(array["shape"][1:]) * np.dtype(array["dtype"]).itemsize
     for array in about.values()
