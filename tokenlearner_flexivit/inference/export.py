@@ -31,6 +31,8 @@ from tokenlearner_flexivit.tasks import answers, classification
 
 MANIFEST_FILE = "manifest.json"  # A folder with this file is complete.
 _PARTIAL = ".partial"  # The hidden folder of an incomplete export.
+# Arguments of ops that say nothing of the image itself.
+_OF_TRUTH = frozenset(("masks", "masks_exif", "ignore", "boxes", "min_visible"))
 # One program serves all of them, and holds each version of operations that
 # differ.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -365,6 +367,8 @@ def _steps_in_words(trained: trained_lib.Trained) -> list[dict[str, Any]]:
     arguments = dict(list(bound.arguments.items())[len(first) :])
     # Ops on labels, or only on names, mean nothing to users.
     if arguments.pop("key", None) == trained.kind:
+      for name in _OF_TRUTH & arguments.keys():
+        del arguments[name]
       does = inspect.getdoc(step.op).splitlines()[0]
       steps.append({"op": step.text, "does": does, "arguments": arguments})
   return steps
