@@ -29,6 +29,25 @@ def test_describe(tmp_path, make_model, make_params, capsys):
   assert guessed == model
 
 
+def test_what_convert_leaves_out_is_not_made_anew(
+  tmp_path, make_model, make_params
+):
+  model = make_model(token_learner=LEARNED)
+  path, other = tmp_path / "a.npz", tmp_path / "b.npz"
+  params = make_params(model)
+  interop.save_params(params, path, model=model)
+  turn = ["convert", str(path), str(other), "--format=native", "--unused"]
+  cli.main([*turn, "head"])
+  with np.load(other) as file:
+    assert not [name for name in file.files if name.startswith("head")]
+    np.testing.assert_array_equal(
+      file["embedding/kernel"], params["embedding"]["kernel"]
+    )
+  assert interop.describe(other).model["num_classes"] is None
+  with pytest.raises(SystemExit, match="Only the head and what"):
+    cli.main([*turn, "Transformer/TokenLearner_0"])
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
 def test_variant(name, tmp_path, make_params, capsys):
   model = models.ViT.from_variant("mu/4", num_classes=3, pool="tok")

@@ -7,6 +7,7 @@ FILE and IN may be anything that `load_params` takes.
 """
 
 import argparse
+import functools
 import os
 import sys
 
@@ -17,6 +18,9 @@ from tokenlearner_flexivit.interop import (
   load_params_and_report,
   save_params,
 )
+from tokenlearner_flexivit.interop.leaves import shorten
+
+_HEAD = "head/"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,15 +93,26 @@ def _convert(args: argparse.Namespace) -> None:
   if description.format == "native" and mean is None and std is None:
     # The file that is written does not record the preprocessing of a run.
     mean, std = description.input_mean, description.input_std
-  params, report = load_params_and_report(
+  load = functools.partial(
+    load_params_and_report,
     args.input,
-    model,
     dtype=None,
     posemb_grid=args.posemb_grid,
     input_mean=mean,
     input_std=std,
     unused=args.unused,
   )
+  params, report = load(model)
+  # A file holds no new parameters as if they were trained.
+  fresh = [row.name for row in report.rows if row.fate == "fresh"]
+  if fresh and all(name.startswith(_HEAD) for name in fresh):
+    model = model.clone(num_classes=None)
+    params, report = load(model)
+  elif fresh:
+    raise ValueError(
+      f"Without {', '.join(args.unused)} the model lacks {shorten(fresh)}. "
+      "Only the head and what the model does not have can be left out."
+    )
   print(report)
   if mean is None and std is None:
     mean, std = description.input_mean, description.input_std
