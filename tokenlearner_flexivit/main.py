@@ -63,21 +63,25 @@ def main(argv: list[str]) -> None:
   import jax
 
   from tokenlearner_flexivit import terminal, train
+  from tokenlearner_flexivit.parallel import hosts
   from tokenlearner_flexivit.run import program_cache
   from tokenlearner_flexivit.train import preemption
 
   program_cache.use()
   terminal.escape_unknown_letters()
   with _end_for_all(), _errors_in_a_line():
-    config = _read_config()
+    # Training and evaluation would wait for one another.
+    hosts.check_alike("--mode", _MODE.value)
+    with hosts.together():
+      config = _read_config()
+      if config is None:
+        raise app.UsageError(
+          "--mode=train needs --config, such as --config=configs/quickstart.py,"
+          " unless --workdir holds a run that is to be continued."
+        )
     if _MODE.value == "eval":
       train.evaluate(config, _WORKDIR.value)
       return
-    if config is None:
-      raise app.UsageError(
-        "--mode=train needs --config, such as --config=configs/quickstart.py, "
-        "unless --workdir holds a run that is to be continued."
-      )
     try:
       train.train_and_evaluate(config, _WORKDIR.value)
     except preemption.PreemptedError as stopped:

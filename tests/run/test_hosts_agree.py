@@ -32,6 +32,8 @@ print("again:", refused(workdir.Lock, folder / "run"))
 assert hosts.of_first_host({"process": i, "text": "é" * (1 + 9 * i)}) == {
   "process": 0, "text": "é"
 }
+print("mode:", refused(hosts.check_alike, "--mode", ("train", "eval")[i]))
+hosts.check_alike("--mode", "eval")
 about = {"digest": "ab", "evals": {}}
 binding.claim_workdir(folder / "run", {"a": 1}, about)
 other = folder / "run", {"a": 1 + i}, about
@@ -111,6 +113,8 @@ def test_two_processes_agree(tmp_path):
   assert "apart: RuntimeError: Stopped because of process 1" in first
   assert "apart: ValueError" in second and "process 1 on" in second
   assert "again: ValueError" in first and "in use by another run" in first
+  assert "mode: RuntimeError: Stopped because of process 1" in first
+  assert "Process 1 has --mode=eval, but process 0 --mode=train" in second
   for word, differs in (
     ("config", "config.a: 1 -> 2"),
     ("data", "about_data.digest: 'abc' -> 'bc'"),

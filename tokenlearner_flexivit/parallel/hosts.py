@@ -119,3 +119,23 @@ def of_first_host(value: Any) -> Any:
   padded = np.resize(data, size)
   padded = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
   return json.loads(padded.tobytes())
+
+
+def check_alike(name: str, value: Any) -> None:
+  """Checks that a value is the same on all hosts; all must call it.
+
+  Args:
+    name: of the value, for the error.
+    value: this host's, a JSON value.
+
+  Raises:
+    ValueError: process 0 has another value.
+    RuntimeError: another host raises this ValueError.
+  """
+  first = of_first_host(value)
+  with together():
+    if value != first:
+      raise ValueError(
+        f"Process {jax.process_index()} has {name}={value}, but process 0 "
+        f"{name}={first}. Start all processes alike."
+      )
