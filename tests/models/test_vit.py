@@ -14,9 +14,9 @@ from flax import core, traverse_util
 
 from tests import tiny
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import transformer
+from tokenlearner_flexivit.models import hyperparameters
 
-POOLS = pytest.mark.parametrize("pool", transformer.POOLS)
+POOLS = pytest.mark.parametrize("pool", hyperparameters.POOLS)
 IMAGES = jnp.asarray(
   np.random.default_rng(0).uniform(-1, 1, size=(2, 24, 24, 3)), "float32"
 )
@@ -54,7 +54,7 @@ def apply_traced(model, params, num_tokens):
 @pytest.mark.parametrize(
   "pool,fuser,version",
   [
-    *itertools.product(transformer.POOLS, (False, True), ("1.1",)),
+    *itertools.product(hyperparameters.POOLS, (False, True), ("1.1",)),
     ("gap", False, "1.0"),
     ("gap", True, "1.0"),
   ],
@@ -76,7 +76,7 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize(
-  "pool,fuser", itertools.product(transformer.POOLS, (False, True))
+  "pool,fuser", itertools.product(hyperparameters.POOLS, (False, True))
 )
 def test_all_tokens_are_those_of_a_model_without_token_learner(
   pool, fuser, scan
@@ -264,7 +264,7 @@ def test_create():
   fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
   fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
   assert models.create("vit", **fields) == model
-  with pytest.raises(ValueError, match=r"Unknown model 'resnet'. Known: vit"):
+  with pytest.raises(ValueError, match=r"Unknown model 'resnet'. Known: seg"):
     models.create("resnet")
   with pytest.raises(ValueError, match=r"patchsize.*Did you mean 'patch_size'"):
     models.create(variant="mu", patchsize=8)

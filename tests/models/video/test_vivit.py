@@ -13,7 +13,7 @@ from flax import traverse_util
 from tests import tiny
 from tests.tiny import apply
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import patch_embed, transformer
+from tokenlearner_flexivit.models import hyperparameters, patch_embed
 from tokenlearner_flexivit.models.video import vivit
 
 VIDEOS = np.random.default_rng(0).uniform(-1, 1, (2, 4, 16, 24, 3))
@@ -46,7 +46,7 @@ def init(model, videos=VIDEOS):
 @pytest.mark.parametrize(
   "pool,fuser,version",
   [
-    *itertools.product(transformer.POOLS, (False, True), ("1.1",)),
+    *itertools.product(hyperparameters.POOLS, (False, True), ("1.1",)),
     ("gap", True, "1.0"),
   ],
 )
@@ -71,7 +71,7 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
 
 
 @pytest.mark.parametrize("num_tokens", [None, 3])
-@pytest.mark.parametrize("pool", transformer.POOLS)
+@pytest.mark.parametrize("pool", hyperparameters.POOLS)
 def test_a_video_of_one_frame_is_an_image(pool, num_tokens):
   arguments = dict(
     num_classes=5,
@@ -148,7 +148,7 @@ def test_tubelets_equal_strided_convolution(patch_size):
   np.testing.assert_allclose(out["stem"], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("pool", transformer.POOLS)
+@pytest.mark.parametrize("pool", hyperparameters.POOLS)
 def test_outputs(pool):
   model = build(pool=pool, token_learner=LEARNED | dict(layer=2))
   logits, out = apply(model, init(model), VIDEOS, patch_size=4, num_tokens=3)

@@ -9,7 +9,7 @@ from flax import traverse_util
 from tests import tiny
 from tests.tiny import apply
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import transformer
+from tokenlearner_flexivit.models import hyperparameters
 
 VIDEOS = np.random.default_rng(0).uniform(-1, 1, (2, 4, 8, 12, 3))
 VIDEOS = VIDEOS.astype(np.float32)
@@ -38,7 +38,7 @@ def init(model, videos=VIDEOS):
   "pool",
   [
     pytest.param(pool, marks=[] if pool == "tok" else [pytest.mark.slow])
-    for pool in transformer.POOLS
+    for pool in hyperparameters.POOLS
   ],
 )
 def test_each_frame_is_an_image(pool):
