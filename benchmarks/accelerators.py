@@ -185,7 +185,7 @@ def cells(
   dispatches = [program for program in programs if program in DISPATCHES]
   for chip, variant in itertools.product(chips if dispatches else (), sizes):
     share = dict(variant=variant, num_images=batch_size(chip, min(drawn)))
-    for patch_size in drawn:
+    for patch_size in drawn if "stock" in names else ():
       yield (
         chip,
         dict(name="stock", program="train", patch_size=patch_size, **share),
