@@ -72,6 +72,8 @@ def main(argv: list[str]) -> None:
   with _end_for_all(), _errors_in_a_line():
     # Training and evaluation would wait for one another.
     hosts.check_alike("--mode", _MODE.value)
+    # With another number the processes would never end.
+    hosts.check_alike("--num_processes", _NUM_PROCESSES.value)
     with hosts.together():
       config = _read_config()
       if config is None:
