@@ -219,3 +219,21 @@ def test_two_models_are_compared(weights, untrained_run, tmp_path):
     compare(f"--init={path}", FAKE, "--other=none")
   with pytest.raises(SystemExit, match="5"):
     compare(f"--init={path}", FAKE, "--patch_sizes=5", f"--other={other}")
+
+
+@pytest.mark.parametrize(
+  "classes, method", [(5, "relevance"), (None, "rollout")]
+)
+def test_attention_takes_the_method_that_a_model_allows(
+  classes, method, tmp_path, monkeypatch
+):
+  path, _ = save(tmp_path / "small.npz", num_classes=classes)
+  asked = []
+  monkeypatch.setattr(
+    attention, "figure", lambda *args, **_: asked.append(args[4])
+  )
+  monkeypatch.setattr(attention.drawing, "save", lambda *_, **__: None)
+  attention.main(
+    [f"--init={path}", FAKE, "--num_images=1", f"--output={tmp_path}/a.png"]
+  )
+  assert asked == [method]

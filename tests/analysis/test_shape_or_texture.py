@@ -159,3 +159,12 @@ def test_examples_without_a_label_count_for_nothing():
     assert row["labels"][label]["accuracy"] == 1
   most = np.bincount(some[some >= 0]).max() / 48
   assert row["labels"]["some"]["chance"] == pytest.approx(most)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_picture_of_a_model_without_a_head():
+  labels = {"shape": {"answer": None, "above_chance": 0.5}}
+  rows = [{"name": "patch8", "labels": labels}]
+  left, right = shape_or_texture.figure(rows).axes
+  assert [text.get_text() for text in left.texts] == ["no head"]
+  assert left.get_legend() is None and right.get_legend() is not None

@@ -193,7 +193,8 @@ def relevance(
   _check(model, setting)
   if model.num_classes is None:
     raise ValueError(
-      "The model has no head, so there is no class to explain. Use rollout."
+      "The model has no head, so there is no class to explain. Use "
+      "method='rollout'."
     )
   if classes is None:
     classes = np.full(len(images), _LIKELY)
@@ -339,18 +340,22 @@ def main(argv: list[str] | None = None) -> None:
   command.add_num_tokens(parser.add_argument)
   command.add_images(parser.add_argument, 4)
   parser.add_argument(
-    "--method", default="relevance", help=" or ".join(METHODS)
+    "--method",
+    help=f"{' or '.join(METHODS)}; by default relevance, of a model without a "
+    "head rollout",
   )
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
     images, words = command.read_captioned(args, opened)
+    default = "relevance" if opened.model.num_classes else "rollout"
+    method = default if args.method is None else args.method
     drawn = figure(
       opened.model,
       opened.params,
       images,
       opened.settings,
-      args.method,
+      method,
       captions=words,
       class_names=opened.class_names,
     )

@@ -300,7 +300,10 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
     axis.set_ylim(-5, 105)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    if axis.get_lines():
+      axis.legend(frameon=False)
+    else:
+      axis.text(0.5, 0.5, "no head", ha="center", transform=axis.transAxes)
   return drawn
 
 
