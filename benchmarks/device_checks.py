@@ -1,6 +1,6 @@
 """Measures on a GPU or TPU, in ten minutes, what `accelerators` only compiles.
 
-  python -m benchmarks.device_checks --page=benchmarks/README.md
+  python -m benchmarks.device_checks --page=docs/accelerators.md
 
 Training steps of S and B at ten patch sizes against the stock ViT's, by turns,
 and their share of a measured peak; attention fused and not; a drawn patch size

@@ -17,9 +17,10 @@ PAGES = [
   ROOT / "README.md",
   ROOT / "CONTRIBUTING.md",
   ROOT / "benchmarks" / "README.md",
+  *sorted(ROOT.glob("docs/*.md")),
   *sorted(ROOT.glob("experiments/**/README.md")),
 ]
-FOLDERS = "configs|experiments|benchmarks|tests|launch|notebooks"
+FOLDERS = "configs|docs|experiments|benchmarks|tests|launch|notebooks"
 PACKAGES = "tokenlearner_flexivit|experiments|benchmarks"
 
 

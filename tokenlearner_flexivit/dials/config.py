@@ -155,7 +155,8 @@ def default_dispatch(platform: str | None = None) -> str:
 
   On CPUs XLA copies the parameters into and out of the branch of a switch, at
   every step: 1.07x the time in `benchmarks/dispatch.py`. One program compiles
-  sooner (0.47x), so other backends, not measured yet, use the switch.
+  sooner (0.47x there), and on accelerators needs no more memory than its
+  dearest setting alone (docs/accelerators.md), so these use the switch.
 
   Args:
     platform: such as "tpu"; None for that of JAX's default backend.
