@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from configs import transfer
-from tokenlearner_flexivit import interop, models
+from tokenlearner_flexivit import interop, models, tasks
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.inference import runs, trained
 from tokenlearner_flexivit.interop import __main__ as cli
@@ -24,6 +24,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Arguments of configs, so that they need no data.
 ARGS = {
   "folder": "path=/data/flowers",
+  "segmentation_folder": "path=/data/fields",
+  "segmenter": "data=cityscapes,path=/data/cityscapes,init=none",
   "transfer": "runlocal",
   "video_folder": "path=/data/clips",
   "vivit": "path=/data/k400",
@@ -32,15 +34,17 @@ ARGS = {
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 
-def write_run(folder, section, num_classes=7):
+def write_run(folder, section, num_classes=7, task=None):
   """Writes what describes a run, with a checkpoint of holes of the right size.
 
   Returns the model, and the size of the checkpoint in bytes.
   """
   folder.mkdir(exist_ok=True)
-  config = json.dumps({"model": section})
+  task = task or {"name": "classification"}
+  config = json.dumps({"model": section, "task": task})
   (folder / workdir.CONFIG_FILE).write_text(config)
-  model = models.create(**section, num_classes=num_classes)
+  section = {**section, "num_classes": num_classes}
+  model = tasks.named(task).build_model(section)
   example = jnp.zeros((1, *models.input_shape(model)))
   params = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
   header, end = {}, 0
@@ -63,13 +67,14 @@ def write_run(folder, section, num_classes=7):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_of_each_config_is_described(name, tmp_path):
   module = importlib.import_module(f"configs.{name}")
-  section = module.get_config(ARGS.get(name, "")).model.to_dict()
+  config = module.get_config(ARGS.get(name, "")).to_dict()
+  section, task = config["model"], config.get("task")
   section.pop("num_classes", None)
-  model = write_run(tmp_path / "run", section)
+  model = write_run(tmp_path / "run", section, task=task)
   # Its arrays are holes: to tell the shapes none of them is read.
   described = interop.describe(tmp_path / "run")
   assert described.format == "native" and not described.guesses
-  assert described.model["name"] == section.get("name", "vit")
+  assert models.MODELS[described.model["name"]] is type(model)
   for key in ("width", "depth", "patch_size", "posemb_grid", "posemb", "pool"):
     assert described.model[key] == getattr(model, key)
   built = models.create(**described.model)

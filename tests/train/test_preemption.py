@@ -66,6 +66,9 @@ def test_a_signal_interrupts_what_is_done_again():
 
 def test_a_line_says_at_once_that_a_signal_has_arrived(monkeypatch):
   """The handler waits for compiled code, such as XLA's while it compiles."""
+  for thread in threading.enumerate():
+    if thread.name == "signals":  # It may still have to tell of another test's.
+      thread.join(10)
   said = []
   monkeypatch.setattr(
     terminal, "write", lambda text: said.append((time.perf_counter(), text))
