@@ -1,4 +1,4 @@
-"""What a workdir remembers of weights to start from, and of their images."""
+"""Tests that a workdir remembers weights to start from, and their images."""
 
 import json
 import shutil

@@ -5,8 +5,6 @@ from typing import Any
 
 from tokenlearner_flexivit import terminal
 
-gib = terminal.gib
-
 
 def as_text(plan: Mapping[str, Any]) -> str:
   """Returns a plan as tables and sentences, in Markdown.
@@ -18,7 +16,7 @@ def as_text(plan: Mapping[str, Any]) -> str:
   kind = "clips" if plan["input"] == "video" else "images"
   lines = [
     f"{plan['topology']}: {terminal.counted(plan['chips'], 'chip')} "
-    f"({chip['title']}, {gib(chip['memory'])} GiB each), "
+    f"({chip['title']}, {terminal.gib(chip['memory'])} GiB each), "
     f"{plan['batch_per_chip']} of {plan['batch_size']} {kind} on each.",
     "",
   ]
@@ -63,7 +61,7 @@ def _cells(name: str, share: str, row: Mapping[str, Any]) -> list[str]:
   return [
     name,
     share,
-    gib(row["memory"]),
+    terminal.gib(row["memory"]),
     "yes" if row["fits"] else "NO",
     largest,
     _number(row["traffic"], 1e9),
@@ -79,11 +77,13 @@ def _about_memory(plan: Mapping[str, Any]) -> list[str]:
   memory = plan["chip"]["memory"]
   state = plan["state"]
   lines = [
-    f"Parameters, optimizer and moving average take {gib(state)} GiB on each "
-    f"chip, {100 * state / memory:.1f} % of it."
+    f"Parameters, optimizer and moving average take {terminal.gib(state)} GiB "
+    f"on each chip, {100 * state / memory:.1f} % of it."
   ]
   if constants := plan["constants"]:
-    lines.append(f"Weights that do not change take {gib(constants)} GiB more.")
+    lines.append(
+      f"Weights that do not change take {terminal.gib(constants)} GiB more."
+    )
   programs = [*plan["settings"], *filter(None, [plan["switch"]])]
   too_large = [row for row in programs if not row["fits"]]
   if not too_large:
@@ -98,14 +98,14 @@ def _about_memory(plan: Mapping[str, Any]) -> list[str]:
       does = "fits" if other["fits"] else "does not fit either"
       lines.append(
         f"With config.model.remat={other['policy']!r} it needs "
-        f"{gib(other['memory'])} GiB and {does}."
+        f"{terminal.gib(other['memory'])} GiB and {does}."
       )
     sharded = row["memory_with_sharded_state"]
     if sharded is not None:
       helps = "would fit" if sharded <= memory else "would not fit either"
       lines.append(
         f"If each chip held only its part of parameters and optimizer, {name} "
-        f"would need about {gib(sharded)} GiB and {helps}."
+        f"would need about {terminal.gib(sharded)} GiB and {helps}."
       )
   return lines
 

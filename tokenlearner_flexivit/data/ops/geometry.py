@@ -44,7 +44,7 @@ _TOLERANCE = 1e-3
 
 
 class Place(NamedTuple):
-  """Where a prepared image shows an original image.
+  """Tells where a prepared image shows an original image.
 
   Attributes:
     size: height and width of the original, in pixels.

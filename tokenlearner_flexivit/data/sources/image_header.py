@@ -22,7 +22,7 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class Header(NamedTuple):
-  """What the beginning of an image's file tells.
+  """Holds what the beginning of an image's file tells.
 
   Attributes:
     format: "PNG", "JPEG" or another name of Pillow's.

@@ -1,4 +1,4 @@
-"""What is wrong with a TFDS dataset that cannot be read, in words."""
+"""Says in words why a TFDS dataset cannot be read."""
 
 import difflib
 import os
