@@ -211,8 +211,9 @@ def rounds(
 
 
 def in_words(report: Report) -> str:
-  """Returns the accuracies of a run, from the lowest to the highest."""
-  values = sorted(100 * row["accuracy"] for row in report["settings"])
+  """Returns a run's accuracies or mIoU, from the lowest to the highest."""
+  headline = report["headline"]
+  values = sorted(100 * row[headline] for row in report["settings"])
   shown = f"{values[-1]:.2f} %"
   return shown if len(values) == 1 else f"{values[0]:.2f} to {shown}"
 

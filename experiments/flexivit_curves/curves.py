@@ -53,12 +53,14 @@ def from_rows(rows: Sequence[study.Row]) -> Curves:
   return Curves(trained, resized, speed)
 
 
-def from_reports(reports: Sequence[Mapping[str, Any]]) -> Curve:
+def from_reports(
+  reports: Sequence[Mapping[str, Any]], metric: str = "accuracy"
+) -> Curve:
   """Returns the curve of a cell from the reports of its seeds."""
   curve = {}
   for report in reports:
     for setting in report["settings"]:
-      curve.setdefault(setting["patch_size"], []).append(setting["accuracy"])
+      curve.setdefault(setting["patch_size"], []).append(setting[metric])
   return curve
 
 

@@ -1,0 +1,1 @@
+"""FlexiViT transferred to semantic segmentation, for one patch size or all."""
