@@ -201,8 +201,8 @@ LEARNER = dict(layer=0, num_tokens=4)
 FUSER = LEARNER | dict(fuser=True)
 # One image of few patches: what the kernel does of many, the tests above show.
 MODELS = {
-  # Which tokens are masked, beside a cls token; with no mask in the pooling; and
-  # some of each frame's.
+  # Some tokens are masked, beside a cls token; none are in the pooling; some of
+  # each frame's are.
   "cls": (models.ViT, (24, 24), dict(pool="tok", token_learner=LEARNER)),
   "fuser": (models.ViT, (24, 24), dict(pool="map", token_learner=FUSER)),
   "video": (models.ViViT, (4, 16, 16), dict(token_learner=LEARNER)),

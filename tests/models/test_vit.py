@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 
 import chex
 import jax
@@ -22,12 +21,16 @@ IMAGES = jnp.asarray(
 )
 
 
+# Most tests say the same of one block as of many, and compile it sooner.
+LEARNED = dict(layer=0, num_tokens=4)
+
+
 def build(**overrides):
-  """A model of 2 blocks whose logits are not zero."""
+  """A model of one block whose logits are not zero."""
   kwargs = dict(
     num_classes=5,
     width=16,
-    depth=2,
+    depth=1,
     mlp_dim=32,
     num_heads=2,
     patch_size=8,
@@ -51,18 +54,20 @@ def apply_traced(model, params, num_tokens):
   return run(params, jnp.int32(num_tokens))
 
 
+# The pooling sees the learned tokens only without fuser.
 @pytest.mark.parametrize(
   "pool,fuser,version",
   [
-    *itertools.product(hyperparameters.POOLS, (False, True), ("1.1",)),
-    ("gap", False, "1.0"),
+    ("gap", False, "1.1"),
+    ("tok", False, "1.1"),
+    ("map", False, "1.0"),
     ("gap", True, "1.0"),
+    ("tok", True, "1.1"),
   ],
 )
 def test_traced_num_tokens_equals_static(pool, fuser, version):
   model = build(
-    pool=pool,
-    token_learner=dict(layer=1, num_tokens=4, fuser=fuser, version=version),
+    pool=pool, token_learner=LEARNED | dict(fuser=fuser, version=version)
   )
   params = init(model)
   static, static_out = apply(model, params, num_tokens=2)
@@ -74,19 +79,24 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
     )
 
 
-@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize(
-  "pool,fuser", itertools.product(hyperparameters.POOLS, (False, True))
+  "pool,fuser,scan",
+  [
+    ("gap", False, False),
+    ("tok", True, False),
+    ("map", False, True),
+    ("tok", True, True),
+  ],
 )
 def test_all_tokens_are_those_of_a_model_without_token_learner(
   pool, fuser, scan
 ):
-  depth = 3 if scan else 2  # A loop is over two blocks or more.
+  depth = 3 if scan else 1  # A loop is over two blocks or more.
   model = build(
     pool=pool,
     depth=depth,
     scan=scan,
-    token_learner=dict(layer=1, num_tokens=4, fuser=fuser),
+    token_learner=dict(layer=depth // 2, num_tokens=4, fuser=fuser),
   )
   params = init(model)
   logits, out = apply(model, params, num_tokens="all")
@@ -97,21 +107,34 @@ def test_all_tokens_are_those_of_a_model_without_token_learner(
 
 
 def test_num_tokens_changes_the_logits():
-  model = build(token_learner=dict(layer=1, num_tokens=4))
+  model = build(token_learner=LEARNED)
   params = init(model)
   logits = [apply(model, params, num_tokens=n)[0] for n in (None, 4, 3)]
   np.testing.assert_array_equal(logits[0], logits[1])
   assert not np.allclose(logits[0], logits[2], atol=1e-3)
 
 
+def initial(model, *path):
+  """The initial values of some parameters, without computing the others."""
+
+  def choose(key):
+    params = model.init(key, IMAGES)["params"]
+    return functools.reduce(lambda tree, name: tree[name], path, params)
+
+  return jax.jit(choose)(jax.random.key(0))
+
+
 def test_fused_blocks_are_the_identity_at_init():
-  model = build(token_learner=dict(layer=1, num_tokens=4, fuser=True))
-  params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]
+  model = build(token_learner=LEARNED | dict(fuser=True))
+  params = init(model)
+  params["Transformer"]["TokenFuser_0"] = initial(
+    model, "Transformer", "TokenFuser_0"
+  )
   params["Transformer"]["encoder_norm"] = dict(
     scale=jnp.ones(16), bias=jnp.zeros(16)
   )
   _, out = apply(model, params)
-  x = out["encoder"]["block00"]["+mlp"]
+  x = out["with_posemb"]
   x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
   np.testing.assert_allclose(out["encoded"], x, atol=1e-3)
 
@@ -119,7 +142,10 @@ def test_fused_blocks_are_the_identity_at_init():
 @POOLS
 def test_outputs(pool):
   model = build(pool=pool, depth=3, token_learner=dict(layer=2, num_tokens=4))
-  logits, out = apply(model, init(model), patch_size=4)
+  params = init(model)
+  logits, out = jax.eval_shape(
+    lambda p: model.apply({"params": p}, IMAGES, patch_size=4), params
+  )
   cls = int(pool == "tok")
   assert jax.tree.map(jnp.shape, out["stem"]) == (2, 6, 6, 16)
   assert out["with_posemb"].shape == (2, 36, 16)
@@ -132,21 +158,24 @@ def test_outputs(pool):
   assert out["encoded"].shape == (2, 4 + cls, 16)
   assert "tokens_2d" not in out  # Four learned tokens have no places.
   assert out["pre_logits"].shape == (2, 16)
-  np.testing.assert_array_equal(out["logits"], logits)
+  assert logits.shape == (2, 5)
 
 
-@POOLS
 @pytest.mark.parametrize(
-  "learner, num_tokens",
+  "pool, learner, num_tokens",
   [
-    (None, None),
-    (dict(layer=1, num_tokens=4), "all"),
-    (dict(layer=1, num_tokens=4, fuser=True), 3),
+    ("tok", None, None),
+    ("map", LEARNED, "all"),
+    ("gap", LEARNED | dict(fuser=True), 3),
+    ("tok", LEARNED | dict(fuser=True), 3),
   ],
 )
 def test_patches_that_are_kept_lie_on_their_grid(pool, learner, num_tokens):
   model = build(pool=pool, token_learner=learner)
-  _, out = apply(model, init(model), patch_size=(4, 8), num_tokens=num_tokens)
+  logits, out = apply(
+    model, init(model), patch_size=(4, 8), num_tokens=num_tokens
+  )
+  np.testing.assert_array_equal(out["logits"], logits)
   patches = out["encoded"][:, int(pool == "tok") :]
   assert out["tokens_2d"].shape == (2, 6, 3, 16)
   np.testing.assert_array_equal(
@@ -161,21 +190,21 @@ def test_without_classes_the_representation_is_returned():
   x, out = apply(model, params)
   assert x.shape == (2, 7) and "logits" not in out
   np.testing.assert_array_equal(x, out["pre_logits"])
-  assert apply(build(rep_size=True), init(build(rep_size=True)))[1][
-    "pre_logits"
-  ].shape == (2, 16)
+  model = build(rep_size=True)
+  assert init(model)["pre_logits"]["kernel"].shape == (16, 16)
+  assert init(model)["head"]["kernel"].shape == (16, 5)
 
 
 def test_head_starts_at_zero_with_a_bias():
-  model = build(depth=1, head_zeroinit=True, head_bias_init=-3.0)
-  params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]
+  model = build(head_zeroinit=True, head_bias_init=-3.0)
+  params = init(model) | {"head": initial(model, "head")}
   logits, _ = apply(model, params)
   np.testing.assert_array_equal(logits, jnp.full((2, 5), -3.0))
 
 
 @pytest.mark.parametrize("posemb", ["learn", "sincos2d"])
 def test_parameters_depend_on_no_patch_size(posemb):
-  model = build(posemb=posemb, token_learner=dict(layer=1, num_tokens=4))
+  model = build(posemb=posemb, token_learner=LEARNED)
   shapes = [
     jax.eval_shape(
       lambda k, x, p=p: model.init(k, x, patch_size=p), jax.random.key(0), x
@@ -239,9 +268,15 @@ def test_parameter_names():
 def test_parameter_counts(variant, millions):
   model = models.ViT.from_variant(variant, num_classes=1000)
   images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-  params = jax.eval_shape(model.init, jax.random.key(0), images)
-  count = sum(p.size for p in jax.tree.leaves(params))
-  assert abs(count / 1e6 - millions) < 0.06
+  # All blocks have as many; tracing 48 of them takes long.
+  shapes = jax.eval_shape(model.clone(depth=1).init, jax.random.key(0), images)[
+    "params"
+  ]
+  block, rest = (
+    sum(p.size for p in jax.tree.leaves(tree))
+    for tree in (shapes["Transformer"].pop("encoderblock_0"), shapes)
+  )
+  assert abs((model.depth * block + rest) / 1e6 - millions) < 0.06
 
 
 def test_variants():
@@ -274,9 +309,9 @@ def test_create():
   "wrap", [ml_collections.ConfigDict, core.FrozenDict, dict]
 )
 def test_token_learner_comes_as_any_mapping(wrap):
-  model = build(token_learner=wrap(dict(layer=1, num_tokens=4)))
+  model = build(token_learner=wrap(LEARNED))
   assert model.token_learner["version"] == "1.1"
-  assert model == build(token_learner=dict(layer=1, num_tokens=4))
+  assert model == build(token_learner=LEARNED)
   assert hash(model) == hash(model.clone())
 
 
@@ -311,13 +346,13 @@ def test_token_learner_comes_as_any_mapping(wrap):
 )
 def test_constructor_errors(kwargs, message):
   with pytest.raises(ValueError, match=message):
-    build(**kwargs)
+    build(**(dict(depth=2) | kwargs))
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_call_errors():
   plain = build()
-  learner = build(token_learner=dict(layer=1, num_tokens=4))
+  learner = build(token_learner=LEARNED)
   for model, images, kwargs, message in (
     (plain, IMAGES, dict(patch_size=7), "7x7 does not divide.* 24x24"),
     (plain, IMAGES, dict(num_tokens=2), "has no token_learner"),
@@ -334,8 +369,8 @@ def test_call_errors():
 
 
 def test_seq_lens():
-  assert build().seq_lens(24) == (9, 9)
-  assert build(pool="tok").seq_lens((24, 16), (4, 8)) == (13,) * 2
+  assert build(depth=2).seq_lens(24) == (9, 9)
+  assert build(depth=2, pool="tok").seq_lens((24, 16), (4, 8)) == (13,) * 2
   for fuser in (False, True):
     token_learner = dict(layer=1, num_tokens=4, fuser=fuser)
     model = build(depth=3, token_learner=token_learner)
@@ -347,7 +382,7 @@ def test_seq_lens():
 
 @POOLS
 def test_bfloat16(pool):
-  kwargs = dict(pool=pool, token_learner=dict(layer=1, num_tokens=4))
+  kwargs = dict(pool=pool, token_learner=LEARNED)
   model = build(dtype=jnp.bfloat16, **kwargs)
   assert model == build(dtype="bfloat16", **kwargs)
   params = init(model)
@@ -363,7 +398,8 @@ def test_bfloat16(pool):
 def test_remat_keeps_the_gradients():
   grads = []
   for remat in ("none", "dots", "blocks"):
-    model = build(remat=remat, dropout=0.1, stochastic_depth=0.2)
+    # Random numbers have to be the same when they are drawn again.
+    model = build(remat=remat, dropout=0.2)
     params = init(model)
 
     def loss(params, model=model):
@@ -405,18 +441,18 @@ def test_stochastic_depth_grows_with_depth():
 
 
 def test_one_trace_per_patch_size():
-  model = build(token_learner=dict(layer=1, num_tokens=4))
+  model = build(token_learner=LEARNED)
   params = init(model)
   chex.clear_trace_counter()
 
   @functools.partial(jax.jit, static_argnames="patch_size")
-  @chex.assert_max_traces(n=3)
+  @chex.assert_max_traces(n=2)
   def step(params, images, num_tokens, patch_size):
     return model.apply(
       {"params": params}, images, patch_size=patch_size, num_tokens=num_tokens
     )[0]
 
-  for patch_size in (4, 8, 12, 4, 8, 12):
+  for patch_size in (4, 8, 4, 8):
     for num_tokens in (1, 3):
       step(params, IMAGES, jnp.int32(num_tokens), patch_size=patch_size)
 

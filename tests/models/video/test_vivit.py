@@ -1,7 +1,6 @@
 """Videos: how they are cut, joint attention, and the two dials."""
 
 import functools
-import itertools
 
 import chex
 import jax
@@ -18,17 +17,18 @@ from tokenlearner_flexivit.models.video import vivit
 
 VIDEOS = np.random.default_rng(0).uniform(-1, 1, (2, 4, 16, 24, 3))
 VIDEOS = VIDEOS.astype(np.float32)
-LEARNED = dict(layer=1, num_tokens=4)
+# Most tests say the same of one block as of many, and compile it sooner.
+LEARNED = dict(layer=0, num_tokens=4)
 # Tubelets of two frames, and single frames.
 PATCH_SIZES = pytest.mark.parametrize("patch_size", [(2, 8, 8), (8, 8)])
 
 
 def build(**overrides):
-  """A model of 3 blocks whose logits are not zero."""
+  """A model of one block whose logits are not zero."""
   kwargs = dict(
     num_classes=5,
     width=16,
-    depth=3,
+    depth=1,
     mlp_dim=32,
     num_heads=2,
     patch_size=(2, 8, 8),
@@ -46,7 +46,9 @@ def init(model, videos=VIDEOS):
 @pytest.mark.parametrize(
   "pool,fuser,version",
   [
-    *itertools.product(hyperparameters.POOLS, (False, True), ("1.1",)),
+    ("gap", False, "1.1"),
+    ("map", False, "1.1"),
+    ("tok", True, "1.1"),
     ("gap", True, "1.0"),
   ],
 )
@@ -70,13 +72,14 @@ def test_traced_num_tokens_equals_static(pool, fuser, version):
   assert not np.any(tokens[0][:, :, 2:])
 
 
-@pytest.mark.parametrize("num_tokens", [None, 3])
-@pytest.mark.parametrize("pool", hyperparameters.POOLS)
+@pytest.mark.parametrize(
+  "pool, num_tokens", [("gap", None), ("tok", 3), ("map", 3)]
+)
 def test_a_video_of_one_frame_is_an_image(pool, num_tokens):
   arguments = dict(
     num_classes=5,
     width=16,
-    depth=2,
+    depth=1,
     mlp_dim=32,
     num_heads=2,
     pool=pool,
@@ -92,8 +95,9 @@ def test_a_video_of_one_frame_is_an_image(pool, num_tokens):
   np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-@PATCH_SIZES
-@pytest.mark.parametrize("fuser", [False, True])
+@pytest.mark.parametrize(
+  "patch_size, fuser", [((2, 8, 8), False), ((8, 8), True)]
+)
 def test_a_video_that_stands_still(patch_size, fuser):
   model = build(
     patch_size=patch_size, token_learner=LEARNED | dict(fuser=fuser)
@@ -114,13 +118,17 @@ def test_a_video_that_stands_still(patch_size, fuser):
 
 @PATCH_SIZES
 def test_frames_are_summarised_alone_and_attended_to_together(patch_size):
-  model = build(
-    patch_size=patch_size, token_learner=dict(layer=0, num_tokens=4)
-  )
+  model = build(patch_size=patch_size, token_learner=LEARNED)
   params = init(model)
   other = VIDEOS.copy()
   other[:, -1] += 1
-  outs = [apply(model, params, videos)[1] for videos in (VIDEOS, other)]
+  outs = []
+  for videos in (VIDEOS, other):
+    logits, out = apply(model, params, videos)
+    np.testing.assert_array_equal(out["logits"], logits)
+    sums = out["token_learner"]["maps"].sum(axis=-1)
+    np.testing.assert_allclose(sums, np.ones(sums.shape), rtol=1e-5)
+    outs.append(out)
   for key in ("maps", "tokens"):
     before, after = (out["token_learner"][key] for out in outs)
     np.testing.assert_array_equal(before[:, :-1], after[:, :-1])
@@ -129,11 +137,18 @@ def test_frames_are_summarised_alone_and_attended_to_together(patch_size):
   assert not np.allclose(before, after, atol=1e-4)
 
 
-@pytest.mark.parametrize("patch_size", [None, 4, (4, 12), (4, 8, 8), (1, 4, 4)])
-def test_tubelets_equal_strided_convolution(patch_size):
+def stem(params, videos, patch_size):
   model = build()
-  params = init(model)
-  _, out = apply(model, params, VIDEOS, patch_size=patch_size)
+  return jax.jit(
+    lambda p: model.apply({"params": p}, videos, patch_size=patch_size)[1][
+      "stem"
+    ]
+  )(params)
+
+
+@pytest.mark.parametrize("patch_size", [None, (4, 12), (4, 8, 8), (1, 4, 4)])
+def test_tubelets_equal_strided_convolution(patch_size):
+  params = init(build())
   kernel = params["embedding"]["kernel"]
   assert kernel.shape == (2, 8, 8, 3, 16)
   kernel = patch_embed.resize_kernel(kernel, patch_size or (8, 8))
@@ -145,13 +160,15 @@ def test_tubelets_equal_strided_convolution(patch_size):
     dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
   )
   expected += params["embedding"]["bias"][None, None, None, None, :]
-  np.testing.assert_allclose(out["stem"], expected, atol=2e-5)
+  actual = stem(params, VIDEOS, patch_size)
+  np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("pool", hyperparameters.POOLS)
 def test_outputs(pool):
-  model = build(pool=pool, token_learner=LEARNED | dict(layer=2))
-  logits, out = apply(model, init(model), VIDEOS, patch_size=4, num_tokens=3)
+  model = build(depth=3, pool=pool, token_learner=LEARNED | dict(layer=2))
+  call = functools.partial(model.apply, patch_size=4, num_tokens=3)
+  logits, out = jax.eval_shape(call, {"params": init(model)}, VIDEOS)
   cls = int(pool == "tok")
   assert out["stem"].shape == (2, 2, 4, 6, 16)
   assert out["with_posemb"].shape == (2, 48, 16)
@@ -162,19 +179,19 @@ def test_outputs(pool):
     for key in ("sa", "+sa", "mlp", "+mlp"):
       assert block[key].shape == (2, n, 16)
   assert out["token_learner"]["maps"].shape == (2, 2, 3, 24)
-  np.testing.assert_allclose(
-    out["token_learner"]["maps"].sum(axis=-1), np.ones((2, 2, 3)), rtol=1e-5
-  )
   assert out["token_learner"]["tokens"].shape == (2, 2, 3, 16)
   assert out["encoded"].shape == (2, 6 + cls, 16)
   assert out["pre_logits"].shape == (2, 16)
-  np.testing.assert_array_equal(out["logits"], logits)
+  assert logits.shape == out["logits"].shape == (2, 5)
 
 
 def test_seq_lens():
-  assert build().seq_lens((4, 16, 24)) == (12,) * 3
-  assert build(patch_size=(8, 8)).seq_lens((4, 16, 24), 4) == (96,) * 3
-  sampled = build(patch_size=(8, 8), num_frames=3, token_learner=LEARNED)
+  assert build(depth=3).seq_lens((4, 16, 24)) == (12,) * 3
+  assert build(patch_size=(8, 8)).seq_lens((4, 16, 24), 4) == (96,)
+  learner = LEARNED | dict(layer=1)
+  sampled = build(
+    depth=3, patch_size=(8, 8), num_frames=3, token_learner=learner
+  )
   assert sampled.seq_lens((9, 16, 24)) == (18, 12, 12)
   assert sampled.seq_lens((2, 16, 24)) == (12, 8, 8)
   assert build().check((8, 16, 24), (4, 8, 8)) == (2, 2, 3)
@@ -230,7 +247,7 @@ def test_parameters_depend_on_no_size(patch_size):
   params = shapes[0]["params"]
   assert params["pos_embedding"].shape == (1, 12, 16)
   names = set(traverse_util.flatten_dict(params, sep="/"))
-  image_model = models.ViT(5, 16, 3, 32, 2, token_learner=LEARNED)
+  image_model = models.ViT(5, 16, 1, 32, 2, token_learner=LEARNED)
   images = jax.eval_shape(
     image_model.init, jax.random.key(0), jnp.ones((1, 32, 32, 3))
   )
@@ -239,7 +256,7 @@ def test_parameters_depend_on_no_size(patch_size):
 
 def test_the_number_of_frames_is_a_dial():
   """A call on more frames than it asks for is one on the sampled ones."""
-  model = build(token_learner=LEARNED, depth=2, num_frames=3)
+  model = build(token_learner=LEARNED, num_frames=3)
   params = init(model)
   two, out = apply(model, params, VIDEOS, num_frames=2)
   assert out["token_learner"]["tokens"].shape == (2, 1, 4, 16)
@@ -250,7 +267,7 @@ def test_the_number_of_frames_is_a_dial():
   every, _ = apply(model.clone(num_frames=None), params, VIDEOS)
   np.testing.assert_array_equal(nine, every)
   assert not np.allclose(two, every, atol=1e-3)
-  assert model.seq_lens((4, 16, 24), num_frames=2) == (6, 4)
+  assert model.seq_lens((4, 16, 24), num_frames=2) == (4,)
   with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
     model.check((4, 16, 24), num_frames=0)
 
@@ -268,7 +285,7 @@ def test_all_tokens_are_a_model_without_token_learner(fuser):
   }
   plain, _ = apply(build(pool="tok"), params | {"Transformer": kept}, VIDEOS)
   np.testing.assert_allclose(off, plain, atol=1e-5)
-  assert model.seq_lens((4, 16, 24), num_tokens="all") == (13, 13, 13)
+  assert model.seq_lens((4, 16, 24), num_tokens="all") == (13,)
 
 
 def test_longer_tubelets_of_a_slower_video_are_the_same():
@@ -277,12 +294,11 @@ def test_longer_tubelets_of_a_slower_video_are_the_same():
   # One alone, since a resize of several mixes them where they meet.
   tubelet = VIDEOS[:, :2, :8, :8]
   slow = jax.image.resize(tubelet, (2, 4, 16, 16, 3), "linear", antialias=False)
-  (_, fast_out), (_, slow_out) = (
-    apply(build(), params, videos, patch_size=size)
-    for videos, size in ((tubelet, None), (slow, (4, 16, 16)))
-  )
   np.testing.assert_allclose(
-    slow_out["stem"], fast_out["stem"], rtol=1e-4, atol=1e-4
+    stem(params, slow, (4, 16, 16)),
+    stem(params, tubelet, None),
+    rtol=1e-4,
+    atol=1e-4,
   )
 
 
@@ -333,7 +349,7 @@ def test_variants():
     (dict(posemb="sincos2d"), "posemb 'sincos2d'. Known: learn"),
     (dict(pool="max"), "pool 'max'. Known: gap, tok, map"),
     (dict(num_frames=0), "num_frames must be at least 1, got 0"),
-    (dict(token_learner=LEARNED | dict(layer=3)), "layer=3.*depth is 3"),
+    (dict(token_learner=LEARNED | dict(layer=1)), "layer=1.*depth is 1"),
   ],
 )
 def test_constructor_errors(kwargs, message):
@@ -380,12 +396,12 @@ def test_one_trace_per_patch_size():
   chex.clear_trace_counter()
 
   @functools.partial(jax.jit, static_argnames="patch_size")
-  @chex.assert_max_traces(n=3)
+  @chex.assert_max_traces(n=2)
   def step(params, videos, num_tokens, patch_size):
     return model.apply(
       {"params": params}, videos, patch_size=patch_size, num_tokens=num_tokens
     )[0]
 
-  for patch_size in (4, 8, (4, 8, 8), 4, 8, (4, 8, 8)):
+  for patch_size in (8, (4, 8, 8), 8, (4, 8, 8)):
     for num_tokens in (1, 3):
       step(params, VIDEOS, jnp.int32(num_tokens), patch_size=patch_size)
