@@ -1,8 +1,6 @@
 """Values of a config that the command line gives."""
 
 import pathlib
-import subprocess
-import sys
 
 import ml_collections
 import pytest
@@ -230,23 +228,3 @@ def test_files_of_configs(tmp_path, monkeypatch):
     ValueError, match="get_config cannot be called in this way"
   ):
     overrides.load(f"{path}:arg")
-
-
-@pytest.mark.parametrize(
-  ("flags", "message"),
-  [
-    (
-      [f"--config={QUICKSTART}", "--config.model.dept=3"],
-      "Error: ViT has no key 'dept'. Did you mean 'depth'?",
-    ),
-    # What a config file itself refuses.
-    (["--config=configs/folder.py"], "Error: Say where the images are: --conf"),
-  ],
-)
-def test_a_mistake_ends_the_command_in_a_line(tmp_path, flags, message):
-  command = [sys.executable, "-m", "tokenlearner_flexivit.main"]
-  flags = [f"--workdir={tmp_path / 'w'}", *flags]
-  done = subprocess.run([*command, *flags], capture_output=True, text=True)
-  last = done.stderr.splitlines()[-1]
-  assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert last.startswith(message)

@@ -1,9 +1,10 @@
-"""Runs of several processes, and runs that are told to stop: real processes."""
+"""Runs of several processes, and runs that are told to stop: real processes.
+
+tests/test_main.py has the signals, and the flags of processes, in one.
+"""
 
 import pathlib
-import re
 import signal
-import subprocess
 
 import chex
 import jax
@@ -14,6 +15,7 @@ from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.train import preemption
 
+pytestmark = pytest.mark.processes
 LIMIT = 240  # Seconds.
 
 
@@ -75,7 +77,6 @@ def check_same_result(start, config, workdir):
     assert round(21 * records[-1][name], 4) % 1 == 0
 
 
-@pytest.mark.processes
 def test_two_processes_stop_together_and_go_on_as_one_run(
   start, config, tmp_path
 ):
@@ -94,7 +95,6 @@ def test_two_processes_stop_together_and_go_on_as_one_run(
   check_same_result(start, config, workdir)
 
 
-@pytest.mark.processes
 def test_four_processes_are_one_run(start, config, tmp_path):
   config.total_steps = 40
   with start("four", 4) as run:
@@ -102,7 +102,6 @@ def test_four_processes_are_one_run(start, config, tmp_path):
   check_same_result(start, config, tmp_path / "four")
 
 
-@pytest.mark.processes
 def test_a_dead_process_stops_the_others(start, config):
   """With an error, within two minutes."""
   config.total_steps = 100_000
@@ -113,7 +112,6 @@ def test_a_dead_process_stops_the_others(start, config):
   assert codes[0] not in (0, preemption.EXIT_CODE)
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("bad", ["1", "01"])
 def test_a_batch_that_fails_loses_no_step(bad, start, config, tmp_path):
   """Who fails saves and says why; the others end as if it had died."""
@@ -155,7 +153,6 @@ if "--process_id=1" in sys.argv:
 """
 
 
-@pytest.mark.processes
 def test_an_evaluation_that_fails_on_one_host_saves_on_all(
   start, config, tmp_path
 ):
@@ -179,7 +176,6 @@ def test_an_evaluation_that_fails_on_one_host_saves_on_all(
   assert evaluated == [20, 40, 60, 80]
 
 
-@pytest.mark.processes
 def test_processes_leave_an_evaluation_together(start, config, tmp_path):
   """It would take a thousand batches, each of half a second."""
   config.evals.test.data.name = "fake:12x12x3:5:16000"
@@ -203,13 +199,7 @@ classification.Classification.check_labels = slow
   assert checkpoint_lib.newest_step(tmp_path / "left") == 20
 
 
-@pytest.mark.parametrize(
-  "number",
-  [
-    pytest.param(signal.SIGTERM, marks=pytest.mark.processes),
-    signal.SIGINT,
-  ],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
   config.total_steps = 100_000
   workdir = tmp_path / "one"
@@ -221,10 +211,7 @@ def test_a_signal_saves_and_exits_with_a_code(number, start, config, tmp_path):
   assert checkpoint_lib.newest_step(workdir) == last
 
 
-@pytest.mark.parametrize(
-  "dispatch, programs",
-  [("host", 2), pytest.param("switch", 1, marks=pytest.mark.processes)],
-)
+@pytest.mark.parametrize("dispatch, programs", [("host", 2), ("switch", 1)])
 def test_a_signal_while_compiling_stops_at_once(
   start, config, tmp_path, dispatch, programs
 ):
@@ -244,31 +231,3 @@ pmap.Pmap.lower = lambda *args, **options: never
     assert run.wait(limit=30) == [preemption.EXIT_CODE]
     assert "SIGTERM: stopped before the first step" in run.output()
   assert not checkpoint_lib.steps(tmp_path / "compiling")
-
-
-@pytest.mark.parametrize(
-  "flags, message",
-  [
-    (("--process_id=0",), "need --multihost"),
-    (("--multihost", "--process_id=0"), "--coordinator_address.*missing"),
-    (
-      (
-        *("--multihost", "--coordinator_address=box"),
-        *("--num_processes=1", "--process_id=0"),
-      ),
-      "give HOST:PORT, such as box:8476",
-    ),
-  ],
-)
-def test_flags_of_processes_come_together(flags, message, tmp_path):
-  result = subprocess.run(
-    [
-      *program.COMMAND,
-      *(f"--workdir={tmp_path}", *flags),
-    ],
-    cwd=program.ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 1
-  assert re.search(message, result.stderr + result.stdout)
