@@ -1,11 +1,14 @@
 """Rollout and relevance: by hand for a layer, and what they sum to."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.analysis import attention
 
@@ -31,9 +34,24 @@ def make(**kwargs):
       **kwargs,
     }
   )
-  params = jax.jit(model.init)(jax.random.key(0), IMAGES[:1])["params"]
   # Larger than at the start, so that attention is not even.
-  return model, jax.tree.map(lambda x: 2.5 * x, params)
+  return model, tiny.init(model, IMAGES[:1], scale=0.5)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def watched(model, params, shifts=None):
+  return attention._watched(model, params, IMAGES, SIX, shifts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(model, params, classes, shifts):
+  """Returns the sum of logits, what else is watched, and the gradients."""
+
+  def logit(shifts):
+    logits, out, found = attention._watched(model, params, IMAGES, SIX, shifts)
+    return logits[jnp.arange(3), classes].sum(), (out, found)
+
+  return jax.value_and_grad(logit, has_aux=True)(shifts)
 
 
 POOLS = pytest.mark.parametrize(
@@ -46,12 +64,18 @@ POOLS = pytest.mark.parametrize(
   ["tok", *(pytest.param(p, marks=pytest.mark.slow) for p in ("gap", "map"))],
 )
 def test_what_is_watched_is_what_the_model_does(pool):
-  model, params = make(pool=pool, token_learner=LEARNER, scan=True, remat=True)
-  logits, out, found = attention._watched(model, params, IMAGES, SIX)
-  expected = model.apply({"params": params}, IMAGES, **SIX)
+  model, params = make(
+    pool=pool, depth=3, token_learner=LEARNER, scan=True, remat=True
+  )
+  logits, out, found = watched(model, params)
+  expected = tiny.apply(model, params, IMAGES, **SIX)
   chex.assert_trees_all_close((logits, out), expected, rtol=1e-4, atol=1e-4)
   cls = int(pool == "tok")
-  shapes = {"encoderblock_0": (4 + cls,) * 2, "encoderblock_1": (3 + cls,) * 2}
+  shapes = {
+    "encoderblock_0": (4 + cls,) * 2,
+    "encoderblock_1": (3 + cls,) * 2,
+    "encoderblock_2": (3 + cls,) * 2,
+  }
   pools = {"map": "MAPHead_0", "gap": "encoder_norm"}
   shapes |= {pools[pool]: (1, 3)} if pool in pools else {}
   assert {name: x.shape[2:] for name, x in found.items()} == shapes
@@ -64,7 +88,7 @@ def test_what_is_watched_is_what_the_model_does(pool):
 @POOLS
 def test_rollout_of_a_layer_by_hand(pool):
   model, params = make(pool=pool, depth=1)
-  found = attention.weights(model, params, IMAGES, SIX)
+  _, _, found = watched(model, params)
   mean = np.asarray(found["encoderblock_0"]).mean(axis=1)
   tokens = (np.eye(mean.shape[-1]) + mean) / 2
   if pool == "tok":
@@ -101,18 +125,16 @@ def test_relevance_of_a_layer_by_hand():
   """For cls: the heads' mean of what weight times its gradient is above 0."""
   model, params = make(pool="tok", depth=1)
   classes = np.array([4, 0, 2])
-  found = attention.weights(model, params, IMAGES, SIX)["encoderblock_0"]
 
-  def logit(shift):
-    shifts = {"encoderblock_0": shift}
-    logits = attention._watched(model, params, IMAGES, SIX, shifts)[0]
-    return logits[jnp.arange(3), classes].sum()
+  def compute(shift):
+    return gradients(model, params, classes, {"encoderblock_0": shift})
 
-  zeros = jnp.zeros(found.shape)
-  gradient = jax.grad(logit)(zeros)
+  zeros = jnp.zeros((3, 2, 5, 5))
+  (_, (_, found)), gradient = compute(zeros)
+  found, gradient = found["encoderblock_0"], gradient["encoderblock_0"]
   # The gradient is that of the weights as they are used.
   one = zeros.at[1, 0, 0, 2].set(1e-2)
-  slope = (logit(one) - logit(-one)) / 2e-2
+  slope = (compute(one)[0][0] - compute(-one)[0][0]) / 2e-2
   assert slope == pytest.approx(float(gradient[1, 0, 0, 2]), rel=2e-2)
   weighted = np.maximum(np.asarray(gradient * found), 0).mean(axis=1)
   maps = attention.relevance(model, params, IMAGES, SIX, classes)
@@ -125,22 +147,13 @@ def test_relevance_under_map_pooling_by_hand():
   """The head's attention row, weighted likewise, times one plus the block's."""
   model, params = make(pool="map", depth=1)
   classes = np.array([4, 0, 2])
-
-  @jax.jit
-  def gradients_and_weights(shifts):
-    def logit(shifts):
-      logits, _, found = attention._watched(model, params, IMAGES, SIX, shifts)
-      return logits[jnp.arange(3), classes].sum(), found
-
-    return jax.grad(logit, has_aux=True)(shifts)
-
   zeros = {
     "encoderblock_0": jnp.zeros((3, 2, 4, 4)),
     "MAPHead_0": jnp.zeros((3, 2, 1, 4)),
   }
-  gradients, found = gradients_and_weights(zeros)
+  (_, (_, found)), found_gradients = gradients(model, params, classes, zeros)
   block, head = (
-    np.maximum(np.asarray(gradients[name] * found[name]), 0).mean(axis=1)
+    np.maximum(np.asarray(found_gradients[name] * found[name]), 0).mean(axis=1)
     for name in zeros
   )
   expected = (head @ (np.eye(4) + block))[:, 0]
@@ -159,22 +172,15 @@ def test_relevance_under_a_mean_by_hand(learner):
   """
   model, params = make(pool="gap", token_learner=learner)
   classes = np.array([4, 0, 2])
-  watched = jax.jit(lambda x: attention._watched(model, params, x, SIX))
-  _, out, found = watched(IMAGES)
+  shapes = jax.eval_shape(functools.partial(watched, model), params)[2]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+  (_, (out, found)), found_gradients = gradients(model, params, classes, zeros)
   n = out["encoded"].shape[1]
   column = np.asarray(params["head"]["kernel"])[:, classes]
   share = np.einsum("bnd,db->bn", out["encoded"], column) / n
   total = share.sum(axis=1) + np.asarray(params["head"]["bias"])[classes]
   logits = np.asarray(out["logits"])[np.arange(3), classes]
   np.testing.assert_allclose(total, logits, rtol=1e-3, atol=1e-4)
-
-  @jax.jit
-  @jax.grad
-  def gradients(shifts):
-    logits = attention._watched(model, params, IMAGES, SIX, shifts)[0]
-    return logits[jnp.arange(3), classes].sum()
-
-  found_gradients = gradients(jax.tree.map(jnp.zeros_like, found))
   tokens = np.eye(4)[None]
   for i in range(2):
     name = f"encoderblock_{i}"
@@ -194,7 +200,7 @@ def test_tokens_that_say_nothing_of_a_class_have_no_relevance():
   out = block["MultiHeadDotProductAttention_0"]["out"]
   out["kernel"] = jnp.zeros_like(out["kernel"])
   classes = np.array([1, 2, 3])
-  _, seen, _ = attention._watched(model, params, IMAGES, SIX)
+  _, seen, _ = watched(model, params)
   column = np.asarray(params["head"]["kernel"])[:, classes]
   share = np.einsum("bnd,db->bn", seen["encoded"], column) / 4
   maps = attention.relevance(model, params, IMAGES, SIX, classes).reshape(3, 4)
@@ -212,7 +218,7 @@ def test_tokens_that_say_nothing_of_a_class_have_no_relevance():
 
 def test_relevance_is_of_a_class():
   model, params = make(pool="gap", token_learner=LEARNER)
-  logits, _ = model.apply({"params": params}, IMAGES)
+  logits, _ = tiny.apply(model, params, IMAGES)
   likely = np.asarray(logits.argmax(axis=-1))
   found = attention.relevance(model, params, IMAGES, SIX)
   chosen = attention.relevance(model, params, IMAGES, SIX, likely)
@@ -222,7 +228,7 @@ def test_relevance_is_of_a_class():
 
 
 def test_all_tokens_pass_token_learner_by():
-  model, params = make(token_learner=LEARNER)
+  model, params = make(depth=1, token_learner=LEARNER | dict(layer=0))
   plain = model.clone(token_learner=None)
   setting = SIX.replace(num_tokens="all")
   np.testing.assert_allclose(

@@ -12,7 +12,7 @@ from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.models import token_learner as tl
 
 SMALL = dict(
-  width=64, depth=3, mlp_dim=96, num_heads=4, patch_size=(6, 4), posemb_grid=3
+  width=64, depth=2, mlp_dim=96, num_heads=4, patch_size=(6, 4), posemb_grid=3
 )
 LEARNERS = [None] + [
   dict(layer=1, num_tokens=6, version=version, fuser=fuser, bottleneck_dim=7)
@@ -36,7 +36,8 @@ PLAIN = ("gap", dict(num_classes=10), 3)
   ],
 )
 def test_parameters_are_those_of_init(learner, pool, kwargs, channels):
-  model = models.create(pool=pool, token_learner=learner, **SMALL, **kwargs)
+  kwargs |= SMALL | dict(depth=3)  # A fuser in more than one block.
+  model = models.create(pool=pool, token_learner=learner, **kwargs)
   images = jax.ShapeDtypeStruct((1, 12, 12, channels), np.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
   leaves = jax.tree.leaves(params)
@@ -53,7 +54,11 @@ def assert_xla_counts_the_same(model, *call):
   "learner, pool",
   [
     *((learner, "gap") for learner in LEARNERS),
-    *itertools.product((None, LEARNERS[1], LEARNERS[2]), ("tok", "map")),
+    # A cls token stays beside learned ones and those that are fused.
+    (LEARNERS[1], "tok"),
+    (LEARNERS[2], "tok"),
+    (None, "map"),
+    (LEARNERS[1], "map"),
   ],
 )
 def test_operations_of_a_narrow_model(learner, pool):
@@ -78,18 +83,19 @@ def test_all_tokens_cost_what_a_model_without_token_learner_costs():
   "variant, size, patch_size, num_tokens, kwargs",
   [
     ("Ti/16", 224, None, None, dict(pool="map", rep_size=True)),
-    ("S", 240, 48, None, dict(pool="tok")),  # A sixth is resizing the kernel.
+    ("S", 240, 48, None, dict(pool="tok")),  # Mostly resizing the kernel.
     ("S", 240, 8, None, dict(pool="tok")),
     ("B", 240, (24, 16), None, dict(posemb="sincos2d")),
     ("L/16", 224, None, None, dict(num_classes=None)),
-    ("B/16", 384, 16, None, dict(token_learner=dict(layer=6, num_tokens=8))),
+    ("B/16", 384, 16, None, dict(token_learner=dict(layer=1, num_tokens=8))),
     (
       "S",
       240,
       30,
       3,
       dict(
-        token_learner=dict(layer=9, num_tokens=8, version="1.0", fuser=True)
+        depth=3,
+        token_learner=dict(layer=1, num_tokens=8, version="1.0", fuser=True),
       ),
     ),
   ],
@@ -97,7 +103,8 @@ def test_all_tokens_cost_what_a_model_without_token_learner_costs():
 def test_operations_are_what_xla_counts(
   variant, size, patch_size, num_tokens, kwargs
 ):
-  kwargs = dict(num_classes=1000) | kwargs
+  """Of the first blocks; a test that is marked slow counts all of them."""
+  kwargs = dict(num_classes=1000, depth=2) | kwargs
   model = models.ViT.from_variant(variant, **kwargs)
   assert_xla_counts_the_same(model, (size, size, 3), patch_size, num_tokens)
 
@@ -123,26 +130,36 @@ VIDEO = SMALL | dict(
 VIDEO_LEARNER = dict(layer=1, num_tokens=6, bottleneck_dim=7)
 
 
-@pytest.mark.parametrize("pool", ["gap", "tok", "map"])
-@pytest.mark.parametrize("name", ["vivit", "vivit_factorised"])
-def test_parameters_of_a_model_for_videos(name, pool):
-  videos = jax.ShapeDtypeStruct((1, 8, 48, 48, 3), np.float32)
-  for learner in (None, VIDEO_LEARNER | dict(version="1.0", fuser=True)):
-    model = models.create(name, pool=pool, token_learner=learner, **VIDEO)
-    params = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
-    leaves = jax.tree.leaves(params)
-    assert cost.num_params(model) == sum(x.size for x in leaves)
-
-
-@pytest.mark.parametrize("name", ["vivit", "vivit_factorised"])
 @pytest.mark.parametrize(
-  "pool, fuser, patch_size, call",
+  "name, pool, learner",
+  [
+    ("vivit", "tok", None),
+    ("vivit", "map", VIDEO_LEARNER | dict(version="1.0", fuser=True)),
+    # Pools frames, then time.
+    ("vivit_factorised", "gap", None),
+    ("vivit_factorised", "map", None),
+    ("vivit_factorised", "tok", VIDEO_LEARNER),
+  ],
+)
+def test_parameters_of_a_model_for_videos(name, pool, learner):
+  videos = jax.ShapeDtypeStruct((1, 8, 48, 48, 3), np.float32)
+  model = models.create(name, pool=pool, token_learner=learner, **VIDEO)
+  params = jax.eval_shape(model.init, jax.random.key(0), videos)["params"]
+  leaves = jax.tree.leaves(params)
+  assert cost.num_params(model) == sum(x.size for x in leaves)
+
+
+@pytest.mark.parametrize(
+  "name, pool, fuser, patch_size, call",
   [
     # As it is stored, resized in space, and in time too; frame by frame.
-    ("tok", False, (2, 6, 4), (None, 2)),
-    ("map", True, (2, 6, 4), ((4, 8), None)),
-    ("gap", False, (2, 6, 4), ((4, 4, 8), "all")),
-    ("gap", True, (6, 4), ((4, 8), 3)),
+    ("vivit", "tok", False, (2, 6, 4), (None, 2)),
+    ("vivit", "map", True, (2, 6, 4), ((4, 8), None)),
+    ("vivit", "gap", False, (2, 6, 4), ((4, 4, 8), "all")),
+    ("vivit", "gap", True, (6, 4), ((4, 8), 3)),
+    ("vivit_factorised", "tok", False, (2, 6, 4), (None, 2)),
+    ("vivit_factorised", "map", True, (2, 6, 4), ((4, 4, 8), None)),
+    ("vivit_factorised", "gap", False, (6, 4), ((4, 8), "all")),
   ],
 )
 def test_operations_of_a_video(name, pool, fuser, patch_size, call):
@@ -175,7 +192,7 @@ def test_token_learner_for_videos(learner, gmacs):
 
 
 def test_kernels_are_resized_once_per_batch():
-  model = models.ViT.from_variant("Ti", num_classes=10)
+  model = models.ViT.from_variant("Ti", num_classes=10, depth=1)
   call = ((96, 96, 3), 48)
   count = cost.operations(model, *call)
   per_image = count["matmul"] + count["elementwise"]
