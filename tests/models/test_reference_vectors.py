@@ -150,14 +150,27 @@ def big_vision_model(cfg, **kwargs):
   )
 
 
+_FEW = 4  # So many calls of one model are all in the default run.
+
+
 @vectors_lib.checks(
   "bv_flexivit_gap",
   "bv_flexivit_tok",
   "bv_flexivit_map",
   "bv_flexivit_gap_sincos",
 )
-def test_flexivit(name):
+@pytest.mark.parametrize(
+  "every", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_flexivit(name, every):
   vectors = vectors_lib.Vectors(name)
+  calls = vectors.meta["calls"].items()
+  if every and len(calls) <= _FEW:
+    pytest.skip("all calls of this file are in the default run")
+  if not every and len(calls) > _FEW:
+    # Each is a program. From the smallest to the largest patch.
+    calls = sorted(calls, key=lambda call: call[1]["patch"])
+    calls = [*calls[::_FEW], calls[-1]]
   cfg = vectors.meta["cfg"]
   model = big_vision_model(
     cfg,
@@ -166,7 +179,7 @@ def test_flexivit(name):
     pool=cfg["pool_type"],
   )
   params = vectors.tree("params/")
-  for call, settings in vectors.meta["calls"].items():
+  for call, settings in calls:
     images = vectors["in/" + call.split("@")[0]]
     _, out = apply(model, params, images, patch_size=settings["patch"])
     assert out["stem"].shape == tuple(vectors[f"out/{call}/stem_shape"])
