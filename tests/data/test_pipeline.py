@@ -120,6 +120,11 @@ def test_threads_change_nothing(changes):
   assert_equal(take(7, {**FAKE, **changes}), take(7))
 
 
+def test_a_process_changes_nothing():
+  assert_equal(take(4, {**FAKE, "num_workers": 1}), take(4))
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_processes_change_nothing(digits, num_workers):
   config = digits(pp=RANDOM_PP)
@@ -130,6 +135,7 @@ def test_processes_change_nothing(digits, num_workers):
   )
 
 
+@pytest.mark.processes
 def test_processes_beside_jax_in_a_program(tmp_path):
   """Workers import the program again, so it has the usual guard."""
   program = tmp_path / "program.py"
@@ -165,6 +171,7 @@ def test_processes_beside_jax_in_a_program(tmp_path):
   assert result.stdout.strip() == str(take(4)[-1]["id"].tolist())
 
 
+@pytest.mark.processes
 def test_errors_of_processes_name_the_example(tmp_path, capfd):
   pp = "decode|onehot(3)|keep('label')"
   config = {"name": "fake:8x8x3:5:23", "split": "train", "pp": pp}
@@ -247,6 +254,7 @@ def test_the_evaluation_on_real_labels_has_images_without_any():
   assert batch["mask"].tolist() == [1, 1, 1, 0]
 
 
+@pytest.mark.processes
 def test_eval_by_processes():
   config = {**FAKE, "num_workers": 2}
   assert_equal(

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import tiny
 from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, interop, models, parallel, tasks, train
 from tokenlearner_flexivit.tasks import distillation
@@ -39,6 +40,12 @@ def make_batch(*keys):
   return batch | {"label": jnp.asarray([0, 1, 2, 4])}
 
 
+def weights_of(task):
+  """Returns weights of noise for the teachers."""
+  images = np.zeros((1, 12, 12, 3))
+  return tuple(tiny.init(teacher.model, images) for teacher in task.teachers)
+
+
 def softmax(x):
   return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
 
@@ -65,13 +72,15 @@ def test_binary_kl():
 @pytest.mark.parametrize("distance", list(distillation.DISTANCES))
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(distance):
   task = make_task(distance=distance, loss="sigmoid_xent", temperature=2.0)
-  constants = jax.device_get(task.constants(parallel.create()))
-  params = constants[0]
-  batch = jax.jit(task.prepare)(make_batch("image"), KEY, constants)
-  loss = functools.partial(task.loss, setting=SETTING)
-  (value, (metrics, _)), grads = jax.jit(
-    jax.value_and_grad(loss, has_aux=True)
-  )(params, batch, KEY)
+  constants, batch = weights_of(task), make_batch("image")
+
+  @jax.jit
+  def step(params):
+    prepared = task.prepare(batch, KEY, constants)
+    loss = functools.partial(task.loss, setting=SETTING)
+    return jax.value_and_grad(loss, has_aux=True)(params, prepared, KEY)
+
+  (value, (metrics, _)), grads = step(constants[0])
   np.testing.assert_allclose(value, 0, atol=1e-6)
   assert metrics["agreement"] == 1
   assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-5
@@ -87,11 +96,14 @@ def test_a_single_class_is_always_agreed_on_and_the_log_leaves_it_out():
   section["distance"] = "binary_kl"
   section["teachers"] = {"prof": TEACHER | {"model": model}}
   task = tasks.create(section, model=models.create(**model), num_classes=1)
-  constants = jax.device_get(task.constants(parallel.create()))
-  batch = make_batch("image") | {"label": np.ones((4, 1), np.float32)}
-  batch = jax.jit(task.prepare)(batch, KEY, constants)
-  loss = functools.partial(task.loss, setting=SETTING)
-  _, (metrics, _) = jax.jit(loss)(constants[0], batch, KEY)
+  constants = weights_of(task)
+  batch = make_batch("image") | {"label": jnp.ones((4, 1))}
+
+  def loss(params):
+    prepared = task.prepare(batch, KEY, constants)
+    return task.loss(params, prepared, KEY, setting=SETTING)
+
+  _, (metrics, _) = jax.eval_shape(loss, constants[0])
   assert set(metrics) == {"distance", "label_loss"}
 
 
@@ -100,21 +112,25 @@ def test_loss_is_the_scaled_distance_to_the_mean_of_the_teachers():
   task = make_task(
     {"a": TEACHER, "b": second}, temperature=2.0, label_weight=0.5
   )
-  batch = make_batch("image")
-  constants = jax.device_get(task.constants(parallel.create()))
-  prepared = jax.jit(task.prepare)(batch, KEY, constants)
-  answers = [
-    teacher.logits(params, batch["image"])
-    for teacher, params in zip(task.teachers, constants, strict=True)
-  ]
-  target = np.mean([softmax(np.asarray(a) / 2) for a in answers], axis=0)
-  np.testing.assert_allclose(prepared["target"], target, rtol=1e-5)
+  batch, constants = make_batch("image"), weights_of(task)
+  params = tiny.init(task.model, batch["image"][:1], scale=0.3)
 
-  params = task.init(jax.random.key(5), (12, 12, 3))
-  value, (metrics, _) = jax.jit(functools.partial(task.loss, setting=SETTING))(
-    params, prepared, KEY
+  @jax.jit
+  def program(params, constants):
+    answers = [
+      teacher.logits(weights, batch["image"])
+      for teacher, weights in zip(task.teachers, constants, strict=True)
+    ]
+    prepared = task.prepare(batch, KEY, constants)
+    loss = task.loss(params, prepared, KEY, setting=SETTING)
+    logits = task.predict(params, batch, SETTING)
+    return answers, prepared["target"], loss, logits
+
+  answers, given, (value, (metrics, _)), logits = jax.device_get(
+    program(params, constants)
   )
-  logits = np.asarray(task.predict(params, batch, SETTING))
+  target = np.mean([softmax(a / 2) for a in answers], axis=0)
+  np.testing.assert_allclose(given, target, rtol=1e-5)
   kl = (target * np.log(target / softmax(logits / 2))).sum(axis=-1).mean()
   label = -np.log(softmax(logits))[np.arange(4), batch["label"]].mean()
   np.testing.assert_allclose(metrics["distance"], kl, rtol=1e-4)
@@ -174,26 +190,26 @@ def test_teacher_sees_the_same_mixup_at_its_own_resolution(monkeypatch):
   assert not np.allclose(prepared["image"], batch["image"])
 
 
-def test_teacher_is_computed_once_outside_the_branches(config):
+def test_teacher_is_computed_once_outside_the_branches(small_config):
   """In a switch over three sizes, the teacher's products are there once."""
-  config.task = dict(
-    name="distillation",
-    teachers=dict(
-      prof=dict(
-        model=dict(width=40, depth=1, mlp_dim=80, num_heads=2, patch_size=4),
-        dtype="float32",
-      )
-    ),
-  )
+  config = small_config
+  config.flexi.patch_size.values = (6, 4, 3)
+  model = dict(width=40, depth=1, mlp_dim=80, num_heads=2, patch_size=4)
+  teachers = dict(prof=dict(model=model, dtype="float32"))
+  config.task = dict(name="distillation", teachers=teachers)
   run = setup.Experiment(config)
-  params = run.init_params()
   batch = {"image": jnp.zeros((2, 12, 12, 3))}
   step = train_step_lib.make_train_step(
     run.task, optax.sgd(0.1), run.dials, OneDevice(), seed=0
   )
-  state = train_step_lib.create_state(params, optax.sgd(0.1), ema=False)
-  weights = run.task.constants(run.parallel)
-  text = str(jax.make_jaxpr(step)(state, batch, weights))
+  state = jax.eval_shape(
+    lambda params: train_step_lib.create_state(
+      params, optax.sgd(0.1), ema=False
+    ),
+    run.init_shapes(),
+  )
+  shapes = run.task.constant_shapes()
+  text = str(jax.make_jaxpr(step)(state, batch, shapes))
   # The MLP of the teacher, and of nothing else, has 80 hidden features; its
   # backward pass would have products with that width as well.
   products = [
@@ -321,14 +337,14 @@ def test_a_teacher_computes_as_its_model_says():
 
 def test_a_teacher_of_images_of_other_channels():
   task = make_task()
-  (teacher,), (weights,) = task.teachers, task.constants(parallel.create())
+  (teacher,), (weights,) = task.teachers, weights_of(task)
   message = r"teachers\.prof, which sees 'image' \[12, 12, 1\].*channels"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(teacher.logits, weights, jnp.zeros((2, 12, 12, 1)))
 
 
 def test_teacher_without_all_its_weights(tmp_path):
-  params = jax.device_get(make_task().constants(parallel.create())[0])
+  params = jax.device_get(weights_of(make_task())[0])
   del params["head"]
   path = tmp_path / "headless.npz"
   interop.save_params(params, path)

@@ -115,7 +115,8 @@ def counting_config():
   config.task = dict(name="counting", delta=2.0)
   config.flexi = dict(patch_size=dict(values=(6, 4)))
   config.evals.test.type = "counting"
-  config.model.rep_size = 8
+  config.model.update(rep_size=8, depth=1)
+  config.model.token_learner = None
   return config
 
 
