@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -34,15 +35,23 @@ def code_after(heading: str, language: str) -> str:
   return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
 
 
+def apply(function):
+  return function()
+
+
 def test_the_config_describes_a_run():
   names = {}
   exec(code_after("A config", "python"), names)
   setup.Experiment(names["get_config"]())
 
 
-def test_the_modules_alone(capsys):
+@pytest.mark.parametrize(
+  "run", [jax.eval_shape, pytest.param(apply, marks=pytest.mark.slow)]
+)
+def test_the_modules_alone(run, capsys):
+  """Shapes are all that it prints, so that tracing it is enough by default."""
   code = code_after("The modules alone", "python")
-  exec(code, {})
+  run(lambda: exec(code, {}))
   promised = re.search(r"# (\(.+\))$", code, re.MULTILINE)[1]
   assert capsys.readouterr().out.split() == promised.split()
 

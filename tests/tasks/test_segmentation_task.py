@@ -127,13 +127,13 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     "segmentation_distillation", teachers={"prof": TEACHER}, temperature=2.0
   )
   assert task.batch_keys == ("image",)
-  constants = jax.device_get(task.constants(parallel.create()))
   batch = {"image": jnp.asarray(make_batch(2)["image"])}
-  batch = task.prepare(batch, KEY, constants)
+  constants = (init(task.teachers[0].model, batch["image"][:1]),)
 
   @jax.jit
   def grads(params):
-    loss = lambda p: task.loss(p, batch, KEY, SETTING)  # noqa: E731
+    prepared = task.prepare(batch, KEY, constants)
+    loss = lambda p: task.loss(p, prepared, KEY, SETTING)  # noqa: E731
     return jax.value_and_grad(loss, has_aux=True)(params)
 
   (value, (metrics, logits)), grads = grads(constants[0])
@@ -151,20 +151,31 @@ def test_a_teacher_of_larger_images_and_masks_beside_it():
   large = np.random.default_rng(1).standard_normal((2, 12, 12, 3), np.float32)
   batch = {k: jnp.asarray(v) for k, v in (batch | {"large": large}).items()}
   assert task.batch_keys == ("image", "large", "semantic")
-  constants = jax.device_get(task.constants(parallel.create()))
-  prepared = jax.jit(task.prepare)(batch, KEY, constants)
-  answer, _ = apply(task.teachers[0].model, constants[0], large, patch_size=2)
-  expected = jax.nn.softmax(bilinear.resize(answer, (8, 8)))
-  np.testing.assert_allclose(prepared["target"], expected, atol=1e-6)
+  (teacher,) = task.teachers
+  constants = (init(teacher.model, large[:1]),)
   params = init(task.model, batch["image"][:1])
-  loss = jax.jit(lambda p, batch: task.loss(p, batch, KEY, SETTING))
-  value, (metrics, logits) = loss(params, prepared)
+
+  @jax.jit
+  def program(params, constants):
+    answer, _ = teacher.model.apply(
+      {"params": constants[0]}, large, patch_size=2
+    )
+    prepared = task.prepare(batch, KEY, constants)
+    loss = task.loss(params, prepared, KEY, SETTING)
+    own = task.imitate(prepared, loss[1][1])
+    expected = jax.nn.softmax(bilinear.resize(answer, (8, 8)))
+    itself = task.loss(params, own, KEY, SETTING)
+    return expected, prepared["target"], loss, itself
+
+  expected, target, loss, itself = program(params, constants)
+  np.testing.assert_allclose(target, expected, atol=1e-6)
+  value, (metrics, logits) = loss
   q = np.asarray(jax.nn.log_softmax(logits))
   kl = float((expected * (np.log(expected) - q)).sum(axis=-1).mean())
   assert metrics["distance"] == pytest.approx(kl, rel=1e-4)
   parts = kl + 0.5 * float(metrics["label_loss"])
   assert value == pytest.approx(parts, rel=1e-4)
-  _, (metrics, _) = loss(params, task.imitate(prepared, logits))
+  _, (metrics, _) = itself
   assert metrics["distance"] == pytest.approx(0, abs=1e-6)
 
 
