@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.analysis import cka
 
@@ -29,9 +30,14 @@ def plain_cka(x, y):
   return plain_hsic(k, m) / np.sqrt(plain_hsic(k, k) * plain_hsic(m, m))
 
 
+@jax.jit
+def hsic(*features):
+  return cka.hsic(jnp.stack([cka.kernel(x) for x in features]))
+
+
 def of_arrays(*features):
-  kernels = jnp.stack([cka.kernel(jnp.asarray(x, "f4")) for x in features])
-  return cka.normalised(np.asarray(cka.hsic(kernels), np.float64))
+  values = hsic(*(jnp.asarray(x, "f4") for x in features))
+  return cka.normalised(np.asarray(values, np.float64))
 
 
 def test_one_batch_is_the_definition():
@@ -56,9 +62,8 @@ def test_batches_estimate_what_all_examples_have():
   x = RNG.normal(size=(1600, 3))
   y = x[:, :2] + 0.5 * RNG.normal(size=(1600, 2))
   whole = plain_hsic(x @ x.T, y @ y.T)
-  both = jax.jit(lambda *xy: cka.hsic(jnp.stack([cka.kernel(z) for z in xy])))
   found = [
-    both(*(jnp.asarray(z[i : i + 8], "f4") for z in (x, y)))[0, 1]
+    hsic(*(jnp.asarray(z[i : i + 8], "f4") for z in (x, y)))[0, 1]
     for i in range(0, 1600, 8)
   ]
   spread = np.std(found) / len(found) ** 0.5
@@ -92,15 +97,15 @@ def side():
   model = models.ViT(
     num_classes=3,
     width=16,
-    depth=2,
+    depth=1,
     mlp_dim=32,
     num_heads=2,
     patch_size=6,
     posemb_grid=2,
     pool="tok",
   )
-  params = model.init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))["params"]
-  names = ("stem", "encoder/block01/+mlp", "pre_logits")
+  params = tiny.init(model, IMAGES)
+  names = ("stem", "encoder/block00/+mlp", "pre_logits")
   return cka.Side(model, params, SETTINGS[6], names)
 
 
@@ -108,7 +113,7 @@ IMAGES = RNG.normal(size=(23, 12, 12, 3)).astype(np.float32)
 
 
 def features(side):
-  found = side.features(side.params, IMAGES)
+  found = jax.jit(side.features)(side.params, IMAGES)
   return {name: np.asarray(x, np.float64) for name, x in found.items()}
 
 
@@ -141,7 +146,7 @@ def test_what_fills_up_a_batch_is_not_counted(side):
 
 def test_what_of_the_tokens(side):
   replace = cka.dataclasses.replace
-  names = ("encoder/block01/+mlp", "pre_logits")
+  names = ("encoder/block00/+mlp", "pre_logits")
   mean = features(replace(side, names=names, tokens="mean"))
   cls = features(replace(side, names=names, tokens="cls"))
   whole = features(replace(side, names=names))

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.analysis import (
   correspondence,
@@ -18,18 +19,18 @@ SIX, FOUR = dials.Setting((6, 6)), dials.Setting((4, 4))
 LEARNER = dict(layer=1, num_tokens=4)
 
 
-def make(**kwargs):
+def make(depth=1, **kwargs):
   model = models.ViT(
     num_classes=3,
     width=16,
-    depth=2,
+    depth=depth,
     mlp_dim=16,
     num_heads=1,
     patch_size=6,
     posemb_grid=2,
     **kwargs,
   )
-  return model, jax.jit(model.init)(jax.random.key(0), IMAGES[:1])["params"]
+  return model, tiny.init(model, IMAGES[:1])
 
 
 def places(n, m):
@@ -73,19 +74,23 @@ def test_similarity_is_the_cosine():
 
 def test_matches_are_counted_over_all_tokens_and_images():
   model, params = make(pool="tok")
-  name = "encoder/block01/+mlp"
+  name = "encoder/block00/+mlp"
   found = correspondence.matches(
     model, params, [IMAGES[:1], IMAGES[1:]], [SIX, FOUR]
   )
   assert correspondence.last_name(model, [SIX]) == name
   np.testing.assert_array_equal(np.diag(found.rates), 1)  # With itself.
   here, there = (
-    np.asarray(correspondence.tokens(model, params, IMAGES, s, name))
+    np.asarray(
+      jax.jit(lambda p, s=s: correspondence.tokens(model, p, IMAGES, s, name))(
+        params
+      )
+    )
     for s in (SIX, FOUR)
   )
   assert here.shape == (2, 2, 2, 16) and there.shape == (2, 3, 3, 16)
-  _, out = model.apply({"params": params}, IMAGES, patch_size=6)
-  plain = np.asarray(out["encoder"]["block01"]["+mlp"])[:, 1:]  # Without cls.
+  _, out = tiny.apply(model, params, IMAGES, patch_size=6)
+  plain = np.asarray(out["encoder"]["block00"]["+mlp"])[:, 1:]  # Without cls.
   np.testing.assert_allclose(here.reshape(plain.shape), plain, atol=1e-5)
   near = np.asarray(correspondence.similarity(here, there)).reshape(8, 9)
   same = correspondence.same_place((2, 2), (3, 3)).reshape(4, 9)
@@ -96,7 +101,7 @@ def test_matches_are_counted_over_all_tokens_and_images():
 
 
 def test_learned_tokens_have_no_place():
-  model, params = make(token_learner=LEARNER)
+  model, params = make(depth=2, token_learner=LEARNER)
   every = SIX.replace(num_tokens="all")
 
   def tokens(name, setting=SIX):

@@ -5,31 +5,31 @@ import json
 
 import chex
 import cv2
-import jax
 import matplotlib
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.analysis import token_maps, video_maps
 from tokenlearner_flexivit.figures import overlay
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.run import workdir
 
-SMALL = dict(width=16, depth=2, mlp_dim=16, num_heads=1, num_classes=3)
+SMALL = dict(width=16, depth=1, mlp_dim=16, num_heads=1, num_classes=3)
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 24, 3)).astype("f4")
 VIDEO = np.random.default_rng(1).normal(size=(8, 12, 24, 3)).astype("f4")
 
 
 def vit(**learner):
-  learner = dict(layer=1, num_tokens=4) | learner
+  learner = dict(layer=0, num_tokens=4) | learner
   return models.ViT(
     **SMALL, patch_size=(6, 6), posemb_grid=(2, 4), token_learner=learner
   )
 
 
 def vivit(patch_size, **kwargs):
-  learner = dict(layer=1, num_tokens=4)
+  learner = dict(layer=0, num_tokens=4)
   return models.ViViT(
     **SMALL,
     patch_size=patch_size,
@@ -41,21 +41,16 @@ def vivit(patch_size, **kwargs):
 
 def init(model, images=IMAGES):
   """Random parameters: zeros, as at the start, hide what depends on what."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda x: np.float32(0.3 * rng.normal(size=x.shape)), shapes
-  )
+  return tiny.init(model, images, scale=0.3)
 
 
 def test_a_token_is_the_sum_that_its_map_says():
   model = vit()
   params = init(model)
-  apply = jax.jit(functools.partial(model.apply, patch_size=(4, 6)))
-  _, out = apply({"params": params}, IMAGES)
+  _, out = tiny.apply(model, params, IMAGES, patch_size=(4, 6))
   maps = token_maps.token_maps(model, params, IMAGES, patch_size=(4, 6))
   chex.assert_shape(maps, (2, 4, 3, 4))
-  before = out["encoder"]["block00"]["+mlp"].reshape(2, 3, 4, 16)
+  before = out["with_posemb"].reshape(2, 3, 4, 16)
   tokens = np.einsum("bshw,bhwd->bsd", maps, before)
   chex.assert_trees_all_close(
     tokens, np.asarray(out["token_learner"]["tokens"]), rtol=1e-4, atol=1e-4
@@ -74,7 +69,7 @@ def test_the_first_maps_are_those_of_fewer_tokens(version):
 
 
 def test_with_a_fuser_every_block_has_maps():
-  model = vit(fuser=True, layer=0)
+  model = vit(fuser=True).clone(depth=2)
   params = init(model)
   maps = functools.partial(token_maps.token_maps, model, params, IMAGES)
   assert token_maps.map_names(model) == ("block00", "block01")

@@ -1,11 +1,14 @@
 """Tiny models, their parameters, and the vectors of the published code."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests import tiny
 from tests import vectors as vectors_lib
 from tokenlearner_flexivit import models
 
@@ -48,19 +51,23 @@ def make_model():
   return make
 
 
+@functools.cache
+def _shapes(model, shape):
+  images = jnp.zeros((1, *shape, 3))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+  return traverse_util.flatten_dict(shapes, sep="/")
+
+
 @pytest.fixture
 def make_params():
   """Returns a function that makes random parameters, none of them zero."""
 
   def make(model, seed=0, shape=(12, 12)):
-    images = jnp.zeros((1, *shape, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(seed)
-    flat = traverse_util.flatten_dict(shapes, sep="/")
     return traverse_util.unflatten_dict(
       {
         k: 0.2 * rng.standard_normal(v.shape, np.float32)
-        for k, v in flat.items()
+        for k, v in _shapes(model, shape).items()
       },
       sep="/",
     )
@@ -73,8 +80,7 @@ def logits():
   """Returns a function that applies a model."""
 
   def apply(model, params, images, **settings):
-    run = jax.jit(lambda p, x: model.apply({"params": p}, x, **settings)[0])
-    return np.asarray(run(params, jnp.asarray(images)))
+    return np.asarray(tiny.apply(model, params, images, **settings)[0])
 
   return apply
 

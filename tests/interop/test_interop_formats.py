@@ -36,10 +36,11 @@ def test_flexivit(pool, vectors, tmp_path, logits):
   model = models.ViT(**interop.describe(path, posemb_grid=grid).model)
   params, report = load(path, model)
   assert report.format == "big_vision"
-  for call, settings in list(reference.meta["calls"].items())[:2]:
-    images = reference["in/" + call.split("@")[0]]
-    y = logits(model, params, images, patch_size=settings["patch"])
-    assert_close(y, reference[f"out/{call}/logits"])
+  # The model itself is compared at all calls, where its tests are.
+  call, settings = next(iter(reference.meta["calls"].items()))
+  images = reference["in/" + call.split("@")[0]]
+  y = logits(model, params, images, patch_size=settings["patch"])
+  assert_close(y, reference[f"out/{call}/logits"])
 
 
 @vectors_lib.checks(

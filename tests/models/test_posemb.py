@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.models import posemb
 
@@ -69,22 +70,25 @@ def test_a_model_resizes_the_sines_of_its_stored_grid(stored):
   images = jnp.asarray(
     np.random.default_rng(0).uniform(-1, 1, (1, 60, 60, 3)), jnp.float32
   )
-  params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+  params = tiny.init(model, images)
   assert "pos_embedding" not in params
   # Fewer cells than are stored, more, and of one axis fewer, of the other more.
   outs = jax.jit(
     lambda: [
-      model.apply({"params": params}, images, patch_size=patch_size)[1]
-      for patch_size in (20, 6, (30, 6))
+      (out["stem"], out["with_posemb"])
+      for _, out in (
+        model.apply({"params": params}, images, patch_size=patch_size)
+        for patch_size in (20, 6, (30, 6))
+      )
     ]
   )()
-  for out in outs:
-    _, h, w, d = out["stem"].shape
+  for stem, with_posemb in outs:
+    _, h, w, d = stem.shape
     expected = jax.image.resize(
       jnp.asarray(published_sines(*stored, d), jnp.float32), (h, w, d), "linear"
     )
     np.testing.assert_allclose(
-      out["with_posemb"] - out["stem"].reshape(1, h * w, d),
+      with_posemb - stem.reshape(1, h * w, d),
       expected.reshape(1, h * w, d),
       atol=2e-5,
     )
