@@ -104,12 +104,13 @@ def test_splits_that_are_asked_for_must_be_there(tmp_path):
   ],
 )
 def test_a_dozen_images_are_trained(get_config, tmp_path, capsys):
-  """The configs as they stand, but for the size of the model."""
+  """The configs as they stand, but for the size of the model and mixup."""
   write_images(tmp_path / "pets", "cat", "dog", count=6)
   (tmp_path / "pets" / "dog" / "Thumbs.db").write_bytes(b"x")
   if get_config is folder.get_config:
     config = get_config(f"path={tmp_path / 'pets'},epochs=20")
     config.flexi.patch_size["values"] = (30,)
+    config.task.mixup_alpha = 0.0
   else:
     # Without weights to start from, for which runlocal is.
     config = get_config(

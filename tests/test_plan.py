@@ -18,12 +18,18 @@ from tokenlearner_flexivit.planning import steps as steps_lib
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
+def one_block_config():
+  config = make_config()
+  config.model.depth, config.model.token_learner.layer = 1, 0
+  return config
+
+
 @pytest.fixture(scope="module")
 def planned():
   """The plan of a tiny run for the devices of the tests."""
   said = []
   content = planning.make(
-    make_config(), "here", dispatch="both", largest=False, say=said.append
+    one_block_config(), "here", dispatch="both", largest=False, say=said.append
   )
   return content, said
 
@@ -41,7 +47,7 @@ def test_a_plan_counts_what_its_programs_need(planned):
 
 def test_operations_are_three_forward_passes(planned):
   content, _ = planned
-  model = models.create(num_classes=5, **make_config().model)
+  model = models.create(num_classes=5, **one_block_config().model)
   for row in content["settings"]:
     macs = model.cost((12, 12, 3), patch_size=(row["patch_size"],) * 2)
     assert row["flops"] == 6 * macs * content["batch_per_chip"]
@@ -178,7 +184,7 @@ def test_the_models_of_released_names_are_known():
 
 def test_the_command(tmp_path, capsys, write_config, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = make_config()
+  config = one_block_config()
   config.model.token_learner = None
   plan.main(
     [

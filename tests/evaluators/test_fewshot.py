@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
+from tests import tiny
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import parallel
 from tokenlearner_flexivit.data.sources import fake
@@ -42,6 +43,10 @@ class Attributes(data_lib.Source):
 
 
 SOURCE = Attributes(np.arange(20) % 2, np.arange(20) // 4 - 1)
+
+
+def fresh(experiment):
+  return tiny.init(experiment.task.model, np.zeros((1, 12, 12, 3)))
 
 
 def draw(train=SOURCE, test=SOURCE, key="label", k=3, num_seeds=2):
@@ -161,7 +166,7 @@ def test_labels_that_take_long_are_read_at_the_first_evaluation(
   config.flexi.patch_size.values = (6,)
   experiment = setup.Experiment(config)
   assert Large.reads == 0
-  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = fresh(experiment)
   params = parallel.create().place(params)
   evaluator = experiment.evaluators["few"]
   first = dict(evaluator.run(params))
@@ -298,7 +303,7 @@ def test_accuracies_are_those_of_scikit_learn(
   assert [len(source) for source in evaluator.sources] == [61, 21]
   assert evaluator.image_shape == (12, 12, 3)
   assert evaluator.headline == "3shot"
-  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = fresh(experiment)
   reads = collections.Counter()
   original = fake.FakeSource.__getitem__
 
@@ -353,10 +358,9 @@ def test_accuracies_are_those_of_scikit_learn(
 def test_a_training_that_has_diverged(config):
   config.flexi.patch_size.values = (6,)
   parts = setup.Experiment(config)
-  shapes = jax.eval_shape(
-    lambda: parts.task.init(jax.random.key(0), (12, 12, 3))
+  params = jax.tree.map(
+    lambda x: np.full(x.shape, np.nan, x.dtype), fresh(parts)
   )
-  params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), shapes)
   with pytest.raises(ValueError, match=r"few: .* at patch6 are not finite"):
     dict(parts.evaluators["few"].run(parallel.create().place(params)))
 
@@ -368,7 +372,7 @@ def test_a_test_example_whose_representation_is_not_finite(
   config.flexi.patch_size.values = (6,)
   parts = setup.Experiment(config)
   evaluator = parts.evaluators["few"]
-  params = parts.task.init(jax.random.key(0), (12, 12, 3))
+  params = fresh(parts)
   params = parallel.create().place(params)
   tables, features = evaluator._tables(params), evaluator._features
 
@@ -387,7 +391,7 @@ def test_one_seed_has_no_spread(config):
   config.flexi.patch_size.values = (6,)
   config.evals.few.num_seeds = 1
   experiment = setup.Experiment(config)
-  params = experiment.task.init(jax.random.key(0), (12, 12, 3))
+  params = fresh(experiment)
   params = parallel.create().place(params)
   evaluator = experiment.evaluators["few"]
   # The two other shots of each class choose the penalty of one shot.
