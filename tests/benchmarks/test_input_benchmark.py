@@ -8,6 +8,7 @@ from benchmarks import input_pipeline, tf_data
 from tokenlearner_flexivit import data
 
 
+@pytest.mark.benchmarks
 def test_runs(monkeypatch):
   monkeypatch.setattr(input_pipeline.os, "cpu_count", lambda: 2)
   rows = input_pipeline.run(quick=True)

@@ -126,6 +126,7 @@ def test_nothing_but_corrupt_examples(folder, max_corrupt, listed):
   assert str(error.value).count(".jpg") == listed
 
 
+@pytest.mark.processes
 def test_processes_give_the_same_batches_and_count_together(folder, caplog):
   config, paths, damage = folder
   damage()

@@ -13,7 +13,6 @@ from tokenlearner_flexivit.evaluators import classification
 from tokenlearner_flexivit.tasks import labels as labels_lib
 from tokenlearner_flexivit.train import setup
 
-
 batch_sums = jax.jit(classification.batch_sums)
 
 

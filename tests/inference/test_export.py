@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -100,7 +99,26 @@ def folder(trained, tmp_path_factory):
   return path
 
 
-def test_the_readme_runs_without_this_package(trained, folder, tmp_path):
+def run_here(script, folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  for name in ("tokenlearner_flexivit", "flax"):
+    monkeypatch.delitem(sys.modules, name)  # Comes back after the test.
+  exec(script, {})
+
+
+def run_elsewhere(script, folder, monkeypatch):
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize(
+  "run",
+  [run_here, pytest.param(run_elsewhere, marks=pytest.mark.processes)],
+)
+def test_the_readme_runs_without_this_package(
+  run, trained, folder, tmp_path, monkeypatch
+):
   readme = (folder / "README.md").read_text()
   code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
   code, replaced = re.subn(
@@ -109,11 +127,14 @@ def test_the_readme_runs_without_this_package(trained, folder, tmp_path):
   assert replaced == 1
   # None in sys.modules makes an import of that name an error.
   script = f"""
-import json, os, sys
+import json, pathlib, sys
 sys.modules["tokenlearner_flexivit"] = sys.modules["flax"] = None
 {code}
-manifest = json.load(open("manifest.json"))
-blobs = [open(row["file"], "rb").read() for row in manifest["settings"]]
+manifest = json.loads(pathlib.Path("manifest.json").read_text())
+blobs = [
+  bytearray(pathlib.Path(row["file"]).read_bytes())
+  for row in manifest["settings"]
+]
 call = jax.jit(
   lambda *inputs: [export.deserialize(blob).call(*inputs) for blob in blobs]
 )
@@ -123,13 +144,7 @@ np.savez("out.npz", *rest, logits=logits, probabilities=probabilities)
   there = tmp_path / "elsewhere"
   shutil.copytree(folder, there)
   np.save(there / "images.npy", images(3))
-  quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
-  subprocess.run(
-    [sys.executable, "-c", script],
-    cwd=there,
-    env={**os.environ, **quick},
-    check=True,
-  )
+  run(script, there, monkeypatch)
   out = np.load(there / "out.npz")
   best = export.best_settings(trained)
   wanted = [logits for [logits] in expected(trained, best, images(3))]

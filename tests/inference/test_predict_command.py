@@ -187,6 +187,7 @@ def test_both_folders_are_checked_before_either_is_written(run, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
+@pytest.mark.processes
 def test_nothing_is_drawn_to_predict(tmp_path):
   """In an environment whose notebook names a backend that is not installed."""
   script = """

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, parallel, tasks
+from tests import tiny
+from tokenlearner_flexivit import dials, models, tasks
 
 KEY = jax.random.key(0)
 SECTION = dict(
   width=16,
-  depth=2,
+  depth=1,
   mlp_dim=16,
   num_heads=2,
   patch_size=4,
@@ -23,7 +24,7 @@ SECTION = dict(
   head_zeroinit=False,
   num_classes=5,
 )
-LEARNER = dict(layer=1, num_tokens=3)
+LEARNER = dict(layer=0, num_tokens=3)
 MEAN = dict(version="1.0", pooling="mean")
 TEACHER = dict(model=SECTION, dtype="float32")
 TASKS = {
@@ -55,21 +56,19 @@ def test_a_mask_trains_as_a_slice_does(kind, pool, learner):
   )
   task = tasks.create(TASKS[kind], model=model, num_classes=5)
   rng = np.random.default_rng(0)
-  # A fuser's and a head's zeros would hide what depends on what.
-  shapes = jax.eval_shape(lambda: task.init(KEY, (12, 12, 3)))
-  params = jax.tree.map(
-    lambda x: jnp.float32(0.6 * rng.normal(size=x.shape)), shapes
-  )
   batch = {
     "image": jnp.asarray(rng.standard_normal((4, 12, 12, 3), np.float32)),
     "label": jnp.asarray([0, 1, 2, 4]),
   }
+  # A fuser's and a head's zeros would hide what depends on what.
+  params = tiny.init(model, batch["image"], scale=0.6)
 
-  constants = task.constants(parallel.create())
+  teachers = getattr(task, "teachers", ())
+  constants = tuple(tiny.init(t.model, batch["image"]) for t in teachers)
 
   @jax.jit
   def losses(params, number):
-    prepared = task.prepare(batch, KEY, jax.device_get(constants))
+    prepared = task.prepare(batch, KEY, constants)
 
     def loss(params, number):
       setting = dials.Setting((6, 6), number)

@@ -1,5 +1,6 @@
 """The digits builder: what is in it, and preparing it."""
 
+import concurrent.futures
 import errno
 import fcntl
 import multiprocessing
@@ -80,6 +81,7 @@ def test_bad_split(digits, split, message):
   assert "digits" in str(error.value)
 
 
+@pytest.mark.processes
 def test_without_tensorflow_in_the_environment_s_folder(tmp_path):
   """TFDS reads the variable when it is imported, so in a new process."""
   program = """
@@ -119,6 +121,14 @@ assert "tensorflow" not in sys.modules
   assert os.listdir(tmp_path / "digits") == ["1.0.0"]
 
 
+def test_two_threads_prepare_at_once(tmp_path):
+  """Each opens the lock for itself, as processes do."""
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    list(pool.map(digits_module.prepare, [tmp_path] * 2))
+  assert os.listdir(tmp_path / "digits") == ["1.0.0"]
+
+
+@pytest.mark.processes
 def test_two_processes_prepare_at_once(tmp_path):
   context = multiprocessing.get_context("spawn")
   processes = [
