@@ -1,13 +1,29 @@
 """Importing the library, as a service does that has its own streams and log."""
 
+import ast
 import os
 import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def test_no_module_imports_tensorflow_or_pytorch():
+  for path in (ROOT / "tokenlearner_flexivit").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+      roots = {name.partition(".")[0] for name in names}
+      assert not roots & {"tensorflow", "torch"}, path
+
+
+@pytest.mark.processes
 def test_imports_change_nothing_and_need_little(tmp_path):
   """No TensorFlow, no streams, no backend, and nothing said to the log.
 

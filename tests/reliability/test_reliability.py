@@ -65,6 +65,7 @@ def make_world(tmp_path, monkeypatch):
   return make
 
 
+@pytest.mark.processes
 def test_killed_runs_go_on_to_the_same_end(make_world, tmp_path):
   world = make_world()
   for number in (1, 2):  # SIGTERM while training, SIGKILL while saving.
@@ -84,6 +85,7 @@ def test_a_restart_that_loses_something_is_found(make_world, tmp_path):
   assert (tmp_path / "run001").exists()  # For a person to look.
 
 
+@pytest.mark.processes
 def test_a_run_with_no_step_left_is_at_its_end(make_world, tmp_path):
   world, workdir = make_world(), tmp_path / "whole"
   with program.Program([workdir], kills.logs_of(workdir), tmp_path) as run:
@@ -93,6 +95,7 @@ def test_a_run_with_no_step_left_is_at_its_end(make_world, tmp_path):
   assert kill["training"] and not kills.in_loop(kill)
 
 
+@pytest.mark.processes
 def test_a_wrong_exit_code_is_found(make_world):
   row = kills.killed_run(make_world(code=1), 1)
   assert "exit codes [1], not 75" in row["error"]

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests.reliability import program
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,6 +89,7 @@ assert step == 6 and restored["w"].tolist() == [2] * 3, restored
 """
 
 
+@pytest.mark.processes
 def test_two_processes_agree(tmp_path):
   """On what is wrong, and on the checkpoint to use; none waits for ever.
 
