@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, parallel, train
 from tokenlearner_flexivit.data.sources import fake
@@ -219,8 +220,7 @@ def test_every_example_counts_once_for_every_setting(
 def test_a_model_compared_with_its_own_weights(config, tmp_path):
   """Without labels, which nothing but the teacher's accuracy needs."""
   model = models.create(**MODEL, num_classes=5)
-  images = jnp.zeros((1, 12, 12, 3))
-  params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+  params = tiny.init(model, np.zeros((1, 12, 12, 3)))
   interop.save_params(params, tmp_path / "prof.npz")
   config.model = MODEL
   config.flexi.patch_size.values = (4,)

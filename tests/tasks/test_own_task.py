@@ -113,8 +113,8 @@ def _registered():
 def counting_config():
   config = make_config()
   config.task = dict(name="counting", delta=2.0)
-  config.flexi = dict(patch_size=dict(values=(6, 4)))
-  config.evals.test.type = "counting"
+  config.flexi = dict(patch_size=dict(values=(6,)))
+  config.evals.test.update(type="counting", patch_sizes=(6, 4))
   config.model.update(rep_size=8, depth=1)
   config.model.token_learner = None
   return config
@@ -291,6 +291,7 @@ def test_its_keys_are_checked(counting, tmp_path):
 
 
 def test_answers_that_are_no_targets(counting, tmp_path):
+  counting.flexi.patch_size.values = (6, 4)
   counting.flexi.update(sandwich=True, inplace_distillation=True)
   with pytest.raises(ValueError, match="Counting cannot learn from its own"):
     train.train_and_evaluate(counting, tmp_path)
