@@ -133,10 +133,10 @@ def make_config() -> ml_collections.ConfigDict:
   c.data = dict(name="fake:12x12x3:5:64", split="train", pp=pp, num_threads=1)
   c.model = dict(
     variant="mu",
-    depth=2,
+    depth=1,
     patch_size=(4, 4),
     posemb_grid=(3, 3),
-    token_learner=dict(layer=1, num_tokens=3),
+    token_learner=dict(layer=0, num_tokens=3),
   )
   c.flexi = dict(patch_size=dict(values=(6, 4, 3)), dispatch="host")
   c.task = dict(name="classification")
@@ -155,8 +155,7 @@ def config() -> ml_collections.ConfigDict:
 
 @pytest.fixture
 def small_config(config) -> ml_collections.ConfigDict:
-  """A run of a model of one block, at one setting, for tests of the loop."""
-  config.model.depth = 1
+  """A run without dials, for tests of the loop."""
   config.model.token_learner = None
   config.flexi.patch_size.values = (4,)
   return config

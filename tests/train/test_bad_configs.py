@@ -293,7 +293,7 @@ def test_settings_that_token_learner_makes_dearer_are_told():
 
 
 def test_sum_pooling_under_several_patch_sizes_warns(config):
-  config.model.token_learner = dict(layer=1, num_tokens=3, version="1.0")
+  config.model.token_learner = dict(layer=0, num_tokens=3, version="1.0")
   with pytest.warns(UserWarning, match="pooling='mean' or version='1.1'"):
     setup.Experiment(config)
 

@@ -310,7 +310,7 @@ def test_a_folder_may_move_and_must_not_change(tmp_path, capsys):
 
 
 def test_blocks_in_a_loop_are_evaluated_in_stacks(config, tmp_path):
-  config.model.scan = True
+  config.model.update(depth=2, scan=True)
   del config.model.token_learner
   config.flexi.patch_size.values = (4,)
   run = setup.Experiment(config)

@@ -20,7 +20,7 @@ FUSED = dict(layer=0, num_tokens=8, version="1.0", fuser=True)
 MODELS = [
   {},
   pytest.param(dict(pool="map", token_learner=FUSED), marks=pytest.mark.slow),
-  pytest.param(dict(pool="map", scan=True), marks=pytest.mark.slow),
+  pytest.param(dict(pool="map", depth=2, scan=True), marks=pytest.mark.slow),
 ]
 
 
@@ -47,7 +47,7 @@ def own_run(request, images, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("own") / "run"
   config = folder_config.get_config(f"path={images},runlocal")
   config.flexi.patch_size.values = (30, 15)  # Fewer programs.
-  config.model.update(request.param)
+  config.model.update({"depth": 1, **request.param})
   train.train_and_evaluate(config, workdir)
   return workdir
 

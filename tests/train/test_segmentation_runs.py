@@ -34,7 +34,6 @@ def segmentation(config, monkeypatch):
   monkeypatch.setattr(settings, "FakeSource", Painted)
   config.data.pp = config.evals.test.data.pp = PP
   config.task = dict(name="segmentation")
-  config.model.depth, config.model.token_learner.layer = 1, 0
   config.flexi.patch_size.values = (5, 4)  # Of which one does not divide 12.
   config.evals.test.type = "segmentation"
   return config
@@ -95,7 +94,6 @@ def test_a_run_teaches_a_student(segmentation, tmp_path):
 def test_weights_of_a_classification_start_a_segmentation(
   segmentation, untrained_run, capsys
 ):
-  segmentation.model.depth, segmentation.model.token_learner.layer = 2, 1
   segmentation.init = str(untrained_run)
   params = setup.Experiment(segmentation).init_params()
   said = capsys.readouterr().out

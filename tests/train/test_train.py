@@ -138,6 +138,8 @@ def test_stop_and_continue_is_one_run(config, tmp_path):
   Also of the steps before the stop that had not been logged yet.
   """
   config.flexi.patch_size.values = (6, 4)
+  config.evals.test.patch_sizes = (4,)
+  config.model.token_learner = None
   config.checkpoint_steps = 3
   config.optimizer.schedule = dict(name="constant")
   config.ema_decay = 0.5
@@ -174,7 +176,8 @@ def test_stop_and_continue_is_one_run(config, tmp_path):
   assert last == again
 
 
-def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
+def test_eval_mode_gives_the_numbers_of_training(small_config, tmp_path):
+  config = small_config
   _, history = train.train_and_evaluate(config, tmp_path)
   (tmp_path / "report.json").unlink()
   results = train.evaluate(None, tmp_path)
@@ -192,7 +195,7 @@ def test_eval_mode_gives_the_numbers_of_training(config, tmp_path):
     f"patch12/{name}" for name in ("accuracy", "loss", "ece", "examples")
   }
   config.model.depth = 3
-  with pytest.raises(ValueError, match=r"config.model.depth: 2 -> 3"):
+  with pytest.raises(ValueError, match=r"config.model.depth: 1 -> 3"):
     train.evaluate(config, tmp_path)
 
 
@@ -254,6 +257,7 @@ def test_the_newest_checkpoints_are_kept(small_config, tmp_path):
   assert kept == {"3", "4"}
 
 
+@pytest.mark.processes
 def test_one_device_and_many_give_the_same_model(
   config, write_config, tmp_path
 ):

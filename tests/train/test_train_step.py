@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import tiny
 from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.models import stacking
@@ -53,6 +54,10 @@ def make_batches():
   ]
 
 
+def init(task):
+  return tiny.init(task.model, jnp.zeros((1, 12, 12, 3)))
+
+
 def train(
   task,
   sizes=(6, 3),
@@ -65,7 +70,7 @@ def train(
 ):
   """Returns the state after four steps and the metrics of each."""
   sizes = patch_sizes(*sizes, num_tokens=num_tokens, **(flexi or {}))
-  params = task.init(jax.random.key(0), (12, 12, 3))
+  params = init(task)
   state = train_step_lib.create_state(params, OPTIMIZER, ema=ema is not None)
   devices = parallel.create()
   state = devices.place(state)
@@ -95,7 +100,7 @@ def train(
 @pytest.fixture(scope="module")
 def reference():
   """Four steps with pmap on eight devices, dispatched by the host."""
-  return train(make_task(mixup_alpha=0.4))
+  return train(make_task())
 
 
 @pytest.mark.parametrize("dispatch", ["switch", "host"])
@@ -114,7 +119,7 @@ def test_programs_have_the_settings_of_the_thread(monkeypatch, dispatch):
 
   monkeypatch.setattr(train_step_lib, "make_train_step", look)
   with jax.default_matmul_precision("float32"):
-    train(make_task(), dispatch=dispatch, batches=make_batches()[:1])
+    train(make_task(), (4,), None, dispatch, batches=make_batches()[:1])
   assert seen and set(seen) == {"float32"}
 
 
@@ -130,7 +135,7 @@ def test_programs_that_compile_at_their_first_step_tell_it(
     entered.append(True)
 
   monkeypatch.setattr(pmap.Pmap, "compiles_ahead", False)
-  _, history = train(make_task(mixup_alpha=0.4), compiling=compiling)
+  _, history = train(make_task(), compiling=compiling)
   chex.assert_trees_all_close(history, reference[1], rtol=1e-5)
   drawn = {int(m["setting"]) // 2 for m in history}  # Patch sizes.
   assert len(entered) == len(drawn) < STEPS
@@ -152,7 +157,7 @@ def test_several_sizes_are_drawn_and_the_metrics_are_there(reference):
 
 
 def test_switch_is_host_dispatch(reference):
-  state, history = train(make_task(mixup_alpha=0.4), dispatch="switch")
+  state, history = train(make_task(), dispatch="switch")
   chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
@@ -162,7 +167,7 @@ def test_switch_is_host_dispatch(reference):
 )
 def test_any_generator_trains_the_settings_that_are_drawn(prng):
   """Also with "all" among the numbers, which has programs of its own."""
-  task = make_task(mixup_alpha=0.4)
+  task = make_task()
   with jax.default_prng_impl(prng):
     state, history = train(task, (6,), (3, 1, "all"))
     again, same = train(task, (6,), (3, 1, "all"), dispatch="switch")
@@ -182,32 +187,31 @@ def test_the_end_of_the_preprocessing_is_part_of_the_step(reference):
     return {**batch, "image": batch["image"].astype(np.float32) / 2}
 
   doubled = [{**b, "image": 2 * b["image"]} for b in make_batches()]
-  state, history = train(
-    make_task(mixup_alpha=0.4), batches=doubled, device_ops=halve
-  )
+  state, history = train(make_task(), batches=doubled, device_ops=halve)
   chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
 
-def test_eight_devices_are_one_device(reference):
-  """The same step on one device with the whole batch."""
+def test_eight_devices_are_one_device():
+  """Also with mixup, whose partner is on another device."""
   task = make_task(mixup_alpha=0.4)
-  sizes = patch_sizes(6, 3, num_tokens=(3, 1))
+  eight, _ = train(task, (4,), (3,))
   step = jax.jit(
-    train_step_lib.make_train_step(task, OPTIMIZER, sizes, OneDevice(), seed=3)
+    train_step_lib.make_train_step(
+      task, OPTIMIZER, patch_sizes(4, num_tokens=(3,)), OneDevice(), seed=3
+    )
   )
-  params = task.init(jax.random.key(0), (12, 12, 3))
-  state = train_step_lib.create_state(params, OPTIMIZER, ema=False)
+  state = train_step_lib.create_state(init(task), OPTIMIZER, ema=False)
   for batch in make_batches():
     state, _ = step(state, batch, ())
   chex.assert_trees_all_close(
-    jax.device_get(state), reference[0], rtol=1e-5, atol=1e-6
+    jax.device_get(state), eight, rtol=1e-5, atol=1e-6
   )
 
 
 @pytest.mark.slow
 def test_accumulation_is_one_large_batch(reference):
-  state, history = train(make_task(mixup_alpha=0.4), accumulate=2)
+  state, history = train(make_task(), accumulate=2)
   chex.assert_trees_all_close(state, reference[0], rtol=1e-5, atol=1e-6)
   chex.assert_trees_all_close(history, reference[1], rtol=1e-4, atol=1e-6)
 
@@ -243,7 +247,7 @@ def test_a_drawn_number_of_tokens_is_that_number(num_tokens):
   task = make_task()
   drawn_from = patch_sizes(4, num_tokens=(3, 1, None))
   steps = (s for s in range(100) if setting_of(drawn_from, s) == num_tokens)
-  params = task.init(jax.random.key(0), (12, 12, 3))
+  params = init(task)
   state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
   state = state.replace(step=jnp.int32(next(steps)))
   batch = make_batches()[0]
@@ -267,7 +271,7 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   )
   assert drawn_from.largest == dials.Setting((3, 3), "all")
   assert drawn_from.smallest == dials.Setting((6, 6), 2)
-  params = task.init(jax.random.key(0), (12, 12, 3))
+  params = init(task)
   state = train_step_lib.create_state(params, optax.sgd(1.0), ema=False)
   batch = make_batches()[0]
   step = train_step_lib.make_train_step(
@@ -276,8 +280,8 @@ def test_a_sandwich_is_the_mean_of_three_settings(inplace):
   after, metrics = jax.jit(step)(state, batch, ())
   drawn = drawn_from.settings[int(metrics["setting"])]
   targets = jax.nn.one_hot(batch["label"], 5)
-  answers, _ = task.model.apply(
-    {"params": params}, batch["image"], **drawn_from.largest
+  answers, _ = tiny.apply(
+    task.model, params, batch["image"], **drawn_from.largest
   )
   imitated = jax.nn.softmax(answers) if inplace else targets
 
@@ -321,7 +325,7 @@ def setting_of(drawn_from, step):
 def test_ema_follows_the_parameters():
   task = make_task()
   decay = 0.9
-  start = task.init(jax.random.key(0), (12, 12, 3))
+  start = init(task)
   state, _ = train(task, sizes=(4,), num_tokens=None, ema=decay)
   # The momentum of SGD alone makes the parameters of each step, so replay.
   step = jax.jit(
@@ -342,7 +346,7 @@ def test_ema_follows_the_parameters():
 
 def test_gradients_have_the_underlying_shapes():
   task = make_task()
-  params = task.init(jax.random.key(0), (12, 12, 3))
+  params = init(task)
   batch = task.prepare(
     jax.tree.map(jnp.asarray, make_batches()[0]), jax.random.key(0)
   )
@@ -370,7 +374,7 @@ def test_frozen_blocks_of_a_loop_have_no_gradients():
 def test_frozen_parameters_cost_no_gradients():
   """With a head alone a step is little more than a forward pass."""
   task = make_task()
-  params = jax.eval_shape(lambda: task.init(jax.random.key(0), (12, 12, 3)))
+  params = jax.eval_shape(lambda: init(task))
   state = jax.eval_shape(
     lambda: train_step_lib.create_state(
       jax.tree.map(lambda x: jnp.zeros(x.shape), params), OPTIMIZER, ema=False
@@ -415,7 +419,7 @@ def _compile_blocks_in_a_loop(remat, say):
     tasks.create({}, model=model, num_classes=5),
     parallel.create(),
   )
-  params = task.init(jax.random.key(0), (12, 12, 3))
+  params = init(task)
   params = stacking.stack(params, model.scanned_runs)
   state = train_step_lib.create_state(params, OPTIMIZER, ema=False)
   state = devices.place(state)

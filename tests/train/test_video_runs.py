@@ -56,6 +56,7 @@ def make_config() -> ml_collections.ConfigDict:
   c.model = dict(
     name="vivit",
     variant="mu",
+    depth=1,
     patch_size=(2, 4, 4),
     posemb_grid=(2, 3, 3),
     token_learner=dict(layer=0, num_tokens=2),
