@@ -103,12 +103,12 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   assert "12 images" in capsys.readouterr().out
   assert (tmp_path / "similarity_depth.png").stat().st_size > 10_000
   saved = np.load(picture.with_suffix(".npz"))
-  number = 3 * (1 + 2 * 2)  # Sizes; position embedding and two half blocks.
+  number = 3 * (1 + 2)  # Sizes; position embedding and two half blocks.
   assert saved["cka"].shape == (number, number)
   assert set(saved["labels"][:, 0]) == {"patch6", "patch4", "patch3"}
   np.testing.assert_allclose(np.diag(saved["cka"]), 1, rtol=1e-5)
   for arguments, words in (
-    (["--patch_sizes=5"], "5"),
+    (["--patch_sizes=5,4"], "5"),
     (["--names=block,stem"], "name='block' is unknown"),
     (["--names=stem,stem"], "'stem' twice"),
     (["--num_images=3"], "at least 4"),

@@ -187,7 +187,7 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   for arguments, words in (
     (["--patch_sizes=5"], "5"),
     (["--num_tokens=4"], "1 to 3"),
-    (["--name=block00"], "block01"),
+    (["--name=block01"], "block00"),
     (["--num_images=0"], "1 or more"),
     (
       ["--images", str(untrained_run / "config.json")],
@@ -230,7 +230,7 @@ def test_the_picture_of_a_report(untrained_run, tmp_path):
   assert not token_maps.draw_run(none, config, model, params)
   data["pp"] = pp
 
-  for learner in (None, dict(layer=1, num_tokens=9, version="average")):
+  for learner in (None, dict(layer=0, num_tokens=9, version="average")):
     other = model.clone(token_learner=learner)
     assert not token_maps.draw_run(none, config, other, params)
   config["evals"] = {}

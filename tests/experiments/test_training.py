@@ -20,6 +20,7 @@ print("cores", len(os.sched_getaffinity(0)))
 if len((folder / "starts").read_text()) < int(sys.argv[2]):
   sys.exit("it failed")
 report = {"name": folder.name, "config": {"starts": int(sys.argv[2])}}
+report["headline"] = "accuracy"
 report["settings"] = [{"accuracy": 0.5}, {"accuracy": 0.25}]
 (folder / "report.json").write_text(json.dumps(report))
 """
