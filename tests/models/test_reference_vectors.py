@@ -150,27 +150,30 @@ def big_vision_model(cfg, **kwargs):
   )
 
 
-_FEW = 4  # So many calls of one model are all in the default run.
-
-
 @vectors_lib.checks(
   "bv_flexivit_gap",
   "bv_flexivit_tok",
   "bv_flexivit_map",
   "bv_flexivit_gap_sincos",
 )
-@pytest.mark.parametrize(
-  "every", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
-def test_flexivit(name, every):
+def test_flexivit(name):
   vectors = vectors_lib.Vectors(name)
-  calls = vectors.meta["calls"].items()
-  if every and len(calls) <= _FEW:
-    pytest.skip("all calls of this file are in the default run")
-  if not every and len(calls) > _FEW:
-    # Each is a program. From the smallest to the largest patch.
+  calls = [*vectors.meta["calls"].items()]
+  if name == "bv_flexivit_gap":
+    # Each call is a program: four of twelve, to the smallest and the largest
+    # patch.
     calls = sorted(calls, key=lambda call: call[1]["patch"])
-    calls = [*calls[::_FEW], calls[-1]]
+    calls = [*calls[::4], calls[-1]]
+  check_flexivit(vectors, calls)
+
+
+@pytest.mark.slow
+def test_flexivit_at_twelve_sizes():
+  vectors = vectors_lib.Vectors("bv_flexivit_gap")
+  check_flexivit(vectors, vectors.meta["calls"].items())
+
+
+def check_flexivit(vectors, calls):
   cfg = vectors.meta["cfg"]
   model = big_vision_model(
     cfg,
