@@ -14,6 +14,7 @@ from configs import (
   vivit_bottleneck,
 )
 from tokenlearner_flexivit import data, train
+from tokenlearner_flexivit.train import setup
 
 
 def write_images(root, *names, count=1):
@@ -96,21 +97,13 @@ def test_splits_that_are_asked_for_must_be_there(tmp_path):
       shutil.rmtree(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-  "get_config",
-  [
-    folder.get_config,
-    pytest.param(transfer.get_config, marks=pytest.mark.slow),
-  ],
-)
-def test_a_dozen_images_are_trained(get_config, tmp_path, capsys):
-  """The configs as they stand, but for the size of the model and mixup."""
+def dozen(get_config, tmp_path):
+  """Returns a config of a dozen images, but for the size of the model."""
   write_images(tmp_path / "pets", "cat", "dog", count=6)
   (tmp_path / "pets" / "dog" / "Thumbs.db").write_bytes(b"x")
   if get_config is folder.get_config:
     config = get_config(f"path={tmp_path / 'pets'},epochs=20")
     config.flexi.patch_size["values"] = (30,)
-    config.task.mixup_alpha = 0.0
   else:
     # Without weights to start from, for which runlocal is.
     config = get_config(
@@ -118,12 +111,37 @@ def test_a_dozen_images_are_trained(get_config, tmp_path, capsys):
     )
     config.batch_size, config.total_steps = 32, 6
   config.model = dict(variant="mu")
+  return config
+
+
+@pytest.mark.parametrize("get_config", [folder.get_config, transfer.get_config])
+def test_a_dozen_images_are_enough(get_config, tmp_path):
+  """A batch has more than there are, an evaluation fewer than devices."""
+  config = dozen(get_config, tmp_path)
+  with pytest.warns(UserWarning, match="no image of 1 of the 2 classes"):
+    parts = setup.Experiment(config)
+  said = "".join(parts.describe_splits())
+  assert "has no folders of splits. Reading train[:90%]" in said
+  section = parts.config["data"]
+  batches = data.train_batches(
+    section, batch_size=parts.config["batch_size"], seed=0
+  )
+  batch = next(batches)
+  batches.close()
+  assert len(batch["image"]) == config.batch_size > 12
+  parts.task.check_batch(batch)
+  section, (source,) = config.evals.test.data, parts.evaluators["test"].sources
+  (batch,) = data.eval_batches(section, batch_size=8, source=source)
+  assert 0 < batch["mask"].sum() < 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("get_config", [folder.get_config, transfer.get_config])
+def test_a_dozen_images_are_trained(get_config, tmp_path):
+  config = dozen(get_config, tmp_path)
   with pytest.warns(UserWarning, match="no image of 1 of the 2 classes"):
     _, history = train.train_and_evaluate(config, tmp_path / "run")
   assert np.isfinite(history[-1]["test/patch30/accuracy"])
-  assert "has no folders of splits. Reading train[:90%]" in (
-    capsys.readouterr().out
-  )
 
 
 def write_videos(root, *names):

@@ -20,7 +20,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 def one_block_config():
   config = make_config()
-  config.model.depth, config.model.token_learner.layer = 1, 0
+  config.model.depth, config.model.token_learner = 1, None
   return config
 
 
@@ -185,7 +185,6 @@ def test_the_models_of_released_names_are_known():
 def test_the_command(tmp_path, capsys, write_config, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config = one_block_config()
-  config.model.token_learner = None
   plan.main(
     [
       f"--config={write_config(config)}",
