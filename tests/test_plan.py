@@ -8,12 +8,14 @@ import types
 import jax
 import pytest
 
+from configs import segmenter
 from tests.conftest import make_config
 from tokenlearner_flexivit import interop, models, overrides, plan, planning
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.parallel import compiled
 from tokenlearner_flexivit.planning import stand_ins
 from tokenlearner_flexivit.planning import steps as steps_lib
+from tokenlearner_flexivit.train import setup
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -154,6 +156,17 @@ def test_masks_and_boxes_that_are_not_here_are_replaced(kind):
   config.data.name = f"{kind}:/not/here"
   replaced = stand_ins.config_without_files(config, 77, 3)
   assert replaced.data.name == "fake:256x256x3:3:77:dense"
+
+
+@pytest.mark.parametrize("data", segmenter.DATA)
+def test_segmentations_are_planned_with_the_classes_of_the_training(data):
+  """Whose masks have other numbers in the files."""
+  config = segmenter.get_config(f"data={data},path=/not/here,init=none")
+  replaced = stand_ins.config_without_files(config, 77, 19)
+  parts = setup.Experiment(replaced)
+  assert parts.task.num_classes == 19
+  crop = segmenter.DATA[data]["crop"]
+  assert parts.image_shape == (crop, crop, 3)
 
 
 def test_folders_that_are_here_are_read(tmp_path):

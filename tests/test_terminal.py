@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -62,9 +63,21 @@ def test_letters_that_the_locale_lacks_are_escaped(monkeypatch):
   monkeypatch.setattr(sys, "stdout", ascii_only)
   terminal.say("1 ± 2")
   assert ascii_only.buffer.getvalue() == b"1 \\xb1 2\n"
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   print("3 ± 4", flush=True)
   assert ascii_only.buffer.getvalue().endswith(b"3 \\xb1 4\n")
+
+
+def test_a_warning_shows_no_line_of_code(monkeypatch):
+  monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+  terminal.prepare()
+  told = UserWarning("mine has no image of 1 class")
+  assert warnings.formatwarning(told, UserWarning, "base.py", 210) == (
+    "Warning: mine has no image of 1 class\n"
+  )
+  # Of other kinds, a developer needs it.
+  other = warnings.formatwarning("old", DeprecationWarning, "base.py", 210)
+  assert other.startswith("base.py:210: DeprecationWarning: old")
 
 
 @pytest.mark.parametrize("stream", [None, Log()])

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
   from tokenlearner_flexivit.train import preemption
 
   program_cache.use()
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   with _end_for_all(), _errors_in_a_line():
     # Training and evaluation would wait for one another.
     hosts.check_alike("--mode", _MODE.value)

@@ -21,7 +21,7 @@ _FILE = "plan.json"
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; errors are printed in a line, with exit status 1."""
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   values, others = overrides.split(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(others)
   import jax

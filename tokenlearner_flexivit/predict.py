@@ -40,7 +40,7 @@ _MAX_UNWRITTEN = 64
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs a command; errors are printed in a line, with exit status 1."""
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   argv = list(sys.argv[1:] if argv is None else argv)
   command = COMMANDS.get(argv[0]) if argv else None
   program_cache.use()

@@ -7,10 +7,13 @@ a logger in many others, and their encoding may lack some letters.
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import tqdm
+
+_FORMAT_WARNING = warnings.formatwarning
 
 
 def is_watched(stream: Any) -> bool:
@@ -85,12 +88,26 @@ def root_logger_unchanged() -> Iterator[None]:
     logging.root.removeHandler(handler)
 
 
-def escape_unknown_letters() -> None:
-  """Makes stdout and stderr escape letters that their encoding lacks.
+def prepare() -> None:
+  """Prepares stdout, stderr and warnings for a command.
 
-  Otherwise a "±", or a class named in Chinese, ends a command with an error in
-  a locale that is not UTF-8.
+  Both escape letters that their encoding lacks: otherwise a "±", or a class
+  named in Chinese, ends a command with an error in a locale that is not UTF-8.
+  What the user is warned of is printed without the line of code that says it.
   """
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")
+  warnings.formatwarning = _format_warning
+
+
+def _format_warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  line: str | None = None,
+) -> str:
+  if category is UserWarning:
+    return f"Warning: {message}\n"
+  return _FORMAT_WARNING(message, category, filename, lineno, line)

@@ -95,6 +95,14 @@ def test_errors_are_one_line(tmp_path, capsys):
   with pytest.raises(SystemExit) as error:
     cli.main(["convert", "a", "b", "--format=keras"])
   assert error.value.code == 2
+  # Before any weights are read.
+  for name, words in (
+    ("none/b.npz", "there is no folder"),
+    ("b.pt", "saved as"),
+  ):
+    turn = ["convert", str(path), str(tmp_path / name), "--format=native"]
+    with pytest.raises(SystemExit, match=words):
+      cli.main(turn)
 
 
 def test_workdir(tmp_path, make_model, make_params, assert_same):

@@ -199,11 +199,14 @@ def test_statistics_of_the_input(mean, std, saved, make_model, logits):
     rtol=1e-4,
   )
   with pytest.raises(ValueError, match="one value for all channels, or 3"):
-    interop.load_params(path, model, input_mean=[0.5, 0.5])
+    interop.load_params(path, model, input_mean=[0.5, 0.5], input_std=0.5)
   with pytest.raises(ValueError, match="must not contain 0"):
-    interop.load_params(path, model, input_std=[0])
+    interop.load_params(path, model, input_mean=0.5, input_std=[0])
   with pytest.raises(ValueError, match="must be finite"):
-    interop.load_params(path, model, input_std=[np.nan])
+    interop.load_params(path, model, input_mean=0.5, input_std=[np.nan])
+  for alone in (dict(input_mean=0.4), dict(input_std=0.2)):
+    with pytest.raises(ValueError, match="give both"):
+      interop.load_params(path, model, **alone)
 
 
 def test_statistics_of_bytes_are_refused(saved, make_model, make_params):

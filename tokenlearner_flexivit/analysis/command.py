@@ -236,7 +236,7 @@ def write_numbers(picture: str | pathlib.Path, result: Any) -> pathlib.Path:
 @contextlib.contextmanager
 def errors_in_a_line() -> Iterator[None]:
   """Ends the program with one line instead of a traceback on bad input."""
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   try:
     yield
   except (ValueError, OSError, ImportError) as error:

@@ -49,8 +49,8 @@ def describe(
     with contextlib.suppress(ValueError):  # Opening the split raises it.
       if shared_examples.overlap(split, trained, parts.get(name, ())):
         lines.append(
-          f"config.evals.{name} evaluates on examples that are trained on: "
-          f"{split} of {data['name']} and {trained}."
+          f"config.evals.{name} evaluates on examples that are trained on: of "
+          f"{data['name']}, it reads {split} and the training {trained}."
         )
   return [line for line in lines if line]
 

@@ -16,6 +16,7 @@ from tokenlearner_flexivit.interop import (
   FORMATS,
   describe,
   load_params_and_report,
+  save,
   save_params,
 )
 from tokenlearner_flexivit.interop.leaves import shorten
@@ -25,7 +26,7 @@ _HEAD = "head/"
 
 def main(argv: list[str] | None = None) -> None:
   """Runs a command; errors are printed in a line, with exit status 1."""
-  terminal.escape_unknown_letters()
+  terminal.prepare()
   parser = argparse.ArgumentParser(
     prog="python -m tokenlearner_flexivit.interop",
     description=__doc__.split("\n", 1)[0],
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+  save.check_path(args.output, args.format)  # Before all weights are read.
   description = describe(
     args.input, num_heads=args.num_heads, posemb_grid=args.posemb_grid
   )

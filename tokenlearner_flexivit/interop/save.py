@@ -1,6 +1,7 @@
 """Saves parameters under the names and in the files of other libraries."""
 
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,14 +56,8 @@ def save_params(
     ValueError: an unknown format, another suffix, or parameters that the
       format has no names for. Nothing is written then.
   """
-  path = paths.local(path, "path")
-  to_theirs = configuration.choose(format, formats.TO_THEIRS, "format")
-  suffixes = formats.SUFFIXES[format]
-  if path.suffix not in suffixes:
-    raise ValueError(
-      f"The format {format} is saved as {' or '.join(suffixes)}, not as"
-      f" {path.name!r}."
-    )
+  path = check_path(path, format)
+  to_theirs = formats.TO_THEIRS[format]
   flat = traverse_util.flatten_dict(params, sep="/")
   arrays = {name: np.asarray(array) for name, array in flat.items()}
   if surgery.KERNEL not in arrays:
@@ -101,6 +96,30 @@ def save_params(
   containers.write(
     path, {name: leaf.read() for name, leaf in leaves.items()}, metadata
   )
+
+
+def check_path(path: str | os.PathLike, format: str) -> pathlib.Path:
+  """Returns the path of a file to save.
+
+  Args:
+    path: as for `save_params`.
+    format: as for `save_params`.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: the format is unknown, or the path has another suffix.
+  """
+  path = paths.local(path, "path")
+  configuration.choose(format, formats.TO_THEIRS, "format")
+  suffixes = formats.SUFFIXES[format]
+  if path.suffix not in suffixes:
+    raise ValueError(
+      f"The format {format} is saved as {' or '.join(suffixes)}, not as"
+      f" {path.name!r}."
+    )
+  if not path.parent.is_dir():
+    raise FileNotFoundError(f"{path}: there is no folder {path.parent}.")
+  return path
 
 
 def _num_heads(arrays: Mapping[str, np.ndarray]) -> int | None:

@@ -131,8 +131,9 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
   if "chip_hours" in totals:
     lines.append(
       f"At {100 * totals['utilisation']:g} % of the peak: "
-      f"{totals['images_per_second']:,.0f} {kind}/s, {totals['hours']:.3g} "
-      f"hours, {totals['chip_hours']:,.0f} chip-hours."
+      f"{totals['images_per_second']:,.0f} {kind}/s, "
+      f"{_number(totals['hours'], 1)} hours, "
+      f"{_number(totals['chip_hours'], 1)} chip-hours."
     )
   else:
     lines.append("The chip's peak is not known, so neither are hours.")
@@ -140,4 +141,7 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
 
 
 def _number(number: float | None, unit: float) -> str:
-  return "?" if number is None else f"{number / unit:.3g}"
+  if number is None:
+    return "?"
+  shown = number / unit
+  return f"{shown:,.0f}" if shown >= 1000 else f"{shown:.3g}"

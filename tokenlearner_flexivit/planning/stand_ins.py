@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from tokenlearner_flexivit import interop, tasks
+from tokenlearner_flexivit.data import preprocess
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.train import setup
 
@@ -21,6 +22,7 @@ DATASETS = {
 # These need no download: they are noise, or come with a library.
 _AT_HAND = ("fake", "digits")
 _FOLDERS = ("folder", "mask_folder", "coco", "video_folder")
+_NUMBER_ANEW = ("map_labels", "ignore")
 # Sizes before the preprocessing, which the device never sees.
 _RAW = {"image": "256x256x3", "video": "64x256x256x3"}
 
@@ -94,10 +96,20 @@ def _data(
   kind = tasks.named(config["task"]).build_model(config["model"]).input
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
   is_dense = str(name).startswith(("mask_folder:", "coco:"))
-  data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}" + (
-    ":dense" if is_dense else ""
-  )
+  data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
+  if is_dense:
+    data["name"] += ":dense"
+    data["pp"] = _without_ids(data["pp"])
   return data
+
+
+def _without_ids(pp: str) -> str:
+  """Returns a preprocessing without the ops that number classes anew.
+
+  Masks of noise have the classes that these ops lead to.
+  """
+  steps = preprocess.parse(pp).steps
+  return "|".join(s.text for s in steps if s.op.__name__ not in _NUMBER_ANEW)
 
 
 def _teacher(section: Any, where: str) -> Any:
