@@ -104,7 +104,8 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
 def test_flags_say_what_weights_do_not_tell(tmp_path, capsys):
   path, params = save(tmp_path / "x.safetensors", format="timm", pool="tok")
   safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
-  flags = ["--num_heads=4", "--posemb_grid=2,2", "--input_mean=0.4,0.4,0.4"]
+  flags = ["--num_heads=4", "--posemb_grid=2,2"]
+  flags += ["--input_mean=0.4,0.4,0.4", "--input_std=0.5,0.5,0.5"]
   _, found = opened(f"--init={path}", FAKE, *flags)
   out = capsys.readouterr().out
   assert found.model.num_heads == 4 and "posemb_grid=" not in out
