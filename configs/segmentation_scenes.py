@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.checkpoint_steps = 500
 
   # No flips: they would make other textures of slashes and stripes.
-  decode = "decode|decode_ids(key='semantic')"
+  decode = "decode(masks='semantic')"
   last = "value_range(-1,1)|keep('image','semantic')"
   c.data = dict(
     name=name,

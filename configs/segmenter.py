@@ -108,7 +108,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 1 if runlocal else 50
   c.checkpoint_steps = 1000
 
-  decode = f"decode(masks='semantic'){labels}"
+  # These images are stored as people see them.
+  decode = f"decode(exif=False,masks='semantic'){labels}"
   c.data = dict(
     name=name,
     split="train",
@@ -145,7 +146,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       data=dict(
         name=name,
         split="validation",
-        pp=f"decode|resize_keep({fit})|pad_to({fit},{_GREY})"
+        pp=f"decode(exif=False)|resize_keep({fit})|pad_to({fit},{_GREY})"
         "|value_range(-1,1)|keep('image','valid')",
       ),
       truth=f"decode_ids(key='semantic'){labels}{truth}",

@@ -96,7 +96,7 @@ def needs(scale: scales.Scale) -> dict[str, list[str]]:
 def _pp(crop: str, scale: scales.Scale) -> str:
   # No flips: they would make other textures of slashes and stripes.
   return (
-    f"decode|decode_ids(key='semantic')|{crop}({scale.side},masks='semantic')"
+    f"decode(masks='semantic')|{crop}({scale.side},masks='semantic')"
     "|value_range(-1,1)|keep('image','semantic')"
   )
 

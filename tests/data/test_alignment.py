@@ -1,5 +1,6 @@
 """Ops that move an image and not its mask: refused before the first step."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -162,6 +163,32 @@ def test_one_draw_for_all_is_accepted(pp):
 )
 def test_what_fits_is_accepted(pp):
   look(pp)
+
+
+@pytest.mark.parametrize(
+  "decode, fits",
+  [
+    ("decode|decode_ids(key='semantic')", False),
+    ("decode(masks='semantic')", True),
+    ("decode|decode(1,key='semantic')", True),
+    ("decode(exif=False)|decode_ids(key='semantic')", True),
+  ],
+)
+def test_a_mask_is_turned_with_its_image(decode, fits, monkeypatch):
+  """By the orientation that a photo may have; boxes are upright anyway."""
+  _, file = cv2.imencode(".png", np.zeros((8, 8), np.uint8))
+  stored = dict(image=file.tobytes(), semantic=file.tobytes())
+  monkeypatch.setattr(
+    OneExample,
+    "__getitem__",
+    lambda self, index: {**stored, "boxes": EXAMPLE["boxes"]},
+  )
+  pp = f"{decode}|keep('image','semantic','boxes')"
+  if fits:
+    look(pp)
+    return
+  with pytest.raises(ValueError, match=r"decode\(masks='semantic'\), or say"):
+    look(pp)
 
 
 def test_copies_that_part_are_told(caplog):

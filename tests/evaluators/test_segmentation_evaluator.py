@@ -197,6 +197,17 @@ def test_masks_that_do_not_fit(pictures):
       {"type": "segmentation", "data": DATA, "truth": "nothing"},
       "config.evals.test",
     )
+  for pp, fits in (("decode", False), ("decode(exif=False)", True)):
+    section = {
+      "type": "segmentation",
+      "data": {**DATA, "pp": f"{pp}|keep('image')"},
+      "truth": "decode_ids(key='semantic')|keep('semantic')",
+    }
+    if fits:
+      evaluators.check(section, "config.evals.test")
+    else:
+      with pytest.raises(ValueError, match=r"Say decode\(exif=False\) in"):
+        evaluators.check(section, "config.evals.test")
   pictures.examples[0][0]["full"][0, 0] = 7
   with pytest.raises(ValueError, match=r"numbers 7 \(at 1 of 400 pixels\)"):
     make(truth=ORIGINAL)

@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import geometry
 
 # Entries whose names contain these hold coordinates, even as vectors.
@@ -86,6 +87,13 @@ class Alignment:
       touched = step.entries is None or key in step.entries
       if step.moves and touched and key in before:
         moves[key] += (_move(step, before[key], value),)
+      # Other files may be masks of the image as it is stored; boxes and points
+      # are those of the image as people see it.
+      turns = turns_upright(step) and isinstance(before[_image(step)], bytes)
+      is_upright = any(turns_upright(move.step) for move in moves[key])
+      is_file = isinstance(before.get(key), bytes) and not touched
+      if turns and not is_upright and not is_file:
+        moves[key] += (_Move(step, {}, None),)
       if key == geometry.VALID and key not in before:
         # It tells of the image as this op leaves it.
         origins[key] = key
@@ -156,6 +164,15 @@ class Alignment:
     )
 
 
+def turns_upright(step: preprocess.Step) -> bool:
+  """Tells whether an op turns images by their EXIF orientation."""
+  return step.op is decode_ops.decode and step.kwargs.get("exif", True)
+
+
+def _image(step: preprocess.Step) -> str:
+  return step.kwargs.get("key", "image")
+
+
 def _source(
   key: str,
   value: Any,
@@ -179,6 +196,11 @@ def _advice(step: preprocess.Step, other: str, value: Any) -> str:
     return "Put pad_to behind it"
   parameters = inspect.signature(step.op).parameters
   is_boxes = "box" in other.lower() and np.shape(value)[-1:] == (4,)
+  if turns_upright(step):
+    return (
+      "It turns images by their EXIF orientation. Name the mask in it, as in "
+      f"decode(masks={other!r}), or say decode(exif=False)"
+    )
   is_other = any(name in other.lower() for name in _COORDINATES[1:])
   if is_boxes and "boxes" in parameters:
     return f"Name it in the op, as in {step.op.__name__}(..., boxes={other!r})"

@@ -17,8 +17,8 @@ The prediction is made at the size of the images and compared with the masks of
 the batch. To compare at the original size, `truth` is another preprocessing of
 the same examples, that gives the masks only:
 
-    data=dict(..., pp="decode|resize_keep(512)|pad_to(512)|value_range(-1,1)"
-              "|keep('image','valid')"),
+    data=dict(..., pp="decode(exif=False)|resize_keep(512)|pad_to(512)"
+              "|value_range(-1,1)|keep('image','valid')"),
     truth="decode_ids(key='semantic')|pad_to(2048,255,key='semantic')"
           "|keep('semantic','valid')",
 
@@ -40,6 +40,7 @@ from jaxtyping import Array, Float, Int32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.data import alignment, preprocess
 from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.evaluators import (
   base,
@@ -150,6 +151,7 @@ class Evaluator(base.Evaluator):
         data_lib.check_section(
           {**section["data"], "pp": truth}, f"{where}.truth"
         )
+        _check_orientation(section["data"]["pp"], truth, where)
 
   def _check_classes(
     self, data: dict[str, Any], source: data_lib.Source, key: str = "label"
@@ -354,6 +356,20 @@ class Evaluator(base.Evaluator):
 
   def _timed(self, params):
     return self._logits, (params, self._inputs(next(iter(self._images))))
+
+
+def _check_orientation(pp: str, truth: str, where: str) -> None:
+  """Raises ValueError if images are turned by their EXIF, and masks are not."""
+  turns = [
+    any(map(alignment.turns_upright, preprocess.parse(text).steps))
+    for text in (pp, truth)
+  ]
+  if turns == [True, False]:
+    raise ValueError(
+      f"{where}.data.pp={pp!r} turns images by their EXIF orientation, and "
+      f"{where}.truth={truth!r} leaves their masks. Say decode(exif=False) in "
+      f"data.pp, or decode(masks={MASK!r}) in truth."
+    )
 
 
 def _size(value: Any, where: str) -> tuple[int, int]:
