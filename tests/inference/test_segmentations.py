@@ -16,7 +16,7 @@ from jax import export as jax_export
 from PIL import Image
 
 from tests.conftest import write_untrained
-from tokenlearner_flexivit import predict
+from tokenlearner_flexivit import interop, models, predict
 from tokenlearner_flexivit.data.ops import decode
 from tokenlearner_flexivit.evaluators import windows
 from tokenlearner_flexivit.inference import Predictor, export, model_card
@@ -206,3 +206,21 @@ def test_exports_and_cards(predictor, tmp_path):
   assert 'pipeline_tag: "image-segmentation"' in card
   assert 'metrics: ["mIoU"]' in card and "Classes: sky, sand, sea." in card
   assert "50.00" in card and "## mIoU and cost" in card
+
+
+def test_exports_are_sources_of_weights(run, predictor, tmp_path):
+  """The run's config names neither its model nor its number of classes."""
+  trained = predictor.trained
+  export.write(
+    trained, tmp_path / "programs", [predictor.setting(patch_size=6)]
+  )
+  model_card.write(trained, tmp_path / "card")
+  whole = interop.describe(run)
+  assert whole.model["name"] == "segmenter" and whole.model["num_classes"] == 3
+  for folder in ("programs", "card"):
+    described = interop.describe(tmp_path / folder)
+    assert described.model == whole.model
+    params = interop.load_params(
+      tmp_path / folder, models.create(**described.model)
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, trained.params)

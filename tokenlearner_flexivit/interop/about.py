@@ -141,10 +141,9 @@ def read(
     section = torch_configs.parse(metadata[EXPORT_KEY], path).get(
       "model_section"
     )
+    section = _complete(section or {}, leaves)
     pp = preprocessing(path, metadata)
-    return _ours(
-      dict(section or {}), str(path), "native", *_statistics_seen(pp)
-    )
+    return _ours(section, str(path), "native", *_statistics_seen(pp))
   if MODEL_KEY in metadata:
     noted = torch_configs.parse(metadata[MODEL_KEY], path)
     # Files of older versions do not record them.
@@ -213,20 +212,27 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
       f"{path / workdir_lib.CONFIG_FILE} is no config of a run: it has no"
       " section model."
     )
-  # The config need not state the number of classes, which the data determine,
-  # nor the name of a model that the task takes by default.
+  section = _complete(config["model"], leaves)
+  statistics_seen = _statistics_seen(preprocessing(path, {}))
+  where = str(path / workdir_lib.CONFIG_FILE)
+  return _ours(section, where, "native", *statistics_seen)
+
+
+def _complete(section: Mapping[str, Any], leaves: Leaves) -> dict[str, Any]:
+  """Returns a run's section `model` with all that its weights tell.
+
+  It need not state the number of classes, which the data determine, nor the
+  name of a model that the task takes by default.
+  """
   head = leaves.get("head/kernel")
   is_segmenter = False
   for name in segmenter.CLASS_LEAVES:
     if name in leaves:
       head, is_segmenter = leaves[name], True
-  num_classes = head.shape[-1] if head else None
-  section = {**config["model"], "num_classes": num_classes}
-  if is_segmenter and not section.get("name"):
-    section["name"] = "segmenter"
-  statistics_seen = _statistics_seen(preprocessing(path, {}))
-  where = str(path / workdir_lib.CONFIG_FILE)
-  return _ours(section, where, "native", *statistics_seen)
+  completed = {**section, "num_classes": head.shape[-1] if head else None}
+  if is_segmenter and not completed.get("name"):
+    completed["name"] = "segmenter"
+  return completed
 
 
 def _statistics_seen(pp: str | None):
