@@ -17,9 +17,10 @@ from PIL import Image
 
 from tests.conftest import write_untrained
 from tokenlearner_flexivit import interop, models, predict
+from tokenlearner_flexivit.analysis import agreement
 from tokenlearner_flexivit.data.ops import decode
 from tokenlearner_flexivit.evaluators import windows
-from tokenlearner_flexivit.inference import Predictor, export, model_card
+from tokenlearner_flexivit.inference import Predictor, export, model_card, runs
 from tokenlearner_flexivit.train import setup
 
 NAMES = ["sky", "sand", "sea"]
@@ -224,3 +225,6 @@ def test_exports_are_sources_of_weights(run, predictor, tmp_path):
       tmp_path / folder, models.create(**described.model)
     )
     jax.tree.map(np.testing.assert_array_equal, params, trained.params)
+    opened = runs.open_weights(str(tmp_path / folder))
+    with pytest.raises(ValueError, match="task is 'segmentation'"):
+      agreement.read_link(opened.config)

@@ -232,7 +232,7 @@ def test_an_export_is_described_loaded_and_a_teacher(
     section,
     "decode",
     (8, 20, 3),
-    "softmax_xent",
+    "sigmoid_xent",
     (),
     None,
     (),
@@ -248,6 +248,9 @@ def test_an_export_is_described_loaded_and_a_teacher(
     5, "config.task.teachers.t", str(export)
   )
   assert_same(teacher.load(), params)
+  # Analyses read its logits as the run did.
+  task = {"name": "classification", "loss": "sigmoid_xent"}
+  assert runs.open_weights(str(export)).config["task"] == task
 
 
 def test_a_run_for_videos_is_a_teacher(tmp_path):

@@ -17,6 +17,7 @@ from tokenlearner_flexivit import (
   terminal,
 )
 from tokenlearner_flexivit.data import splits_read
+from tokenlearner_flexivit.interop import about, containers
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.tasks import classification
@@ -314,6 +315,10 @@ def open_weights(
   config = {"task": {}}
   if (path / workdir_lib.CONFIG_FILE).is_file():
     config = workdir_lib.read_config(path)
+  else:
+    # How logits are answers: an export may have a sigmoid, or be of masks.
+    with containers.open_file(path) as opened:
+      config["task"] = about.export_task(opened.metadata, path)
   described = interop.describe(
     source, num_heads=num_heads, posemb_grid=posemb_grid
   )

@@ -205,6 +205,16 @@ def preprocessing(
   return None
 
 
+def export_task(metadata: Mapping[str, str], path: pathlib.Path) -> dict:
+  """Returns the section `task` of an export, empty for other files."""
+  if EXPORT_KEY not in metadata:
+    return {}
+  noted = torch_configs.parse(metadata[EXPORT_KEY], path)
+  if noted.get("other_task"):
+    return dict(noted["other_task"]["section"])
+  return {"name": "classification", "loss": noted.get("loss")}
+
+
 def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
   config = workdir_lib.read_config(path)
   if "model" not in config:
