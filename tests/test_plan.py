@@ -160,7 +160,7 @@ def test_masks_and_boxes_that_are_not_here_are_replaced(kind):
 
 @pytest.mark.parametrize("data", segmenter.DATA)
 def test_segmentations_are_planned_with_the_classes_of_the_training(data):
-  """Whose masks have other numbers in the files."""
+  """Reads masks of noise, since those of the files have other numbers."""
   config = segmenter.get_config(f"data={data},path=/not/here,init=none")
   replaced = stand_ins.config_without_files(config, 77, 19)
   parts = setup.Experiment(replaced)

@@ -21,18 +21,21 @@ _OWN_SIZE, _ANY_SIZE = 1, 2  # Points of mIoU that may be lost.
 
 def rows(done: study.Done) -> list[study.Row]:
   """Returns a row for each transfer and each patch size that it is used at."""
-  return [
-    {
-      "cell": name,
-      "patch_size": size,
-      "mIoU": seeds.spread(values),
-      "ceiling": ceilings[size][0],
-      "train_seconds": [r["train"]["seconds"] for r in done.reports[name]],
-    }
-    for name in config.cells_by_name(done.scale)
-    for ceilings in [curves.from_reports(done.reports[name], "ceiling")]
-    for size, values in curves.from_reports(done.reports[name], "mIoU").items()
-  ]
+  measured = []
+  for name in config.cells_by_name(done.scale):
+    reports = done.reports[name]
+    ceilings = curves.from_reports(reports, "ceiling")
+    for size, values in curves.from_reports(reports, "mIoU").items():
+      measured.append(
+        {
+          "cell": name,
+          "patch_size": size,
+          "mIoU": seeds.spread(values),
+          "ceiling": ceilings[size][0],  # Of the test's masks, for all seeds.
+          "train_seconds": [report["train"]["seconds"] for report in reports],
+        }
+      )
+  return measured
 
 
 def claims(outcome: study.Outcome) -> list[study.Row]:
@@ -46,11 +49,10 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   one_each = pictures.one_per_size(scale, measured)
   gained = seeds.points(flexible[fine], flexible[coarse])
   lost = seeds.points(fixed[fine], fixed[coarse])
-  coarser = {
-    name: seeds.points(curve[coarse], curve[fine])
-    for name in ("flexible", "fine")
-    for curve in [measured[config.transfer(name, fine)]]
-  }
+  coarser = []
+  for name in ("flexible", "fine"):
+    curve = measured[config.transfer(name, fine)]
+    coarser.append(seeds.points(curve[coarse], curve[fine]))
   near = {s: seeds.points(any_size[s], one_each[s]) for s in scale.sizes}
   kept = {s: seeds.points(any_size[s], flexible[s]) for s in scale.sizes[1:]}
   own = {
@@ -88,10 +90,8 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"less than that of patch size {fine}",
       "FlexiViT, Figure 8; this project's question",
       "> 0 points",
-      " against ".join(
-        f"{_shown(points)} points" for points in coarser.values()
-      ),
-      [a - b for a, b in zip(*coarser.values(), strict=True)],
+      " against ".join(f"{_shown(points)} points" for points in coarser),
+      [a - b for a, b in zip(*coarser, strict=True)],
     ),
     seeds.claim(
       "one model, trained at a random size per step, is within "

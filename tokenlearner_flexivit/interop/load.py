@@ -253,14 +253,6 @@ def _statistics(known, mean, std, path):
     ValueError: the file expects other statistics, and the caller passed none,
       or one of them alone.
   """
-  if (mean is None) != (std is None) and np.any(
-    np.asarray(std if mean is None else mean) != 0.5
-  ):
-    raise ValueError(
-      f"input_mean={mean} and input_std={std}: give both, such as the "
-      "mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225) of ImageNet, "
-      "or neither."
-    )
   if mean is None and std is None:
     # A run may be continued with the images that it was trained on.
     if known.other_statistics and not known.model:
@@ -273,6 +265,13 @@ def _statistics(known, mean, std, path):
         " prepared as the file expects."
       )
     return None
+  alone = std if mean is None else mean
+  if (mean is None or std is None) and np.any(np.asarray(alone) != 0.5):
+    raise ValueError(
+      f"input_mean={mean} and input_std={std}: give both, such as the "
+      "mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225) of ImageNet, "
+      "or neither."
+    )
   return surgery.statistics_of_unit_images(
     0.5 if mean is None else mean, 0.5 if std is None else std
   )

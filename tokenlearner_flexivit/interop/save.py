@@ -53,6 +53,7 @@ def save_params(
       to be divided, per channel or one for all. Noted like `model`.
 
   Raises:
+    FileNotFoundError: there is no such folder.
     ValueError: an unknown format, another suffix, or parameters that the
       format has no names for. Nothing is written then.
   """
