@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data import preprocess, steps
 from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import geometry
 
@@ -148,7 +148,7 @@ class Alignment:
     if self._origins.get(key) is None:
       return False
     shape = np.shape(value)
-    if key == preprocess.BOX_LABEL:
+    if key == steps.BOX_LABEL:
       return False  # Its boxes tell.
     if key == geometry.VALID:
       return shape == (2,)
@@ -214,11 +214,9 @@ def _advice(step: preprocess.Step, other: str, value: Any) -> str:
 def _move(step: preprocess.Step, before: Any, after: Any) -> _Move:
   arguments, kept = {}, None
   if not step.is_random:
-    bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
-    bound.apply_defaults()
     arguments = {
       name: value
-      for name, value in list(bound.arguments.items())[1:]
+      for name, value in step.arguments().items()
       if name not in ("key", "size", "masks", "boxes", "min_visible")
     }
   old, new = _sides(before), _sides(after)

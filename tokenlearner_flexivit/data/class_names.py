@@ -1,12 +1,12 @@
 """The classes of labels, and whether two datasets number them alike."""
 
 import collections
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import mask_classes, preprocess
+from tokenlearner_flexivit.data import steps as steps_lib
 from tokenlearner_flexivit.data.ops import dense_label
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.sources.base import Source
@@ -55,13 +55,11 @@ def classes(
   for step in reversed(steps):
     if step.fn not in _FOLLOWED:
       continue
-    bound = inspect.signature(step.fn).bind(None, *step.args, **step.kwargs)
-    bound.apply_defaults()
-    arguments = bound.arguments
+    arguments = step.arguments()
     if step.fn is label_ops.copy:
       key = arguments["inkey"] if arguments["outkey"] == key else key
     elif step.fn is dense_label.objects:
-      if key == preprocess.BOX_LABEL:
+      if key == steps_lib.BOX_LABEL:
         key = f"{arguments['key']}/{arguments['label']}"
     elif arguments["key"] == key:
       changes.append(arguments)

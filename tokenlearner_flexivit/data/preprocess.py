@@ -31,24 +31,19 @@ import inspect
 import itertools
 import math
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+from tokenlearner_flexivit.data.steps import (
+  Example,
+  Preprocess,
+  Step,
+  as_names,
+  followers_in,
+)
 
-Example = dict[str, Any]
-
-# The numbers of the classes of boxes, -1 for padding, which follow the boxes.
-BOX_LABEL = "box_label"
 # Keyword-only parameters of ops that name entries to move along.
 _FOLLOWERS = frozenset({"masks", "boxes"})
-
-
-def as_names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-  """Returns the names of entries that an argument holds: none, one or many."""
-  if value is None:
-    return ()
-  return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +56,9 @@ class _Op:
   writes: tuple[str, ...]
   has_followers: bool
   moves: bool
+  mirrors: bool
   on_device: bool
+  bound: tuple[str, ...]
 
 
 _OPS: dict[str, _Op] = {}
@@ -75,7 +72,9 @@ def register_op(
   entries: Sequence[str] | None = None,
   writes: Sequence[str] = (),
   moves: bool = False,
+  mirrors: bool = False,
   on_device: bool = False,
+  bound: Sequence[str] = (),
 ) -> Callable[..., Any]:
   """Makes `fn` usable in preprocessing strings, under its own name.
 
@@ -97,8 +96,11 @@ def register_op(
     writes: names of entries that the op writes besides, whatever its arguments.
     moves: whether the result shows another part of the image, or shows it at
       other places: a crop, a mirror image, a rotation. A resize does not move.
+    mirrors: whether the result may show left as right.
     on_device: whether the op computes every pixel from that pixel alone, for
       batches of JAX arrays as well as for an example.
+    bound: names of keyword-only parameters that a string cannot give;
+      `Preprocess.bound` does.
 
   Returns:
     `fn` itself, so that an op can also be called directly.
@@ -113,7 +115,9 @@ def register_op(
       entries=entries,
       writes=writes,
       moves=moves,
+      mirrors=mirrors,
       on_device=on_device,
+      bound=bound,
     )
   if entries is None and "key" in inspect.signature(fn).parameters:
     entries = ("key",)
@@ -128,7 +132,15 @@ def register_op(
   checks = (check,) if callable(check) else tuple(check)
   has_followers = not _FOLLOWERS.isdisjoint(inspect.signature(fn).parameters)
   _OPS[fn.__name__] = _Op(
-    fn, checks, entries, tuple(writes), has_followers, moves, on_device
+    fn,
+    checks,
+    entries,
+    tuple(writes),
+    has_followers,
+    moves,
+    mirrors,
+    on_device,
+    tuple(bound),
   )
   return fn
 
@@ -150,156 +162,6 @@ def register_stand_in(
     before: the registered op that comes next, with the same `key`.
   """
   _STAND_INS[op, before] = stand_in
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """An op of a string with its arguments.
-
-  Attributes:
-    text: the op as it is written.
-    op: the op.
-    fn: the op, or its stand-in.
-    is_random: whether it draws random numbers.
-    args: its arguments.
-    kwargs: its keyword arguments.
-    entries: the entries of an example that it reads or writes; None for any.
-    followers: those of them that are masks or boxes moved with their image.
-    moves: whether it moves pixels, see `register_op`.
-    on_device: whether it may run on a device, see `register_op`.
-  """
-
-  text: str
-  op: Callable[..., Example]
-  fn: Callable[..., Example]
-  is_random: bool
-  args: tuple[Any, ...]
-  kwargs: dict[str, Any]
-  entries: tuple[str, ...] | None
-  followers: tuple[str, ...]
-  moves: bool
-  on_device: bool
-
-  def moving_only(self, needed: Collection[str]) -> "Step":
-    """Returns the step without the masks and boxes that are not needed."""
-    kwargs = dict(self.kwargs)
-    if "masks" in kwargs:
-      masks = as_names(kwargs["masks"])
-      kwargs["masks"] = tuple(name for name in masks if name in needed)
-    if kwargs.get("boxes") not in needed and BOX_LABEL not in needed:
-      kwargs.pop("boxes", None)
-    followers = _followers(kwargs)
-    own = tuple(name for name in self.entries if name not in self.followers)
-    return dataclasses.replace(
-      self, kwargs=kwargs, entries=own + followers, followers=followers
-    )
-
-
-def _followers(kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-  """Returns the entries that an op with these arguments moves along."""
-  boxes = kwargs.get("boxes")
-  return (
-    *as_names(kwargs.get("masks")),
-    *(() if boxes is None else (boxes, BOX_LABEL)),
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocess:
-  """A parsed preprocessing string; call it on an example.
-
-  It holds the functions rather than their names, so that it can be pickled to
-  worker processes that have not registered the same ops.
-
-  Attributes:
-    text: the string that was parsed.
-    steps: its ops with their arguments.
-  """
-
-  text: str
-  steps: tuple[Step, ...]
-
-  @property
-  def is_random(self) -> bool:
-    """Tells whether any op draws random numbers."""
-    return any(step.is_random for step in self.steps)
-
-  def only(self, key: str) -> "Preprocess":
-    """Returns the ops on which an entry of the result depends.
-
-    Ops on labels, masks or a teacher's image are left out, so that an example
-    needs none of these. Other ops leave out masks and boxes that they would
-    move along.
-
-    Args:
-      key: name of the entry.
-    """
-    steps, needed = [], {key}
-    for step in reversed(self.steps):
-      if step.entries is None:
-        needed = None  # The op may read anything.
-      elif needed is not None:
-        if needed.isdisjoint(step.entries):
-          continue
-        step = step.moving_only(needed) if step.followers else step
-        needed.update(step.entries)
-      steps.append(step)
-    return dataclasses.replace(self, steps=tuple(reversed(steps)))
-
-  def split(self) -> tuple["Preprocess", "Preprocess"]:
-    """Returns the ops for the host and those at the end for a device.
-
-    The latter are the ops registered with `on_device` whose entries no other op
-    touches afterwards.
-
-    Returns:
-      The ops for the host, and the ops for the device. One after the other they
-      give the result of all ops.
-    """
-    host, device, touched = [], [], set()
-    for step in reversed(self.steps):
-      free = touched is not None and touched.isdisjoint(step.entries or ())
-      if step.on_device and not step.is_random and free:
-        device.append(step)
-        continue
-      host.append(step)
-      if step.entries is None:
-        touched = None
-      elif touched is not None:
-        touched.update(step.entries)
-    return (
-      dataclasses.replace(self, steps=tuple(reversed(host))),
-      dataclasses.replace(self, steps=tuple(reversed(device))),
-    )
-
-  def __call__(
-    self,
-    example: Example,
-    rng: np.random.Generator | None = None,
-    watch: Callable[[Step, Example, Example], None] | None = None,
-  ) -> Example:
-    """Returns the preprocessed example.
-
-    Args:
-      example: dict of arrays, scalars and encoded images (bytes).
-      rng: generator that all random ops draw from, in order; may be None where
-        no op is random.
-      watch: is called after each op, with the example before and after it.
-    """
-    for step in self.steps:
-      args = (rng, *step.args) if step.is_random else step.args
-      before = example
-      try:
-        example = step.fn(example, *args, **step.kwargs)
-      except (MemoryError, OSError):
-        raise  # The example is not at fault: frames of videos are read here.
-      except Exception as error:
-        raise ValueError(
-          f"{step.text} in the preprocessing {self.text!r}: {error}"
-        ) from error
-      if watch is not None:
-        watch(step, before, example)
-    return example
 
 
 def parse(text: str) -> Preprocess:
@@ -369,7 +231,7 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
     raise fail(f"{source}: arguments must be literals.") from None
 
   op = _OPS[name]
-  signature = inspect.signature(op.fn)
+  signature = _writable(op)
   is_random = "rng" in signature.parameters
   placeholders = (None, None) if is_random else (None,)  # Example and rng.
   own = list(signature.parameters.values())[len(placeholders) :]
@@ -397,7 +259,7 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
       raise fail(f"{source}: {error}. The op is {usage}.") from None
   entries, followers = op.entries, ()
   if entries is not None:
-    followers = _followers(kwargs) if op.has_followers else ()
+    followers = followers_in(kwargs) if op.has_followers else ()
     values = (as_names(bound.arguments[name]) for name in entries)
     entries = (*itertools.chain(*values), *op.writes, *followers)
   return Step(
@@ -410,7 +272,18 @@ def _parse_op(node: ast.expr, fail: Callable[[str], ValueError]) -> Step:
     entries,
     followers,
     op.moves,
+    op.mirrors,
     op.on_device,
+    op.bound,
+  )
+
+
+def _writable(op: _Op) -> inspect.Signature:
+  """Returns the signature of an op without what a string cannot give."""
+  signature = inspect.signature(op.fn)
+  parameters = signature.parameters.values()
+  return signature.replace(
+    parameters=[p for p in parameters if p.name not in op.bound]
   )
 
 

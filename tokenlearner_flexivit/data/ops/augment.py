@@ -400,7 +400,7 @@ def random_affine(
   return geometry.move(example, key, change, edges, masks, boxes, min_visible)
 
 
-@register_op(check=geometry.check, moves=True)
+@register_op(check=geometry.check, moves=True, mirrors=True)
 def flip_lr(
   example: Example,
   rng: np.random.Generator,

@@ -8,11 +8,8 @@ from absl import logging
 
 from tokenlearner_flexivit.data import mask_classes
 from tokenlearner_flexivit.data.ops import geometry
-from tokenlearner_flexivit.data.preprocess import (
-  BOX_LABEL,
-  Example,
-  register_op,
-)
+from tokenlearner_flexivit.data.preprocess import Example, register_op
+from tokenlearner_flexivit.data.steps import BOX_LABEL
 
 # Masks of Cityscapes may also have -1, for license plates.
 _CITYSCAPES = mask_classes.CITYSCAPES_TO_TRAIN_IDS | {-1: mask_classes.IGNORE}

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenlearner_flexivit.data import mask_classes
-from tokenlearner_flexivit.data.preprocess import BOX_LABEL, Example, as_names
+from tokenlearner_flexivit.data.steps import BOX_LABEL, Example, as_names
 
 # The label of pixels that losses and metrics leave out.
 IGNORE = mask_classes.IGNORE
