@@ -10,6 +10,11 @@ _VERSION = re.search(
   r'__version__ = "(.+)"',
   (_HERE / "tokenlearner_flexivit" / "__init__.py").read_text(encoding="utf-8"),
 ).group(1)
+# To read tokenizers; the second has no wheels for other versions of Python.
+_TEXT = [
+  "sentencepiece>=0.2.1",
+  "instant-clip-tokenizer>=0.1.1; python_version < '3.13'",
+]
 
 
 def _requirements() -> list[str]:
@@ -50,10 +55,12 @@ setuptools.setup(
       "ipykernel>=6.29",  # These three execute the notebooks.
       "nbclient>=0.10",
       "nbformat>=5.10",
+      *_TEXT,
     ],
     "cuda": ["jax[cuda]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hub": ["huggingface_hub>=0.30"],
+    "text": _TEXT,
     "video": ["av>=15.0"],  # To read video files.
   },
 )

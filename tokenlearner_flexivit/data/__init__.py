@@ -1,6 +1,11 @@
 """Datasets, preprocessing and the input pipeline, without TensorFlow."""
 
 # Importing the modules of ops registers the ops.
+from tokenlearner_flexivit.data.captions import (
+  captions_of,
+  make_vocabulary,
+  vocabulary_of,
+)
 from tokenlearner_flexivit.data.class_names import classes
 from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.ops import augment as augment_ops
@@ -10,6 +15,7 @@ from tokenlearner_flexivit.data.ops import dense_label as dense_label_ops
 from tokenlearner_flexivit.data.ops import image as image_ops
 from tokenlearner_flexivit.data.ops import label as label_ops
 from tokenlearner_flexivit.data.ops import randaug
+from tokenlearner_flexivit.data.ops import text as text_ops
 from tokenlearner_flexivit.data.ops import video as video_ops
 from tokenlearner_flexivit.data.ops import video_augment as video_augment_ops
 from tokenlearner_flexivit.data.pipeline import (
@@ -34,6 +40,7 @@ __all__ = [
   "ExampleError",
   "Source",
   "augment_ops",
+  "captions_of",
   "check_entries",
   "check_sample",
   "check_section",
@@ -46,14 +53,17 @@ __all__ = [
   "eval_batches",
   "image_ops",
   "label_ops",
+  "make_vocabulary",
   "open_source",
   "parse",
   "peek",
   "randaug",
   "register_op",
+  "text_ops",
   "train_batches",
   "video_augment_ops",
   "video_file",
   "video_listing",
   "video_ops",
+  "vocabulary_of",
 ]

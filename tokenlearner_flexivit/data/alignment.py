@@ -15,6 +15,7 @@ from absl import logging
 from tokenlearner_flexivit.data import preprocess, steps
 from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.ops import text as text_ops
 
 # Entries whose names contain these hold coordinates, even as vectors.
 _COORDINATES = ("box", "keypoint", "landmark")
@@ -185,6 +186,8 @@ def _source(
   copied = [name for name, old in before.items() if value is old]
   if copied:
     return copied[0]
+  if step.op in text_ops.TOKENIZING:
+    return None  # Rows of tokens are no rows of a picture.
   if key in before:
     return key
   return step.entries[0] if step.entries else None  # The entry is new.

@@ -13,7 +13,13 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data import alignment, batches, examples, memory
+from tokenlearner_flexivit.data import (
+  alignment,
+  batches,
+  captions,
+  examples,
+  memory,
+)
 from tokenlearner_flexivit.data.settings import Settings
 from tokenlearner_flexivit.data.sources.base import Source
 
@@ -85,8 +91,8 @@ def peek(
 
   Raises:
     ValueError: the config is wrong, an entry of the example cannot be put into
-      a batch of numbers, or an op moves the image but not a mask or boxes that
-      the example keeps.
+      a batch of numbers, an op moves the image but not a mask or boxes that the
+      example keeps, or mirrors an image whose caption then is false.
     ExampleError: the example cannot be read or preprocessed.
   """
   settings = Settings.from_config(data_config, where)
@@ -107,8 +113,12 @@ def _peek(
   )
   for key, value in example.items():
     if np.asarray(value).dtype.kind not in "biuf":
-      is_dict = isinstance(value, Mapping)
-      remedy = "Make arrays of it by objects(...)" if is_dict else "Decode it"
+      if isinstance(value, Mapping):
+        remedy = "Make arrays of it by objects(...)"
+      elif isinstance(value, bytes):
+        remedy = "Decode an image; make tokens of a text by tokenize(...)"
+      else:
+        remedy = "Make tokens of texts by tokenize(...)"
       raise ValueError(
         f"{where}.pp: after the preprocessing {text!r} the example has "
         f"{key!r}, which is no array of numbers but {type(value).__name__}. "
@@ -116,6 +126,9 @@ def _peek(
       )
   try:
     followed.check(example)
+    captions.check_mirrors(
+      make_example.preprocess, make_example.source, example
+    )
   except ValueError as error:
     raise ValueError(f"{where}.pp: {error}") from None
   return {key: np.asarray(value) for key, value in example.items()}

@@ -16,6 +16,8 @@ from tokenlearner_flexivit.data import (
   preprocess,
   shared_examples,
 )
+from tokenlearner_flexivit.data import vocabulary as vocabulary_lib
+from tokenlearner_flexivit.data.ops import text as text_ops
 from tokenlearner_flexivit.data.sources.base import Source
 from tokenlearner_flexivit.data.sources.coco.source import CocoSource
 from tokenlearner_flexivit.data.sources.fake import FakeSource
@@ -55,6 +57,9 @@ class Settings:
     max_corrupt: how many different corrupt examples training may skip before
       it stops; see `train_batches`. 0 for evaluation, which counts every
       example: a corrupt example stops the run, after its state is saved.
+    vocabulary: what numbers the texts of `pp` where it names the vocabulary
+      `words`, which a run makes of its training captions: in a config a list of
+      words or what `Vocabulary.describe` returns; None without.
   """
 
   name: str
@@ -66,6 +71,7 @@ class Settings:
   num_threads: int | None = None
   prefetch: int | None = None
   max_corrupt: int = 0
+  vocabulary: vocabulary_lib.Vocabulary | None = None
 
   @classmethod
   def from_config(
@@ -110,6 +116,11 @@ class Settings:
         configuration.check_number(
           values[key], f"{where}.{key}", "[0, inf)", whole=True
         )
+    if values.get("vocabulary") is not None:
+      try:
+        values["vocabulary"] = vocabulary_lib.from_json(values["vocabulary"])
+      except ValueError as error:
+        raise ValueError(f"{where}.vocabulary: {error}") from None
     return cls(**values)
 
   def make_example(
@@ -123,19 +134,36 @@ class Settings:
       skip_device_ops: leaves out the ops that a device may do.
     """
     parsed = self.preprocess(where)
+    try:
+      text_ops.open_vocabularies(parsed, with_words=True)
+    except ValueError as error:
+      raise ValueError(f"{where}.pp: {error}") from None
     if skip_device_ops:
       parsed, _ = parsed.split()
     source = self.open_source(where) if source is None else source
     return examples.MakeExample(source, parsed, self.max_corrupt)
 
   def preprocess(self, where: str) -> preprocess.Preprocess:
-    """Returns the parsed preprocessing string."""
+    """Returns the parsed preprocessing string, with the vocabulary.
+
+    Args:
+      where: name of the section for errors.
+
+    Raises:
+      ValueError: the string is wrong, or names a vocabulary that cannot be
+        read. `words` may be missing until examples are prepared.
+      ImportError: a vocabulary needs a package that is not installed.
+    """
     if not self.pp:
       raise ValueError(
         f"{where}.pp must be a preprocessing string, not {self.pp!r}."
       )
     try:
-      return preprocess.parse(self.pp)
+      parsed = preprocess.parse(self.pp)
+      if self.vocabulary is not None:
+        parsed = text_ops.bind(parsed, self.vocabulary)
+      text_ops.open_vocabularies(parsed, with_words=False)
+      return parsed
     except ValueError as error:
       raise ValueError(f"{where}.pp: {error}") from None
 

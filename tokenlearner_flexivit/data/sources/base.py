@@ -44,6 +44,8 @@ class Source(abc.ABC):
     value_names: by feature, names of its values 0, 1, ..., if they have names.
     parts: what is read of the dataset's splits; empty if that is not known.
     notes: what was read and checked, in words, for the start of a run.
+    mirror_error: why captions are false for mirrored images; "" if they are
+      not known to be.
     options: arguments of the constructor after the name and the split.
   """
 
@@ -54,6 +56,7 @@ class Source(abc.ABC):
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
   parts: Sequence[shared_examples.Part] = ()
   notes: Sequence[str] = ()
+  mirror_error: str = ""
   options: Sequence[str] = ()
 
   @classmethod
@@ -106,6 +109,28 @@ class Source(abc.ABC):
         for part in _chunks(len(self), 32 * _READERS)
       ]
     return np.concatenate(parts)
+
+  def entries(self, key: str) -> Iterator[Any]:
+    """Yields one entry of all examples in order, without decoding images.
+
+    Args:
+      key: the entry of an example, such as "captions".
+
+    Raises:
+      ValueError: examples have no such entry.
+    """
+    for i in range(len(self)):
+      example = self[i]
+      if key not in example:
+        raise self.no_entry(key, example)
+      yield example[key]
+
+  def no_entry(self, key: str, known: Iterable[str]) -> ValueError:
+    """Returns the error about an entry that examples do not have."""
+    return ValueError(
+      f"Examples of {self.name} have no {key!r}, only "
+      f"{', '.join(sorted(known))}."
+    )
 
   def classes(
     self, key: str = "label"

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ _MASKS = {
     "segmentation_mask": ("none", "pet", "background", "border")
   },
   "rendered_scenes": {"semantic": ("background", *shapes.NAMES)},
+}
+_MIRROR_ERRORS = {
+  "rendered_scenes": "captions say to which side a shape is tilted or moves"
 }
 # How many records are read at once for their labels.
 _RECORDS = 256
@@ -129,6 +132,7 @@ class TfdsSource(sources.Source):
       )
     known = self._features = dict(builder.info.features.items())
     self._dataset = builder.name
+    self.mirror_error = _MIRROR_ERRORS.get(builder.name, "")
     self.value_names = _value_names(known) | {
       key: list(names)
       for key, names in _MASKS.get(builder.name, {}).items()
@@ -203,6 +207,14 @@ class TfdsSource(sources.Source):
     return array_cache.load_or_compute(
       "labels", name, lambda: self._read_labels(key)
     )
+
+  def entries(self, key: str) -> Iterator[Any]:
+    """Yields one feature of all examples in order, parsing no other."""
+    if key not in self._features:
+      raise self.no_entry(key, self._features)
+    for start in range(0, len(self), _RECORDS):
+      rows = range(start, min(start + _RECORDS, len(self)))
+      yield from self._read_feature(key, rows)
 
   def _read_labels(self, key: str) -> np.ndarray:
     """Returns one feature of all examples, int64 [N]."""

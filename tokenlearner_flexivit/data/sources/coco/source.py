@@ -3,7 +3,7 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,15 @@ class CocoSource(sources.Source):
     wanted = {*self._features}
     example = {key: value for key, value in example.items() if key in wanted}
     return example | {"id": np.int32(index)}
+
+  def entries(self, key: str) -> Iterator[Any]:
+    """Yields one entry of all examples; captions come from memory."""
+    if key != "captions" or key not in self._features:
+      yield from super().entries(key)
+      return
+    for split, positions in self._parts:
+      for i in positions:
+        yield split.captions[i]
 
   def describe(self, index: int) -> str:
     """Returns the position and the path of the image."""
