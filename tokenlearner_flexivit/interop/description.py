@@ -26,12 +26,12 @@ from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.models import tiling, variants
 
 _BLOCK = "Transformer/encoderblock_0/"
-# Attention heads of the published models of a width: those of `variants`, and
-# of SigLIP's So400m. Width 1536 has models with 16 and models with 24.
+# Attention heads of the published models of a width, those of `variants`. Width
+# 1536 has models with 16 and models with 24.
 PUBLISHED_HEADS = {
   size["width"]: size["num_heads"]
   for size in map(variants.decode_variant, variants.VARIANTS)
-} | {1152: 16}
+}
 
 
 @dataclasses.dataclass(frozen=True)

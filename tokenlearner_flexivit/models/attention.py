@@ -104,6 +104,20 @@ def dot_product_attention(
   )
 
 
+@jax.jit
+def causal_attention(
+  query: Float[Array, "B N h d"],
+  key: Float[Array, "B N h d"],
+  value: Float[Array, "B N h d"],
+) -> Float[Array, "B N h d"]:
+  """Returns attention of each token to itself and to those before it.
+
+  One form serves all platforms: texts, which need it, are short.
+  """
+  n = query.shape[1]
+  return _contracted(query, key, value, jnp.tril(jnp.ones((n, n), bool)))
+
+
 def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:
   """Returns the forms of platforms that have one of their own.
 
@@ -167,7 +181,9 @@ def _contracted(query, key, value, mask):
 def _exponentials(logits, mask):
   """Returns the weights before they are divided by their sum, float32."""
   if mask is not None:
-    logits = jnp.where(mask[None, None, None, :], logits, -1e30)
+    # [N], or [M, N] for attention that differs from query to query.
+    mask = jnp.expand_dims(mask, range(logits.ndim - mask.ndim))
+    logits = jnp.where(mask, logits, -1e30)
   logits -= jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   return jnp.exp(logits.astype(jnp.float32))
 

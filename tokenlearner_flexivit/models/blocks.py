@@ -125,10 +125,13 @@ class MultiHeadDotProductAttention(nn.Module):
   Attributes:
     num_heads: must divide the width.
     dtype: of the computation; the parameters are float32.
+    causal: whether a token attends to itself and to those before it alone;
+      only without context and mask.
   """
 
   num_heads: int
   dtype: jnp.dtype = jnp.float32
+  causal: bool = False
 
   @nn.compact
   def __call__(
@@ -158,7 +161,10 @@ class MultiHeadDotProductAttention(nn.Module):
     context = x if context is None else context
     query = project("query", x)
     key, value = project("key", context), project("value", context)
-    y = attention.dot_product_attention(query, key, value, mask)
+    if self.causal:
+      y = attention.causal_attention(query, key, value)
+    else:
+      y = attention.dot_product_attention(query, key, value, mask)
     y = checkpoint_name(y, ATTENDED)
     kernel, bias = parameters("out", (*heads, width), (width,), (0, 1), 2)
     return attention.merge_heads(y, kernel, bias)
@@ -176,6 +182,8 @@ class Encoder1DBlock(nn.Module):
     dtype: of the computation.
     norm_eps: added to the variance in LayerNorm.
     gelu: a key of `GELUS`.
+    causal: whether a token attends to itself and to those before it alone;
+      only without mask.
   """
 
   num_heads: int
@@ -185,6 +193,7 @@ class Encoder1DBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
   norm_eps: float = LAYER_NORM_EPS
   gelu: str = "tanh"
+  causal: bool = False
 
   @nn.compact
   def __call__(
@@ -232,9 +241,9 @@ class Encoder1DBlock(nn.Module):
   def _attend(
     self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None
   ) -> Float[Array, "B N D"]:
-    return MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(
-      x, mask=mask
-    )
+    return MultiHeadDotProductAttention(
+      self.num_heads, dtype=self.dtype, causal=self.causal
+    )(x, mask=mask)
 
 
 class MAPHead(nn.Module):

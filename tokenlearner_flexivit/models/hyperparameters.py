@@ -45,6 +45,9 @@ class Hyperparameters(protocol.Model):
   norm_eps: float = blocks.LAYER_NORM_EPS
   gelu: str = "tanh"
 
+  # A norm before the blocks; only models for images have it as an argument.
+  pre_norm = False
+
   _posembs = posembs.POSEMBS
   _decode_variant = staticmethod(variants.decode_variant)
 

@@ -144,6 +144,8 @@ class VisionTransformer(hyperparameters.Hyperparameters):
       cls = cls.astype(self.dtype)
       cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
       x = jnp.concatenate([cls, x], axis=1)
+    if self.pre_norm:
+      x = blocks.layer_norm(self.dtype, "pre_norm", self.norm_eps)(x)
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     attributes = dict(
       depth=self.depth,

@@ -4,7 +4,8 @@ from typing import Any
 
 # width, depth, mlp_dim, num_heads. Ti to H: Touvron et al. (DeiT) and
 # Dosovitskiy et al. (ViT); g and G: Zhai et al., Scaling Vision Transformers,
-# Table 2; mu is a toy for tests.
+# Table 2; So400m: Alabdulmohsin et al., Getting ViT in Shape; mu is a toy for
+# tests.
 _SIZES = {
   "mu": (32, 1, 128, 2),
   "Ti": (192, 12, 768, 3),
@@ -12,6 +13,7 @@ _SIZES = {
   "M": (512, 12, 2048, 8),
   "B": (768, 12, 3072, 12),
   "L": (1024, 24, 4096, 16),
+  "So400m": (1152, 27, 4304, 16),
   "H": (1280, 32, 5120, 16),
   "g": (1408, 40, 6144, 16),
   "G": (1664, 48, 8192, 16),
@@ -56,6 +58,25 @@ def decode_variant(variant: str) -> dict[str, Any]:
     patch_size=(patch_size, patch_size),
     posemb_grid=(max(1, 224 // patch_size),) * 2,
   )
+
+
+def decode_text_variant(variant: str) -> dict[str, Any]:
+  """Turns a name such as "B" into constructor arguments of a text tower.
+
+  Returns:
+    dict with width, depth, mlp_dim and num_heads, those of the image tower of
+    this name.
+
+  Raises:
+    ValueError: for an unknown size.
+  """
+  if variant not in _SIZES:
+    raise ValueError(
+      f"Unknown variant {variant!r} of a text tower. Known:"
+      f" {', '.join(VARIANTS)}."
+    )
+  names = ("width", "depth", "mlp_dim", "num_heads")
+  return dict(zip(names, _SIZES[variant], strict=True))
 
 
 def decode_video_variant(variant: str) -> dict[str, Any]:

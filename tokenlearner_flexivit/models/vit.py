@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import ArrayLike, Float
 
-from tokenlearner_flexivit.models import patch_embed, tiling, transformer
+from tokenlearner_flexivit.models import (
+  checks,
+  patch_embed,
+  tiling,
+  transformer,
+)
 from tokenlearner_flexivit.models.token_learner import NumTokens
 
 
@@ -53,13 +58,18 @@ class ViT(transformer.VisionTransformer):
     gelu: activation of the MLPs of the same: "tanh", the form of GELU that
       published JAX models use, "erf", GELU itself, as PyTorch has it, or
       "quick", x sigmoid(1.702 x), as CLIP has it.
+    pre_norm: whether a LayerNorm `pre_norm` stands before the blocks, as in
+      CLIP; it sees the cls token, too.
   """
+
+  pre_norm: bool = False
 
   input = "image"  # The entry of an example that the model sees.
 
   def __post_init__(self):
     self.patch_size = tiling.to_pair(self.patch_size, "patch_size")
     self.posemb_grid = tiling.to_pair(self.posemb_grid, "posemb_grid")
+    checks.boolean(self.pre_norm, "pre_norm")
     super().__post_init__()
 
   def check(
