@@ -19,6 +19,8 @@ MODULES = (
   "tests.models.test_reference_vectors_resize",
   "tests.models.test_reference_vectors_video",
   "tests.models.test_segmenter",
+  "tests.models.test_text_transformer",
+  "tests.models.test_two_towers",
 )
 
 

@@ -6,8 +6,10 @@ from typing import Any
 from flax import linen as nn
 
 from tokenlearner_flexivit.models.segmenter import Segmenter
+from tokenlearner_flexivit.models.text_transformer import TextTransformer
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
 from tokenlearner_flexivit.models.token_learner import TokenLearner
+from tokenlearner_flexivit.models.two_towers import TwoTowers
 from tokenlearner_flexivit.models.video.bottleneck import BottleneckViViT
 from tokenlearner_flexivit.models.video.vivit import ViViT
 from tokenlearner_flexivit.models.video.vivit_factorised import ViViTFactorised
@@ -16,6 +18,7 @@ from tokenlearner_flexivit.models.vit import ViT
 MODELS = {
   "vit": ViT,
   "segmenter": Segmenter,
+  "two_towers": TwoTowers,
   "vivit": ViViT,
   "vivit_factorised": ViViTFactorised,
   "vivit_bottleneck": BottleneckViViT,
@@ -25,8 +28,10 @@ __all__ = [
   "MODELS",
   "BottleneckViViT",
   "Segmenter",
+  "TextTransformer",
   "TokenFuser",
   "TokenLearner",
+  "TwoTowers",
   "ViT",
   "ViViT",
   "ViViTFactorised",

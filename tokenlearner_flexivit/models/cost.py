@@ -12,7 +12,8 @@ model.
 
 For a model for videos everything is per clip, or view: `image_shape` is (T, H,
 W, C), and learned tokens are counted per frame. `BottleneckViViT` consists
-mostly of convolutions and has no closed form: XLA counts for it.
+mostly of convolutions and has no closed form: XLA counts for it. For
+`TwoTowers` it is per image: the image tower and its head, without any text.
 
 Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
@@ -106,6 +107,8 @@ def _forward(
   seq_lens = model.seq_lens(size, patch_size, num_tokens)
   posemb = Cost(0, n * d)
   total = layer_costs.dense(n, math.prod(patch) * channels, d) + posemb
+  if model.pre_norm:
+    total += layer_costs.norm(n + int(model.pool == "tok"), d)
   if isinstance(model, models.ViViTFactorised):
     frames, *frame = grid
     cost, out_tokens = _encoder(
@@ -120,6 +123,8 @@ def _forward(
   if isinstance(model, models.Segmenter):
     tokens = out_tokens - int(model.pool == "tok")
     return total + decoder_costs.forward(model, grid, patch, num_tokens, tokens)
+  if isinstance(model, models.TwoTowers):
+    total += Cost(0, 3 * model.embed_dim)  # The length and the division.
   for features, out in _head(model):
     total += layer_costs.dense(1, features, out)
   return total
@@ -242,10 +247,10 @@ def num_params(model: Any, channels: int = 3) -> int:
     model: one of `models`.
     channels: number of channels of the images.
   """
-  if isinstance(model, models.BottleneckViViT):
+  if isinstance(model, models.BottleneckViViT | models.TwoTowers):
     shape = (1, *models.input_shape(model, channels))
-    videos = jax.ShapeDtypeStruct(shape, jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), videos)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), inputs)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
   def dense(n_in, n_out):
@@ -260,6 +265,7 @@ def num_params(model: Any, channels: int = 3) -> int:
   total = dense(math.prod(model.patch_size) * channels, d)
   pool = {"gap": 0, "tok": d, "map": d + norm + layers}[model.pool]
   total += model.depth * (2 * norm + layers) + norm + pool
+  total += norm if model.pre_norm else 0
   if isinstance(model, models.ViViTFactorised):
     frames, h, w = model.posemb_grid
     total += (frames + h * w) * d
