@@ -19,6 +19,7 @@ from tokenlearner_flexivit.data import (
 from tokenlearner_flexivit.data import vocabulary as vocabulary_lib
 from tokenlearner_flexivit.data.ops import text as text_ops
 from tokenlearner_flexivit.data.sources.base import Source
+from tokenlearner_flexivit.data.sources.captions.source import CaptionsSource
 from tokenlearner_flexivit.data.sources.coco.source import CocoSource
 from tokenlearner_flexivit.data.sources.fake import FakeSource
 from tokenlearner_flexivit.data.sources.folder import FolderSource
@@ -36,7 +37,8 @@ class Settings:
 
   Attributes:
     name: the dataset: "digits", a TFDS name, "folder:/path",
-      "mask_folder:/path", "coco:/path", "video_folder:/path" or "fake:...".
+      "mask_folder:/path", "coco:/path", "captions:/path",
+      "video_folder:/path" or "fake:...".
     split: a split of the dataset, perhaps a slice.
     pp: preprocessing string; not needed to open the source.
     data_dir: folder of TFDS datasets, and of stored frames of videos.
@@ -220,6 +222,8 @@ class Settings:
       return MaskFolderSource
     if self.name.startswith("coco:"):
       return CocoSource
+    if self.name.startswith("captions:"):
+      return CaptionsSource
     if self.name.startswith(("video_folder:", "video_folder/")):
       from tokenlearner_flexivit.data.sources.video_folder.source import (
         VideoFolderSource,

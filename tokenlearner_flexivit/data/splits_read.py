@@ -8,11 +8,18 @@ from typing import Any
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.shared_examples import Part
+from tokenlearner_flexivit.data.sources.captions import (
+  source as captions_source,
+)
 from tokenlearner_flexivit.data.sources.coco import files as coco_files
 from tokenlearner_flexivit.data.sources.mask_folder import layout
 
 # Functions that return the splits of a folder, by the kind of the source.
-_FIND = {"mask_folder": layout.find_places, "coco": coco_files.find}
+_FIND = {
+  "mask_folder": layout.find_places,
+  "coco": coco_files.find,
+  "captions": captions_source.find_splits,
+}
 
 
 def describe(
@@ -116,7 +123,7 @@ def _describe(name: str, asked: Iterable[str]) -> str:
   if kind == "video_folder":
     path, _ = splits.split_options(path)
   root = paths.local(path, kind)
-  if not root.is_dir():
+  if not (root.is_dir() or (kind == "captions" and root.is_file())):
     return ""
   if kind in _FIND:
     return _reading(name, _FIND[kind](path), asked)

@@ -21,7 +21,7 @@ DATASETS = {
 }
 # These need no download: they are noise, or come with a library.
 _AT_HAND = ("fake", "digits")
-_FOLDERS = ("folder", "mask_folder", "coco", "video_folder")
+_FOLDERS = ("folder", "mask_folder", "coco", "captions", "video_folder")
 _NUMBER_ANEW = ("map_labels", "ignore")
 # Sizes before the preprocessing, which the device never sees.
 _RAW = {"image": "256x256x3", "video": "64x256x256x3"}

@@ -316,7 +316,8 @@ def _open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       raise ValueError(
         f"{name!r} is a folder. Write 'folder:{name}' for images in class "
         f"folders, 'mask_folder:{name}' for images with masks, 'coco:{name}' "
-        f"for COCO annotations, or 'video_folder:{name}' for videos."
+        f"for COCO annotations, 'captions:{name}' for a table of captions, or "
+        f"'video_folder:{name}' for videos."
       ) from None
     if "Parsing builder name string" in str(error):
       raise ValueError(

@@ -1,0 +1,1 @@
+"""Images with captions in a table: `captions:/path`."""
