@@ -21,6 +21,7 @@ from tests import shapes
 # What a test imports of these checks the shapes that its functions declare.
 _DECLARE_SHAPES = (
   "data.ops",
+  "data.vocabulary",
   "dials",
   "evaluators",
   "inference.answers",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data
+from tokenlearner_flexivit.data import preprocess
 
 
 def test_ops_apply_from_left_to_right():
@@ -194,3 +195,25 @@ def test_a_name_is_registered_once():
 
   with pytest.raises(ValueError, match="'resize' already"):
     data.register_op(resize)
+
+
+def test_bound_values_come_from_outside_of_the_string(monkeypatch):
+  monkeypatch.setattr(preprocess, "_OPS", dict(preprocess._OPS))
+
+  @data.register_op(bound=("words",))
+  def count(example, key: str = "n", *, words: tuple = ()):
+    return {**example, key: len(words)}
+
+  parsed = data.parse("count|count('m')|drop('x')")
+  assert parsed({"x": 0}) == {"n": 0, "m": 0}
+  bound = parsed.bound(words=("a", "b"), unused=3)
+  assert bound({"x": 0}) == {"n": 2, "m": 2}
+  assert bound.steps[1].arguments() == {"key": "m", "words": ("a", "b")}
+  assert (parsed.text, parsed({"x": 0})["n"]) == (bound.text, 0)
+  with pytest.raises(ValueError, match=r"'words'. The op is count\(key: str"):
+    data.parse("count(words=('a',))")
+
+
+def test_only_mirrors_say_that_they_mirror():
+  steps = data.parse("decode|flip_lr|inception_crop(8)|randaug(2,10)").steps
+  assert [step.mirrors for step in steps] == [False, True, False, False]

@@ -240,17 +240,26 @@ def split_words(text: str) -> list[str]:
   need another vocabulary.
   """
   text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
-  kept = "".join(c if _is_in_words(c) else " " for c in text)
-  words = (word.strip("'") for word in kept.split())
+  words = (word.strip("'") for word in text.translate(_BLANKS).split())
   return [word for word in words if any(map(str.isalnum, word))]
 
 
-def _is_in_words(character: str) -> bool:
-  if character.isalnum() or character == "'":
-    return True
-  # Vowels of Indic scripts are marks; selectors of emoji's looks are, too.
-  is_mark = unicodedata.category(character)[0] == "M"
-  return is_mark and not "\ufe00" <= character <= "\ufe0f"
+class _Blanks(dict[int, str]):
+  """Maps what is in no word to a blank, for `str.translate`."""
+
+  def __missing__(self, code: int) -> str:
+    character = chr(code)
+    # Vowels of Indic scripts are marks; selectors of emoji's looks are, too.
+    is_mark = unicodedata.category(character)[0] == "M"
+    is_selector = "\ufe00" <= character <= "\ufe0f"
+    is_kept = character.isalnum() or character == "'"
+    if not (is_kept or (is_mark and not is_selector)):
+      character = " "
+    self[code] = character
+    return character
+
+
+_BLANKS = _Blanks()
 
 
 def from_captions(captions: Iterable[str], most: int = 32_000) -> Words:
