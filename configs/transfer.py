@@ -176,7 +176,7 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> int:
   """
   described = interop.describe(source)  # Logs what it has to guess.
   c.init = source
-  c.model = {k: v for k, v in described.model.items() if k not in HEAD}
+  c.model = {k: v for k, v in described.image_model.items() if k not in HEAD}
   if models.MODELS[c.model.get("name") or "vit"].input != "image":
     raise ValueError(
       f"{source} is a model for videos; this config takes models for images."

@@ -17,7 +17,13 @@ from flax import linen as nn
 
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.data import statistics
-from tokenlearner_flexivit.interop import torch_configs, torch_names
+from tokenlearner_flexivit.interop import (
+  text_tower,
+  torch_configs,
+  torch_names,
+  tower_configs,
+  tower_names,
+)
 from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.models import segmenter
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -37,6 +43,7 @@ _NOT_OF_WEIGHTS = {
   "remat",
   "scan",
   "stochastic_depth",
+  "temperature_init",
 }
 
 
@@ -56,6 +63,8 @@ class About:
     input_std: the standard deviation per channel that it divides by.
     differences: in words, what the file's library computes differently.
     unknown: in words, unrecorded things that the answers depend on.
+    computes: arguments of a model that no array shows, such as its activation.
+    text: the same of its text tower; None if there is none, or no config.
   """
 
   where: str = ""
@@ -68,6 +77,8 @@ class About:
   input_std: tuple[float, ...] | None = None
   differences: tuple[str, ...] = ()
   unknown: tuple[str, ...] = ()
+  computes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  text: Mapping[str, Any] | None = None
 
   @property
   def other_statistics(self) -> bool:
@@ -164,6 +175,8 @@ def read(
   names = set(leaves)
   if torch_names.is_timm(names) or torch_names.is_hugging_face(names):
     return About(**torch_configs.read(path, leaves))
+  if tower_names.is_towers(names):
+    return About(**tower_configs.read(path, leaves))
   return About()
 
 
@@ -231,8 +244,8 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
 def _complete(section: Mapping[str, Any], leaves: Leaves) -> dict[str, Any]:
   """Returns a run's section `model` with all that its weights tell.
 
-  It need not state the number of classes, which the data determine, nor the
-  name of a model that the task takes by default.
+  It need not state the number of classes or of tokens, which the data
+  determine, nor the name of a model that the task takes by default.
   """
   head = leaves.get("head/kernel")
   is_segmenter = False
@@ -242,6 +255,11 @@ def _complete(section: Mapping[str, Any], leaves: Leaves) -> dict[str, Any]:
   completed = {**section, "num_classes": head.shape[-1] if head else None}
   if is_segmenter and not completed.get("name"):
     completed["name"] = "segmenter"
+  if text_tower.EMBEDDING in leaves:
+    completed["name"] = completed.get("name") or "two_towers"
+    sizes = text_tower.sizes_of_vocabulary(leaves)
+    completed["text"] = {**(completed.get("text") or {}), **sizes}
+    completed.setdefault("bias_init", text_tower.bias_init(leaves))
   return completed
 
 

@@ -21,9 +21,10 @@ from tokenlearner_flexivit.interop import (
   grids,
   released,
   surgery,
+  text_tower,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import tiling, variants
+from tokenlearner_flexivit.models import tiling, variants, vit
 
 _BLOCK = "Transformer/encoderblock_0/"
 # Attention heads of the published models of a width, those of `variants`. Width
@@ -45,8 +46,9 @@ class Description:
       this library.
     path: where it is on this machine.
     variant: the standard size, such as "B/16", or None.
-    model: constructor arguments of `models.ViT` for these weights; for a run
-      and a file of this library, those of `models.create`, with the name.
+    model: constructor arguments of `models.ViT` for these weights; for a run,
+      a file of this library and one with a text tower, those of
+      `models.create`, with the name.
     guesses: in words, which of these are guessed, and what the file's own model
       computes differently.
     arrays: (our name, shape, dtype) of every array.
@@ -77,6 +79,14 @@ class Description:
   def num_params(self) -> int:
     """Returns how many numbers all arrays hold together."""
     return sum(math.prod(shape) for _, shape, _ in self.arrays)
+
+  @property
+  def image_model(self) -> dict[str, Any]:
+    """Returns the model without a text tower; without one, the model."""
+    if "text" not in self.model:
+      return self.model
+    fields = {field.name for field in dataclasses.fields(vit.ViT)} - {"name"}
+    return {name: v for name, v in self.model.items() if name in fields}
 
   @property
   def channels(self) -> int:
@@ -209,16 +219,21 @@ def describe(
         f" {num_heads}."
       )
     heads = num_heads or known.num_heads
+    text_heads = (known.text or {}).get("num_heads", 1)
     if format in formats.TORCH and heads:
       _check_heads(opened.leaves, heads, format, path)
-    leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads or 1)
+    leaves, _ = formats.to_ours(
+      opened.leaves, format, str(path), heads or 1, text_heads
+    )
     if known.model:
       model = dict(known.model)
     else:
       if not heads and format in formats.TORCH:
         heads = _guess_heads(leaves, guesses, path)
         leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads)
-      model = _model(leaves, guesses, path, format)
+      model = _model(leaves, guesses, path, format) | dict(known.computes)
+      if text_tower.EMBEDDING in leaves:
+        model |= text_tower.arguments(leaves, known.text, guesses, str(path))
       squares = str(source) in released.RELEASED
       if format == "big_vision" and not (known.where or squares):
         _guess_pool(model, guesses)
@@ -295,6 +310,8 @@ def _model(leaves: Leaves, guesses: list[str], path, format) -> dict[str, Any]:
       "pool='gap': Scenic's files do not record the classifier, which may take"
       " the maximum or the sum"
     )
+  if "pre_norm/scale" in leaves:
+    model["pre_norm"] = True
   rep_size = _outputs(leaves, "pre_logits")
   if rep_size:
     model["rep_size"] = rep_size

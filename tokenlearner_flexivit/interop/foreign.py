@@ -13,7 +13,10 @@ from tokenlearner_flexivit.interop.leaves import shorten
 # Parts of names, and the features that they stand for.
 _FEATURES = (
   (r"reg_token|register_tokens", "register tokens"),
-  (r"norm_pre|pre_layrnorm|ln_pre", "a norm before the blocks (CLIP)"),
+  (
+    r"norm_pre|pre_layrnorm|ln_pre",
+    "a norm before the blocks (CLIP; of Hugging Face's files it is read)",
+  ),
   (
     r"dist_token|distillation_token|head_dist|distillation_classifier",
     "a distillation token (DeiT)",
@@ -57,6 +60,10 @@ _FAMILIES = (
     "Hugging Face's CLIP or SigLIP",
   ),
   (r"embeddings\.patch_embedding\.weight", "Hugging Face's CLIP or SigLIP"),
+  (
+    r"text_model\.embeddings\.token_embedding\.weight",
+    "Hugging Face's CLIP or SigLIP without the image tower",
+  ),
   (r"embeddings\.patch_embeddings\.weight", "Hugging Face's DINOv3"),
   (r"embeddings\.patch_embed\.weight", "Hugging Face's AIMv2"),
   (r"visual\.conv1\.weight", "CLIP's own or open_clip"),
@@ -71,19 +78,20 @@ _READ = ("timm", "big_vision or Scenic")
 PRETRAINING = re.compile(r"(^|\.)(mask_token$|decoder\w*(\.|$))")
 
 
-def check(names: Iterable[str], where: str) -> None:
+def check(names: Iterable[str], where: str, read: tuple[str, ...] = ()) -> None:
   """Raises ValueError for arrays of features that the models here lack.
 
   Args:
     names: of the arrays in the file.
     where: the file, for errors.
+    read: beginnings of names that are read nevertheless.
 
   Raises:
     ValueError: names the features and arrays of each.
   """
   arrays_by_feature: dict[str, list[str]] = {}
   for name in names:
-    if PRETRAINING.search(name):
+    if PRETRAINING.search(name) or name.startswith(read):
       continue
     for pattern, feature in _FEATURES:
       if re.search(pattern, name):

@@ -3,7 +3,12 @@
 from collections.abc import Callable
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.interop import foreign, jax_names, torch_names
+from tokenlearner_flexivit.interop import (
+  foreign,
+  jax_names,
+  torch_names,
+  tower_names,
+)
 from tokenlearner_flexivit.interop.leaves import Leaves, shorten
 
 FORMATS = ("big_vision", "hugging_face", "native", "scenic", "timm")
@@ -15,8 +20,10 @@ SUFFIXES = {
   "scenic": (".npz", ".msgpack"),
   "timm": (".safetensors",),
 }
+# Hugging Face's CLIP and SigLIP, which can only be read.
+TOWERS = "hugging_face_towers"
 # Formats of PyTorch's libraries, which do not store the number of heads.
-TORCH = ("hugging_face", "timm")
+TORCH = ("hugging_face", TOWERS, "timm")
 TO_THEIRS: dict[str, Callable[[Leaves], Leaves]] = {
   "big_vision": jax_names.to_big_vision,
   "hugging_face": torch_names.to_hugging_face,
@@ -38,18 +45,23 @@ def detect(leaves: Leaves, where: str) -> str:
     ("big_vision", jax_names.is_big_vision),
     ("timm", torch_names.is_timm),
     ("hugging_face", torch_names.is_hugging_face),
+    (TOWERS, tower_names.is_towers),
   ):
     if matches(names):
       return name
   raise ValueError(
     f"{where} holds no vision transformer whose names are known"
-    f" (big_vision, Scenic, timm, Hugging Face's ViT)."
+    f" (big_vision, Scenic, timm, Hugging Face's ViT, CLIP and SigLIP)."
     f"{foreign.family(names)} It has {shorten(sorted(names)) or 'no arrays'}."
   )
 
 
 def to_ours(
-  leaves: Leaves, format: str, where: str, num_heads: int
+  leaves: Leaves,
+  format: str,
+  where: str,
+  num_heads: int,
+  text_heads: int = 1,
 ) -> tuple[Leaves, list[str]]:
   """Converts the arrays of a file to our names and layouts.
 
@@ -58,6 +70,7 @@ def to_ours(
     format: of the names.
     where: the file, for errors.
     num_heads: for formats that do not store it.
+    text_heads: the same of a text tower.
 
   Returns:
     the arrays, of which those of unknown meaning keep their names, and notes
@@ -78,6 +91,9 @@ def to_ours(
       "big_vision": jax_names.from_big_vision,
     }[format]
     return convert(params), notes if rest else []
+  if format == TOWERS:
+    foreign.check(leaves, where, read=("vision_model.pre_layrnorm.",))
+    return tower_names.to_ours(leaves, where, num_heads, text_heads), []
   foreign.check(leaves, where)
   convert = {
     "timm": torch_names.from_timm,
@@ -88,4 +104,8 @@ def to_ours(
 
 def their_name(format: str, ours: str) -> str:
   """Returns the name that an array of ours has in files of a format."""
+  if format == TOWERS:
+    return tower_names.their_name(ours)
+  if format in ("big_vision", "scenic"):
+    return jax_names.their_name(ours)
   return torch_names.their_name(format, ours) if format in TORCH else ours

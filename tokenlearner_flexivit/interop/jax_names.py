@@ -6,10 +6,12 @@ Ours are big_vision's current ones, but for TokenLearner.
 import re
 
 from tokenlearner_flexivit.interop.leaves import Leaves
+from tokenlearner_flexivit.models import two_towers
 
-# Prefixes of the parameters in the checkpoint of a whole run, newest first;
-# "img/" is the image half of a contrastive model.
-_ROOTS = ("params/img/", "params/", "opt/target/", "optimizer/target/")
+# Prefixes of the parameters in the checkpoint of a whole run, newest first.
+_ROOTS = ("params/", "opt/target/", "optimizer/target/")
+# The image half of a contrastive model, whose text half is "txt/".
+_IMAGE = "img/"
 _KERNEL = "embedding/kernel"
 
 # Before flax's linen all modules of a block were numbered together; before
@@ -28,6 +30,10 @@ _OLD = (
     r"MAPHead_0/\1",
   ),
 )
+# Our name of a text tower's block, before its number.
+_TEXT_BLOCK = "/Encoder_0/block"
+# Blocks from a scan over layers.
+_STACK = re.compile(r"(Transformer/encoderblock|txt/Encoder_0/block)/(.*)")
 _SCENIC = (
   (r"^output_projection/", "head/"),
   # ViViT's factorised encoder.
@@ -47,7 +53,11 @@ _SCENIC = (
 
 def is_big_vision(names: set[str]) -> bool:
   """Tells whether a patch embedding has big_vision's name."""
-  return any(root + _KERNEL in names for root in (*_ROOTS, ""))
+  return any(
+    root + half + _KERNEL in names
+    for root in (*_ROOTS, "")
+    for half in ("", _IMAGE)
+  )
 
 
 def is_scenic(names: set[str]) -> bool:
@@ -59,7 +69,13 @@ def is_scenic(names: set[str]) -> bool:
 
 
 def only_parameters(leaves: Leaves) -> Leaves:
-  """Returns the parameters alone from the checkpoint of a whole run."""
+  """Returns the parameters alone from the checkpoint of a whole run.
+
+  Of a contrastive model the image half gets the names that it has alone.
+  """
+  for root in (*_ROOTS, ""):
+    if root + _IMAGE + _KERNEL in leaves:
+      return _halves(leaves, root)
   for root in _ROOTS:
     if root + _KERNEL in leaves:
       return {
@@ -68,6 +84,20 @@ def only_parameters(leaves: Leaves) -> Leaves:
         if name.startswith(root)
       }
   return leaves
+
+
+def _halves(leaves: Leaves, root: str) -> Leaves:
+  """Returns the parameters of a contrastive model."""
+  params = {}
+  for name, leaf in leaves.items():
+    inside = name.removeprefix(root)
+    if not name.startswith(root):
+      continue
+    if inside.startswith(_IMAGE):
+      params[inside.removeprefix(_IMAGE)] = leaf
+    elif two_towers.is_beside_images(inside):
+      params[inside] = leaf
+  return params
 
 
 def from_big_vision(leaves: Leaves) -> Leaves:
@@ -82,14 +112,29 @@ def from_big_vision(leaves: Leaves) -> Leaves:
   """
   ours = {}
   for name, leaf in leaves.items():
-    name = _rename(name, _OLD)
-    stacked = name.removeprefix("Transformer/encoderblock/")
-    if stacked == name or not leaf.shape:
+    prefix = two_towers.TEXT if name.startswith(two_towers.TEXT) else ""
+    name = prefix + _rename(name.removeprefix(prefix), _OLD)
+    if prefix:
+      name = re.sub(r"/Encoder_0/encoderblock(?=[_/])", _TEXT_BLOCK, name)
+    stack = _STACK.fullmatch(name)
+    if not stack or not leaf.shape:
       ours[name] = leaf
       continue
     for i in range(leaf.shape[0]):
-      ours[f"Transformer/encoderblock_{i}/{stacked}"] = leaf.row(i)
+      ours[f"{stack[1]}_{i}/{stack[2]}"] = leaf.row(i)
+  twice = ours.pop(f"{two_towers.TEXT}Encoder_0/pos_embedding", None)
+  if twice is not None:
+    # Old text towers add two position embeddings.
+    name = f"{two_towers.TEXT}pos_embedding"
+    ours[name] = ours[name].compute(
+      lambda positions: positions + twice.read().astype(positions.dtype)
+    )
   return ours
+
+
+def their_name(ours: str) -> str:
+  """Returns the name that an array of ours has in big_vision's files."""
+  return ours.replace(_TEXT_BLOCK, "/Encoder_0/encoderblock")
 
 
 def from_scenic(leaves: Leaves) -> Leaves:
@@ -113,12 +158,21 @@ def from_scenic(leaves: Leaves) -> Leaves:
 def to_big_vision(leaves: Leaves) -> Leaves:
   """Renames our arrays to big_vision's names, after "params/".
 
+  With a text tower, those of the image tower come after "params/img/".
+
   Raises:
     ValueError: parameters that big_vision lacks.
   """
   video = ("TemporalTransformer", "pos_embedding_")
-  refuse(leaves, "big_vision", "TokenLearner_", "TokenFuser_", *video)
-  return {f"params/{name}": leaf for name, leaf in leaves.items()}
+  other = ("TokenLearner_", "TokenFuser_", "pre_norm", *video)
+  refuse(leaves, "big_vision", *other)
+  has_text = any(name.startswith(two_towers.TEXT) for name in leaves)
+  theirs = {}
+  for name, leaf in leaves.items():
+    is_image = has_text and not two_towers.is_beside_images(name)
+    root = f"params/{_IMAGE}" if is_image else "params/"
+    theirs[root + their_name(name)] = leaf
+  return theirs
 
 
 def to_scenic(leaves: Leaves) -> Leaves:
@@ -128,6 +182,7 @@ def to_scenic(leaves: Leaves) -> Leaves:
     ValueError: parameters that it lacks.
   """
   other = ("cls", "MAPHead_0", "TemporalTransformer", "pos_embedding_")
+  other += ("pre_norm", two_towers.TEXT.rstrip("/"))
   refuse(leaves, "Scenic's TokenLearnerViT", *other)
   theirs = {}
   for name, leaf in leaves.items():

@@ -123,13 +123,15 @@ def load_params_and_report(
   entry is added to the token, which computes the same), another head (fresh),
   a TokenLearner that the file lacks (fresh). A model for videos takes weights
   of one for images: the kernel is inflated to tubelets, the position embedding
-  is repeated in time.
+  is repeated in time. A model with two towers takes weights of one for images,
+  and its text tower and heads are then fresh; a model for images takes those of
+  two towers.
 
   Args:
     source: a path, address or released name, as for `download.fetch`, of a file
       in the names of big_vision, vision_transformer, Scenic, timm or Hugging
       Face, or of this library; or a workdir.
-    model: a `models.ViT` or `models.ViViT`.
+    model: a `models.ViT`, `models.TwoTowers` or `models.ViViT`.
     params: values for fresh arrays, which also define the shapes. None
       initialises the model.
     seed: for initialising the model.
@@ -175,7 +177,10 @@ def load_params_and_report(
     format = known.format or formats.detect(opened.leaves, str(path))
     num_heads = getattr(model, "num_heads", 1)
     warnings = _compare(known, model, opened.leaves, format, path)
-    leaves, notes = formats.to_ours(opened.leaves, format, str(path), num_heads)
+    text = getattr(model, "text", None) or known.text or {}
+    leaves, notes = formats.to_ours(
+      opened.leaves, format, str(path), num_heads, text.get("num_heads", 1)
+    )
     template = _parameter_shapes(model, params, leaves)
     if format in formats.TORCH:
       leaves = surgery.with_zero_biases(leaves, template)
@@ -290,6 +295,7 @@ def _compare(known, model, leaves, format, path) -> list[str]:
       f"{path} has num_heads={known.num_heads}, as {known.where} says, but the"
       f" model has {heads}. Build the model with num_heads={known.num_heads}."
     )
+  warnings += _told_differences(known, model, path)
   width = getattr(model, "width", None)
   published = description.PUBLISHED_HEADS.get(width)
   untold = known.num_heads is None and format in formats.TORCH
@@ -307,25 +313,63 @@ def _compare(known, model, leaves, format, path) -> list[str]:
       " the classifier nor where TokenLearner is"
     )
   if known.model:
-    ours = about_lib.arguments(model) or {}
     warnings += [
-      f"{name}={ours[name]!r} of the model is {known.model[name]!r} in"
-      f" {known.where}: answers are others"
-      for name in _changes(known.model, ours)
+      _difference(name, ours, theirs, known.where)
+      for name, ours, theirs in _changes(
+        known.model, about_lib.arguments(model) or {}
+      )
     ]
   return warnings
 
 
-def _changes(theirs, ours) -> list[str]:
-  """Returns the arguments that differ and that no array's shape shows."""
+def _told_differences(known, model, path) -> list[str]:
+  """Returns what differs of the arguments that a library's config tells.
+
+  Raises:
+    ValueError: the heads of the text tower do.
+  """
+  text = getattr(model, "text", None)
+  told = [(name, getattr(model, name), x) for name, x in known.computes.items()]
+  if text and known.text:
+    if text["num_heads"] != known.text["num_heads"]:
+      raise ValueError(
+        f"{path} has text.num_heads={known.text['num_heads']}, as {known.where}"
+        f" says, but the model has {text['num_heads']}."
+      )
+    told += [(f"text.{k}", text[k], x) for k, x in known.text.items()]
+  return [
+    _difference(name, ours, theirs, known.where)
+    for name, ours, theirs in told
+    if ours != theirs
+  ]
+
+
+def _difference(name, ours, theirs, where) -> str:
+  return (
+    f"{name}={ours!r} of the model is {theirs!r} in {where}: answers are others"
+  )
+
+
+def _changes(theirs, ours) -> list[tuple[str, Any, Any]]:
+  """Returns name, ours and theirs of arguments that only a config shows."""
   if not ours:
     return []
   names = ["pool"]
+  if ours.get("text") and theirs.get("text"):
+    ours, theirs = (
+      {**section, **{f"text.{k}": x for k, x in section["text"].items()}}
+      for section in (ours, theirs)
+    )
+    names += ["text.pool", "text.end_id", "text.causal"]
   if ours["posemb"] == theirs["posemb"] == "sincos2d":
     names.append("posemb_grid")
   if ours["token_learner"] and theirs["token_learner"]:
     names.append("token_learner")
-  return [name for name in names if ours[name] != theirs[name]]
+  return [
+    (name, ours[name], theirs[name])
+    for name in names
+    if ours[name] != theirs[name]
+  ]
 
 
 def _posemb_grid(model: nn.Module) -> tuple[int, ...] | None:

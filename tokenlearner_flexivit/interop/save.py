@@ -38,7 +38,8 @@ def save_params(
   * big_vision and Scenic: the models of the same size.
 
   Args:
-    params: of a `models.ViT`, or of a `models.ViViT` as native or scenic.
+    params: of a `models.ViT`, of a `models.TwoTowers` as native or big_vision,
+      or of a `models.ViViT` as native or scenic.
     path: its suffix must be one of the format's: native .npz or .safetensors,
       big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
     format: "native" (our names), "big_vision", "timm", "hugging_face" or
@@ -58,6 +59,7 @@ def save_params(
       format has no names for. Nothing is written then.
   """
   path = check_path(path, format)
+  _check_text(model, format)
   to_theirs = formats.TO_THEIRS[format]
   flat = traverse_util.flatten_dict(params, sep="/")
   arrays = {name: np.asarray(array) for name, array in flat.items()}
@@ -97,6 +99,18 @@ def save_params(
   containers.write(
     path, {name: leaf.read() for name, leaf in leaves.items()}, metadata
   )
+
+
+def _check_text(model: nn.Module | None, format: str) -> None:
+  """Raises ValueError for a text tower that big_vision does not have."""
+  text = getattr(model, "text", None) or {}
+  if format == "big_vision" and (
+    text.get("causal") or text.get("pool") == "eot"
+  ):
+    raise ValueError(
+      "big_vision's text towers are not causal and have no pool='eot', but that"
+      " of the model is CLIP's. Use format='native'."
+    )
 
 
 def check_path(path: str | os.PathLike, format: str) -> pathlib.Path:

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import foreign, grids, resize
 from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
-from tokenlearner_flexivit.models import segmenter
+from tokenlearner_flexivit.models import segmenter, two_towers
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
 # Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
 _KERNEL_RANKS = (4, 5)
 # What an answer is computed with, behind the image tower.
-_ANSWER = ("head/", *segmenter.HEADS)
+_ANSWER = ("head/", f"{two_towers.TEXT}head/", *segmenter.HEADS)
 _HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
 # Means of images in [0, 1] are hardly ever above 1; those of bytes are.
@@ -195,6 +196,7 @@ class Plan:
       self._split_posemb(remaining, file_grid, cls_entry)
     self._settle(remaining, fresh, unused)
     self._settle_optional(remaining, optional)
+    self._settle_text(remaining)
     self._settle_head(remaining)
     self._insert_token_learner(remaining)
     for name, leaf in remaining.items():
@@ -292,6 +294,32 @@ class Plan:
       if not any(name.startswith(choice) for name in remaining):
         for name in self._without_fate(chosen):
           self._note(name, "fresh", note="not in the file")
+
+  def _settle_text(self, remaining):
+    """Notes a text tower as fresh if the file has none; drops a needless one.
+
+    Without a text tower the file's head has another task than to embed images.
+    """
+    ours, theirs = (
+      [name for name in names if two_towers.is_beside_images(name)]
+      for names in (self._template, remaining)
+    )
+    if theirs and not ours:
+      for name in theirs:
+        remaining.pop(name)
+      left_out = terminal.counted(len(theirs), "array")
+      self.notes.append(f"Left out the text tower: {left_out}.")
+    has_text = any(name.startswith(two_towers.TEXT) for name in theirs)
+    for name in self._without_fate(ours):
+      if name not in theirs and (name in two_towers.SCALARS or not has_text):
+        self._note(name, "fresh", note="not in the file")
+    if ours and "b" in theirs and "b" not in ours:
+      self._note("b", "unused", remaining.pop("b"), "the same for all pairs")
+    if ours and not has_text:
+      for name in [n for n in remaining if n.startswith(_ANSWER)]:
+        leaf = remaining.pop(name)
+        if name not in self._template:
+          self._note(name, "unused", leaf, "another head")
 
   def _settle_head(self, remaining):
     """Notes the head as fresh if the file has another one or none."""

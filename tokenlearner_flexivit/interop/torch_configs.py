@@ -16,7 +16,7 @@ ERF = (
   "its library computes GELU with erf, the models here in its tanh form, which"
   " no argument changes: outputs differ by 1e-4 to 4e-4 of the largest"
 )
-_TANH = ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+TANH = ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 # Parts of names of timm's architectures that no array shows.
 _ARCHITECTURES = {
   "quickgelu": "quick GELU, x sigmoid(1.702 x)",
@@ -29,7 +29,7 @@ _ARCHITECTURES = {
 _ARCHITECTURE_HEADS = {"so400m": 16, "giantopt": 16}
 # Arguments of timm's VisionTransformer that make it the model here.
 _TIMM_ARGUMENTS = {
-  "act_layer": (None, "gelu", *_TANH),
+  "act_layer": (None, "gelu", *TANH),
   "embed_norm_layer": (None,),
   "fc_norm": (None, False),
   "final_norm": (None, True),
@@ -75,13 +75,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   if timm and "architecture" in config:
     return _fields_of_timm(config, leaves, str(beside))
   if not timm and "model_type" in config:
-    processor = path.parent / "preprocessor_config.json"
-    prepared = (
-      parse(processor.read_text(encoding="utf-8"), processor)
-      if processor.is_file()
-      else {}
-    )
-    return _fields_of_hugging_face(config, prepared, leaves, str(beside))
+    return _fields_of_hugging_face(config, path, leaves, str(beside))
   pooling = "the pooling, which is that of its arrays" if timm else ""
   return dict(
     # If Hugging Face's models have a cls token, it has a position.
@@ -104,13 +98,13 @@ def _fields_of_timm(
   model_args = config.get("model_args") or {}
   for part, feature in _ARCHITECTURES.items():
     if re.search(part, name):
-      raise _unsupported(where, f"{name} has {feature}")
+      raise unsupported(where, f"{name} has {feature}")
   for key, allowed in _TIMM_ARGUMENTS.items():
     if model_args.get(key) not in allowed:
-      raise _unsupported(where, f"it has {key}={model_args[key]!r}")
+      raise unsupported(where, f"it has {key}={model_args[key]!r}")
   kernel = leaves["patch_embed.proj.weight"].shape
   width = model_args.get("embed_dim", config.get("num_features", kernel[0]))
-  _check_width(width, kernel[0], where)
+  check_width(width, kernel[0], where)
   _check_timm_pool(
     config.get("global_pool", model_args.get("global_pool")), leaves
   )
@@ -126,7 +120,7 @@ def _fields_of_timm(
     cls_entry = not model_args["no_embed_class"] and "cls_token" in leaves
   grid, cls_entry = _grid(size, kernel, leaves.get("pos_embed"), cls_entry)
   heads = [n for part, n in _ARCHITECTURE_HEADS.items() if part in name]
-  tanh = model_args.get("act_layer") in _TANH
+  tanh = model_args.get("act_layer") in TANH
   differences = [] if tanh else [f"{ERF}, unless {name} is configured so"]
   if name.startswith("flexivit"):
     differences.append(
@@ -154,10 +148,10 @@ def _check_timm_pool(pool: str | None, leaves: Leaves) -> None:
   if pool is None:
     return
   if pool not in _TIMM_POOLS:
-    raise _unsupported("config.json", f"it has global_pool={pool!r}")
+    raise unsupported("config.json", f"it has global_pool={pool!r}")
   fits = {"token": has_cls, "avg": not has_cls, "map": has_map}[pool]
   if not fits:
-    raise _unsupported(
+    raise unsupported(
       "config.json",
       f"it has global_pool={pool!r} {'with' if has_cls else 'without'} a cls"
       " token",
@@ -166,26 +160,26 @@ def _check_timm_pool(pool: str | None, leaves: Leaves) -> None:
 
 def _fields_of_hugging_face(
   config: Mapping[str, Any],
-  processor: Mapping[str, Any],
+  path: pathlib.Path,
   leaves: Leaves,
   where: str,
 ) -> dict[str, Any]:
   kind = config["model_type"]
   if kind not in _HUGGING_FACE:
-    raise _unsupported(where, f"it is a model of the kind {kind!r}")
+    raise unsupported(where, f"it is a model of the kind {kind!r}")
   prefix = "vit." if any(name.startswith("vit.") for name in leaves) else ""
   kernel = leaves[f"{prefix}{torch_names.HUGGING_FACE_KERNEL}"].shape
-  _check_width(config.get("hidden_size", kernel[0]), kernel[0], where)
+  check_width(config.get("hidden_size", kernel[0]), kernel[0], where)
   activation = config.get("hidden_act", "gelu")
-  if activation not in ("gelu", *_TANH):
-    raise _unsupported(where, f"it has hidden_act={activation!r}")
+  if activation not in ("gelu", *TANH):
+    raise unsupported(where, f"it has hidden_act={activation!r}")
   pooler = config.get("pooler_act", "tanh")
   if f"{prefix}pooler.dense.weight" in leaves and pooler != "tanh":
-    raise _unsupported(where, f"it has pooler_act={pooler!r}")
+    raise unsupported(where, f"it has pooler_act={pooler!r}")
   eps = config.get("layer_norm_eps", 1e-12)
   differences = [ERF] if activation == "gelu" else []
   if eps > 1e-5:
-    raise _unsupported(where, f"it has layer_norm_eps={eps}")
+    raise unsupported(where, f"it has layer_norm_eps={eps}")
   if eps != 1e-6:
     differences.append(
       f"layer norms have an epsilon of {eps} there and of 1e-06 here: outputs"
@@ -195,6 +189,35 @@ def _fields_of_hugging_face(
   cls_entry = f"{prefix}embeddings.cls_token" in leaves
   positions = leaves.get(f"{prefix}embeddings.position_embeddings")
   grid, cls_entry = _grid(size, kernel, positions, cls_entry)
+  mean, std, unknown = image_statistics(path)
+  return dict(
+    where=where,
+    num_heads=config.get("num_attention_heads"),
+    posemb_grid=grid,
+    cls_entry=cls_entry,
+    input_mean=mean,
+    input_std=std,
+    differences=tuple(differences),
+    unknown=unknown,
+  )
+
+
+def image_statistics(path: pathlib.Path) -> tuple[Any, Any, tuple[str, ...]]:
+  """Returns mean and std by a file's preprocessor_config.json.
+
+  Args:
+    path: of the weights.
+
+  Returns:
+    mean and std of images in [0, 1], None if they are unknown, and then in
+    words what is unknown.
+  """
+  beside = path.parent / "preprocessor_config.json"
+  processor = (
+    parse(beside.read_text(encoding="utf-8"), beside)
+    if beside.is_file()
+    else {}
+  )
   mean, std = processor.get("image_mean"), processor.get("image_std")
   if processor.get("do_normalize") is False:
     mean, std = 0.0, 1.0
@@ -211,16 +234,7 @@ def _fields_of_hugging_face(
       " is no preprocessor_config.json beside the file that tells them",
     )
   )
-  return dict(
-    where=where,
-    num_heads=config.get("num_attention_heads"),
-    posemb_grid=grid,
-    cls_entry=cls_entry,
-    input_mean=mean,
-    input_std=std,
-    differences=tuple(differences),
-    unknown=unknown,
-  )
+  return mean, std, unknown
 
 
 def _grid(size, kernel, positions, cls_entry):
@@ -247,7 +261,8 @@ def _statistics(mean, std, scale=1.0):
   )
 
 
-def _check_width(told: int, stored: int, where: str) -> None:
+def check_width(told: int, stored: int, where: str) -> None:
+  """Raises ValueError if a config is of a model of another width."""
   if told != stored:
     raise ValueError(
       f"{where} is of another model: its width is {told}, that of the arrays"
@@ -255,7 +270,8 @@ def _check_width(told: int, stored: int, where: str) -> None:
     )
 
 
-def _unsupported(where: str, feature: str) -> ValueError:
+def unsupported(where: str, feature: str) -> ValueError:
+  """Returns the error for a feature that the models here lack."""
   return ValueError(
     f"{where}: {feature}, which the models here cannot compute, so that these"
     " weights would give other answers."

@@ -6,7 +6,7 @@ only. timm's pre_logits are of its older versions and can only be read.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -84,14 +84,21 @@ def their_name(format: str, ours: str) -> str:
     "timm": (_TIMM, _TIMM_ARRAYS),
     "hugging_face": (_HUGGING_FACE, _HUGGING_FACE_ARRAYS),
   }[format]
-  index = re.search(r"/encoderblock_(\d+)/", ours)
-  depth = int(index[1]) + 1 if index else 1
-  names = {name: theirs for name, theirs, _ in _expand(modules, arrays, depth)}
-  theirs = names.get(ours, ours)
+  theirs = look_up(ours, modules, arrays)
   if format == "timm":  # Joint projections.
     theirs = re.sub(r"^(blocks\.\d+\.attn)\.[qkv]\.", r"\1.qkv.", theirs)
     theirs = re.sub(r"^attn_pool\.[kv]\.", "attn_pool.kv.", theirs)
   return theirs
+
+
+def look_up(
+  ours: str, modules: Sequence[tuple[str, ...]], arrays: Sequence[tuple]
+) -> str:
+  """Returns the name of an array of ours by tables for `expand`."""
+  index = re.search(r"/(?:encoder)?block_(\d+)/", ours)
+  depth = int(index[1]) + 1 if index else 1
+  names = {name: theirs for name, theirs, _ in expand(modules, arrays, depth)}
+  return names.get(ours, ours)
 
 
 def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
@@ -134,7 +141,7 @@ def from_timm(leaves: Leaves, where: str, num_heads: int) -> Leaves:
       for part in parts:
         split[part] = _scale_rows(split[part], gamma)
       del split[name]
-  return _from_torch(split, _TIMM, _TIMM_ARRAYS, num_heads)
+  return rename(split, _TIMM, _TIMM_ARRAYS, num_heads)
 
 
 def _check_parts(leaves, where, norm, positions) -> None:
@@ -173,7 +180,7 @@ def from_hugging_face(leaves: Leaves, where: str, num_heads: int) -> Leaves:
       f"{where} holds a pooler beside a classifier: Hugging Face's classifier"
       " does not use it, the models here would."
     )
-  return _from_torch(named, _HUGGING_FACE, _HUGGING_FACE_ARRAYS, num_heads)
+  return rename(named, _HUGGING_FACE, _HUGGING_FACE_ARRAYS, num_heads)
 
 
 def to_timm(leaves: Leaves) -> Leaves:
@@ -221,8 +228,17 @@ def _with_cls_position(leaves: Leaves) -> Leaves:
   return {**leaves, "pos_embedding": posemb}
 
 
-def _expand(modules, arrays, depth) -> Iterator[tuple[str, str, str]]:
-  """Yields (our name, their name, kind) of every array of a model."""
+def expand(
+  modules: Sequence[tuple[str, ...]], arrays: Sequence[tuple], depth: int
+) -> Iterator[tuple[str, str, str]]:
+  """Yields (our name, their name, kind) of every array of a model.
+
+  Args:
+    modules: our name, their name and kind of each module; {} stands for the
+      index of a block.
+    arrays: our name and their name of each array alone.
+    depth: number of blocks.
+  """
   for ours, theirs in arrays:
     yield ours, theirs, "same"
   for ours, theirs, kind in modules:
@@ -235,12 +251,18 @@ def _expand(modules, arrays, depth) -> Iterator[tuple[str, str, str]]:
       yield f"{ours}/bias".format(i), f"{theirs}.bias".format(i), bias
 
 
-def _from_torch(leaves, modules, arrays, num_heads) -> Leaves:
+def rename(
+  leaves: Leaves,
+  modules: Sequence[tuple[str, ...]],
+  arrays: Sequence[tuple],
+  num_heads: int,
+) -> Leaves:
+  """Converts arrays by tables for `expand`; unknown ones keep their names."""
   blocks = [re.search(r"\.(\d+)\.", name) for name in leaves]
   depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
   table = {
     theirs: (ours, kind)
-    for ours, theirs, kind in _expand(modules, arrays, min(depth, len(leaves)))
+    for ours, theirs, kind in expand(modules, arrays, min(depth, len(leaves)))
   }
   ours = {}
   for theirs, leaf in leaves.items():
@@ -252,7 +274,7 @@ def _from_torch(leaves, modules, arrays, num_heads) -> Leaves:
 def _to_torch(leaves, whose, modules, arrays) -> Leaves:
   table = {
     ours: (theirs, kind)
-    for ours, theirs, kind in _expand(modules, arrays, len(leaves))
+    for ours, theirs, kind in expand(modules, arrays, len(leaves))
   }
   torch = {}
   for name, leaf in leaves.items():

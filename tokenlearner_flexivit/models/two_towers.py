@@ -22,7 +22,7 @@ from tokenlearner_flexivit.models import (
 )
 from tokenlearner_flexivit.models.token_learner import NumTokens
 
-# Names of what stands beside the image tower and its head, or their beginning.
+# The beginning of the names of the text tower, and the parameters of neither.
 TEXT = "txt/"
 SCALARS = ("t", "b")
 # Added to lengths, as big_vision does.
@@ -41,7 +41,7 @@ class TwoTowers(vit.ViT):
     num_classes: E, features of a dense layer `head` after the image tower. None
       for no such layer, as for a locked tower (LiT): then E is D or `rep_size`.
     text: a mapping with the fields of `TextTransformer`, and a variant if
-      wanted. Without embed_dim it is E, without norm_eps and gelu they are
+      wanted. If it leaves embed_dim out, that is E; norm_eps and gelu are then
       those of the image tower. dtype is that of both towers.
     temperature_init: initial value of the factor t.
     bias_init: initial value of the bias b, which a sigmoid loss needs; None for
@@ -98,16 +98,16 @@ class TwoTowers(vit.ViT):
       embed_dim=self.embed_dim, norm_eps=self.norm_eps, gelu=self.gelu
     )
     arguments = text_transformer.arguments(**(inherited | text))
-    if arguments["embed_dim"] is None:
-      arguments["embed_dim"] = self.embed_dim
     # Without a parent it is not made a part of a module that calls this one.
     tower = text_transformer.TextTransformer(**arguments, parent=None)
-    if tower.embed_dim != self.embed_dim:
-      of_head = "num_classes of the head" if self.num_classes else "no head"
+    features = tower.embed_dim or tower.width
+    if features != self.embed_dim:
+      source = "num_classes of its head" if self.num_classes else "no head"
       raise ValueError(
-        f"text.embed_dim={tower.embed_dim} differs from {self.embed_dim}, the"
-        f" width of the image embedding ({of_head}). Leave it out, or give the"
-        " image tower a head of as many num_classes."
+        f"Texts have embeddings of {features} features"
+        f" (text.embed_dim={tower.embed_dim}), images of {self.embed_dim}"
+        f" ({source}). Leave embed_dim out, or give the image tower a head of as"
+        " many num_classes."
       )
     fields = [f.name for f in dataclasses.fields(tower)]
     return core.FrozenDict(
@@ -210,6 +210,11 @@ class TwoTowers(vit.ViT):
     out.pop("logits", None)
     zimg, out["img_norm"] = _direction(z)
     return zimg, out
+
+
+def is_beside_images(name: str) -> bool:
+  """Tells whether a parameter is that of the text tower or of the logits."""
+  return name.startswith(TEXT) or name in SCALARS
 
 
 def _direction(

@@ -1,0 +1,129 @@
+"""Reads the config.json beside a file of Hugging Face's CLIP or SigLIP."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tokenlearner_flexivit.interop import torch_configs, tower_names
+from tokenlearner_flexivit.interop.leaves import Leaves
+
+# Kinds of models by the family that they are of.
+_FAMILIES = {
+  "clip": "clip",
+  "clip_vision_model": "clip",
+  "siglip": "siglip",
+  "siglip_vision_model": "siglip",
+}
+# What transformers takes where a config leaves a key out.
+_CLIP = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5)
+_SIGLIP = dict(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
+_DEFAULTS = {
+  ("clip", "vision"): _CLIP
+  | dict(
+    hidden_size=768, num_attention_heads=12, image_size=224, patch_size=32
+  ),
+  ("clip", "text"): _CLIP
+  | dict(hidden_size=512, num_attention_heads=8, eos_token_id=49407),
+  ("siglip", "vision"): _SIGLIP
+  | dict(
+    hidden_size=768, num_attention_heads=12, image_size=224, patch_size=16
+  ),
+  ("siglip", "text"): _SIGLIP | dict(hidden_size=768, num_attention_heads=12),
+}
+_GELUS = {"quick_gelu": "quick", "gelu": "erf"} | dict.fromkeys(
+  torch_configs.TANH, "tanh"
+)
+# The end token of configs from before transformers counted it right: there, as
+# in OpenAI's code, the largest number is looked for.
+_NO_END = 2
+
+
+def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
+  """Returns the fields of `about.About` from the configs beside a file.
+
+  Args:
+    path: of the weights.
+    leaves: the arrays, by their names in the file.
+
+  Raises:
+    ValueError: there is no config, it is damaged or of another model, or of one
+      that the models here cannot compute; names the feature.
+  """
+  beside = path.parent / "config.json"
+  if not beside.is_file():
+    raise ValueError(
+      f"{path} has the names of Hugging Face's CLIP or SigLIP, whose arrays do"
+      " not show heads, activation and pooling. Put its config.json beside it."
+    )
+  config = torch_configs.parse(beside.read_text(encoding="utf-8"), beside)
+  where = str(beside)
+  kind = config.get("model_type")
+  if kind not in _FAMILIES:
+    raise torch_configs.unsupported(
+      where, f"it is a model of the kind {kind!r}"
+    )
+  family = _FAMILIES[kind]
+  image = _section(config, family, "vision")
+  kernel, positions = (
+    leaves[name].shape if name in leaves else ()
+    for name in (tower_names.KERNEL, tower_names.POSEMB)
+  )
+  torch_configs.check_width(image["hidden_size"], kernel[0], where)
+  cls_entry = tower_names.CLS in leaves
+  grid = None
+  if len(kernel) == 4 and positions:
+    grid = tuple(int(image["image_size"]) // p for p in kernel[2:])
+    if positions[0] != grid[0] * grid[1] + cls_entry:
+      grid = None
+  text = None
+  if tower_names.TOKENS in leaves:
+    text = _text(_section(config, family, "text"), family, leaves, where)
+  mean, std, unknown = torch_configs.image_statistics(path)
+  return dict(
+    where=where,
+    num_heads=image["num_attention_heads"],
+    posemb_grid=grid,
+    cls_entry=cls_entry,
+    input_mean=mean,
+    input_std=std,
+    unknown=unknown,
+    computes=_activations(image, where),
+    text=text,
+  )
+
+
+def _section(
+  config: Mapping[str, Any], family: str, tower: str
+) -> dict[str, Any]:
+  """Returns the values of a tower, those that the config leaves out included.
+
+  A config of one tower is not nested. Of a nested one `..._config_dict`, where
+  old configs have it, beats the other.
+  """
+  nested = f"{tower}_config"
+  told = config.get(f"{nested}_dict") or config.get(nested)
+  if told is None:
+    told = {} if config["model_type"] == family else config
+  return _DEFAULTS[family, tower] | dict(told)
+
+
+def _activations(section: Mapping[str, Any], where: str) -> dict[str, Any]:
+  activation = section["hidden_act"]
+  if activation not in _GELUS:
+    raise torch_configs.unsupported(where, f"it has hidden_act={activation!r}")
+  return dict(gelu=_GELUS[activation], norm_eps=section["layer_norm_eps"])
+
+
+def _text(
+  section: Mapping[str, Any], family: str, leaves: Leaves, where: str
+) -> dict[str, Any]:
+  """Returns the arguments of a text tower that no array shows."""
+  width = leaves[tower_names.TOKENS].shape[-1]
+  torch_configs.check_width(section["hidden_size"], width, where)
+  told = _activations(section, where)
+  told["num_heads"] = section["num_attention_heads"]
+  if family == "siglip":
+    return told | dict(pool="last")
+  end_id = section["eos_token_id"]
+  end_id = None if end_id == _NO_END else end_id
+  return told | dict(pool="eot", end_id=end_id, causal=True)
