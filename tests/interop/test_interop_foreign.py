@@ -185,8 +185,12 @@ def test_features_that_arrays_tell(changes, message, library_file):
       r"relatives of ViT .*behind the prefix 'deit\.', which are not read\. It",
     ),
     (
-      ["vision_model.embeddings.patch_embedding.weight"],
-      r"Hugging Face's CLIP or SigLIP, which are not read\. It has",
+      ["clip.vision_model.embeddings.patch_embedding.weight"],
+      r"SigLIP, behind the prefix 'clip\.', which are not read\. It has",
+    ),
+    (
+      ["text_model.embeddings.token_embedding.weight"],
+      "Hugging Face's CLIP or SigLIP without the image tower",
     ),
     (["visual.conv1.weight"], "CLIP's own or open_clip"),
     (["conv_proj.weight"], "torchvision"),

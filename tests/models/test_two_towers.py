@@ -202,6 +202,8 @@ def test_the_text_tower_follows_the_image_tower():
   assert model.text["embed_dim"] == model.embed_dim == 6
   model = towers(num_classes=4, text=dict(variant="mu", **TEXT, gelu="erf"))
   assert model.text["gelu"] == "erf" and model.text["embed_dim"] == 4
+  headless = towers(width=8, text=TEXT | dict(embed_dim=None))
+  assert headless.text["embed_dim"] is None and headless.embed_dim == 8
   # The arguments of a model build it again.
   again = towers(num_classes=4, text=dict(model.text))
   assert again == model and hash(again) == hash(model)
@@ -212,11 +214,12 @@ def test_the_text_tower_follows_the_image_tower():
   [
     (dict(text=None), "text=None must be a mapping"),
     (dict(text=dict(max_len=4)), "needs vocab_size"),
-    (dict(text=TEXT | dict(embed_dim=3)), "embed_dim=3 differs from 16"),
+    (dict(text=TEXT | dict(embed_dim=3)), "3 features .*images of 16 .no head"),
     (
       dict(num_classes=5, text=TEXT | dict(embed_dim=3)),
-      "embed_dim=3 differs from 5",
+      "3 features .*images of 5 .num_classes",
     ),
+    (dict(text=TEXT | dict(embed_dim=None)), "of 8 features"),
     (dict(text=TEXT | dict(dtype="bfloat16")), "text.dtype='bfloat16'"),
     (dict(text=TEXT | dict(layers=3)), "no key 'layers'"),
     (dict(head_zeroinit=True), "no direction"),

@@ -104,9 +104,8 @@ def save_params(
 def _check_text(model: nn.Module | None, format: str) -> None:
   """Raises ValueError for a text tower that big_vision does not have."""
   text = getattr(model, "text", None) or {}
-  if format == "big_vision" and (
-    text.get("causal") or text.get("pool") == "eot"
-  ):
+  is_clip = text.get("causal") or text.get("pool") == "eot"
+  if is_clip and format == "big_vision":
     raise ValueError(
       "big_vision's text towers are not causal and have no pool='eot', but that"
       " of the model is CLIP's. Use format='native'."

@@ -196,7 +196,9 @@ class Plan:
       self._split_posemb(remaining, file_grid, cls_entry)
     self._settle(remaining, fresh, unused)
     self._settle_optional(remaining, optional)
-    self._settle_text(remaining)
+    self._settle_text(
+      remaining, any(name.startswith(two_towers.TEXT) for name in leaves)
+    )
     self._settle_head(remaining)
     self._insert_token_learner(remaining)
     for name, leaf in remaining.items():
@@ -295,7 +297,7 @@ class Plan:
         for name in self._without_fate(chosen):
           self._note(name, "fresh", note="not in the file")
 
-  def _settle_text(self, remaining):
+  def _settle_text(self, remaining, has_text):
     """Notes a text tower as fresh if the file has none; drops a needless one.
 
     Without a text tower the file's head has another task than to embed images.
@@ -309,7 +311,6 @@ class Plan:
         remaining.pop(name)
       left_out = terminal.counted(len(theirs), "array")
       self.notes.append(f"Left out the text tower: {left_out}.")
-    has_text = any(name.startswith(two_towers.TEXT) for name in theirs)
     for name in self._without_fate(ours):
       if name not in theirs and (name in two_towers.SCALARS or not has_text):
         self._note(name, "fresh", note="not in the file")

@@ -106,8 +106,8 @@ class TwoTowers(vit.ViT):
       raise ValueError(
         f"Texts have embeddings of {features} features"
         f" (text.embed_dim={tower.embed_dim}), images of {self.embed_dim}"
-        f" ({source}). Leave embed_dim out, or give the image tower a head of as"
-        " many num_classes."
+        f" ({source}). Leave embed_dim out, or give the image tower a head of"
+        " as many num_classes."
       )
     fields = [f.name for f in dataclasses.fields(tower)]
     return core.FrozenDict(
