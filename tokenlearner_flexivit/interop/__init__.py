@@ -5,8 +5,10 @@
   params = interop.load_params("FlexiViT-B i1k", model)
 
 `load_params` prints what was loaded, resized, initialised and left out; a
-difference that no rule bridges is an error. `save_params` goes the other way.
-Nothing is ever unpickled.
+difference that no rule bridges is an error. Of a file with an image and a text
+tower (big_vision, CLIP, SigLIP), `models.create(**info.model)` is both, and
+`models.ViT(**info.image_model)` that of images alone. `save_params` goes the
+other way. Nothing is ever unpickled.
 """
 
 from tokenlearner_flexivit.interop.description import (
