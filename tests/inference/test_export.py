@@ -16,6 +16,7 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import trained as trained_lib
 
@@ -185,7 +186,7 @@ def test_the_manifest_says_how_to_use_them(trained, folder):
 def test_an_op_is_told_by_its_own_words(trained):
   """Also where another stands in for it, which spares work."""
   cut = dataclasses.replace(trained, pp="decode|central_crop(12)")
-  decode, crop = export.about_input_and_output(cut)["input"][
+  decode, crop = about_lib.about_input_and_output(cut)["input"][
     "preprocessing_steps"
   ]
   assert decode["does"].startswith("Decodes ")
@@ -258,7 +259,7 @@ def test_a_failure_leaves_nothing_that_stops_the_next_try(
   there = tmp_path / "there"
   there.mkdir()
   with monkeypatch.context() as patch:
-    patch.setattr(export, "_readme", lambda *_: 1 / 0)
+    patch.setattr(export.export_readme, "readme", lambda *_: 1 / 0)
     for folder in (there, tmp_path / "new"):
       with pytest.raises(ZeroDivisionError):
         export.write(trained, folder, SETTINGS[:1])

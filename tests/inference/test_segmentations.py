@@ -21,6 +21,7 @@ from tokenlearner_flexivit.analysis import agreement
 from tokenlearner_flexivit.data.ops import decode
 from tokenlearner_flexivit.evaluators import windows
 from tokenlearner_flexivit.inference import Predictor, export, model_card, runs
+from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.train import setup
 
 NAMES = ["sky", "sand", "sea"]
@@ -119,9 +120,9 @@ def test_windows_slide_where_the_evaluation_slides_them(run, predictor):
   assert parts.shape == (6, 8, 8, 3) and list(errors) == [1]
   with pytest.raises(ValueError, match="slides windows over images"):
     sliding.embed(image)
-  shape = export.about_input_and_output(trained)["input"]["shape"]
+  shape = about_lib.about_input_and_output(trained)["input"]["shape"]
   assert shape == ["batch", 8, 8, 3]
-  assert "windows of 8 x 8 pixels, 6 down" in export.input_in_words(trained)
+  assert "windows of 8 x 8 pixels, 6 down" in about_lib.input_in_words(trained)
 
 
 def test_a_run_with_windows_is_opened_as_such(run, tmp_path):

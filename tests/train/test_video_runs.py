@@ -36,6 +36,7 @@ from tokenlearner_flexivit.inference import (
   runs,
   videos,
 )
+from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.models import cost
 from tokenlearner_flexivit.train import optimizer, setup
 
@@ -189,7 +190,7 @@ def test_clips_of_an_evaluation_are_known_before_it_ends(workdir, tmp_path):
   predictor = Predictor.load(tmp_path / "run")
   assert predictor.trained.image_shape == (6, 24, 24, 3)
   model, setting = predictor.trained.model, predictor.setting()
-  about = export.about_setting(predictor.trained, setting)
+  about = about_lib.about_setting(predictor.trained, setting)
   assert about["multiply_adds"] == cost.macs(model, (6, 24, 24, 3), **setting)
   [answer] = predictor.predict(np.zeros((9, 50, 50, 3), np.uint8))
   assert answer.error is None

@@ -11,6 +11,7 @@ import jax
 import tokenlearner_flexivit
 from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import curve, plane, table
+from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
@@ -69,7 +70,7 @@ def _write_files(
     "version": tokenlearner_flexivit.__version__,
     "weights": trained_lib.MODEL_FILE,
     "model": trained.model_section,
-    **export.about_input_and_output(trained),
+    **about_lib.about_input_and_output(trained),
     "metric": trained.headline,
     "settings": [row["about"] for row in rows],
     "training": trained.training,
@@ -107,7 +108,7 @@ def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:
   best = export.best_settings(trained)
   rows = []
   for setting in trained.known_settings:
-    about = export.about_setting(trained, setting)
+    about = about_lib.about_setting(trained, setting)
     recorded = trained.row(setting) or {}
     row = {
       **setting.row,
@@ -224,7 +225,7 @@ def _introduction(trained: trained_lib.Trained, rows: Sequence[Row]) -> str:
     classes = trained.model_section["num_classes"]
     inputs += f"\nand {terminal.counted(classes, 'class')}"
   return f"""\
-# {title} {export.noun(trained)} with {settings}
+# {title} {about_lib.noun(trained)} with {settings}
 
 One set of weights, {number:,} parameters, for {inputs}.
 {dials} chosen per call, and with that what a call costs.
@@ -339,20 +340,22 @@ def _input(trained: trained_lib.Trained) -> str:
   else:
     text = f"Classes: {', '.join(labels)}."
   if trained.classifies:
-    output = f"A {export.link_name(trained)} turns logits into probabilities."
+    output = (
+      f"A {about_lib.link_name(trained)} turns logits into probabilities."
+    )
   else:
     setting = trained.known_settings[0]
-    about = export.about_answer(trained, setting)
-    output = f"An answer has {export.answer_in_words(about)}"
+    about = about_lib.about_answer(trained, setting)
+    output = f"An answer has {about_lib.answer_in_words(about)}"
     meaning = trained.task.answer_text
     output += f": {meaning}." if meaning else "."
   return f"""\
 ## Input and output
 
 {trained.kind.capitalize()}s become float32 arrays {shape} by these steps, which
-the library applies by itself.{export.input_in_words(trained)}
+the library applies by itself.{about_lib.input_in_words(trained)}
 
-{export.preprocessing_table(trained)}
+{about_lib.preprocessing_table(trained)}
 
 {f"{output} {text}".rstrip()}
 """

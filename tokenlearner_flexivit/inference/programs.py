@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.models import checks
 from tokenlearner_flexivit.parallel import compiled
@@ -45,7 +45,7 @@ def largest_batch(trained: trained_lib.Trained) -> int:
   settings = trained.known_settings
   if trained.classifies or not settings:
     return most
-  about = export.about_answer(trained, settings[0])
+  about = about_lib.about_answer(trained, settings[0])
   size = sum(
     math.prod(array["shape"][1:]) * np.dtype(array["dtype"]).itemsize
     for array in about.values()
@@ -63,6 +63,7 @@ class Programs:
 
   Attributes:
     max_batch: the largest number of images that run at once.
+    params: of the model, on the device.
   """
 
   def __init__(
@@ -87,7 +88,7 @@ class Programs:
     self._input_shape = input_shape
     self._task = trained.task
     self._classifies = trained.classifies
-    self._params = jax.device_put(trained.params, jax.devices()[0])
+    self.params = jax.device_put(trained.params, jax.devices()[0])
     self._applied: dict[dials.Setting, Any] = {}
     self._compiled: dict[tuple[dials.Setting, int, str | None], Any] = {}
 
@@ -193,7 +194,7 @@ class Programs:
       filled[: len(batch)] = batch
       batch = filled
     program = self._program(setting, size, representation)
-    return program(self._params, batch)
+    return program(self.params, batch)
 
   def _program(
     self,
@@ -216,7 +217,7 @@ class Programs:
 
       shape = batch_size, *self._input_shape
       images = jax.ShapeDtypeStruct(shape, jnp.float32)
-      lowered = jax.jit(outputs).lower(self._params, images)
+      lowered = jax.jit(outputs).lower(self.params, images)
       self._compiled[key] = lowered.compile()
     return self._compiled[key]
 

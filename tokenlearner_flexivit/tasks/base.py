@@ -1,9 +1,10 @@
 """The interface of a task, with defaults for most of it."""
 
 import abc
+import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +23,23 @@ from tokenlearner_flexivit.tasks import answers, views
 Batch = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program that exports have beside those of the answers.
+
+  Attributes:
+    function: of parameters and a batch of inputs.
+    shape: of an input, without the axis of the batch.
+    dtype: of the inputs.
+    does: what it returns, in words.
+  """
+
+  function: Callable[[Any, jax.Array], jax.Array]
+  shape: tuple[int, ...]
+  dtype: Any
+  does: str
+
+
 class Task(abc.ABC):
   """A task, which defines what a training step optimises.
 
@@ -38,6 +56,7 @@ class Task(abc.ABC):
     remembered: the keys of the dict that `about` returns.
     hub_task: the name that model hubs have for the task, such as
       "image-segmentation"; None if they have none.
+    purpose: in "a model for ...", for people; None for the task's name.
     answer_text: says of the result of `predict` what its numbers are, for the
       users of exports.
     has_places: whether answers tell places in an image. Then predictions bring
@@ -54,6 +73,7 @@ class Task(abc.ABC):
   headline: ClassVar[str]
   remembered: ClassVar[Sequence[str]] = ()
   hub_task: ClassVar[str | None] = None
+  purpose: ClassVar[str | None] = None
   answer_text: ClassVar[str] = ""
   has_places: ClassVar[bool] = False
   is_mean: ClassVar[bool] = True
@@ -84,6 +104,16 @@ class Task(abc.ABC):
       ValueError: the data do not suit the task.
     """
     del model_section, data_section, source
+    return {}
+
+  @classmethod
+  def data_options(cls, **about: Any) -> dict[str, Any]:
+    """Returns keys that the run adds to its data sections, which ops may need.
+
+    Args:
+      **about: the result of `about`.
+    """
+    del about
     return {}
 
   @classmethod
@@ -131,6 +161,14 @@ class Task(abc.ABC):
       example: the first one, preprocessed.
     """
     del source, example
+
+  def check_init(self, source: str | os.PathLike) -> None:
+    """Raises ValueError for weights to start from that the data do not suit.
+
+    Args:
+      source: of the weights, `config.init`.
+    """
+    del source
 
   def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
     """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""
@@ -261,6 +299,10 @@ class Task(abc.ABC):
   ) -> tuple[Any, dict[str, Any]]:
     """Returns the model's answer and intermediates in evaluation."""
     return self.model.apply({"params": params}, inputs, **setting, train=False)
+
+  def further_programs(self) -> dict[str, Program]:
+    """Returns programs that exports have beside that of answers, by name."""
+    return {}
 
   def restore(self, answer: Any, place: geometry.Place) -> Any:
     """Returns the answer to a prepared image as that to the original image.
