@@ -67,6 +67,11 @@ class Vocabulary(abc.ABC):
   def describe(self) -> dict[str, Any]:
     """Returns JSON values from which `from_json` restores the vocabulary."""
 
+  def unknown(self, text: str) -> list[str]:
+    """Returns the words of a text that have no id of their own."""
+    del text
+    return []
+
   def tokens(self, text: str, max_len: int) -> Int[np.ndarray, " L"]:
     """Returns the ids of a text with its end, cut or padded to a length.
 
@@ -117,6 +122,10 @@ class Words(Vocabulary):
   def encode(self, text: str) -> list[int]:
     """Returns the ids of a text's words; 2 stands for unknown ones."""
     return [self._ids.get(word, _UNKNOWN) for word in split_words(text)]
+
+  def unknown(self, text: str) -> list[str]:
+    """Returns the words of a text that are none of `words`."""
+    return [word for word in split_words(text) if word not in self._ids]
 
   @functools.cached_property
   def _ids(self) -> dict[str, int]:

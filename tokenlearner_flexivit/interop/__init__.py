@@ -16,6 +16,7 @@ from tokenlearner_flexivit.interop.description import (
   class_names,
   describe,
   preprocessing,
+  vocabulary,
   warn_of_other_values,
 )
 from tokenlearner_flexivit.interop.download import fetch
@@ -42,5 +43,6 @@ __all__ = [
   "load_params_and_report",
   "preprocessing",
   "save_params",
+  "vocabulary",
   "warn_of_other_values",
 ]

@@ -199,6 +199,27 @@ def class_names(
   return None
 
 
+def vocabulary(
+  path: pathlib.Path, metadata: Mapping[str, str]
+) -> dict[str, Any] | None:
+  """Returns the vocabulary of the texts of a run or an export.
+
+  Args:
+    path: of the file or workdir.
+    metadata: of the file.
+
+  Returns:
+    JSON values, as `data.vocabulary` describes it; None for files of weights
+    alone, which hold none, and for models without texts.
+  """
+  if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
+    return workdir_lib.read_about_data(path).get("vocabulary")
+  if EXPORT_KEY not in metadata:
+    return None
+  noted = torch_configs.parse(metadata[EXPORT_KEY], path).get("other_task")
+  return noted["about"].get("vocabulary") if noted else None
+
+
 def preprocessing(
   path: pathlib.Path, metadata: Mapping[str, str]
 ) -> str | None:

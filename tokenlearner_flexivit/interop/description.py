@@ -138,6 +138,20 @@ def class_names(source: str | os.PathLike) -> list[str] | None:
     return about_lib.class_names(path, opened.metadata)
 
 
+def vocabulary(source: str | os.PathLike) -> dict[str, Any] | None:
+  """Returns the vocabulary of a run or an export, None for others.
+
+  Args:
+    source: see `download.fetch`.
+
+  Raises:
+    ValueError, OSError: it cannot be read.
+  """
+  path = download.fetch(source)
+  with containers.open_file(path) as opened:
+    return about_lib.vocabulary(path, opened.metadata)
+
+
 def preprocessing(source: str | os.PathLike) -> str | None:
   """Returns the preprocessing of a run or an export, None for others.
 

@@ -88,7 +88,7 @@ class Steps:
     self._state = self._recipe.state_shapes()
     self._constants = experiment.task.constant_shapes()
     example = data_lib.peek(
-      experiment.config["data"],
+      experiment.data_section,
       experiment.source,
       "config.data",
       skip_device_ops=True,

@@ -10,6 +10,7 @@ from typing import Any
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.tasks import (
   classification,
+  contrastive,
   distillation,
   segmentation,
   segmentation_distillation,
@@ -18,6 +19,7 @@ from tokenlearner_flexivit.tasks.base import Batch, Task
 
 TASKS = {
   "classification": classification.Classification,
+  "contrastive": contrastive.Contrastive,
   "distillation": distillation.Distillation,
   "segmentation": segmentation.Segmentation,
   "segmentation_distillation": (

@@ -314,7 +314,7 @@ def _device_batches(experiment: Any, first_step: int) -> Iterator[Any]:
   Closing the generator ends the threads and processes that load them.
   """
   batches = data_lib.train_batches(
-    experiment.config["data"],
+    experiment.data_section,
     batch_size=experiment.config["batch_size"],
     seed=experiment.config["seed"],
     start_step=first_step,

@@ -152,8 +152,11 @@ class Experiment:
       about_data = self._open_data(task_class)
     self.about_data = about_data = dict(about_data)
     about = {key: about_data[key] for key in task_class.remembered}
+    self._data_options = task_class.data_options(**about)
     model = task_class.build_model(config["model"], **about)
     self.task = tasks.create(config["task"], model=model, **about)
+    if begins and config["init"] is not None:
+      self.task.check_init(config["init"])
     profiler.check(config["profile_steps"], self.steps("total"))
     if is_training:
       self._check_training()
@@ -167,7 +170,7 @@ class Experiment:
     model.check_run(self.image_shape, self.dials.settings, trains=is_training)
     self.evaluators = {
       name: evaluators.create(
-        section,
+        self._completed(section),
         evaluators.Context(
           task=self.task,
           settings=self.dials.settings,
@@ -195,7 +198,18 @@ class Experiment:
 
   @functools.cached_property
   def _example(self) -> dict[str, np.ndarray]:
-    return data_lib.peek(self.config["data"], self.source, "config.data")
+    return data_lib.peek(self.data_section, self.source, "config.data")
+
+  @property
+  def data_section(self) -> dict[str, Any]:
+    """Returns `config.data` with what the task knows of its data."""
+    return {**self._data_options, **self.config["data"]}
+
+  def _completed(self, section: dict[str, Any]) -> dict[str, Any]:
+    """Returns an entry of `config.evals` with the same in its data section."""
+    if "data" not in section:
+      return section
+    return {**section, "data": {**self._data_options, **section["data"]}}
 
   def describe_splits(self) -> list[str]:
     """Returns lines that say which data are read, and which splits overlap."""
