@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests import image_text
+
 
 @pytest.mark.processes
 def test_two_processes_are_one(config, evaluate_by_processes):
@@ -43,4 +45,16 @@ def test_masks_are_counted_by_any_number_of_devices(
   (alone,) = evaluate_by_processes(config, 1, devices=1)
   first, second = evaluate_by_processes(config, 2)
   assert len(alone) >= 2 * 2 * (5 + 1)
+  assert first == second == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.processes
+def test_texts_and_images_meet_across_processes(
+  tmp_path, evaluate_by_processes
+):
+  """Twelve images with one or two captions; the last batch is padded."""
+  config = image_text.make_config(image_text.write_pairs(tmp_path))
+  (alone,) = evaluate_by_processes(config, 1, devices=1)
+  first, second = evaluate_by_processes(config, 2)
+  assert len(alone) == 2 * (7 + 1) + 2 * 4
   assert first == second == pytest.approx(alone, rel=1e-5)

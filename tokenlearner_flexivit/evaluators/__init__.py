@@ -19,7 +19,9 @@ from tokenlearner_flexivit.evaluators import (
   ensemble,
   fewshot,
   multilabel,
+  retrieval,
   segmentation,
+  zeroshot,
 )
 from tokenlearner_flexivit.evaluators.base import Context, Evaluator
 
@@ -31,7 +33,9 @@ EVALUATORS = {
   "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,
   "multilabel": multilabel.Evaluator,
+  "retrieval": retrieval.Evaluator,
   "segmentation": segmentation.Evaluator,
+  "zeroshot": zeroshot.Evaluator,
 }
 
 
