@@ -1,8 +1,10 @@
-"""Predictions of a trained model from the command line.
+r"""Predictions of a trained model from the command line.
 
   python -m tokenlearner_flexivit.predict IMAGE... --workdir=W --budget_ms=5
   python -m tokenlearner_flexivit.predict FOLDER --workdir=W --csv > answers.csv
   python -m tokenlearner_flexivit.predict photo.jpg --workdir=W --output=MASKS
+  python -m tokenlearner_flexivit.predict photo.jpg --workdir=W \
+    --labels="a red circle;a blue square"
   python -m tokenlearner_flexivit.predict profile --workdir=W
   python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
 
@@ -98,6 +100,11 @@ def _predict(argv: Sequence[str]) -> bool:
     default=5,
     help="classes of an image to print, by default 5",
   )
+  add(
+    "--labels",
+    metavar="TEXTS",
+    help="texts to choose from, separated by ; for a model of images and texts",
+  )
   form = parser.add_mutually_exclusive_group()
   form.add_argument("--json", action="store_true", help="print JSON")
   form.add_argument(
@@ -117,6 +124,13 @@ def _predict(argv: Sequence[str]) -> bool:
     parser.error("--profile is for --budget_ms.")
   if args.batch_size is not None and args.batch_size < 1:
     parser.error(f"--batch_size={args.batch_size} must be at least 1.")
+  if args.labels is not None:
+    if args.output:
+      parser.error("--output writes answers that are no labels.")
+    args.labels = [text.strip() for text in args.labels.split(";")]
+    args.labels = [text for text in args.labels if text]
+    if not args.labels:
+      parser.error('--labels names no text. Give some, as in "a cat;a dog".')
   for word in COMMANDS:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
@@ -182,7 +196,7 @@ def _in_calls(
     number = min(number, _MAX_UNWRITTEN)
   for start in range(0, len(images), number):
     part = images[start : start + number]
-    yield from predictor.answer(part, setting, args.top_k)
+    yield from predictor.answer(part, setting, args.top_k, args.labels)
 
 
 def _as_json(

@@ -10,6 +10,7 @@ import chex
 import jax
 import pytest
 
+from tests import image_text
 from tests.reliability import program
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
@@ -100,6 +101,24 @@ def test_four_processes_are_one_run(start, config, tmp_path):
   with start("four", 4) as run:
     assert run.wait(LIMIT) == [0] * 4
   check_same_result(start, config, tmp_path / "four")
+
+
+def test_pairs_are_compared_across_processes(start, config, tmp_path):
+  """Each loss gathers the other's embeddings, or sends them around."""
+  pairs = image_text.make_config(image_text.write_pairs(tmp_path))
+  for key in ("data", "model", "flexi", "task", "evals"):
+    config[key] = pairs[key]
+  config.total_steps, config.ema_decay = 5, None
+  for loss, bias in (("softmax", None), ("sigmoid", -10.0)):
+    config.task.loss, config.model.bias_init = loss, bias
+    for name, number in (("two", 2), ("one", 1)):
+      with start(f"{loss}_{name}", number) as run:
+        assert run.wait(LIMIT) == [0] * number
+    two, one = (
+      checkpoint_lib.read_params(tmp_path / f"{loss}_{name}")
+      for name in ("two", "one")
+    )
+    chex.assert_trees_all_close(two, one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dead_process_stops_the_others(start, config):

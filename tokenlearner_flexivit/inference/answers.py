@@ -59,6 +59,27 @@ class Embeddings:
   errors: dict[int, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+  """How well texts describe images. Rows of unreadable images are NaN.
+
+  Attributes:
+    setting: of the dials, at which images were embedded.
+    cosines: of the embeddings of each image and each text.
+    logits: cosines as the loss of the training reads them, with its temperature
+      and bias.
+    probabilities: by these logits. A `softmax` loss makes them those of each
+      text among these texts, a `sigmoid` loss those that a text is right.
+    errors: why images could not be read, by the number of the image.
+  """
+
+  setting: dials.Setting
+  cosines: Float32[np.ndarray, "n M"]
+  logits: Float32[np.ndarray, "n M"]
+  probabilities: Float32[np.ndarray, "n M"]
+  errors: dict[int, str]
+
+
 def error_in_words(error: Exception) -> str:
   """Returns an error as text, with its type if that tells more."""
   known = isinstance(error, (ValueError, OSError))

@@ -1,25 +1,24 @@
 """The predictor of a trained model, at any setting or within a budget."""
 
-import collections
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.inference import answers, budget, in_place
+from tokenlearner_flexivit.inference import answers, chooser, in_place
 from tokenlearner_flexivit.inference import images as images_lib
-from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.inference import programs as programs_lib
-from tokenlearner_flexivit.inference import settings as settings_lib
+from tokenlearner_flexivit.inference import texts as texts_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
 from tokenlearner_flexivit.inference import videos as videos_lib
 from tokenlearner_flexivit.models import checks
 
 
-class Predictor:
+class Predictor(chooser.Chooser):
   """A trained model, ready for images of any kind and number.
 
   Every setting has a program for each batch size out of 1, 2, 4, ...,
@@ -49,16 +48,12 @@ class Predictor:
     Raises:
       ValueError: `max_batch` is not positive.
     """
-    self.trained = trained
-    self._known = settings_lib.Settings(trained)
     self._prepare = trained.preparation()
     if max_batch is None:
       max_batch = programs_lib.largest_batch(trained)
-    self._programs = programs_lib.Programs(
-      trained, max_batch, self._prepare.shape
-    )
-    # The rows measured so far, by number of images and setting.
-    self._measured: dict[int, Any] = collections.defaultdict(dict)
+    shape = self._prepare.shape
+    super().__init__(trained, programs_lib.Programs(trained, max_batch, shape))
+    self._texts = texts_lib.Texts(trained.task, self._programs.params)
 
   # Compiled programs cannot be pickled, so unpickling creates new ones.
   def __getstate__(self) -> dict[str, Any]:
@@ -92,182 +87,6 @@ class Predictor:
     """
     return cls(trained_lib.load(source), max_batch)
 
-  def setting(
-    self,
-    patch_size: Any = None,
-    num_tokens: int | str | None = None,
-    **others: Any,
-  ) -> dials.Setting:
-    """Returns the setting for the arguments of a call.
-
-    A dial that is not set takes the value with the best headline metric in the
-    run's report, and the cheapest of several; without a report, the dearest.
-
-    Args:
-      patch_size: int or (int, int) in pixels.
-      num_tokens: how many learned tokens; "all" switches TokenLearner off.
-      **others: values of other dials, by the names of `dials.KINDS`.
-
-    Raises:
-      ValueError: the setting does not fit the model or its images, or there is
-        no such dial.
-    """
-    values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
-    return self._known.resolve(values)
-
-  def choose(
-    self,
-    budget_ms: float | None = None,
-    gflops: float | None = None,
-    min_accuracy: float | None = None,
-    num_images: int = 1,
-    gmacs: float | None = None,
-  ) -> dials.Setting:
-    """Returns the best setting that meets all demands.
-
-    It is chosen from the settings that the run's report has evaluated, trained
-    or not. With a budget, it is the most accurate setting within it; with
-    `min_accuracy` alone, the quickest that reaches it. Among settings that are
-    equally accurate, or whose measured times overlap, it is the one with the
-    fewest multiply-adds.
-
-    The time is that of a `predict` call whose images are uint8 arrays of the
-    model's size, from call to answer, on this machine; reading files and
-    resizing images come on top. A setting is within a budget if nine of ten
-    measured calls were (`profile`). Settings that were not measured yet are
-    measured now, which takes seconds to minutes.
-
-    Args:
-      budget_ms: the most a call may take, in milliseconds.
-      gflops: `gmacs` in the count of the FlexiViT paper, multiplications and
-        additions each, which is twice as many.
-      min_accuracy: the least accuracy, in [0, 1]; if the run's report has
-        another headline metric (`trained.headline`), such as mAP, the least
-        value of that, in its own range.
-      num_images: the number of images of the call.
-      gmacs: the most 10⁹ multiply-adds that an image may need, as in the
-        tables of reports and profiles.
-
-    Raises:
-      ValueError: no demand, no setting that meets it (the error names the cost
-        of the cheapest or the value of the best), or no recorded setting.
-    """
-    if gflops is not None:
-      if gmacs is not None:
-        raise ValueError("Give gmacs or gflops, which is twice as many.")
-      checks.number(gflops, "gflops")
-      gmacs = gflops / 2
-    demands = dict(
-      budget_ms=budget_ms,
-      gmacs=gmacs,
-      min_accuracy=min_accuracy,
-      is_share=self.trained.headline_metric.unit == "%",
-    )
-    budget.check(**demands)
-    checks.whole(num_images, "num_images")
-    values = self._known.values
-    if not values:
-      raise ValueError(
-        f"The run has no report with {self.trained.headline} for its settings, "
-        "so the best one is not known. Let it end, or evaluate it: python -m "
-        "tokenlearner_flexivit.main --mode=eval --workdir=..."
-      )
-    latencies = dict.fromkeys(values, (None, None))
-    if budget_ms is not None or gmacs is None:
-      latencies = self._latencies(tuple(values), num_images)
-    candidates = [
-      budget.Candidate(s, value, self._known.gmacs(s), *latencies[s])
-      for s, value in values.items()
-    ]
-    chosen = budget.choose(
-      candidates,
-      **demands,
-      num_images=num_images,
-      metric=self.trained.headline,
-    )
-    return chosen.setting
-
-  def _latencies(
-    self, settings: Sequence[dials.Setting], num_images: int
-  ) -> dict[dials.Setting, tuple[float, float]]:
-    """Returns `profile.latencies` of a call with so many images."""
-    sizes = self._programs.batch_sizes(num_images)
-    for size in sizes:
-      if any(setting not in self._measured[size] for setting in settings):
-        # All settings, since only those measured side by side can be compared.
-        self.profile(settings, batch_size=size)
-    return profile_lib.latencies(self._measured, sizes, settings)
-
-  def profile(
-    self,
-    settings: Sequence[dials.Setting] | None = None,
-    batch_size: int = 1,
-    repeats: int = 20,
-  ) -> list[profile_lib.Row]:
-    """Measures the cost of settings on this machine.
-
-    They take turns, so that a slow moment affects all. `choose` uses the
-    measurements.
-
-    Args:
-      settings: None for all of `Trained.known_settings`.
-      batch_size: images of a call; padded as for `predict`.
-      repeats: how often each setting is timed.
-
-    Returns:
-      A row for each setting:
-
-      * the value of each dial, such as patch_size, and gmacs as in reports;
-      * the metrics of `Trained.metrics`, None for those not recorded;
-      * batch_size, the images of a call;
-      * latency_ms, latency_ms_p10, latency_ms_p90: median and percentiles of
-        the time of a `predict` call with arrays of the model's size;
-      * forward_ms: median time from prepared images on the host to answers on
-        the host, the part that the setting decides;
-      * images_per_s, by latency_ms;
-      * memory_bytes of parameters, images, results and intermediates, as the
-        compiler reports it, or None.
-
-    Raises:
-      ValueError: a setting does not fit, or a number is out of its range.
-    """
-    most = self._programs.max_batch
-    checks.whole(batch_size, "batch_size")
-    if batch_size > most:
-      raise ValueError(
-        f"batch_size={batch_size} must be 1 to max_batch={most}."
-      )
-    checks.whole(repeats, "repeats")
-    settings = self._known.known if settings is None else settings
-    size = self._programs.bucket(batch_size)
-    times = profile_lib.measure(self, settings, size, repeats)
-    rows = [
-      {
-        **setting.row,
-        "batch_size": size,
-        **self.trained.metrics(setting),
-        "gmacs": self._known.gmacs(setting),
-        **measured,
-        "images_per_s": 1e3 * size / measured["latency_ms"],
-        "memory_bytes": self._programs.memory_bytes(setting, size),
-      }
-      for setting, measured in zip(settings, times, strict=True)
-    ]
-    self.remember(rows)
-    return rows
-
-  def remember(self, rows: Sequence[profile_lib.Row]) -> None:
-    """Lets `choose` use rows of an earlier `profile`, from `profile.read`.
-
-    Raises:
-      ValueError: the rows are of another model.
-    """
-    for row in rows:
-      setting = dials.Setting.from_row(row)
-      if not np.isclose(row["gmacs"], self._known.gmacs(setting)):
-        raise ValueError("The profile is of another model. Measure this one.")
-      self._measured[row["batch_size"]][setting] = row
-
   def predict(
     self,
     images: Any,
@@ -275,6 +94,7 @@ class Predictor:
     num_tokens: int | str | None = None,
     budget_ms: float | None = None,
     top_k: int = 5,
+    labels: Sequence[str] | None = None,
     **others: Any,
   ) -> list[answers.Prediction]:
     """Answers to images: classifies them, or does what its task is.
@@ -287,6 +107,8 @@ class Predictor:
       num_tokens: as `setting` takes it.
       budget_ms: makes `choose` select the setting, for so many images.
       top_k: how many classes to return, at most.
+      labels: texts to choose from, for a model of images and texts, such as "a
+        photo of a cat"; they take the place of classes.
       **others: as `setting` takes them.
 
     Returns:
@@ -298,19 +120,20 @@ class Predictor:
     """
     images = self._prepare.listed(images)
     values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
-    if budget_ms is None:
-      setting = self.setting(**values)
-    elif all(value is None for value in values.values()):
-      setting = self.choose(budget_ms, num_images=len(images))
-    else:
-      raise ValueError("Give a setting or budget_ms, not both.")
-    return self.answer(images, setting, top_k)
+    setting = self.setting_within(budget_ms, len(images), **values)
+    return self.answer(images, setting, top_k, labels)
 
   def answer(
-    self, images: Any, setting: dials.Setting, top_k: int = 5
+    self,
+    images: Any,
+    setting: dials.Setting,
+    top_k: int = 5,
+    labels: Sequence[str] | None = None,
   ) -> list[answers.Prediction]:
     """Answers to images like `predict`, at a setting."""
     checks.whole(top_k, "top_k")
+    if labels is not None:
+      return self._labelled(images, setting, top_k, labels)
     if self.trained.task.has_places:
       return [
         answers.Prediction(setting, answer=answer, error=error)
@@ -335,6 +158,73 @@ class Predictor:
       return answers.Prediction(setting, answer=answer)
 
     return [prediction(i) for i in range(len(jax.tree.leaves(outputs)[0]))]
+
+  def _labelled(
+    self,
+    images: Any,
+    setting: dials.Setting,
+    top_k: int,
+    labels: Sequence[str],
+  ) -> list[answers.Prediction]:
+    """Returns the most probable of the texts `labels` for each image."""
+    compared = self._compared(images, setting, self._texts.embed(labels))
+    return [
+      answers.Prediction(setting, error=compared.errors[i])
+      if i in compared.errors
+      else answers.Prediction(
+        setting, answers.best_labels(probabilities, labels, top_k)
+      )
+      for i, probabilities in enumerate(compared.probabilities)
+    ]
+
+  def _compared(
+    self, images: Any, setting: dials.Setting, texts: np.ndarray
+  ) -> answers.Similarity:
+    """Returns how well embedded texts describe images."""
+    vectors, errors = self._run_on(images, setting)
+    vectors = vectors.copy()
+    vectors[list(errors)] = np.nan
+    return self._texts.similarity(setting, vectors, texts, errors)
+
+  def similarity(
+    self,
+    images: Any,
+    texts: Sequence[str],
+    patch_size: Any = None,
+    num_tokens: int | str | None = None,
+    budget_ms: float | None = None,
+    **others: Any,
+  ) -> answers.Similarity:
+    """Returns how well texts describe images, by a model of images and texts.
+
+    The embeddings of texts are kept, so that texts cost time only once, and do
+    not count for `budget_ms`.
+
+    Args:
+      images: as `predict` takes them.
+      texts: any number of texts.
+      patch_size: as `setting` takes it.
+      num_tokens: as `setting` takes it.
+      budget_ms: as `predict` takes it.
+      **others: as `setting` takes them.
+
+    Raises:
+      ValueError: `predict` raises it, the model has no text tower, or a text
+        has no word.
+    """
+    embedded = self._texts.embed(texts)
+    images = self._prepare.listed(images)
+    values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
+    setting = self.setting_within(budget_ms, len(images), **values)
+    return self._compared(images, setting, embedded)
+
+  def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "M E"]:
+    """Returns the embeddings of texts, of length 1.
+
+    Raises:
+      ValueError: the model has no text tower, or a text has no word.
+    """
+    return self._texts.embed(texts)
 
   def embed(
     self,
