@@ -42,7 +42,9 @@ NAMES = sorted(
 )
 # Arguments of configs that need some.
 ARGS = {
+  "captions": "path=/data/pairs.csv",
   "folder": "path=/data/flowers",
+  "lit": "runlocal",
   "segmentation_folder": "path=/data/fields",
   "segmenter": "data=cityscapes,path=/data/cityscapes,init=none",
   "transfer": "runlocal",
