@@ -13,8 +13,9 @@ from tokenlearner_flexivit.interop import torch_names
 from tokenlearner_flexivit.interop.leaves import Leaves
 
 ERF = (
-  "its library computes GELU with erf, the models here in its tanh form, which"
-  " no argument changes: outputs differ by 1e-4 to 4e-4 of the largest"
+  "its library computes GELU with erf, the models here in its tanh form:"
+  " outputs differ by 1e-4 to 4e-4 of the largest, unless the model has"
+  " gelu='erf'"
 )
 TANH = ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 # Parts of names of timm's architectures that no array shows.
