@@ -122,7 +122,7 @@ def _fields_of_timm(
   grid, cls_entry = _grid(size, kernel, leaves.get("pos_embed"), cls_entry)
   heads = [n for part, n in _ARCHITECTURE_HEADS.items() if part in name]
   tanh = model_args.get("act_layer") in TANH
-  differences = [] if tanh else [f"{ERF}, unless {name} is configured so"]
+  differences = [] if tanh else [f"{ERF}; {name} may have another"]
   if name.startswith("flexivit"):
     differences.append(
       "timm stores a 16x16 kernel that is a resized one of 32x32: patches"
