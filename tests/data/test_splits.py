@@ -296,6 +296,22 @@ def test_parts_of_a_sum_are_neither_empty_nor_read_twice(
     data_lib.open_source(dict(name=name, split=split), "data")
 
 
+@pytest.mark.parametrize("size, enough", [(1, 5), (4, 5)])
+def test_too_few_examples_for_a_slice(size, enough):
+  config = dict(name=f"fake:2x2x1:2:{size}", split="test[90%:]")
+  with pytest.raises(ValueError) as error:
+    data_lib.open_source(config, "config.evals.test.data")
+  message = str(error.value)
+  assert "config.evals.test.data.split='test[90%:]'" in message
+  assert f"{size} example" in message and f"at least {enough} are" in message
+  # What it advises can be opened.
+  assert ("train=test[:3],test=test[3:]" in message) == (size > 1)
+  for split in (["test[:3]", "test[3:]"] if size > 1 else ["test"]):
+    assert len(data_lib.open_source({**config, "split": split}))
+  larger = {**config, "name": f"fake:2x2x1:2:{enough}"}
+  assert len(data_lib.open_source(larger))
+
+
 def test_slices_of_all_are_those_of_each_split():
   config = dict(name="digits", split="all[:10%]")
   source = data_lib.open_source(config)

@@ -255,5 +255,7 @@ class Settings:
       source.parts, self.split, self.name, f"{where}.split"
     )
     if not len(source):
-      raise ValueError(f"The split is empty: {source.name}.")
+      raise ValueError(
+        f"{where}.split={self.split!r}: {self.name} has no example in it."
+      )
     return source

@@ -5,7 +5,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import splits
+
+# How many examples a slice needs is told if they are fewer.
+_MOST = 1000
 
 
 class Part(NamedTuple):
@@ -52,13 +56,36 @@ def check_parts(
     # A dataset may have a split without examples.
     if not part.positions and part.text != "all":
       raise ValueError(
-        f"{where}={split!r}: {part.text} of {dataset} is empty. There are "
-        f"{part.size} examples in {part.known}, and a slice is [START:STOP], "
-        "with START before STOP."
+        f"{where}={split!r}: {part.text} of {dataset} is empty. "
+        + _why_empty(part)
       )
   for part, other in itertools.combinations(parts, 2):
     if words := shared([part], [other]):
       raise _twice(split, words, where)
+
+
+def _why_empty(part: Part) -> str:
+  """Returns in words why a part takes no example, and what to do."""
+  number = terminal.counted(part.size, "example")
+  words = f"There {'is' if part.size == 1 else 'are'} {number} in {part.known}"
+  if not part.size:
+    return f"{words}: add some, or name another split."
+  ((name, share),) = splits.parse(part.text)
+  sizes = () if "shard" in share else range(part.size + 1, _MOST)
+  needed = next((n for n in sizes if splits.positions(share, n, name)), None)
+  if needed is None:
+    return f"{words}, and a slice is [START:STOP], with START before STOP."
+  advice = (
+    f"{words}, and the slice takes none of so few: at least {needed} are "
+    "needed. Add examples"
+  )
+  if part.size == 1:
+    return advice + "."
+  bound = part.size - 1
+  return (
+    f"{advice}, or name other splits, such as train={name}[:{bound}],"
+    f"test={name}[{bound}:] where a config has these arguments."
+  )
 
 
 def _twice(split: str, words: str, where: str) -> ValueError:

@@ -417,6 +417,14 @@ def test_slices_are_a_partition_and_the_digest_is_that_of_the_content(tmp_path):
   assert copied.describe(3).startswith("example 3, ")
 
 
+def test_too_few_images_for_a_tenth(tmp_path):
+  write_images(tmp_path / "images")
+  write(tmp_path / "result.json", boxes())
+  # No warning of classes without an object precedes it.
+  with pytest.raises(ValueError, match="There are 3 examples.*at least 5"):
+    open_coco(tmp_path, "train[90%:]")
+
+
 def test_boxes_and_images_make_batches(tmp_path):
   write_images(tmp_path / "images")
   write(tmp_path / "result.json", boxes())

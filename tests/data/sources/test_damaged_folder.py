@@ -28,7 +28,7 @@ from tokenlearner_flexivit.data.sources import folder
     (["train/a/1.png", "val/a/1.png", "dev/a/1.png"], "val", ["both dev and"]),
     (["train/1.png", "test/1.png"], "train", ["rename them, such as"]),
     (["a/x.png", "stray.png"], "train", ["stray.png: lies outside"]),
-    (["a/x.png"], "train[:0]", ["empty", "There are 1 in"]),
+    (["a/x.png"], "train[:0]", ["empty", "There is 1 example in"]),
     (["train+val/a/x.png"], "train+val", ["Rename 'train+val': + and [ ] in"]),
     (
       ["x[1]/a/x.png", "val/a/1.png"],

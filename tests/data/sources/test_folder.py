@@ -72,6 +72,21 @@ def test_slices_are_a_partition_and_mix_the_classes(tmp_path):
   assert labels_and_values(open_folder(tmp_path / "elsewhere")) == everything
 
 
+def test_too_few_images_for_a_tenth(tmp_path):
+  fill(tmp_path, count=2)
+  _, test = folder.choose_splits(tmp_path)
+  # No warning of classes without an image precedes it.
+  with pytest.raises(ValueError) as error:
+    open_folder(tmp_path, test)
+  for words in (
+    "train[90%:] of folder:",
+    f"There are 4 examples in {tmp_path}",
+    "at least 5 are needed",
+    "train=train[:3],test=train[3:]",
+  ):
+    assert words in str(error.value)
+
+
 def test_split_folders(tmp_path):
   fill(tmp_path / "train", ("cat", "dog", "emu"), 4)
   fill(tmp_path / "val", ("dog",), 3)

@@ -84,10 +84,8 @@ class FolderSource(sources.Source):
       )
       labels.append(number[listing.labels[chosen.start : chosen.stop]])
     self._labels = np.concatenate(labels)
-    if not len(self._labels):
-      sizes = ", ".join(f"{len(x)} in {x.root}" for x, _ in self._parts)
-      raise ValueError(f"The split is empty: {self.name}. There are {sizes}.")
-    self._warn_of_classes(path)
+    if len(self):  # Who opens the split refuses an empty one.
+      self._warn_of_classes(path)
 
   def _warn_of_classes(self, path: str | os.PathLike) -> None:
     if self.num_classes == 1:

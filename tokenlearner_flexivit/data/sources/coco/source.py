@@ -97,7 +97,8 @@ class CocoSource(sources.Source):
       positions = splits.positions(part, size, f"{name} ({known_name})")
       self._parts.append((read[known_name], positions))
       self.parts.append(shared_examples.Part(text, known_name, size, positions))
-    for key, names in self.value_names.items():
+    # Who opens the split refuses an empty one.
+    for key, names in self.value_names.items() if len(self) else ():
       self._warn_of_classes(key, names)
 
   def _wants(self, kind: str) -> bool:

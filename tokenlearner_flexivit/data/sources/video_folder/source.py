@@ -129,7 +129,8 @@ class VideoFolderSource(sources.Source):
     self._files, self._lengths = clips["frames"], clips["num_frames"]
     labels = np.array(list(itertools.chain(*self._labels)), np.int64)
     counts = np.bincount(labels, minlength=self.num_classes)
-    sources.warn_of_classes(self.name, self.class_names, counts, "video")
+    if len(self):  # Who opens the split refuses an empty one.
+      sources.warn_of_classes(self.name, self.class_names, counts, "video")
 
   def __len__(self) -> int:
     return len(self._paths)
