@@ -12,6 +12,17 @@ def test_values_of_dials():
   assert values == [8, [8, 16], "all", "-1"]
 
 
+def test_numbers_above_zero():
+  assert arguments.counts("1,8") == [1, 8]
+  assert arguments.above_zero("1e-3") == 1e-3
+  for text in ("0", "-1", "1.5", "x", ""):
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
+      arguments.count(text)
+  for text in ("-0", "-1", "nan", "inf", "x", "5ms"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' must be"):
+      arguments.above_zero(text)
+
+
 def test_paths_of_pictures(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   assert arguments.picture("~/a.png") == tmp_path / "a.png"

@@ -1,6 +1,7 @@
 """Types of command-line arguments, for argparse."""
 
 import argparse
+import math
 import os
 import pathlib
 
@@ -37,6 +38,37 @@ def picture(text: str) -> pathlib.Path:
 def whole_numbers(text: str) -> list[int]:
   """Reads "24,12,6"."""
   return [int(part) for part in text.split(",")]
+
+
+def count(text: str) -> int:
+  """Reads a whole number of at least 1, such as "8"."""
+  try:
+    number = int(text)
+  except ValueError:
+    number = 0
+  if number < 1:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} must be a whole number of at least 1."
+    )
+  return number
+
+
+def counts(text: str) -> list[int]:
+  """Reads whole numbers of at least 1, such as "1,8"."""
+  return [count(part) for part in text.split(",")]
+
+
+def above_zero(text: str) -> float:
+  """Reads a finite number above 0, such as "0.5"."""
+  try:
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 < number < math.inf:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} must be a finite number above 0."
+    )
+  return number
 
 
 def numbers(text: str) -> list[float]:

@@ -87,16 +87,20 @@ def _predict(argv: Sequence[str]) -> bool:
   add = parser.add_argument
   add("images", nargs="+", metavar="IMAGE", help="a file, or a folder of them")
   _add_dials(add)
-  add("--budget_ms", type=float, help="the most that a call may take")
+  add(
+    "--budget_ms",
+    type=arguments.above_zero,
+    help="the most that a call may take",
+  )
   add(
     "--batch_size",
-    type=int,
+    type=arguments.count,
     help="images of a call, by default all that are given",
   )
   add("--profile", metavar="FILE", help="a file of `profile`, for the budget")
   add(
     "--top_k",
-    type=int,
+    type=arguments.count,
     default=5,
     help="classes of an image to print, by default 5",
   )
@@ -122,8 +126,6 @@ def _predict(argv: Sequence[str]) -> bool:
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
     parser.error("--profile is for --budget_ms.")
-  if args.batch_size is not None and args.batch_size < 1:
-    parser.error(f"--batch_size={args.batch_size} must be at least 1.")
   if args.labels is not None:
     if args.output:
       parser.error("--output writes answers that are no labels.")
@@ -322,17 +324,24 @@ def _profile(argv: Sequence[str]) -> None:
   add = parser.add_argument
   add(
     "--batch_sizes",
-    type=arguments.whole_numbers,
+    type=arguments.counts,
     default=[1],
     help="images of a call, as 1,8; by default 1",
   )
-  add("--repeats", type=int, default=20, help="calls measured, by default 20")
+  add(
+    "--repeats",
+    type=arguments.count,
+    default=20,
+    help="calls measured, by default 20",
+  )
   add("--output", metavar="FILE", help="JSON, for --profile of predictions")
   add("--json", action="store_true", help="print JSON, as --output has it")
   args = parser.parse_args(argv)
   # Checked now rather than after minutes of measuring.
   output = profile_lib.check_writable(args.output) if args.output else None
   predictor = Predictor.load(args.workdir)
+  for batch_size in args.batch_sizes:
+    predictor.check_batch_size(batch_size)
   rows = []
   for batch_size in args.batch_sizes:
     measured = predictor.profile(batch_size=batch_size, repeats=args.repeats)

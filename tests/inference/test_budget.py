@@ -78,6 +78,7 @@ def test_operations_need_no_measuring():
     ({}, "budget_ms, gmacs or min_accuracy"),
     (dict(budget_ms=0), "budget_ms=0 must be above 0"),
     (dict(gmacs=float("nan")), r"gmacs=nan \(gflops=nan\) must be above 0"),
+    (dict(budget_ms=float("inf")), "budget_ms=inf must be .* finite"),
     (dict(budget_ms="5"), "budget_ms must be a number, got '5'"),
     (dict(min_accuracy=80), r"min_accuracy=80 must be in \[0, 1\]"),
   ],
@@ -88,6 +89,9 @@ def test_what_nothing_meets_is_told(demands, words):
 
 
 def test_a_metric_that_is_no_share_has_a_range_of_its_own():
+  for value in (float("nan"), float("inf")):
+    with pytest.raises(ValueError, match=f"min_accuracy={value} must be fini"):
+      budget.check(min_accuracy=value, is_share=False)
   decibels = [c._replace(value=40 * c.value) for c in ALL]
   demand = dict(min_accuracy=26, metric="psnr", is_share=False)
   chosen = budget.choose(decibels, **demand)

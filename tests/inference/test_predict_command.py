@@ -158,6 +158,7 @@ def test_a_profile_that_cannot_be_written_is_not_measured(
 ):
   monkeypatch.setattr(Predictor, "profile", lambda *_, **__: 1 / 0)
   call = ["profile", f"--workdir={run}"]
+  assert "must be 1 to max_batch" in _run(*call, "--batch_sizes=1,100000")
   assert "is a folder" in _run(*call, f"--output={tmp_path}")
   (tmp_path / "file").touch()
   assert "Error" in _run(*call, f"--output={tmp_path}/file/p.json")
@@ -223,6 +224,11 @@ def test_mistakes_are_a_line(run, arguments, words):
     (["x.png", "--profile=p.json"], "for --budget_ms"),
     (["x.png", "--json", "--csv"], "not allowed with"),
     (["x.png", "--batch_size=0"], "at least 1"),
+    (["x.png", "--top_k=-1"], "'-1' must be a whole number of at least 1"),
+    (["x.png", "--budget_ms=nan"], "'nan' must be a finite number above 0"),
+    (["x.png", "--budget_ms=-0"], "'-0' must be a finite number above 0"),
+    (["profile", "--batch_sizes=1,0"], "'0' must be a whole number"),
+    (["profile", "--repeats=0"], "at least 1"),
     (["export"], "--output, --hub_dir"),
     (["export", "--hub_dir=x", "--patch_size=6"], "what --output gets"),
     (["export", "--output=x", "--profile=p.json"], "for --hub_dir"),

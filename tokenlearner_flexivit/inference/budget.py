@@ -1,5 +1,6 @@
 """The choice of the best setting within a budget."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -136,7 +137,9 @@ def check(
     if value is not None:
       checks.number(value, name)
   for field, limit in limits.items():
-    if limit is not None and not limit > 0:
-      raise ValueError(f"{_named(field, limit)} must be above 0.")
+    if limit is not None and not 0 < limit < math.inf:
+      raise ValueError(f"{_named(field, limit)} must be above 0 and finite.")
+  if min_accuracy is not None and not math.isfinite(min_accuracy):
+    raise ValueError(f"min_accuracy={min_accuracy} must be finite.")
   if is_share and min_accuracy is not None and not 0 <= min_accuracy <= 1:
     raise ValueError(f"min_accuracy={min_accuracy} must be in [0, 1].")

@@ -208,12 +208,7 @@ class Chooser(abc.ABC):
     Raises:
       ValueError: a setting does not fit, or a number is out of its range.
     """
-    most = self._programs.max_batch
-    checks.whole(batch_size, "batch_size")
-    if batch_size > most:
-      raise ValueError(
-        f"batch_size={batch_size} must be 1 to max_batch={most}."
-      )
+    self.check_batch_size(batch_size)
     checks.whole(repeats, "repeats")
     settings = self._known.known if settings is None else settings
     size = self._programs.bucket(batch_size)
@@ -232,6 +227,15 @@ class Chooser(abc.ABC):
     ]
     self.remember(rows)
     return rows
+
+  def check_batch_size(self, batch_size: int) -> None:
+    """Raises ValueError unless a program can have so many images."""
+    most = self._programs.max_batch
+    checks.whole(batch_size, "batch_size")
+    if batch_size > most:
+      raise ValueError(
+        f"batch_size={batch_size} must be 1 to max_batch={most}."
+      )
 
   def remember(self, rows: Sequence[profile_lib.Row]) -> None:
     """Lets `choose` use rows of an earlier `profile`, from `profile.read`.

@@ -118,6 +118,7 @@ class Predictor(chooser.Chooser):
       ValueError: no image, a setting that does not fit, both a setting and a
         budget, or a budget that no setting meets.
     """
+    checks.whole(top_k, "top_k")  # Before minutes of measuring.
     images = self._prepare.listed(images)
     values = dict(patch_size=patch_size, num_tokens=num_tokens, **others)
     setting = self.setting_within(budget_ms, len(images), **values)
