@@ -306,7 +306,7 @@ def test_too_few_examples_for_a_slice(size, enough):
   assert f"{size} example" in message and f"at least {enough} are" in message
   # What it advises can be opened.
   assert ("train=test[:3],test=test[3:]" in message) == (size > 1)
-  for split in (["test[:3]", "test[3:]"] if size > 1 else ["test"]):
+  for split in ["test[:3]", "test[3:]"] if size > 1 else ["test"]:
     assert len(data_lib.open_source({**config, "split": split}))
   larger = {**config, "name": f"fake:2x2x1:2:{enough}"}
   assert len(data_lib.open_source(larger))

@@ -421,7 +421,7 @@ def test_too_few_images_for_a_tenth(tmp_path):
   write_images(tmp_path / "images")
   write(tmp_path / "result.json", boxes())
   # No warning of classes without an object precedes it.
-  with pytest.raises(ValueError, match="There are 3 examples.*at least 5"):
+  with pytest.raises(ValueError, match=r"There are 3 examples.*at least 5"):
     open_coco(tmp_path, "train[90%:]")
 
 
