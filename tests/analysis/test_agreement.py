@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials
+from tests import tiny
+from tokenlearner_flexivit import dials, interop, models
 from tokenlearner_flexivit.analysis import agreement, agreement_figure
 from tokenlearner_flexivit.inference import runs
 
@@ -225,6 +226,36 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)
+
+
+@pytest.mark.parametrize(
+  "name, options, words",
+  [
+    ("segmenter", {}, "a Segmenter, which answers by logits of .* every pixel"),
+    (
+      "two_towers",
+      {"text": dict(width=8, depth=1, num_heads=1, vocab_size=4, max_len=2)},
+      "a TwoTowers, which answers by embeddings",
+    ),
+  ],
+)
+def test_weights_of_no_classifier_are_refused(tmp_path, name, options, words):
+  """Files of `save_params` tell the model, but no task."""
+  model = models.create(
+    name,
+    **dict(width=8, depth=1, num_heads=1, mlp_dim=8, posemb_grid=2),
+    **dict(patch_size=6, num_classes=3) | options,
+  )
+  params = tiny.init(model, np.zeros((1, 12, 12, 3), np.float32))
+  path = tmp_path / "model.safetensors"
+  interop.save_params(params, path, model=model)
+  with pytest.raises(SystemExit, match=words + ".*that a classifier answers"):
+    agreement.main(
+      [
+        *(f"--init={path}", "--data=fake:12x12x3:3:8", "--patch_sizes=6,4"),
+        f"--output={tmp_path / 'agreement.png'}",
+      ]
+    )
 
 
 def test_what_is_not_a_number_is_no_answer(untrained_run):

@@ -245,6 +245,12 @@ def test_bad_input_is_told():
   plain, params = make()
   with pytest.raises(ValueError, match="no head"):
     attention.relevance(plain.clone(num_classes=None), params, IMAGES, SIX)
+  text = dict(width=8, depth=1, mlp_dim=8, num_heads=1, vocab_size=4, max_len=2)
+  names = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+  fields = {name: getattr(plain, name) for name in names}
+  towers = models.TwoTowers(**fields, text=text, num_classes=8)
+  with pytest.raises(ValueError, match=r"TwoTowers.*embeddings.*'rollout'"):
+    attention.relevance(towers, params, IMAGES, SIX)
   for classes in ([5, 0, 0], [0], [-1, 0, 0], [0.5, 1, 1]):
     with pytest.raises(ValueError, match="0 to 4 for each of 3"):
       attention.relevance(plain, params, IMAGES, SIX, classes)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import shape_or_texture
+from tokenlearner_flexivit.models import protocol
 
 RNG = np.random.default_rng(0)
 SHAPE, TEXTURE = RNG.integers(5, size=2000), RNG.integers(12, size=2000)
@@ -132,7 +133,7 @@ def test_a_probe_of_examples_class_by_class():
   assert min(found) > 0.62
 
 
-class Corner(nn.Module):
+class Corner(protocol.Model):
   """Answers by one pixel, which its representation holds."""
 
   num_classes: int = 2
@@ -162,9 +163,9 @@ def test_examples_without_a_label_count_for_nothing():
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_picture_of_a_model_without_a_head():
+def test_the_picture_of_a_model_without_classes():
   labels = {"shape": {"answer": None, "above_chance": 0.5}}
   rows = [{"name": "patch8", "labels": labels}]
   left, right = shape_or_texture.figure(rows).axes
-  assert [text.get_text() for text in left.texts] == ["no head"]
+  assert [text.get_text() for text in left.texts] == ["no classes"]
   assert left.get_legend() is None and right.get_legend() is not None

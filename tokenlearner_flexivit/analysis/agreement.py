@@ -90,11 +90,13 @@ def answer(
     The answers, with the ensembles of every pair and of all settings.
 
   Raises:
-    ValueError: too few settings, several numbers of learned tokens, no head,
-      no examples with a label, or labels that are no classes of the model.
+    ValueError: too few settings, several numbers of learned tokens, a model
+      that answers no classes, no examples with a label, or labels that are no
+      classes of the model.
   """
-  if model.num_classes is None:
-    raise ValueError("The model has no head, so it does not answer.")
+  outputs_lib.check_classifies(
+    model, "Agreement compares the classes that a classifier answers."
+  )
   groups = ensemble.read_groups(None, settings, "settings")
   kept, macs = [], None
   batches = _labelled(batches, model.num_classes)

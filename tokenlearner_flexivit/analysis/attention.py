@@ -36,6 +36,7 @@ from flax import linen as nn
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command
+from tokenlearner_flexivit.analysis import outputs as outputs_lib
 from tokenlearner_flexivit.figures import drawing, overlay
 from tokenlearner_flexivit.models import blocks, stacking
 from tokenlearner_flexivit.models.token_learner import ALL
@@ -188,14 +189,13 @@ def relevance(
     float32 [B, h, w], not negative.
 
   Raises:
-    ValueError: no head, TokenFuser, or an unknown class.
+    ValueError: a model that answers no classes, TokenFuser, or an unknown
+      class.
   """
   _check(model, setting)
-  if model.num_classes is None:
-    raise ValueError(
-      "The model has no head, so there is no class to explain. Use "
-      "method='rollout'."
-    )
+  outputs_lib.check_classifies(
+    model, "So there is no class to explain: use method='rollout'."
+  )
   if classes is None:
     classes = np.full(len(images), _LIKELY)
   else:
@@ -294,7 +294,8 @@ def figure(
 ) -> drawing.Figure:
   """Draws images beside their maps, a column for each setting.
 
-  The corner of each map shows the class that the model answers at its setting.
+  The corner of each map shows the class that the model answers at its setting,
+  if it answers by classes.
 
   Args:
     model: a `models.ViT`.
@@ -313,7 +314,7 @@ def figure(
     raise ValueError(f"method={method!r} must be one of {list(ways)}.")
   maps = [ways[method](model, params, images, s) for s in settings]
   answers = [[""] * len(images) for _ in settings]
-  if model.num_classes is not None:
+  if outputs_lib.classifies(model):
     answers = [
       captions_lib.answer_names(model, params, images, s, class_names)
       for s in settings
@@ -341,14 +342,15 @@ def main(argv: list[str] | None = None) -> None:
   command.add_images(parser.add_argument, 4)
   parser.add_argument(
     "--method",
-    help=f"{' or '.join(METHODS)}; by default relevance, of a model without a "
-    "head rollout",
+    help=f"{' or '.join(METHODS)}; by default relevance, of a model that "
+    "answers no classes rollout",
   )
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
     images, words = command.read_captioned(args, opened)
-    default = "relevance" if opened.model.num_classes else "rollout"
+    answers_classes = outputs_lib.classifies(opened.model)
+    default = "relevance" if answers_classes else "rollout"
     method = default if args.method is None else args.method
     drawn = figure(
       opened.model,

@@ -13,8 +13,25 @@ from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.models import protocol
 
 ANSWER = "answer"
+
+
+def classifies(model: Any) -> bool:
+  """Tells whether a model answers by logits of the classes of an image."""
+  return bool(model.num_classes) and model.answers == protocol.CLASSES
+
+
+def check_classifies(model: Any, advice: str) -> None:
+  """Raises ValueError unless `classifies`, with advice."""
+  if not model.num_classes:
+    raise ValueError(f"The model has no head, so it does not answer. {advice}")
+  if not classifies(model):
+    raise ValueError(
+      f"The model is a {type(model).__name__}, which answers by "
+      f"{model.answers}. {advice}"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))

@@ -189,8 +189,8 @@ def represent(
       averaged.
 
   Returns:
-    By setting `features` [N, D] and, for a model with a head, `answers` int
-    [N]; and the labels [N] by name.
+    By setting `features` [N, D] and, for a classifier, `answers` int [N]; and
+    the labels [N] by name.
 
   Raises:
     ValueError: an unknown name (the error lists the known ones), or no
@@ -204,7 +204,7 @@ def represent(
     for setting, output in by_setting.items():
       x = output[name]
       result = {"features": x.mean(axis=range(1, x.ndim - 1))}
-      if model.num_classes:
+      if outputs.classifies(model):
         result["answers"] = output[outputs.ANSWER].argmax(axis=-1)
       results[setting].append(jax.device_get(result))
   if not labels:
@@ -228,7 +228,7 @@ def compare(
   """Measures the information about labels in answers and representations.
 
   Args:
-    model: a `models.ViT`; without a head it has no answers.
+    model: a `models.ViT`; unless it classifies, it has no answers.
     params: its parameters.
     train: batches for the linear map, with `image` and the labels.
     test: batches for all measurements.
@@ -239,7 +239,7 @@ def compare(
 
   Returns:
     For each setting `name` and `labels`, by name `answer` (by `information`;
-    None without a head) and the result of `probe`.
+    None without classes) and the result of `probe`.
 
   Raises:
     ValueError: an error of `represent`, `information` or `probe`.
@@ -303,7 +303,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
     if axis.get_lines():
       axis.legend(frameon=False)
     else:
-      axis.text(0.5, 0.5, "no head", ha="center", transform=axis.transAxes)
+      axis.text(0.5, 0.5, "no classes", ha="center", transform=axis.transAxes)
   return drawn
 
 

@@ -27,6 +27,9 @@ from flax import linen as nn
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import token_learner_checks
 
+# What most models answer.
+CLASSES = "logits of the classes of a whole input"
+
 
 class Model(nn.Module):
   """The base of all models.
@@ -39,6 +42,7 @@ class Model(nn.Module):
   Attributes:
     input: the entry of an example that the model sees: "image" for [H, W, C],
       "video" for [T, H, W, C].
+    answers: in words, what the answer is if there is a head (`num_classes`).
     patch_size: the stored patch embedding's, or None without one.
     token_learner: the fields of its TokenLearner, or None without one.
     scanned_runs: the runs of blocks that a loop executes, see
@@ -46,6 +50,7 @@ class Model(nn.Module):
   """
 
   input = "image"
+  answers = CLASSES
   patch_size = None
   token_learner = None
   scanned_runs = ()

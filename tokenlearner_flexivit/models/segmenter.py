@@ -58,6 +58,8 @@ class Segmenter(vit.ViT):
   "tok", and `rep_size` has no use.
   """
 
+  answers = "logits of the classes of every pixel"
+
   decoder: str = "linear"
   decoder_depth: int = 2
   decoder_dropout: float = 0.1

@@ -51,6 +51,8 @@ class TwoTowers(vit.ViT):
   The others are those of `ViT`.
   """
 
+  answers = "embeddings to compare with those of texts"
+
   head_zeroinit: bool = False
   text: Any = None
   temperature_init: float = 10.0
