@@ -7,6 +7,7 @@ sound, so it is an error here.
 import mmap
 import os
 import pathlib
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import pytest
 
 from tests import shapes
 
+_FORMAT_WARNING = warnings.formatwarning
 # What a test imports of these checks the shapes that its functions declare.
 _DECLARE_SHAPES = (
   "data.ops",
@@ -90,6 +92,13 @@ def _compiled_once(tmp_path_factory):
   jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True)
+def _format_of_warnings():
+  """Commands change it, which tests run in this process."""
+  yield
+  warnings.formatwarning = _FORMAT_WARNING
 
 
 @pytest.fixture(scope="session", autouse=True)

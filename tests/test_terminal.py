@@ -68,8 +68,7 @@ def test_letters_that_the_locale_lacks_are_escaped(monkeypatch):
   assert ascii_only.buffer.getvalue().endswith(b"3 \\xb1 4\n")
 
 
-def test_a_warning_shows_no_line_of_code(monkeypatch):
-  monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+def test_a_warning_shows_no_line_of_code():
   terminal.prepare()
   told = UserWarning("mine has no image of 1 class")
   assert warnings.formatwarning(told, UserWarning, "base.py", 210) == (

@@ -89,7 +89,9 @@ def test_a_bare_file_needs_its_heads(library_file):
   _, report = interop.load_params_and_report(path, model)
   for part in ("erf", "pooling", "mean and std"):
     assert f"WARNING: {part}" in str(report) or part in str(report)
-  _, report = interop.load_params_and_report(path, model, input_mean=0.5)
+  _, report = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
   assert "mean and std" not in str(report)
 
 

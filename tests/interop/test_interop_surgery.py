@@ -204,9 +204,13 @@ def test_statistics_of_the_input(mean, std, saved, make_model, logits):
     interop.load_params(path, model, input_mean=0.5, input_std=[0])
   with pytest.raises(ValueError, match="must be finite"):
     interop.load_params(path, model, input_mean=0.5, input_std=[np.nan])
-  for alone in (dict(input_mean=0.4), dict(input_std=0.2)):
+  other = path.with_name("other.npz")
+  for alone in (dict(input_mean=0.4), dict(input_std=0.2), dict(input_std=0.5)):
     with pytest.raises(ValueError, match="give both"):
       interop.load_params(path, model, **alone)
+    with pytest.raises(ValueError, match="give both"):
+      interop.save_params(params, other, **alone)
+  assert not other.exists()
 
 
 def test_statistics_of_bytes_are_refused(saved, make_model, make_params):

@@ -149,7 +149,8 @@ def load_params_and_report(
       to expect another mean; for a run or an export that saw another, the
       report says which.
     input_std: the standard deviation per channel by which they expect images to
-      be divided; absorbed and required as `input_mean` is.
+      be divided; absorbed and required as `input_mean` is. Both are given, or
+      neither.
     fresh: beginnings of names of the model that are initialised, whatever the
       file has.
     optional: beginnings of names of the model that are initialised if the file
@@ -270,16 +271,7 @@ def _statistics(known, mean, std, path):
         " prepared as the file expects."
       )
     return None
-  alone = std if mean is None else mean
-  if (mean is None or std is None) and np.any(np.asarray(alone) != 0.5):
-    raise ValueError(
-      f"input_mean={mean} and input_std={std}: give both, such as the "
-      "mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225) of ImageNet, "
-      "or neither."
-    )
-  return surgery.statistics_of_unit_images(
-    0.5 if mean is None else mean, 0.5 if std is None else std
-  )
+  return surgery.statistics_of_unit_images(mean, std)
 
 
 def _compare(known, model, leaves, format, path) -> list[str]:

@@ -51,7 +51,8 @@ def save_params(
       to be subtracted from images in [0, 1]; 0.5 for images in [-1, 1]. Noted
       like `model`. Without it the file does not show which images it needs.
     input_std: the standard deviation by which the weights expect those images
-      to be divided, per channel or one for all. Noted like `model`.
+      to be divided, per channel or one for all. Noted like `model`; both are
+      given, or neither.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -84,13 +85,8 @@ def save_params(
     arrays[surgery.POSEMB] = np.asarray(embedding)
     model = model.clone(posemb="learn")  # The model that the file is for.
   leaves = to_theirs({k: Leaf.from_array(array) for k, array in arrays.items()})
-  if (input_mean is None) != (input_std is None):
-    raise ValueError(
-      f"input_mean={input_mean} and input_std={input_std}: give both or"
-      " neither."
-    )
   statistics = (None, None)
-  if input_mean is not None:
+  if input_mean is not None or input_std is not None:
     statistics = surgery.statistics_of_unit_images(input_mean, input_std)
   metadata = {}
   num_heads = _num_heads(arrays)

@@ -50,13 +50,20 @@ class Row:
 
 
 def statistics_of_unit_images(
-  mean: Sequence[float] | float, std: Sequence[float] | float
+  mean: Sequence[float] | float | None, std: Sequence[float] | float | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns a mean and a standard deviation that a user names, as tuples.
 
   Raises:
-    ValueError: they cannot be those of images in [0, 1].
+    ValueError: one of them is missing, or they cannot be those of images in
+      [0, 1].
   """
+  if mean is None or std is None:
+    raise ValueError(
+      f"input_mean={mean} and input_std={std}: give both, such as the "
+      "mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225) of ImageNet, "
+      "or neither."
+    )
   values = tuple(tuple(np.ravel(x).tolist()) for x in (mean, std))
   shown = "input_mean={} and input_std={}".format(*map(list, values))
   if not np.isfinite([x for part in values for x in part]).all():
