@@ -15,7 +15,8 @@ scratch, so that less is to be expected. Not yet run here.
 
 Arguments:
   init: a workdir, a file or a released name (see `interop.fetch`) of a model
-    for images, whose head is left out, or of two towers.
+    for images, whose head is left out, or of two towers; "none" for random
+    weights of a FlexiViT-B, to plan a run.
   data: where images and captions are: coco_captions (TFDS; its splits are
     Karpathy's), captions:/path or coco:/path.
   train, test: the splits, `train+restval` and `test` for coco_captions.
@@ -47,6 +48,7 @@ IMAGE_TOWER = rf"(?!(?:{'|'.join(_ADDED)})$).*"
 _SIDE, _MAX_LEN = 240, 16
 # Captions of an image that are evaluated; COCO has five to seven.
 _MOST = 7
+_B = dict(variant="B", patch_size=32, posemb_grid=7, pool="tok")
 TINY = dict(width=32, depth=1, mlp_dim=64, num_heads=1)
 
 
@@ -85,10 +87,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model = dict(name="two_towers", text=text)
   c.data = {}
   texts = dict(max_len=_MAX_LEN, vocabulary=args["vocabulary"])
-  if args["init"]:
+  if args["init"] not in ("", "none"):
     max_len, vocabulary = start_from(c, args["init"], texts)
   else:
-    c.model.update(variant="mu", num_classes=32)
+    c.model.update(dict(variant="mu", num_classes=32) if runlocal else _B)
     max_len, vocabulary = texts.values()
   side = 48 if runlocal else _SIDE
   training, evaluation = pairs(

@@ -1,5 +1,6 @@
 """Plans of runs: what their steps need of chips, which need not be there."""
 
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -8,11 +9,19 @@ import types
 import jax
 import pytest
 
-from configs import segmenter
+from configs import segmenter, siglip
+from tests import image_text
 from tests.conftest import make_config
-from tokenlearner_flexivit import interop, models, overrides, plan, planning
+from tokenlearner_flexivit import (
+  data,
+  interop,
+  models,
+  overrides,
+  plan,
+  planning,
+)
 from tokenlearner_flexivit.interop import released
-from tokenlearner_flexivit.parallel import compiled
+from tokenlearner_flexivit.parallel import compiled, topologies
 from tokenlearner_flexivit.planning import stand_ins
 from tokenlearner_flexivit.planning import steps as steps_lib
 from tokenlearner_flexivit.train import setup
@@ -167,6 +176,53 @@ def test_segmentations_are_planned_with_the_classes_of_the_training(data):
   assert parts.task.num_classes == 19
   crop = segmenter.DATA[data]["crop"]
   assert parts.image_shape == (crop, crop, 3)
+
+
+@pytest.mark.parametrize(
+  "name, arg, num_tokens",
+  [
+    ("lit", "init=none", 32_000),
+    ("lit", "init=none,vocabulary=clip", 49_408),
+    ("siglip", "vocabulary=sentencepiece:/not/here", 32_000),
+    ("captions", "path=/not/here,max_len=8", 32_000),
+  ],
+)
+def test_texts_that_are_not_here_are_replaced(name, arg, num_tokens):
+  config = importlib.import_module(f"configs.{name}").get_config(arg)
+  config.model.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  config.model.text.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  number = 77 if name == "captions" else None
+  replaced = stand_ins.config_without_files(config, number)
+  count = number or 113_287  # All pairs of both splits of COCO's training.
+  assert replaced.data.name == f"fake:256x256x3:1:{count}:captions"
+  parts = setup.Experiment(replaced)
+  assert parts.task.vocabulary.size == num_tokens
+  assert parts.task.model.text["vocab_size"] == num_tokens
+  assert parts.about_data["num_examples"] in (count, round(0.9 * count))
+  tokens = parts.task.max_len
+  assert tokens == {"lit": 16, "siglip": 64, "captions": 8}[name]
+  # Words of the noise are known.
+  assert (data.peek(parts.data_section)["tokens"] != 2).all()
+
+
+def test_a_vocabulary_has_the_size_that_the_text_tower_names():
+  config = siglip.get_config("data=captions:/not/here")
+  config.model.text.vocab_size = 250_000
+  replaced = stand_ins.config_without_files(config, 77)
+  assert len(replaced.data.vocabulary) == 250_000 - 3
+  with pytest.raises(ValueError, match="Give --num_examples of the training"):
+    stand_ins.config_without_files(config)
+
+
+def test_operations_of_texts_count(tmp_path):
+  config = image_text.make_config(image_text.write_pairs(tmp_path))
+  chips = topologies.create(topologies.HERE)
+  steps = steps_lib.Steps(
+    stand_ins.config_without_files(config), chips, steps_lib.Progress(print)
+  )
+  model = steps.experiment.task.model
+  macs = model.cost((12, 12, 3), patch_size=(6, 6)) + model.text_cost(6)
+  assert steps.flops(0) == steps.mean_flops() == 6 * macs
 
 
 def test_folders_that_are_here_are_read(tmp_path):

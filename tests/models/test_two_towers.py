@@ -180,6 +180,18 @@ def test_the_costs_are_those_of_images(learned):
   assert model.check((12, 12), patch_size=6, num_tokens=2) == (2, 2)
 
 
+@pytest.mark.parametrize("pool", ["last", "map"])
+def test_the_products_of_a_text_are_counted(pool):
+  wide = dict(width=64, depth=2, mlp_dim=192, num_heads=2, max_len=9)
+  model = towers(num_classes=32, text=TEXT | wide | dict(pool=pool))
+  params = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+  texts = jax.ShapeDtypeStruct((1, 9), jnp.int32)
+  embed = jax.jit(lambda p, x: model.apply(p, x, method="embed_texts")[0])
+  by_xla = embed.lower(params, texts).cost_analysis()["flops"]
+  # Beside the products it counts norms, activations and biases.
+  assert 0.94 < 2 * model.text_cost(9) / by_xla < 1
+
+
 # The norm before the blocks
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
 
 from tokenlearner_flexivit.models import (
   checks,
+  layer_costs,
   text_transformer,
   tiling,
   vit,
@@ -189,6 +190,22 @@ class TwoTowers(vit.ViT):
     z, intermediates = self.txt(texts)
     ztxt, norm = _direction(z)
     return ztxt, dict(txt_norm=norm, txt=intermediates) | self._scalars()
+
+  def text_cost(self, length: int) -> int:
+    """Returns the multiply-adds of a text of so many tokens.
+
+    Args:
+      length: L; above 0, and at most that of the positions.
+    """
+    text = self.text
+    width, hidden, heads = (text[k] for k in ("width", "mlp_dim", "num_heads"))
+    total = layer_costs.block(length, width, hidden, heads) * text["depth"]
+    if text["pool"] == "map":
+      total += layer_costs.attention(1, length, width, heads)
+      total += layer_costs.mlp(1, width, hidden, width)
+    if text["embed_dim"]:
+      total += layer_costs.dense(1, width, text["embed_dim"])
+    return total.macs
 
   @nn.nowrap
   def _scalars(self) -> dict[str, Float32[Array, " 1"]]:

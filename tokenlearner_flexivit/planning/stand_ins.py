@@ -1,17 +1,21 @@
 """Configs without their data and weights, whose programs stay the same."""
 
+import contextlib
 import pathlib
 from typing import Any
 
 import ml_collections
 
 from tokenlearner_flexivit import interop, tasks
-from tokenlearner_flexivit.data import preprocess
+from tokenlearner_flexivit.data import captions, preprocess, vocabulary
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.train import setup
 
-# Training examples and classes of the public datasets that configs name.
+# Training examples and classes of the public datasets that configs name; for a
+# sum of splits those of all of them.
 DATASETS = {
+  "coco_captions": (113_287, None),  # Karpathy's train and restval.
   "imagenet2012": (1_281_167, 1_000),
   "imagenet21k": (14_197_087, 21_843),
   "cifar10": (50_000, 10),
@@ -22,6 +26,8 @@ DATASETS = {
 # These need no download: they are noise, or come with a library.
 _AT_HAND = ("fake", "digits")
 _FOLDERS = ("folder", "mask_folder", "coco", "captions", "video_folder")
+# Ids of the vocabularies of LiT and SigLIP.
+_VOCABULARY = 32_000
 _NUMBER_ANEW = ("map_labels", "ignore")
 # Sizes before the preprocessing, which the device never sees.
 _RAW = {"image": "256x256x3", "video": "64x256x256x3"}
@@ -36,13 +42,16 @@ def config_without_files(
 
   Noise stands in for the training data, evaluations are left out, and the
   weights to start from are random, as those of teachers. Folders of data that
-  exist are read unless both numbers are given.
+  exist are read unless both numbers are given. A vocabulary of texts that is
+  not there, or whose captions are not, becomes one of as many words; if the
+  config does not tell how many, of 32,000, as in published models.
 
   Args:
     config: of a training.
     num_examples: those of the training data, before a slice; None if they are
       there or public.
-    num_classes: theirs; None for those of `config.model` or of the data.
+    num_classes: theirs; None for those of `config.model` or of the data, and
+      for images with texts, which need none.
 
   Raises:
     ValueError: the config is wrong, or one of the numbers is needed.
@@ -70,13 +79,19 @@ def _data(
 ) -> dict[str, Any]:
   """Returns the data section, with noise in place of data that are not here."""
   data = config["data"]
-  name = data.get("name")
+  name, texts = data.get("name"), _texts(data.get("pp"))
+  # A stored vocabulary needs no file.
+  is_stored = data.get("vocabulary") is not None
+  if texts and not is_stored and _is_file_lost(texts.vocabulary):
+    data = _with_words(data, texts, config["model"])
   if not isinstance(name, str) or (num_examples is num_classes is None):
     kind, _, path = str(name).partition(":")
     is_folder = kind in _FOLDERS and path
     if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
       return data
   known = DATASETS.get(name, (None, None))
+  if texts:  # What `num_classes` of the model is has nothing to do with data.
+    num_classes = num_classes or 1
   num_classes = num_classes or config["model"].get("num_classes") or known[1]
   num_examples = num_examples or known[0]
   missing = [
@@ -97,10 +112,46 @@ def _data(
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
   is_dense = str(name).startswith(("mask_folder:", "coco:"))
   data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
-  if is_dense:
+  if "+" in data["split"] and "[" not in data["split"]:
+    data["split"] = "train"  # All splits of the sum have so many together.
+  if texts:
+    data["name"] += ":captions"
+    if data.get("vocabulary") is None:
+      data = _with_words(data, texts, config["model"])
+  elif is_dense:
     data["name"] += ":dense"
     data["pp"] = _without_ids(data["pp"])
   return data
+
+
+def _texts(pp: Any) -> captions.Texts | None:
+  """Returns length and vocabulary of the texts in a preprocessing, if any."""
+  with contextlib.suppress(ValueError):  # A wrong one is refused later.
+    return captions.vocabulary_of(pp) if isinstance(pp, str) else None
+  return None
+
+
+def _is_file_lost(name: str) -> bool:
+  """Tells whether a vocabulary is a file that is not there."""
+  path = name.removeprefix(vocabulary.SENTENCEPIECE)
+  return path != name and not pathlib.Path(path).expanduser().is_file()
+
+
+def _with_words(
+  data: dict[str, Any], texts: captions.Texts, model: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns a data section whose vocabulary is words, as many as it had ids."""
+  size = (model.get("text") or {}).get("vocab_size")
+  if size is None:
+    is_clip = texts.vocabulary == vocabulary.CLIP
+    size = vocabulary.Clip.size if is_clip else _VOCABULARY
+  added = vocabulary.Words(()).size
+  words = [fake.word(i) for i in range(size - added)]
+  pp = data["pp"]
+  for quote in "'\"":
+    old, new = (quote + n + quote for n in (texts.vocabulary, vocabulary.WORDS))
+    pp = pp.replace(old, new)
+  return {**data, "pp": pp, "vocabulary": words}
 
 
 def _without_ids(pp: str) -> str:

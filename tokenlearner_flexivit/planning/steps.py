@@ -170,6 +170,7 @@ class Steps:
     shape = self.experiment.image_shape
     model = self.experiment.task.model
     macs = _PASSES * sum(model.cost(shape, **setting) for setting in settings)
+    macs += _PASSES * len(settings) * self.experiment.task.further_cost()
     for teacher in getattr(self.experiment.task, "teachers", ()):
       seen = views.shape_of_one(
         self._example[teacher.image].shape, teacher.model

@@ -300,6 +300,10 @@ class Task(abc.ABC):
     """Returns the model's answer and intermediates in evaluation."""
     return self.model.apply({"params": params}, inputs, **setting, train=False)
 
+  def further_cost(self) -> int:
+    """Returns the multiply-adds of an example beside those of its input."""
+    return 0
+
   def further_programs(self) -> dict[str, Program]:
     """Returns programs that exports have beside that of answers, by name."""
     return {}

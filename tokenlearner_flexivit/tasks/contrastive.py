@@ -327,6 +327,11 @@ class Contrastive(base.Task):
     )
     return embedded.astype(jnp.float32)
 
+  def further_cost(self) -> int:
+    """Returns the multiply-adds of a text, if the model tells them."""
+    cost = getattr(self.model, "text_cost", None)
+    return 0 if cost is None else cost(self.max_len)
+
   def further_programs(self) -> dict[str, base.Program]:
     """Returns the program of the text tower."""
     does = (

@@ -1,5 +1,6 @@
 """Datasets by name: TFDS, noise, and the errors about names and splits."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.data.sources import tfds as tfds_source
 
 
@@ -99,6 +101,20 @@ def test_fake_with_masks_and_boxes():
   assert plain.classes("semantic") == (None, None)
   with pytest.raises(ValueError, match="only images of up to 255 classes"):
     data.open_source({"name": "fake:6x9x3:300:dense", "split": "train"})
+
+
+def test_fake_with_captions():
+  name = "fake:6x9x3:5:30"
+  plain = data.open_source({"name": name, "split": "train"})
+  source = data.open_source({"name": f"{name}:captions", "split": "train"})
+  example = source[3]
+  np.testing.assert_array_equal(example["image"], plain[3]["image"])
+  assert example["captions"] == source[3]["captions"] != source[4]["captions"]
+  assert example["captions"][0] == example["caption"]
+  sentences = [text.split() for text in example["captions"]]
+  assert len(sentences) == 5 and all(4 <= len(s) <= 16 for s in sentences)
+  known = {fake.word(i) for i in range(1000)}
+  assert len(known) == 1000 and known.issuperset(itertools.chain(*sentences))
 
 
 def test_plain_fake():

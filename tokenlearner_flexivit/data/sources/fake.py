@@ -12,11 +12,14 @@ from tokenlearner_flexivit.data.sources import base as sources
 
 _NAME = re.compile(
   r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
-  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?(?P<dense>:dense)?"
+  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?(:(?P<more>dense|captions))?"
 )
 
 # Rectangles along each side of a mask.
 _GRID = 4
+# Captions of an image, as many as COCO has, and different words in them.
+_CAPTIONS = 5
+_WORDS = 1000
 
 
 class FakeSource(sources.Source):
@@ -28,7 +31,9 @@ class FakeSource(sources.Source):
   "fake:16x64x64x3:10", the examples are videos of so many frames. With ":dense"
   at the end, as in "fake:48x48x3:5:16:dense", images have a mask `semantic` of
   rectangles of classes, uint8 [H, W], with a few pixels without a class, and
-  `objects` with boxes, as `coco:` has them. Every split exists.
+  `objects` with boxes, as `coco:` has them. With ":captions" at the end,
+  examples have `captions`, a list of texts of words that `word` returns, and
+  `caption`, the first of them. Every split exists.
   """
 
   def __init__(self, name: str, split: str):
@@ -51,9 +56,11 @@ class FakeSource(sources.Source):
         "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
         "'fake:240x240x3:1000', with 1 or 3 channels, or for videos "
         "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'. Images with "
-        "masks and boxes have ':dense' at the end."
+        "masks and boxes have ':dense' at the end, those with texts "
+        "':captions'."
       )
-    self._is_dense = bool(match["dense"])
+    self._is_dense = match["more"] == "dense"
+    self._has_captions = match["more"] == "captions"
     sides = match.group("frames", "height", "width", "channels")
     self._shape = tuple(int(side) for side in sides if side)
     self._key = "video" if match["frames"] else "image"
@@ -92,7 +99,12 @@ class FakeSource(sources.Source):
       "label": np.int32(rng.integers(self.num_classes)),
       "id": np.int32(index),
     }
-    return example | self._dense(rng) if self._is_dense else example
+    if self._is_dense:
+      example |= self._dense(rng)
+    if self._has_captions:
+      captions = [_sentence(rng) for _ in range(_CAPTIONS)]
+      example |= {"captions": captions, "caption": captions[0]}
+    return example
 
   def _dense(self, rng: np.random.Generator) -> dict[str, Any]:
     """Returns a mask and boxes, which have nothing to do with each other."""
@@ -124,3 +136,14 @@ class FakeSource(sources.Source):
   def digest(self) -> str:
     """Returns a hash of the name and the split."""
     return sources.hash_words(self.name)
+
+
+def word(number: int) -> str:
+  """Returns a word of captions, a different one for every number."""
+  return f"word{number}"
+
+
+def _sentence(rng: np.random.Generator) -> str:
+  """Returns 4 to 16 words."""
+  numbers = rng.integers(_WORDS, size=rng.integers(4, 17))
+  return " ".join(map(word, numbers.tolist()))
