@@ -45,7 +45,7 @@ class Texts:
       raise ValueError(
         f"The task of this model is {type(self._task).__name__}, which embeds "
         "no texts. Take a model of the task 'contrastive', such as "
-        "configs/lit_coco.py trains."
+        "configs/captions.py trains."
       )
     if isinstance(texts, str) or not texts:
       raise ValueError(f"texts={texts!r} must be a list of at least one text.")

@@ -181,7 +181,8 @@ def test_the_digest_is_of_names_and_captions(tmp_path):
     ("a.png,A cat\n", r"has the columns 'a.png', 'a_cat'.*must name each"),
     ("url,caption\nhttp://x,A cat\n", "has the columns 'url', 'caption'"),
     ("file,caption\n", "lists no images"),
-    ("", "has the columns"),
+    ("", r"table\.csv is empty: its first line names the columns"),
+    ("\nfile,caption\na.png,A cat\n", "begins with an empty line"),
     (
       "file,caption,split\na.png,x,train\na.png,y,val\n",
       r"line 3: a\.png is in 'val', but in 'train' at line 2",

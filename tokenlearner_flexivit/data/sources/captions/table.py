@@ -175,6 +175,11 @@ def _csv_rows(
 ) -> Iterator[Row]:
   """Yields the rows of a CSV file, and adds to the problems."""
   first, *_ = text.splitlines() or [""]
+  if not first.strip():
+    raise ValueError(
+      f"{path} {'begins with an empty line' if text.strip() else 'is empty'}: "
+      "its first line names the columns, as in file,caption."
+    )
   separators = _SEPARATORS[path.suffix.lower()]
   separator = max(separators, key=first.count)
   reader = csv.reader(
