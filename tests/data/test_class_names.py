@@ -57,6 +57,13 @@ class Unnamed(Named):
     ("map_labels('cityscapes', key='mask')", "semantic", NAMES["semantic"]),
     ("objects(4, 'shape')", "box_label", ["disc", "star"]),
     ("map_labels({0: 1, 1: 0}, key='label')", "label", ["night", "day"]),
+    (
+      "copy('objects/shape','x')|map_labels({0: 1, 1: 0},key='x')"
+      "|multihot({'x': 2, 'label': 2, 'semantic': 3})|flip_lr",
+      "label",
+      ["x star", "x disc", "label day", "label night"]
+      + [f"semantic {i}" for i in range(3)],  # Four have names.
+    ),
   ],
 )
 def test_names_follow_the_numbers(ops, key, names):

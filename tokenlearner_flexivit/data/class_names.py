@@ -17,6 +17,7 @@ Classes = tuple[int | None, Sequence[str] | None]
 # Ops that name or number the classes of an entry.
 _FOLLOWED = (
   label_ops.copy,
+  label_ops.multihot,
   dense_label.objects,
   dense_label.map_labels,
   dense_label.ignore,
@@ -33,14 +34,16 @@ def classes(
 
   Args:
     data_config: dict or ConfigDict; its preprocessing may copy another entry to
-      the label, make boxes of objects, and give classes other numbers.
+      the label, make boxes of objects, join the classes of several entries,
+      and give classes other numbers.
     source: the source that it names.
     where: name of the section for errors.
     key: the entry with the labels.
 
   Returns:
     The number and the names, each None if it is not known. Classes that get the
-    same number have their names joined by "/".
+    same number have their names joined by "/"; those of `multihot` are called
+    by their entry and name, such as "shape heart".
 
   Raises:
     ValueError: the preprocessing cannot be parsed, or maps the ids of
@@ -51,25 +54,57 @@ def classes(
     steps = preprocess.parse(text).steps if text else ()
   except ValueError as error:
     raise ValueError(f"{where}.pp: {error}") from None
-  changes = []
-  for step in reversed(steps):
+  try:
+    return _classes_after(steps, source, key)
+  except ValueError as error:
+    raise ValueError(f"{where}.pp: {error}") from None
+
+
+def _classes_after(
+  steps: Sequence[steps_lib.Step], source: Source, key: str
+) -> Classes:
+  """Returns the classes of an entry after the steps of a preprocessing."""
+  known, changes = None, []
+  for i, step in reversed(list(enumerate(steps))):
     if step.fn not in _FOLLOWED:
       continue
     arguments = step.arguments()
     if step.fn is label_ops.copy:
       key = arguments["inkey"] if arguments["outkey"] == key else key
+    elif step.fn is label_ops.multihot:
+      if arguments["outkey"] == key:
+        counts = arguments["counts"]
+        parts = {e: _classes_after(steps[:i], source, e)[1] for e in counts}
+        known = _joined(counts, parts)
+        break
     elif step.fn is dense_label.objects:
       if key == steps_lib.BOX_LABEL:
         key = f"{arguments['key']}/{arguments['label']}"
     elif arguments["key"] == key:
       changes.append(arguments)
-  known = source.classes(key)
+  known = source.classes(key) if known is None else known
   for arguments in reversed(changes):
-    try:
-      known = _renumbered(known, arguments)
-    except ValueError as error:
-      raise ValueError(f"{where}.pp: {error}") from None
+    known = _renumbered(known, arguments)
   return known
+
+
+def _joined(
+  counts: Mapping[str, int], parts: Mapping[str, Sequence[str] | None]
+) -> Classes:
+  """Returns the classes that `multihot` makes of several entries.
+
+  Args:
+    counts: numbers of classes by entry.
+    parts: their names by entry, None for unknown ones.
+  """
+  names = []
+  for entry, count in counts.items():
+    known = parts[entry]
+    if known is None or len(known) != count:
+      known = range(count)
+    names += [f"{entry} {name}" for name in known]
+  is_known = any(part is not None for part in parts.values())
+  return len(names), names if is_known else None
 
 
 def _renumbered(known: Classes, arguments: Mapping[str, Any]) -> Classes:

@@ -414,6 +414,23 @@ def test_onehot_refuses_what_is_no_class(label):
     label_ops.onehot({"label": label}, 4)
 
 
+def test_multihot_joins_the_classes_of_entries():
+  pp = data.parse("multihot({'a': 2, 'b': 3})|keep('label')")
+  label = pp({"a": np.int64(1), "b": [0, 2]})["label"]
+  assert label.dtype == np.float32 and label.tolist() == [0, 1, 1, 0, 1]
+  # It may replace one of them.
+  assert label_ops.multihot({"a": 0}, {"a": 2}, "a")["a"].tolist() == [1, 0]
+  with pytest.raises(ValueError, match=r"class 2 of 'a' is not in \[0, 2\)"):
+    pp({"a": 2, "b": 0})
+  with pytest.raises(ValueError, match="no 'b'; it has"):
+    pp({"a": 0})
+  for counts in ({}, {"a": 0}, {"a": True}, {"a": 2.0}, {1: 2}):
+    with pytest.raises(ValueError, match="counts must have the number"):
+      data.parse(f"multihot({counts})")
+  # Images do not depend on it.
+  assert not data.parse("multihot({'a': 2})").only("image").steps
+
+
 def test_copy_keep_drop():
   example = {"a": 1, "b": 2}
   assert label_ops.copy(example, "a", "c") == {"a": 1, "b": 2, "c": 1}

@@ -78,6 +78,42 @@ def onehot(
   return {**example, key: vector}
 
 
+def _check_multihot(counts: dict) -> None:
+  # In Python True is an int.
+  if not counts or any(
+    not isinstance(key, str) or type(count) is not int or count < 1
+    for key, count in counts.items()
+  ):
+    raise ValueError(
+      "counts must have the number of classes of each entry, as in "
+      f"{{'shape': 5, 'colour': 8}}, not {counts}"
+    )
+
+
+@register_op(check=_check_multihot, entries=("counts", "outkey"))
+def multihot(example: Example, counts: dict, outkey: str = "label") -> Example:
+  """Joins the classes of several entries into one vector.
+
+  The classes of the first entry come first. `sigmoid_xent` learns all of them.
+
+  Args:
+    example: has under each key of `counts` what `onehot` takes.
+    counts: numbers of classes by entry, such as {'shape': 5, 'colour': 8}.
+    outkey: the entry to write.
+
+  Returns:
+    The example with a float32 [sum of counts] under `outkey`: 1 at the class or
+    classes of each entry, 0 elsewhere.
+
+  Raises:
+    ValueError: an entry is missing, or a class is out of range or not a whole
+      number.
+  """
+  _check_multihot(counts)
+  parts = [onehot(example, count, key)[key] for key, count in counts.items()]
+  return {**example, outkey: np.concatenate(parts)}
+
+
 @register_op(entries=("inkey", "outkey"))
 def copy(example: Example, inkey: str, outkey: str) -> Example:
   """Returns the example with the value of `inkey` under `outkey` too.
