@@ -30,9 +30,11 @@ from configs import lit
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
 
-# The divisors of 60, the side of crops of 64-pixel images.
-PATCH_SIZES = (15, 12, 10, 6)
-_MAX_LEN = 24  # The longest caption has 22 words.
+_SIDE = 60  # Of crops of 64-pixel images.
+PATCH_SIZES = (15, 12, 10, 6)  # They divide it.
+MAX_LEN = 24  # The longest caption has 22 words.
+# What zero-shot evaluations tell apart.
+ATTRIBUTES = ("texture", "num_objects", "shape", "colour")
 _COUNTS = ("one", "two", "three", "four", "five")
 
 
@@ -62,16 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 1 if runlocal else 100
   c.checkpoint_steps = 500
 
-  # No flips: captions tell left from right.
-  texts = f"tokenize({_MAX_LEN},'words')"
-  c.data = dict(
-    name=name,
-    split="train",
-    pp=f"decode|random_crop(60)|{texts}|value_range(-1,1)"
-    "|keep('image','tokens')",
-    features=("image", "caption"),  # The others take time to parse.
-    num_threads=1,
-  )
+  c.data = dict(pairs(name, "train", f"random_crop({_SIDE})"), num_threads=1)
   c.model = dict(
     name="two_towers",
     width=32 if runlocal else 64,
@@ -90,7 +83,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     ),
   )
   if args["init"]:
-    lit.start_from(c, args["init"], dict(max_len=_MAX_LEN, vocabulary="words"))
+    lit.start_from(c, args["init"], dict(max_len=MAX_LEN, vocabulary="words"))
   c.flexi = dict(patch_size=dict(values=tuple(map(int, drawn.split("+")))))
   c.task = dict(name="contrastive", loss=args["loss"])
   if args["loss"] == "sigmoid":
@@ -106,17 +99,42 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["locked"]:
     c.optimizer.freeze = lit.IMAGE_TOWER
   sizes = PATCH_SIZES[::3] if runlocal else PATCH_SIZES
-  crop = "decode|central_crop(60)"
-  c.evals = dict(
+  c.evals = evaluations(name, _SIDE, sizes)
+  return c
+
+
+def pairs(name: str, split: str, crop: str) -> dict:
+  """Returns a data section of images and their captions.
+
+  Args:
+    name: of the dataset, a rendered_scenes.
+    split: of it.
+    crop: the op that cuts out images.
+  """
+  # No flips: captions tell left from right.
+  return dict(
+    name=name,
+    split=split,
+    pp=f"decode|{crop}|tokenize({MAX_LEN},'words')|value_range(-1,1)"
+    "|keep('image','tokens')",
+    features=("image", "caption"),  # The others take time to parse.
+  )
+
+
+def evaluations(name: str, side: int, patch_sizes: tuple[int, ...]) -> dict:
+  """Returns `retrieval`, and a zero-shot evaluation of each of `ATTRIBUTES`.
+
+  Args:
+    name: of the dataset, a rendered_scenes; its test split is evaluated.
+    side: of the crops, in pixels.
+    patch_sizes: to evaluate at.
+  """
+  crop = f"central_crop({side})"
+  evals = dict(
     retrieval=dict(
       type="retrieval",
-      data=dict(
-        name=name,
-        split="test",
-        pp=f"{crop}|{texts}|value_range(-1,1)|keep('image','tokens')",
-        features=("image", "caption"),
-      ),
-      patch_sizes=sizes,
+      data=pairs(name, "test", crop),
+      patch_sizes=patch_sizes,
     )
   )
   for attribute, (names, templates) in _prompts().items():
@@ -124,19 +142,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if attribute == "num_objects":  # From 1 to 6.
       numbers = {i + 1: i for i in range(len(names))}
       label += f"|map_labels({numbers},key='label')"
-    c.evals[attribute] = dict(
+    evals[attribute] = dict(
       type="zeroshot",
       data=dict(
         name=name,
         split="test",
-        pp=f"{crop}|{label}|value_range(-1,1)|keep('image','label')",
+        pp=f"decode|{crop}|{label}|value_range(-1,1)|keep('image','label')",
         features=("image", attribute),
       ),
       class_names=names,
       templates=templates,
-      patch_sizes=sizes,
+      patch_sizes=patch_sizes,
     )
-  return c
+  return evals
 
 
 def _prompts() -> dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]]:
@@ -155,7 +173,7 @@ def _prompts() -> dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]]:
     ),
     len(textures.NAMES),
   )
-  templates = {"texture": [], "shape": [], "colour": [], "num_objects": []}
+  templates = {attribute: [] for attribute in ATTRIBUTES}
   for size, colour, shape, scale, texture in examples:
     for attribute, words in (
       ("texture", (colour, shape, "{}")),
