@@ -203,7 +203,6 @@ def start_from(
       texts["vocabulary"] = stored["name"]
   else:
     c.model.update(name="two_towers", text=text)
-    c.init_optional = list(_ADDED)
   return texts["max_len"], texts["vocabulary"]
 
 

@@ -15,6 +15,7 @@ from flax import traverse_util
 from PIL import Image
 
 from configs import (
+  captions,
   flexivit_i1k_distill,
   flexivit_i21k_sup,
   folder,
@@ -103,6 +104,20 @@ def test_a_segmenter_starts_from_the_tower_of_any_vit(tmp_path):
   assert config.model.pool == "gap" and "rep_size" not in config.model
   loaded = setup.Experiment(config).init_params()
   tower = set(loaded) - {"seg_head"}
+  assert tower == {"Transformer", "embedding", "pos_embedding"}
+  for name in tower:
+    chex.assert_trees_all_equal(loaded[name], params[name])
+
+
+def test_a_text_tower_starts_beside_the_tower_of_any_vit(tmp_path):
+  """Whose head named classes and is left out."""
+  vit = models.create(variant="mu", depth=1, num_classes=7)
+  params = tiny.init(vit, np.zeros((1, 64, 64, 3)))
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  config = captions.get_config(f"runlocal,init={path}")
+  loaded = setup.Experiment(config).init_params()
+  tower = set(loaded) - {"txt", "t"}
   assert tower == {"Transformer", "embedding", "pos_embedding"}
   for name in tower:
     chex.assert_trees_all_equal(loaded[name], params[name])
