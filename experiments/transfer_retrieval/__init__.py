@@ -1,0 +1,1 @@
+"""FlexiViT's image tower beside a text tower, at one patch size or all."""

@@ -1,0 +1,245 @@
+r"""One training of the study; the study itself is `run.py`.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/runs/cell --config=\
+      experiments/transfer_retrieval/config.py:cell=locked_any_size,seed=0,\
+workdir=/tmp/runs
+
+The image towers come first: they learn all attributes of rendered_scenes at
+once. A tower of textures alone would have forgotten the colours and the counts
+that captions tell. A transfer, and the flexible tower, start from a run in the
+folder `workdir=...` of the study.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from configs import captions_scenes, lit
+from experiments import recipe, training
+from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import scales
+from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
+
+# Numbers of classes.
+ATTRIBUTES = {
+  "texture": len(textures.NAMES),
+  "shape": len(shapes.NAMES),
+  "colour": len(scene.COLOURS),
+  "scale": len(textures.SCALES),
+  "size": len(scene.SIZES),
+  "orientation": len(scene.ORIENTATIONS),
+  "background": len(scene.BACKGROUNDS),
+  "num_objects": scene.MAX_OBJECTS + 1,  # From 1 on; the class 0 stays empty.
+}
+LOCKED, TUNED = WAYS = ("locked", "tuned")
+_TUNED_RATE = 0.1  # Of the tower, in shares of that of the text tower.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(scales.Scale):
+  """A size of the study.
+
+  Attributes:
+    pair_steps: of a transfer.
+    pair_batch: pairs per step.
+  """
+
+  pair_steps: int
+  pair_batch: int
+
+
+def _scale(name: str, **kwargs: int) -> Scale:
+  """Returns a scale of flexivit_curves with captions."""
+  fields = dataclasses.fields(scales.Scale)
+  known = scales.SCALES[name]
+  return Scale(**{f.name: getattr(known, f.name) for f in fields}, **kwargs)
+
+
+SCALES = {
+  "cpu": _scale("cpu", pair_steps=1500, pair_batch=128),
+  "gpu": _scale("gpu", pair_steps=1500, pair_batch=512),  # Not yet run.
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """The training of an image tower on attributes.
+
+  Attributes:
+    name: in tables and folders.
+    sizes: patch sizes; one of them is drawn at each step.
+    kernel: side of the stored kernel.
+    grid: side of the stored position embedding.
+    teacher: the tower that it starts as and learns from; None for labels.
+  """
+
+  name: str
+  sizes: tuple[int, ...]
+  kernel: int
+  grid: int
+  teacher: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """The training of a text tower for an image tower.
+
+  Attributes:
+    name: in tables and folders.
+    tower: name of the image tower that it starts from.
+    sizes: patch sizes; one of them is drawn at each step.
+    way: `LOCKED` or `TUNED`.
+  """
+
+  name: str
+  tower: str
+  sizes: tuple[int, ...]
+  way: str
+
+
+def at(way: str, tower: str, size: int) -> str:
+  """Returns the name of a tower's transfer at one patch size."""
+  return f"{way}_{tower}_at{size}"
+
+
+def any_size(way: str) -> str:
+  """Returns the name of the flexible tower's transfer at all patch sizes."""
+  return f"{way}_any_size"
+
+
+def towers(scale: Scale) -> dict[str, Tower]:
+  """Returns the image towers by name, each after its teacher.
+
+  The paper's FlexiViT is distilled, from a teacher whose weights it starts as.
+  """
+  coarse, fine = scale.sizes[0], scale.sizes[-1]
+  own = curves_cells.own_buffers(scale)
+  listed = (
+    Tower("fine", (fine,), *own),
+    Tower("coarse", (coarse,), coarse, scale.side // coarse),
+    Tower("flexible", scale.sizes, *own, teacher="fine"),
+  )
+  return {tower.name: tower for tower in listed}
+
+
+def transfers(scale: Scale) -> dict[str, Transfer]:
+  """Returns the transfers by name."""
+  coarse, fine = scale.sizes[0], scale.sizes[-1]
+  listed = []
+  for way in WAYS:
+    for name in ("flexible", "coarse", "fine"):
+      listed.append(Transfer(at(way, name, coarse), name, (coarse,), way))
+    if way == LOCKED:  # Tuned it takes as long as three others.
+      listed.append(Transfer(at(way, "fine", fine), "fine", (fine,), way))
+    listed.append(Transfer(any_size(way), "flexible", scale.sizes, way))
+  return {transfer.name: transfer for transfer in listed}
+
+
+def needs(scale: Scale) -> dict[str, list[str]]:
+  """Returns towers and transfers, each with those that come before it."""
+  return {
+    name: [tower.teacher] if tower.teacher else []
+    for name, tower in towers(scale).items()
+  } | {name: [transfer.tower] for name, transfer in transfers(scale).items()}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the argument."""
+  small = dict(depth=2, pair_steps=2, pair_batch=8)
+  scale, before, args = recipe.read_argument(
+    arg, SCALES, needs, small, cell=any_size(LOCKED), workdir=""
+  )
+  name = args["cell"]
+  if before and not args["workdir"]:
+    raise ValueError(
+      f"The cell {name} needs {before[0]}. Train with "
+      "experiments.transfer_retrieval.run, or give the folder that has it as "
+      "workdir=... ."
+    )
+  init = None
+  if before:
+    folder = training.run_name(before[0], args["seed"], args["scale"])
+    init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  if name in towers(scale):
+    return _tower_config(scale, args["seed"], towers(scale)[name], init)
+  return _transfer_config(scale, args["seed"], transfers(scale)[name], init)
+
+
+def _tower_config(
+  scale: Scale, seed: int, tower: Tower, teacher: str | None
+) -> ml_collections.ConfigDict:
+  """Returns the config of an image tower."""
+
+  def data(split: str, crop: str) -> dict:
+    # No flips: they would make other textures of slashes and stripes.
+    return dict(
+      name=scale.data,
+      split=split,
+      pp=f"decode|{crop}({scale.side})|multihot({ATTRIBUTES})"
+      "|value_range(-1,1)|keep('image','label')",
+      features=("image", *ATTRIBUTES),
+      num_threads=scale.num_threads,
+    )
+
+  c = recipe.config(scale, seed)
+  c.data = data("train", "random_crop")
+  c.model = recipe.model_section(scale, tower.kernel, tower.grid)
+  c.flexi = dict(patch_size=dict(values=tower.sizes))
+  c.task = dict(name="classification", loss="sigmoid_xent")
+  if teacher:
+    size = scale.sizes[-1]
+    c.task = dict(
+      name="distillation",
+      loss="sigmoid_xent",
+      distance="binary_kl",
+      teachers=dict(
+        teacher=dict(init=teacher, patch_size=size, dtype="float32")
+      ),
+    )
+    c.init = teacher
+  c.evals = dict(
+    test=dict(
+      type="multilabel",
+      data=data("test", "central_crop"),
+      batch_size=scale.batch_size,
+      patch_sizes=scale.sizes,
+    )
+  )
+  return c
+
+
+def _transfer_config(
+  scale: Scale, seed: int, transfer: Transfer, init: str
+) -> ml_collections.ConfigDict:
+  """Returns the config of a text tower, beside an image tower."""
+  tower = towers(scale)[transfer.tower]
+  c = recipe.config(scale, seed, scale.pair_steps)
+  c.batch_size = scale.pair_batch
+  crop = f"random_crop({scale.side})"
+  c.data = dict(
+    captions_scenes.pairs(scale.data, "train", crop),
+    num_threads=scale.num_threads,
+  )
+  images = recipe.model_section(scale, tower.kernel, tower.grid)
+  c.model = dict(
+    images,
+    name="two_towers",
+    num_classes=scale.width,
+    text=dict(
+      width=scale.width,
+      depth=scale.depth // 2,
+      mlp_dim=images["mlp_dim"],
+      num_heads=images["num_heads"],
+    ),
+  )
+  c.flexi = dict(patch_size=dict(values=transfer.sizes))
+  c.task = dict(name="contrastive", loss="softmax")
+  if transfer.way == LOCKED:
+    c.optimizer.freeze = lit.IMAGE_TOWER
+  else:
+    c.optimizer.lr_scales = ((lit.IMAGE_TOWER, _TUNED_RATE),)
+  c.init = init
+  c.init_fresh = ("head/",)  # It was that of the attributes.
+  c.evals = captions_scenes.evaluations(scale.data, scale.side, scale.sizes)
+  return c

@@ -1,0 +1,85 @@
+"""The study's figure: zero-shot accuracies and recall by patch size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs import captions_scenes
+from experiments import seeds, study
+from experiments.flexivit_curves import curves
+from experiments.transfer_retrieval import config
+from tokenlearner_flexivit.figures import drawing
+
+RECALL, PRECISION = "R1", "mAP"  # Of transfers and of image towers.
+METRICS = (*captions_scenes.ATTRIBUTES, RECALL)
+TITLES = {name: f"zero-shot {name}" for name in captions_scenes.ATTRIBUTES} | {
+  RECALL: "R@1, mean of both ways"
+}
+# Transfers by what follows the name of their way: label, style, colour.
+_LINES = {
+  "flexible_at{coarse}": ("flexible, texts at {coarse}", "o-", "#0072b2"),
+  "any_size": ("flexible, texts at all sizes", "o--", "#cc79a7"),
+  "coarse_at{coarse}": ("fixed {coarse}, texts at {coarse}", "s-", "#d55e00"),
+  "fine_at{coarse}": ("fixed {fine}, texts at {coarse}", "^-", "#009e73"),
+  "fine_at{fine}": ("fixed {fine}, texts at {fine}", "^--", "#777777"),
+}
+Measured = Mapping[str, Mapping[str, curves.Curve]]
+
+
+def by_cell(rows: Sequence[study.Row]) -> Measured:
+  """Returns the curves of the seeds by cell and metric."""
+  measured = {}
+  for row in rows:
+    for metric in (*METRICS, PRECISION):
+      if metric in row:
+        curve = measured.setdefault(row["cell"], {}).setdefault(metric, {})
+        curve[row["patch_size"]] = row[metric]["by_seed"]
+  return measured
+
+
+def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
+  """Returns the figure by its file."""
+  scale, measured = outcome.scale, by_cell(outcome.rows)
+  ends = dict(coarse=scale.sizes[0], fine=scale.sizes[-1])
+  figure = drawing.Figure(figsize=(17, 7), layout="constrained")
+  panels = figure.subplots(
+    len(config.WAYS), len(METRICS), sharex=True, sharey="col"
+  )
+  places = range(len(scale.sizes))
+  for row, way in zip(panels, config.WAYS, strict=True):
+    for axes, metric in zip(row, METRICS, strict=True):
+      for ending, (label, style, colour) in _LINES.items():
+        name = f"{way}_{ending.format(**ends)}"
+        if name in measured:
+          curve = measured[name][metric]
+          text = label.format(**ends)
+          _draw(axes, scale.sizes, curve, text, style, colour)
+      axes.set_title(f"{way}: {TITLES[metric]}", fontsize=10)
+      axes.set_xticks(places, map(str, scale.sizes))
+      study.tidy(axes)
+    row[0].set_ylabel("%, mean ± std of seeds")
+  for axes in panels[-1]:
+    axes.set_xlabel("patch size it is used at")
+  handles, labels = panels[0][0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside lower center", ncols=3, frameon=False
+  )
+  return {f"figure{outcome.suffix}.png": figure}
+
+
+def _draw(
+  axes: Any,
+  sizes: Sequence[int],
+  curve: curves.Curve,
+  label: str,
+  style: str,
+  colour: str,
+) -> None:
+  axes.errorbar(
+    range(len(sizes)),
+    [curves.percent(curve, size) for size in sizes],
+    yerr=seeds.bars(curves.deviation(curve, size) for size in sizes),
+    fmt=style,
+    color=colour,
+    capsize=3,
+    label=label,
+  )
