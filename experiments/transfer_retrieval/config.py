@@ -33,6 +33,7 @@ ATTRIBUTES = {
   "num_objects": scene.MAX_OBJECTS + 1,  # From 1 on; the class 0 stays empty.
 }
 LOCKED, TUNED = WAYS = ("locked", "tuned")
+ANY_SIZE = f"{LOCKED}_any_size"
 _TUNED_RATE = 0.1  # Of the tower, in shares of that of the text tower.
 
 
@@ -57,7 +58,8 @@ def _scale(name: str, **kwargs: int) -> Scale:
 
 
 SCALES = {
-  "cpu": _scale("cpu", pair_steps=1500, pair_batch=128),
+  # A seed takes about an hour of one CPU core.
+  "cpu": _scale("cpu", pair_steps=1000, pair_batch=128),
   "gpu": _scale("gpu", pair_steps=1500, pair_batch=512),  # Not yet run.
 }
 
@@ -103,11 +105,6 @@ def at(way: str, tower: str, size: int) -> str:
   return f"{way}_{tower}_at{size}"
 
 
-def any_size(way: str) -> str:
-  """Returns the name of the flexible tower's transfer at all patch sizes."""
-  return f"{way}_any_size"
-
-
 def towers(scale: Scale) -> dict[str, Tower]:
   """Returns the image towers by name, each after its teacher.
 
@@ -127,12 +124,16 @@ def transfers(scale: Scale) -> dict[str, Transfer]:
   """Returns the transfers by name."""
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   listed = []
-  for way in WAYS:
-    for name in ("flexible", "coarse", "fine"):
-      listed.append(Transfer(at(way, name, coarse), name, (coarse,), way))
-    if way == LOCKED:  # Tuned it takes as long as three others.
-      listed.append(Transfer(at(way, "fine", fine), "fine", (fine,), way))
-    listed.append(Transfer(any_size(way), "flexible", scale.sizes, way))
+  for way, tower, size in (
+    (LOCKED, "flexible", coarse),
+    (LOCKED, "coarse", coarse),
+    (LOCKED, "fine", coarse),
+    (LOCKED, "fine", fine),
+    (TUNED, "flexible", coarse),
+    (TUNED, "coarse", coarse),
+  ):
+    listed.append(Transfer(at(way, tower, size), tower, (size,), way))
+  listed.append(Transfer(ANY_SIZE, "flexible", scale.sizes, LOCKED))
   return {transfer.name: transfer for transfer in listed}
 
 
@@ -148,7 +149,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
   small = dict(depth=2, pair_steps=2, pair_batch=8)
   scale, before, args = recipe.read_argument(
-    arg, SCALES, needs, small, cell=any_size(LOCKED), workdir=""
+    arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
   name = args["cell"]
   if before and not args["workdir"]:
