@@ -16,11 +16,14 @@ from tokenlearner_flexivit import models
 MODULES = (
   "tests.evaluators.test_segmentation_metrics",
   "tests.interop.test_interop_formats",
+  "tests.interop.test_owl_vit_files",
+  "tests.models.test_detection_heads",
   "tests.models.test_reference_vectors_resize",
   "tests.models.test_reference_vectors_video",
   "tests.models.test_segmenter",
   "tests.models.test_text_transformer",
   "tests.models.test_two_towers",
+  "tests.tasks.test_matching",
 )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from tokenlearner_flexivit.models.owl_vit import OwlViT
 from tokenlearner_flexivit.models.segmenter import Segmenter
 from tokenlearner_flexivit.models.text_transformer import TextTransformer
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
@@ -17,6 +18,7 @@ from tokenlearner_flexivit.models.vit import ViT
 
 MODELS = {
   "vit": ViT,
+  "owl_vit": OwlViT,
   "segmenter": Segmenter,
   "two_towers": TwoTowers,
   "vivit": ViViT,
@@ -27,6 +29,7 @@ MODELS = {
 __all__ = [
   "MODELS",
   "BottleneckViViT",
+  "OwlViT",
   "Segmenter",
   "TextTransformer",
   "TokenFuser",

@@ -12,8 +12,9 @@ model.
 
 For a model for videos everything is per clip, or view: `image_shape` is (T, H,
 W, C), and learned tokens are counted per frame. `BottleneckViViT` consists
-mostly of convolutions and has no closed form: XLA counts for it. For
-`TwoTowers` it is per image: the image tower and its head, without any text.
+mostly of convolutions and has no closed form, nor have the heads of `OwlViT`:
+XLA counts for them. For `TwoTowers` and `OwlViT` it is per image: the image
+tower and its heads, without any text.
 
 Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
@@ -35,6 +36,9 @@ from tokenlearner_flexivit.models import (
 )
 from tokenlearner_flexivit.models.layer_costs import Cost
 from tokenlearner_flexivit.models.token_learner import ALL
+
+# Models without a closed form.
+_COUNTED = models.BottleneckViViT | models.OwlViT
 
 
 def _head(model: Any) -> list[tuple[int, int]]:
@@ -172,8 +176,8 @@ def macs(
   """Returns the multiply-adds of one image's forward pass, in matrix products.
 
   Args:
-    model: one of `models`. For a `models.BottleneckViViT` the count includes
-      operations outside of matrix products.
+    model: one of `models`. For a `models.BottleneckViViT` or `models.OwlViT`
+      the count includes operations outside of matrix products.
     image_shape: (H, W, C); (T, H, W, C) for the cost of one video.
     patch_size: None for the model's own.
     num_tokens: None for all learned tokens, "all" for all patches to the end.
@@ -185,7 +189,7 @@ def macs(
     ValueError: for a patch size that does not divide the image, or an
       impossible number of tokens.
   """
-  if isinstance(model, models.BottleneckViViT):
+  if isinstance(model, _COUNTED):
     return _counted(model, image_shape, patch_size, num_tokens) // 2
   return _forward(model, image_shape, patch_size, num_tokens).macs
 
@@ -207,7 +211,7 @@ def operations(
     dict of matmul and elementwise, which are per image, and resize, which is
     per call. Their sum is XLA's count for a batch of one.
   """
-  if isinstance(model, models.BottleneckViViT):
+  if isinstance(model, _COUNTED):
     counted = _counted(model, image_shape, patch_size, num_tokens)
     return {"matmul": counted, "elementwise": 0, "resize": 0}
   cost = _forward(model, image_shape, patch_size, num_tokens)
@@ -247,7 +251,7 @@ def num_params(model: Any, channels: int = 3) -> int:
     model: one of `models`.
     channels: number of channels of the images.
   """
-  if isinstance(model, models.BottleneckViViT | models.TwoTowers):
+  if isinstance(model, _COUNTED | models.TwoTowers):
     shape = (1, *models.input_shape(model, channels))
     inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), inputs)

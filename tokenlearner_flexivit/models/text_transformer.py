@@ -4,9 +4,11 @@ Letters: M texts, L text length, D width, E width of the embedding.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax.numpy as jnp
+from flax import core
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
@@ -235,3 +237,40 @@ def arguments(variant: str | None = None, **overrides: Any) -> dict[str, Any]:
       f"A text tower needs {', and '.join(meanings)}. Its tokenizer tells."
     )
   return result
+
+
+def all_fields(
+  text: Mapping[str, Any] | None, **inherited: Any
+) -> core.FrozenDict:
+  """Returns the checked fields of a text tower beside an image tower.
+
+  Args:
+    text: a mapping with the fields of `TextTransformer` but its dtype, and a
+      variant if wanted.
+    **inherited: values of fields that it leaves out.
+
+  Raises:
+    ValueError: it is no mapping, sets dtype, or has an impossible value.
+  """
+  try:
+    text = dict(text)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"text={text!r} must be a mapping with the fields of TextTransformer,"
+      " such as dict(variant='S', vocab_size=32000, max_len=64)."
+    ) from None
+  if "dtype" in text:
+    raise ValueError(
+      f"text.dtype={text['dtype']!r}: both towers compute in the same dtype."
+      " Set dtype of the model."
+    )
+  # Without a parent it is not made a part of a module that calls this one.
+  tower = TextTransformer(**arguments(**(inherited | text)), parent=None)
+  hidden = ("parent", "name", "dtype")
+  return core.FrozenDict(
+    {
+      field.name: getattr(tower, field.name)
+      for field in dataclasses.fields(tower)
+      if field.name not in hidden
+    }
+  )

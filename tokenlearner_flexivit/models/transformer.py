@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, ArrayLike, Bool, Float, Float32
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, PyTree
 
 from tokenlearner_flexivit.models import (
   blocks,
@@ -21,8 +21,8 @@ from tokenlearner_flexivit.models import (
 from tokenlearner_flexivit.models import posemb as posembs
 from tokenlearner_flexivit.models import token_learner as tl
 
-# Answers are logits [B, C], or of a dense task [B, ..., C].
-Outputs = tuple[Float32[Array, "B ... C"], dict[str, Any]]
+# Answers are logits [B, C], of a dense task [B, ..., C], or a dict of arrays.
+Outputs = tuple[PyTree[Float32[Array, "B ..."]], dict[str, Any]]
 
 
 class VisionTransformer(hyperparameters.Hyperparameters):

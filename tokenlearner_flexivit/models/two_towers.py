@@ -4,7 +4,6 @@ Letters: B batch, H W image, M texts, L text length, D width, E width of the
 embeddings.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -85,41 +84,19 @@ class TwoTowers(vit.ViT):
   @nn.nowrap
   def _complete(self, text: Mapping[str, Any] | None) -> core.FrozenDict:
     """Returns all arguments of the text tower but its dtype."""
-    try:
-      text = dict(text)
-    except (TypeError, ValueError):
-      raise ValueError(
-        f"text={text!r} must be a mapping with the fields of TextTransformer,"
-        " such as dict(variant='S', vocab_size=32000, max_len=64)."
-      ) from None
-    if "dtype" in text:
-      raise ValueError(
-        f"text.dtype={text['dtype']!r}: both towers compute in the same dtype."
-        " Set dtype of the model."
-      )
-    inherited = dict(
-      embed_dim=self.embed_dim, norm_eps=self.norm_eps, gelu=self.gelu
+    fields = text_transformer.all_fields(
+      text, embed_dim=self.embed_dim, norm_eps=self.norm_eps, gelu=self.gelu
     )
-    arguments = text_transformer.arguments(**(inherited | text))
-    # Without a parent it is not made a part of a module that calls this one.
-    tower = text_transformer.TextTransformer(**arguments, parent=None)
-    features = tower.embed_dim or tower.width
+    features = fields["embed_dim"] or fields["width"]
     if features != self.embed_dim:
       source = "num_classes of its head" if self.num_classes else "no head"
       raise ValueError(
         f"Texts have embeddings of {features} features"
-        f" (text.embed_dim={tower.embed_dim}), images of {self.embed_dim}"
+        f" (text.embed_dim={fields['embed_dim']}), images of {self.embed_dim}"
         f" ({source}). Leave embed_dim out, or give the image tower a head of"
         " as many num_classes."
       )
-    fields = [f.name for f in dataclasses.fields(tower)]
-    return core.FrozenDict(
-      {
-        name: getattr(tower, name)
-        for name in fields
-        if name not in ("parent", "name", "dtype")
-      }
-    )
+    return fields
 
   def setup(self):
     """Makes what both methods below use."""
