@@ -6,9 +6,9 @@
 
 `load_params` prints what was loaded, resized, initialised and left out; a
 difference that no rule bridges is an error. Of a file with an image and a text
-tower (big_vision, CLIP, SigLIP), `models.create(**info.model)` is both, and
-`models.ViT(**info.image_model)` that of images alone. `save_params` goes the
-other way. Nothing is ever unpickled.
+tower (big_vision, CLIP, SigLIP, OWL-ViT), `models.create(**info.model)` is the
+whole, and `models.ViT(**info.image_model)` that of images alone. `save_params`
+goes the other way. Nothing is ever unpickled.
 """
 
 from tokenlearner_flexivit.interop.description import (

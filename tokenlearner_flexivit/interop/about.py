@@ -18,6 +18,7 @@ from flax import linen as nn
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import (
+  owl_names,
   text_tower,
   torch_configs,
   torch_names,
@@ -175,7 +176,9 @@ def read(
   names = set(leaves)
   if torch_names.is_timm(names) or torch_names.is_hugging_face(names):
     return About(**torch_configs.read(path, leaves))
-  if tower_names.is_towers(names):
+  if owl_names.is_scenic(names):
+    return About(**owl_names.about_scenic(leaves))
+  if tower_names.is_towers(names) or owl_names.is_hugging_face(names):
     return About(**tower_configs.read(path, leaves))
   return About()
 
@@ -277,10 +280,12 @@ def _complete(section: Mapping[str, Any], leaves: Leaves) -> dict[str, Any]:
   if is_segmenter and not completed.get("name"):
     completed["name"] = "segmenter"
   if text_tower.EMBEDDING in leaves:
-    completed["name"] = completed.get("name") or "two_towers"
+    name = completed.get("name") or text_tower.model_name(leaves)
+    completed["name"] = name
     sizes = text_tower.sizes_of_vocabulary(leaves)
     completed["text"] = {**(completed.get("text") or {}), **sizes}
-    completed.setdefault("bias_init", text_tower.bias_init(leaves))
+    if name != "owl_vit":
+      completed.setdefault("bias_init", text_tower.bias_init(leaves))
   return completed
 
 

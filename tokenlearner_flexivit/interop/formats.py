@@ -6,6 +6,7 @@ from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import (
   foreign,
   jax_names,
+  owl_names,
   torch_names,
   tower_names,
 )
@@ -20,10 +21,14 @@ SUFFIXES = {
   "scenic": (".npz", ".msgpack"),
   "timm": (".safetensors",),
 }
-# Hugging Face's CLIP and SigLIP, which can only be read.
+# Hugging Face's CLIP and SigLIP, and OWL-ViTs, which can only be read.
 TOWERS = "hugging_face_towers"
+OWL = "hugging_face_owl_vit"
+SCENIC_OWL = "scenic_owl_vit"
 # Formats of PyTorch's libraries, which do not store the number of heads.
-TORCH = ("hugging_face", TOWERS, "timm")
+TORCH = ("hugging_face", TOWERS, OWL, "timm")
+# Formats of models whose projections may have no biases.
+WITHOUT_BIASES = (*TORCH, SCENIC_OWL)
 TO_THEIRS: dict[str, Callable[[Leaves], Leaves]] = {
   "big_vision": jax_names.to_big_vision,
   "hugging_face": torch_names.to_hugging_face,
@@ -43,6 +48,8 @@ def detect(leaves: Leaves, where: str) -> str:
   for name, matches in (
     ("scenic", jax_names.is_scenic),
     ("big_vision", jax_names.is_big_vision),
+    (SCENIC_OWL, owl_names.is_scenic),
+    (OWL, owl_names.is_hugging_face),
     ("timm", torch_names.is_timm),
     ("hugging_face", torch_names.is_hugging_face),
     (TOWERS, tower_names.is_towers),
@@ -51,7 +58,8 @@ def detect(leaves: Leaves, where: str) -> str:
       return name
   raise ValueError(
     f"{where} holds no vision transformer whose names are known"
-    f" (big_vision, Scenic, timm, Hugging Face's ViT, CLIP and SigLIP)."
+    f" (big_vision, Scenic, timm, Hugging Face's ViT, CLIP, SigLIP and"
+    f" OWL-ViT)."
     f"{foreign.family(names)} It has {shorten(sorted(names)) or 'no arrays'}."
   )
 
@@ -84,13 +92,19 @@ def to_ours(
   if format in ("scenic", "big_vision"):
     params = jax_names.only_parameters(leaves)
     foreign.check(params, where)
-    rest = len(leaves) - len(params)
-    notes = [f"Left out, as no parameters: {terminal.counted(rest, 'array')}."]
     convert = {
       "scenic": jax_names.from_scenic,
       "big_vision": jax_names.from_big_vision,
     }[format]
-    return convert(params), notes if rest else []
+    return convert(params), _left_out(leaves, params)
+  if format == SCENIC_OWL:
+    params = owl_names.scenic_parameters(leaves)
+    foreign.check(params, where, read=(owl_names.SCENIC_PRE_NORM,))
+    ours, notes = owl_names.from_scenic(params)
+    return ours, [*_left_out(leaves, params), *notes]
+  if format == OWL:
+    foreign.check(leaves, where)
+    return owl_names.from_hugging_face(leaves, where, num_heads, text_heads)
   if format == TOWERS:
     foreign.check(leaves, where, read=("vision_model.pre_layrnorm.",))
     return tower_names.to_ours(leaves, where, num_heads, text_heads), []
@@ -102,10 +116,19 @@ def to_ours(
   return convert(leaves, where, num_heads), []
 
 
+def _left_out(leaves: Leaves, params: Leaves) -> list[str]:
+  """Returns a note if a file holds more than parameters."""
+  rest = len(leaves) - len(params)
+  note = f"Left out, as no parameters: {terminal.counted(rest, 'array')}."
+  return [note] if rest else []
+
+
 def their_name(format: str, ours: str) -> str:
   """Returns the name that an array of ours has in files of a format."""
   if format == TOWERS:
     return tower_names.their_name(ours)
+  if format == OWL:
+    return owl_names.their_name(ours)
   if format in ("big_vision", "scenic"):
     return jax_names.their_name(ours)
   return torch_names.their_name(format, ours) if format in TORCH else ours

@@ -6,10 +6,12 @@ Ours are big_vision's current ones, but for TokenLearner.
 import re
 
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import two_towers
+from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers
 
 # Prefixes of the parameters in the checkpoint of a whole run, newest first.
-_ROOTS = ("params/", "opt/target/", "optimizer/target/")
+ROOTS = ("params/", "opt/target/", "optimizer/target/")
+# Heads that only the models here have.
+_DENSE = tuple(name.rstrip("/") for name in (*owl_vit.HEADS, *segmenter.HEADS))
 # The image half of a contrastive model, whose text half is "txt/".
 _IMAGE = "img/"
 _KERNEL = "embedding/kernel"
@@ -55,7 +57,7 @@ def is_big_vision(names: set[str]) -> bool:
   """Tells whether a patch embedding has big_vision's name."""
   return any(
     root + half + _KERNEL in names
-    for root in (*_ROOTS, "")
+    for root in (*ROOTS, "")
     for half in ("", _IMAGE)
   )
 
@@ -73,10 +75,10 @@ def only_parameters(leaves: Leaves) -> Leaves:
 
   Of a contrastive model the image half gets the names that it has alone.
   """
-  for root in (*_ROOTS, ""):
+  for root in (*ROOTS, ""):
     if root + _IMAGE + _KERNEL in leaves:
       return _halves(leaves, root)
-  for root in _ROOTS:
+  for root in ROOTS:
     if root + _KERNEL in leaves:
       return {
         name.removeprefix(root): leaf
@@ -164,7 +166,7 @@ def to_big_vision(leaves: Leaves) -> Leaves:
     ValueError: parameters that big_vision lacks.
   """
   video = ("TemporalTransformer", "pos_embedding_")
-  other = ("TokenLearner_", "TokenFuser_", "pre_norm", *video)
+  other = ("TokenLearner_", "TokenFuser_", "pre_norm", *video, *_DENSE)
   refuse(leaves, "big_vision", *other)
   has_text = any(name.startswith(two_towers.TEXT) for name in leaves)
   theirs = {}
@@ -182,7 +184,7 @@ def to_scenic(leaves: Leaves) -> Leaves:
     ValueError: parameters that it lacks.
   """
   other = ("cls", "MAPHead_0", "TemporalTransformer", "pos_embedding_")
-  other += ("pre_norm", two_towers.TEXT.rstrip("/"))
+  other += ("pre_norm", two_towers.TEXT.rstrip("/"), *_DENSE)
   refuse(leaves, "Scenic's TokenLearnerViT", *other)
   theirs = {}
   for name, leaf in leaves.items():

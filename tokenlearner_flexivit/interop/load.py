@@ -123,15 +123,17 @@ def load_params_and_report(
   entry is added to the token, which computes the same), another head (fresh),
   a TokenLearner that the file lacks (fresh). A model for videos takes weights
   of one for images: the kernel is inflated to tubelets, the position embedding
-  is repeated in time. A model with two towers takes weights of one for images,
-  and its text tower and heads are then fresh; a model for images takes those of
-  two towers.
+  is repeated in time. A model with two towers, such as an `OwlViT`, takes
+  weights of one for images, and its text tower and heads are then fresh; a
+  model for images takes those of two towers. The towers of `TwoTowers` and of
+  `OwlViT` suit each other, and the heads are then fresh.
 
   Args:
     source: a path, address or released name, as for `download.fetch`, of a file
       in the names of big_vision, vision_transformer, Scenic, timm or Hugging
       Face, or of this library; or a workdir.
-    model: a `models.ViT`, `models.TwoTowers` or `models.ViViT`.
+    model: a `models.ViT`, `models.TwoTowers`, `models.OwlViT` or
+      `models.ViViT`.
     params: values for fresh arrays, which also define the shapes. None
       initialises the model.
     seed: for initialising the model.
@@ -183,7 +185,7 @@ def load_params_and_report(
       opened.leaves, format, str(path), num_heads, text.get("num_heads", 1)
     )
     template = _parameter_shapes(model, params, leaves)
-    if format in formats.TORCH:
+    if format in formats.WITHOUT_BIASES:
       leaves = surgery.with_zero_biases(leaves, template)
     statistics = _statistics(known, input_mean, input_std, path)
     if statistics:
@@ -321,9 +323,14 @@ def _told_differences(known, model, path) -> list[str]:
     ValueError: the heads of the text tower do.
   """
   text = getattr(model, "text", None)
-  told = [(name, getattr(model, name), x) for name, x in known.computes.items()]
+  # A model for images lacks what the heads for boxes have.
+  told = [
+    (name, getattr(model, name), x)
+    for name, x in known.computes.items()
+    if hasattr(model, name)
+  ]
   if text and known.text:
-    if text["num_heads"] != known.text["num_heads"]:
+    if text["num_heads"] != known.text.get("num_heads", text["num_heads"]):
       raise ValueError(
         f"{path} has text.num_heads={known.text['num_heads']}, as {known.where}"
         f" says, but the model has {text['num_heads']}."
@@ -353,6 +360,8 @@ def _changes(theirs, ours) -> list[tuple[str, Any, Any]]:
       for section in (ours, theirs)
     )
     names += ["text.pool", "text.end_id", "text.causal"]
+  of_boxes = ("size_bias", "box_gelu", "merge_eps")
+  names += [name for name in of_boxes if name in ours and name in theirs]
   if ours["posemb"] == theirs["posemb"] == "sincos2d":
     names.append("posemb_grid")
   if ours["token_learner"] and theirs["token_learner"]:

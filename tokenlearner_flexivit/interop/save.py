@@ -39,7 +39,7 @@ def save_params(
 
   Args:
     params: of a `models.ViT`, of a `models.TwoTowers` as native or big_vision,
-      or of a `models.ViViT` as native or scenic.
+      of a `models.ViViT` as native or scenic, or of any other as native.
     path: its suffix must be one of the format's: native .npz or .safetensors,
       big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
     format: "native" (our names), "big_vision", "timm", "hugging_face" or

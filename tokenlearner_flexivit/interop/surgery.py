@@ -15,14 +15,15 @@ import numpy as np
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import foreign, grids, resize
 from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
-from tokenlearner_flexivit.models import segmenter, two_towers
+from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
 # Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
 _KERNEL_RANKS = (4, 5)
 # What an answer is computed with, behind the image tower.
-_ANSWER = ("head/", f"{two_towers.TEXT}head/", *segmenter.HEADS)
+_DENSE = (*owl_vit.HEADS, *segmenter.HEADS)
+_ANSWER = ("head/", f"{two_towers.TEXT}head/", *_DENSE)
 _HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
 # Means of images in [0, 1] are hardly ever above 1; those of bytes are.
@@ -321,8 +322,10 @@ class Plan:
     for name in self._without_fate(ours):
       if name not in theirs and (name in two_towers.SCALARS or not has_text):
         self._note(name, "fresh", note="not in the file")
-    if ours and "b" in theirs and "b" not in ours:
-      self._note("b", "unused", remaining.pop("b"), "the same for all pairs")
+    for name in two_towers.SCALARS:
+      if ours and name in theirs and name not in ours:
+        leaf = remaining.pop(name)
+        self._note(name, "unused", leaf, "the same for all pairs")
     if ours and not has_text:
       for name in [n for n in remaining if n.startswith(_ANSWER)]:
         leaf = remaining.pop(name)
@@ -333,7 +336,7 @@ class Plan:
     """Notes the head as fresh if the file has another one or none."""
     ours = {k: v for k, v in self._template.items() if k.startswith(_HEAD)}
     theirs = {k: v for k, v in remaining.items() if k.startswith(_HEAD)}
-    if any(name.startswith(segmenter.HEADS) for name in ours):
+    if any(name.startswith(_DENSE) for name in ours):
       # A network for dense tasks reads every token, and pools none.
       theirs |= {k: v for k, v in remaining.items() if k.startswith("MAPHead")}
     heads = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import two_towers
+from tokenlearner_flexivit.models import owl_vit, two_towers
 
 EMBEDDING = f"{two_towers.TEXT}Embed_0/embedding"
 _POSEMB = f"{two_towers.TEXT}pos_embedding"
@@ -24,6 +24,12 @@ def sizes_of_vocabulary(leaves: Leaves) -> dict[str, int]:
   )
 
 
+def model_name(leaves: Leaves) -> str:
+  """Returns the name, for `models.create`, of a model with a text tower."""
+  is_owl = any(name.startswith(owl_vit.HEADS) for name in leaves)
+  return "owl_vit" if is_owl else "two_towers"
+
+
 def bias_init(leaves: Leaves) -> float | None:
   """Returns an initial value of the bias if there is one."""
   return _BIAS_INIT if "b" in leaves else None
@@ -35,7 +41,9 @@ def arguments(
   guesses: list[str],
   where: str,
 ) -> dict[str, Any]:
-  """Returns the arguments that a `TwoTowers` has beside those of `ViT`.
+  """Returns the arguments of a `TwoTowers` or `OwlViT` beside those of `ViT`.
+
+  Those of the heads of an `OwlViT` are left to a config.
 
   Args:
     leaves: by our names, with a text tower.
@@ -68,4 +76,7 @@ def arguments(
       "text.pool='last': big_vision's text towers may also take the first"
       " token, the mean or the maximum, which no array shows"
     )
-  return dict(name="two_towers", text=text, bias_init=bias_init(leaves))
+  name = model_name(leaves)
+  if name == "owl_vit":
+    return dict(name=name, text=text)
+  return dict(name=name, text=text, bias_init=bias_init(leaves))

@@ -1,22 +1,32 @@
-"""Reads the config.json beside a file of Hugging Face's CLIP or SigLIP."""
+"""Reads the config.json beside Hugging Face's CLIP, SigLIP or OWL-ViT."""
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tokenlearner_flexivit.interop import torch_configs, tower_names
+from tokenlearner_flexivit.interop import (
+  owl_names,
+  torch_configs,
+  tower_names,
+)
 from tokenlearner_flexivit.interop.leaves import Leaves
 
 # Kinds of models by the family that they are of.
 _FAMILIES = {
   "clip": "clip",
   "clip_vision_model": "clip",
+  "owlvit": "owlvit",
+  "owlvit_vision_model": "owlvit",
+  "owlv2": "owlv2",
+  "owlv2_vision_model": "owlv2",
   "siglip": "siglip",
   "siglip_vision_model": "siglip",
 }
 # What transformers takes where a config leaves a key out.
 _CLIP = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5)
 _SIGLIP = dict(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
+_OWL = _CLIP | dict(hidden_size=768, num_attention_heads=12, image_size=768)
+_OWL_TEXT = _CLIP | dict(hidden_size=512, num_attention_heads=8)
 _DEFAULTS = {
   ("clip", "vision"): _CLIP
   | dict(
@@ -24,6 +34,10 @@ _DEFAULTS = {
   ),
   ("clip", "text"): _CLIP
   | dict(hidden_size=512, num_attention_heads=8, eos_token_id=49407),
+  ("owlvit", "vision"): _OWL | dict(patch_size=32),
+  ("owlvit", "text"): _OWL_TEXT,
+  ("owlv2", "vision"): _OWL | dict(patch_size=16),
+  ("owlv2", "text"): _OWL_TEXT,
   ("siglip", "vision"): _SIGLIP
   | dict(
     hidden_size=768, num_attention_heads=12, image_size=224, patch_size=16
@@ -52,11 +66,13 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   beside = path.parent / "config.json"
   if not beside.is_file():
     raise ValueError(
-      f"{path} has the names of Hugging Face's CLIP or SigLIP, whose arrays do"
-      " not show heads, activation and pooling. Put its config.json beside it."
+      f"{path} has the names of Hugging Face's CLIP, SigLIP or OWL-ViT, whose"
+      " arrays do not show heads, activation and pooling. Put its config.json"
+      " beside it."
     )
   config = torch_configs.parse(beside.read_text(encoding="utf-8"), beside)
   where = str(beside)
+  leaves = owl_names.as_clip(leaves)
   kind = config.get("model_type")
   if kind not in _FAMILIES:
     raise torch_configs.unsupported(
@@ -79,6 +95,11 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   if tower_names.TOKENS in leaves:
     text = _text(_section(config, family, "text"), family, leaves, where)
   mean, std, unknown = torch_configs.image_statistics(path)
+  computes = _activations(image, where)
+  if owl_names.has_heads(leaves):
+    # Those of transformers' code.
+    computes |= dict(size_bias="each", box_gelu="erf")
+    computes["merge_eps"] = computes["norm_eps"]
   return dict(
     where=where,
     num_heads=image["num_attention_heads"],
@@ -87,7 +108,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     input_mean=mean,
     input_std=std,
     unknown=unknown,
-    computes=_activations(image, where),
+    computes=computes,
     text=text,
   )
 
@@ -124,6 +145,7 @@ def _text(
   told["num_heads"] = section["num_attention_heads"]
   if family == "siglip":
     return told | dict(pool="last")
-  end_id = section["eos_token_id"]
+  # OWL-ViT looks for the largest number, whatever its config says.
+  end_id = section["eos_token_id"] if family == "clip" else _NO_END
   end_id = None if end_id == _NO_END else end_id
   return told | dict(pool="eot", end_id=end_id, causal=True)
