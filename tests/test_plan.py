@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from configs import segmenter, siglip
+from configs import owl_vit, segmenter, siglip
 from tests import image_text
 from tests.conftest import make_config
 from tokenlearner_flexivit import (
@@ -203,6 +203,16 @@ def test_texts_that_are_not_here_are_replaced(name, arg, num_tokens):
   assert tokens == {"lit": 16, "siglip": 64, "captions": 8}[name]
   # Words of the noise are known.
   assert (data.peek(parts.data_section)["tokens"] != 2).all()
+
+
+def test_boxes_that_are_not_here_are_replaced():
+  config = owl_vit.get_config("init=none")
+  config.model.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  config.model.text.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  replaced = stand_ins.config_without_files(config)
+  assert replaced.data.name == "fake:256x256x3:1203:100170:boxes"
+  task = setup.Experiment(replaced).task
+  assert len(task.class_names) == 1203 and task.class_names[0] == "word0"
 
 
 def test_a_vocabulary_has_the_size_that_the_text_tower_names():

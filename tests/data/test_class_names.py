@@ -56,6 +56,11 @@ class Unnamed(Named):
     ),
     ("map_labels('cityscapes', key='mask')", "semantic", NAMES["semantic"]),
     ("objects(4, 'shape')", "box_label", ["disc", "star"]),
+    (
+      "objects(4, ('shape', 'shape'), sizes=(2, 2))",
+      "box_label",
+      ["disc disc", "disc star", "star disc", "star star"],
+    ),
     ("map_labels({0: 1, 1: 0}, key='label')", "label", ["night", "day"]),
     (
       "copy('objects/shape','x')|map_labels({0: 1, 1: 0},key='x')"

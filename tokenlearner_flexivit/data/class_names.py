@@ -1,6 +1,8 @@
 """The classes of labels, and whether two datasets number them alike."""
 
 import collections
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,10 +81,12 @@ def _classes_after(
         break
     elif step.fn is dense_label.objects:
       if key == steps_lib.BOX_LABEL:
-        key = f"{arguments['key']}/{arguments['label']}"
+        labels = steps_lib.as_names(arguments["label"])
+        key = [f"{arguments['key']}/{label}" for label in labels]
     elif arguments["key"] == key:
       changes.append(arguments)
-  known = source.classes(key) if known is None else known
+  if known is None:
+    known = _combined(source, steps_lib.as_names(key))
   for arguments in reversed(changes):
     known = _renumbered(known, arguments)
   return known
@@ -105,6 +109,20 @@ def _joined(
     names += [f"{entry} {name}" for name in known]
   is_known = any(part is not None for part in parts.values())
   return len(names), names if is_known else None
+
+
+def _combined(source: Source, keys: Sequence[str]) -> Classes:
+  """Returns the classes of one entry, or of the combinations of several."""
+  known = [source.classes(key) for key in keys]
+  if len(known) == 1:
+    return known[0]
+  if any(count is None for count, _ in known):
+    return None, None
+  count = math.prod(count for count, _ in known)
+  if any(names is None for _, names in known):
+    return count, None
+  names = itertools.product(*(names for _, names in known))
+  return count, [" ".join(each) for each in names]
 
 
 def _renumbered(known: Classes, arguments: Mapping[str, Any]) -> Classes:

@@ -8,6 +8,7 @@ import ml_collections
 
 from tokenlearner_flexivit import interop, tasks
 from tokenlearner_flexivit.data import captions, preprocess, vocabulary
+from tokenlearner_flexivit.data.ops import dense_label
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.train import setup
@@ -20,6 +21,8 @@ DATASETS = {
   "imagenet21k": (14_197_087, 21_843),
   "cifar10": (50_000, 10),
   "cifar100": (50_000, 100),
+  "coco/2017": (118_287, 80),
+  "lvis": (100_170, 1_203),
   "oxford_iiit_pet": (3_680, 37),
   "oxford_flowers102": (1_020, 102),
 }
@@ -110,6 +113,7 @@ def _data(
     )
   kind = tasks.named(config["task"]).build_model(config["model"]).input
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
+  has_boxes = _makes_boxes(data.get("pp"))
   is_dense = str(name).startswith(("mask_folder:", "coco:"))
   data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
   if "+" in data["split"] and "[" not in data["split"]:
@@ -118,6 +122,8 @@ def _data(
     data["name"] += ":captions"
     if data.get("vocabulary") is None:
       data = _with_words(data, texts, config["model"])
+  elif has_boxes:
+    data["name"] += ":boxes"
   elif is_dense:
     data["name"] += ":dense"
     data["pp"] = _without_ids(data["pp"])
@@ -129,6 +135,14 @@ def _texts(pp: Any) -> captions.Texts | None:
   with contextlib.suppress(ValueError):  # A wrong one is refused later.
     return captions.vocabulary_of(pp) if isinstance(pp, str) else None
   return None
+
+
+def _makes_boxes(pp: Any) -> bool:
+  """Tells whether a preprocessing makes arrays of boxes."""
+  with contextlib.suppress(ValueError):  # A wrong one is refused later.
+    steps = preprocess.parse(pp).steps if isinstance(pp, str) else ()
+    return any(step.op is dense_label.objects for step in steps)
+  return False
 
 
 def _is_file_lost(name: str) -> bool:

@@ -32,6 +32,25 @@ def test_objects_become_arrays_of_one_size():
   assert result["box_label"].tolist() == [-1, -1]
 
 
+def test_objects_of_several_labels_and_with_details():
+  """Combinations count the last label fastest; details follow their boxes."""
+  objects = {
+    "bbox": sized(0.1, 0.5, 0.3),
+    "colour": np.array([1, 0, 1]),
+    "shape": np.array([2, 1, 0]),
+    "area": np.array([10.0, 50, 30]),
+    "is_crowd": np.array([True, False, True]),
+  }
+  op = "objects(2,('colour','shape'),sizes=(2,3){})"
+  result = run(op.format(",details=True"), objects=objects)
+  assert result["box_label"].tolist() == [0 * 3 + 1, 1 * 3 + 0]
+  assert result["box_area"].tolist() == [50, 30]
+  assert result["box_crowd"].tolist() == [0, 1]
+  assert "box_area" not in run(op.format(""), objects=objects)
+  image = np.zeros((5, 7, 3), np.uint8)
+  assert run("image_size", image=image)["size"].tolist() == [5, 7]
+
+
 def test_of_too_many_objects_the_largest_are_kept_in_order(caplog):
   objects = {"bbox": sized(0.1, 0.4, 0.2, 0.4, 0.3), "label": np.arange(5)}
   for _ in range(3):
@@ -127,6 +146,8 @@ def test_numbers_below_zero_can_be_ignored():
   [
     ("objects(0)", "max must be at least 1"),
     ("objects(2,key='boxes')", "'boxes' is a result"),
+    ("objects(2,('a','b'))", r"several labels need as many numbers of values"),
+    ("objects(2,('a','b'),sizes=(3,0))", r"sizes=\(3, 0\)"),
     ("map_labels('ade20k')", r"\['cityscapes'\]"),
     ("map_labels({})", "whole numbers"),
     ("map_labels({1: 'a'})", "whole numbers"),

@@ -9,7 +9,7 @@ from absl import logging
 from tokenlearner_flexivit.data import mask_classes
 from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.preprocess import Example, register_op
-from tokenlearner_flexivit.data.steps import BOX_LABEL
+from tokenlearner_flexivit.data.steps import BOX_LABEL, as_names
 
 # Masks of Cityscapes may also have -1, for license plates.
 _CITYSCAPES = mask_classes.CITYSCAPES_TO_TRAIN_IDS | {-1: mask_classes.IGNORE}
@@ -18,16 +18,38 @@ MAPPINGS: dict[str, Mapping[int, int]] = {"cityscapes": _CITYSCAPES}
 _SHOWN = 10
 
 
-def _check_objects(max: int, key: str) -> None:
+def _check_objects(
+  max: int,
+  label: str | tuple | list,
+  sizes: tuple | list | None,
+  key: str,
+) -> None:
   if max < 1:
     raise ValueError(f"max must be at least 1, not {max}")
+  labels = as_names(label)
+  if len(labels) == 1 and sizes is None:
+    sizes = (1,)
+  fine = sizes is not None and all(type(n) is int and n > 0 for n in sizes)
+  if not labels or not fine or len(sizes) != len(labels):
+    raise ValueError(
+      f"label={label!r} and sizes={sizes!r}: several labels need as many "
+      "numbers of values, as in objects(6,('colour','shape'),sizes=(8,5))"
+    )
   if key in ("boxes", BOX_LABEL):
     raise ValueError(f"key names the objects, and {key!r} is a result")
 
 
-@register_op(check=_check_objects, writes=("boxes", BOX_LABEL))
+@register_op(
+  check=_check_objects, writes=("boxes", BOX_LABEL, "box_area", "box_crowd")
+)
 def objects(
-  example: Example, max: int, label: str = "label", *, key: str = "objects"
+  example: Example,
+  max: int,
+  label: str | tuple | list = "label",
+  *,
+  sizes: tuple | list | None = None,
+  key: str = "objects",
+  details: bool = False,
 ) -> Example:
   """Makes arrays of boxes, as many for every example, of TFDS's objects.
 
@@ -37,8 +59,14 @@ def objects(
       [M]; such as TFDS's `objects` of coco, voc and rendered_scenes.
     max: number of boxes of the result. Of more objects the largest are kept,
       in their order; a warning tells of the first such example.
-    label: name of the classes in the dict, such as "shape".
+    label: name of the classes in the dict, such as "shape"; or several, such as
+      ("colour", "shape"), whose combinations are the classes, the last one
+      counting fastest.
+    sizes: numbers of values of several labels, such as (8, 5).
     key: where the objects are.
+    details: whether the result also has what COCO's average precision asks for,
+      if the objects tell it: `box_area`, float32 [max] in pixels, and
+      `box_crowd`, int32 [max]. No op moves these.
 
   Returns:
     The example with float32 [max, 4] under `boxes` and int32 [max] under
@@ -47,20 +75,22 @@ def objects(
   Raises:
     ValueError: the example has no such objects, or they are no boxes.
   """
-  _check_objects(max, key)
-  entry = example.get(key)
-  if not isinstance(entry, Mapping) or not {"bbox", label} <= entry.keys():
+  _check_objects(max, label, sizes, key)
+  entry, names = example.get(key), as_names(label)
+  if not isinstance(entry, Mapping) or not {"bbox", *names} <= entry.keys():
     has = sorted(entry) if isinstance(entry, Mapping) else sorted(example)
-    raise ValueError(
-      f"the example has no {key}/bbox and {key}/{label}; it has {has}"
-    )
+    wanted = " and ".join(f"{key}/{name}" for name in ("bbox", *names))
+    raise ValueError(f"the example has no {wanted}; it has {has}")
   bbox = np.asarray(entry["bbox"], np.float32).reshape(-1, 4)
-  classes = np.asarray(entry[label]).reshape(-1)
-  if len(bbox) != len(classes):
+  columns = [np.asarray(entry[name]).reshape(-1) for name in names]
+  if any(len(bbox) != len(column) for column in columns):
     raise ValueError(
       f"{key} has boxes of the shape {np.shape(entry['bbox'])} and classes of "
-      f"the shape {np.shape(entry[label])}"
+      f"the shape {np.shape(entry[names[0]])}"
     )
+  classes = columns[0]
+  if len(columns) > 1:
+    classes = np.ravel_multi_index(columns, sizes)
   areas = (bbox[:, 2:] - bbox[:, :2]).prod(-1)
   if len(bbox) > max:
     logging.log_first_n(
@@ -75,7 +105,15 @@ def objects(
   labels = np.full(max, -1, np.int32)
   boxes[: len(kept)] = bbox[kept]
   labels[: len(kept)] = classes[kept]
-  return {**example, "boxes": boxes, BOX_LABEL: labels}
+  result = {**example, "boxes": boxes, BOX_LABEL: labels}
+  for name, column, dtype in (
+    ("box_area", "area", np.float32),
+    ("box_crowd", "is_crowd", np.int32),
+  ):
+    if details and column in entry:
+      result[name] = np.zeros(max, dtype)
+      result[name][: len(kept)] = np.asarray(entry[column])[kept]
+  return result
 
 
 def _check_map_labels(mapping: str | dict, other: int | None) -> None:

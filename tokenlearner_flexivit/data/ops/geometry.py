@@ -49,10 +49,12 @@ class Place(NamedTuple):
   Attributes:
     size: height and width of the original, in pixels.
     matrix: from the original to the prepared image.
+    prepared: height and width of the prepared image.
   """
 
   size: tuple[int, int]
   matrix: Float[np.ndarray, "2 3"]
+  prepared: tuple[int, int]
 
 
 # Function of frames [..., H, W, C], and of whether they are a mask.

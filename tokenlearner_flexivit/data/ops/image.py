@@ -91,6 +91,21 @@ def resize_image(
   return resized.reshape(height, width, image.shape[-1])
 
 
+@register_op(entries=("key", "outkey"))
+def image_size(
+  example: Example, *, key: str = "image", outkey: str = "size"
+) -> Example:
+  """Returns the example with height and width of an image, in pixels.
+
+  Args:
+    example: has a decoded image under `key`.
+    key: the image.
+    outkey: where int32 [2], height and width, go.
+  """
+  size = np.asarray(geometry.sides(example, key), np.int32)
+  return {**example, outkey: size}
+
+
 @register_op(check=(check_resize, geometry.check))
 def resize(
   example: Example,

@@ -3,7 +3,6 @@
 import re
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from tokenlearner_flexivit.data.sources import base as sources
 
 _NAME = re.compile(
   r"fake:((?P<frames>\d+)x)?(?P<height>\d+)x(?P<width>\d+)x(?P<channels>[13])"
-  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?(:(?P<more>dense|captions))?"
+  r":(?P<num_classes>\d+)(:(?P<num_examples>\d+))?(:(?P<more>dense|boxes|captions))?"
 )
 
 # Rectangles along each side of a mask.
@@ -31,7 +30,8 @@ class FakeSource(sources.Source):
   "fake:16x64x64x3:10", the examples are videos of so many frames. With ":dense"
   at the end, as in "fake:48x48x3:5:16:dense", images have a mask `semantic` of
   rectangles of classes, uint8 [H, W], with a few pixels without a class, and
-  `objects` with boxes, as `coco:` has them. With ":captions" at the end,
+  `objects` with boxes, as `coco:` has them. With ":boxes" at the end they have
+  these alone, and their classes have names. With ":captions" at the end,
   examples have `captions`, a list of texts of words that `word` returns, and
   `caption`, the first of them. Every split exists.
   """
@@ -56,10 +56,11 @@ class FakeSource(sources.Source):
         "'fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]' as in "
         "'fake:240x240x3:1000', with 1 or 3 channels, or for videos "
         "'fake:FRAMESxHEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]'. Images with "
-        "masks and boxes have ':dense' at the end, those with texts "
-        "':captions'."
+        "masks and boxes have ':dense' at the end, those with boxes ':boxes', "
+        "those with texts ':captions'."
       )
     self._is_dense = match["more"] == "dense"
+    self._has_boxes = match["more"] == "boxes"
     self._has_captions = match["more"] == "captions"
     sides = match.group("frames", "height", "width", "channels")
     self._shape = tuple(int(side) for side in sides if side)
@@ -72,6 +73,9 @@ class FakeSource(sources.Source):
         f"{name!r}: only images of up to {mask_classes.IGNORE} classes have "
         "masks. Leave out ':dense'."
       )
+    if self._has_boxes:
+      names = [word(number) for number in range(self.num_classes)]
+      self.value_names = {"objects/label": names}
     num_examples = int(match["num_examples"] or 1024)
     self.name = f"{name} ({split})"
     self.parts = [
@@ -100,35 +104,41 @@ class FakeSource(sources.Source):
       "id": np.int32(index),
     }
     if self._is_dense:
-      example |= self._dense(rng)
+      example["semantic"] = self._mask(rng)
+    if self._is_dense or self._has_boxes:
+      example["objects"] = self._objects(rng)
     if self._has_captions:
       captions = [_sentence(rng) for _ in range(_CAPTIONS)]
       example |= {"captions": captions, "caption": captions[0]}
     return example
 
-  def _dense(self, rng: np.random.Generator) -> dict[str, Any]:
-    """Returns a mask and boxes, which have nothing to do with each other."""
+  def _mask(self, rng: np.random.Generator) -> np.ndarray:
+    """Returns a mask, which has nothing to do with the boxes."""
     height, width, _ = self._shape
     rows, columns = (np.arange(s) * _GRID // s for s in (height, width))
     classes = rng.integers(0, self.num_classes, (_GRID, _GRID), np.uint8)
     mask = classes[rows][:, columns]
     mask[0] = mask_classes.IGNORE
+    return mask
+
+  def _objects(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Returns one to three boxes."""
+    *_, height, width, _ = self._shape
     count = rng.integers(1, 4)
     corners = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
     sides = corners[:, 2:] - corners[:, :2]
-    objects = {
+    return {
       "id": np.arange(count),
       "area": (sides.prod(1) * height * width).astype(np.float32),
       "bbox": corners.astype(np.float32),
       "label": rng.integers(0, self.num_classes, count),
       "is_crowd": np.zeros(count, bool),
     }
-    return {"semantic": mask, "objects": objects}
 
   def classes(
     self, key: str = "label"
   ) -> tuple[int | None, Sequence[str] | None]:
-    """Returns the number of classes; they have no names."""
+    """Returns the number of classes; only those of ":boxes" have names."""
     if self._is_dense and key in ("semantic", "objects/label"):
       key = "label"
     return super().classes(key)
