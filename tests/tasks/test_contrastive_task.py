@@ -63,6 +63,11 @@ def test_texts_get_the_numbers_of_the_training():
     assert task.tokenize(["a zebra"]).tolist() == [[3, 2, 1, 1, 1]]
 
 
+def test_an_embedding_in_words():
+  words = make_task().in_words(np.ones(8, np.float32), 5)
+  assert words.startswith("an embedding of 8 numbers; give --labels")
+
+
 def test_batches_that_teach_nothing_or_have_other_tokens():
   task = make_task()
   task.check_batch({"tokens": np.ones((2, 5), np.int32)})

@@ -29,7 +29,7 @@ def test_they_are_what_the_evaluation_counts_at_the_original_size():
     jnp.array([seen]),
     jnp.array([shown]),
   )
-  place = geometry.Place(shown, geometry.window(0, 0, *shown, *seen))
+  place = geometry.Place(shown, geometry.window(0, 0, *shown, *seen), seen)
   classes = label_maps.best_classes(logits, place, NUM_CLASSES)
   assert (classes == NUM_CLASSES).any()  # Of pixels beside the NaN.
   matrix = confusion.count(
@@ -84,7 +84,7 @@ def test_answers_lie_where_the_original_shows_them(pp, size, any_size):
 
 def test_mirror_images_are_mirrored_back():
   logits = RNG.normal(size=(7, 8, NUM_CLASSES)).astype(np.float32)
-  plain = geometry.Place((9, 8), geometry.window(0, 0, 9, 8, 7, 8))
+  plain = geometry.Place((9, 8), geometry.window(0, 0, 9, 8, 7, 8), (7, 8))
   mirrored = plain._replace(
     matrix=plain.matrix * [[-1], [1]] + [[0, 0, 8], [0, 0, 0]]
   )
@@ -109,7 +109,9 @@ def test_ops_that_hide_where_they_move_pixels_are_named():
 
 
 def test_rotations_are_refused():
-  place = geometry.Place((4, 4), np.array([[0.9, 0.1, 0], [-0.1, 0.9, 0]]))
+  place = geometry.Place(
+    (4, 4), np.array([[0.9, 0.1, 0], [-0.1, 0.9, 0]]), (4, 4)
+  )
   with pytest.raises(ValueError, match="rotates or shears"):
     label_maps.best_classes(np.zeros((4, 4, 2), np.float32), place, 255)
 

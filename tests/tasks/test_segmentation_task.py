@@ -224,7 +224,7 @@ def test_rows_and_files(tmp_path):
   logits = np.zeros((2, 4, 3), np.float32)
   logits[..., 2] = 1
   logits[0, 0, 0] = 2
-  place = geometry.Place((2, 4), np.eye(2, 3))
+  place = geometry.Place((2, 4), np.eye(2, 3), (2, 4))
   answer = task.restore(logits, place)
   expected = [[0, 2, 2, 2], [2, 2, 2, 2]]
   np.testing.assert_array_equal(answer, expected)

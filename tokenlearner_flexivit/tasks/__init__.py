@@ -11,6 +11,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.tasks import (
   classification,
   contrastive,
+  detection,
   distillation,
   segmentation,
   segmentation_distillation,
@@ -20,6 +21,7 @@ from tokenlearner_flexivit.tasks.base import Batch, Task
 TASKS = {
   "classification": classification.Classification,
   "contrastive": contrastive.Contrastive,
+  "detection": detection.Detection,
   "distillation": distillation.Distillation,
   "segmentation": segmentation.Segmentation,
   "segmentation_distillation": (

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, UInt8
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -349,6 +349,19 @@ class Task(abc.ABC):
   def in_json(self, answer: Any) -> Any:
     """Returns the answer to one input, as in `rows`, as JSON values."""
     return jax.tree.map(lambda leaf: leaf.tolist(), answer)
+
+  def draw(
+    self, answer: Any, image: UInt8[np.ndarray, "H W C"], path: pathlib.Path
+  ) -> bool:
+    """Draws the answer to one input into its image; tells whether it can.
+
+    Args:
+      answer: as in `rows`.
+      image: the original.
+      path: of the picture to write.
+    """
+    del answer, image, path
+    return False
 
   def write(self, answer: Any, path: str | os.PathLike) -> pathlib.Path:
     """Writes the answer to one input as a file; returns its path.

@@ -332,6 +332,14 @@ class Contrastive(base.Task):
     cost = getattr(self.model, "text_cost", None)
     return 0 if cost is None else cost(self.max_len)
 
+  def in_words(self, answer: Float[np.ndarray, " E"], most: int) -> str:
+    """Returns that the answer is an embedding, and what to do with it."""
+    del most
+    return (
+      f"an embedding of {len(answer)} numbers; give --labels to compare it "
+      "with texts"
+    )
+
   def further_programs(self) -> dict[str, base.Program]:
     """Returns the program of the text tower."""
     does = (
