@@ -51,12 +51,14 @@ setuptools.setup(
       "pytest-xdist>=3.6",
       "ruff==0.17.5",  # As .pre-commit-config.yaml has it.
       "av>=15.0",
+      "pycocotools>=2.0.8",
       "beartype>=0.23",  # Checks the shapes that functions declare.
       "ipykernel>=6.29",  # These three execute the notebooks.
       "nbclient>=0.10",
       "nbformat>=5.10",
       *_TEXT,
     ],
+    "detection": ["pycocotools>=2.0.8"],
     "cuda": ["jax[cuda]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hub": ["huggingface_hub>=0.30"],

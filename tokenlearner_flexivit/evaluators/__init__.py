@@ -15,6 +15,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.evaluators import (
   classification,
+  detection,
   distance,
   ensemble,
   fewshot,
@@ -29,6 +30,7 @@ __all__ = ["EVALUATORS", "Context", "Evaluator", "check", "create"]
 
 EVALUATORS = {
   "classification": classification.Evaluator,
+  "detection": detection.Evaluator,
   "distance": distance.Evaluator,
   "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int32
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.data.ops import geometry
-from tokenlearner_flexivit.evaluators import windows
+from tokenlearner_flexivit.evaluators import shown_settings, windows
 from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import Task
@@ -22,36 +22,7 @@ Sides = tuple[int, int]  # Height and width in pixels.
 PICTURE_FILE = "segmentation.png"
 IOU = "IoU_"
 _NUM_IMAGES = 4
-# A wider table is cut off in many viewers.
-_MAX_COLUMNS = 10
 _IOU = Metric("IoU", "%")
-
-
-def by_patch_size(
-  rows: Sequence[Row], headline: str
-) -> list[tuple[dials.Setting, Row]]:
-  """Returns the best setting of each patch size, from small to large.
-
-  Args:
-    rows: of the settings, as in a report.
-    headline: the metric that tells the best.
-  """
-  best = {}
-  for row in rows:
-    setting = dials.Setting.from_row(row)
-    size = setting.patch_size or (0, 0)
-    if size not in best or row[headline] > best[size][1][headline]:
-      best[size] = setting, row
-  return [best[size] for size in sorted(best, key=lambda s: (s[0] * s[1], s))]
-
-
-def _thinned(items: Sequence[Any], number: int) -> list[Any]:
-  """Returns at most so many items, evenly spaced, with both ends."""
-  if len(items) <= number:
-    return list(items)
-  return [
-    items[round(i)] for i in np.linspace(0, len(items) - 1, number).tolist()
-  ]
 
 
 def class_table(
@@ -66,8 +37,10 @@ def class_table(
       there are more settings than columns.
   """
   settings = [(dials.Setting.from_row(row), row) for row in rows]
-  if len(settings) > _MAX_COLUMNS:
-    settings = _thinned(by_patch_size(rows, headline), _MAX_COLUMNS)
+  if len(settings) > shown_settings.MAX_COLUMNS:
+    settings = shown_settings.thinned(
+      shown_settings.by_patch_size(rows, headline), shown_settings.MAX_COLUMNS
+    )
   known = [
     name for name in names if any(f"{IOU}{name}" in row for _, row in settings)
   ]
@@ -75,7 +48,7 @@ def class_table(
     {
       f"{_IOU.column} of": name,
       **{
-        _in_words(setting): (
+        shown_settings.in_words(setting): (
           _IOU.text(row[f"{IOU}{name}"]) if f"{IOU}{name}" in row else ""
         )
         for setting, row in settings
@@ -84,17 +57,6 @@ def class_table(
     for name in known
   ]
   return table.markdown(lines) if lines else ""
-
-
-def _in_words(setting: dials.Setting) -> str:
-  """Returns a setting for the head of a column: "patch 16, 8 tokens"."""
-  cells = [text for text in setting.cells.values() if text]
-  if not cells:
-    return "the model's own"
-  first, *others = cells
-  if setting.patch_size is None:
-    return f"{first} tokens"
-  return ", ".join([f"patch {first}", *(f"{text} tokens" for text in others)])
 
 
 class Strip:
@@ -148,7 +110,9 @@ class Strip:
     # Matplotlib is imported only where something is drawn.
     from tokenlearner_flexivit.figures import drawing, label_maps, overlay
 
-    settings = _thinned(by_patch_size(rows, headline), 3)
+    settings = shown_settings.thinned(
+      shown_settings.by_patch_size(rows, headline), 3
+    )
     examples = list(self._examples())
     images = np.stack([image for image, _, _ in examples])
     sides = np.array([seen for _, seen, _ in examples], np.int32)
@@ -159,13 +123,13 @@ class Strip:
     shown = []
     for i, (image, seen, truth) in enumerate(examples):
       matrix = geometry.window(0, 0, *truth.shape, *seen)
-      place = geometry.Place(truth.shape, matrix)
+      place = geometry.Place(truth.shape, matrix, image.shape[:2])
       maps = [self._task.restore(answer[i], place) for answer in answers]
       visible = overlay.displayable(image[: seen[0], : seen[1]])
       shown.append(label_maps.Row(visible, [truth, *maps]))
     headings = [
-      f"{_in_words(setting)}\n{metric.title} {metric.text(row[headline])}"
-      f" {metric.unit}".rstrip()
+      f"{shown_settings.in_words(setting)}\n{metric.title} "
+      f"{metric.text(row[headline])} {metric.unit}".rstrip()
       for setting, row in settings
     ]
     count = terminal.counted(len(settings), "patch size")
