@@ -5,6 +5,8 @@ r"""Predictions of a trained model from the command line.
   python -m tokenlearner_flexivit.predict photo.jpg --workdir=W --output=MASKS
   python -m tokenlearner_flexivit.predict photo.jpg --workdir=W \
     --labels="a red circle;a blue square"
+  python -m tokenlearner_flexivit.predict photo.jpg --workdir=W \
+    --detect="a dog;a red ball" --output=BOXES
   python -m tokenlearner_flexivit.predict profile --workdir=W
   python -m tokenlearner_flexivit.predict export --workdir=W --output=FOLDER
 
@@ -19,7 +21,7 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenlearner_flexivit import arguments, dials, tasks, terminal
@@ -109,6 +111,11 @@ def _predict(argv: Sequence[str]) -> bool:
     metavar="TEXTS",
     help="texts to choose from, separated by ; for a model of images and texts",
   )
+  add(
+    "--detect",
+    metavar="NAMES",
+    help="names of things to find, separated by ; for a model of detection",
+  )
   form = parser.add_mutually_exclusive_group()
   form.add_argument("--json", action="store_true", help="print JSON")
   form.add_argument(
@@ -126,17 +133,18 @@ def _predict(argv: Sequence[str]) -> bool:
   args = parser.parse_args(argv)
   if args.profile and args.budget_ms is None:
     parser.error("--profile is for --budget_ms.")
-  if args.labels is not None:
-    if args.output:
-      parser.error("--output writes answers that are no labels.")
-    args.labels = [text.strip() for text in args.labels.split(";")]
-    args.labels = [text for text in args.labels if text]
-    if not args.labels:
-      parser.error('--labels names no text. Give some, as in "a cat;a dog".')
+  if args.labels is not None and args.output:
+    parser.error("--output writes answers that are no labels.")
+  if args.labels is not None and args.detect is not None:
+    parser.error("Give --labels or --detect, not both.")
+  labels = _texts(args.labels, "labels", parser)
+  names = _texts(args.detect, "detect", parser)
   for word in COMMANDS:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
   predictor = Predictor.load(args.workdir)
+  if names is not None:
+    predictor = predictor.looking_for(names)
   images = _expanded(args.images, predictor.extensions)
   files = None
   if args.output:
@@ -153,7 +161,8 @@ def _predict(argv: Sequence[str]) -> bool:
       "Measuring every setting first; a file of `profile` spares that.",
       file=sys.stderr,
     )
-  predictions, trained = _in_calls(predictor, images, args), predictor.trained
+  predictions = _in_calls(predictor, images, args, labels)
+  trained = predictor.trained
   if files:
     predictions = list(_written(files, predictions, trained.task))
     print(f"Saved the answers in {args.output}.")
@@ -172,6 +181,18 @@ def _predict(argv: Sequence[str]) -> bool:
   return failed > 0
 
 
+def _texts(
+  value: str | None, flag: str, parser: argparse.ArgumentParser
+) -> list[str] | None:
+  """Returns the texts of a flag, which semicolons separate."""
+  if value is None:
+    return None
+  texts = [text.strip() for text in value.split(";") if text.strip()]
+  if not texts:
+    parser.error(f'--{flag} names no text. Give some, as in "a cat;a dog".')
+  return texts
+
+
 def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
   """Returns files, replacing each folder by the files in it."""
   images = []
@@ -183,7 +204,10 @@ def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
 
 
 def _in_calls(
-  predictor: Predictor, images: Sequence[str], args: argparse.Namespace
+  predictor: Predictor,
+  images: Sequence[str],
+  args: argparse.Namespace,
+  labels: Sequence[str] | None,
 ) -> Iterator[Prediction]:
   """Yields the answers to images, in calls of the requested size."""
   number = min(args.batch_size or len(images), len(images))
@@ -198,7 +222,7 @@ def _in_calls(
     number = min(number, _MAX_UNWRITTEN)
   for start in range(0, len(images), number):
     part = images[start : start + number]
-    yield from predictor.answer(part, setting, args.top_k, args.labels)
+    yield from predictor.answer(part, setting, args.top_k, labels)
 
 
 def _as_json(
@@ -287,15 +311,21 @@ def _files(
 
 
 def _written(
-  files: Iterable[pathlib.Path],
+  files: Mapping[pathlib.Path, str],
   predictions: Iterable[Prediction],
   task: tasks.Task,
 ) -> Iterator[Prediction]:
-  """Writes a file for each answer, as the task does; yields what is left."""
-  for file, prediction in zip(files, predictions, strict=True):
+  """Writes a file for each answer, and its picture; yields what is left.
+
+  The task decides on both.
+  """
+  for (file, image), prediction in zip(files.items(), predictions, strict=True):
     if prediction.error is None:
       file.parent.mkdir(parents=True, exist_ok=True)
       task.write(prediction.answer, file)
+      if task.model.input == "image":
+        picture = file.with_name(f"{file.name}.png")
+        task.draw(prediction.answer, images_lib.read(image), picture)
     yield dataclasses.replace(prediction, answer=None)
 
 

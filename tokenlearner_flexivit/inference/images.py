@@ -309,7 +309,7 @@ class Preparation:
         "where it moves the pixels of images, so answers cannot be brought "
         "back to them. Let it change images by `ops.geometry.move`"
       )
-    return prepared, geometry.Place(size, frame)
+    return prepared, geometry.Place(size, frame, prepared.shape[:2])
 
   def _prepared(
     self, image: Any

@@ -1,5 +1,7 @@
 """The predictor of a trained model, at any setting or within a budget."""
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -53,6 +55,8 @@ class Predictor(chooser.Chooser):
       max_batch = programs_lib.largest_batch(trained)
     shape = self._prepare.shape
     super().__init__(trained, programs_lib.Programs(trained, max_batch, shape))
+    # The last predictor of other names.
+    self._others: dict[tuple[str, ...], Predictor] = {}
     self._texts = texts_lib.Texts(trained.task, self._programs.params)
 
   # Compiled programs cannot be pickled, so unpickling creates new ones.
@@ -107,8 +111,9 @@ class Predictor(chooser.Chooser):
       num_tokens: as `setting` takes it.
       budget_ms: makes `choose` select the setting, for so many images.
       top_k: how many classes to return, at most.
-      labels: texts to choose from, for a model of images and texts, such as "a
-        photo of a cat"; they take the place of classes.
+      labels: texts that take the place of classes, such as "a photo of a cat":
+        those to choose from, for a model of images and texts, or the names of
+        what to find, for one of detection.
       **others: as `setting` takes them.
 
     Returns:
@@ -133,6 +138,8 @@ class Predictor(chooser.Chooser):
   ) -> list[answers.Prediction]:
     """Answers to images like `predict`, at a setting."""
     checks.whole(top_k, "top_k")
+    if labels is not None and hasattr(self.trained.task, "renamed"):
+      return self.looking_for(labels).answer(images, setting, top_k)
     if labels is not None:
       return self._labelled(images, setting, top_k, labels)
     if self.trained.task.has_places:
@@ -159,6 +166,74 @@ class Predictor(chooser.Chooser):
       return answers.Prediction(setting, answer=answer)
 
     return [prediction(i) for i in range(len(jax.tree.leaves(outputs)[0]))]
+
+  def looking_for(
+    self,
+    names: Sequence[str],
+    examples: Sequence[tuple[Any, Sequence[float]]] | None = None,
+    **values: Any,
+  ) -> "Predictor":
+    """Returns a predictor that finds other things.
+
+    Args:
+      names: of the things, in any words, for a model of detection.
+      examples: for each name an image and the box of such a thing in it, (xmin,
+        ymin, xmax, ymax) in pixels: then things are found that look like it,
+        whatever the name.
+      **values: of the dials, at which examples are looked at, as `setting`
+        takes them.
+
+    Raises:
+      ValueError: the model finds nothing by names, there is no name, or not one
+        example for each; or an example cannot be read.
+    """
+    trained = self.trained
+    if not hasattr(trained.task, "renamed"):
+      raise ValueError(
+        f"The task of this model is {type(trained.task).__name__}, which finds "
+        "nothing by names. Take a model of the task 'detection'."
+      )
+    if isinstance(names, str) or not names:
+      raise ValueError(f"names={names!r} must be a list of at least one name.")
+    queries, key = None, tuple(names)
+    if examples is not None:
+      if len(examples) != len(names):
+        raise ValueError(
+          f"There are {len(examples)} examples for {len(names)} names. Give "
+          "one for each."
+        )
+      queries = self._embedded(examples, self.setting(**values))
+    elif key in self._others:
+      return self._others[key]
+    section, about = trained.task.renamed(
+      trained.other_task["section"], trained.other_task["about"], key, queries
+    )
+    other = {"section": section, "about": about}
+    predictor = Predictor(
+      dataclasses.replace(trained, other_task=other), self._programs.max_batch
+    )
+    if queries is None:
+      self._others = {key: predictor}
+    return predictor
+
+  def _embedded(
+    self,
+    examples: Sequence[tuple[Any, Sequence[float]]],
+    setting: dials.Setting,
+  ) -> Float32[np.ndarray, "K E"]:
+    """Returns the embeddings of things in images."""
+    task = self.trained.task
+    embed = jax.jit(functools.partial(task.embedding_in, setting=setting))
+    vectors = []
+    for image, box in examples:
+      prepared, place = self._prepare.with_place(image)
+      corners = np.reshape(np.asarray(box, np.float64), (2, 2))
+      shown = corners @ place.matrix[:, :2].T + place.matrix[:, 2]
+      shares = (shown / np.array(place.prepared[::-1])).reshape(4)
+      vectors.append(
+        embed(self._programs.params, prepared, shares.astype(np.float32))
+      )
+    return np.stack(vectors)
 
   def _labelled(
     self,
