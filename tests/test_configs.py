@@ -44,8 +44,10 @@ NAMES = sorted(
 # Arguments of configs that need some.
 ARGS = {
   "captions": "path=/data/pairs.csv",
+  "detection_folder": "path=/data/dogs",
   "folder": "path=/data/flowers",
   "lit": "runlocal",
+  "owl_vit": "runlocal",
   "segmentation_folder": "path=/data/fields",
   "segmenter": "data=cityscapes,path=/data/cityscapes,init=none",
   "transfer": "runlocal",
