@@ -40,7 +40,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
   """Returns the figure by its file."""
   scale, measured = outcome.scale, by_cell(outcome.rows)
   coarse, fine = scale.sizes[0], scale.sizes[-1]
-  figure = drawing.Figure(figsize=(12, 4.2), layout="constrained")
+  figure = drawing.Figure(figsize=(12, 4.8), layout="constrained")
   panels = figure.subplots(1, 3, sharey=True)
   for axes, size in zip(panels, (coarse, fine), strict=False):
     for name, (label, style, colour) in _BACKBONES.items():
@@ -64,7 +64,13 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     )
     axes.set_xticks(range(len(scale.sizes)), map(str, scale.sizes))
     axes.set_xlabel("patch size it is used at")
-    axes.legend(frameon=False, fontsize=9, loc="lower center")
+    axes.legend(
+      frameon=False,
+      fontsize=9,
+      ncols=2,
+      loc="upper center",
+      bbox_to_anchor=(0.5, -0.17),
+    )
     study.tidy(axes)
   panels[0].set_ylabel("mIoU in %, mean ± std of seeds")
   return {f"figure{outcome.suffix}.png": figure}
