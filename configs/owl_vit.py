@@ -37,7 +37,6 @@ from tokenlearner_flexivit import interop
 
 PATCH_SIZES = (48, 32, 24, 16)  # Of 768 pixels.
 _GREY = 127
-_ADDED = ("merged_class_token", "box_head", "class_head", "txt")
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -177,4 +176,3 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
   if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
     c.model.pool = "gap"
   c.model.update(name="owl_vit", text=text)
-  c.init_optional = list(_ADDED)

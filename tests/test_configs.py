@@ -16,6 +16,7 @@ from PIL import Image
 
 from configs import (
   captions,
+  detection_folder,
   flexivit_i1k_distill,
   flexivit_i21k_sup,
   folder,
@@ -122,6 +123,20 @@ def test_a_text_tower_starts_beside_the_tower_of_any_vit(tmp_path):
   tower = set(loaded) - {"txt", "t"}
   assert tower == {"Transformer", "embedding", "pos_embedding"}
   for name in tower:
+    chex.assert_trees_all_equal(loaded[name], params[name])
+
+
+def test_a_detector_starts_from_the_tower_of_any_vit(tmp_path):
+  """Its heads and its text tower are fresh."""
+  vit = models.create(variant="mu", depth=1, num_classes=7, pool="map")
+  params = tiny.init(vit, np.zeros((1, 64, 64, 3)))
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  config = detection_folder.get_config(f"runlocal,init={path}")
+  assert config.model.pool == "gap" and "num_classes" not in config.model
+  loaded = setup.Experiment(config).init_params()
+  assert set(loaded) >= {"txt", "box_head", "class_head"}
+  for name in ("Transformer", "embedding", "pos_embedding"):
     chex.assert_trees_all_equal(loaded[name], params[name])
 
 

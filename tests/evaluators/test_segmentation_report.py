@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tokenlearner_flexivit import data
-from tokenlearner_flexivit.evaluators import segmentation_report
+from tokenlearner_flexivit.evaluators import segmentation_report, shown_settings
 from tokenlearner_flexivit.figures import label_maps, palette
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import segmentation
@@ -26,7 +26,7 @@ def rows(*settings):
 
 
 def test_a_picture_shows_the_best_setting_of_each_size():
-  chosen = segmentation_report.by_patch_size(
+  chosen = shown_settings.by_patch_size(
     rows((16, 8, 0.1), (16, "all", 0.3), ([8, 4], 8, 0.5), (6, 8, 0.2)), "mIoU"
   )
   assert [setting.name for setting, _ in chosen] == [

@@ -13,6 +13,8 @@ from configs import transfer
 from tokenlearner_flexivit import interop, models, train
 from tokenlearner_flexivit.inference import Predictor, export, model_card
 
+# Four runs, one after another: a job of its own.
+pytestmark = pytest.mark.processes
 CLASSES = ("daisy", "rose", "tulip")
 SIZES = (30, 24, 15)  # Pixels of the evaluated patches; 30 is trained.
 FUSED = dict(layer=0, num_tokens=8, version="1.0", fuser=True)
