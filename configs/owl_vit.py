@@ -171,8 +171,8 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
     stored = interop.vocabulary(source)
     if stored is not None:
       c.data.vocabulary = stored
-  for name in ("num_classes", "rep_size", "head_zeroinit", "bias_init"):
-    c.model.pop(name, None)
+  left_out = ("num_classes", "rep_size", "head_zeroinit", "bias_init")
+  c.model = {k: v for k, v in c.model.items() if k not in left_out}
   if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
     c.model.pool = "gap"
   c.model.update(name="owl_vit", text=text)
