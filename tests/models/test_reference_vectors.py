@@ -14,6 +14,8 @@ from tokenlearner_flexivit import models
 
 # Modules that check reference vectors.
 MODULES = (
+  "tests.evaluators.test_coco_ap",
+  "tests.evaluators.test_retrieval",
   "tests.evaluators.test_segmentation_metrics",
   "tests.interop.test_interop_formats",
   "tests.interop.test_owl_vit_files",
@@ -23,6 +25,7 @@ MODULES = (
   "tests.models.test_segmenter",
   "tests.models.test_text_transformer",
   "tests.models.test_two_towers",
+  "tests.tasks.test_contrastive_loss",
   "tests.tasks.test_matching",
 )
 

@@ -322,10 +322,9 @@ class Plan:
     for name in self._without_fate(ours):
       if name not in theirs and (name in two_towers.SCALARS or not has_text):
         self._note(name, "fresh", note="not in the file")
-    for name in two_towers.SCALARS:
-      if ours and name in theirs and name not in ours:
-        leaf = remaining.pop(name)
-        self._note(name, "unused", leaf, "the same for all pairs")
+    scalars = [n for n in two_towers.SCALARS if n in theirs and n not in ours]
+    for name in scalars if ours else ():
+      self._note(name, "unused", remaining.pop(name), "the same for all pairs")
     if ours and not has_text:
       for name in [n for n in remaining if n.startswith(_ANSWER)]:
         leaf = remaining.pop(name)
