@@ -26,7 +26,7 @@ import itertools
 
 import ml_collections
 
-from configs import lit
+from configs import lit, segmentation_scenes
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
 
@@ -50,12 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     runlocal=False,
   )
   runlocal = args["runlocal"]
-  drawn = args["patch_sizes"] or "+".join(map(str, PATCH_SIZES))
-  if not all(p.isdecimal() for p in drawn.split("+")):
-    raise ValueError(
-      f"The config's patch_sizes={drawn!r} must be whole numbers joined by a "
-      "plus, such as 15+12+10+6."
-    )
+  drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else 64}"
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -84,7 +79,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   if args["init"]:
     lit.start_from(c, args["init"], dict(max_len=MAX_LEN, vocabulary="words"))
-  c.flexi = dict(patch_size=dict(values=tuple(map(int, drawn.split("+")))))
+  c.flexi = dict(patch_size=dict(values=drawn))
   c.task = dict(name="contrastive", loss=args["loss"])
   if args["loss"] == "sigmoid":
     c.model.bias_init = -10.0  # As published.

@@ -21,7 +21,7 @@ Arguments:
 
 import ml_collections
 
-from configs import segmenter
+from configs import segmentation_scenes, segmenter
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes
 
@@ -36,12 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, init="", patch_sizes="", steps=2000, runlocal=False
   )
   runlocal = args["runlocal"]
-  drawn = args["patch_sizes"] or "+".join(map(str, PATCH_SIZES))
-  if not all(p.isdecimal() for p in drawn.split("+")):
-    raise ValueError(
-      f"The config's patch_sizes={drawn!r} must be whole numbers joined by a "
-      "plus, such as 24+16+12+8."
-    )
+  drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else 96}"
   resize = "resize(96)|" if runlocal else ""
   colours = list(scene.COLOURS)
@@ -77,7 +72,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model.text = dict(
     width=32 if runlocal else 64, depth=1, mlp_dim=128, num_heads=2, max_len=8
   )
-  c.flexi = dict(patch_size=dict(values=tuple(map(int, drawn.split("+")))))
+  c.flexi = dict(patch_size=dict(values=drawn))
   # One shape of each colour, no shape more than twice.
   held_out = [
     f"{colour} {shapes.NAMES[i % len(shapes.NAMES)]}"

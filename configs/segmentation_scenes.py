@@ -36,12 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     runlocal=False,
   )
   runlocal = args["runlocal"]
-  drawn = args["patch_sizes"] or "+".join(map(str, PATCH_SIZES))
-  if not all(p.isdecimal() for p in drawn.split("+")):
-    raise ValueError(
-      f"The config's patch_sizes={drawn!r} must be whole numbers joined by a "
-      "plus, such as 15+12+10+6."
-    )
+  drawn = patch_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else 64}"
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -72,7 +67,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       posemb_grid=(10, 10),
     )
   c.model.decoder = args["decoder"]
-  c.flexi = dict(patch_size=dict(values=tuple(map(int, drawn.split("+")))))
+  c.flexi = dict(patch_size=dict(values=drawn))
   c.task = dict(name="segmentation")
   c.optimizer = dict(
     name="adamw",
@@ -94,3 +89,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
+
+
+def patch_sizes(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the patch sizes of an argument such as "15+12".
+
+  Args:
+    text: whole numbers joined by a plus, or "".
+    default: the result for "".
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if not text:
+    return default
+  if not all(p.isdecimal() for p in text.split("+")):
+    raise ValueError(
+      f"The config's patch_sizes={text!r} must be whole numbers joined by a "
+      f"plus, such as {'+'.join(map(str, default))}."
+    )
+  return tuple(map(int, text.split("+")))

@@ -113,7 +113,7 @@ def test_a_segmenter_starts_from_the_tower_of_any_vit(tmp_path):
 
 
 def test_a_text_tower_starts_beside_the_tower_of_any_vit(tmp_path):
-  """Whose head named classes and is left out."""
+  """Its head, which named classes, is left out."""
   vit = models.create(variant="mu", depth=1, num_classes=7)
   params = tiny.init(vit, np.zeros((1, 64, 64, 3)))
   path = tmp_path / "vit.safetensors"

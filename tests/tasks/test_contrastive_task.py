@@ -1,4 +1,4 @@
-"""What the task of images and texts refuses, and how it reads texts."""
+"""The task of images and texts: its errors, and how it reads texts."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the task of detection refuses, its targets, and where its boxes lie."""
+"""The task of detection: its errors, its targets, the places of its boxes."""
 
 import functools
 

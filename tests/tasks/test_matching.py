@@ -102,7 +102,7 @@ def test_overlaps_are_the_published_ones(name):
 
 
 def test_centres_are_those_of_the_data():
-  """Which have (ymin, xmin, ymax, xmax)."""
+  """Boxes of data are (ymin, xmin, ymax, xmax)."""
   data = jnp.asarray([[0.1, 0.2, 0.5, 0.8]])
   np.testing.assert_allclose(boxes.centres(data), [[0.5, 0.3, 0.6, 0.4]])
   np.testing.assert_allclose(

@@ -274,6 +274,13 @@ class Evaluator(abc.ABC):
       for setting in self.settings
     }
 
+  def _gather_program(self) -> Callable[..., Any]:
+    """Returns a program from rows of each device to those of all.
+
+    Its first argument is `_nothing()`.
+    """
+    return self._program("gather", lambda _, rows: self._parallel.gather(rows))
+
   def _inputs(self, batch: Batch) -> Batch:
     """Returns the entries of a batch that the model reads."""
     return {self._task.model.input: batch[self._task.model.input]}

@@ -39,7 +39,6 @@ from tokenlearner_flexivit.evaluators import base, coco_ap, shown_settings
 from tokenlearner_flexivit.evaluators.images import TRUTH
 from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks.detection import BOXES
 
 PICTURE_FILE = "detection.png"
@@ -101,9 +100,7 @@ class Evaluator(base.Evaluator):
     data_lib.check_entries(example, (SIZE, BOXES, BOX_LABEL), f"{where}.truth")
     self.image_shape = self._images.shape
     self._answers = self._answer_programs()
-    self._gather = self._program(
-      "detection", functools.partial(_everywhere, self._parallel)
-    )
+    self._gather = self._gather_program()
 
   @classmethod
   def check(cls, section: Mapping[str, Any], where: str) -> None:
@@ -336,8 +333,3 @@ def _in_pixels(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
   height, width = np.asarray(size, np.float64)
   pixels = boxes.astype(np.float64).clip(0, 1)[:, [1, 0, 3, 2]]
   return pixels * np.array([width, height, width, height])
-
-
-def _everywhere(parallel: Parallel, _: Any, rows: Any) -> Any:
-  """Returns the rows of all devices; runs on each."""
-  return parallel.gather(rows)

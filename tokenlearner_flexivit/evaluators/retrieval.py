@@ -32,7 +32,6 @@ from jaxtyping import Float, Int
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.evaluators import base
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks.contrastive import TOKENS
 
 TEXTS, TEXT_MASK = "texts", "text_mask"
@@ -133,9 +132,7 @@ class Evaluator(base.Evaluator):
       functools.partial(_embed_texts, self._task),
       sharded_output=True,
     )
-    self._gather = self._program(
-      "retrieval", functools.partial(_everywhere, self._parallel)
-    )
+    self._gather = self._gather_program()
 
   def _check_texts(self, example: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError for an example without texts of the vocabulary."""
@@ -212,11 +209,6 @@ def _embed_texts(task: Any, params: Any, batch: base.Batch) -> jax.Array:
   texts = batch[TEXTS]
   flat = task.embed_texts(params, texts.reshape(-1, texts.shape[-1]))
   return flat.reshape(len(texts), -1, flat.shape[-1])
-
-
-def _everywhere(parallel: Parallel, _: Any, rows: Any) -> Any:
-  """Returns the rows of all devices; runs on each."""
-  return parallel.gather(rows)
 
 
 def _unit(vectors: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "N E"]:

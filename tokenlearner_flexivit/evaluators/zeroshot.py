@@ -30,7 +30,7 @@ _PROMPTS = 256
 
 @dataclasses.dataclass(frozen=True)
 class _Classes:
-  """What the sums of a classification need to know of its task."""
+  """Stands in for a task in the sums of a classification."""
 
   num_classes: int
   probabilities = staticmethod(jax.nn.softmax)

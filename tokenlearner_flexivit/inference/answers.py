@@ -61,7 +61,7 @@ class Embeddings:
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-  """How well texts describe images. Rows of unreadable images are NaN.
+  """Measures of how well texts describe images; NaN for unreadable images.
 
   Attributes:
     setting: of the dials, at which images were embedded.

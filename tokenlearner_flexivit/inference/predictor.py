@@ -209,9 +209,11 @@ class Predictor(chooser.Chooser):
       trained.other_task["section"], trained.other_task["about"], key, queries
     )
     other = {"section": section, "about": about}
-    predictor = Predictor(
-      dataclasses.replace(trained, other_task=other), self._programs.max_batch
+    # The parameters on the device serve both.
+    renamed = dataclasses.replace(
+      trained, params=self._programs.params, other_task=other
     )
+    predictor = Predictor(renamed, self._programs.max_batch)
     if queries is None:
       self._others = {key: predictor}
     return predictor

@@ -352,8 +352,8 @@ class Task(abc.ABC):
 
   def draw(
     self, answer: Any, image: UInt8[np.ndarray, "H W C"], path: pathlib.Path
-  ) -> bool:
-    """Draws the answer to one input into its image; tells whether it can.
+  ) -> None:
+    """Draws the answer to one input into its image; by default nothing.
 
     Args:
       answer: as in `rows`.
@@ -361,7 +361,6 @@ class Task(abc.ABC):
       path: of the picture to write.
     """
     del answer, image, path
-    return False
 
   def write(self, answer: Any, path: str | os.PathLike) -> pathlib.Path:
     """Writes the answer to one input as a file; returns its path.

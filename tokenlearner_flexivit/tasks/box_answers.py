@@ -114,8 +114,8 @@ class BoxAnswers(base.Task):
     answer: Mapping[str, np.ndarray],
     image: UInt8[np.ndarray, "H W C"],
     path: pathlib.Path,
-  ) -> bool:
-    """Draws the boxes of at least `min_score`; returns True."""
+  ) -> None:
+    """Draws the boxes of at least `min_score`."""
     # Matplotlib is imported only where something is drawn.
     from tokenlearner_flexivit.figures import boxes as pictures
     from tokenlearner_flexivit.figures import drawing
@@ -128,7 +128,6 @@ class BoxAnswers(base.Task):
       answer["scores"][chosen],
     )
     drawing.save(pictures.picture(cell, self.class_names), path, dpi=100)
-    return True
 
   def write(
     self, answer: Mapping[str, np.ndarray], path: str | os.PathLike
