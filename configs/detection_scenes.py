@@ -25,9 +25,11 @@ from configs import segmentation_scenes, segmenter
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes
 
-# The divisors of 96.
-PATCH_SIZES = (24, 16, 12, 8)
-_MOST = 6  # Objects of an image.
+SIDE = 96  # Of the images, in pixels.
+PATCH_SIZES = (24, 16, 12, 8)  # They divide it.
+_COUNTS = len(scene.COLOURS), len(shapes.NAMES)
+_OBJECTS = f"objects({scene.MAX_OBJECTS},('colour','shape'),sizes={_COUNTS})"
+_LAST = "value_range(-1,1)|keep('image'"
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -37,9 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   runlocal = args["runlocal"]
   drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
-  name = f"rendered_scenes/{'tiny' if runlocal else 96}"
-  resize = "resize(96)|" if runlocal else ""
-  colours = list(scene.COLOURS)
+  name = f"rendered_scenes/{'tiny' if runlocal else SIDE}"
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.batch_size = 8 if runlocal else 64
@@ -47,16 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 1 if runlocal else 100
   c.checkpoint_steps = 500
 
-  counts = len(colours), len(shapes.NAMES)
-  objects = f"objects({_MOST},('colour','shape'),sizes={counts}"
-  last = "value_range(-1,1)|keep('image'"
-  c.data = dict(
-    name=name,
-    split="train",
-    pp=f"decode|{resize}{objects})|{last},'boxes','box_label')",
-    features=("image", "objects"),  # The others take time to parse.
-    num_threads=1,
-  )
+  c.data = dict(boxes(name, "train"), num_threads=1)
   if args["init"]:
     segmenter.start_from(c, args["init"])
   else:
@@ -69,16 +60,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       patch_size=(8, 8),
       posemb_grid=(12, 12),
     )
-  c.model.text = dict(
-    width=32 if runlocal else 64, depth=1, mlp_dim=128, num_heads=2, max_len=8
-  )
+  c.model.text = text_tower(32 if runlocal else 64)
   c.flexi = dict(patch_size=dict(values=drawn))
-  # One shape of each colour, no shape more than twice.
-  held_out = [
-    f"{colour} {shapes.NAMES[i % len(shapes.NAMES)]}"
-    for i, colour in enumerate(colours)
-  ]
-  c.task = dict(name="detection", held_out=held_out)
+  c.task = dict(name="detection", held_out=held_out())
   c.optimizer = dict(
     name="adamw",
     lr=1e-3,
@@ -87,17 +71,54 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     schedule=dict(name="cosine", warmup_percent=5),
     grad_clip_norm=1.0,
   )
-  c.evals = dict(
-    test=dict(
-      type="detection",
-      data=dict(
-        name=name,
-        split="test",
-        pp=f"decode|{resize}{last})",
-        features=("image", "objects"),
-      ),
-      truth=f"decode|image_size|{objects})|keep('size','boxes','box_label')",
-      patch_sizes=PATCH_SIZES[::3] if runlocal else PATCH_SIZES,
-    )
-  )
+  sizes = PATCH_SIZES[::3] if runlocal else PATCH_SIZES
+  c.evals = dict(test=evaluation(name, "test", sizes))
   return c
+
+
+def boxes(name: str, split: str) -> dict:
+  """Returns a data section of images and the boxes of their objects.
+
+  Args:
+    name: of the dataset, a rendered_scenes; "tiny" is enlarged.
+    split: of it.
+  """
+  return dict(
+    name=name,
+    split=split,
+    pp=f"{_decode(name)}|{_OBJECTS}|{_LAST},'boxes','box_label')",
+    features=("image", "objects"),  # The others take time to parse.
+  )
+
+
+def evaluation(name: str, split: str, patch_sizes: tuple[int, ...]) -> dict:
+  """Returns the section of an evaluation by average precision.
+
+  Args:
+    name: of the dataset, a rendered_scenes.
+    split: of it.
+    patch_sizes: to evaluate at.
+  """
+  return dict(
+    type="detection",
+    data={**boxes(name, split), "pp": f"{_decode(name)}|{_LAST})"},
+    truth=f"decode|image_size|{_OBJECTS}|keep('size','boxes','box_label')",
+    patch_sizes=patch_sizes,
+  )
+
+
+def _decode(name: str) -> str:
+  return f"decode|resize({SIDE})" if name.endswith("tiny") else "decode"
+
+
+def text_tower(width: int) -> dict:
+  """Returns the section of a text tower for names of two words."""
+  return dict(width=width, depth=1, mlp_dim=128, num_heads=2, max_len=8)
+
+
+def held_out() -> list[str]:
+  """Returns a name of each colour, no shape more than twice."""
+  return [
+    f"{colour} {shapes.NAMES[i % len(shapes.NAMES)]}"
+    for i, colour in enumerate(scene.COLOURS)
+  ]

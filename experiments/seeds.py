@@ -48,6 +48,16 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
   return statistics.fmean(values), error
 
 
+def shown(points: Sequence[float]) -> str:
+  """Returns the mean of differences in points, with its standard error."""
+  return plus_minus(*mean_and_error(points), "+.1f")
+
+
+def listed(points: Mapping[Any, Sequence[float]]) -> str:
+  """Returns differences in points by name, such as "6: +1.2 ± 0.3, ..."."""
+  return ", ".join(f"{name}: {shown(each)}" for name, each in points.items())
+
+
 def verdict(*margins: float | Sequence[float]) -> str:
   """Judges a claim by how far numbers are above what it asks for.
 

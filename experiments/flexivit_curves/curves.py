@@ -73,3 +73,51 @@ def deviation(curve: Curve, size: int) -> float | None:
   """Returns the standard deviation of the seeds in points; None for one."""
   std = seeds.spread(curve[size])["std"]
   return None if std is None else 100 * std
+
+
+def ends(curve: Curve, sizes: Sequence[int], unit: str = "") -> str:
+  """Returns the means at some sizes, such as "60.0 % -> 75.0 %"."""
+  return " -> ".join(f"{percent(curve, size):.1f}{unit}" for size in sizes)
+
+
+def change(curve: Curve, before: int, after: int) -> str:
+  """Returns the means at two sizes and their difference in points."""
+  points = seeds.points(curve[after], curve[before])
+  return f"{ends(curve, (before, after), ' %')} ({seeds.shown(points)})"
+
+
+def spread(curve: Curve, sizes: Sequence[int]) -> dict[str, str]:
+  """Returns a table's cells: mean and deviation in percent at each size."""
+  return {
+    f"/{size}": seeds.percent(seeds.spread(curve[size]), 1, "")
+    for size in sizes
+  }
+
+
+def draw(
+  axes: Any,
+  sizes: Sequence[int],
+  curve: Curve,
+  label: str,
+  style: str,
+  color: str,
+) -> None:
+  """Draws a curve over evenly spaced sizes, with the deviation of the seeds.
+
+  Args:
+    axes: of Matplotlib.
+    sizes: from left to right.
+    curve: has them.
+    label: in the legend.
+    style: of marker and line, as in Matplotlib.
+    color: of both.
+  """
+  axes.errorbar(
+    range(len(sizes)),
+    [percent(curve, size) for size in sizes],
+    yerr=seeds.bars(deviation(curve, size) for size in sizes),
+    fmt=style,
+    color=color,
+    capsize=3,
+    label=label,
+  )

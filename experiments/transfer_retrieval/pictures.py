@@ -1,10 +1,9 @@
 """The study's figure: zero-shot accuracies and recall by patch size."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from configs import captions_scenes
-from experiments import seeds, study
+from experiments import study
 from experiments.flexivit_curves import curves
 from experiments.transfer_retrieval import config
 from tokenlearner_flexivit.figures import drawing
@@ -52,7 +51,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
         if name in measured:
           curve = measured[name][metric]
           text = label.format(**ends)
-          _draw(axes, scale.sizes, curve, text, style, colour)
+          curves.draw(axes, scale.sizes, curve, text, style, colour)
       axes.set_title(f"{way}: {TITLES[metric]}", fontsize=10)
       axes.set_xticks(places, map(str, scale.sizes))
       study.tidy(axes)
@@ -64,22 +63,3 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     handles, labels, loc="outside lower center", ncols=3, frameon=False
   )
   return {f"figure{outcome.suffix}.png": figure}
-
-
-def _draw(
-  axes: Any,
-  sizes: Sequence[int],
-  curve: curves.Curve,
-  label: str,
-  style: str,
-  colour: str,
-) -> None:
-  axes.errorbar(
-    range(len(sizes)),
-    [curves.percent(curve, size) for size in sizes],
-    yerr=seeds.bars(curves.deviation(curve, size) for size in sizes),
-    fmt=style,
-    color=colour,
-    capsize=3,
-    label=label,
-  )

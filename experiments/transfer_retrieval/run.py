@@ -7,7 +7,7 @@ is not trained again. --cells trains some of the runs (and what these need),
 without results; with other --seeds the results go to WORKDIR/results.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from configs import captions_scenes
 from experiments import seeds, study
@@ -87,21 +87,21 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"textures at {fine}, zero-shot",
       "FlexiViT, Figure 19 (LiT); " + _GOAL,
       _RISES,
-      _change(textures, coarse, fine),
+      curves.change(textures, coarse, fine),
       rises["texture"],
     ),
     seeds.claim(
       f"and more numbers of objects at {fine}",
       _GOAL,
       _RISES,
-      _change(flexible["num_objects"], coarse, fine),
+      curves.change(flexible["num_objects"], coarse, fine),
       rises["num_objects"],
     ),
     seeds.claim(
       "its shapes and colours, which are large, change less than its textures",
       _QUESTION,
       "less than textures rise",
-      _listed({m: rises[m] for m in ("shape", "colour", "texture")}),
+      seeds.listed({m: rises[m] for m in ("shape", "colour", "texture")}),
       *_smaller(rises["shape"], rises["texture"]),
       *_smaller(rises["colour"], rises["texture"]),
     ),
@@ -110,7 +110,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       "without them",
       _QUESTION,
       "less than textures rise",
-      _listed({m: rises[m] for m in ("R1", "texture")}),
+      seeds.listed({m: rises[m] for m in ("R1", "texture")}),
       *_smaller(rises["R1"], rises["texture"]),
     ),
     seeds.claim(
@@ -118,14 +118,14 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"{coarse}, locked as tuned",
       "FlexiViT, Figure 19 (LiT); " + _GOAL,
       _RISES,
-      _listed(over_coarse),
+      seeds.listed(over_coarse),
       *over_coarse.values(),
     ),
     seeds.claim(
       f"at {coarse} it tells more textures than the tower of patch size {fine}",
       _GOAL,
       _RISES,
-      _listed(over_fine),
+      seeds.listed(over_fine),
       *over_fine.values(),
     ),
     seeds.claim(
@@ -133,7 +133,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"of patch size {coarse}",
       "FlexiViT, Figure 7 (COCO retrieval)",
       "within .2 to .4 points, or better",
-      f"{_shown(own)} points",
+      f"{seeds.shown(own)} points",
       [point + _OWN_SIZE for point in own],
     ),
     seeds.claim(
@@ -141,7 +141,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"sizes than those learned at {coarse}",
       _QUESTION,
       f"{_RISES} at every finer size",
-      _listed(over_one_size),
+      seeds.listed(over_one_size),
       *over_one_size.values(),
     ),
     seeds.claim(
@@ -149,14 +149,14 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"at {fine}",
       "FlexiViT, Figure 8 (classification)",
       _RISES,
-      _change(tuned["texture"], coarse, fine),
+      curves.change(tuned["texture"], coarse, fine),
       tuned_rise,
     ),
     seeds.claim(
       f"locked, it tells more textures at {coarse} than tuned",
       "LiT, abstract: locked image towers work best",
       _RISES,
-      f"{_shown(locked)} points",
+      f"{seeds.shown(locked)} points",
       locked,
     ),
   ]
@@ -168,23 +168,6 @@ def _smaller(
   """Returns what is above 0 if changes, up or down, are smaller than rises."""
   pairs = list(zip(changes, rises, strict=True))
   return [b - a for a, b in pairs], [b + a for a, b in pairs]
-
-
-def _shown(points: Sequence[float]) -> str:
-  return seeds.plus_minus(*seeds.mean_and_error(points), "+.1f")
-
-
-def _listed(points: Mapping[str, Sequence[float]]) -> str:
-  return ", ".join(f"{name}: {_shown(each)}" for name, each in points.items())
-
-
-def _ends(curve: curves.Curve, sizes: Iterable[int], unit: str = "") -> str:
-  return " -> ".join(f"{curves.percent(curve, s):.1f}{unit}" for s in sizes)
-
-
-def _change(curve: curves.Curve, before: int, after: int) -> str:
-  points = seeds.points(curve[after], curve[before])
-  return f"{_ends(curve, (before, after), ' %')} ({_shown(points)})"
 
 
 def tables(outcome: study.Outcome) -> dict[str, str]:
@@ -200,7 +183,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
       [
         {
           f"{heading}, mean ± std of seeds": f"`{name}`",
-          **{f"/{s}": _percent(cell[metric], s) for s in scale.sizes},
+          **curves.spread(cell[metric], scale.sizes),
           "minutes": f"{minutes[name]:.1f}",
         }
         for name, cell in measured.items()
@@ -211,7 +194,9 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
   ends = scale.sizes[0], scale.sizes[-1]
   others = [
     {f"%, at /{ends[0]} -> /{ends[1]}": f"`{name}`"}
-    | {pictures.TITLES[m]: _ends(measured[name][m], ends) for m in _OTHERS}
+    | {
+      pictures.TITLES[m]: curves.ends(measured[name][m], ends) for m in _OTHERS
+    }
     for name in config.transfers(scale)
   ]
   parts = [
@@ -222,10 +207,6 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
     by_size("image towers: mAP of the attributes in %", pictures.PRECISION),
   ]
   return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
-
-
-def _percent(curve: curves.Curve, size: int) -> str:
-  return seeds.percent(seeds.spread(curve[size]), 1, "")
 
 
 def cells(asked: study.Asked, scale: config.Scale) -> dict[str, list[str]]:

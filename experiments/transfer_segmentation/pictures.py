@@ -1,9 +1,8 @@
 """The study's figure: mIoU by patch size, by backbone and transfer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from experiments import seeds, study
+from experiments import study
 from experiments.flexivit_curves import curves, scales
 from experiments.transfer_segmentation import config
 from tokenlearner_flexivit.figures import drawing
@@ -46,12 +45,12 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     for name, (label, style, colour) in _BACKBONES.items():
       curve = measured[config.transfer(name, size)]
       text = label.format(coarse=coarse, fine=fine)
-      _draw(axes, scale, curve, text, style, colour)
+      curves.draw(axes, scale.sizes, curve, text, style, colour)
     axes.set_title(f"Fine-tuned at patch size {size}")
   axes = panels[-1]
   each, any_size = one_per_size(scale, measured), measured[config.ANY_SIZE]
-  _draw(axes, scale, each, "one per size", "D--", "#777777")
-  _draw(axes, scale, any_size, "one for all sizes", "o-", "#cc79a7")
+  curves.draw(axes, scale.sizes, each, "one per size", "D--", "#777777")
+  curves.draw(axes, scale.sizes, any_size, "one for all sizes", "o-", "#cc79a7")
   axes.set_title("The flexible backbone at equal steps")
   best = ceilings(outcome.rows)
   for axes in panels:
@@ -74,22 +73,3 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     study.tidy(axes)
   panels[0].set_ylabel("mIoU in %, mean ± std of seeds")
   return {f"figure{outcome.suffix}.png": figure}
-
-
-def _draw(
-  axes: Any,
-  scale: scales.Scale,
-  curve: curves.Curve,
-  label: str,
-  style: str,
-  colour: str,
-) -> None:
-  axes.errorbar(
-    range(len(scale.sizes)),
-    [curves.percent(curve, size) for size in scale.sizes],
-    yerr=seeds.bars(curves.deviation(curve, size) for size in scale.sizes),
-    fmt=style,
-    color=colour,
-    capsize=3,
-    label=label,
-  )

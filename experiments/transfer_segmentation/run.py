@@ -8,7 +8,7 @@ is not trained again, nor is a backbone that flexivit_curves has left there.
 other --seeds the results go to WORKDIR/results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from experiments import seeds, study
 from experiments.flexivit_curves import curves, scales
@@ -67,14 +67,14 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"fine-tuned at {coarse} and used at {fine}, the flexible backbone gains",
       "FlexiViT, Figure 8 (classification)",
       "81.8 % -> 85.3 % (ImageNet-1k, 8x8 -> 24x24)",
-      _change(flexible, coarse, fine, gained),
+      curves.change(flexible, coarse, fine),
       gained,
     ),
     seeds.claim(
       f"the backbone of patch size {coarse} loses",
       "FlexiViT, Figure 8 (classification)",
       "collapses",
-      _change(fixed, coarse, fine, lost),
+      curves.change(fixed, coarse, fine),
       [-point for point in lost],
     ),
     seeds.claim(
@@ -82,7 +82,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"{_OWN_SIZE} point of it",
       "FlexiViT, Figure 7 (Cityscapes)",
       "within .2 to .4 points, or better",
-      _by_size(own),
+      seeds.listed(own),
       *([point + _OWN_SIZE for point in points] for points in own.values()),
     ),
     seeds.claim(
@@ -90,7 +90,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"less than that of patch size {fine}",
       "FlexiViT, Figure 8; this project's question",
       "> 0 points",
-      " against ".join(f"{_shown(points)} points" for points in coarser),
+      " against ".join(f"{seeds.shown(points)} points" for points in coarser),
       [a - b for a, b in zip(*coarser, strict=True)],
     ),
     seeds.claim(
@@ -98,7 +98,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"{_ANY_SIZE} points of one per size, at equal steps in total",
       _GOAL,
       f">= -{_ANY_SIZE} points at every size",
-      _by_size(near),
+      seeds.listed(near),
       *([point + _ANY_SIZE for point in points] for points in near.values()),
     ),
     seeds.claim(
@@ -106,25 +106,10 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       f"{coarse} alone",
       "this project's question",
       "> 0 points at every size",
-      _by_size(kept),
+      seeds.listed(kept),
       *kept.values(),
     ),
   ]
-
-
-def _shown(points: Sequence[float]) -> str:
-  return seeds.plus_minus(*seeds.mean_and_error(points), "+.1f")
-
-
-def _by_size(points: Mapping[int, Sequence[float]]) -> str:
-  return ", ".join(f"{size}: {_shown(each)}" for size, each in points.items())
-
-
-def _change(
-  curve: curves.Curve, before: int, after: int, points: Sequence[float]
-) -> str:
-  values = [f"{curves.percent(curve, size):.1f} %" for size in (before, after)]
-  return f"{' -> '.join(values)} ({_shown(points)})"
 
 
 def tables(outcome: study.Outcome) -> dict[str, str]:
@@ -134,7 +119,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
   lines = [
     {
       heading: f"`{name}`",
-      **{f"/{s}": _percent(curve, s) for s in scale.sizes},
+      **curves.spread(curve, scale.sizes),
       "minutes": f"{_minutes(outcome.rows, name):.1f}",
     }
     for name, curve in measured.items()
@@ -151,10 +136,6 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
     table.markdown(lines),
   ]
   return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
-
-
-def _percent(curve: curves.Curve, size: int) -> str:
-  return seeds.percent(seeds.spread(curve[size]), 1, "")
 
 
 def _minutes(rows: Sequence[study.Row], cell: str) -> float:

@@ -47,8 +47,12 @@ def test_precisions_are_the_published_ones(name):
   )
   per_class = vectors["out/oracle64/ap_per_category"]
   np.testing.assert_allclose(
-    result.of_classes, np.where(per_class < 0, np.nan, per_class), atol=1e-9
+    result.of_classes["AP"],
+    np.where(per_class < 0, np.nan, per_class),
+    atol=1e-9,
   )
+  for name, values in result.of_classes.items():
+    np.testing.assert_allclose(np.nanmean(values), result.stats[name])
 
 
 def test_perfect_and_no_detections():
@@ -60,5 +64,5 @@ def test_perfect_and_no_detections():
   result = coco_ap.evaluate([truth], [right], 3)
   assert result.stats["AP"] == result.stats["AP_small"] == pytest.approx(1)
   assert np.isnan(result.stats["AP_large"])
-  assert np.isnan(result.of_classes).tolist() == [False, True, False]
+  assert np.isnan(result.of_classes["AP"]).tolist() == [False, True, False]
   assert coco_ap.evaluate([truth], [nothing], 3).stats["AP"] == 0

@@ -71,11 +71,11 @@ class Result:
 
   Attributes:
     stats: by the names of `STATS`, in [0, 1]; NaN where no box is true.
-    of_classes: AP of each class, NaN for one without a true box.
+    of_classes: "AP" and "AP50" of each class, NaN for one without a true box.
   """
 
   stats: dict[str, float]
-  of_classes: Float[np.ndarray, " K"]
+  of_classes: dict[str, Float[np.ndarray, " K"]]
 
 
 def check_installed() -> None:
@@ -116,10 +116,12 @@ def evaluate(
   # IoU thresholds, recalls, classes, areas, numbers of detections.
   precision = evaluation.eval["precision"][:, :, :, 0, -1]
   is_known = (precision > -1).all(axis=(0, 1))
-  means = precision.mean(axis=(0, 1))
   return Result(
     dict(zip(STATS, stats.tolist(), strict=True)),
-    np.where(is_known, means, np.nan),
+    {
+      name: np.where(is_known, values.mean(axis=(0, 1)), np.nan)
+      for name, values in (("AP", precision), ("AP50", precision[:1]))
+    },
   )
 
 

@@ -18,7 +18,8 @@ crowd.
   `AP50`, `AP75` at one threshold, `AP_small` (below 32² pixels), `AP_medium`,
   `AP_large` (from 96² on).
 * `AR`: recall of the hundred best detections of an image.
-* `AP_novel`, `AP_seen`: over the held-out classes of the task, and the others.
+* `AP_novel`, `AP_seen`, `AP50_novel`, `AP50_seen`: over the held-out classes
+  of the task, and the others.
 * `AP_NAME` of each class.
 """
 
@@ -46,8 +47,9 @@ _NUM_IMAGES = 4
 _MOST_SHOWN = 20  # Boxes of an image in a picture.
 SIZE, AREA, CROWD = "size", "box_area", "box_crowd"
 _NOVEL = {
-  "AP_novel": Metric("AP, novel", "%"),
-  "AP_seen": Metric("AP, seen", "%"),
+  f"{name}_{part}": Metric(f"{name}, {part}", "%")
+  for name in ("AP", "AP50")
+  for part in ("novel", "seen")
 }
 
 
@@ -193,16 +195,17 @@ class Evaluator(base.Evaluator):
     """Returns the metrics of a setting by name."""
     named = {name: result.stats[name] for name in coco_ap.METRICS}
     if self._task.held_out:
-      novel = np.zeros(len(result.of_classes), bool)
-      novel[list(self._task.held_out)] = True
-      for name, chosen in (("AP_novel", novel), ("AP_seen", ~novel)):
-        values = result.of_classes[chosen]
-        values = values[np.isfinite(values)]
-        named[name] = float(values.mean()) if len(values) else np.nan
+      novel = np.isin(
+        np.arange(len(self._task.class_names)), self._task.held_out
+      )
+      for name, of_classes in result.of_classes.items():
+        for part, chosen in (("novel", novel), ("seen", ~novel)):
+          values = of_classes[chosen & np.isfinite(of_classes)]
+          named[f"{name}_{part}"] = values.mean() if len(values) else np.nan
     return named | {
       f"AP_{name}": float(value)
       for name, value in zip(
-        self._task.class_names, result.of_classes, strict=True
+        self._task.class_names, result.of_classes["AP"], strict=True
       )
     }
 

@@ -1,0 +1,153 @@
+r"""One training of the study; the study itself is `run.py`.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/runs/cell --config=\
+      experiments/transfer_detection/config.py:cell=flexible_at24,seed=0,\
+workdir=/tmp/runs
+
+Backbones are the image towers of transfer_retrieval, under the names that they
+have there: they have learned colours and shapes, which names tell. A transfer
+starts from the run of its backbone in the folder `workdir=...` of the study.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from configs import detection_scenes
+from experiments import recipe, training
+from experiments.transfer_retrieval import config as retrieval_config
+
+ANY_SIZE = "any_size"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(retrieval_config.Scale):
+  """A size of the study.
+
+  Attributes:
+    box_data: the dataset of the transfers.
+    box_sizes: patch sizes of the transfers, from large to small.
+    box_steps: of a transfer.
+    box_batch: images per step.
+    box_test: the split that is evaluated.
+  """
+
+  box_data: str
+  box_sizes: tuple[int, ...]
+  box_steps: int
+  box_batch: int
+  box_test: str
+
+
+def _scale(name: str, **kwargs: object) -> Scale:
+  """Returns a scale of transfer_retrieval with boxes."""
+  known = retrieval_config.SCALES[name]
+  return Scale(
+    **{f.name: getattr(known, f.name) for f in dataclasses.fields(known)},
+    **kwargs,
+  )
+
+
+SCALES = {
+  # A seed takes about an hour of one CPU core.
+  "cpu": _scale(
+    "cpu",
+    box_data=f"rendered_scenes/{detection_scenes.SIDE}",
+    box_sizes=detection_scenes.PATCH_SIZES,
+    box_steps=1500,
+    box_batch=64,
+    box_test="test[:1000]",  # Counting takes a minute for each thousand.
+  ),
+  # Not yet run.
+  "gpu": _scale(
+    "gpu",
+    box_data="rendered_scenes/120",
+    box_sizes=(30, 20, 15, 10),
+    box_steps=5000,
+    box_batch=256,
+    box_test="test",
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A transfer.
+
+  Attributes:
+    name: in tables and folders.
+    backbone: key of `retrieval_config.towers`.
+    sizes: patch sizes; one of them is drawn at each step.
+  """
+
+  name: str
+  backbone: str
+  sizes: tuple[int, ...]
+
+
+def transfer(backbone: str, size: int) -> str:
+  """Returns the name of a backbone's transfer at one patch size."""
+  return f"{backbone}_at{size}"
+
+
+def cells_by_name(scale: Scale) -> dict[str, Cell]:
+  """Returns the transfers of a scale by name."""
+  coarse, fine = scale.box_sizes[0], scale.box_sizes[-1]
+  listed = [
+    Cell(transfer(backbone, size), backbone, (size,))
+    for backbone, size in (
+      ("flexible", coarse),
+      ("coarse", coarse),
+      ("fine", coarse),
+      ("flexible", fine),
+      ("fine", fine),
+    )
+  ]
+  listed.append(Cell(ANY_SIZE, "flexible", scale.box_sizes))
+  return {cell.name: cell for cell in listed}
+
+
+def needs(scale: Scale) -> dict[str, list[str]]:
+  """Returns backbones and transfers, each with those that come before it."""
+  known = retrieval_config.needs(scale)
+  backbones = {name: known[name] for name in retrieval_config.towers(scale)}
+  return backbones | {
+    cell.name: [cell.backbone] for cell in cells_by_name(scale).values()
+  }
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the argument."""
+  small = dict(depth=2, box_steps=2, box_batch=8)
+  scale, _, args = recipe.read_argument(
+    arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
+  )
+  cell = cells_by_name(scale).get(args["cell"])
+  if cell is None:  # A backbone.
+    return retrieval_config.get_config(arg)
+  if not args["workdir"]:
+    raise ValueError(
+      f"The cell {cell.name} needs {cell.backbone}. Train with "
+      "experiments.transfer_detection.run, or give the folder that has it as "
+      "workdir=... ."
+    )
+  tower = retrieval_config.towers(scale)[cell.backbone]
+  c = recipe.config(scale, args["seed"], scale.box_steps)
+  c.batch_size = scale.box_batch
+  c.data = dict(
+    detection_scenes.boxes(scale.box_data, "train"),
+    num_threads=scale.num_threads,
+  )
+  c.model = recipe.model_section(scale, tower.kernel, tower.grid)
+  c.model.text = detection_scenes.text_tower(scale.width)
+  c.flexi = dict(patch_size=dict(values=cell.sizes))
+  c.task = dict(name="detection", held_out=detection_scenes.held_out())
+  folder = training.run_name(cell.backbone, args["seed"], args["scale"])
+  c.init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  c.evals = dict(
+    test=detection_scenes.evaluation(
+      scale.box_data, scale.box_test, scale.box_sizes
+    )
+  )
+  return c
