@@ -4,6 +4,7 @@ Implicit rank promotion is how token and patch code goes wrong without a
 sound, so it is an error here.
 """
 
+import gc
 import mmap
 import os
 import pathlib
@@ -43,6 +44,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile many programs and run each a few times, on tiny inputs: a
 # program compiles in a sixth of the time without what makes it fast.
 jax.config.update("jax_disable_most_optimizations", True)
+# Tracing makes many small objects: to look for cycles as often as Python does
+# by itself takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 _CHEAP = {
   "xla_cpu_use_fusion_emitters": "false",
   "xla_cpu_parallel_codegen_split_count": "1",
