@@ -4,9 +4,9 @@ r"""One training of the study; the study itself is `run.py`.
       experiments/transfer_detection/config.py:cell=flexible_at24,seed=0,\
 workdir=/tmp/runs
 
-Backbones are the image towers of transfer_retrieval, under the names that they
-have there: they have learned colours and shapes, which names tell. A transfer
-starts from the run of its backbone in the folder `workdir=...` of the study.
+Its image towers are those of transfer_retrieval, under the names that they have
+there: they have learned colours and shapes, which names tell. A transfer starts
+from the run of its tower in the folder `workdir=...` of the study.
 """
 
 import dataclasses
@@ -77,26 +77,26 @@ class Cell:
 
   Attributes:
     name: in tables and folders.
-    backbone: key of `retrieval_config.towers`.
+    tower: key of `retrieval_config.towers`.
     sizes: patch sizes; one of them is drawn at each step.
   """
 
   name: str
-  backbone: str
+  tower: str
   sizes: tuple[int, ...]
 
 
-def transfer(backbone: str, size: int) -> str:
-  """Returns the name of a backbone's transfer at one patch size."""
-  return f"{backbone}_at{size}"
+def transfer(tower: str, size: int) -> str:
+  """Returns the name of a tower's transfer at one patch size."""
+  return f"{tower}_at{size}"
 
 
 def cells_by_name(scale: Scale) -> dict[str, Cell]:
   """Returns the transfers of a scale by name."""
   coarse, fine = scale.box_sizes[0], scale.box_sizes[-1]
   listed = [
-    Cell(transfer(backbone, size), backbone, (size,))
-    for backbone, size in (
+    Cell(transfer(tower, size), tower, (size,))
+    for tower, size in (
       ("flexible", coarse),
       ("coarse", coarse),
       ("fine", coarse),
@@ -109,11 +109,9 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
 
 
 def needs(scale: Scale) -> dict[str, list[str]]:
-  """Returns backbones and transfers, each with those that come before it."""
-  known = retrieval_config.needs(scale)
-  backbones = {name: known[name] for name in retrieval_config.towers(scale)}
-  return backbones | {
-    cell.name: [cell.backbone] for cell in cells_by_name(scale).values()
+  """Returns towers and transfers, each after those it needs."""
+  return retrieval_config.needs_of_towers(scale) | {
+    cell.name: [cell.tower] for cell in cells_by_name(scale).values()
   }
 
 
@@ -124,26 +122,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
   cell = cells_by_name(scale).get(args["cell"])
-  if cell is None:  # A backbone.
+  if cell is None:  # A tower, or its backbone.
     return retrieval_config.get_config(arg)
   if not args["workdir"]:
     raise ValueError(
-      f"The cell {cell.name} needs {cell.backbone}. Train with "
+      f"The cell {cell.name} needs {cell.tower}. Train with "
       "experiments.transfer_detection.run, or give the folder that has it as "
       "workdir=... ."
     )
-  tower = retrieval_config.towers(scale)[cell.backbone]
+  stored = retrieval_config.towers(scale)[cell.tower]
   c = recipe.config(scale, args["seed"], scale.box_steps)
   c.batch_size = scale.box_batch
   c.data = dict(
     detection_scenes.boxes(scale.box_data, "train"),
     num_threads=scale.num_threads,
   )
-  c.model = recipe.model_section(scale, tower.kernel, tower.grid)
+  c.model = recipe.model_section(scale, stored.kernel, stored.grid)
   c.model.text = detection_scenes.text_tower(scale.width)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   c.task = dict(name="detection", held_out=detection_scenes.held_out())
-  folder = training.run_name(cell.backbone, args["seed"], args["scale"])
+  folder = training.run_name(cell.tower, args["seed"], args["scale"])
   c.init = str(pathlib.Path(args["workdir"]).absolute() / folder)
   c.evals = dict(
     test=detection_scenes.evaluation(

@@ -4,10 +4,11 @@ r"""One training of the study; the study itself is `run.py`.
       experiments/transfer_retrieval/config.py:cell=locked_any_size,seed=0,\
 workdir=/tmp/runs
 
-The image towers come first: they learn all attributes of rendered_scenes at
-once. A tower of textures alone would have forgotten the colours and the counts
-that captions tell. A transfer, and the flexible tower, start from a run in the
-folder `workdir=...` of the study.
+Backbones are trainings of flexivit_curves, under the names that they have
+there. Image towers start from them and learn all attributes of rendered_scenes
+at once: a tower of textures alone has forgotten the colours and the counts that
+captions tell, and all attributes from scratch leave the textures out. Towers
+and transfers start from a run in the folder `workdir=...` of the study.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import ml_collections
 from configs import captions_scenes, lit
 from experiments import recipe, training
 from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import config as curves_config
 from experiments.flexivit_curves import scales
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
 
@@ -65,25 +67,6 @@ SCALES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Tower:
-  """The training of an image tower on attributes.
-
-  Attributes:
-    name: in tables and folders.
-    sizes: patch sizes; one of them is drawn at each step.
-    kernel: side of the stored kernel.
-    grid: side of the stored position embedding.
-    teacher: the tower that it starts as and learns from; None for labels.
-  """
-
-  name: str
-  sizes: tuple[int, ...]
-  kernel: int
-  grid: int
-  teacher: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Transfer:
   """The training of a text tower for an image tower.
 
@@ -105,19 +88,14 @@ def at(way: str, tower: str, size: int) -> str:
   return f"{way}_{tower}_at{size}"
 
 
-def towers(scale: Scale) -> dict[str, Tower]:
-  """Returns the image towers by name, each after its teacher.
+def towers(scale: Scale) -> dict[str, curves_cells.Cell]:
+  """Returns the image towers by name: the backbones that they start from.
 
-  The paper's FlexiViT is distilled, from a teacher whose weights it starts as.
+  A tower has the patch sizes and the stored sizes of its backbone.
   """
-  coarse, fine = scale.sizes[0], scale.sizes[-1]
-  own = curves_cells.own_buffers(scale)
-  listed = (
-    Tower("fine", (fine,), *own),
-    Tower("coarse", (coarse,), coarse, scale.side // coarse),
-    Tower("flexible", scale.sizes, *own, teacher="fine"),
-  )
-  return {tower.name: tower for tower in listed}
+  known = curves_cells.cells_by_name(scale)
+  names = curves_cells.backbones(scale)
+  return {tower: known[cell] for tower, cell in names.items()}
 
 
 def transfers(scale: Scale) -> dict[str, Transfer]:
@@ -137,12 +115,18 @@ def transfers(scale: Scale) -> dict[str, Transfer]:
   return {transfer.name: transfer for transfer in listed}
 
 
+def needs_of_towers(scale: Scale) -> dict[str, list[str]]:
+  """Returns backbones and towers, each after those it needs."""
+  return curves_cells.backbones_with_needs(scale) | {
+    tower: [backbone.name] for tower, backbone in towers(scale).items()
+  }
+
+
 def needs(scale: Scale) -> dict[str, list[str]]:
-  """Returns towers and transfers, each with those that come before it."""
-  return {
-    name: [tower.teacher] if tower.teacher else []
-    for name, tower in towers(scale).items()
-  } | {name: [transfer.tower] for name, transfer in transfers(scale).items()}
+  """Returns backbones, towers and transfers, each after those it needs."""
+  return needs_of_towers(scale) | {
+    name: [transfer.tower] for name, transfer in transfers(scale).items()
+  }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -152,25 +136,25 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
   name = args["cell"]
-  if before and not args["workdir"]:
+  if name in curves_cells.backbones_with_needs(scale):
+    return curves_config.get_config(arg)
+  if not args["workdir"]:
     raise ValueError(
       f"The cell {name} needs {before[0]}. Train with "
       "experiments.transfer_retrieval.run, or give the folder that has it as "
       "workdir=... ."
     )
-  init = None
-  if before:
-    folder = training.run_name(before[0], args["seed"], args["scale"])
-    init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  folder = training.run_name(before[0], args["seed"], args["scale"])
+  init = str(pathlib.Path(args["workdir"]).absolute() / folder)
   if name in towers(scale):
     return _tower_config(scale, args["seed"], towers(scale)[name], init)
   return _transfer_config(scale, args["seed"], transfers(scale)[name], init)
 
 
 def _tower_config(
-  scale: Scale, seed: int, tower: Tower, teacher: str | None
+  scale: Scale, seed: int, backbone: curves_cells.Cell, init: str
 ) -> ml_collections.ConfigDict:
-  """Returns the config of an image tower."""
+  """Returns the config of an image backbone."""
 
   def data(split: str, crop: str) -> dict:
     # No flips: they would make other textures of slashes and stripes.
@@ -185,20 +169,11 @@ def _tower_config(
 
   c = recipe.config(scale, seed)
   c.data = data("train", "random_crop")
-  c.model = recipe.model_section(scale, tower.kernel, tower.grid)
-  c.flexi = dict(patch_size=dict(values=tower.sizes))
+  c.model = recipe.model_section(scale, backbone.kernel, backbone.grid)
+  c.flexi = dict(patch_size=dict(values=backbone.sizes))
   c.task = dict(name="classification", loss="sigmoid_xent")
-  if teacher:
-    size = scale.sizes[-1]
-    c.task = dict(
-      name="distillation",
-      loss="sigmoid_xent",
-      distance="binary_kl",
-      teachers=dict(
-        teacher=dict(init=teacher, patch_size=size, dtype="float32")
-      ),
-    )
-    c.init = teacher
+  c.init = init
+  c.init_fresh = ("head/",)  # It was that of the textures.
   c.evals = dict(
     test=dict(
       type="multilabel",

@@ -28,6 +28,8 @@ def rows(done: study.Done) -> list[study.Row]:
   for name, reports in done.reports.items():
     if name in config.towers(done.scale):
       keys = {pictures.PRECISION: pictures.PRECISION}
+    elif name not in config.transfers(done.scale):
+      continue  # A backbone.
     else:
       keys = {pictures.RECALL: pictures.RECALL} | {
         attribute: f"{attribute}/accuracy"

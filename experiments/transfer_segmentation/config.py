@@ -30,7 +30,7 @@ class Cell:
 
   Attributes:
     name: in tables and folders.
-    backbone: key of `backbones`.
+    backbone: key of `cells.backbones`.
     sizes: patch sizes; one of them is drawn at each step.
     kernel: side of the stored kernel.
     grid: side of the stored position embedding.
@@ -45,18 +45,6 @@ class Cell:
   steps: int
 
 
-def backbones(scale: scales.Scale) -> dict[str, str]:
-  """Returns the cells of flexivit_curves that transfers start from.
-
-  The paper's FlexiViT is distilled, from a teacher whose weights it starts as.
-  """
-  return {
-    "flexible": "distilled_from_teacher",
-    "coarse": curves_cells.fixed(scale.sizes[0]),
-    "fine": curves_cells.fixed(scale.sizes[-1]),
-  }
-
-
 def transfer(backbone: str, size: int) -> str:
   """Returns the name of a backbone's transfer at one patch size."""
   return f"{backbone}_at{size}"
@@ -67,7 +55,7 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
   known = curves_cells.cells_by_name(scale)
   coarse_and_fine = scale.sizes[0], scale.sizes[-1]
   cells = []
-  for name, cell in backbones(scale).items():
+  for name, cell in curves_cells.backbones(scale).items():
     stored = known[cell].kernel, known[cell].grid
     sizes = scale.sizes if name == "flexible" else coarse_and_fine
     cells += [
@@ -82,13 +70,8 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
 
 def needs(scale: scales.Scale) -> dict[str, list[str]]:
   """Returns backbones and transfers, each with those that come before it."""
-  known, names = curves_cells.cells_by_name(scale), backbones(scale)
-  ordered = {}
-  for name in names.values():
-    for before in known[name].needs:
-      ordered[before] = known[before].needs
-    ordered[name] = known[name].needs
-  return ordered | {
+  names = curves_cells.backbones(scale)
+  return curves_cells.backbones_with_needs(scale) | {
     cell.name: [names[cell.backbone]] for cell in cells_by_name(scale).values()
   }
 
@@ -121,15 +104,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   cell = cells_by_name(scale).get(name)
   if cell is None:  # A backbone.
     return curves_config.get_config(arg)
+  backbone = curves_cells.backbones(scale)[cell.backbone]
   if not args["workdir"]:
     raise ValueError(
-      f"The cell {name} needs {backbones(scale)[cell.backbone]}. Train with "
+      f"The cell {name} needs {backbone}. Train with "
       "experiments.transfer_segmentation.run, or give the folder that has it "
       "as workdir=... ."
     )
-  folder = training.run_name(
-    backbones(scale)[cell.backbone], args["seed"], args["scale"]
-  )
+  folder = training.run_name(backbone, args["seed"], args["scale"])
   # It begins with trained weights and learns more slowly, as fine-tuning does
   # in the paper.
   c = recipe.config(scale, args["seed"], cell.steps, lr=2.5e-4)

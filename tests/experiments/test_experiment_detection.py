@@ -37,9 +37,9 @@ def test_transfers_differ_in_backbone_and_sizes_alone():
   towers = retrieval_config.towers(SCALE)
   for name, cell in config.cells_by_name(SCALE).items():
     other = config.get_config(f"cell={name},seed=1,workdir=runs").to_dict()
-    assert other["init"].endswith(f"runs/cpu_{cell.backbone}_1")
+    assert other["init"].endswith(f"runs/cpu_{cell.tower}_1")
     assert tuple(other["flexi"]["patch_size"]["values"]) == cell.sizes
-    kernel = towers[cell.backbone].kernel
+    kernel = towers[cell.tower].kernel
     assert tuple(other["model"]["patch_size"]) == (kernel, kernel)
     for key in ("patch_size", "posemb_grid"):
       other["model"][key] = base["model"][key]
@@ -73,9 +73,9 @@ def judge(**changed):
     )
     if name == config.ANY_SIZE:
       curves["AP"] = curve(0.32, 0.45)
-    elif cell.backbone != "flexible":
+    elif cell.tower != "flexible":
       high = 0.3, 0.1
-      curves["AP"] = curve(*(high if cell.backbone == "coarse" else high[::-1]))
+      curves["AP"] = curve(*(high if cell.tower == "coarse" else high[::-1]))
     for size in SIZES:
       rows.append(
         {"cell": name, "patch_size": size, "train_seconds": [60.0] * 3}
@@ -138,10 +138,10 @@ def test_the_best_transfer_must_reach_the_goal_and_beat_chance():
 def test_a_tower_learns_boxes(tmp_path):
   """The reports have what rows read."""
   reports = {}
-  for cell in ("coarse", "coarse_at24"):
+  for cell in ("fixed15", "coarse", "coarse_at24"):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    if cell == "coarse":
+    if cell != "coarse_at24":
       sections = [c.data, *(e.data for e in c.evals.values())]
       for section in sections:
         section.name = "rendered_scenes/tiny"

@@ -7,6 +7,7 @@ import pytest
 
 from configs import captions_scenes, lit
 from experiments import seeds, study, training
+from experiments.flexivit_curves import config as curves_config
 from experiments.transfer_retrieval import config, pictures, run
 from tokenlearner_flexivit import data, train
 from tokenlearner_flexivit.data.rendered_scenes import (
@@ -50,24 +51,23 @@ def test_each_cell_comes_after_those_it_needs(name):
     assert seen.issuperset(needs)
     seen.add(cell)
   scale = config.SCALES[name]
-  assert seen == {*config.towers(scale), *config.transfers(scale)}
+  assert seen.issuperset({*config.towers(scale), *config.transfers(scale)})
+  text = "cell=distilled_from_teacher,seed=2,workdir=runs"
+  assert config.get_config(text) == curves_config.get_config(text)
 
 
-def test_towers_differ_in_sizes_alone_and_the_flexible_one_is_distilled():
+def test_towers_differ_in_backbone_and_sizes_alone():
   base = get("coarse")
-  for name, tower in config.towers(SCALE).items():
+  for name, backbone in config.towers(SCALE).items():
     other = get(name)
-    assert other["flexi"]["patch_size"]["values"] == tower.sizes
-    task = other["task"]
-    assert task["loss"] == "sigmoid_xent" and "label_smoothing" not in task
-    if tower.teacher:  # It starts as the teacher.
-      assert other.pop("init") == task["teachers"]["teacher"]["init"]
-      assert task["teachers"]["teacher"]["init"].endswith("runs/cpu_fine_1")
-      assert other["model"] == get("fine")["model"]
-    for key in ("flexi", "task", "model"):
+    assert other["flexi"]["patch_size"]["values"] == backbone.sizes
+    assert other["init"].endswith(f"runs/cpu_{backbone.name}_1")
+    assert other["init_fresh"] == ("head/",)
+    assert other["model"] == get(backbone.name)["model"]
+    for key in ("flexi", "init", "model"):
       other[key] = base[key]
     assert other == base
-  with pytest.raises(ValueError, match="The cell flexible needs fine"):
+  with pytest.raises(ValueError, match="flexible needs distilled_from_teacher"):
     config.get_config("cell=flexible")
 
 
@@ -202,7 +202,8 @@ def test_rows_are_read_from_reports():
     {name: [report, report] for name in names},
   )
   rows = run.rows(done)
-  assert len(rows) == len(names) * len(SIZES)
+  measured = {*config.towers(SCALE), *config.transfers(SCALE)}
+  assert len(rows) == len(measured) * len(SIZES)
   last = rows[-1]
   assert last["R1"]["by_seed"] == [0.4, 0.4] and last["texture"]["mean"] == 0.3
   outcome = run.STUDY.judge("cpu", [0, 1], rows)
@@ -219,7 +220,9 @@ def test_rows_are_read_from_reports():
 def test_a_tower_is_distilled_and_put_beside_texts(tmp_path):
   """The reports have what rows read."""
   reports = {}
-  for cell in ("fine", "flexible", "locked_any_size", "tuned_flexible_at15"):
+  backbones = ("fixed6", "distilled_from_teacher")
+  cells = ("flexible", "locked_any_size", "tuned_flexible_at15")
+  for cell in (*backbones, *cells):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
     for section in (c.data, *(e.data for e in c.evals.values())):
@@ -228,7 +231,7 @@ def test_a_tower_is_distilled_and_put_beside_texts(tmp_path):
     file = tmp_path / f"cpu_{cell}_0/report.json"
     reports[cell] = [json.loads(file.read_text())]
   rows = run.rows(study.Done(study.Asked(), SCALE, reports))
-  assert [row["patch_size"] for row in rows] == list(SIZES) * len(reports)
+  assert [row["patch_size"] for row in rows] == list(SIZES) * len(cells)
   assert {"texture", "R1"} <= rows[-1].keys() and "mAP" in rows[0]
   shown = training.in_words(reports["locked_any_size"][0])
   assert shown.endswith(" %")

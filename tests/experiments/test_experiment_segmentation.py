@@ -5,8 +5,8 @@ import json
 import pytest
 
 from experiments import seeds, training
+from experiments.flexivit_curves import cells, curves
 from experiments.flexivit_curves import config as curves_config
-from experiments.flexivit_curves import curves
 from experiments.transfer_segmentation import config, run
 from tokenlearner_flexivit import train
 
@@ -35,7 +35,7 @@ def test_transfers_differ_in_backbone_sizes_and_steps_alone():
   assert base["data"]["split"] == "validation"  # Backbones had "train".
   for name, cell in config.cells_by_name(SCALE).items():
     other = config.get_config(f"cell={name},seed=1,workdir=runs").to_dict()
-    backbone = config.backbones(SCALE)[cell.backbone]
+    backbone = cells.backbones(SCALE)[cell.backbone]
     assert other["init"].endswith(f"runs/cpu_{backbone}_1")
     stored = curves_config.get_config(f"cell={backbone},workdir=runs").model
     for key in ("patch_size", "posemb_grid"):
