@@ -6,12 +6,14 @@ Ours are big_vision's current ones, but for TokenLearner.
 import re
 
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers
+from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers, uvim
 
 # Prefixes of the parameters in the checkpoint of a whole run, newest first.
 ROOTS = ("params/", "opt/target/", "optimizer/target/")
 # Heads that only the models here have.
-_DENSE = tuple(name.rstrip("/") for name in (*owl_vit.HEADS, *segmenter.HEADS))
+_DENSE = tuple(
+  name.rstrip("/") for name in (*owl_vit.HEADS, *segmenter.HEADS, *uvim.HEADS)
+)
 # The image half of a contrastive model, whose text half is "txt/".
 _IMAGE = "img/"
 _KERNEL = "embedding/kernel"

@@ -15,14 +15,14 @@ import numpy as np
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import foreign, grids, resize
 from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
-from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers
+from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers, uvim
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
 # Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
 _KERNEL_RANKS = (4, 5)
 # What an answer is computed with, behind the image tower.
-_DENSE = (*owl_vit.HEADS, *segmenter.HEADS)
+_DENSE = (*owl_vit.HEADS, *segmenter.HEADS, *uvim.HEADS)
 _ANSWER = ("head/", f"{two_towers.TEXT}head/", *_DENSE)
 _HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")

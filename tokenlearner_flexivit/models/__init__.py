@@ -5,12 +5,14 @@ from typing import Any
 
 from flax import linen as nn
 
+from tokenlearner_flexivit.models.label_coder import LabelCoder
 from tokenlearner_flexivit.models.owl_vit import OwlViT
 from tokenlearner_flexivit.models.segmenter import Segmenter
 from tokenlearner_flexivit.models.text_transformer import TextTransformer
 from tokenlearner_flexivit.models.token_fuser import TokenFuser
 from tokenlearner_flexivit.models.token_learner import TokenLearner
 from tokenlearner_flexivit.models.two_towers import TwoTowers
+from tokenlearner_flexivit.models.uvim import UViM
 from tokenlearner_flexivit.models.video.bottleneck import BottleneckViViT
 from tokenlearner_flexivit.models.video.vivit import ViViT
 from tokenlearner_flexivit.models.video.vivit_factorised import ViViTFactorised
@@ -18,9 +20,11 @@ from tokenlearner_flexivit.models.vit import ViT
 
 MODELS = {
   "vit": ViT,
+  "label_coder": LabelCoder,
   "owl_vit": OwlViT,
   "segmenter": Segmenter,
   "two_towers": TwoTowers,
+  "uvim": UViM,
   "vivit": ViViT,
   "vivit_factorised": ViViTFactorised,
   "vivit_bottleneck": BottleneckViViT,
@@ -29,12 +33,14 @@ MODELS = {
 __all__ = [
   "MODELS",
   "BottleneckViViT",
+  "LabelCoder",
   "OwlViT",
   "Segmenter",
   "TextTransformer",
   "TokenFuser",
   "TokenLearner",
   "TwoTowers",
+  "UViM",
   "ViT",
   "ViViT",
   "ViViTFactorised",

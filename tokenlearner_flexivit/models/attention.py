@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # From as many tokens on, a TPU runs the kernel. With fewer, most of a block
 # would be empty.
@@ -106,16 +106,24 @@ def dot_product_attention(
 
 @jax.jit
 def causal_attention(
-  query: Float[Array, "B N h d"],
+  query: Float[Array, "B M h d"],
   key: Float[Array, "B N h d"],
   value: Float[Array, "B N h d"],
-) -> Float[Array, "B N h d"]:
+  start: int | Int[Array, ""] = 0,
+) -> Float[Array, "B M h d"]:
   """Returns attention of each token to itself and to those before it.
 
-  One form serves all platforms: texts, which need it, are short.
+  One form serves all platforms: texts and codes, which need it, are short.
+
+  Args:
+    query: the tokens that attend.
+    key: all tokens; what those behind a query hold has no effect.
+    value: as many.
+    start: the position of the first query among all tokens.
   """
-  n = query.shape[1]
-  return _contracted(query, key, value, jnp.tril(jnp.ones((n, n), bool)))
+  places = start + jnp.arange(query.shape[1])
+  seen = jnp.arange(key.shape[1])[None, :] <= places[:, None]
+  return _contracted(query, key, value, seen)
 
 
 def _forms(query: jax.Array, key: jax.Array) -> dict[str, Callable[..., Any]]:

@@ -13,7 +13,12 @@ from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit.models import blocks, checks, variants
+from tokenlearner_flexivit.models import (
+  blocks,
+  checks,
+  plain_encoder,
+  variants,
+)
 
 POOLS = ("last", "first", "mean", "max", "map", "eot")
 # Arguments without a default, and what they are.
@@ -150,7 +155,7 @@ class TextTransformer(nn.Module):
       (1, self.max_len, self.width),
     )
     x = x + posemb[:, :length].astype(self.dtype)
-    x, out["encoder"] = _Encoder(
+    x, out["encoder"] = plain_encoder.PlainEncoder(
       self.depth,
       dict(
         num_heads=self.num_heads,
@@ -193,31 +198,6 @@ class TextTransformer(nn.Module):
     # Of equal ones argmax takes the first.
     position = jnp.argmax(at_end, axis=1)
     return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
-
-
-class _Encoder(nn.Module):
-  """Blocks and a norm after them.
-
-  Attributes:
-    depth: number of blocks.
-    block: the attributes of one.
-  """
-
-  depth: int
-  block: dict[str, Any]
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "M L D"]
-  ) -> tuple[Float[Array, "M L D"], dict[str, Any]]:
-    out = {}
-    for i in range(self.depth):
-      block = blocks.Encoder1DBlock(**self.block, name=f"block_{i}")
-      x, out[f"block{i:02d}"] = block(x)
-    norm = blocks.layer_norm(
-      self.block["dtype"], "encoder_norm", self.block["norm_eps"]
-    )
-    return norm(x), out
 
 
 def arguments(variant: str | None = None, **overrides: Any) -> dict[str, Any]:
