@@ -141,6 +141,8 @@ def test_other_names_are_other_queries(predictor):
   assert not one.answer["labels"].any()
   with pytest.raises(ValueError, match="names='red' must be a list"):
     predictor.looking_for("red")
+  with pytest.raises(ValueError, match="names has 'red' more than once"):
+    predictor.predict(image, labels=["red", "blue", "red"], patch_size=6)
 
 
 def test_things_that_look_like_an_example(predictor):

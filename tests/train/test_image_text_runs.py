@@ -72,6 +72,8 @@ def test_similarity_is_that_of_the_embeddings(predictor):
     assert prediction.labels[0].name == LABELS[found.logits[i].argmax()]
   with pytest.raises(ValueError, match="has no word"):
     predictor.embed_texts(["?"])
+  with pytest.raises(ValueError, match="labels has 'a' more than once"):
+    predictor.predict(images, labels=["a", "b", "a"])
 
 
 def test_own_labels_on_the_command_line(run, pairs, capsys):
@@ -85,6 +87,9 @@ def test_own_labels_on_the_command_line(run, pairs, capsys):
   assert stopped.value.code == 0
   (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
   assert row["name"] in ("a red field", "a purple field")
+  with pytest.raises(SystemExit) as stopped:
+    predict.main([*arguments, "--csv"])
+  assert "--labels" in str(stopped.value)
 
 
 def test_an_export_has_both_towers(predictor, tmp_path):

@@ -193,8 +193,7 @@ class Predictor(chooser.Chooser):
         f"The task of this model is {type(trained.task).__name__}, which finds "
         "nothing by names. Take a model of the task 'detection'."
       )
-    if isinstance(names, str) or not names:
-      raise ValueError(f"names={names!r} must be a list of at least one name.")
+    texts_lib.check_distinct(names, "names")
     queries, key = None, tuple(names)
     if examples is not None:
       if len(examples) != len(names):
@@ -245,6 +244,7 @@ class Predictor(chooser.Chooser):
     labels: Sequence[str],
   ) -> list[answers.Prediction]:
     """Returns the most probable of the texts `labels` for each image."""
+    texts_lib.check_distinct(labels, "labels")
     compared = self._compared(images, setting, self._texts.embed(labels))
     return [
       answers.Prediction(setting, error=compared.errors[i])

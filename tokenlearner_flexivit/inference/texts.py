@@ -1,5 +1,6 @@
 """The texts of a model of images and texts: embeddings, and similarity."""
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,22 @@ from tokenlearner_flexivit.inference import answers
 _MAX_TEXTS = 64
 # Embeddings that are kept: 3 kB each at width 768.
 _MAX_KEPT = 1 << 16
+
+
+def check_distinct(texts: Sequence[str], where: str) -> None:
+  """Raises ValueError unless texts are a list of different ones.
+
+  Args:
+    texts: to choose from, or to look for.
+    where: the argument that they come from.
+  """
+  if isinstance(texts, str) or not len(texts):
+    raise ValueError(f"{where}={texts!r} must be a list of at least one text.")
+  twice = [text for text, n in collections.Counter(texts).items() if n > 1]
+  if twice:
+    raise ValueError(
+      f"{where} has {twice[0]!r} more than once. Give each text once."
+    )
 
 
 class Texts:

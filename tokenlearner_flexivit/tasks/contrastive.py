@@ -340,6 +340,12 @@ class Contrastive(base.Task):
       "with texts"
     )
 
+  def rows(self, answer: Float[np.ndarray, " E"]) -> list[dict[str, Any]]:
+    """Raises ValueError: an embedding has no rows."""
+    raise ValueError(
+      f"The answer is {self.in_words(answer, 0)}, which a table can hold."
+    )
+
   def further_programs(self) -> dict[str, base.Program]:
     """Returns the program of the text tower."""
     does = (
