@@ -9,7 +9,8 @@
 if it has several captions; JSONL and Karpathy's JSON are read, too, see
 `data/sources/captions`. A column `split` or the splits of COCO's folders are
 used; without them a tenth of the images, fixed by their names, is held out.
-Captions that tell left from right suit these images, which are not mirrored.
+Captions that tell left from right suit these images, which are not mirrored. A
+step takes 64 pairs; with fewer images give `--config.batch_size=16`, say.
 
 Arguments:
   path: the table or its folder; `coco:/path` for a folder with COCO's captions.

@@ -204,7 +204,8 @@ def test_two_models_are_compared(weights, untrained_run, tmp_path):
     similarity.main([f"--output={picture}", "--num_images=8", *arguments])
     assert picture.stat().st_size > 10_000
     assert (tmp_path / "similarity_depth.png").stat().st_size > 10_000
-    return np.load(picture.with_suffix(".npz"))["labels"]
+    with np.load(picture.with_suffix(".npz")) as saved:
+      return saved["labels"]
 
   sizes = "--patch_sizes=6,4"
   # Their names are those of the files, which are equal.

@@ -102,7 +102,8 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
   assert picture.stat().st_size > 10_000
   assert "12 images" in capsys.readouterr().out
   assert (tmp_path / "similarity_depth.png").stat().st_size > 10_000
-  saved = np.load(picture.with_suffix(".npz"))
+  with np.load(picture.with_suffix(".npz")) as file:
+    saved = dict(file)
   number = 3 * (1 + 2)  # Sizes; position embedding and two half blocks.
   assert saved["cka"].shape == (number, number)
   assert set(saved["labels"][:, 0]) == {"patch6", "patch4", "patch3"}

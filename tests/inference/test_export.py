@@ -146,7 +146,8 @@ np.savez("out.npz", *rest, logits=logits, probabilities=probabilities)
   shutil.copytree(folder, there)
   np.save(there / "images.npy", images(3))
   run(script, there, monkeypatch)
-  out = np.load(there / "out.npz")
+  with np.load(there / "out.npz") as file:
+    out = dict(file)
   best = export.best_settings(trained)
   wanted = [logits for [logits] in expected(trained, best, images(3))]
   chex.assert_trees_all_close(out["logits"], wanted[-1], atol=1e-5)

@@ -40,6 +40,7 @@ def test_arrays_are_a_file(tmp_path):
   # What is before a dot is no suffix.
   path = answers.write_arrays(ANSWER, tmp_path / "photo.v2")
   assert path == tmp_path / "photo.v2.npz"
-  saved = np.load(path)
+  with np.load(path) as file:
+    saved = dict(file)
   assert sorted(saved) == ["boxes/corners", "boxes/score", "count"]
   np.testing.assert_array_equal(saved["boxes/corners"], np.zeros((3, 4)))

@@ -207,7 +207,8 @@ def test_it_is_used(run, tmp_path, capsys, monkeypatch):
   folder = tmp_path / "answers"
   assert f"in {folder}" in printed(f"--output={folder}")
   assert [file.name for file in folder.iterdir()] == ["photo.npz"]
-  saved = np.load(folder / "photo.npz")
+  with np.load(folder / "photo.npz") as file:
+    saved = dict(file)
   assert saved["count"] == pytest.approx(count, rel=1e-4)
 
   # An answer that no table holds, and a file of the task's own.

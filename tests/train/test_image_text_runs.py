@@ -76,6 +76,14 @@ def test_similarity_is_that_of_the_embeddings(predictor):
     predictor.predict(images, labels=["a", "b", "a"])
 
 
+def test_a_batch_with_a_pair_twice_is_refused(pairs, tmp_path):
+  """It would be a wrong answer to itself."""
+  config = image_text.make_config(pairs)
+  config.batch_size = 16
+  with pytest.raises(ValueError, match=r"batch_size=16, but there are 12 exam"):
+    train.train_and_evaluate(config, tmp_path)
+
+
 def test_own_labels_on_the_command_line(run, pairs, capsys):
   arguments = [str(pairs / "0.png"), f"--workdir={run}", "--patch_size=4"]
   labels = "--labels=a red field; a purple field"

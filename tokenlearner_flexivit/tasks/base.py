@@ -63,7 +63,8 @@ class Task(abc.ABC):
       them back to the original by `restore`, and images that do not have the
       model's size are padded rather than cropped.
     is_mean: whether the loss is a mean over examples. Other losses, such as
-      those of pairs of examples, cannot be accumulated over micro-batches.
+      those that compare the examples of a batch, cannot be accumulated over
+      micro-batches, and no example may be in a batch twice.
     model: the Flax module that is trained.
     batch_keys: the entries of a training batch that the task reads.
     programs: a dict in which evaluators keep the programs that they compile for

@@ -267,11 +267,23 @@ class Experiment:
         "would become 0. Train in 'bfloat16', which needs as little memory, or "
         "in 'float32'."
       )
-    if self.config["accumulate"] > 1 and not task.is_mean:
+    if task.is_mean:
+      return
+    accumulate, batch_size = (
+      self.config["accumulate"],
+      self.config["batch_size"],
+    )
+    if accumulate > 1:
       raise ValueError(
-        f"config.accumulate={self.config['accumulate']}: the loss of "
-        f"{type(task).__name__} is no mean over examples, so micro-batches "
-        "would change it. Use a smaller batch, or more devices."
+        f"config.accumulate={accumulate}: the loss of {type(task).__name__} is "
+        "no mean over examples, so micro-batches would change it. Use a "
+        "smaller batch, or more devices."
+      )
+    if batch_size > self._num_examples:
+      raise ValueError(
+        f"config.batch_size={batch_size}, but there are {self._num_examples} "
+        f"examples: {type(task).__name__} compares those of a batch, where "
+        "none may be twice. Give --config.batch_size that is no larger."
       )
 
   def _warn_of_other_values(self) -> None:
