@@ -58,3 +58,38 @@ def test_texts_and_images_meet_across_processes(
   first, second = evaluate_by_processes(config, 2)
   assert len(alone) == 2 * (7 + 1) + 2 * 4
   assert first == second == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.processes
+def test_boxes_meet_across_processes(config, evaluate_by_processes):
+  """One process of a single device, and two of two; the last batch is padded.
+
+  Two classes and large fake boxes: precision is above 0 without training.
+  """
+  pytest.importorskip("pycocotools", reason="pip install pycocotools")
+  config.model = dict(
+    variant="mu",
+    depth=1,
+    patch_size=(4, 4),
+    posemb_grid=(3, 3),
+    text=dict(width=16, depth=1, mlp_dim=16, num_heads=2, max_len=4),
+  )
+  config.flexi.patch_size.values = (6, 4)
+  config.task = dict(name="detection")
+  config.batch_size = 8
+  last = "value_range(-1,1)|keep('image'"
+  config.data.name = "fake:12x12x3:2:64:boxes"
+  config.data.pp = f"decode|objects(3)|{last},'boxes','box_label')"
+  config.evals = dict(
+    boxes=dict(
+      type="detection",
+      data=dict(
+        name="fake:12x12x3:2:21:boxes", split="test", pp=f"decode|{last})"
+      ),
+      truth="decode|image_size|objects(3)|keep('size','boxes','box_label')",
+    )
+  )
+  (alone,) = evaluate_by_processes(config, 1, devices=1)
+  first, second = evaluate_by_processes(config, 2)
+  assert first == second == pytest.approx(alone, rel=1e-5)
+  assert sum(value > 0 for name, value in alone.items() if "AP" in name) > 4

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import chex
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -143,6 +144,23 @@ def test_other_names_are_other_queries(predictor):
     predictor.looking_for("red")
   with pytest.raises(ValueError, match="names has 'red' more than once"):
     predictor.predict(image, labels=["red", "blue", "red"], patch_size=6)
+
+
+def test_names_are_embedded_once_for_all_calls(predictor):
+  """A call no longer has the text tower in its program."""
+  task, image = predictor.trained.task, np.zeros((24, 32, 3), np.uint8)
+  in_use = task.in_use(predictor.trained.params)
+  batch = {"image": np.zeros((1, 12, 12, 3), np.float32)}
+  setting = predictor.setting(patch_size=6)
+  without = {k: v for k, v in in_use.items() if k != "txt"}
+  embedded = task.predict(without, batch, setting)
+  usual = task.predict(predictor.trained.params, batch, setting)
+  chex.assert_trees_all_close(embedded, usual)
+  (before,) = predictor.predict(image, patch_size=6)
+  other = predictor.looking_for(["blue", "red"])
+  assert other.trained.params.keys() == predictor.trained.params.keys()
+  (after,) = other.predict(image, patch_size=6)
+  np.testing.assert_allclose(before.answer["scores"], after.answer["scores"])
 
 
 def test_things_that_look_like_an_example(predictor):

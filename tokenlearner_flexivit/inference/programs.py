@@ -89,6 +89,7 @@ class Programs:
     self._task = trained.task
     self._classifies = trained.classifies
     self.params = jax.device_put(trained.params, jax.devices()[0])
+    self._in_use = self._task.in_use(self.params)
     self._applied: dict[dials.Setting, Any] = {}
     self._compiled: dict[tuple[dials.Setting, int, str | None], Any] = {}
 
@@ -194,7 +195,7 @@ class Programs:
       filled[: len(batch)] = batch
       batch = filled
     program = self._program(setting, size, representation)
-    return program(self.params, batch)
+    return program(self._in_use, batch)
 
   def _program(
     self,
@@ -217,7 +218,7 @@ class Programs:
 
       shape = batch_size, *self._input_shape
       images = jax.ShapeDtypeStruct(shape, jnp.float32)
-      lowered = jax.jit(outputs).lower(self.params, images)
+      lowered = jax.jit(outputs).lower(self._in_use, images)
       self._compiled[key] = lowered.compile()
     return self._compiled[key]
 

@@ -269,6 +269,14 @@ class Task(abc.ABC):
 
     return views.average(answer, batch[self.model.input], self.model)
 
+  def in_use(self, params: Any) -> Any:
+    """Returns parameters for many calls of `predict`.
+
+    To those of the model it may add what `predict` computes of them alone, such
+    as embedded names.
+    """
+    return params
+
   def representation(
     self, params: Any, batch: Batch, setting: dials.Setting, name: str
   ) -> Float32[Array, "B D"]:

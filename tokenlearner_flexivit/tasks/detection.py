@@ -9,6 +9,7 @@ Letters: B batch, b of this device, M places for true boxes, N predictions, K
 classes, L tokens of a name.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from tokenlearner_flexivit.tasks.box_answers import BOXES
 
 NORMALIZATIONS = ("per_example", "global")
 _MAX_LEN = 16  # As published.
+_QUERIES = "queries"  # Beside the parameters in use.
 
 
 class Detection(box_answers.BoxAnswers):
@@ -384,15 +386,12 @@ class Detection(box_answers.BoxAnswers):
 
     All names are asked for, held-out ones included.
     """
-    texts = self._tokens if self._queries is None else None
+    if _QUERIES not in params:
+      params = self.in_use(params)
     answer, _ = self.model.apply(
-      {"params": params}, batch[self.model.input], texts, **setting, train=False
+      {"params": params}, batch[self.model.input], **setting, train=False
     )
-    if self._queries is None:
-      logits = answer["logits"]
-    else:
-      queries = jnp.asarray(self._queries)
-      logits = detection_heads.class_logits(answer, queries)
+    logits = detection_heads.class_logits(answer, params[_QUERIES])
     number = logits.shape[-1]
     flat = logits.reshape(logits.shape[0], -1)
     best, pairs = jax.lax.top_k(flat, min(self.top, flat.shape[1]))
@@ -403,6 +402,15 @@ class Detection(box_answers.BoxAnswers):
       "scores": jax.nn.sigmoid(best),
       "labels": pairs % number,
     }
+
+  def in_use(self, params: Any) -> Any:
+    """Returns the parameters, with the embeddings of what to look for."""
+    queries = self._queries
+    if queries is None:
+      queries, _ = jax.jit(
+        functools.partial(self.model.apply, method="embed_texts")
+      )({"params": params}, self._tokens)
+    return {**params, _QUERIES: jnp.asarray(queries)}
 
   def embedding_in(
     self,
