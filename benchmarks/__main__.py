@@ -32,6 +32,7 @@ SUITES = {
   "accelerators": "programs of TPU and GPU compilers, without a device",
   "token_dial": "what drawing a number of tokens adds to a training step",
   "distillation": "what the teacher adds to a training step",
+  "matching": "what assigning boxes adds to a training step of a detector",
   "latency_budget": "whether a latency budget is kept; reach of the dials",
   "allocator": "keeping freed memory on CPU",
   "input_pipeline": "decoding and cropping",

@@ -13,6 +13,7 @@ from benchmarks import (
   distillation,
   evaluation,
   latency_budget,
+  matching,
   overhead,
   scaling,
   token_dial,
@@ -83,6 +84,15 @@ def test_the_token_dial_needs_no_further_program():
   times = ("compile_s", "step_ms", "over_flexivit", "over_fixed")
   check(rows, ["model", "programs", *times], ("programs", *times))
   assert [row["programs"] for row in rows] == [2, 2, 2]
+
+
+@pytest.mark.benchmarks
+def test_padding_is_assigned_at_the_first_search():
+  (row,) = rows = matching.run(quick=True)
+  times = ("matching ms", "step ms", "share")
+  check(rows, list(row), times)
+  assert row["searches"] >= row["places"] > row["true boxes"]
+  assert row["if padding cost the same"] > row["searches"]
 
 
 @pytest.mark.benchmarks

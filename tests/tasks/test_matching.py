@@ -47,7 +47,8 @@ def test_losses_are_the_published_ones(name):
   # Published costs have a column of padding at the end.
   expected = vectors["out/cost"][..., :-1]
   np.testing.assert_allclose(cost, expected, rtol=2e-5, atol=1e-5)
-  chosen = np.asarray(jax.jit(jax.vmap(matching.assign))(cost))
+  is_real = matching.is_there(inputs[2])
+  chosen = np.asarray(jax.jit(jax.vmap(matching.assign))(cost, is_real))
   published = vectors["out/assignment"]
   np.testing.assert_array_equal(np.where(published >= 0, chosen, -1), published)
   classes = inputs[2]
@@ -110,17 +111,31 @@ def test_centres_are_those_of_the_data():
   )
 
 
-def test_assignments_cost_as_little_as_scipys():
+@pytest.mark.parametrize("padding", [0, 4])
+def test_assignments_cost_as_little_as_scipys(padding):
   """1,000 random cases, half of them with many equal costs."""
   rng = np.random.default_rng(0)
   assign = jax.jit(jax.vmap(matching.assign))
+  is_real = np.ones((500, 6), bool)
+  is_real[:, rng.permutation(6)[:padding]] = False
   for cost in (rng.normal(size=(500, 9, 6)), rng.integers(0, 3, (500, 9, 6))):
-    chosen = np.asarray(assign(jnp.asarray(cost, jnp.float32)))
-    for ours, matrix in zip(chosen, cost, strict=True):
-      assert len(set(ours.tolist())) == 6
+    cost = np.where(is_real[:, None], cost, 20)
+    chosen = np.asarray(assign(jnp.asarray(cost, jnp.float32), is_real))
+    assert not chosen[~is_real].any()
+    for ours, matrix, real in zip(chosen, cost, is_real, strict=True):
+      ours, matrix = ours[real], matrix[:, real]
+      assert len(set(ours.tolist())) == 6 - padding
       rows, columns = optimize.linear_sum_assignment(matrix)
       best = matrix[rows, columns].sum()
-      assert matrix[ours, range(6)].sum() == pytest.approx(best, abs=1e-5)
+      total = matrix[ours, range(6 - padding)].sum()
+      assert total == pytest.approx(best, abs=1e-5)
+
+
+def test_there_may_be_as_many_predictions_as_boxes():
+  """However much each costs."""
+  cost = jnp.asarray([[1e8, 3e8], [2e8, 2e8]])
+  chosen = matching.assign(cost, jnp.ones(2, bool))
+  np.testing.assert_array_equal(chosen, [0, 1])
 
 
 def test_padding_changes_nothing_and_gives_no_nan():

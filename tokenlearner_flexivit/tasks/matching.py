@@ -91,14 +91,28 @@ def is_there(classes: Float[Array, "*m K"]) -> Bool[Array, "*m"]:
   return (classes > 0).any(axis=-1)
 
 
-def assign(cost: Float[Array, "N M"]) -> Int32[Array, " M"]:
+def assign(
+  cost: Float[Array, "N M"], is_real: Bool[Array, " M"]
+) -> Int32[Array, " M"]:
   """Returns the prediction of each true box, at the least cost in total.
 
+  Each padding gets a further prediction of its own, which costs it least. So
+  the algorithm, whose steps follow one another, finds it at once: among equal
+  costs it would try all that others have, thousands of steps for an image.
+
   Args:
-    cost: of each prediction for each true box, finite; N is at least M.
+    cost: of each prediction for each true box, finite; N is at least the number
+      of true boxes.
+    is_real: which of these are no padding; the prediction of padding is 0.
   """
-  rows, columns = optax.assignment.hungarian_algorithm(cost)
-  return jnp.zeros(cost.shape[1], jnp.int32).at[columns].set(rows)
+  least, most = cost.min() - 1, cost.max()
+  most += jnp.abs(most) + 1
+  own = jnp.where(jnp.diag(~is_real), least, most)
+  rows, columns = optax.assignment.hungarian_algorithm(
+    jnp.concatenate([cost, own])
+  )
+  chosen = jnp.zeros(cost.shape[1], jnp.int32).at[columns].set(rows)
+  return jnp.where(is_real, chosen, 0)
 
 
 def losses(
@@ -124,8 +138,8 @@ def losses(
   cost = jax.vmap(lambda *image: costs(*image, weights))(
     *jax.lax.stop_gradient((logits, predicted, classes, boxes))
   )
-  chosen = jax.vmap(assign)(cost)
   is_real = is_there(classes)
+  chosen = jax.vmap(assign)(cost, is_real)
   if counts is None:
     counts = classes.sum(axis=(1, 2)), is_real.sum(axis=1)
   divide = [1 / jnp.maximum(count, 1) for count in counts]
