@@ -64,7 +64,8 @@ def compare(
   for number in true_boxes:
     batch = _batch(shape, batch_size, places, number)
     step, _ = drawn_step.make(task, params, batch, drawn_from)
-    targets = task.prepare(batch, jax.random.key(0))
+    on_device = jax.tree.map(jnp.asarray, batch)
+    targets = task.prepare(on_device, jax.random.key(0))
     is_real = matching.is_there(targets["classes"])
     cost = _costs(targets, image_size // patch_size)
     assign = jax.jit(jax.vmap(matching.assign))
@@ -201,7 +202,7 @@ def _costs(targets: dict[str, jax.Array], side: int) -> jax.Array:
   """Returns costs as training begins: one box at each patch of the grid."""
   rng = np.random.default_rng(0)
   count = len(targets["boxes"])
-  boxes = jax.nn.sigmoid(detection_heads.box_bias((side, side)))
+  boxes = jax.nn.sigmoid(detection_heads.box_bias((side, side)))[None]
   boxes += rng.normal(0, 0.01, (count, side**2, 4))
   logits = rng.normal(-4.6, 0.1, (count, side**2, _CLASSES))
   return jax.vmap(lambda *image: matching.costs(*image, matching.Weights()))(
