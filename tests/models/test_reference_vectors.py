@@ -15,6 +15,7 @@ from tokenlearner_flexivit import models
 # Modules that check reference vectors.
 MODULES = (
   "tests.evaluators.test_coco_ap",
+  "tests.evaluators.test_panoptic_quality",
   "tests.evaluators.test_retrieval",
   "tests.evaluators.test_segmentation_metrics",
   "tests.interop.test_interop_formats",

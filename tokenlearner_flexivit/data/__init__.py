@@ -6,7 +6,7 @@ from tokenlearner_flexivit.data.captions import (
   make_vocabulary,
   vocabulary_of,
 )
-from tokenlearner_flexivit.data.class_names import classes
+from tokenlearner_flexivit.data.class_names import classes, stuff
 from tokenlearner_flexivit.data.examples import ExampleError
 from tokenlearner_flexivit.data.ops import augment as augment_ops
 from tokenlearner_flexivit.data.ops import colour as colour_ops
@@ -14,6 +14,7 @@ from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import dense_label as dense_label_ops
 from tokenlearner_flexivit.data.ops import image as image_ops
 from tokenlearner_flexivit.data.ops import label as label_ops
+from tokenlearner_flexivit.data.ops import panoptic as panoptic_ops
 from tokenlearner_flexivit.data.ops import randaug
 from tokenlearner_flexivit.data.ops import text as text_ops
 from tokenlearner_flexivit.data.ops import video as video_ops
@@ -55,10 +56,12 @@ __all__ = [
   "label_ops",
   "make_vocabulary",
   "open_source",
+  "panoptic_ops",
   "parse",
   "peek",
   "randaug",
   "register_op",
+  "stuff",
   "text_ops",
   "train_batches",
   "video_augment_ops",

@@ -11,6 +11,7 @@ from tokenlearner_flexivit.data import mask_classes, preprocess
 from tokenlearner_flexivit.data import steps as steps_lib
 from tokenlearner_flexivit.data.ops import dense_label
 from tokenlearner_flexivit.data.ops import label as label_ops
+from tokenlearner_flexivit.data.ops import panoptic as panoptic_ops
 from tokenlearner_flexivit.data.sources.base import Source
 
 # The number of classes and their names; None for unknown ones.
@@ -23,6 +24,7 @@ _FOLLOWED = (
   dense_label.objects,
   dense_label.map_labels,
   dense_label.ignore,
+  panoptic_ops.panoptic,
 )
 
 
@@ -36,8 +38,8 @@ def classes(
 
   Args:
     data_config: dict or ConfigDict; its preprocessing may copy another entry to
-      the label, make boxes of objects, join the classes of several entries,
-      and give classes other numbers.
+      the label, make boxes of objects or maps of segments, join the classes of
+      several entries, and give classes other numbers.
     source: the source that it names.
     where: name of the section for errors.
     key: the entry with the labels.
@@ -62,6 +64,22 @@ def classes(
     raise ValueError(f"{where}.pp: {error}") from None
 
 
+def stuff(source: Source, names: Sequence[str] | None) -> list[str] | None:
+  """Returns the names of classes that are no things, such as sky.
+
+  Args:
+    source: the data.
+    names: of the classes, as `classes` returns them.
+
+  Returns:
+    Those among the names; None if the names or the data do not tell.
+  """
+  if names is None or not source.stuff:
+    return None
+  known = {name for several in source.stuff.values() for name in several}
+  return [name for name in names if name in known]
+
+
 def _classes_after(
   steps: Sequence[steps_lib.Step], source: Source, key: str
 ) -> Classes:
@@ -83,6 +101,9 @@ def _classes_after(
       if key == steps_lib.BOX_LABEL:
         labels = steps_lib.as_names(arguments["label"])
         key = [f"{arguments['key']}/{label}" for label in labels]
+    elif step.fn is panoptic_ops.panoptic:
+      if key == panoptic_ops.SEMANTIC:
+        key = f"{arguments['objects']}/label"
     elif arguments["key"] == key:
       changes.append(arguments)
   if known is None:

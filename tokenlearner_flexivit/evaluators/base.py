@@ -255,8 +255,8 @@ class Evaluator(abc.ABC):
   def _answer_programs(self) -> Programs:
     """Returns for each setting a program from parameters and inputs to answers.
 
-    Its batch has only the model's input, as `_inputs` returns it. Answers are
-    those of the task, such as logits [B, C], in float32.
+    Its batch has only what these are made from, as `_inputs` returns it.
+    Answers are those of the task, such as logits [B, C], in float32.
     """
 
     def answer(setting, params, batch):
@@ -282,8 +282,8 @@ class Evaluator(abc.ABC):
     return self._program("gather", lambda _, rows: self._parallel.gather(rows))
 
   def _inputs(self, batch: Batch) -> Batch:
-    """Returns the entries of a batch that the model reads."""
-    return {self._task.model.input: batch[self._task.model.input]}
+    """Returns the entries of a batch that answers of the task are made from."""
+    return {key: batch[key] for key in self._task.answer_keys}
 
   def _labels(self, batch: Batch) -> Batch:
     """Returns the labels and the mask of a batch."""

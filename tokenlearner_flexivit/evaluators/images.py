@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Array, Float, Int32, Shaped
 
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
@@ -151,3 +152,14 @@ class Images:
         real = batch[self._label_key][batch["mask"] > 0]
         self._check_labels(real, f"{self._where}.data")
       yield batch
+
+
+def seen_pixels(
+  valid: Float[Array, "b 2"] | None, images: Array
+) -> Int32[Array, "b 2"]:
+  """Returns height and width of the parts of images that are no padding."""
+  size = jnp.asarray(images.shape[1:3], jnp.int32)[None]
+  if valid is None:
+    return jnp.broadcast_to(size, (len(images), 2))
+  pixels = jnp.round(valid * size.astype(jnp.float32)).astype(jnp.int32)
+  return jnp.maximum(pixels, 1)  # Padding of the last batch shows nothing.

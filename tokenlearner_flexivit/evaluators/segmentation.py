@@ -48,7 +48,7 @@ from tokenlearner_flexivit.evaluators import (
   segmentation_report,
   windows,
 )
-from tokenlearner_flexivit.evaluators.images import TRUTH
+from tokenlearner_flexivit.evaluators.images import TRUTH, seen_pixels
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.tasks.segmentation import MASK
@@ -209,7 +209,7 @@ class Evaluator(base.Evaluator):
       logits = self._task.predict(params, {name: parts}, setting)
       return logits.astype(jnp.float32)
 
-    seen = _pixels(batch.get(VALID), images)
+    seen = seen_pixels(batch.get(VALID), images)
     return windows.slide(answer, images, seen, self._window, self._stride)
 
   def _inputs(self, batch: base.Batch) -> base.Batch:
@@ -223,7 +223,7 @@ class Evaluator(base.Evaluator):
   ) -> tuple[jax.Array, jax.Array, Int32[Array, "b 2"]]:
     """Returns masks, the pixels that count, and the sizes of the pictures."""
     mask = batch[f"{self._prefix}{MASK}"].astype(jnp.int32)
-    shown = _pixels(batch.get(f"{self._prefix}{VALID}"), mask[..., None])
+    shown = seen_pixels(batch.get(f"{self._prefix}{VALID}"), mask[..., None])
     counted = (mask != self._task.ignore) & (batch["mask"] > 0)[:, None, None]
     for axis in (1, 2):
       inside = jnp.arange(mask.shape[axis])[None] < shown[:, axis - 1 : axis]
@@ -237,7 +237,7 @@ class Evaluator(base.Evaluator):
     truth, counted, shown = self._truth(batch)
     logits = batch["logits"]
     if resizes:
-      seen = _pixels(batch.get(VALID), logits)
+      seen = seen_pixels(batch.get(VALID), logits)
       matrix = confusion.count_resized(logits, truth, counted, seen, shown)
     else:
       matrix = confusion.count(
@@ -258,7 +258,7 @@ class Evaluator(base.Evaluator):
       -(-size // p)
       for size, p in zip(images.shape[1:3], patch_size, strict=True)
     )
-    seen = _pixels(batch.get(VALID), images)
+    seen = seen_pixels(batch.get(VALID), images)
     matrix = confusion.count_best_of_cells(
       truth, counted, seen, shown, patch_size, grid, self._task.num_classes
     )
@@ -377,14 +377,3 @@ def _size(value: Any, where: str) -> tuple[int, int]:
     return tiling.to_pair(value)
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from None
-
-
-def _pixels(
-  valid: Float[Array, "b 2"] | None, images: Array
-) -> Int32[Array, "b 2"]:
-  """Returns height and width of the parts of images that are no padding."""
-  size = jnp.asarray(images.shape[1:3], jnp.int32)[None]
-  if valid is None:
-    return jnp.broadcast_to(size, (len(images), 2))
-  pixels = jnp.round(valid * size.astype(jnp.float32)).astype(jnp.int32)
-  return jnp.maximum(pixels, 1)  # Padding of the last batch shows nothing.

@@ -26,15 +26,21 @@ _IOU = Metric("IoU", "%")
 
 
 def class_table(
-  rows: Sequence[Row], names: Sequence[str], headline: str
+  rows: Sequence[Row],
+  names: Sequence[str],
+  headline: str,
+  prefix: str = IOU,
+  metric: Metric = _IOU,
 ) -> str:
-  """Returns the IoU of each class at the settings as Markdown.
+  """Returns a metric of each class at the settings as Markdown.
 
   Args:
-    rows: of the settings, with `IoU_NAME`.
+    rows: of the settings, with values named by prefix and class.
     names: of the classes, in order.
     headline: the metric that tells the best setting of a patch size, where
       there are more settings than columns.
+    prefix: of the values' names.
+    metric: their display.
   """
   settings = [(dials.Setting.from_row(row), row) for row in rows]
   if len(settings) > shown_settings.MAX_COLUMNS:
@@ -42,14 +48,18 @@ def class_table(
       shown_settings.by_patch_size(rows, headline), shown_settings.MAX_COLUMNS
     )
   known = [
-    name for name in names if any(f"{IOU}{name}" in row for _, row in settings)
+    name
+    for name in names
+    if any(f"{prefix}{name}" in row for _, row in settings)
   ]
   lines = [
     {
-      f"{_IOU.column} of": name,
+      f"{metric.column} of": name,
       **{
         shown_settings.in_words(setting): (
-          _IOU.text(row[f"{IOU}{name}"]) if f"{IOU}{name}" in row else ""
+          metric.text(row[f"{prefix}{name}"])
+          if f"{prefix}{name}" in row
+          else ""
         )
         for setting, row in settings
       },

@@ -26,7 +26,7 @@ from tokenlearner_flexivit.interop import (
   tower_names,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import segmenter
+from tokenlearner_flexivit.models import label_coder, segmenter, uvim
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Metadata keys in files that `inference.trained` and `save_params` write.
@@ -153,7 +153,8 @@ def read(
     section = torch_configs.parse(metadata[EXPORT_KEY], path).get(
       "model_section"
     )
-    section = _complete(section or {}, leaves)
+    noted = torch_configs.parse(metadata[EXPORT_KEY], path).get("other_task")
+    section = _complete(section or {}, leaves, (noted or {}).get("about", {}))
     pp = preprocessing(path, metadata)
     return _ours(section, str(path), "native", *_statistics_seen(pp))
   if MODEL_KEY in metadata:
@@ -259,18 +260,34 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
       f"{path / workdir_lib.CONFIG_FILE} is no config of a run: it has no"
       " section model."
     )
-  section = _complete(config["model"], leaves)
+  about = {}
+  if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
+    about = workdir_lib.read_about_data(path)
+  section = _complete(config["model"], leaves, about)
   statistics_seen = _statistics_seen(preprocessing(path, {}))
   where = str(path / workdir_lib.CONFIG_FILE)
   return _ours(section, where, "native", *statistics_seen)
 
 
-def _complete(section: Mapping[str, Any], leaves: Leaves) -> dict[str, Any]:
+def _complete(
+  section: Mapping[str, Any], leaves: Leaves, about: Mapping[str, Any]
+) -> dict[str, Any]:
   """Returns a run's section `model` with all that its weights tell.
 
   It need not state the number of classes or of tokens, which the data
   determine, nor the name of a model that the task takes by default.
+
+  Args:
+    section: of the run.
+    leaves: its weights.
+    about: what its task remembers about the data.
   """
+  if label_coder.KERNEL in leaves:
+    number = leaves[label_coder.KERNEL].shape[0]
+    return {"name": "label_coder", "num_labels": number, **section}
+  if uvim.EMBEDDING in leaves:
+    coder = (about.get("coder") or {}).get("fields") or section.get("coder")
+    return {"name": "uvim", **section, "coder": coder}
   head = leaves.get("head/kernel")
   is_segmenter = False
   for name in segmenter.CLASS_LEAVES:

@@ -407,7 +407,7 @@ def _variant(model: dict[str, Any]) -> str | None:
   for name in variants.VARIANTS:
     size = variants.decode_variant(name)
     keys = ("width", "depth", "mlp_dim", "num_heads")
-    if all(size[key] == model[key] for key in keys):
+    if all(size[key] == model.get(key) for key in keys):
       *t, p, q = model["patch_size"]
       return f"{name}/{p}{''.join(f'x{n}' for n in t)}" if p == q else name
   return None

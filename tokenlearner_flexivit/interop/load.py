@@ -360,16 +360,16 @@ def _changes(theirs, ours) -> list[tuple[str, Any, Any]]:
       for section in (ours, theirs)
     )
     names += ["text.pool", "text.end_id", "text.causal"]
-  of_boxes = ("size_bias", "box_gelu", "merge_eps")
-  names += [name for name in of_boxes if name in ours and name in theirs]
+  names += ["size_bias", "box_gelu", "merge_eps"]  # Of boxes.
+  names += ["quantizer", "levels", "code_grid", "coder"]  # Of codes.
   if ours["posemb"] == theirs["posemb"] == "sincos2d":
     names.append("posemb_grid")
-  if ours["token_learner"] and theirs["token_learner"]:
+  if ours.get("token_learner") and theirs.get("token_learner"):
     names.append("token_learner")
   return [
     (name, ours[name], theirs[name])
     for name in names
-    if ours[name] != theirs[name]
+    if name in ours and name in theirs and ours[name] != theirs[name]
   ]
 
 

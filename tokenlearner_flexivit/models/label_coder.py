@@ -5,15 +5,18 @@ L length of the code, C labels of pixels, I instances, D width, d features of a
 word.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import core
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float32, Int, Int32
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.models import (
   checks,
   fsq,
@@ -30,6 +33,8 @@ QUANTIZERS = ("fsq", "vq")
 CODE_DROPOUTS = ("none", "ordered", "random")
 # The maps of an example: classes, of which 0 is void, and instances.
 MAPS = ("semantics", "instances")
+# A parameter that every coder has, whose first axis is that of the labels.
+KERNEL = "embedding_semantics/kernel"
 # The parameters that hold a codebook, as `vector_quantizer.Codebook` has them.
 CODEBOOK = "codebook"
 
@@ -310,8 +315,8 @@ class LabelCoder(protocol.Model):
     out = {"stem": {}}
     for key in MAPS:
       kinds = self.num_labels if key == "semantics" else self.num_instances
-      patches = _patches(labels[key], self.patch_size)
-      pixels = jax.nn.one_hot(patches, kinds, axis=-2, dtype=self.dtype)
+      pixels = patches(labels[key], self.patch_size)
+      pixels = jax.nn.one_hot(pixels, kinds, axis=-2, dtype=self.dtype)
       out["stem"][key] = self.embeddings[key](pixels)
     x = out["stem"]["semantics"] + out["stem"]["instances"]
     if self.encoder_context:
@@ -412,7 +417,41 @@ class _Codebook(nn.Module):
     return jax.lax.stop_gradient(book)
 
 
-def _patches(
+def all_fields(coder: Any) -> core.FrozenDict:
+  """Returns the checked fields of a coder that is part of another model.
+
+  Args:
+    coder: a mapping with the fields of `LabelCoder` but its dtype.
+
+  Raises:
+    ValueError: it is no mapping, sets dtype, or has an impossible value.
+  """
+  try:
+    coder = dict(coder)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"coder={coder!r} must be a mapping with the fields of LabelCoder."
+    ) from None
+  if "dtype" in coder:
+    raise ValueError(
+      f"coder.dtype={coder['dtype']!r}: a coder computes in the dtype of the "
+      "model that it is part of. Set dtype of the model."
+    )
+  known = {f.name for f in dataclasses.fields(LabelCoder)}
+  configuration.check_keys(coder, known - {"parent", "name"}, "LabelCoder")
+  # Without a parent it is not made a part of a module that calls this one.
+  built = LabelCoder(**coder, parent=None)
+  hidden = ("parent", "name", "dtype")
+  return core.FrozenDict(
+    {
+      field.name: getattr(built, field.name)
+      for field in dataclasses.fields(built)
+      if field.name not in hidden
+    }
+  )
+
+
+def patches(
   labels: Int[ArrayLike, "B H W"], patch: tuple[int, int]
 ) -> Int[Array, "B N p"]:
   """Returns maps cut into patches, pixels row by row."""

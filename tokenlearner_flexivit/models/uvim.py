@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import core
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
 
@@ -25,6 +24,8 @@ from tokenlearner_flexivit.models.token_learner import NumTokens
 
 # The name of stage I among the parameters.
 CODER = "label_coder"
+# A parameter of every decoder.
+EMBEDDING = "code_decoder/EmbedTargets/embedding"
 # Beginnings of the names of what is added to the image tower.
 HEADS = ("code_decoder/", f"{CODER}/")
 
@@ -39,7 +40,8 @@ class UViM(vit.ViT):
 
   Attributes:
     num_classes: None: there is no head for classes.
-    coder: a mapping with the fields of `LabelCoder`; None for codes alone.
+    coder: a mapping with the fields of `LabelCoder` but its dtype; None for
+      codes alone.
     num_codes: K, and
     code_len: L, if there is no coder.
     decoder_depth: blocks of the decoder; None for those of the tower. Its
@@ -68,14 +70,14 @@ class UViM(vit.ViT):
       )
     own = self.num_codes, self.code_len
     if self.coder is not None:
-      coder = label_coder.LabelCoder(**dict(self.coder), parent=None)
+      self.coder = label_coder.all_fields(self.coder)
+      coder = label_coder.LabelCoder(**self.coder, parent=None)
       fitting = coder.num_codes, coder.length
       if own not in ((None, None), fitting):
         raise ValueError(
           f"num_codes={own[0]} and code_len={own[1]}, but the coder has "
           f"{fitting[0]} codes and a length of {fitting[1]}. Leave them out."
         )
-      self.coder = core.FrozenDict(self.coder)
       self.num_codes, self.code_len = fitting
     else:
       for name, value in zip(("num_codes", "code_len"), own, strict=True):
@@ -121,7 +123,7 @@ class UViM(vit.ViT):
     """Makes what is added to the tower."""
     self.code_decoder = self._decoder()
     if self.coder is not None:
-      self.label_coder = label_coder.LabelCoder(**self.coder)
+      self.label_coder = label_coder.LabelCoder(**self.coder, dtype=self.dtype)
 
   def __call__(
     self,

@@ -2,13 +2,14 @@
 
 import contextlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 
 from tokenlearner_flexivit import interop, tasks
 from tokenlearner_flexivit.data import captions, preprocess, vocabulary
-from tokenlearner_flexivit.data.ops import dense_label
+from tokenlearner_flexivit.data.ops import decode, dense_label, panoptic
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.train import setup
@@ -22,6 +23,7 @@ DATASETS = {
   "cifar10": (50_000, 10),
   "cifar100": (50_000, 100),
   "coco/2017": (118_287, 80),
+  "coco/2017_panoptic": (118_287, 133),
   "lvis": (100_170, 1_203),
   "oxford_iiit_pet": (3_680, 37),
   "oxford_flowers102": (1_020, 102),
@@ -65,6 +67,12 @@ def config_without_files(
   for key in setup.DEFAULTS:
     if key.startswith("init"):
       config[key] = setup.DEFAULTS[key]
+  coder = config["model"].get("coder")
+  if isinstance(coder, str):
+    # Its weights are as random as those to start from.
+    described = interop.describe(coder).model
+    fields = {k: v for k, v in described.items() if k != "name"}
+    config["model"] = {**config["model"], "coder": fields}
   task = config["task"]
   if isinstance(task.get("teachers"), dict):
     config["task"] = {
@@ -113,7 +121,8 @@ def _data(
     )
   kind = tasks.named(config["task"]).build_model(config["model"]).input
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
-  has_boxes = _makes_boxes(data.get("pp"))
+  has_boxes = _makes(data.get("pp"), dense_label.objects)
+  has_segments = _makes(data.get("pp"), panoptic.canonical)
   is_dense = str(name).startswith(("mask_folder:", "coco:"))
   data["name"] = f"fake:{_RAW[kind]}:{num_classes}:{num_examples}"
   if "+" in data["split"] and "[" not in data["split"]:
@@ -124,6 +133,9 @@ def _data(
       data = _with_words(data, texts, config["model"])
   elif has_boxes:
     data["name"] += ":boxes"
+  elif has_segments:
+    data["name"] += ":dense"
+    data["pp"] = _segments_of_classes(data["pp"])
   elif is_dense:
     data["name"] += ":dense"
     data["pp"] = _without_ids(data["pp"])
@@ -137,11 +149,11 @@ def _texts(pp: Any) -> captions.Texts | None:
   return None
 
 
-def _makes_boxes(pp: Any) -> bool:
-  """Tells whether a preprocessing makes arrays of boxes."""
+def _makes(pp: Any, op: Callable[..., Any]) -> bool:
+  """Tells whether a preprocessing has an op."""
   with contextlib.suppress(ValueError):  # A wrong one is refused later.
     steps = preprocess.parse(pp).steps if isinstance(pp, str) else ()
-    return any(step.op is dense_label.objects for step in steps)
+    return any(step.op is op for step in steps)
   return False
 
 
@@ -166,6 +178,19 @@ def _with_words(
     old, new = (quote + n + quote for n in (texts.vocabulary, vocabulary.WORDS))
     pp = pp.replace(old, new)
   return {**data, "pp": pp, "vocabulary": words}
+
+
+def _segments_of_classes(pp: str) -> str:
+  """Returns a preprocessing that takes the classes of noise for segments."""
+  texts = ["copy('semantic','instances')"]
+  for step in preprocess.parse(pp).steps:
+    if step.op is panoptic.panoptic or step.op is decode.decode_ids:
+      continue
+    # So decoded masks are those that the noise has.
+    masks = "masks=('semantic', 'instances')"
+    is_decode = step.op is decode.decode
+    texts.append(f"decode({masks})" if is_decode else step.text)
+  return "|".join(texts)
 
 
 def _without_ids(pp: str) -> str:

@@ -13,6 +13,8 @@ from tokenlearner_flexivit.tasks import (
   contrastive,
   detection,
   distillation,
+  panoptic,
+  panoptic_code,
   segmentation,
   segmentation_distillation,
 )
@@ -23,6 +25,8 @@ TASKS = {
   "contrastive": contrastive.Contrastive,
   "detection": detection.Detection,
   "distillation": distillation.Distillation,
+  "panoptic": panoptic.Panoptic,
+  "panoptic_code": panoptic_code.PanopticCode,
   "segmentation": segmentation.Segmentation,
   "segmentation_distillation": (
     segmentation_distillation.SegmentationDistillation

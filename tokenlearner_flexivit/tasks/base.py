@@ -62,6 +62,8 @@ class Task(abc.ABC):
     has_places: whether answers tell places in an image. Then predictions bring
       them back to the original by `restore`, and images that do not have the
       model's size are padded rather than cropped.
+    frozen: patterns of parameters that no step changes, as
+      `config.optimizer.freeze` has them; `after_step` may.
     is_mean: whether the loss is a mean over examples. Other losses, such as
       those that compare the examples of a batch, cannot be accumulated over
       micro-batches, and no example may be in a batch twice.
@@ -78,6 +80,7 @@ class Task(abc.ABC):
   answer_text: ClassVar[str] = ""
   has_places: ClassVar[bool] = False
   is_mean: ClassVar[bool] = True
+  frozen: Sequence[str] = ()
 
   model: Any
   batch_keys: tuple[str, ...]
@@ -86,6 +89,11 @@ class Task(abc.ABC):
     """Keeps the model."""
     self.model = model
     self.programs: dict[Any, Any] = {}
+
+  @property
+  def answer_keys(self) -> tuple[str, ...]:
+    """Returns the entries of a batch that `predict` reads."""
+    return (self.model.input,)
 
   @classmethod
   def about(
@@ -176,6 +184,14 @@ class Task(abc.ABC):
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return jax.jit(self.model.init)(key, images)["params"]
 
+  def complete(self, params: Any) -> Any:
+    """Returns parameters to start from, with those that the task reads itself.
+
+    Args:
+      params: those of `init` or of `config.init`.
+    """
+    return params
+
   def prepare(
     self,
     batch: Batch,
@@ -221,6 +237,26 @@ class Task(abc.ABC):
       The loss; its metrics (scalars) and the model's answer, a pytree of arrays
       [B, ...], such as logits.
     """
+
+  def after_step(
+    self,
+    before: Any,
+    params: Any,
+    metrics: dict[str, Any],
+    key: jax.Array,
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns parameters and metrics after a step of the optimizer.
+
+    A task may change here what is learned without a gradient.
+
+    Args:
+      before: the parameters before the step.
+      params: those after it.
+      metrics: of the loss, means over the devices; what is no scalar must go.
+      key: the same on all devices.
+    """
+    del before, key
+    return params, metrics
 
   def train_logits(
     self,

@@ -42,13 +42,7 @@ def best_classes(
   Raises:
     ValueError: the preprocessing rotates or shears images.
   """
-  (across, shear, _), (slant, down, _) = place.matrix
-  if shear or slant or not (across and down):
-    raise ValueError(
-      "The preprocessing rotates or shears images, so that pixels of its "
-      "results cannot be brought back to rows and columns of the original. "
-      "Take such ops out of the evaluation."
-    )
+  down, across = _scales(place)
   height, width = place.size
   down, across = (
     _taps(old, new, scale, shift)
@@ -69,6 +63,52 @@ def best_classes(
   classes[~down.is_shown] = ignore
   classes[:, ~across.is_shown] = ignore
   return classes
+
+
+def nearest(
+  numbers: Integer[np.ndarray, "h w"], place: geometry.Place, outside: int
+) -> Integer[np.ndarray, "H W"]:
+  """Returns a map of the original image, each pixel from the nearest one.
+
+  Args:
+    numbers: the map of the prepared image.
+    place: where this shows the original one.
+    outside: the number of pixels that the prepared image does not show.
+
+  Raises:
+    ValueError: the preprocessing rotates or shears images.
+  """
+  axes = []
+  for old, new, scale, shift in zip(
+    numbers.shape,
+    place.size,
+    _scales(place),
+    place.matrix[::-1, 2].tolist(),
+    strict=True,
+  ):
+    places = np.floor(scale * (np.arange(new) + 0.5) + shift).astype(int)
+    axes.append((places.clip(0, old - 1), (places >= 0) & (places < old)))
+  (rows, is_row), (columns, is_column) = axes
+  result = numbers[rows][:, columns]
+  result[~is_row] = outside
+  result[:, ~is_column] = outside
+  return result
+
+
+def _scales(place: geometry.Place) -> tuple[float, float]:
+  """Returns how many prepared pixels an original one is, down and across.
+
+  Raises:
+    ValueError: the preprocessing rotates or shears images.
+  """
+  (across, shear, _), (slant, down, _) = place.matrix
+  if shear or slant or not (across and down):
+    raise ValueError(
+      "The preprocessing rotates or shears images, so that pixels of its "
+      "results cannot be brought back to rows and columns of the original. "
+      "Take such ops out of the evaluation."
+    )
+  return down, across
 
 
 class _Taps(NamedTuple):

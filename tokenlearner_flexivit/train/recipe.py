@@ -34,15 +34,19 @@ class Recipe:
     self.stacked = jax.eval_shape(
       lambda tree: stacking.stack(tree, model.scanned_runs), self.shapes
     )
+    section = dict(config["optimizer"])
+    if frozen := experiment.task.frozen:
+      own = section.get("freeze") or ()
+      section["freeze"] = [*([own] if isinstance(own, str) else own), *frozen]
     self.optimizer, self.learning_rate = optimizer_lib.create(
-      config["optimizer"],
+      section,
       self.stacked,
       experiment.steps("total"),
       batch_size=config["batch_size"],
       num_examples=experiment.about_data["num_examples"],
       model=model,
     )
-    rates = {key: config["optimizer"].get(key) for key in layer_rates.KEYS}
+    rates = {key: section.get(key) for key in layer_rates.KEYS}
     factors = layer_rates.factors(self.stacked, **rates, model=model)
     self.options = dict(
       seed=config["seed"],

@@ -374,7 +374,7 @@ class Experiment:
     key = jax.random.key(self.config["seed"])
     params = self.task.init(key, self.image_shape)
     if self.config["init"] is None:
-      return params
+      return self.task.complete(params)
     loaded, changes = interop.load_params_and_report(
       self.config["init"],
       self.task.model,
@@ -386,4 +386,4 @@ class Experiment:
       input_std=self.config["init_std"],
     )
     terminal.say(f"Starting from {changes}")
-    return loaded
+    return self.task.complete(loaded)

@@ -203,6 +203,9 @@ def make_train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    params, metrics = task.after_step(
+      state.params, params, metrics, jax.random.fold_in(batch_key, 1)
+    )
     metrics |= {
       "grad_norm": optax.tree.norm(grads),
       "update_norm": optax.tree.norm(updates),

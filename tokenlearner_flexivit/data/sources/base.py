@@ -42,6 +42,8 @@ class Source(abc.ABC):
     class_names: names of the classes in order, or None without names.
     has_several: whether an example may have several classes.
     value_names: by feature, names of its values 0, 1, ..., if they have names.
+    stuff: by feature, the names of classes that are no things, such as sky;
+      empty if that is not known.
     parts: what is read of the dataset's splits; empty if that is not known.
     notes: what was read and checked, in words, for the start of a run.
     mirror_error: why captions are false for mirrored images; "" if they are
@@ -54,6 +56,7 @@ class Source(abc.ABC):
   class_names: list[str] | None = None
   has_several: bool = False
   value_names: Mapping[str, list[str]] = types.MappingProxyType({})
+  stuff: Mapping[str, Sequence[str]] = types.MappingProxyType({})
   parts: Sequence[shared_examples.Part] = ()
   notes: Sequence[str] = ()
   mirror_error: str = ""

@@ -32,6 +32,11 @@ _MASKS = {
   },
   "rendered_scenes": {"semantic": ("background", *shapes.NAMES)},
 }
+# Where the classes of no things begin and end among those of a feature.
+_STUFF = {
+  "coco": {"panoptic_objects/label": slice(80, None)},
+  "rendered_scenes": {"semantic": slice(0, 1)},
+}
 _MIRROR_ERRORS = {
   "rendered_scenes": "captions say to which side a shape is tilted or moves"
 }
@@ -137,6 +142,11 @@ class TfdsSource(sources.Source):
       key: list(names)
       for key, names in _MASKS.get(builder.name, {}).items()
       if key in known
+    }
+    self.stuff = {
+      key: self.value_names[key][chosen]
+      for key, chosen in _STUFF.get(builder.name, {}).items()
+      if key in self.value_names
     }
     if features is None:
       self._parse = dict

@@ -31,6 +31,7 @@ class Annotations:
     names: the names of the images' files.
     sizes: height and width, int32 [N, 2]; 0 where the file does not tell.
     categories: names by category id, in the order of the ids.
+    stuff: the names of those that are no things (`isthing` is 0).
     starts: position of the first object of each image, and M; int64 [N + 1].
     ids: of the objects, int64 [M].
     boxes: x, y, width and height in pixels, float64 [M, 4].
@@ -47,6 +48,7 @@ class Annotations:
   names: Sequence[str]
   sizes: np.ndarray
   categories: Mapping[int, str]
+  stuff: Sequence[str]
   starts: np.ndarray
   ids: np.ndarray
   boxes: np.ndarray
@@ -173,6 +175,11 @@ def _parse(
       np.int32,
     ).reshape(-1, 2),
     categories=categories,
+    stuff=[
+      categories[category["id"]]
+      for category in content.get("categories") or []
+      if category["id"] in categories and not category.get("isthing", 1)
+    ],
     starts=np.cumsum([0, *map(len, per_image)]),
     ids=np.array(
       [note.get("id", i) for i, note in enumerate(objects)], np.int64

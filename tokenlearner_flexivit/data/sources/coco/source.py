@@ -72,7 +72,7 @@ class CocoSource(sources.Source):
     self._features = _check_features(features, known, name)
     asked = splits.select(split, known, name, files.resolve)
     training = next(iter(known))  # "train", if it exists.
-    self.value_names, self.notes = {}, []
+    self.value_names, self.stuff, self.notes = {}, {}, []
     numbers = {}
     for kind, (*_, key) in reading.ENTRIES.items():
       if self._wants(kind) and kind != annotations.CAPTIONS:
@@ -80,8 +80,11 @@ class CocoSource(sources.Source):
           (kinds[kind] for kinds in known.values() if kind in kinds), None
         )
         if file:
-          names = list(annotations.read(file, kind).categories.values())
+          about = annotations.read(file, kind)
+          names = list(about.categories.values())
           self.value_names[f"{key}/label"] = names
+          if about.stuff:
+            self.stuff[f"{key}/label"] = about.stuff
           numbers[kind] = reading.number_classes(names, file)
     read = {}
     for known_name, *_ in asked:
