@@ -68,9 +68,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   else:
     segmenter.start_from(c, args["init"])
   c.model.dtype = "bfloat16"
-  c.model.coder = args["coder"]
-  if args["coder"] == "none":
-    c.model.coder = uvim_code.MODEL
+  is_none = args["coder"] == "none"
+  c.model.coder = uvim_code.MODEL if is_none else args["coder"]
   size = args["patch_size"]
   values = PATCH_SIZES if args["flexible"] else (size,)
   c.flexi = dict(patch_size=dict(values=values))

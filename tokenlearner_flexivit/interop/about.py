@@ -287,6 +287,9 @@ def _complete(
     return {"name": "label_coder", "num_labels": number, **section}
   if uvim.EMBEDDING in leaves:
     coder = (about.get("coder") or {}).get("fields") or section.get("coder")
+    if f"{uvim.CODER}/{label_coder.KERNEL}" in leaves:
+      number = leaves[f"{uvim.CODER}/{label_coder.KERNEL}"].shape[0]
+      coder = {"num_labels": number, **coder}
     return {"name": "uvim", **section, "coder": coder}
   head = leaves.get("head/kernel")
   is_segmenter = False
