@@ -22,9 +22,16 @@ from tokenlearner_flexivit.interop import (
   released,
   surgery,
   text_tower,
+  uvim_names,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves
-from tokenlearner_flexivit.models import tiling, variants, vit
+from tokenlearner_flexivit.models import (
+  label_coder,
+  tiling,
+  uvim,
+  variants,
+  vit,
+)
 
 _BLOCK = "Transformer/encoderblock_0/"
 # Attention heads of the published models of a width, those of `variants`. Width
@@ -83,7 +90,7 @@ class Description:
   @property
   def image_model(self) -> dict[str, Any]:
     """Returns the model without a text tower; without one, the model."""
-    if "text" not in self.model:
+    if not {"text", "num_codes"} & self.model.keys():
       return self.model
     fields = {field.name for field in dataclasses.fields(vit.ViT)} - {"name"}
     return {name: v for name, v in self.model.items() if name in fields}
@@ -245,13 +252,21 @@ def describe(
       if not heads and format in formats.TORCH:
         heads = _guess_heads(leaves, guesses, path)
         leaves, _ = formats.to_ours(opened.leaves, format, str(path), heads)
-      model = _model(leaves, guesses, path, format) | dict(known.computes)
+      if label_coder.KERNEL in leaves:
+        model = uvim_names.coder_arguments(leaves, guesses)
+      else:
+        model = _model(leaves, guesses, path, format) | dict(known.computes)
       if text_tower.EMBEDDING in leaves:
         model |= text_tower.arguments(leaves, known.text, guesses, str(path))
+      if uvim.EMBEDDING in leaves:
+        model |= uvim_names.decoder_arguments(leaves)
       squares = str(source) in released.RELEASED
-      if format == "big_vision" and not (known.where or squares):
+      # Models with a name are of one kind.
+      is_plain = format == "big_vision" and "name" not in model
+      if is_plain and not (known.where or squares):
         _guess_pool(model, guesses)
-      _add_posemb(model, leaves, known, posemb_grid, guesses, path, squares)
+      if label_coder.KERNEL not in leaves:
+        _add_posemb(model, leaves, known, posemb_grid, guesses, path, squares)
     table = tuple((k, v.shape, str(v.dtype)) for k, v in leaves.items())
   _check_as_known(model, path, num_heads=num_heads, posemb_grid=posemb_grid)
   for guess in guesses:

@@ -5,6 +5,7 @@ Ours are big_vision's current ones, but for TokenLearner.
 
 import re
 
+from tokenlearner_flexivit.interop import uvim_names
 from tokenlearner_flexivit.interop.leaves import Leaves
 from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers, uvim
 
@@ -56,8 +57,8 @@ _SCENIC = (
 
 
 def is_big_vision(names: set[str]) -> bool:
-  """Tells whether a patch embedding has big_vision's name."""
-  return any(
+  """Tells whether a patch embedding, or one of UViM, has big_vision's name."""
+  return uvim_names.root(names, ROOTS) is not None or any(
     root + half + _KERNEL in names
     for root in (*ROOTS, "")
     for half in ("", _IMAGE)
@@ -77,6 +78,9 @@ def only_parameters(leaves: Leaves) -> Leaves:
 
   Of a contrastive model the image half gets the names that it has alone.
   """
+  before = uvim_names.root(set(leaves), ROOTS)
+  if before is not None:
+    return uvim_names.only_parameters(leaves, before)
   for root in (*ROOTS, ""):
     if root + _IMAGE + _KERNEL in leaves:
       return _halves(leaves, root)
@@ -115,7 +119,7 @@ def from_big_vision(leaves: Leaves) -> Leaves:
     a scan over layers) taken apart.
   """
   ours = {}
-  for name, leaf in leaves.items():
+  for name, leaf in uvim_names.to_ours(leaves).items():
     prefix = two_towers.TEXT if name.startswith(two_towers.TEXT) else ""
     name = prefix + _rename(name.removeprefix(prefix), _OLD)
     if prefix:
@@ -162,11 +166,14 @@ def from_scenic(leaves: Leaves) -> Leaves:
 def to_big_vision(leaves: Leaves) -> Leaves:
   """Renames our arrays to big_vision's names, after "params/".
 
-  With a text tower, those of the image tower come after "params/img/".
+  With a text tower, those of the image tower come after "params/img/". Those of
+  UViM have the names of its two stages.
 
   Raises:
     ValueError: parameters that big_vision lacks.
   """
+  if uvim_names.is_ours(leaves):
+    return uvim_names.to_theirs(leaves)
   video = ("TemporalTransformer", "pos_embedding_")
   other = ("TokenLearner_", "TokenFuser_", "pre_norm", *video, *_DENSE)
   refuse(leaves, "big_vision", *other)

@@ -13,7 +13,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.interop import about, containers, formats, surgery
 from tokenlearner_flexivit.interop.leaves import Leaf
-from tokenlearner_flexivit.models import posemb
+from tokenlearner_flexivit.models import label_coder, posemb
 
 
 def save_params(
@@ -38,8 +38,9 @@ def save_params(
   * big_vision and Scenic: the models of the same size.
 
   Args:
-    params: of a `models.ViT`, of a `models.TwoTowers` as native or big_vision,
-      of a `models.ViViT` as native or scenic, or of any other as native.
+    params: of a `models.ViT`; as native or big_vision of a `models.TwoTowers`,
+      a `models.LabelCoder` or a `models.UViM` without its coder; as native or
+      scenic of a `models.ViViT`; or of any other as native.
     path: its suffix must be one of the format's: native .npz or .safetensors,
       big_vision .npz, scenic .npz or .msgpack (flax), the others .safetensors.
     format: "native" (our names), "big_vision", "timm", "hugging_face" or
@@ -64,12 +65,19 @@ def save_params(
   to_theirs = formats.TO_THEIRS[format]
   flat = traverse_util.flatten_dict(params, sep="/")
   arrays = {name: np.asarray(array) for name, array in flat.items()}
-  if surgery.KERNEL not in arrays:
+  kernel = arrays.get(surgery.KERNEL)
+  if kernel is None and label_coder.KERNEL not in arrays:
     raise ValueError(
       f"These are no parameters of a ViT: there is no {surgery.KERNEL!r} among"
       f" {', '.join(sorted(arrays)[:4])}, ...."
     )
-  if arrays[surgery.KERNEL].ndim != 4 and format not in ("native", "scenic"):
+  if kernel is None and format not in ("native", "big_vision"):
+    raise ValueError(
+      f"{format} has no model that codes labels; save these parameters as "
+      "native or big_vision."
+    )
+  is_video = kernel is not None and kernel.ndim != 4
+  if is_video and format not in ("native", "scenic"):
     raise ValueError(
       f"{format} has no model for videos like that of these parameters; save"
       " them as native or scenic."

@@ -205,6 +205,6 @@ def cross_entropy(
 ) -> Float32[Array, ""]:
   """Returns the mean softmax cross-entropy of the pixels of a map."""
   patches = label_coder.patches(labels, coder.patch_size)
-  return optax.softmax_cross_entropy_with_integer_labels(
-    logits, patches, axis=2
-  ).mean()
+  # The gradient of a choice along this axis would be a slow scatter.
+  wanted = jax.nn.one_hot(patches, logits.shape[2], axis=2)
+  return optax.softmax_cross_entropy(logits, wanted, axis=2).mean()
