@@ -1,0 +1,1 @@
+"""FlexiViT and TokenLearner transferred to panoptic segmentation (UViM)."""

@@ -1,0 +1,171 @@
+r"""One training of the study; the study itself is `run.py`.
+
+    python -m tokenlearner_flexivit.main --workdir=/tmp/runs/cell --config=\
+      experiments/transfer_panoptic/config.py:cell=any_size,seed=0,\
+workdir=/tmp/runs
+
+Image towers are those of transfer_retrieval, under the names that they have
+there, and `coder` is UViM's stage I. Transfers, its stage II, start from the
+runs of a tower and of the coder in the folder `workdir=...` of the study.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from configs import panoptic_code_scenes, panoptic_scenes
+from experiments import recipe, training
+from experiments.transfer_retrieval import config as retrieval_config
+
+CODER, ANY_SIZE, BOTH_DIALS = "coder", "any_size", "both_dials"
+ALL = "all"  # Tokens.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(retrieval_config.Scale):
+  """A size of the study.
+
+  Attributes:
+    code_steps: of stage I.
+    map_steps: of a transfer.
+    numbers: of learned tokens, from few to many.
+  """
+
+  code_steps: int
+  map_steps: int
+  numbers: tuple[int, ...]
+
+
+_CPU = retrieval_config.SCALES["cpu"]
+SCALES = {
+  "cpu": Scale(
+    **{f.name: getattr(_CPU, f.name) for f in dataclasses.fields(_CPU)},
+    code_steps=1500,
+    map_steps=1000,
+    numbers=(4, 8, 16),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A transfer.
+
+  Attributes:
+    name: in tables and folders.
+    tower: key of `retrieval_config.towers`.
+    sizes: patch sizes; one of them is drawn at each step.
+    version: of TokenLearner before the last block; None without one.
+    numbers: of tokens; one of them is drawn at each step. None without
+      TokenLearner.
+  """
+
+  name: str
+  tower: str
+  sizes: tuple[int, ...]
+  version: str | None = None
+  numbers: tuple[int | str, ...] | None = None
+
+
+def transfer(tower: str, size: int) -> str:
+  """Returns the name of a tower's transfer at one patch size."""
+  return f"{tower}_at{size}"
+
+
+def learned(number: int) -> str:
+  """Returns the name of the transfer with so many learned tokens."""
+  return f"learned{number}"
+
+
+def averages(number: int) -> str:
+  """Returns the name of the transfer with averages over so many rectangles."""
+  return f"averages{number}"
+
+
+def cells_by_name(scale: Scale) -> dict[str, Cell]:
+  """Returns the transfers of a scale by name."""
+  coarse, fine = scale.sizes[0], scale.sizes[-1]
+  listed = [
+    Cell(transfer(tower, size), tower, (size,))
+    for tower, size in (
+      ("flexible", coarse),
+      ("coarse", coarse),
+      ("fine", coarse),
+      ("flexible", fine),
+      ("fine", fine),
+    )
+  ]
+  numbers = (*scale.numbers, ALL)
+  listed += [
+    Cell(ANY_SIZE, "flexible", scale.sizes),
+    Cell(BOTH_DIALS, "flexible", scale.sizes, "1.1", numbers),
+  ]
+  for number in scale.numbers:
+    for name, version in (
+      (learned(number), "1.1"),
+      (averages(number), "average"),
+    ):
+      listed.append(Cell(name, "flexible", (fine,), version, (number,)))
+  return {cell.name: cell for cell in listed}
+
+
+def needs(scale: Scale) -> dict[str, list[str]]:
+  """Returns towers, coder and transfers, each after those it needs."""
+  return (
+    retrieval_config.needs_of_towers(scale)
+    | {CODER: []}
+    | {cell.name: [cell.tower, CODER] for cell in cells_by_name(scale).values()}
+  )
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; see above for the argument."""
+  small = dict(depth=2, map_steps=2, code_steps=2)
+  scale, _, args = recipe.read_argument(
+    arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
+  )
+  name, seed = args["cell"], args["seed"]
+  if name in retrieval_config.needs_of_towers(scale):
+    return retrieval_config.get_config(arg)
+  if name == CODER:
+    c = panoptic_code_scenes.get_config(f"steps={scale.code_steps}")
+    c.seed, c.batch_size = seed, scale.batch_size
+    return c
+  cell = cells_by_name(scale)[name]
+  if not args["workdir"]:
+    raise ValueError(
+      f"The cell {name} needs {cell.tower} and {CODER}. Train with "
+      "experiments.transfer_panoptic.run, or give the folder that has them as "
+      "workdir=... ."
+    )
+
+  def run(other: str) -> str:
+    folder = training.run_name(other, seed, args["scale"])
+    return str(pathlib.Path(args["workdir"]).absolute() / folder)
+
+  return _transfer_config(scale, seed, cell, run(cell.tower), run(CODER))
+
+
+def _transfer_config(
+  scale: Scale, seed: int, cell: Cell, init: str, coder: str
+) -> ml_collections.ConfigDict:
+  """Returns the config of a transfer."""
+  stored = retrieval_config.towers(scale)[cell.tower]
+  c = recipe.config(scale, seed, scale.map_steps)
+  base = panoptic_scenes.get_config(f"coder={coder}")
+  c.data, c.task, c.evals = base.data, base.task, base.evals
+  c.model = recipe.model_section(scale, stored.kernel, stored.grid)
+  c.model.decoder_depth, c.model.coder = base.model.decoder_depth, coder
+  c.init = init
+  c.flexi = dict(patch_size=dict(values=cell.sizes))
+  c.evals.test.patch_sizes = scale.sizes
+  if cell.version:
+    most = max(number for number in cell.numbers if number != ALL)
+    c.model.token_learner = dict(
+      layer=scale.depth - 1, num_tokens=most, version=cell.version
+    )
+    c.flexi.num_tokens = dict(values=cell.numbers)
+    # Few patches leave nothing to learn.
+    c.evals.test.patch_sizes = cell.sizes
+  return c
