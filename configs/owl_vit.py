@@ -175,4 +175,6 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
   c.model = {k: v for k, v in c.model.items() if k not in left_out}
   if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
     c.model.pool = "gap"
+  elif c.model.get("pool") == "tok_gap":
+    c.model.pool = "tok"
   c.model.update(name="owl_vit", text=text)

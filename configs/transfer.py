@@ -181,6 +181,8 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> int:
     raise ValueError(
       f"{source} is a model for videos; this config takes models for images."
     )
+  if c.model.get("pool") == "tok_dist":
+    c.model.pool = "tok"  # One new head, for both of DeiT's.
   mean, std = described.input_mean, described.input_std
   if mean and {*mean, *std} != {0.5}:
     c.init_mean, c.init_std = mean, std

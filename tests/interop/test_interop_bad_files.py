@@ -1,6 +1,7 @@
 """Files that are damaged or hostile: an error that says so, and no more."""
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -258,18 +259,64 @@ def test_fortran_order_and_big_endian(
   assert_same(loaded, traverse_util.unflatten_dict(weights, sep="/"))
 
 
-def test_several_files_are_named(tmp_path, make_model):
-  (tmp_path / "model.safetensors.index.json").write_text("{}")
-  with pytest.raises(ValueError, match="several files"):
+INDEX = "model.safetensors.index.json"
+SHARDS = tuple(f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+
+
+@pytest.fixture
+def in_two_files(weights, tmp_path):
+  """Returns the names of arrays by the file, of two, that holds them."""
+  names = sorted(weights)
+  parts = dict(zip(SHARDS, (names[::2], names[1::2]), strict=True))
+  for file, part in parts.items():
+    safetensors.numpy.save_file(
+      {name: weights[name] for name in part}, tmp_path / file
+    )
+  files = {name: file for file, part in parts.items() for name in part}
+  (tmp_path / INDEX).write_text(json.dumps({"weight_map": files}))
+  return files
+
+
+def test_several_files_are_one(
+  in_two_files, weights, tmp_path, make_model, assert_same
+):
+  for source in (tmp_path, tmp_path / INDEX):
+    loaded, report = interop.load_params_and_report(source, make_model())
+    assert_same(loaded, traverse_util.unflatten_dict(weights, sep="/"))
+  assert report.container == "safetensors index"
+  # The checksum is that of all files, not of the index.
+  changed = {
+    k: v + 1 for k, v in weights.items() if in_two_files[k] in SHARDS[:1]
+  }
+  safetensors.numpy.save_file(changed, tmp_path / SHARDS[0])
+  _, again = interop.load_params_and_report(tmp_path, make_model())
+  assert again.sha256 != report.sha256
+
+
+def test_several_files_that_are_not_whole(in_two_files, weights, tmp_path):
+  with pytest.raises(ValueError, match=r"one of several files .*the index"):
+    interop.describe(tmp_path / SHARDS[0])
+  lacking = {k: v for k, v in weights.items() if in_two_files[k] == SHARDS[1]}
+  missing = lacking.popitem()[0]
+  safetensors.numpy.save_file(lacking, tmp_path / SHARDS[1])
+  with pytest.raises(ValueError, match=f"names {missing} in {SHARDS[1]}"):
     interop.describe(tmp_path)
-  with pytest.raises(ValueError, match="several files"):
-    interop.describe(tmp_path / "model.safetensors.index.json")
-  shard = tmp_path / "model-00001-of-00002.safetensors"
-  weight = np.ones(16, np.float32)
-  safetensors.numpy.save_file({"patch_embed.proj.weight": weight}, shard)
-  for call in (interop.describe, lambda p: interop.load_params(p, None)):
-    with pytest.raises(ValueError, match=r"one of several files .*as one"):
-      call(shard)
+  (tmp_path / SHARDS[1]).unlink()
+  with pytest.raises(FileNotFoundError, match=f"names {SHARDS[1]}, which"):
+    interop.describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("{}", "has no 'weight_map'"),
+    ('{"weight_map": {"a": "../b.safetensors"}}', "not in its folder"),
+  ],
+)
+def test_a_damaged_index(content, message, tmp_path):
+  (tmp_path / INDEX).write_text(content)
+  with pytest.raises(ValueError, match=message):
+    interop.describe(tmp_path)
 
 
 def test_a_folder_of_other_names_says_which_files_it_has(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import sys
 import types
 import urllib.error
@@ -158,6 +159,8 @@ def hub(tmp_path, monkeypatch):
   [
     ("hf://timm/vit", "timm-vit-None-model.safetensors"),
     ("hf://timm/vit@v1", "timm-vit-v1-model.safetensors"),
+    ("hf://timm/vit@refs/pr/3", "timm-vit-refs-pr-3-model.safetensors"),
+    ("hf://timm/vit@a%2Fb+c/model.npz", "timm-vit-a-b+c-model.npz"),
     ("hf://timm/vit.a@v1/model.npz", "timm-vit.a-v1-model.npz"),
     ("hf://timm/vit/sub/a.npz", "timm-vit-None-sub-a.npz"),
   ],
@@ -171,6 +174,22 @@ def test_what_a_repository_tells_of_its_model_is_fetched_too(hub, tmp_path):
   interop.fetch("hf://timm/vit")
   assert (tmp_path / "timm-vit-None-config.json").exists()
   assert not (tmp_path / "timm-vit-None-preprocessor_config.json").exists()
+
+
+def test_all_of_several_files_are_fetched(hub, tmp_path, monkeypatch):
+  hub[:] = ["model.safetensors.index.json", "a.safetensors", "b.safetensors"]
+  library = sys.modules["huggingface_hub"]
+  fetch = library.hf_hub_download
+
+  def hf_hub_download(repo, file, revision):
+    path = tmp_path / file
+    files = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    path.write_text(json.dumps(files))
+    return str(path) if file in hub else fetch(repo, file, revision)
+
+  monkeypatch.setattr(library, "hf_hub_download", hf_hub_download)
+  assert interop.fetch("hf://a/b").name == hub[0]
+  assert {f.name for f in tmp_path.glob("*.safetensors*")} == set(hub)
 
 
 def test_hugging_face_without_choice(hub):

@@ -12,7 +12,6 @@ from tests import vectors as vectors_lib
 from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.interop import resize
-from tokenlearner_flexivit.models import blocks
 
 
 def load(path, model, **options):
@@ -138,13 +137,14 @@ def as_in_timm(monkeypatch):
   vectors_lib.interpolate_as_timm(monkeypatch)
 
 
-@vectors_lib.checks("timm_flexivit_tok", "timm_flexivit_map")
+@vectors_lib.checks(
+  "timm_flexivit_tok", "timm_flexivit_map", "timm_flexivit_avg"
+)
 def test_timm(name, vectors, tmp_path, as_in_timm):
   reference = vectors(name)
   path = tmp_path / "model.safetensors"
   safetensors.numpy.save_file(reference.flat("params/"), path)
-  described = interop.describe(path, num_heads=4).model
-  model = models.ViT(**described | {"gelu": "erf"})
+  model = models.ViT(**interop.describe(path, num_heads=4).model)
   params, report = load(path, model)
   assert report.format == "timm"
   images = reference["in/x"].transpose(0, 2, 3, 1)
@@ -154,35 +154,6 @@ def test_timm(name, vectors, tmp_path, as_in_timm):
     assert_close(out["encoded"], expected["features"])
     assert_close(out["pre_logits"], expected["pre_logits"])
     assert_close(out["logits"], expected["logits"])
-
-
-@vectors_lib.checks("timm_flexivit_avg")
-def test_timm_norm_after_pooling(name, vectors, tmp_path, as_in_timm):
-  reference = vectors(name)
-  path = tmp_path / "model.safetensors"
-  arrays = reference.flat("params/")
-  safetensors.numpy.save_file(arrays, path)
-  with pytest.raises(ValueError, match="fc_norm"):
-    interop.describe(path, num_heads=4)
-  # With that norm where ours is, all before it is the same model.
-  arrays = {k.replace("fc_norm.", "norm."): v for k, v in arrays.items()}
-  safetensors.numpy.save_file(arrays, path)
-  described = interop.describe(path, num_heads=4).model
-  model = models.ViT(**described | {"gelu": "erf"})
-  params, _ = load(path, model)
-  norm = blocks.layer_norm(np.float32)
-  images = reference["in/x"].transpose(0, 2, 3, 1)
-  for size in reference.meta["patches"]:
-    _, out = tiny.apply(model, params, images, patch_size=size)
-    expected = reference.flat(f"out/patch{size}/")
-    features = out["encoder"]["block01"]["+mlp"]
-    assert_close(features, expected["features"])
-    pooled = norm.apply(
-      {"params": params["Transformer"]["encoder_norm"]}, features.mean(axis=1)
-    )
-    assert_close(pooled, expected["pre_logits"])
-    y = vectors_lib.dense(params["head"], pooled)
-    assert_close(y, expected["logits"])
 
 
 @pytest.mark.parametrize("pool", ["tok", "map", "avg"])

@@ -76,7 +76,7 @@ def test_zoom_keeps_the_corners():
   zoomed = resize.resize_posemb(cells, (3, 4), (5, 7), "zoom").reshape(5, 7)
   assert zoomed[[0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [0, 3, 8, 11]
   assert zoomed[1, 1] == 2.5
-  with pytest.raises(ValueError, match="Known: linear, zoom"):
+  with pytest.raises(ValueError, match="Known: linear, zoom, bicubic"):
     resize.resize_posemb(cells, (3, 4), (5, 7), "cubic")
 
 

@@ -88,8 +88,11 @@ def _watched(
     module = context.module
     if model.pool == "gap" and module.name == _POOLS["gap"]:
       x = run(*args, **kwargs)
-      b, n, _ = x.shape
-      attention[module.name] = jnp.full((b, 1, 1, n), 1 / n)
+      n = x.shape[1] - model.num_prefix
+      weights = jnp.where(jnp.arange(x.shape[1]) < model.num_prefix, 0, 1 / n)
+      attention[module.name] = jnp.broadcast_to(
+        weights, (len(x), 1, 1, x.shape[1])
+      )
       if not shifts:
         return x
       used = attention[module.name] + shifts[module.name]
@@ -254,7 +257,7 @@ def _to_grid(
     [B, h, w].
   """
   b, h, w = out["stem"].shape[:3]
-  num_cls = int(model.pool == "tok")
+  num_cls = model.num_prefix
   tokens = jnp.broadcast_to(
     jnp.eye(num_cls + h * w)[None], (b, num_cls + h * w, num_cls + h * w)
   )
@@ -269,11 +272,23 @@ def _to_grid(
   if model.pool == "tok":
     pooled = tokens[:, 0]
   else:
-    pooled = (attention[_POOLS[model.pool]] @ tokens)[:, 0]
+    weights = attention[_POOLS[model.pool]]
+    # The pooling by attention sees the patches alone.
+    before = tokens.shape[1] - weights.shape[2]
+    weights = jnp.pad(weights, ((0, 0), (0, 0), (before, 0)))
+    pooled = (weights @ tokens)[:, 0]
   return pooled[:, num_cls:].reshape(b, h, w)
 
 
 def _check(model: Any, setting: dials.Setting) -> None:
+  if model.pool not in ("tok", *_POOLS) or (
+    model.pool == "gap" and model.norm != "before_pool"
+  ):
+    raise ValueError(
+      f"Neither rollout nor relevance is defined for pool={model.pool!r} with"
+      f" norm={model.norm!r}. Defined are pool='tok', 'map', and 'gap' with"
+      " norm='before_pool'."
+    )
   learner = None if setting.num_tokens == ALL else model.token_learner
   if learner is not None and learner["fuser"]:
     raise ValueError(

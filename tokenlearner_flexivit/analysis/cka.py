@@ -82,7 +82,7 @@ class Side:
     ways = {"all": all_tokens, "mean": _mean_token, "cls": _cls_token}
     if self.tokens not in ways:
       raise ValueError(f"tokens={self.tokens!r} must be one of {list(ways)}.")
-    if self.tokens == "cls" and self.model.pool != "tok":
+    if self.tokens == "cls" and not self.model.has_cls:
       raise ValueError(
         "tokens='cls', but this model has no cls token: its pool is "
         f"{self.model.pool!r}."

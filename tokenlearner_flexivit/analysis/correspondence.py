@@ -87,7 +87,7 @@ def tokens(
   if not learned and x.ndim == 4 and x.shape[1:3] == (h, w):
     return x
   num_cls = x.shape[1] - h * w if x.ndim == 3 else -1
-  if learned or num_cls not in (0, int(model.pool == "tok")):
+  if learned or num_cls not in (0, model.num_prefix):
     raise ValueError(
       f"{name!r} has no token for each of the {h} x {w} patches at "
       f"{setting.name}, but shape {x.shape[1:]}"

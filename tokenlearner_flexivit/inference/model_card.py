@@ -318,9 +318,13 @@ predictor.predict("{file}", budget_ms=20)
   return f"""\
 ## Use
 
-With the Python package tokenlearner_flexivit, and this folder as `model`. From
-the Hugging Face Hub it is `Predictor.load("hf://OWNER/NAME")` instead, with the
-package's extra `hub`.
+With the Python package tokenlearner_flexivit (`pip install -e '.[hub]'` in a
+clone of it), and this folder as `model`. From the Hugging Face Hub it is
+`Predictor.load("hf://OWNER/NAME")` instead, or
+
+```bash
+hf download OWNER/NAME --local-dir model
+```
 
 ```python
 from tokenlearner_flexivit.inference import Predictor

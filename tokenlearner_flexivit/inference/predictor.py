@@ -80,8 +80,9 @@ class Predictor(chooser.Chooser):
     """Opens the workdir of a run, or an exported model, by `trained.load`.
 
     Args:
-      source: a workdir, an exported folder, its model.safetensors, or an
-        address of these, such as hf://owner/name.
+      source: a workdir, an exported folder, its model.safetensors, a folder of
+        timm's or Hugging Face's with a classifier, or an address of these, such
+        as hf://owner/name.
       max_batch: as the constructor takes it.
 
     Raises:

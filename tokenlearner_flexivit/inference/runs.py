@@ -303,9 +303,10 @@ def open_weights(
 
   Returns:
     The model at its stored patch size. `pp` resizes images to the size that the
-    stored position embedding is for, and scales them to the values that a run
-    was trained on, or else to [-1, 1]. Without a stored position embedding
-    there is no `pp`.
+    stored position embedding is for, as a config of timm or Hugging Face tells,
+    and scales them to the values that a run was trained on, or else to [-1, 1],
+    where mean and std that such a config tells are absorbed. Without a stored
+    position embedding there is no `pp`.
 
   Raises:
     ValueError, OSError: as `interop.describe` and `interop.load_params`, or the
@@ -326,6 +327,11 @@ def open_weights(
   if model.input != "image":
     raise ValueError(_REFUSED["image"][0].format(source))
   has_posemb = model.posemb == "learn"
+  images = described.images
+  as_given = input_mean is None and input_std is None
+  if as_given and images.size and images.mean:
+    # A library's config tells them: they are absorbed.
+    input_mean, input_std, as_given = images.mean, images.std, False
   params, report = interop.load_params_and_report(
     source,
     model,
@@ -344,9 +350,11 @@ def open_weights(
     size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     channels = params["embedding"]["kernel"].shape[2]
     decode = "decode" if channels == 3 else f"decode({channels})"
-    as_given = input_mean is None and input_std is None
     values = _values(described) if as_given else "value_range(-1,1)"
-    data["pp"] = f"{decode}|resize({size})|{values}|{_KEEP}"
+    resize = f"resize({size})"
+    if images.size == tuple(sides):
+      resize = images.ops
+    data["pp"] = f"{decode}|{resize}|{values}|{_KEEP}"
   own_dials = dials.from_config(None, model.own_patch_size)[0]
   return Run(config, model, params, own_dials, data)
 

@@ -23,7 +23,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, interop, paths, tasks
 from tokenlearner_flexivit.figures import metric as metric_lib
 from tokenlearner_flexivit.figures.metric import Metric
-from tokenlearner_flexivit.inference import images, runs, videos
+from tokenlearner_flexivit.inference import images, published, runs, videos
 from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -198,9 +198,10 @@ def load(source: str | os.PathLike) -> Trained:
   """Opens a trained model.
 
   Args:
-    source: the workdir of a run, a file of `Trained.save`, a folder with one
-      named model.safetensors, or the address of such a file or folder: all that
-      `interop.fetch` takes, such as hf://owner/name.
+    source: the workdir of a run, a file of `Trained.save`, a classifier of timm
+      or Hugging Face with configs that tell mean, std and size of its images, a
+      folder with one named model.safetensors, or the address of such a file or
+      folder: all that `interop.fetch` takes, such as hf://owner/name.
 
   Raises:
     FileNotFoundError: the source does not exist.
@@ -387,10 +388,15 @@ def _from_file(path: pathlib.Path) -> Trained:
       " a run, or what export wrote from one."
     ) from error
   if about is None:
+    if (path.parent / "config.json").is_file() and (
+      known := published.read(path)
+    ):
+      return _build(known[0], **known[1])
     raise ValueError(
-      f"{path} holds weights alone. Its preprocessing, labels and settings are "
-      "missing; give the workdir of its run, or a file that export wrote from "
-      "one."
+      f"{path} holds weights alone. Its preprocessing, labels and settings are"
+      " missing; give the workdir of its run, a file that export wrote from"
+      " one, or a classifier of timm or Hugging Face with configs that tell"
+      " them."
     )
   params = traverse_util.unflatten_dict(arrays, sep="/")
   about = json.loads(about)

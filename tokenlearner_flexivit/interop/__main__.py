@@ -19,7 +19,10 @@ from tokenlearner_flexivit.interop import (
   save,
   save_params,
 )
+from tokenlearner_flexivit.interop.formats import LIBRARIES
 from tokenlearner_flexivit.interop.leaves import shorten
+from tokenlearner_flexivit.interop.resize import POSEMB_METHODS
+from tokenlearner_flexivit.models import blocks
 
 _HEAD = "head/"
 
@@ -51,6 +54,11 @@ def main(argv: list[str] | None = None) -> None:
       metavar="H,W",
       help="grid of the positions, where no config tells it",
     )
+    command.add_argument(
+      "--gelu",
+      choices=tuple(blocks.GELUS),
+      help="activation, where no config tells it",
+    )
   for name, meaning in (("mean", "subtracted from"), ("std", "dividing")):
     turn.add_argument(
       f"--input_{name}",
@@ -66,12 +74,31 @@ def main(argv: list[str] | None = None) -> None:
     metavar="NAME",
     help="beginnings of names of arrays to leave out",
   )
+  turn.add_argument(
+    "--patch_size",
+    type=int,
+    help="of the result: the kernel (PI-resize) and the positions are resized",
+  )
+  turn.add_argument(
+    "--posemb_method",
+    choices=POSEMB_METHODS,
+    default="linear",
+    help="how the positions are resized",
+  )
+  turn.add_argument(
+    "--no_embed_class",
+    action="store_true",
+    help="for timm's flexivit and deit3: no position of the cls token",
+  )
   args = parser.parse_args(argv)
   try:
     if args.command == "describe":
       print(
         describe(
-          args.file, num_heads=args.num_heads, posemb_grid=args.posemb_grid
+          args.file,
+          num_heads=args.num_heads,
+          posemb_grid=args.posemb_grid,
+          gelu=args.gelu,
         )
       )
     else:
@@ -85,20 +112,50 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(f"Error: {error}")
 
 
+def _at_patch_size(model: models.ViT, patch_size: int) -> models.ViT:
+  """Returns a model for images of the same size, with other patches.
+
+  Raises:
+    ValueError: the patches do not divide the images.
+  """
+  sizes = [
+    p * side
+    for p, side in zip(model.patch_size, model.posemb_grid, strict=True)
+  ]
+  if any(size % patch_size for size in sizes):
+    raise ValueError(
+      f"--patch_size={patch_size} must divide the images of the model,"
+      f" {sizes[0]} x {sizes[1]} px."
+    )
+  grid = tuple(size // patch_size for size in sizes)
+  return model.clone(patch_size=(patch_size,) * 2, posemb_grid=grid)
+
+
 def _convert(args: argparse.Namespace) -> None:
   save.check_path(args.output, args.format)  # Before all weights are read.
   description = describe(
-    args.input, num_heads=args.num_heads, posemb_grid=args.posemb_grid
+    args.input,
+    num_heads=args.num_heads,
+    posemb_grid=args.posemb_grid,
+    gelu=args.gelu,
   )
   model = models.create(**description.model)
+  if args.patch_size:
+    model = _at_patch_size(model, args.patch_size)
   mean, std = args.input_mean, args.input_std
-  if description.format == "native" and mean is None and std is None:
+  expected = description.images
+  as_stored = mean is None and std is None and args.format in LIBRARIES
+  if as_stored and expected.mean is not None:
+    # Their configs tell mean and std of the images.
+    mean = std = 0.5
+  elif description.format == "native" and mean is None and std is None:
     # The file that is written does not record the preprocessing of a run.
-    mean, std = description.input_mean, description.input_std
+    mean, std = expected.mean, expected.std
   load = functools.partial(
     load_params_and_report,
     args.input,
     dtype=None,
+    posemb_method=args.posemb_method,
     posemb_grid=args.posemb_grid,
     input_mean=mean,
     input_std=std,
@@ -116,8 +173,8 @@ def _convert(args: argparse.Namespace) -> None:
       "Only the head and what the model does not have can be left out."
     )
   print(report)
-  if mean is None and std is None:
-    mean, std = description.input_mean, description.input_std
+  if as_stored or (mean is None and std is None):
+    mean, std = expected.mean, expected.std
   else:
     mean = std = 0.5  # Other statistics are absorbed.
   save_params(
@@ -127,6 +184,8 @@ def _convert(args: argparse.Namespace) -> None:
     model=model,
     input_mean=mean,
     input_std=std,
+    interpolation=expected.interpolation,
+    no_embed_class=args.no_embed_class,
   )
   print(f"Saved {args.output} ({args.format}).")
 

@@ -2,14 +2,14 @@
 
 Arrays do not show how many heads attend, which activation is used or which
 images are expected. The config.json of a run records it, so do the files that
-this library writes, and the configs that `torch_configs` reads.
+this library writes, and those that timm and Hugging Face put beside weights.
 """
 
 import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import core
@@ -18,10 +18,13 @@ from flax import linen as nn
 from tokenlearner_flexivit import models
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import (
+  config_files,
+  hugging_face_configs,
+  hugging_face_names,
   owl_names,
   text_tower,
-  torch_configs,
-  torch_names,
+  timm_configs,
+  timm_names,
   tower_configs,
   tower_names,
 )
@@ -58,13 +61,14 @@ class About:
     model: complete arguments of `models.create`, of a run or a file of ours.
     num_heads: attention heads.
     posemb_grid: (h, w) of the stored positions.
-    cls_entry: whether the first position is that of the cls token.
-    input_mean: the mean per channel that the model subtracts from images in
-      [0, 1]; for a run or an export, by its preprocessing.
-    input_std: the standard deviation per channel that it divides by.
+    prefix_entries: how many positions before these are of cls and registers.
+    images: that the model expects; for a run or an export, by its
+      preprocessing.
+    class_names: of the classes, if a config of a library tells them.
     differences: in words, what the file's library computes differently.
     unknown: in words, unrecorded things that the answers depend on.
     computes: arguments of a model that no array shows, such as its activation.
+    guessed: the same, where nothing tells them and most models have these.
     text: the same of its text tower; None if there is none, or no config.
   """
 
@@ -73,20 +77,21 @@ class About:
   model: Mapping[str, Any] | None = None
   num_heads: int | None = None
   posemb_grid: tuple[int, ...] | None = None
-  cls_entry: bool | None = None
-  input_mean: tuple[float, ...] | None = None
-  input_std: tuple[float, ...] | None = None
+  prefix_entries: int | None = None
+  images: config_files.Images = config_files.UNKNOWN
+  class_names: Sequence[str] | None = None
   differences: tuple[str, ...] = ()
   unknown: tuple[str, ...] = ()
   computes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  guessed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   text: Mapping[str, Any] | None = None
 
   @property
   def other_statistics(self) -> bool:
     """Tells whether the model expects other images than those in [-1, 1]."""
-    if self.input_mean is None or self.input_std is None:
+    if self.images.mean is None or self.images.std is None:
       return False
-    values = (*self.input_mean, *self.input_std)
+    values = (*self.images.mean, *self.images.std)
     return any(abs(value - 0.5) > 1e-6 for value in values)
 
 
@@ -121,8 +126,8 @@ def metadata_text(
     model: None if only its heads are known.
     num_heads: attention heads.
     format: of the file.
-    input_mean: as in `About`; None if it is not known.
-    input_std: as in `About`; None if it is not known.
+    input_mean: as `Images.mean`; None if it is not known.
+    input_std: as `Images.std`; None if it is not known.
   """
   noted = arguments(model) if model is not None else None
   if noted is None and num_heads is None:
@@ -150,15 +155,15 @@ def read(
       return About()
     return _about_run(path, leaves)
   if EXPORT_KEY in metadata:
-    section = torch_configs.parse(metadata[EXPORT_KEY], path).get(
+    section = config_files.parse(metadata[EXPORT_KEY], path).get(
       "model_section"
     )
-    noted = torch_configs.parse(metadata[EXPORT_KEY], path).get("other_task")
+    noted = config_files.parse(metadata[EXPORT_KEY], path).get("other_task")
     section = _complete(section or {}, leaves, (noted or {}).get("about", {}))
     pp = preprocessing(path, metadata)
     return _ours(section, str(path), "native", *_statistics_seen(pp))
   if MODEL_KEY in metadata:
-    noted = torch_configs.parse(metadata[MODEL_KEY], path)
+    noted = config_files.parse(metadata[MODEL_KEY], path)
     # Files of older versions do not record them.
     mean, std = (
       noted.get(key) and tuple(noted[key])
@@ -170,13 +175,14 @@ def read(
       str(path),
       num_heads=noted["num_heads"],
       # In what is saved for timm and Hugging Face a cls token has a position.
-      cls_entry=any(name.endswith("cls_token") for name in leaves),
-      input_mean=mean,
-      input_std=std,
+      prefix_entries=int(any(name.endswith("cls_token") for name in leaves)),
+      images=config_files.Images(mean, std),
     )
   names = set(leaves)
-  if torch_names.is_timm(names) or torch_names.is_hugging_face(names):
-    return About(**torch_configs.read(path, leaves))
+  if timm_names.is_timm(names):
+    return About(**timm_configs.read(path, leaves))
+  if hugging_face_names.is_vit(names):
+    return About(**hugging_face_configs.read(path, leaves))
   if owl_names.is_scenic(names):
     return About(**owl_names.about_scenic(leaves))
   if tower_names.is_towers(names) or owl_names.is_hugging_face(names):
@@ -199,7 +205,7 @@ def class_names(
   if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
     return workdir_lib.read_about_data(path).get("class_names")
   if EXPORT_KEY in metadata:
-    return torch_configs.parse(metadata[EXPORT_KEY], path).get("class_names")
+    return config_files.parse(metadata[EXPORT_KEY], path).get("class_names")
   return None
 
 
@@ -220,7 +226,7 @@ def vocabulary(
     return workdir_lib.read_about_data(path).get("vocabulary")
   if EXPORT_KEY not in metadata:
     return None
-  noted = torch_configs.parse(metadata[EXPORT_KEY], path).get("other_task")
+  noted = config_files.parse(metadata[EXPORT_KEY], path).get("other_task")
   return noted["about"].get("vocabulary") if noted else None
 
 
@@ -239,7 +245,7 @@ def preprocessing(
   if path.is_dir() and (path / workdir_lib.CONFIG_FILE).is_file():
     return (workdir_lib.read_config(path).get("data") or {}).get("pp")
   if EXPORT_KEY in metadata:
-    return torch_configs.parse(metadata[EXPORT_KEY], path).get("pp")
+    return config_files.parse(metadata[EXPORT_KEY], path).get("pp")
   return None
 
 
@@ -247,7 +253,7 @@ def export_task(metadata: Mapping[str, str], path: pathlib.Path) -> dict:
   """Returns the section `task` of an export, empty for other files."""
   if EXPORT_KEY not in metadata:
     return {}
-  noted = torch_configs.parse(metadata[EXPORT_KEY], path)
+  noted = config_files.parse(metadata[EXPORT_KEY], path)
   if noted.get("other_task"):
     return dict(noted["other_task"]["section"])
   return {"name": "classification", "loss": noted.get("loss")}
@@ -348,6 +354,5 @@ def _ours(
     arguments(model),
     model.num_heads,
     grid,
-    input_mean=input_mean,
-    input_std=input_std,
+    images=config_files.Images(input_mean, input_std),
   )

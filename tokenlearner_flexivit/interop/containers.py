@@ -5,6 +5,7 @@ The kind of a file is decided by its content, not by its name.
 
 import contextlib
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,8 @@ _SAFETENSORS_DTYPES = {
   "BOOL": np.dtype(np.bool_),
 }
 _WEIGHTS = (".safetensors", ".npz", ".msgpack")
+# The end of the name of a file that tells which of several holds which array.
+INDEX = ".safetensors.index.json"
 # The name that Hugging Face's libraries give to one of several files.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors")
 # First bytes of files that people have instead of weights.
@@ -56,7 +59,7 @@ class Opened(NamedTuple):
   """An open container of weights.
 
   Attributes:
-    kind: "npz", "safetensors", "msgpack" or "workdir".
+    kind: "npz", "safetensors", "safetensors index", "msgpack" or "workdir".
     leaves: its arrays by name; names of nested ones are joined by "/".
     metadata: the texts that it holds beside them.
   """
@@ -71,7 +74,8 @@ def open_file(path: pathlib.Path) -> Iterator[Opened]:
   """Opens weights without reading them.
 
   Args:
-    path: a .npz, .safetensors or flax msgpack file, or the workdir of a run.
+    path: a .npz, .safetensors or flax msgpack file, the index of several
+      .safetensors files, or the workdir of a run.
 
   Yields:
     what can be read while this context is open.
@@ -86,6 +90,7 @@ def open_file(path: pathlib.Path) -> Iterator[Opened]:
   opener = {
     "npz": npz.open_npz,
     "safetensors": _open_safetensors,
+    "safetensors index": _open_index,
     "msgpack": _open_msgpack,
     "workdir": _open_workdir,
   }[kind]
@@ -99,8 +104,8 @@ def _kind(path: pathlib.Path) -> str:
     return "workdir"
   if _SHARD.search(path.name):
     raise ValueError(
-      f"{path} is one of several files that together hold the weights; such"
-      " files are not read. Save the weights as one file, with max_shard_size."
+      f"{path} is one of several files that together hold the weights. Give"
+      f" their folder, or the index among them, whose name ends in {INDEX}."
     )
   with path.open("rb") as file:
     head = file.read(32)
@@ -124,10 +129,12 @@ def _kind(path: pathlib.Path) -> str:
     )
   if head[8:9] == b"{":
     return "safetensors"  # Truncated, which its reader reports.
+  if path.name.endswith(INDEX):
+    return "safetensors index"
   if head[:1] == b"{":
     raise ValueError(
-      f"{path} holds no weights but JSON. An index of weights in several files"
-      " is not read: save them as one file, with max_shard_size."
+      f"{path} holds no weights but JSON. Of weights in several files, give"
+      f" their folder or the index, whose name ends in {INDEX}."
     )
   if 0x80 < head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
     return "msgpack"
@@ -151,8 +158,9 @@ def _check_run(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _open_safetensors(
-  path: pathlib.Path,
+  path: pathlib.Path, last_read: LastRead | None = None
 ) -> Iterator[tuple[Leaves, dict[str, str]]]:
+  last_read = last_read or LastRead()
   with contextlib.ExitStack() as stack:
     try:
       # Not mapped: pages of a mapped file count as memory of the process.
@@ -169,16 +177,59 @@ def _open_safetensors(
         f"{path} is damaged or no safetensors file: {error}."
       ) from error
 
-    last_read = LastRead()
-
     def leaf(name, shape, dtype):
       return Leaf(
         shape,
         _dtype(dtype),
-        lambda: last_read(name, lambda: file.get_tensor(name)),
+        lambda: last_read(f"{path}/{name}", lambda: file.get_tensor(name)),
       )
 
     yield {name: leaf(name, *spec) for name, spec in specs.items()}, metadata
+
+
+def shards(path: pathlib.Path) -> dict[str, list[str]]:
+  """Returns the arrays of each file that an index lists, by the file's name.
+
+  Args:
+    path: of the index.
+
+  Raises:
+    ValueError: it is damaged, or names files outside its folder.
+  """
+  try:
+    names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    files: dict[str, list[str]] = {}
+    for name, file in names.items():
+      files.setdefault(file, []).append(name)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{path} is damaged: it has no 'weight_map' from names to files."
+    ) from error
+  for file in files:
+    if not isinstance(file, str) or pathlib.Path(file).name != file:
+      raise ValueError(f"{path} names {file!r}, which is not in its folder.")
+  return files
+
+
+@contextlib.contextmanager
+def _open_index(
+  path: pathlib.Path,
+) -> Iterator[tuple[Leaves, dict[str, str]]]:
+  leaves, metadata = {}, {}
+  last_read = LastRead()  # One for all, so that memory never holds several.
+  with contextlib.ExitStack() as stack:
+    for file, names in shards(path).items():
+      shard = path.parent / file
+      if not shard.is_file():
+        raise FileNotFoundError(f"{path} names {file}, which is not beside it.")
+      arrays, texts = stack.enter_context(_open_safetensors(shard, last_read))
+      if missing := sorted(set(names) - set(arrays)):
+        raise ValueError(
+          f"{path} names {shorten(missing)} in {file}, which has none such."
+        )
+      leaves |= {name: arrays[name] for name in names}
+      metadata |= texts
+    yield leaves, metadata
 
 
 def _dtype(name: str) -> np.dtype:

@@ -16,12 +16,14 @@ import uuid
 from etils import epath
 
 from tokenlearner_flexivit import paths
+from tokenlearner_flexivit.interop import containers
 from tokenlearner_flexivit.interop.released import RELEASED
 from tokenlearner_flexivit.run import workdir
 
 _GCS = "https://storage.googleapis.com/"
 _TIMEOUT_SECONDS = 60
 FOLDER_FILE = "model.safetensors"
+INDEX_FILE = f"{FOLDER_FILE}.index.json"
 # Files of Hugging Face's repositories that describe a model beside its weights.
 ABOUT = ("config.json", "preprocessor_config.json")
 
@@ -32,12 +34,13 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
   Args:
     source: a name of `RELEASED`; a local path; gs://bucket/object;
       https://...; file://...; or hf://owner/repo, which may be followed by
-      @revision and /file.
+      @revision and /file. In a revision write a slash as %2F, unless it is one
+      like refs/pr/3.
 
   Returns:
     a file, or the workdir if `source` is one. For a folder with a
     model.safetensors, as an export or Hugging Face's libraries write it, this
-    file.
+    file; if it lies there in several, their index.
 
   Raises:
     FileNotFoundError: no such file or name; similar names are suggested.
@@ -78,22 +81,22 @@ def _file_of_folder(folder: pathlib.Path) -> pathlib.Path:
   file = folder / FOLDER_FILE
   if file.is_file():
     return file
-  index = folder / f"{FOLDER_FILE}.index.json"
-  if index.is_file():
-    raise ValueError(
-      f"{folder} holds weights in several files, as {index.name} says; such"
-      " files are not read. Save the weights as one file, with max_shard_size."
-    )
-  return folder
+  index = folder / INDEX_FILE
+  return index if index.is_file() else folder
 
 
 def sha256(path: pathlib.Path) -> str | None:
   """Returns the checksum of a file; None for a folder.
 
-  A file that has not changed since is not read again.
+  For the index of several files it is that of their names and checksums. A file
+  that has not changed since is not read again.
   """
   if path.is_dir():
     return None
+  if path.name.endswith(containers.INDEX):
+    files = sorted(containers.shards(path))
+    lines = [f"{sha256(path.parent / file)}  {file}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
   stat = path.stat()
   return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -195,7 +198,9 @@ def _copy_gcs(source: str, path: pathlib.Path) -> None:
 
 def _from_hugging_face(source: str) -> pathlib.Path:
   match = re.fullmatch(
-    r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", source
+    r"hf://([\w.-]+/[\w.-]+)"
+    r"(?:@(refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/([\w./-]+))?",
+    source,
   )
   if not match or ".." in source.split("/"):
     raise ValueError(
@@ -203,6 +208,7 @@ def _from_hugging_face(source: str) -> pathlib.Path:
       " end in /FILE."
     )
   repo, revision, file = match.groups()
+  revision = revision and urllib.parse.unquote(revision)
   try:
     import huggingface_hub
   except ImportError as error:
@@ -218,8 +224,10 @@ def _from_hugging_face(source: str) -> pathlib.Path:
       raise
   if file is None:
     fitting = [f for f in files if f.endswith((".safetensors", ".npz"))]
-    if "model.safetensors" in fitting:
-      file = "model.safetensors"
+    if FOLDER_FILE in fitting:
+      file = FOLDER_FILE
+    elif INDEX_FILE in files:
+      file = INDEX_FILE
     elif len(fitting) == 1:
       file = fitting[0]
     else:
@@ -233,11 +241,15 @@ def _from_hugging_face(source: str) -> pathlib.Path:
   )
   folder = file.rpartition("/")[0]
   for name in ABOUT:
-    # They then lie beside the weights, where `torch_configs` looks for them.
+    # They then lie beside the weights, where `config_files` looks for them.
     name = f"{folder}/{name}".lstrip("/")
     if files is None:
       with contextlib.suppress(Exception):
         download(name)
     elif name in files:
       download(name)
-  return pathlib.Path(download(file))
+  path = pathlib.Path(download(file))
+  if path.name.endswith(containers.INDEX):
+    for shard in containers.shards(path):
+      download(f"{folder}/{shard}".lstrip("/"))
+  return path

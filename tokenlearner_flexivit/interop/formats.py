@@ -5,9 +5,11 @@ from collections.abc import Callable
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import (
   foreign,
+  hugging_face_export,
+  hugging_face_names,
   jax_names,
   owl_names,
-  torch_names,
+  timm_names,
   tower_names,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves, shorten
@@ -21,20 +23,24 @@ SUFFIXES = {
   "scenic": (".npz", ".msgpack"),
   "timm": (".safetensors",),
 }
-# Hugging Face's CLIP and SigLIP, and OWL-ViTs, which can only be read.
+# Hugging Face's CLIP and SigLIP, DINOv2, and OWL-ViTs.
 TOWERS = "hugging_face_towers"
+DINOV2 = "hugging_face_dinov2"
 OWL = "hugging_face_owl_vit"
 SCENIC_OWL = "scenic_owl_vit"
+# Formats that a library reads from a folder with a config.json and this file.
+LIBRARIES = ("hugging_face", "timm")
+LIBRARY_FILE = "model.safetensors"
 # Formats of PyTorch's libraries, which do not store the number of heads.
-TORCH = ("hugging_face", TOWERS, OWL, "timm")
+TORCH = ("hugging_face", DINOV2, TOWERS, OWL, "timm")
 # Formats of models whose projections may have no biases.
 WITHOUT_BIASES = (*TORCH, SCENIC_OWL)
 TO_THEIRS: dict[str, Callable[[Leaves], Leaves]] = {
   "big_vision": jax_names.to_big_vision,
-  "hugging_face": torch_names.to_hugging_face,
+  "hugging_face": hugging_face_export.to_theirs,
   "native": dict,
   "scenic": jax_names.to_scenic,
-  "timm": torch_names.to_timm,
+  "timm": timm_names.to_theirs,
 }
 
 
@@ -50,16 +56,17 @@ def detect(leaves: Leaves, where: str) -> str:
     ("big_vision", jax_names.is_big_vision),
     (SCENIC_OWL, owl_names.is_scenic),
     (OWL, owl_names.is_hugging_face),
-    ("timm", torch_names.is_timm),
-    ("hugging_face", torch_names.is_hugging_face),
+    ("timm", timm_names.is_timm),
+    (DINOV2, hugging_face_names.is_dinov2),
+    ("hugging_face", hugging_face_names.is_vit),
     (TOWERS, tower_names.is_towers),
   ):
     if matches(names):
       return name
   raise ValueError(
     f"{where} holds no vision transformer whose names are known"
-    f" (big_vision, Scenic, timm, Hugging Face's ViT, CLIP, SigLIP and"
-    f" OWL-ViT)."
+    " (big_vision, Scenic, timm, Hugging Face's ViT, DeiT, MAE, MSN, I-JEPA,"
+    " DINOv2, ViViT, CLIP, SigLIP and OWL-ViT)."
     f"{foreign.family(names)} It has {shorten(sorted(names)) or 'no arrays'}."
   )
 
@@ -99,21 +106,18 @@ def to_ours(
     return convert(params), _left_out(leaves, params)
   if format == SCENIC_OWL:
     params = owl_names.scenic_parameters(leaves)
-    foreign.check(params, where, read=(owl_names.SCENIC_PRE_NORM,))
+    foreign.check(params, where)
     ours, notes = owl_names.from_scenic(params)
     return ours, [*_left_out(leaves, params), *notes]
   if format == OWL:
     foreign.check(leaves, where)
     return owl_names.from_hugging_face(leaves, where, num_heads, text_heads)
   if format == TOWERS:
-    foreign.check(leaves, where, read=("vision_model.pre_layrnorm.",))
+    foreign.check(leaves, where)
     return tower_names.to_ours(leaves, where, num_heads, text_heads), []
   foreign.check(leaves, where)
-  convert = {
-    "timm": torch_names.from_timm,
-    "hugging_face": torch_names.from_hugging_face,
-  }[format]
-  return convert(leaves, where, num_heads), []
+  names = timm_names if format == "timm" else hugging_face_names
+  return names.to_ours(leaves, where, num_heads), []
 
 
 def _left_out(leaves: Leaves, params: Leaves) -> list[str]:
@@ -131,4 +135,8 @@ def their_name(format: str, ours: str) -> str:
     return owl_names.their_name(ours)
   if format in ("big_vision", "scenic"):
     return jax_names.their_name(ours)
-  return torch_names.their_name(format, ours) if format in TORCH else ours
+  if format == "timm":
+    return timm_names.their_name(ours)
+  if format in ("hugging_face", DINOV2):
+    return hugging_face_names.their_name(ours, dinov2=format == DINOV2)
+  return ours

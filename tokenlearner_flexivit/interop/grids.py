@@ -11,12 +11,13 @@ def posemb_grid(
   model_grid: Grid | None = None,
   known_grid: Grid | None = None,
   for_videos: bool | None = None,
-  cls_entry: bool | None = None,
-) -> tuple[Grid | None, bool]:
+  entries: int | None = None,
+  registers: int = 0,
+) -> tuple[Grid | None, int]:
   """Returns the grid of a position embedding, which a file does not store.
 
   It is the known one, else the model's if it has as many cells, else a square.
-  If there is one entry more than cells, the first entry is the cls token's.
+  What is more than cells are positions of cls and registers, which come first.
 
   For a model for videos it is the model's grid, or that of one of its frames. A
   square is the grid of an image, so none is guessed for a file that may be of
@@ -28,17 +29,19 @@ def posemb_grid(
     model_grid: of the model, if there is one.
     known_grid: the file's grid, if the caller knows it.
     for_videos: whether the file is of a model for videos, if that is known.
-    cls_entry: whether there is an entry for the cls token, if that is known.
+    entries: how many entries are of cls and registers, if that is known.
+    registers: how many the file has.
 
   Returns:
-    the grid, None if there is none, and whether there is an entry for cls.
+    the grid, None if there is none, and how many entries are of cls and
+    registers.
 
   Raises:
     ValueError: `known_grid` has another number of cells.
   """
-  root = math.isqrt(num_positions)
-  root_without = math.isqrt(max(0, num_positions - 1))
-  squares = [(root, root), (root_without, root_without)]
+  counts = _counts(has_cls, entries, registers)
+  roots = [math.isqrt(max(0, num_positions - count)) for count in counts]
+  squares = [(root, root) for root in roots]
   if known_grid:
     grids = [known_grid]
   elif model_grid is None or len(model_grid) == 2:
@@ -48,35 +51,42 @@ def posemb_grid(
   else:
     grids = [model_grid] if for_videos else [model_grid[1:], *squares]
   for grid in grids:
-    if math.prod(grid) == num_positions and not cls_entry:
-      return grid, False
-    entry = has_cls if cls_entry is None else cls_entry
-    if entry and math.prod(grid) == num_positions - 1 > 0:
-      return grid, True
+    for count in counts:
+      if math.prod(grid) == num_positions - count > 0:
+        return grid, count
   if known_grid:
     raise ValueError(
       f"posemb_grid={known_grid} has {math.prod(known_grid)} cells, but the"
       f" file's position embedding has {num_positions} entries."
     )
-  return None, False
+  return None, 0
+
+
+def _counts(has_cls: bool, entries: int | None, registers: int) -> list[int]:
+  """Returns how many entries may be of cls and registers, likely ones first."""
+  if entries is not None:
+    return [int(entries)]
+  return sorted({0, int(has_cls), int(has_cls) + registers})
 
 
 def possible_grids(
-  num_positions: int, has_cls: bool, cls_entry: bool | None = None
+  num_positions: int,
+  has_cls: bool,
+  entries: int | None = None,
+  registers: int = 0,
 ) -> set[Grid]:
   """Returns all grids for these positions with at least two rows and columns.
 
   Args:
     num_positions: entries of a position embedding.
     has_cls: whether the file has a cls token.
-    cls_entry: whether there is an entry for it, if that is known.
+    entries: how many entries are of cls and registers, if that is known.
+    registers: how many the file has.
   """
-  counts = [] if cls_entry else [num_positions]
-  if has_cls if cls_entry is None else cls_entry:
-    counts.append(num_positions - 1)
+  cells = [num_positions - n for n in _counts(has_cls, entries, registers)]
   return {
     (rows, count // rows)
-    for count in counts
+    for count in cells
     for rows in range(2, count // 2 + 1)
     if count % rows == 0
   }
@@ -86,7 +96,7 @@ def other_reading(
   num_positions: int,
   grid: Grid,
   has_cls: bool,
-  cls_entry: bool | None = None,
+  entries: int | None = None,
 ) -> str:
   """Returns a warning if a square may be another grid and a cls entry.
 
@@ -97,13 +107,13 @@ def other_reading(
     num_positions: entries of a position embedding.
     grid: the square that they are taken as.
     has_cls: whether the file has a cls token.
-    cls_entry: whether there is an entry for it, if that is known.
+    entries: how many entries are of cls and registers, if that is known.
 
   Returns:
     "" where the square is the only likely reading.
   """
   side = math.isqrt(num_positions)
-  if not has_cls or cls_entry is not None or side < 3:
+  if not has_cls or entries is not None or side < 3:
     return ""
   if grid != (side, side) or side * side != num_positions:
     return ""

@@ -11,6 +11,8 @@ from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers, uvim
 
 # Prefixes of the parameters in the checkpoint of a whole run, newest first.
 ROOTS = ("params/", "opt/target/", "optimizer/target/")
+# What only models for images here have.
+_OF_VIT = ("fc_norm", "head_dist", "pre_norm", "registers")
 # Heads that only the models here have.
 _DENSE = tuple(
   name.rstrip("/") for name in (*owl_vit.HEADS, *segmenter.HEADS, *uvim.HEADS)
@@ -175,7 +177,7 @@ def to_big_vision(leaves: Leaves) -> Leaves:
   if uvim_names.is_ours(leaves):
     return uvim_names.to_theirs(leaves)
   video = ("TemporalTransformer", "pos_embedding_")
-  other = ("TokenLearner_", "TokenFuser_", "pre_norm", *video, *_DENSE)
+  other = ("TokenLearner_", "TokenFuser_", *_OF_VIT, *video, *_DENSE)
   refuse(leaves, "big_vision", *other)
   has_text = any(name.startswith(two_towers.TEXT) for name in leaves)
   theirs = {}
@@ -193,7 +195,7 @@ def to_scenic(leaves: Leaves) -> Leaves:
     ValueError: parameters that it lacks.
   """
   other = ("cls", "MAPHead_0", "TemporalTransformer", "pos_embedding_")
-  other += ("pre_norm", two_towers.TEXT.rstrip("/"), *_DENSE)
+  other += (*_OF_VIT, two_towers.TEXT.rstrip("/"), *_DENSE)
   refuse(leaves, "Scenic's TokenLearnerViT", *other)
   theirs = {}
   for name, leaf in leaves.items():

@@ -1,7 +1,6 @@
 """Loads weights of any known format into a model."""
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,14 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.interop import about as about_lib
 from tokenlearner_flexivit.interop import (
-  containers,
-  description,
+  absorb,
+  comparison,
   download,
   formats,
   released,
   surgery,
+  weights,
 )
 from tokenlearner_flexivit.interop.leaves import Leaf
 from tokenlearner_flexivit.models import tiling
@@ -142,7 +141,7 @@ def load_params_and_report(
     posemb_grid: (h, w) of the file's position embedding, needed if no config
       holds it and it is neither square nor the model's; (T, h, w) if the file
       is of a model for videos.
-    posemb_method: "linear" or "zoom", see `resize.resize_posemb`.
+    posemb_method: "linear", "zoom" or "bicubic", see `resize.resize_posemb`.
     inflate: "central_frame" or "average", see `resize.inflate_kernel`.
     input_mean: the mean per channel that the weights expect to be subtracted
       from images in [0, 1]. It is absorbed, so that the model takes images in
@@ -175,30 +174,29 @@ def load_params_and_report(
   checksum = download.checked_sha256(path)
   if sha256 is not None and checksum != sha256.lower():
     raise ValueError(f"{path} has sha256 {checksum}, not {sha256}.")
-  with containers.open_file(path) as opened:
-    known = about_lib.read(path, opened.leaves, opened.metadata)
-    format = known.format or formats.detect(opened.leaves, str(path))
-    num_heads = getattr(model, "num_heads", 1)
-    warnings = _compare(known, model, opened.leaves, format, path)
+  with weights.open_weights(path) as opened:
+    known, format = opened.known, opened.format
+    warnings = comparison.warnings(known, model, opened.leaves, format, path)
+    warnings += opened.root.notes
     text = getattr(model, "text", None) or known.text or {}
-    leaves, notes = formats.to_ours(
-      opened.leaves, format, str(path), num_heads, text.get("num_heads", 1)
+    leaves, notes = opened.to_ours(
+      getattr(model, "num_heads", 1), text.get("num_heads", 1)
     )
     template = _parameter_shapes(model, params, leaves)
     if format in formats.WITHOUT_BIASES:
       leaves = surgery.with_zero_biases(leaves, template)
     statistics = _statistics(known, input_mean, input_std, path)
     if statistics:
-      leaves = surgery.absorb_statistics(leaves, *statistics)
+      leaves = absorb.absorb_statistics(leaves, *statistics)
       if {*statistics[0], *statistics[1]} != {0.5}:
         notes.append(
           "The patch embedding absorbed mean={}, std={}.".format(*statistics)
         )
     elif known.other_statistics:
       notes.append(
-        f"The weights are of images in [0, 1] minus {list(known.input_mean)}, "
-        f"divided by {list(known.input_std)}. Give images prepared so; or pass "
-        "these as input_mean= and input_std=, and give images in [-1, 1]."
+        f"The weights are of images in [0, 1] minus {list(known.images.mean)},"
+        f" divided by {list(known.images.std)}. Give images prepared so; or"
+        " pass these as input_mean= and input_std=, and give images in [-1, 1]."
       )
     if input_mean is not None or input_std is not None:
       warnings = [w for w in warnings if not w.startswith("mean and std")]
@@ -211,8 +209,8 @@ def load_params_and_report(
       str(path),
       grid=_posemb_grid(model),
       file_grid=file_grid or known.posemb_grid,
-      cls_entry=None if file_grid else known.cls_entry,
-      their_name=functools.partial(formats.their_name, format),
+      prefix_entries=None if file_grid else known.prefix_entries,
+      their_name=opened.their_name,
       posemb_method=posemb_method,
       inflate=inflate,
       fresh=fresh,
@@ -265,112 +263,15 @@ def _statistics(known, mean, std, path):
     # A run may be continued with the images that it was trained on.
     if known.other_statistics and not known.model:
       raise ValueError(
-        f"{path} expects images minus {list(known.input_mean)}, divided by"
-        f" {list(known.input_std)}, as {known.where} says, not images in"
+        f"{path} expects images minus {list(known.images.mean)}, divided by"
+        f" {list(known.images.std)}, as {known.where} says, not images in"
         " [-1, 1]. Pass these as input_mean= and input_std= (in a config"
         " init_mean and init_std, of a teacher input_mean and input_std) and"
         " give images in [-1, 1]; or pass 0.5 and 0.5, and give images that are"
         " prepared as the file expects."
       )
     return None
-  return surgery.statistics_of_unit_images(mean, std)
-
-
-def _compare(known, model, leaves, format, path) -> list[str]:
-  """Returns reasons why the answers may differ from those of the file's model.
-
-  Raises:
-    ValueError: the file's model is known to have other heads.
-  """
-  warnings = [*known.differences, *known.unknown]
-  heads = getattr(model, "num_heads", None)
-  if known.num_heads not in (None, heads):
-    raise ValueError(
-      f"{path} has num_heads={known.num_heads}, as {known.where} says, but the"
-      f" model has {heads}. Build the model with num_heads={known.num_heads}."
-    )
-  warnings += _told_differences(known, model, path)
-  width = getattr(model, "width", None)
-  published = description.PUBLISHED_HEADS.get(width)
-  untold = known.num_heads is None and format in formats.TORCH
-  if untold and published not in (None, heads):
-    warnings.append(
-      f"num_heads={heads} is the model's, and the file does not tell it;"
-      f" published models of a width of {width} have {published}"
-    )
-  if format == "scenic":
-    learns = any("TokenLearner" in name for name in leaves)
-    fuses = any("TokenFuser" in name for name in leaves)
-    settings = "pool" + (", token_learner.layer" if learns > fuses else "")
-    warnings.append(
-      f"{settings} and the like are your model's: Scenic's files do not tell"
-      " the classifier nor where TokenLearner is"
-    )
-  if known.model:
-    warnings += [
-      _difference(name, ours, theirs, known.where)
-      for name, ours, theirs in _changes(
-        known.model, about_lib.arguments(model) or {}
-      )
-    ]
-  return warnings
-
-
-def _told_differences(known, model, path) -> list[str]:
-  """Returns what differs of the arguments that a library's config tells.
-
-  Raises:
-    ValueError: the heads of the text tower do.
-  """
-  text = getattr(model, "text", None)
-  # A model for images lacks what the heads for boxes have.
-  told = [
-    (name, getattr(model, name), x)
-    for name, x in known.computes.items()
-    if hasattr(model, name)
-  ]
-  if text and known.text:
-    if text["num_heads"] != known.text.get("num_heads", text["num_heads"]):
-      raise ValueError(
-        f"{path} has text.num_heads={known.text['num_heads']}, as {known.where}"
-        f" says, but the model has {text['num_heads']}."
-      )
-    told += [(f"text.{k}", text[k], x) for k, x in known.text.items()]
-  return [
-    _difference(name, ours, theirs, known.where)
-    for name, ours, theirs in told
-    if ours != theirs
-  ]
-
-
-def _difference(name, ours, theirs, where) -> str:
-  return (
-    f"{name}={ours!r} of the model is {theirs!r} in {where}: answers are others"
-  )
-
-
-def _changes(theirs, ours) -> list[tuple[str, Any, Any]]:
-  """Returns name, ours and theirs of arguments that only a config shows."""
-  if not ours:
-    return []
-  names = ["pool"]
-  if ours.get("text") and theirs.get("text"):
-    ours, theirs = (
-      {**section, **{f"text.{k}": x for k, x in section["text"].items()}}
-      for section in (ours, theirs)
-    )
-    names += ["text.pool", "text.end_id", "text.causal"]
-  names += ["size_bias", "box_gelu", "merge_eps"]  # Of boxes.
-  names += ["quantizer", "levels", "code_grid", "coder"]  # Of codes.
-  if ours["posemb"] == theirs["posemb"] == "sincos2d":
-    names.append("posemb_grid")
-  if ours.get("token_learner") and theirs.get("token_learner"):
-    names.append("token_learner")
-  return [
-    (name, ours[name], theirs[name])
-    for name in names
-    if name in ours and name in theirs and ours[name] != theirs[name]
-  ]
+  return absorb.statistics_of_unit_images(mean, std)
 
 
 def _posemb_grid(model: nn.Module) -> tuple[int, ...] | None:

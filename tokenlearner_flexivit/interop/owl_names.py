@@ -9,7 +9,12 @@ import re
 from typing import Any
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.interop import jax_names, torch_names, tower_names
+from tokenlearner_flexivit.interop import (
+  config_files,
+  jax_names,
+  torch_layouts,
+  tower_names,
+)
 from tokenlearner_flexivit.interop.leaves import Leaves
 
 # Before the names of the towers in a model with heads.
@@ -17,13 +22,14 @@ _ROOTS = ("", "owlvit.", "owlv2.")
 # Spelled otherwise in CLIP.
 _PRE_NORM = "vision_model.pre_layernorm."
 _CLIP_PRE_NORM = "vision_model.pre_layrnorm."
-# Modules of the heads, see `torch_names.expand`.
-_HEADS = (
-  ("merged_class_token", "layer_norm", "norm"),
-  *((f"box_head/Dense_{i}", f"box_head.dense{i}", "dense") for i in range(3)),
-  ("class_head/Dense_0", "class_head.dense0", "dense"),
-  ("class_head/logit_shift", "class_head.logit_shift", "dense"),
-  ("class_head/logit_scale", "class_head.logit_scale", "dense"),
+_HEADS = torch_layouts.Table(
+  (
+    ("merged_class_token", "layer_norm", "norm"),
+    *((f"box_head/Dense_{i}", f"box_head.dense{i}", "dense") for i in range(3)),
+    ("class_head/Dense_0", "class_head.dense0", "dense"),
+    ("class_head/logit_shift", "class_head.logit_shift", "dense"),
+    ("class_head/logit_scale", "class_head.logit_scale", "dense"),
+  )
 )
 _HEAD_ROOTS = ("layer_norm.", "box_head.", "class_head.")
 # Beginnings of names that the models here have no use for, and what they are.
@@ -41,10 +47,9 @@ _NO_USE = {
 _CLIP = "backbone/clip/"
 _SCENIC_KERNEL = f"{_CLIP}visual/conv1/kernel"
 _SCENIC_POSEMB = f"{_CLIP}visual/positional_embedding"
-# The norm that `foreign` would take for one that is not read.
-SCENIC_PRE_NORM = f"{_CLIP}visual/ln_pre/"
+_SCENIC_PRE_NORM = f"{_CLIP}visual/ln_pre/"
 _SCENIC = (
-  (rf"^{SCENIC_PRE_NORM}", "pre_norm/"),
+  (rf"^{_SCENIC_PRE_NORM}", "pre_norm/"),
   (rf"^{_CLIP}visual/conv1/", "embedding/"),
   (rf"^{_CLIP}visual/class_embedding$", "cls"),
   (rf"^{_SCENIC_POSEMB}$", "pos_embedding"),
@@ -114,7 +119,7 @@ def from_hugging_face(
   towers = {k: v for k, v in leaves.items() if k not in heads}
   return {
     **tower_names.to_ours(towers, where, num_heads, text_heads),
-    **torch_names.rename(heads, _HEADS, (), num_heads=1),
+    **_HEADS.read(heads, where, num_heads=1),
   }, notes
 
 
@@ -123,7 +128,7 @@ def their_name(ours: str) -> str:
 
   It lacks the model's name in front, which differs between the two.
   """
-  name = torch_names.look_up(ours, _HEADS, ())
+  name = _HEADS.their_name(ours)
   if name == ours:
     name = tower_names.their_name(ours)
   return name.replace(_CLIP_PRE_NORM, _PRE_NORM)
@@ -157,9 +162,8 @@ def about_scenic(leaves: Leaves) -> dict[str, Any]:
   return dict(
     where="the code of Scenic's OWL-ViT",
     posemb_grid=grid,
-    cls_entry=True,
-    input_mean=_MEAN,
-    input_std=_STD,
+    prefix_entries=1,
+    images=config_files.Images(_MEAN, _STD),
     computes=dict(
       gelu="quick",
       norm_eps=1e-5,

@@ -3,13 +3,14 @@
 Letters: p q patch, t frames of a tubelet, C channels, D width.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from tokenlearner_flexivit.models import patch_embed, posemb
 
-POSEMB_METHODS = ("linear", "zoom")
+POSEMB_METHODS = ("linear", "zoom", "bicubic")
 INFLATE_METHODS = ("central_frame", "average")
 
 
@@ -35,7 +36,8 @@ def resize_posemb(
       embedding is repeated in every frame (ViViT, Section 3.4).
     method: "linear" does what the model does in each forward pass, so that its
       answers at the new grid do not change. "zoom" does what big_vision does
-      when it loads weights: the outermost cells stay where they are.
+      when it loads weights: the outermost cells stay where they are. "bicubic"
+      does what timm does, antialiased where the grid shrinks.
 
   Raises:
     ValueError: an unknown method.
@@ -48,6 +50,10 @@ def resize_posemb(
   if method == "linear":
     resized = posemb.resize_posemb(jnp.asarray(embedding), old_grid, new_grid)
     return np.asarray(resized)
+  if method == "bicubic":
+    grid = jnp.asarray(embedding).reshape(*old_grid, -1)
+    resized = jax.image.resize(grid, (*new_grid, grid.shape[-1]), "cubic")
+    return np.asarray(resized).reshape(1, -1, embedding.shape[-1])
   grid = embedding.reshape(*old_grid, -1).astype(np.float64)
   for axis in range(len(old_grid)):
     matrix = _zoom_matrix(old_grid[axis], new_grid[axis])

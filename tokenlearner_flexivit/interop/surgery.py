@@ -14,20 +14,23 @@ import numpy as np
 
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.interop import foreign, grids, resize
-from tokenlearner_flexivit.interop.leaves import Leaf, Leaves, shorten
+from tokenlearner_flexivit.interop.leaves import (
+  Leaf,
+  Leaves,
+  concatenate,
+  shorten,
+)
 from tokenlearner_flexivit.models import owl_vit, segmenter, two_towers, uvim
 
 KERNEL = "embedding/kernel"
 POSEMB = "pos_embedding"
 # Ranks of kernels for patches [p, q, C, D] and tubelets [t, p, q, C, D].
-_KERNEL_RANKS = (4, 5)
+KERNEL_RANKS = (4, 5)
 # What an answer is computed with, behind the image tower.
 _DENSE = (*owl_vit.HEADS, *segmenter.HEADS, *uvim.HEADS)
-_ANSWER = ("head/", f"{two_towers.TEXT}head/", *_DENSE)
+_ANSWER = ("head/", "head_dist/", f"{two_towers.TEXT}head/", *_DENSE)
 _HEAD = ("pre_logits/", *_ANSWER)
 _LEARNED = ("Transformer/TokenLearner_", "Transformer/TokenFuser_")
-# Means of images in [0, 1] are hardly ever above 1; those of bytes are.
-_MAX_MEAN = 2
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -48,81 +51,6 @@ class Row:
   file_shape: tuple[int, ...] | None
   model_shape: tuple[int, ...] | None
   note: str = ""
-
-
-def statistics_of_unit_images(
-  mean: Sequence[float] | float | None, std: Sequence[float] | float | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Returns a mean and a standard deviation that a user names, as tuples.
-
-  Raises:
-    ValueError: one of them is missing, or they cannot be those of images in
-      [0, 1].
-  """
-  if mean is None or std is None:
-    raise ValueError(
-      f"input_mean={mean} and input_std={std}: give both, such as the "
-      "mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225) of ImageNet, "
-      "or neither."
-    )
-  values = tuple(tuple(np.ravel(x).tolist()) for x in (mean, std))
-  shown = "input_mean={} and input_std={}".format(*map(list, values))
-  if not np.isfinite([x for part in values for x in part]).all():
-    raise ValueError(f"{shown} must be finite numbers.")
-  if not all(values[1]):
-    raise ValueError(f"input_std={list(values[1])} must not contain 0.")
-  if max(values[0]) > _MAX_MEAN:
-    raise ValueError(
-      f"{shown} are of images in [0, 255]. Divide both by 255: they are those "
-      "of images in [0, 1]."
-    )
-  return values
-
-
-def absorb_statistics(
-  leaves: Leaves, mean: Sequence[float], std: Sequence[float]
-) -> Leaves:
-  """Adapts weights for (x - mean) / std, x in [0, 1], to images in [-1, 1].
-
-  Args:
-    leaves: by our names.
-    mean: per channel, or one for all.
-    std: as `mean`; negative where the images are inverted.
-
-  Returns:
-    leaves with a changed patch embedding that computes the same.
-
-  Raises:
-    ValueError: another number of channels, or no patch embedding.
-  """
-  kernel, bias = leaves.get(KERNEL), leaves.get("embedding/bias")
-  mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-  if not kernel or not bias or len(kernel.shape) not in _KERNEL_RANKS:
-    raise ValueError(
-      "input_mean and input_std change the patch embedding, but these weights "
-      f"have none: {KERNEL!r} or its bias is missing."
-    )
-  channels = kernel.shape[-2]
-  for values in (mean, std):
-    if values.shape not in ((1,), (channels,)):
-      raise ValueError(
-        f"input_mean={mean.tolist()} and input_std={std.tolist()} must each "
-        f"have one value for all channels, or {channels}."
-      )
-  if np.all(mean == 0.5) and np.all(std == 0.5):
-    return leaves
-  # (x - mean) / std = y * scale + shift for y = 2 x - 1.
-  scale, shift = ((0.5 / std)[:, None], ((0.5 - mean) / std)[:, None])
-
-  def shifted(array):
-    axes = tuple(range(len(kernel.shape) - 1))
-    return array + np.sum(kernel.read().astype(np.float64) * shift, axes)
-
-  return {
-    **leaves,
-    KERNEL: kernel.compute(lambda k: k * scale),
-    "embedding/bias": bias.compute(shifted),
-  }
 
 
 def with_zero_biases(leaves: Leaves, template: Mapping[str, Any]) -> Leaves:
@@ -159,7 +87,7 @@ class Plan:
     *,
     grid: grids.Grid | None = None,
     file_grid: grids.Grid | None = None,
-    cls_entry: bool | None = None,
+    prefix_entries: int | None = None,
     their_name: Callable[[str], str] = str,
     posemb_method: str = "linear",
     inflate: str = "central_frame",
@@ -176,7 +104,8 @@ class Plan:
       where: the file, for errors.
       grid: of the model's position embedding, if it has one.
       file_grid: of the file's position embedding, if it is known.
-      cls_entry: whether the file has a position of the cls token, if known.
+      prefix_entries: how many of the file's positions are of cls and
+        registers, if that is known.
       their_name: maps our name of an array to its name in the file.
       posemb_method: as `resize.resize_posemb` takes it.
       inflate: as `resize.inflate_kernel` takes it.
@@ -199,9 +128,10 @@ class Plan:
     self._problems = dict(missing=[], unexpected=[], misshapen=[])
     remaining = dict(leaves)
     self._file_grid, self._squares = None, squares
-    self._cls_note = ""
+    self._changes = {}
     if POSEMB in remaining and len(remaining[POSEMB].shape) == 3:
-      self._split_posemb(remaining, file_grid, cls_entry)
+      self._split_posemb(remaining, file_grid, prefix_entries)
+    self._make_cls_a_register(remaining)
     self._settle(remaining, fresh, unused)
     self._settle_optional(remaining, optional)
     self._settle_text(
@@ -234,39 +164,73 @@ class Plan:
     fresh = {row.name for row in self.rows if row.fate == "fresh"}
     return [name for name in names if name not in fresh]
 
-  def _split_posemb(self, remaining, file_grid, cls_entry):
-    """Moves the cls token's position from the positions into the token."""
+  def _split_posemb(self, remaining, file_grid, entries):
+    """Moves positions of cls and registers from the positions into these."""
     posemb, cls = remaining[POSEMB], remaining.get("cls")
-    n = posemb.shape[1]
-    has_cls = cls is not None and cls.shape == (1, 1, posemb.shape[2])
+    n, width = posemb.shape[1:]
+    has_cls = cls is not None and cls.shape == (1, 1, width)
+    shape = remaining["registers"].shape if "registers" in remaining else ()
+    registers = shape[1] if len(shape) == 3 and shape[2] == width else 0
     for_videos = self._is_for_videos(remaining)
-    self._file_grid, has_entry = grids.posemb_grid(
-      n, has_cls, self._grid, file_grid, for_videos, cls_entry
+    self._file_grid, count = grids.posemb_grid(
+      n, has_cls, self._grid, file_grid, for_videos, entries, registers
     )
     known = file_grid is not None or self._squares
     if not known and self._grid is not None:
       square, taken = None, self._file_grid
       if not (for_videos and len(self._grid) == 3):
-        square, _ = grids.posemb_grid(n, has_cls, cls_entry=cls_entry)
+        square, _ = grids.posemb_grid(
+          n, has_cls, entries=entries, registers=registers
+        )
       if taken and square not in (None, taken, taken[-2:]):
         self.warnings.append(
           f"the {n} positions are taken as the model's grid {taken};"
           f" {square} is as possible. Pass posemb_grid= to say which"
         )
-      elif other := grids.other_reading(n, taken, has_cls, cls_entry):
+      elif other := grids.other_reading(n, taken, has_cls, entries):
         self.warnings.append(other)
-      elif taken and grids.possible_grids(n, has_cls, cls_entry) - {taken[-2:]}:
+      elif taken and grids.possible_grids(n, has_cls, entries, registers) - {
+        taken[-2:]
+      }:
         self.warnings.append(
           f"the {n} positions are taken as a grid {taken}, but nothing tells"
           " it; if it is another, pass posemb_grid="
         )
-    if has_entry:
-      shape = (1, n - 1, posemb.shape[2])
-      remaining["cls"] = cls.compute(
-        lambda token: token + posemb.read()[:, :1].astype(token.dtype)
+    if not count:
+      return
+    stops = {"cls": int(has_cls), "registers": count}
+    starts = {"cls": 0, "registers": int(has_cls)}
+    for name, stop in stops.items():
+      start = starts[name]
+      if start == stop or name not in remaining:
+        continue
+      remaining[name] = remaining[name].compute(
+        lambda token, start=start, stop=stop: (
+          token + posemb.read()[:, start:stop].astype(token.dtype)
+        )
       )
-      remaining[POSEMB] = posemb.map(lambda embedding: embedding[:, 1:], shape)
-      self._cls_note = "with its position"
+      one = stop - start == 1
+      self._changes[name] = "with its position" if one else "with positions"
+    remaining[POSEMB] = posemb.map(
+      lambda embedding: embedding[:, count:], (1, n - count, width)
+    )
+
+  def _make_cls_a_register(self, remaining):
+    """Takes a cls token that the model does not pool as its first register."""
+    wanted = self._template.get("registers")
+    if wanted is None or "cls" in self._template or "cls" not in remaining:
+      return
+    tokens = [remaining["cls"]]
+    if "registers" in remaining:
+      tokens.append(remaining["registers"])
+    if any(len(token.shape) != 3 for token in tokens):
+      return
+    if sum(token.shape[1] for token in tokens) != wanted.shape[1]:
+      return
+    rows = [token.transpose(1, 0, 2) for token in tokens]
+    remaining["registers"] = concatenate(rows).transpose(1, 0, 2)
+    del remaining["cls"]
+    self._changes["registers"] = "the cls token first, which is not pooled"
 
   def _is_for_videos(self, remaining):
     """Tells whether the file is of a model for videos; None if unknown."""
@@ -274,7 +238,7 @@ class Plan:
       len(leaves[KERNEL].shape) if KERNEL in leaves else 0
       for leaves in (remaining, self._template)
     )
-    if file_rank not in _KERNEL_RANKS or file_rank == model_rank == 4:
+    if file_rank not in KERNEL_RANKS or file_rank == model_rank == 4:
       return None
     return file_rank == 5
 
@@ -380,11 +344,10 @@ class Plan:
       )
     elif file_shape == shape and not other_grid:
       self.leaves[name] = leaf
-      note = self._cls_note if name == "cls" else ""
-      self._note(name, "loaded", leaf, note)
+      self._note(name, "loaded", leaf, self._changes.get(name, ""))
     elif (
       name == KERNEL
-      and len(file_shape) in _KERNEL_RANKS
+      and len(file_shape) in KERNEL_RANKS
       and len(file_shape) <= len(shape)
       and file_shape[-2:] == shape[-2:]
     ):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlearner_flexivit.interop import (
+  config_files,
   owl_names,
-  torch_configs,
   tower_names,
 )
 from tokenlearner_flexivit.interop.leaves import Leaves
@@ -44,9 +44,6 @@ _DEFAULTS = {
   ),
   ("siglip", "text"): _SIGLIP | dict(hidden_size=768, num_attention_heads=12),
 }
-_GELUS = {"quick_gelu": "quick", "gelu": "erf"} | dict.fromkeys(
-  torch_configs.TANH, "tanh"
-)
 # The end token of configs from before transformers counted it right: there, as
 # in OpenAI's code, the largest number is looked for.
 _NO_END = 2
@@ -63,38 +60,36 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     ValueError: there is no config, it is damaged or of another model, or of one
       that the models here cannot compute; names the feature.
   """
-  beside = path.parent / "config.json"
-  if not beside.is_file():
+  config = config_files.read(path)
+  if not config:
     raise ValueError(
       f"{path} has the names of Hugging Face's CLIP, SigLIP or OWL-ViT, whose"
       " arrays do not show heads, activation and pooling. Put its config.json"
       " beside it."
     )
-  config = torch_configs.parse(beside.read_text(encoding="utf-8"), beside)
-  where = str(beside)
+  where = str(path.parent / "config.json")
   leaves = owl_names.as_clip(leaves)
   kind = config.get("model_type")
   if kind not in _FAMILIES:
-    raise torch_configs.unsupported(
-      where, f"it is a model of the kind {kind!r}"
-    )
+    raise config_files.unsupported_kind(where, kind)
   family = _FAMILIES[kind]
   image = _section(config, family, "vision")
   kernel, positions = (
     leaves[name].shape if name in leaves else ()
     for name in (tower_names.KERNEL, tower_names.POSEMB)
   )
-  torch_configs.check_width(image["hidden_size"], kernel[0], where)
-  cls_entry = tower_names.CLS in leaves
-  grid = None
-  if len(kernel) == 4 and positions:
-    grid = tuple(int(image["image_size"]) // p for p in kernel[2:])
-    if positions[0] != grid[0] * grid[1] + cls_entry:
-      grid = None
+  config_files.check_width(image["hidden_size"], kernel[0], where)
+  entries = int(tower_names.CLS in leaves)
+  grid, _ = config_files.grid(
+    image["image_size"],
+    kernel[2:],
+    positions[0] if positions else None,
+    (entries,),
+  )
   text = None
   if tower_names.TOKENS in leaves:
     text = _text(_section(config, family, "text"), family, leaves, where)
-  mean, std, unknown = torch_configs.image_statistics(path)
+  images = config_files.images_of_hugging_face(path)
   computes = _activations(image, where)
   if owl_names.has_heads(leaves):
     # Those of transformers' code.
@@ -104,10 +99,11 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     where=where,
     num_heads=image["num_attention_heads"],
     posemb_grid=grid,
-    cls_entry=cls_entry,
-    input_mean=mean,
-    input_std=std,
-    unknown=unknown,
+    prefix_entries=entries,
+    images=images,
+    unknown=config_files.unknown_statistics(
+      images.mean, "preprocessor_config.json"
+    ),
     computes=computes,
     text=text,
   )
@@ -129,10 +125,8 @@ def _section(
 
 
 def _activations(section: Mapping[str, Any], where: str) -> dict[str, Any]:
-  activation = section["hidden_act"]
-  if activation not in _GELUS:
-    raise torch_configs.unsupported(where, f"it has hidden_act={activation!r}")
-  return dict(gelu=_GELUS[activation], norm_eps=section["layer_norm_eps"])
+  gelu = config_files.gelu(section["hidden_act"], "hidden_act", where)
+  return dict(gelu=gelu, norm_eps=section["layer_norm_eps"])
 
 
 def _text(
@@ -140,7 +134,7 @@ def _text(
 ) -> dict[str, Any]:
   """Returns the arguments of a text tower that no array shows."""
   width = leaves[tower_names.TOKENS].shape[-1]
-  torch_configs.check_width(section["hidden_size"], width, where)
+  config_files.check_width(section["hidden_size"], width, where)
   told = _activations(section, where)
   told["num_heads"] = section["num_attention_heads"]
   if family == "siglip":

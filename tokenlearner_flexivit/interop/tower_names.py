@@ -1,13 +1,13 @@
 """Names of parameters in Hugging Face's CLIP and SigLIP.
 
 A file holds both towers or that of images alone. Layouts are those of PyTorch,
-see `torch_names`.
+see `torch_layouts`.
 """
 
 import re
 
-from tokenlearner_flexivit.interop import torch_names
-from tokenlearner_flexivit.interop.leaves import Leaves
+from tokenlearner_flexivit.interop import torch_layouts
+from tokenlearner_flexivit.interop.leaves import Leaves, concatenate
 
 KERNEL = "vision_model.embeddings.patch_embedding.weight"
 POSEMB = "vision_model.embeddings.position_embedding.weight"
@@ -18,7 +18,7 @@ _POOL = "vision_model.head."
 
 
 def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str, str], ...]:
-  """Returns the modules of a block, see `torch_names.expand`."""
+  """Returns the modules of a block, see `torch_layouts.Table`."""
   attention = f"{ours}/MultiHeadDotProductAttention_0/"
   return (
     (f"{ours}/LayerNorm_0", f"{theirs}.layer_norm1", "norm"),
@@ -32,7 +32,7 @@ def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str, str], ...]:
   )
 
 
-_MAP = "MAPHead_0/MultiHeadDotProductAttention_0/"
+_MAP = torch_layouts.MAP
 _IMAGE = (
   ("embedding", "vision_model.embeddings.patch_embedding", "conv"),
   ("pre_norm", "vision_model.pre_layrnorm", "norm"),
@@ -64,6 +64,8 @@ _TEXT_ARRAYS = (
   ("t", "logit_scale"),
   ("b", "logit_bias"),
 )
+_IMAGE_TABLE = torch_layouts.Table(_IMAGE, _IMAGE_ARRAYS)
+_TEXT_TABLE = torch_layouts.Table(_TEXT, _TEXT_ARRAYS)
 
 
 def is_towers(names: set[str]) -> bool:
@@ -73,9 +75,7 @@ def is_towers(names: set[str]) -> bool:
 
 def their_name(ours: str) -> str:
   """Returns the name of an array of ours in their files."""
-  theirs = torch_names.look_up(
-    ours, (*_IMAGE, *_TEXT), (*_IMAGE_ARRAYS, *_TEXT_ARRAYS)
-  )
+  theirs = _IMAGE_TABLE.their_name(_TEXT_TABLE.their_name(ours))
   # Joint projections.
   return re.sub(
     r"^(vision_model\.head\.attention\.)[qkv]\.", r"\1in_proj_", theirs
@@ -138,6 +138,32 @@ def to_ours(
     else:
       image[name] = leaf
   return {
-    **torch_names.rename(image, _IMAGE, _IMAGE_ARRAYS, num_heads),
-    **torch_names.rename(text, _TEXT, _TEXT_ARRAYS, text_heads),
+    **_IMAGE_TABLE.read(image, where, num_heads),
+    **_TEXT_TABLE.read(text, where, text_heads),
   }
+
+
+def to_theirs(leaves: Leaves, whose: str) -> Leaves:
+  """Converts our arrays of an image tower to their names and layouts.
+
+  Args:
+    leaves: by our names, the position of the cls token included.
+    whose: the library and model, for errors.
+
+  Raises:
+    ValueError: an array that no such tower has.
+  """
+  written = _IMAGE_TABLE.write(leaves, whose)
+  joint: dict[str, dict] = {}
+  torch = {}
+  for name, leaf in written.items():
+    part = re.fullmatch(rf"({_POOL}attention\.)([qkv])\.(weight|bias)", name)
+    if part:
+      joint.setdefault(f"{part[1]}in_proj_{part[3]}", {})[part[2]] = leaf
+    elif name == POSEMB:
+      torch[name] = leaf.reshape(*leaf.shape[1:])
+    else:
+      torch[name] = leaf.reshape(leaf.size) if name == CLS else leaf
+  for name, parts in joint.items():
+    torch[name] = concatenate([parts[letter] for letter in "qkv"])
+  return torch

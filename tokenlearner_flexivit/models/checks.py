@@ -47,3 +47,18 @@ def boolean(value: Any, name: str) -> None:
   """Raises ValueError unless a value is True or False."""
   if not isinstance(value, bool):
     raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def reads_patches(model: Any, who: str) -> None:
+  """Raises ValueError for a pooling or norm that a dense network cannot use.
+
+  Args:
+    model: with the fields `pool` and `norm`.
+    who: the network, for the error.
+  """
+  if model.pool not in ("gap", "tok") or model.norm != "before_pool":
+    raise ValueError(
+      f"{who} reads every patch, so that pool={model.pool!r} with"
+      f" norm={model.norm!r} would have weights of no use. Set pool='gap', or"
+      " 'tok' for a tower with a cls token, and norm='before_pool'."
+    )

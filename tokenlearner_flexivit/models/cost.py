@@ -44,8 +44,10 @@ _COUNTED = models.BottleneckViViT | models.OwlViT
 def _head(model: Any) -> list[tuple[int, int]]:
   """Returns inputs and outputs of the dense layers after pooling."""
   rep_size = model.width if model.rep_size is True else model.rep_size
-  sizes = [n for n in (model.width, rep_size, model.num_classes) if n]
-  return list(itertools.pairwise(sizes))
+  pooled = model.width * (2 if model.pool == "tok_gap" else 1)
+  sizes = [n for n in (pooled, rep_size, model.num_classes) if n]
+  heads = 2 if model.pool == "tok_dist" else 1
+  return heads * list(itertools.pairwise(sizes))
 
 
 def _cut(
@@ -87,15 +89,22 @@ def _encoder(
       learn *= model.depth - config["layer"]
       out_tokens += frames * (h * w - s)
     total += learn * frames
-  return total + layer_costs.norm(out_tokens, d), out_tokens
+  if model.norm == "before_pool":
+    total += layer_costs.norm(out_tokens, d)
+  return total, out_tokens
 
 
 def _pool(model: Any, n: int) -> Cost:
-  d = model.width
+  """Returns the cost of pooling n tokens, cls and registers among them."""
+  d, patches = model.width, n - model.num_prefix
+  total = Cost()
+  if model.norm == "after_pool":
+    total += layer_costs.norm(1, d)
   if model.pool == "map":
-    attention = layer_costs.attention(1, n, d, model.num_heads)
-    return attention + layer_costs.mlp(1, d, model.mlp_dim, d)
-  return Cost(0, n * d if model.pool == "gap" else 0)
+    total += layer_costs.attention(1, patches, d, model.num_heads)
+    return total + layer_costs.mlp(1, d, model.mlp_dim, d)
+  averaged = {"tok": 0, "tok_dist": 2}.get(model.pool, patches)
+  return total + Cost(0, averaged * d)
 
 
 def _forward(
@@ -112,7 +121,7 @@ def _forward(
   posemb = Cost(0, n * d)
   total = layer_costs.dense(n, math.prod(patch) * channels, d) + posemb
   if model.pre_norm:
-    total += layer_costs.norm(n + int(model.pool == "tok"), d)
+    total += layer_costs.norm(n + model.num_prefix, d)
   if isinstance(model, models.ViViTFactorised):
     frames, *frame = grid
     cost, out_tokens = _encoder(
@@ -125,7 +134,7 @@ def _forward(
     cost, out_tokens = _encoder(model, seq_lens, grid, num_tokens)
   total += cost + _pool(model, out_tokens)
   if isinstance(model, models.Segmenter):
-    tokens = out_tokens - int(model.pool == "tok")
+    tokens = out_tokens - model.num_prefix
     return total + decoder_costs.forward(model, grid, patch, num_tokens, tokens)
   if isinstance(model, models.TwoTowers):
     total += Cost(0, 3 * model.embed_dim)  # The length and the division.
@@ -267,9 +276,10 @@ def num_params(model: Any, channels: int = 3) -> int:
   norm, attention = 2 * d, 4 * dense(d, d)
   layers = attention + mlp(model.mlp_dim, d)
   total = dense(math.prod(model.patch_size) * channels, d)
-  pool = {"gap": 0, "tok": d, "map": d + norm + layers}[model.pool]
+  pool = d + norm + layers if model.pool == "map" else int(model.has_cls) * d
   total += model.depth * (2 * norm + layers) + norm + pool
   total += norm if model.pre_norm else 0
+  total += model.registers * d
   if isinstance(model, models.ViViTFactorised):
     frames, h, w = model.posemb_grid
     total += (frames + h * w) * d

@@ -65,6 +65,7 @@ class Encoder(nn.Module):
       of `TokenLearner`.
     norm_eps: added to the variance in LayerNorm of the blocks and after them.
     gelu: a key of `blocks.GELUS`, of the blocks.
+    final_norm: whether a LayerNorm stands after the blocks.
   """
 
   depth: int
@@ -80,6 +81,7 @@ class Encoder(nn.Module):
   learner_cls: type[nn.Module] = tl.TokenLearner
   norm_eps: float = blocks.LAYER_NORM_EPS
   gelu: str = "tanh"
+  final_norm: bool = True
 
   @nn.compact
   def __call__(
@@ -155,8 +157,9 @@ class Encoder(nn.Module):
         for name, value in (("maps", maps), ("tokens", tokens))
       }
       out |= run_out
-    norm = blocks.layer_norm(self.dtype, "encoder_norm", self.norm_eps)
-    return norm(x), mask, out
+    if self.final_norm:
+      x = blocks.layer_norm(self.dtype, "encoder_norm", self.norm_eps)(x)
+    return x, mask, out
 
   @nn.nowrap
   def _blocks(

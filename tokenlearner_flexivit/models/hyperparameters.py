@@ -17,6 +17,7 @@ from tokenlearner_flexivit.models import posemb as posembs
 from tokenlearner_flexivit.models import token_learner as tl
 
 POOLS = ("gap", "tok", "map")
+NORMS = ("before_pool", "after_pool")
 # Arguments without a default.
 _SIZES = ("width", "depth", "mlp_dim", "num_heads")
 
@@ -45,10 +46,13 @@ class Hyperparameters(protocol.Model):
   norm_eps: float = blocks.LAYER_NORM_EPS
   gelu: str = "tanh"
 
-  # A norm before the blocks; only models for images have it as an argument.
+  # Only models for images have these as arguments.
   pre_norm = False
+  registers = 0
+  norm = "before_pool"
 
   _posembs = posembs.POSEMBS
+  _pools = POOLS
   _decode_variant = staticmethod(variants.decode_variant)
 
   @classmethod
@@ -93,7 +97,7 @@ class Hyperparameters(protocol.Model):
     for name in ("dropout", "stochastic_depth"):
       checks.share(getattr(self, name), name)
     checks.choice(self.posemb, "posemb", self._posembs)
-    checks.choice(self.pool, "pool", POOLS)
+    checks.choice(self.pool, "pool", self._pools)
     checks.choice(self.gelu, "gelu", tuple(blocks.GELUS))
     checks.choice(self.remat, "remat", (*encoder.REMATS, encoder.AUTO))
     # The fields become plain and hashable, from a config or a JSON file, too.
@@ -109,6 +113,16 @@ class Hyperparameters(protocol.Model):
     if self.posemb == "sincos2d":
       posembs.check_sincos_width(self.width)
     super().__post_init__()
+
+  @property
+  def has_cls(self) -> bool:
+    """Tells whether the first token is a cls token."""
+    return self.pool.startswith("tok")
+
+  @property
+  def num_prefix(self) -> int:
+    """Returns how many tokens precede the patches: cls and registers."""
+    return int(self.has_cls) + self.registers
 
   @property
   def _config(self) -> tl.TokenLearnerConfig | None:

@@ -65,11 +65,7 @@ class OwlViT(vit.ViT):
         "no use in an OwlViT, which compares boxes with queries. Leave them "
         "out."
       )
-    if self.pool == "map":
-      raise ValueError(
-        "An OwlViT reads every patch, so pool='map' would have weights of no "
-        "use. Set pool='gap', or 'tok' for a tower with a cls token."
-      )
+    checks.reads_patches(self, "An OwlViT")
     checks.choice(self.size_bias, "size_bias", detection_heads.SIZE_BIASES)
     checks.choice(self.box_gelu, "box_gelu", tuple(blocks.GELUS))
     checks.number(self.merge_eps, "merge_eps")
@@ -160,9 +156,9 @@ class OwlViT(vit.ViT):
   ) -> tuple[Answer, dict[str, Any]]:
     """Returns the answer without logits, and all intermediates."""
     out["pre_logits"] = self._pooled(x, mask)
-    num_cls = int(self.pool == "tok")
-    tokens = x[:, num_cls:]
-    if num_cls:
+    num_prefix = self.num_prefix
+    tokens = x[:, num_prefix:]
+    if self.has_cls:
       tokens = blocks.layer_norm(
         self.dtype, "merged_class_token", self.merge_eps
       )(tokens * x[:, :1])
@@ -172,7 +168,7 @@ class OwlViT(vit.ViT):
       bias = jnp.asarray(bias)
     else:
       maps = out["token_learner"]["maps"]
-      in_use = None if mask is None else mask[num_cls:].sum()
+      in_use = None if mask is None else mask[num_prefix:].sum()
       bias = detection_heads.slot_bias(maps, out["stem"].shape[1:3], in_use)
     boxes = detection_heads.BoxHead(
       self.box_gelu, dtype=self.dtype, name="box_head"
@@ -181,7 +177,7 @@ class OwlViT(vit.ViT):
       tokens
     )
     if mask is not None:
-      in_use = mask[None, num_cls:]
+      in_use = mask[None, num_prefix:]
       unused = detection_heads.NO_QUERY
       classes["shift"] = jnp.where(in_use, classes["shift"], unused)
       classes["scale"] = jnp.where(in_use, classes["scale"], 1)

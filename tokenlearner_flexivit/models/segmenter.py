@@ -76,11 +76,11 @@ class Segmenter(vit.ViT):
       raise ValueError(
         f"decoder_dropout must be in [0, 1), got {self.decoder_dropout}."
       )
-    if self.pool == "map" or self.rep_size:
+    checks.reads_patches(self, "A Segmenter")
+    if self.rep_size:
       raise ValueError(
-        f"A Segmenter reads every patch, so pool={self.pool!r} and "
-        f"rep_size={self.rep_size!r} would have weights of no use. Set "
-        "pool='gap', or 'tok' for a tower with a cls token, and no rep_size."
+        f"A Segmenter reads every patch, so rep_size={self.rep_size!r} would"
+        " have weights of no use. Set no rep_size."
       )
     super().__post_init__()
 
@@ -169,7 +169,7 @@ class Segmenter(vit.ViT):
   ) -> tuple[Float32[Array, "B h w C"], dict[str, Any]]:
     """Returns the logits of the patches, and all intermediates."""
     out["pre_logits"] = self._pooled(x, mask)
-    num_cls = int(self.pool == "tok")
+    num_cls = self.num_prefix
     tokens, patches = x[:, num_cls:], None
     if not self._keeps_grid(num_tokens):
       patches = blocks.layer_norm(self.dtype, "seg_norm", self.norm_eps)(
@@ -209,7 +209,7 @@ class Segmenter(vit.ViT):
     if layer == 0:
       return out["with_posemb"]
     before = out["encoder"][f"block{layer - 1:02d}"]["+mlp"]
-    return before[:, int(self.pool == "tok") :]
+    return before[:, self.num_prefix :]
 
 
 def _returned(

@@ -35,8 +35,8 @@ class VisionTransformer(hyperparameters.Hyperparameters):
     return self.patch_size[-2:]
 
   def seq_len(self, size: Sequence[int], **setting: Any) -> int:
-    """Returns the number of patches, and a cls token, before TokenLearner."""
-    return math.prod(self.check(size, **setting)) + int(self.pool == "tok")
+    """Returns the number of tokens before TokenLearner, cls and all."""
+    return math.prod(self.check(size, **setting)) + self.num_prefix
 
   def cost(self, shape: Sequence[int], **setting: Any) -> int:
     """Returns the multiply-adds of a forward pass; see `cost.macs`."""
@@ -64,8 +64,8 @@ class VisionTransformer(hyperparameters.Hyperparameters):
     self, grid: Sequence[int], num_tokens: int | str | None
   ) -> tuple[int, ...]:
     """Returns how many tokens each block sees, for (h, w) or (T, h, w)."""
-    num_cls = int(self.pool == "tok")
-    return encoder.seq_lens(grid, num_cls, num_tokens, self.depth, self._config)
+    prefix, config = self.num_prefix, self._config
+    return encoder.seq_lens(grid, prefix, num_tokens, self.depth, config)
 
   @nn.nowrap
   def _patch_size_for(
@@ -94,7 +94,7 @@ class VisionTransformer(hyperparameters.Hyperparameters):
     x, mask, out["encoder"] = self._encode(x, grid, num_tokens, train)
     out["encoded"] = x
     if self._keeps_grid(num_tokens):
-      patches = x[:, int(self.pool == "tok") :]
+      patches = x[:, self.num_prefix :]
       out["tokens_2d"] = patches.reshape(b, *grid, d)
     self._add_token_learner(out, num_tokens)
     return self._head(x, mask, out, num_tokens, train)
@@ -133,17 +133,22 @@ class VisionTransformer(hyperparameters.Hyperparameters):
   ) -> tuple[
     Float[Array, "B encoded D"], Bool[Array, " encoded"] | None, dict[str, Any]
   ]:
-    """Encodes tokens, with a cls token in front of them if the pooling has one.
+    """Encodes tokens, with a cls token and registers in front of them.
 
     Returns the results of an `Encoder`, whose attributes `overrides` replace.
     """
-    num_cls = int(self.pool == "tok")
-    if num_cls:
-      # The cls token has no position, so that it is the same on every grid.
-      cls = self.param(cls_name, nn.initializers.zeros, (1, 1, self.width))
-      cls = cls.astype(self.dtype)
-      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
-      x = jnp.concatenate([cls, x], axis=1)
+    # These tokens have no position, so that they are the same on every grid.
+    prefix = []
+    if self.has_cls:
+      prefix.append((cls_name, nn.initializers.zeros, 1))
+    if self.registers:
+      init = nn.initializers.normal(0.02)
+      prefix.append(("registers", init, self.registers))
+    for name, init, count in reversed(prefix):
+      tokens = self.param(name, init, (1, count, self.width))
+      tokens = tokens.astype(self.dtype)
+      tokens = jnp.broadcast_to(tokens, (x.shape[0], count, self.width))
+      x = jnp.concatenate([tokens, x], axis=1)
     if self.pre_norm:
       x = blocks.layer_norm(self.dtype, "pre_norm", self.norm_eps)(x)
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
@@ -159,10 +164,11 @@ class VisionTransformer(hyperparameters.Hyperparameters):
       scan=self.scan,
       norm_eps=self.norm_eps,
       gelu=self.gelu,
+      final_norm=self.norm == "before_pool",
       name="Transformer",
     )
     return encoder.Encoder(**(attributes | overrides))(
-      x, grid, num_cls, num_tokens, train
+      x, grid, self.num_prefix, num_tokens, train
     )
 
   @nn.nowrap
@@ -195,20 +201,48 @@ class VisionTransformer(hyperparameters.Hyperparameters):
     Networks with another head override it.
 
     Args:
-      x: the tokens, with a cls token in front if the pooling has one.
+      x: the tokens, with cls and registers in front if there are any.
       mask: False for tokens that are not in use; None if all are.
       out: the intermediates so far, to which it adds its own.
       num_tokens: as in the call.
       train: as in the call.
     """
     del num_tokens, train
-    return self._classify(self._pooled(x, mask), out)
+    pooled = self._pooled(x, mask)
+    if self.pool == "tok_dist" and self.num_classes:
+      out["pre_logits"] = pooled
+      pairs = zip(("head", "head_dist"), (x[:, 0], x[:, 1]), strict=True)
+      logits = [self._logits(y.astype(jnp.float32), name) for name, y in pairs]
+      out["logits"] = (logits[0] + logits[1]) / 2
+      return out["logits"], out
+    return self._classify(pooled, out)
 
   @nn.nowrap
   def _pooled(
     self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None = None
+  ) -> Float32[Array, "B pooled"]:
+    """Pools encoded tokens; cls and registers stand in front of the patches."""
+    if self.pool == "tok":
+      x = x[:, 0].astype(jnp.float32)
+    elif self.pool == "tok_dist":
+      x = jnp.mean(x[:, :2], axis=1, dtype=jnp.float32)
+    else:
+      patches = x[:, self.num_prefix :]
+      mask = None if mask is None else mask[self.num_prefix :]
+      pooled = self._pooled_patches(patches, mask)
+      if self.pool == "tok_gap":
+        cls = x[:, 0].astype(jnp.float32)
+        pooled = jnp.concatenate([cls, pooled], axis=1)
+      x = pooled
+    if self.norm == "after_pool":
+      x = blocks.layer_norm(jnp.float32, "fc_norm", self.norm_eps)(x)
+    return x
+
+  @nn.nowrap
+  def _pooled_patches(
+    self, x: Float[Array, "B N D"], mask: Bool[Array, " N"] | None
   ) -> Float32[Array, "B D"]:
-    """Pools encoded tokens."""
+    """Pools encoded patches or learned tokens."""
     if self.pool == "map":
       x = blocks.MAPHead(
         self.num_heads,
@@ -218,24 +252,30 @@ class VisionTransformer(hyperparameters.Hyperparameters):
         gelu=self.gelu,
       )(x, mask)
       return x.astype(jnp.float32)
-    if self.pool == "tok":
-      return x[:, 0].astype(jnp.float32)
     where = None if mask is None else mask[None, :, None]
     return jnp.mean(x, axis=1, dtype=jnp.float32, where=where)
 
   @nn.nowrap
-  def _classify(self, x: Float32[Array, "B D"], out: dict[str, Any]) -> Outputs:
+  def _classify(
+    self, x: Float32[Array, "B pooled"], out: dict[str, Any]
+  ) -> Outputs:
     """Returns the result of `__call__` from the pooled tokens."""
     if self.rep_size:
       size = self.width if self.rep_size is True else self.rep_size
       x = nn.tanh(nn.Dense(size, name="pre_logits")(x))
     out["pre_logits"] = x
     if self.num_classes:
-      init = nn.initializers.lecun_normal()
-      x = out["logits"] = nn.Dense(
-        self.num_classes,
-        kernel_init=nn.initializers.zeros if self.head_zeroinit else init,
-        bias_init=nn.initializers.constant(self.head_bias_init),
-        name="head",
-      )(x)
+      x = out["logits"] = self._logits(x, "head")
     return x, out
+
+  @nn.nowrap
+  def _logits(
+    self, x: Float32[Array, "B pooled"], name: str
+  ) -> Float32[Array, "B C"]:
+    init = nn.initializers.lecun_normal()
+    return nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros if self.head_zeroinit else init,
+      bias_init=nn.initializers.constant(self.head_bias_init),
+      name=name,
+    )(x)

@@ -10,6 +10,7 @@ from jaxtyping import ArrayLike, Float
 
 from tokenlearner_flexivit.models import (
   checks,
+  hyperparameters,
   patch_embed,
   tiling,
   transformer,
@@ -35,8 +36,12 @@ class ViT(transformer.VisionTransformer):
       resized to the grid of a call.
     posemb: "learn" stores one; "sincos2d" computes sines and cosines for
       `posemb_grid`, as the published FlexiViT does.
-    pool: "gap" averages the tokens, "tok" takes a cls token that is put in
-      front of them after the position embedding, "map" pools by attention.
+    pool: "gap" averages the patches, "tok" takes a cls token that is put in
+      front of them after the position embedding, "map" pools the patches by
+      attention, "tok_gap" takes the cls token and the average, side by side, as
+      DINOv2's classifiers do. "tok_dist" averages the cls token and the first
+      register, DeiT's distillation token, and each has a head; logits are the
+      mean of both.
     token_learner: None or a mapping with the fields of `TokenLearnerConfig`:
       layer, num_tokens, version, pooling, fuser, bottleneck_dim.
     rep_size: features of an extra tanh layer before the head; True for D.
@@ -60,9 +65,17 @@ class ViT(transformer.VisionTransformer):
       "quick", x sigmoid(1.702 x), as CLIP has it.
     pre_norm: whether a LayerNorm `pre_norm` stands before the blocks, as in
       CLIP; it sees the cls token, too.
+    registers: number of learned tokens between the cls token and the patches,
+      which attend and are attended to, bypass TokenLearner and are not pooled.
+    norm: where the last LayerNorm stands: "before_pool", on all tokens, or
+      "after_pool", on what they are pooled to (timm's fc_norm).
   """
 
   pre_norm: bool = False
+  registers: int = 0
+  norm: str = "before_pool"
+
+  _pools = (*hyperparameters.POOLS, "tok_gap", "tok_dist")
 
   input = "image"  # The entry of an example that the model sees.
 
@@ -70,6 +83,20 @@ class ViT(transformer.VisionTransformer):
     self.patch_size = tiling.to_pair(self.patch_size, "patch_size")
     self.posemb_grid = tiling.to_pair(self.posemb_grid, "posemb_grid")
     checks.boolean(self.pre_norm, "pre_norm")
+    checks.whole(self.registers, "registers", least=0)
+    checks.choice(self.norm, "norm", hyperparameters.NORMS)
+    if self.pool == "tok_dist" and not self.registers:
+      raise ValueError(
+        "pool='tok_dist' reads a distillation token, the first register, but"
+        " registers=0. Set registers=1."
+      )
+    if self.pool in ("tok_gap", "tok_dist"):
+      for name, only in (("norm", "before_pool"), ("rep_size", None)):
+        if getattr(self, name) not in (only, False):
+          raise ValueError(
+            f"pool={self.pool!r} has no {name}={getattr(self, name)!r}; it goes"
+            f" with {name}={only!r}."
+          )
     super().__post_init__()
 
   def check(
@@ -105,7 +132,7 @@ class ViT(transformer.VisionTransformer):
     patch_size: tiling.Size | None = None,
     num_tokens: int | str | None = None,
   ) -> tuple[int, ...]:
-    """Returns how many tokens each block sees, cls included.
+    """Returns how many tokens each block sees, cls and registers included.
 
     Arguments and errors are those of `check`, except that `num_tokens` must not
     be an array.
@@ -135,8 +162,8 @@ class ViT(transformer.VisionTransformer):
         the "dropout" random stream.
 
     Returns:
-      logits, or without classes the representation (C is then D or rep_size),
-      and a dict of intermediates:
+      logits, or without classes the representation (C is then D, 2 D for
+      pool="tok_gap", or rep_size), and a dict of intermediates:
 
       * stem [B, h, w, D], with_posemb [B, N, D];
       * encoder: per block ("block00", ...) sa, +sa, mlp, +mlp, each [B, tokens
@@ -147,7 +174,7 @@ class ViT(transformer.VisionTransformer):
         tokens have no meaning;
       * tokens_2d [B, h, w, D]: the patches of `encoded` on their grid, if all
         are kept, so not after a TokenLearner without fuser;
-      * pre_logits [B, D or rep_size] float32 and, with classes, logits.
+      * pre_logits [B, D, 2 D or rep_size] float32 and, with classes, logits.
 
     Raises:
       ValueError: for images that are not [B, H, W, channels] floats, a patch

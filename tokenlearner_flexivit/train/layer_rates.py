@@ -23,7 +23,9 @@ KEYS = ("layer_decay", "freeze", "lr_scales")
 _STACK = re.compile(r"(.*)encoderblocks_(\d+)-(\d+)(/.*)")
 _BLOCK = re.compile(r"(.*)encoderblock_(\d+)/.*")
 _LEARNED = re.compile(r".*Token(?:Learner|Fuser)_(\d+)/.*")
-_EMBEDDING = re.compile(r"(embedding|pos_embedding|cls|pre_norm)(/.*)?")
+_EMBEDDING = re.compile(
+  r"(embedding|pos_embedding|cls|registers|pre_norm)(/.*)?"
+)
 # The second encoder of a factorised model for videos, and the layers before it.
 _TEMPORAL = "TemporalTransformer/"
 _BETWEEN = re.compile(

@@ -60,7 +60,7 @@ class ViViTFactorised(vivit.ViViT):
     self, grid: Sequence[int], num_tokens: int | str | None
   ) -> tuple[int, ...]:
     frames, *frame = grid
-    temporal = (frames + int(self.pool == "tok"),) * self.temporal_depth
+    temporal = (frames + self.num_prefix,) * self.temporal_depth
     return super()._seq_lens(frame, num_tokens) + temporal
 
   @nn.nowrap
