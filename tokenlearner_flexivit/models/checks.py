@@ -56,9 +56,13 @@ def reads_patches(model: Any, who: str) -> None:
     model: with the fields `pool` and `norm`.
     who: the network, for the error.
   """
-  if model.pool not in ("gap", "tok") or model.norm != "before_pool":
+  if model.pool not in ("gap", "tok"):
     raise ValueError(
-      f"{who} reads every patch, so that pool={model.pool!r} with"
-      f" norm={model.norm!r} would have weights of no use. Set pool='gap', or"
-      " 'tok' for a tower with a cls token, and norm='before_pool'."
+      f"{who} reads every patch, so pool={model.pool!r} would have weights of"
+      " no use. Set pool='gap', or 'tok' for a tower with a cls token."
+    )
+  if model.norm != "before_pool":
+    raise ValueError(
+      f"{who} reads every patch, so norm={model.norm!r} would leave out the"
+      " last norm. Set norm='before_pool'."
     )

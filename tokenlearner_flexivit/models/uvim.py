@@ -63,11 +63,7 @@ class UViM(vit.ViT):
         f"num_classes={self.num_classes!r} and rep_size={self.rep_size!r} have "
         "no use in a UViM, which predicts codes. Leave them out."
       )
-    if self.pool == "map":
-      raise ValueError(
-        "A UViM reads every token, so pool='map' would have weights of no use. "
-        "Set pool='gap', or 'tok' for a tower with a cls token."
-      )
+    checks.reads_patches(self, "A UViM")
     own = self.num_codes, self.code_len
     if self.coder is not None:
       self.coder = label_coder.all_fields(self.coder)
