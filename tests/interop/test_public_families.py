@@ -107,6 +107,8 @@ def family(tmp_path, make_model, make_params):
   def save(**overrides):
     model = make_model(**dict(pool="tok", gelu="erf") | overrides)
     params = make_params(model)
+    if model.pre_norm:  # timm's patch embedding then has no bias.
+      params["embedding"]["bias"] *= 0
     path = tmp_path / "model.safetensors"
     return path, model, params, _timm(path, model, params)
 
