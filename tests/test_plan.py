@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from configs import owl_vit, segmenter, siglip
+from configs import owl_vit, segmenter, siglip, uvim, uvim_code
 from tests import image_text
 from tests.conftest import make_config
 from tokenlearner_flexivit import (
@@ -203,6 +203,20 @@ def test_texts_that_are_not_here_are_replaced(name, arg, num_tokens):
   assert tokens == {"lit": 16, "siglip": 64, "captions": 8}[name]
   # Words of the noise are known.
   assert (data.peek(parts.data_section)["tokens"] != 2).all()
+
+
+@pytest.mark.parametrize(
+  "module, arg", [(uvim, "coder=none,init=none"), (uvim_code, "quantizer=vq")]
+)
+def test_segments_that_are_not_here_are_replaced(module, arg):
+  replaced = stand_ins.config_without_files(module.get_config(arg))
+  assert replaced.data.name == "fake:256x256x3:133:118287:dense"
+  assert replaced.data.split == "train[4096:]"
+  parts = setup.Experiment(replaced)
+  assert parts.image_shape == (512, 512, 3)
+  assert parts.task.num_classes == 133
+  example = data.peek(parts.data_section)
+  assert 1 < example["instances"].max() < 100
 
 
 def test_boxes_that_are_not_here_are_replaced():

@@ -206,7 +206,7 @@ def test_the_command_line_writes_segments_and_a_picture(
   assert picture.shape[0] / picture.shape[1] == pytest.approx(12 / 16, rel=0.02)
 
 
-def test_an_export_answers_with_segments(predictor, tmp_path):
+def test_an_export_answers_with_segments(predictor, coder, tmp_path):
   folder = tmp_path / "export"
   settings = [predictor.setting(patch_size=8)]
   manifest = export.write(predictor.trained, folder, settings)
@@ -217,5 +217,7 @@ def test_an_export_answers_with_segments(predictor, tmp_path):
   answer = program.call(weights, np.zeros((2, SIDE, SIDE, 3), np.float32))
   assert answer["segments"].shape == (2, SIDE, SIDE)
   assert answer["classes"].shape == (2, 1 + 4 + 2)
+  for path in folder.iterdir():  # Nobody else has the coder's run.
+    assert str(coder).encode() not in path.read_bytes()
   again = inference.Predictor.load(folder)
   assert again.trained.task.class_names == ["ball", "sky"]

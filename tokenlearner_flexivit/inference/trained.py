@@ -252,6 +252,7 @@ def _from_run(workdir: pathlib.Path) -> Trained:
   about, other_task = workdir_lib.read_about_data(workdir), None
   task_class = tasks.named(config["task"])
   remembered = {key: about[key] for key in task_class.remembered}
+  section, remembered = task_class.public(section, remembered)
   model = task_class.build_model(section, **remembered)
   if issubclass(task_class, classification.Classification):
     section = {**section, "num_classes": about["num_classes"]}

@@ -14,7 +14,8 @@ For a model for videos everything is per clip, or view: `image_shape` is (T, H,
 W, C), and learned tokens are counted per frame. `BottleneckViViT` consists
 mostly of convolutions and has no closed form, nor have the heads of `OwlViT`:
 XLA counts for them. For `TwoTowers` and `OwlViT` it is per image: the image
-tower and its heads, without any text.
+tower and its heads, without any text. For `UViM` it is the image tower alone;
+`UViM.cost` adds the decoders of code and labels.
 
 Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
@@ -39,6 +40,8 @@ from tokenlearner_flexivit.models.token_learner import ALL
 
 # Models without a closed form.
 _COUNTED = models.BottleneckViViT | models.OwlViT
+# Models whose own `cost` adds to the tower, or takes its place.
+_OF_CODES = models.UViM | models.LabelCoder
 
 
 def _head(model: Any) -> list[tuple[int, int]]:
@@ -260,7 +263,7 @@ def num_params(model: Any, channels: int = 3) -> int:
     model: one of `models`.
     channels: number of channels of the images.
   """
-  if isinstance(model, _COUNTED | models.TwoTowers):
+  if isinstance(model, _COUNTED | models.TwoTowers | _OF_CODES):
     shape = (1, *models.input_shape(model, channels))
     inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), inputs)

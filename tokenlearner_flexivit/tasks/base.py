@@ -136,6 +136,20 @@ class Task(abc.ABC):
     del about
     return models.create(**section)
 
+  @classmethod
+  def public(
+    cls, section: Mapping[str, Any], about: Mapping[str, Any]
+  ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Returns section and remembered values for whoever gets the model.
+
+    A task leaves out what is of no use but to its training, such as paths.
+
+    Args:
+      section: `config.model`.
+      about: the result of `about`.
+    """
+    return section, about
+
   def constants(self, parallel: Parallel) -> Any:
     """Returns the arrays that steps read but do not change, on all devices.
 

@@ -70,7 +70,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
     Args:
       model: a `models.UViM` with a coder.
       num_classes: of the data.
-      coder: fields and source of the coder.
+      coder: `fields` of the coder, and for a training its `source`.
       class_names: of the data, where they are known.
       known_stuff: names of classes that the data call stuff, or None.
       stuff: names of these classes, in place of what is known.
@@ -107,7 +107,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
       stuff,
       min_fraction,
     )
-    self._source = coder["source"]
+    self._source = coder.get("source")
     self._temperature, self._seed = temperature, seed
 
   @classmethod
@@ -149,6 +149,14 @@ class Panoptic(panoptic_answers.PanopticAnswers):
     fields = {"num_labels": 2, **fields}
     name = section.get("name") or "uvim"
     return models.create(**{**section, "name": name, "coder": fields})
+
+  @classmethod
+  def public(
+    cls, section: Mapping[str, Any], about: Mapping[str, Any]
+  ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Returns section and remembered values without the path of the coder."""
+    fields = about["coder"]["fields"]
+    return {**section, "coder": fields}, {**about, "coder": {"fields": fields}}
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
