@@ -12,7 +12,11 @@ from flax import traverse_util
 from tests import tiny, vectors
 from tests.vectors import assert_close
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.models import label_coder, vector_quantizer
+from tokenlearner_flexivit.models import (
+  label_coder,
+  label_patches,
+  vector_quantizer,
+)
 
 
 def published(case):
@@ -241,10 +245,10 @@ def test_code_dropout_leaves_out_a_random_share():
 
 def test_maps_and_patches_are_one():
   maps = np.arange(2 * 8 * 12).reshape(2, 8, 12)
-  patches = label_coder.patches(maps, (2, 4))
+  patches = label_patches.patches(maps, (2, 4))
   np.testing.assert_array_equal(patches[0, 1], [4, 5, 6, 7, 16, 17, 18, 19])
   np.testing.assert_array_equal(
-    label_coder.to_maps(patches, (4, 3), (2, 4)), maps
+    label_patches.to_maps(patches, (4, 3), (2, 4)), maps
   )
 
 

@@ -12,7 +12,7 @@ from tests import vectors
 from tests.vectors import assert_close
 from tokenlearner_flexivit import models, tasks
 from tokenlearner_flexivit.data.ops import geometry
-from tokenlearner_flexivit.models import label_coder
+from tokenlearner_flexivit.models import label_coder, label_patches
 from tokenlearner_flexivit.tasks import panoptic_answers, panoptic_code
 
 CODER = dict(
@@ -63,7 +63,7 @@ def test_losses_and_predictions_are_the_published_ones(name):
     for fraction in (0.0, 0.15):
       maps = panoptic_answers.predictions(logits, fraction)
       maps = [
-        label_coder.to_maps(x, coder.posemb_grid, coder.patch_size)
+        label_patches.to_maps(x, coder.posemb_grid, coder.patch_size)
         for x in maps
       ]
       results.append(jnp.stack(maps, axis=-1))
@@ -86,7 +86,7 @@ def logits_of(labels, instances):
     ("semantics", labels, 4),
     ("instances", instances, 4),
   ):
-    patches = label_coder.patches(np.asarray(maps)[None], (2, 3))
+    patches = label_patches.patches(np.asarray(maps)[None], (2, 3))
     result[key] = 9 * jax.nn.one_hot(patches, kinds, axis=2)
   return result
 

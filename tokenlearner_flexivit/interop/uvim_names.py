@@ -108,13 +108,17 @@ def to_theirs(leaves: Leaves) -> Leaves:
   return theirs
 
 
-def coder_arguments(leaves: Leaves, guesses: list[str]) -> dict[str, Any]:
-  """Returns the arguments of `models.create` for the arrays of stage I.
+def coder_arguments(
+  leaves: Leaves, guesses: list[str]
+) -> dict[str, Any] | None:
+  """Returns the arguments of `models.create` for stage I; None for others.
 
   Args:
     leaves: by our names.
     guesses: gets in words what no array shows.
   """
+  if label_coder.KERNEL not in leaves:
+    return None
   labels, pixels, width = leaves[label_coder.KERNEL].shape
   (n, _) = leaves["pos_embedding_encoder"].shape[1:]
   attention = "encoder/block_0/MultiHeadDotProductAttention_0/query/kernel"
@@ -146,7 +150,9 @@ def coder_arguments(leaves: Leaves, guesses: list[str]) -> dict[str, Any]:
 
 
 def decoder_arguments(leaves: Leaves) -> dict[str, Any]:
-  """Returns the arguments that stage II has beside those of `models.ViT`."""
+  """Returns what stage II has beside `models.ViT`; nothing for others."""
+  if uvim.EMBEDDING not in leaves:
+    return {}
   model = dict(
     name="uvim",
     num_classes=None,

@@ -21,7 +21,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.ops.panoptic import INSTANCES, SEMANTIC
-from tokenlearner_flexivit.models import label_coder
+from tokenlearner_flexivit.models import label_coder, label_patches
 from tokenlearner_flexivit.tasks import base, label_maps, views
 
 # The parts of an answer.
@@ -207,7 +207,7 @@ class PanopticAnswers(base.Task):
     labels, instances = predictions(logits, self.min_fraction)
     grid = self.coder.posemb_grid, self.coder.patch_size
     labels, instances = (
-      label_coder.to_maps(maps, *grid) for maps in (labels, instances)
+      label_patches.to_maps(maps, *grid) for maps in (labels, instances)
     )
     first = 1 + self.coder.num_instances
     is_stuff = np.zeros(self.num_classes + 1, bool)

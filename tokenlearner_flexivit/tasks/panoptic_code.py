@@ -11,7 +11,11 @@ from jaxtyping import Array, Float32, Int, Int32
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.data.ops.panoptic import INSTANCES, SEMANTIC
-from tokenlearner_flexivit.models import label_coder, vector_quantizer
+from tokenlearner_flexivit.models import (
+  label_coder,
+  label_patches,
+  vector_quantizer,
+)
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import base, panoptic_answers
 
@@ -204,7 +208,7 @@ def cross_entropy(
   coder: label_coder.LabelCoder,
 ) -> Float32[Array, ""]:
   """Returns the mean softmax cross-entropy of the pixels of a map."""
-  patches = label_coder.patches(labels, coder.patch_size)
+  patches = label_patches.patches(labels, coder.patch_size)
   # The gradient of a choice along this axis would be a slow scatter.
   wanted = jax.nn.one_hot(patches, logits.shape[2], axis=2)
   return optax.softmax_cross_entropy(logits, wanted, axis=2).mean()
