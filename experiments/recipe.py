@@ -1,11 +1,13 @@
 """What the studies train with: the same for all models of one."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from experiments import training
 from tokenlearner_flexivit import config as configuration
 
 
@@ -62,6 +64,38 @@ def read_argument(
     tiny = dict(width=32, batch_size=8, steps=2) | small
     scale = dataclasses.replace(scale, **tiny)
   return scale, cell, args
+
+
+def larger(cls: type[Scale], scale: Scale, **more: Any) -> Scale:
+  """Returns a scale with the further attributes of a class of scales."""
+  known = {f.name: getattr(scale, f.name) for f in dataclasses.fields(scale)}
+  return cls(**known, **more)
+
+
+def runs_before(
+  args: Mapping[str, Any], needs: Sequence[str], study: str
+) -> dict[str, str]:
+  """Returns the folders of the runs that a cell starts from, by their cells.
+
+  Args:
+    args: of `read_argument`.
+    needs: the cells.
+    study: its name.
+
+  Raises:
+    ValueError: there are some, and the argument has no workdir.
+  """
+  if needs and not args["workdir"]:
+    raise ValueError(
+      f"The cell {args['cell']} needs {' and '.join(needs)}. Train with "
+      f"experiments.{study}.run, or give the folder that has "
+      f"{'it' if len(needs) == 1 else 'them'} as workdir=... ."
+    )
+  workdir = pathlib.Path(args["workdir"]).absolute()
+  return {
+    cell: str(workdir / training.run_name(cell, args["seed"], args["scale"]))
+    for cell in needs
+  }
 
 
 def config(

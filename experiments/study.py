@@ -115,6 +115,11 @@ def has_all_seeds(asked: Asked) -> bool:
   return set(SEEDS) <= set(asked.seeds)
 
 
+def in_workdir(asked: Asked, cell: str) -> dict[str, Any]:
+  """Returns the arguments of a cell that starts from runs in the workdir."""
+  return {"cell": cell, "workdir": asked.workdir.absolute()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """A study, declared.

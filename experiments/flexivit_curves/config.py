@@ -8,11 +8,9 @@ What starts from another cell or learns from it finds its run in the folder
 the images, instead of the texture.
 """
 
-import pathlib
-
 import ml_collections
 
-from experiments import recipe, training
+from experiments import recipe
 from experiments.flexivit_curves import cells, scales
 
 
@@ -46,17 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       f"label={args['label']} is for transfer; the cell {cell.name} learns the "
       "texture."
     )
-  if cell.needs and not args["workdir"]:
-    raise ValueError(
-      f"The cell {cell.name} needs {' and '.join(cell.needs)}. Train with "
-      "experiments.flexivit_curves.run, or give the folder that has them as "
-      "workdir=... ."
-    )
-
-  def other(name: str) -> str:
-    folder = training.run_name(name, args["seed"], args["scale"])
-    return str(pathlib.Path(args["workdir"]).absolute() / folder)
-
+  before = recipe.runs_before(args, cell.needs, "flexivit_curves")
   steps = scale.short_steps if cell.short else scale.steps
   c = recipe.config(
     scale,
@@ -83,11 +71,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.task = dict(
       name="distillation",
       teachers=dict(
-        teacher=dict(init=other(cell.teacher), patch_size=size, dtype="float32")
+        teacher=dict(
+          init=before[cell.teacher], patch_size=size, dtype="float32"
+        )
       ),
     )
   if cell.init:
-    c.init = other(cell.init)
+    c.init = before[cell.init]
     c.init_fresh = ("head/",) if cell.downstream else ()
   c.evals = dict(
     test=dict(

@@ -148,10 +148,7 @@ STUDY = study.Study(
   cells=lambda asked, scale: {
     name: cell.needs for name, cell in cells.cells_by_name(scale).items()
   },
-  arguments=lambda asked, cell: {
-    "cell": cell,
-    "workdir": asked.workdir.absolute(),
-  },
+  arguments=study.in_workdir,
   rows=rows,
   claims=claims.claims,
   tables=tables,

@@ -10,12 +10,11 @@ from the run of its tower in the folder `workdir=...` of the study.
 """
 
 import dataclasses
-import pathlib
 
 import ml_collections
 
 from configs import detection_scenes
-from experiments import recipe, training
+from experiments import recipe
 from experiments.transfer_retrieval import config as retrieval_config
 
 ANY_SIZE = "any_size"
@@ -40,19 +39,11 @@ class Scale(retrieval_config.Scale):
   box_test: str
 
 
-def _scale(name: str, **kwargs: object) -> Scale:
-  """Returns a scale of transfer_retrieval with boxes."""
-  known = retrieval_config.SCALES[name]
-  return Scale(
-    **{f.name: getattr(known, f.name) for f in dataclasses.fields(known)},
-    **kwargs,
-  )
-
-
 SCALES = {
   # A seed takes about an hour of one CPU core.
-  "cpu": _scale(
-    "cpu",
+  "cpu": recipe.larger(
+    Scale,
+    retrieval_config.SCALES["cpu"],
     box_data=f"rendered_scenes/{detection_scenes.SIDE}",
     box_sizes=detection_scenes.PATCH_SIZES,
     box_steps=1500,
@@ -60,8 +51,9 @@ SCALES = {
     box_test="test[:1000]",  # Counting takes a minute for each thousand.
   ),
   # Not yet run.
-  "gpu": _scale(
-    "gpu",
+  "gpu": recipe.larger(
+    Scale,
+    retrieval_config.SCALES["gpu"],
     box_data="rendered_scenes/120",
     box_sizes=(30, 20, 15, 10),
     box_steps=5000,
@@ -124,12 +116,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   cell = cells_by_name(scale).get(args["cell"])
   if cell is None:  # A tower, or its backbone.
     return retrieval_config.get_config(arg)
-  if not args["workdir"]:
-    raise ValueError(
-      f"The cell {cell.name} needs {cell.tower}. Train with "
-      "experiments.transfer_detection.run, or give the folder that has it as "
-      "workdir=... ."
-    )
+  before = recipe.runs_before(args, [cell.tower], "transfer_detection")
   stored = retrieval_config.towers(scale)[cell.tower]
   c = recipe.config(scale, args["seed"], scale.box_steps)
   c.batch_size = scale.box_batch
@@ -141,8 +128,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model.text = detection_scenes.text_tower(scale.width)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   c.task = dict(name="detection", held_out=detection_scenes.held_out())
-  folder = training.run_name(cell.tower, args["seed"], args["scale"])
-  c.init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  c.init = before[cell.tower]
   c.evals = dict(
     test=detection_scenes.evaluation(
       scale.box_data, scale.box_test, scale.box_sizes

@@ -10,12 +10,11 @@ runs of a tower and of the coder in the folder `workdir=...` of the study.
 """
 
 import dataclasses
-import pathlib
 
 import ml_collections
 
 from configs import panoptic_code_scenes, panoptic_scenes
-from experiments import recipe, training
+from experiments import recipe
 from experiments.transfer_retrieval import config as retrieval_config
 
 CODER, ANY_SIZE, BOTH_DIALS = "coder", "any_size", "both_dials"
@@ -37,10 +36,10 @@ class Scale(retrieval_config.Scale):
   numbers: tuple[int, ...]
 
 
-_CPU = retrieval_config.SCALES["cpu"]
 SCALES = {
-  "cpu": Scale(
-    **{f.name: getattr(_CPU, f.name) for f in dataclasses.fields(_CPU)},
+  "cpu": recipe.larger(
+    Scale,
+    retrieval_config.SCALES["cpu"],
     code_steps=1500,
     map_steps=1000,
     numbers=(4, 8, 16),
@@ -133,18 +132,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.seed, c.batch_size = seed, scale.batch_size
     return c
   cell = cells_by_name(scale)[name]
-  if not args["workdir"]:
-    raise ValueError(
-      f"The cell {name} needs {cell.tower} and {CODER}. Train with "
-      "experiments.transfer_panoptic.run, or give the folder that has them as "
-      "workdir=... ."
-    )
-
-  def run(other: str) -> str:
-    folder = training.run_name(other, seed, args["scale"])
-    return str(pathlib.Path(args["workdir"]).absolute() / folder)
-
-  return _transfer_config(scale, seed, cell, run(cell.tower), run(CODER))
+  needed = [cell.tower, CODER]
+  before = recipe.runs_before(args, needed, "transfer_panoptic")
+  return _transfer_config(scale, seed, cell, *before.values())
 
 
 def _transfer_config(

@@ -160,19 +160,11 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
   return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
 
 
-def cells(asked: study.Asked, scale: config.Scale) -> dict[str, list[str]]:
-  """Returns towers, coder and transfers, each after those it needs."""
-  return config.needs(scale)
-
-
 STUDY = study.Study(
   name="transfer_panoptic",
   scales=config.SCALES,
-  cells=cells,
-  arguments=lambda asked, cell: {
-    "cell": cell,
-    "workdir": asked.workdir.absolute(),
-  },
+  cells=lambda _, scale: config.needs(scale),
+  arguments=study.in_workdir,
   rows=rows,
   claims=claims,
   tables=tables,

@@ -12,12 +12,11 @@ and transfers start from a run in the folder `workdir=...` of the study.
 """
 
 import dataclasses
-import pathlib
 
 import ml_collections
 
 from configs import captions_scenes, lit
-from experiments import recipe, training
+from experiments import recipe
 from experiments.flexivit_curves import cells as curves_cells
 from experiments.flexivit_curves import config as curves_config
 from experiments.flexivit_curves import scales
@@ -52,17 +51,14 @@ class Scale(scales.Scale):
   pair_batch: int
 
 
-def _scale(name: str, **kwargs: int) -> Scale:
-  """Returns a scale of flexivit_curves with captions."""
-  fields = dataclasses.fields(scales.Scale)
-  known = scales.SCALES[name]
-  return Scale(**{f.name: getattr(known, f.name) for f in fields}, **kwargs)
-
-
 SCALES = {
   # A seed takes about an hour of one CPU core.
-  "cpu": _scale("cpu", pair_steps=1000, pair_batch=128),
-  "gpu": _scale("gpu", pair_steps=1500, pair_batch=512),  # Not yet run.
+  "cpu": recipe.larger(
+    Scale, scales.SCALES["cpu"], pair_steps=1000, pair_batch=128
+  ),
+  "gpu": recipe.larger(
+    Scale, scales.SCALES["gpu"], pair_steps=1500, pair_batch=512
+  ),  # Not yet run.
 }
 
 
@@ -138,14 +134,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   name = args["cell"]
   if name in curves_cells.backbones_with_needs(scale):
     return curves_config.get_config(arg)
-  if not args["workdir"]:
-    raise ValueError(
-      f"The cell {name} needs {before[0]}. Train with "
-      "experiments.transfer_retrieval.run, or give the folder that has it as "
-      "workdir=... ."
-    )
-  folder = training.run_name(before[0], args["seed"], args["scale"])
-  init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  (init,) = recipe.runs_before(args, before, "transfer_retrieval").values()
   if name in towers(scale):
     return _tower_config(scale, args["seed"], towers(scale)[name], init)
   return _transfer_config(scale, args["seed"], transfers(scale)[name], init)

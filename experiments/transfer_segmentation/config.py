@@ -10,11 +10,10 @@ study.
 """
 
 import dataclasses
-import pathlib
 
 import ml_collections
 
-from experiments import recipe, training
+from experiments import recipe
 from experiments.flexivit_curves import cells as curves_cells
 from experiments.flexivit_curves import config as curves_config
 from experiments.flexivit_curves import scales
@@ -100,18 +99,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   scale, _, args = recipe.read_argument(
     arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
-  name = args["cell"]
-  cell = cells_by_name(scale).get(name)
+  cell = cells_by_name(scale).get(args["cell"])
   if cell is None:  # A backbone.
     return curves_config.get_config(arg)
   backbone = curves_cells.backbones(scale)[cell.backbone]
-  if not args["workdir"]:
-    raise ValueError(
-      f"The cell {name} needs {backbone}. Train with "
-      "experiments.transfer_segmentation.run, or give the folder that has it "
-      "as workdir=... ."
-    )
-  folder = training.run_name(backbone, args["seed"], args["scale"])
+  before = recipe.runs_before(args, [backbone], "transfer_segmentation")
   # It begins with trained weights and learns more slowly, as fine-tuning does
   # in the paper.
   c = recipe.config(scale, args["seed"], cell.steps, lr=2.5e-4)
@@ -121,7 +113,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model.decoder = "linear"  # As FlexiViT is reported to use.
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   c.task = dict(name="segmentation")
-  c.init = str(pathlib.Path(args["workdir"]).absolute() / folder)
+  c.init = before[backbone]
   c.evals = dict(
     test=dict(
       type="segmentation",

@@ -11,7 +11,7 @@ other --seeds the results go to WORKDIR/results.
 from collections.abc import Sequence
 
 from experiments import seeds, study
-from experiments.flexivit_curves import curves, scales
+from experiments.flexivit_curves import curves
 from experiments.transfer_segmentation import config, pictures
 from tokenlearner_flexivit.figures import table
 
@@ -143,19 +143,11 @@ def _minutes(rows: Sequence[study.Row], cell: str) -> float:
   return seeds.spread(row["train_seconds"])["mean"] / 60
 
 
-def cells(asked: study.Asked, scale: scales.Scale) -> dict[str, list[str]]:
-  """Returns backbones and transfers, each with those that come before it."""
-  return config.needs(scale)
-
-
 STUDY = study.Study(
   name="transfer_segmentation",
   scales=config.SCALES,
-  cells=cells,
-  arguments=lambda asked, cell: {
-    "cell": cell,
-    "workdir": asked.workdir.absolute(),
-  },
+  cells=lambda _, scale: config.needs(scale),
+  arguments=study.in_workdir,
   rows=rows,
   claims=claims,
   tables=tables,
