@@ -1,4 +1,4 @@
-"""What the assignment of boxes to predictions adds to a training step.
+"""Measures what assigning boxes to predictions adds to a training step.
 
 It is a loop over the places for boxes; in each, predictions are searched again
 and again until one is free. The searches of an image follow one another, so

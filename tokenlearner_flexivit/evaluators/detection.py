@@ -33,17 +33,22 @@ import numpy as np
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.data.steps import BOX_LABEL
-from tokenlearner_flexivit.evaluators import base, coco_ap, shown_settings
+from tokenlearner_flexivit.evaluators import (
+  base,
+  class_table,
+  coco_ap,
+  shown_examples,
+  shown_settings,
+)
 from tokenlearner_flexivit.evaluators.images import TRUTH
-from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks.detection import BOXES
 
 PICTURE_FILE = "detection.png"
-_NUM_IMAGES = 4
+# Before the names of classes.
+_AP = "AP_"
 _MOST_SHOWN = 20  # Boxes of an image in a picture.
 SIZE, AREA, CROWD = "size", "box_area", "box_crowd"
 _NOVEL = {
@@ -203,7 +208,7 @@ class Evaluator(base.Evaluator):
           values = of_classes[chosen & np.isfinite(of_classes)]
           named[f"{name}_{part}"] = values.mean() if len(values) else np.nan
     return named | {
-      f"AP_{name}": float(value)
+      f"{_AP}{name}": float(value)
       for name, value in zip(
         self._task.class_names, result.of_classes["AP"], strict=True
       )
@@ -211,22 +216,13 @@ class Evaluator(base.Evaluator):
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the AP of each class in %, at each setting."""
-    settings = [(dials.Setting.from_row(row), row) for row in rows]
-    if len(settings) > shown_settings.MAX_COLUMNS:
-      settings = shown_settings.thinned(
-        shown_settings.by_patch_size(rows, self.headline),
-        shown_settings.MAX_COLUMNS,
-      )
-    lines = []
-    for name in self._task.class_names:
-      key = f"AP_{name}"
-      if any(key in row for _, row in settings):
-        line = {"AP % of": name}
-        for setting, row in settings:
-          text = f"{100 * row[key]:.2f}" if key in row else ""
-          line[shown_settings.in_words(setting)] = text
-        lines.append(line)
-    return table.markdown(lines) if lines else ""
+    return class_table.class_table(
+      rows,
+      self._task.class_names,
+      self.headline,
+      _AP,
+      self.metrics[self.headline],
+    )
 
   def pictures(
     self, params: Any, rows: Sequence[Mapping[str, Any]]
@@ -247,12 +243,8 @@ class Evaluator(base.Evaluator):
     from tokenlearner_flexivit.figures import drawing, overlay
 
     task, source = self._task, self.sources[0]
-    settings = shown_settings.thinned(
-      shown_settings.by_patch_size(rows, self.headline), 3
-    )
-    number = min(_NUM_IMAGES, len(source))
-    positions = (np.arange(number) * len(source) // number).tolist()
-    examples = [self._prepared(position) for position in positions]
+    settings = shown_settings.pictured(rows, self.headline)
+    examples = list(shown_examples.prepared(source, self._pp, self._truth))
     images = np.stack([example[task.model.input] for example, _ in examples])
     answers = [
       jax.device_get(
@@ -266,7 +258,7 @@ class Evaluator(base.Evaluator):
     for i, (example, truth) in enumerate(examples):
       image = example[task.model.input]
       share = np.asarray(example.get(VALID, (1, 1)))
-      seen = np.maximum(np.round(image.shape[:2] * share), 1).astype(int)
+      seen = shown_examples.visible(example, task.model.input)
       visible = overlay.displayable(image[: seen[0], : seen[1]])
       real = truth[BOX_LABEL] >= 0
       boxes = _in_pixels(truth[BOXES][real], seen)
@@ -285,8 +277,7 @@ class Evaluator(base.Evaluator):
       shown.append(cells)
     metric = self.metrics[self.headline]
     headings = [
-      f"{shown_settings.in_words(setting)}\n{metric.title} "
-      f"{metric.text(row[self.headline])} {metric.unit}".rstrip()
+      shown_settings.heading(setting, row, self.headline, metric)
       for setting, row in settings
     ]
     drawn = pictures.figure(
@@ -297,18 +288,6 @@ class Evaluator(base.Evaluator):
       f"{100 * task.min_score:g} %",
     )
     drawing.save(drawn, path, dpi=150)
-
-  def _prepared(
-    self, position: int
-  ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns the example at a position, and its true boxes."""
-    raw = self.sources[0][position]
-    # Random ops draw the same numbers in each call.
-    example, truth = (
-      data_lib.parse(pp)(raw, np.random.default_rng(position))
-      for pp in (self._pp, self._truth)
-    )
-    return example, truth
 
   def _timed(self, params):
     return self._answers, (params, self._inputs(next(iter(self._images))))

@@ -43,9 +43,10 @@ from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.data.ops.panoptic import CROWD, INSTANCES, SEMANTIC
 from tokenlearner_flexivit.evaluators import (
   base,
+  class_table,
   images,
   panoptic_quality,
-  segmentation_report,
+  shown_examples,
   shown_settings,
 )
 from tokenlearner_flexivit.evaluators.images import TRUTH
@@ -58,7 +59,6 @@ from tokenlearner_flexivit.tasks.panoptic_answers import (
 )
 
 PICTURE_FILE = "panoptic.png"
-_NUM_IMAGES = 4
 _KINDS = {"": "", "_things": ", things", "_stuff": ", stuff"}
 METRICS = {
   f"{name}{kind}": Metric(f"{name}{words}", "%")
@@ -295,7 +295,7 @@ class Evaluator(base.Evaluator):
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the PQ of each class."""
-    return segmentation_report.class_table(
+    return class_table.class_table(
       rows, self._names(), self.headline, _PQ, METRICS["PQ"]
     )
 
@@ -318,12 +318,9 @@ class Evaluator(base.Evaluator):
     from tokenlearner_flexivit.figures import segments as pictures
 
     task, source = self._task, self.sources[0]
-    settings = shown_settings.thinned(
-      shown_settings.by_patch_size(rows, self.headline), 3
-    )
-    number = min(_NUM_IMAGES, len(source))
-    positions = (np.arange(number) * len(source) // number).tolist()
-    examples = [self._prepared(position) for position in positions]
+    settings = shown_settings.pictured(rows, self.headline)
+    pp = self._data["pp"]
+    examples = list(shown_examples.prepared(source, pp, self._truth or pp))
     keys = dict.fromkeys((*task.answer_keys, SEMANTIC, INSTANCES))
     batch = {
       key: np.stack([example[key] for example, _ in examples])
@@ -335,10 +332,7 @@ class Evaluator(base.Evaluator):
     if self._has_ceiling:
       columns["kept by the code"] = task.reconstruct
     for setting, row in settings:
-      heading = (
-        f"{shown_settings.in_words(setting)}\n{metric.title} "
-        f"{metric.text(row[self.headline])} {metric.unit}"
-      )
+      heading = shown_settings.heading(setting, row, self.headline, metric)
       columns[heading] = functools.partial(task.predict, setting=setting)
     answers = [
       jax.device_get(jax.jit(answer)(params, batch))
@@ -347,8 +341,8 @@ class Evaluator(base.Evaluator):
     shown = []
     for i, (example, truth) in enumerate(examples):
       image = example[task.model.input]
-      seen = _visible(example, image)
-      sides = _visible(truth, truth[SEMANTIC])
+      seen = shown_examples.visible(example, task.model.input)
+      sides = shown_examples.visible(truth, SEMANTIC)
       classes = truth[SEMANTIC][: sides[0], : sides[1]].astype(np.int32)
       ids = truth[INSTANCES][: sides[0], : sides[1]].astype(np.int32)
       is_void = classes == geometry.IGNORE
@@ -374,22 +368,5 @@ class Evaluator(base.Evaluator):
     )
     drawing.save(drawn, path, dpi=150)
 
-  def _prepared(self, position: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the example at a position, and its truth."""
-    raw = self.sources[0][position]
-    pps = self._data["pp"], self._truth or self._data["pp"]
-    # Random ops draw the same numbers in each call.
-    example, truth = (
-      data_lib.parse(pp)(raw, np.random.default_rng(position)) for pp in pps
-    )
-    return example, truth
-
   def _timed(self, params):
     return self._answers, (params, self._inputs(next(iter(self._images))))
-
-
-def _visible(example: Mapping[str, Any], pixels: np.ndarray) -> tuple[int, int]:
-  """Returns height and width of the part of a picture that is no padding."""
-  shares = example.get(VALID, (1, 1))
-  height, width = np.maximum(np.round(np.multiply(pixels.shape[:2], shares)), 1)
-  return int(height), int(width)

@@ -17,7 +17,7 @@ NO_CLASS = -1
 
 
 class Counts(NamedTuple):
-  """What the quality of each class is computed from; sums over images.
+  """Holds what the quality of each class is computed from: sums over images.
 
   Attributes:
     matched: pairs of a predicted and a true segment (true positives).

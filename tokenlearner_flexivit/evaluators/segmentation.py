@@ -44,6 +44,7 @@ from tokenlearner_flexivit.data import alignment, preprocess
 from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.evaluators import (
   base,
+  class_table,
   confusion,
   segmentation_report,
   windows,
@@ -53,6 +54,8 @@ from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import tiling
 from tokenlearner_flexivit.tasks.segmentation import MASK
 
+# Before the names of classes.
+_IOU = "IoU_"
 METRICS = {
   "mIoU": Metric("mIoU", "%"),
   "pixel_accuracy": Metric("pixel accuracy", "%"),
@@ -323,7 +326,7 @@ class Evaluator(base.Evaluator):
         values["ceiling"] = self._ceilings[size]
       for name, iou in zip(self._names(), confusion.ious(matrix), strict=True):
         if not np.isnan(iou):
-          values[f"{segmentation_report.IOU}{name}"] = float(iou)
+          values[f"{_IOU}{name}"] = float(iou)
       for name, value in {**values, "examples": examples}.items():
         yield f"{setting.name}/{name}", value
 
@@ -335,7 +338,9 @@ class Evaluator(base.Evaluator):
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the IoU of each class."""
-    return segmentation_report.class_table(rows, self._names(), self.headline)
+    return class_table.class_table(
+      rows, self._names(), self.headline, _IOU, Metric("IoU", "%")
+    )
 
   def pictures(
     self, params: Any, rows: Sequence[Mapping[str, Any]]

@@ -12,61 +12,17 @@ from jaxtyping import Float, Int32
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.data.ops import geometry
-from tokenlearner_flexivit.evaluators import shown_settings, windows
-from tokenlearner_flexivit.figures import table
+from tokenlearner_flexivit.evaluators import (
+  shown_examples,
+  shown_settings,
+  windows,
+)
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import Task
 
 Row = Mapping[str, Any]
 Sides = tuple[int, int]  # Height and width in pixels.
 PICTURE_FILE = "segmentation.png"
-IOU = "IoU_"
-_NUM_IMAGES = 4
-_IOU = Metric("IoU", "%")
-
-
-def class_table(
-  rows: Sequence[Row],
-  names: Sequence[str],
-  headline: str,
-  prefix: str = IOU,
-  metric: Metric = _IOU,
-) -> str:
-  """Returns a metric of each class at the settings as Markdown.
-
-  Args:
-    rows: of the settings, with values named by prefix and class.
-    names: of the classes, in order.
-    headline: the metric that tells the best setting of a patch size, where
-      there are more settings than columns.
-    prefix: of the values' names.
-    metric: their display.
-  """
-  settings = [(dials.Setting.from_row(row), row) for row in rows]
-  if len(settings) > shown_settings.MAX_COLUMNS:
-    settings = shown_settings.thinned(
-      shown_settings.by_patch_size(rows, headline), shown_settings.MAX_COLUMNS
-    )
-  known = [
-    name
-    for name in names
-    if any(f"{prefix}{name}" in row for _, row in settings)
-  ]
-  lines = [
-    {
-      f"{metric.column} of": name,
-      **{
-        shown_settings.in_words(setting): (
-          metric.text(row[f"{prefix}{name}"])
-          if f"{prefix}{name}" in row
-          else ""
-        )
-        for setting, row in settings
-      },
-    }
-    for name in known
-  ]
-  return table.markdown(lines) if lines else ""
 
 
 class Strip:
@@ -120,9 +76,7 @@ class Strip:
     # Matplotlib is imported only where something is drawn.
     from tokenlearner_flexivit.figures import drawing, label_maps, overlay
 
-    settings = shown_settings.thinned(
-      shown_settings.by_patch_size(rows, headline), 3
-    )
+    settings = shown_settings.pictured(rows, headline)
     examples = list(self._examples())
     images = np.stack([image for image, _, _ in examples])
     sides = np.array([seen for _, seen, _ in examples], np.int32)
@@ -138,8 +92,7 @@ class Strip:
       visible = overlay.displayable(image[: seen[0], : seen[1]])
       shown.append(label_maps.Row(visible, [truth, *maps]))
     headings = [
-      f"{shown_settings.in_words(setting)}\n{metric.title} "
-      f"{metric.text(row[headline])} {metric.unit}".rstrip()
+      shown_settings.heading(setting, row, headline, metric)
       for setting, row in settings
     ]
     count = terminal.counted(len(settings), "patch size")
@@ -154,21 +107,13 @@ class Strip:
 
   def _examples(self) -> Iterator[tuple[np.ndarray, Sides, np.ndarray]]:
     """Yields images, the sides of their visible parts, and masks of these."""
-    number = min(_NUM_IMAGES, len(self._source))
-    key = self._task.model.input
-    for position in (np.arange(number) * len(self._source) // number).tolist():
-      raw = self._source[position]
-
-      def prepared(pp: str, raw=raw, position=position) -> dict[str, Any]:
-        # Random ops draw the same numbers in each call.
-        return data_lib.parse(pp)(raw, np.random.default_rng(position))
-
-      example = prepared(self._data["pp"])
-      image, seen = example[key], _visible(example, key)
-      if self._truth is not None:
-        example = prepared(self._truth)
-      height, width = _visible(example, self._mask)
-      yield image, seen, np.asarray(example[self._mask])[:height, :width]
+    key, pp = self._task.model.input, self._data["pp"]
+    for example, truth in shown_examples.prepared(
+      self._source, pp, self._truth or pp
+    ):
+      height, width = shown_examples.visible(truth, self._mask)
+      mask = np.asarray(truth[self._mask])[:height, :width]
+      yield example[key], shown_examples.visible(example, key), mask
 
   def _answer(
     self, setting: dials.Setting
@@ -192,11 +137,3 @@ class Strip:
       return windows.slide(answer, images, seen, *self._slides)
 
     return jax.jit(slide)
-
-
-def _visible(example: Mapping[str, Any], key: str) -> Sides:
-  """Returns height and width of the part of an image that is no padding."""
-  sides = np.shape(example[key])[:2]
-  shares = example.get(geometry.VALID, (1, 1))
-  height, width = np.maximum(np.round(np.multiply(sides, shares)), 1)
-  return int(height), int(width)

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from tokenlearner_flexivit import dials
+from tokenlearner_flexivit.figures.metric import Metric
 
 Row = Mapping[str, Any]
 # A wider table is cut off in many viewers.
-MAX_COLUMNS = 10
+_MAX_COLUMNS = 10
+_MAX_PICTURES = 3
 
 
 def by_patch_size(
@@ -28,6 +30,47 @@ def by_patch_size(
     if size not in best or row[headline] > best[size][1][headline]:
       best[size] = setting, row
   return [best[size] for size in sorted(best, key=lambda s: (s[0] * s[1], s))]
+
+
+def columns(
+  rows: Sequence[Row], headline: str
+) -> list[tuple[dials.Setting, Row]]:
+  """Returns the settings of a table's columns: all, or the best of some sizes.
+
+  Args:
+    rows: of the settings, as in a report.
+    headline: the metric that tells the best.
+  """
+  if len(rows) <= _MAX_COLUMNS:
+    return [(dials.Setting.from_row(row), row) for row in rows]
+  return thinned(by_patch_size(rows, headline), _MAX_COLUMNS)
+
+
+def pictured(
+  rows: Sequence[Row], headline: str
+) -> list[tuple[dials.Setting, Row]]:
+  """Returns the best settings of the smallest, middle and largest patch size.
+
+  Args:
+    rows: of the settings, as in a report.
+    headline: the metric that tells the best.
+  """
+  return thinned(by_patch_size(rows, headline), _MAX_PICTURES)
+
+
+def heading(
+  setting: dials.Setting, row: Row, headline: str, metric: Metric
+) -> str:
+  """Returns the head of a setting's pictures: its name, and how good it is.
+
+  Args:
+    setting: of the dials.
+    row: of the report.
+    headline: the metric to tell.
+    metric: its display.
+  """
+  value = f"{metric.title} {metric.text(row[headline])} {metric.unit}"
+  return f"{in_words(setting)}\n{value}".rstrip()
 
 
 def thinned(items: Sequence[Any], number: int) -> list[Any]:
