@@ -15,7 +15,7 @@ from tokenlearner_flexivit.figures import label_maps, palette
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.tasks import segmentation
 
-IOU = "mIoU", "IoU_", Metric("IoU", "%")
+IOU = "mIoU", Metric("IoU", "%")
 PP = "decode|resize_keep(24)|pad_to(24)|value_range|keep('image','valid')"
 TRUTH = (
   "decode_ids(key='semantic')|pad_to(16,255,key='semantic')"
@@ -44,7 +44,9 @@ def test_a_picture_shows_the_best_setting_of_each_size():
 def test_classes_are_the_rows_of_a_table():
   few = rows((16, None, 0.25), (8, None, 0.5))
   few[1]["IoU_sea"] = 1.0
-  table = class_table.class_table(few, ["sea", "sky", "sand"], *IOU)
+  classes = ["sea", "sky", "sand"]
+  names = class_table.metric_names("IoU_", classes)
+  table = class_table.class_table(few, classes, names, *IOU)
   assert table.splitlines() == [
     "| IoU % of | patch 16 | patch 8 |",
     "|----------|---------:|--------:|",
@@ -52,7 +54,8 @@ def test_classes_are_the_rows_of_a_table():
     "| sky      |    25.00 |   50.00 |",
   ]
   many = rows(*((p, s, p / 100) for p in range(1, 41) for s in (4, "all")))
-  head = class_table.class_table(many, ["sky"], *IOU).splitlines()[0]
+  table = class_table.class_table(many, ["sky"], ["IoU_sky"], *IOU)
+  head = table.splitlines()[0]
   assert head.count("patch") == 10
   assert "patch 1," in head and "patch 40," in head
 

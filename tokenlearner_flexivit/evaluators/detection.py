@@ -20,7 +20,7 @@ crowd.
 * `AR`: recall of the hundred best detections of an image.
 * `AP_novel`, `AP_seen`, `AP50_novel`, `AP50_seen`: over the held-out classes
   of the task, and the others.
-* `AP_NAME` of each class.
+* `AP_NAME` of each class, by `class_table.metric_names`.
 """
 
 import functools
@@ -207,20 +207,21 @@ class Evaluator(base.Evaluator):
         for part, chosen in (("novel", novel), ("seen", ~novel)):
           values = of_classes[chosen & np.isfinite(of_classes)]
           named[f"{name}_{part}"] = values.mean() if len(values) else np.nan
-    return named | {
-      f"{_AP}{name}": float(value)
-      for name, value in zip(
-        self._task.class_names, result.of_classes["AP"], strict=True
-      )
-    }
+    of_classes = result.of_classes["AP"].tolist()
+    return named | dict(zip(self._metric_names(), of_classes, strict=True))
+
+  def _metric_names(self) -> list[str]:
+    """Returns the name of the AP of each class."""
+    others = coco_ap.METRICS | _NOVEL
+    return class_table.metric_names(_AP, self._task.class_names, others)
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the AP of each class in %, at each setting."""
     return class_table.class_table(
       rows,
       self._task.class_names,
+      self._metric_names(),
       self.headline,
-      _AP,
       self.metrics[self.headline],
     )
 

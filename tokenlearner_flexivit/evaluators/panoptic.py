@@ -283,20 +283,24 @@ class Evaluator(base.Evaluator):
       for name, value in zip(("PQ", "SQ", "RQ"), means, strict=True):
         values[f"{name}{kind}"] = value
     qualities = panoptic_quality.of_classes(counts)[:, 0].tolist()
-    return values | {
-      f"{_PQ}{name}": value
-      for name, value in zip(self._names(), qualities, strict=True)
-    }
+    return values | dict(zip(self._metric_names(), qualities, strict=True))
 
-  def _names(self) -> list[str]:
-    """Returns a name of each class that suits the name of a metric."""
-    names = self._class_names or range(self._task.num_classes)
-    return [str(name).replace("/", "_") for name in names]
+  def _labels(self) -> list[str]:
+    """Returns the name, or else the number, of each class."""
+    return [str(x) for x in self._class_names or range(self._task.num_classes)]
+
+  def _metric_names(self) -> list[str]:
+    """Returns the name of the PQ of each class."""
+    return class_table.metric_names(_PQ, self._labels(), METRICS)
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the PQ of each class."""
     return class_table.class_table(
-      rows, self._names(), self.headline, _PQ, METRICS["PQ"]
+      rows,
+      self._labels(),
+      self._metric_names(),
+      self.headline,
+      METRICS["PQ"],
     )
 
   def pictures(
@@ -359,7 +363,7 @@ class Evaluator(base.Evaluator):
       visible = overlay.displayable(image[: seen[0], : seen[1]])
       cells = [pictures.Cell(c[SEGMENTS], c[CLASSES]) for c in cells]
       shown.append((visible, cells))
-    names = [str(n) for n in self._class_names or range(task.num_classes)]
+    names = self._labels()
     drawn = pictures.figure(
       shown,
       ["image", "truth", *columns],

@@ -324,22 +324,26 @@ class Evaluator(base.Evaluator):
       values = confusion.metrics(matrix)
       if (size := self._patch_size(setting)) is not None:
         values["ceiling"] = self._ceilings[size]
-      for name, iou in zip(self._names(), confusion.ious(matrix), strict=True):
+      names = class_table.metric_names(_IOU, self._labels())
+      for name, iou in zip(names, confusion.ious(matrix), strict=True):
         if not np.isnan(iou):
-          values[f"{_IOU}{name}"] = float(iou)
+          values[name] = float(iou)
       for name, value in {**values, "examples": examples}.items():
         yield f"{setting.name}/{name}", value
 
-  def _names(self) -> list[str]:
-    """Returns a name of each class that suits the name of a metric."""
-    number = self._task.num_classes
-    names = self._class_names or range(number)
-    return [str(name).replace("/", "_") for name in names]
+  def _labels(self) -> list[str]:
+    """Returns the name, or else the number, of each class."""
+    return [str(x) for x in self._class_names or range(self._task.num_classes)]
 
   def details(self, rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table of the IoU of each class."""
+    labels = self._labels()
     return class_table.class_table(
-      rows, self._names(), self.headline, _IOU, Metric("IoU", "%")
+      rows,
+      labels,
+      class_table.metric_names(_IOU, labels),
+      self.headline,
+      Metric("IoU", "%"),
     )
 
   def pictures(
@@ -353,7 +357,7 @@ class Evaluator(base.Evaluator):
         path,
         params,
         rows,
-        self._names(),
+        self._labels(),
         self.headline,
         self.metrics[self.headline],
       ),
