@@ -7,11 +7,13 @@ import gc
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data.sources import base as sources
 
 # Kinds of annotations.
@@ -82,8 +84,8 @@ def read(path: pathlib.Path, kind: str) -> Annotations:
 
   Raises:
     ValueError: the file is no JSON or lacks a key of COCO's; an id is there
-      twice; or an annotation has no box, or names an image or a category that
-      is not listed.
+      twice or no whole number; or an annotation has no box, or names an image
+      or a category that is not listed.
   """
   return _read(path, kind, *_stamp(path))
 
@@ -126,7 +128,12 @@ def _parse(
 ) -> Annotations:
   """Returns the annotations; raises KeyError or TypeError for other forms."""
   images, notes = content["images"], content["annotations"]
-  problems = _repeated(path, "image", [image["id"] for image in images])
+  listed = content.get("categories") or []
+  problems = [
+    *_unfit(path, "images", [image["id"] for image in images]),
+    *_unfit(path, "categories", [category["id"] for category in listed]),
+  ]
+  sources.check(f"{path} cannot be read", problems)
   position = {image["id"]: i for i, image in enumerate(images)}
   per_image: list[list[Any]] = [[] for _ in images]
   for note in notes:
@@ -140,16 +147,21 @@ def _parse(
       per_image[i].append(note)
   masks, captions = [""] * len(images), []
   if kind == CAPTIONS:
-    captions = [[str(n["caption"]).strip() for n in ns] for ns in per_image]
+    captions = _captions(path, per_image)
     per_image = [[] for _ in images]
   else:
-    problems += _repeated(path, "annotation", [n.get("id") for n in notes])
+    problems += _unfit(path, "annotations", [n.get("id") for n in notes])
   if kind == PANOPTIC:
+    problems += [
+      f"{path}: the image {ns[0]['image_id']} has {len(ns)} panoptic PNGs"
+      for ns in per_image
+      if len(ns) > 1
+    ]
     for i, ns in enumerate(per_image):
       masks[i] = ns[0]["file_name"] if ns else ""
       per_image[i] = [segment for n in ns for segment in n["segments_info"]]
   objects = [note for notes in per_image for note in notes]
-  categories = _categories(content.get("categories") or [], objects)
+  categories = _categories(listed, objects)
   boxes = np.array([_box(note) for note in objects], float).reshape(-1, 4)
   problems += [
     f"{path}: the annotation {note.get('id')} has no bbox of four numbers"
@@ -162,8 +174,13 @@ def _parse(
     for note in objects
     if note.get("category_id") not in categories
   ]
-  if problems:
-    sources.check(f"{path} cannot be read", problems)
+  problems += [
+    f"{path}: the annotation {note.get('id')} has iscrowd="
+    f"{note['iscrowd']!r}, which is neither 0 nor 1"
+    for note in objects
+    if note.get("iscrowd") not in (0, 1, None)
+  ]
+  sources.check(f"{path} cannot be read", problems)
   areas = boxes[:, 2] * boxes[:, 3]
   return Annotations(
     path=path,
@@ -177,7 +194,7 @@ def _parse(
     categories=categories,
     stuff=[
       categories[category["id"]]
-      for category in content.get("categories") or []
+      for category in listed
       if category["id"] in categories and not category.get("isthing", 1)
     ],
     starts=np.cumsum([0, *map(len, per_image)]),
@@ -202,14 +219,45 @@ def _file_name(image: Mapping[str, Any]) -> str:
   return image["file_name"].replace("\\", "/")
 
 
-def _repeated(path: pathlib.Path, what: str, ids: Sequence[Any]) -> list[str]:
-  """Returns in words which ids a file has more than once."""
+def _unfit(path: pathlib.Path, what: str, ids: Sequence[Any]) -> list[str]:
+  """Returns in words which ids are there twice or are no whole numbers."""
   counts = collections.Counter(i for i in ids if i is not None)
   return [
-    f"{path}: {count} {what}s have the id {i}"
+    f"{path}: {count} {what} have the id {i}"
     for i, count in counts.items()
     if count > 1
+  ] + [
+    f"{path}: {what} have the id {i!r}, and ids are whole numbers below 2**63"
+    for i in counts
+    if not _is_whole(i)
   ]
+
+
+def _is_whole(value: Any) -> bool:
+  if isinstance(value, float):  # As some tools write them.
+    return value.is_integer() and abs(value) < 2**53
+  return isinstance(value, int) and abs(value) < 2**63
+
+
+def _captions(
+  path: pathlib.Path, per_image: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[list[str]]:
+  """Returns the captions of each image; warns of those without a word."""
+  captions, wordless = [[] for _ in per_image], []
+  for own, notes in zip(captions, per_image, strict=True):
+    for note in notes:
+      text = note["caption"]
+      if isinstance(text, str) and any(map(str.isalnum, text)):
+        own.append(text.strip())
+      else:
+        wordless.append(f"the annotation {note.get('id')}: {text!r}")
+  if wordless:
+    warnings.warn(
+      f"{path} has {terminal.counted(len(wordless), 'caption')} without a "
+      f"word, which are left out:{sources.listed(wordless)}",
+      stacklevel=6,
+    )
+  return captions
 
 
 def _categories(
@@ -233,10 +281,10 @@ def _box(note: Mapping[str, Any]) -> Sequence[float]:
   """Returns x, y, width and height, of the polygons where there is no box."""
   box = note.get("bbox")
   polygons = note.get("segmentation")
-  if not box and isinstance(polygons, list) and any(polygons):
-    points = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons])
-    box = [*points.min(0), *np.ptp(points, axis=0)]
   try:
+    if not box and isinstance(polygons, list) and any(polygons):
+      points = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons])
+      box = [*points.min(0), *np.ptp(points, axis=0)]
     x, y, width, height = map(float, box)
   except (TypeError, ValueError):
     return [np.nan] * 4

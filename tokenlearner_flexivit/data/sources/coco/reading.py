@@ -1,5 +1,6 @@
 """The images and annotations of a split in COCO's JSON, checked."""
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -122,6 +123,15 @@ def read_split(
   rows = [places[0][number] for number in shared]
   order = sorted(rows, key=lambda i: _hash(first.names[i]))
   names = [first.names[i] for i in order]
+  twice = [name for name, n in collections.Counter(names).items() if n > 1]
+  if twice:
+    warnings.warn(
+      f"{first.path} lists {terminal.counted(len(twice), 'image')} under "
+      "several ids, each with a part of the annotations, so that each is an "
+      "example with things missing. Give an image one id:"
+      f"{sources.listed(twice)}",
+      stacklevel=4,
+    )
   folder = files.image_folder(root, first.path, names)
   images = [files.join(folder, name) for name in names]
   sizes, as_stored = _check_images(first, order, images, str(folder[0]))
