@@ -107,6 +107,38 @@ def test_timm(kind, make, tmp_path):
   assert images.size == (12, 12) and images.mean == (0.5,) * 3
 
 
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("format", ["timm", "hugging_face", "native"])
+def test_a_conversion_keeps_how_images_are_prepared(
+  format, squash, make, tmp_path
+):
+  model, params = make(**KINDS["vit"])
+  source, target = tmp_path / "source", tmp_path / "target"
+  interop.save_params(
+    params, source, "timm", model=model, input_mean=0.5, input_std=0.5
+  )
+  _without_note(source / "model.safetensors")
+  config = json.loads((source / "config.json").read_text())
+  config["pretrained_cfg"] |= dict(
+    interpolation="bicubic",
+    crop_pct=1.0 if squash else 0.75,
+    crop_mode="squash" if squash else "center",
+  )
+  (source / "config.json").write_text(json.dumps(config))
+  expected = interop.describe(source).images
+  resized = "resize((12, 12),'area')"
+  if not squash:
+    resized = "resize_small(16,'area')|central_crop((12, 12))"
+  assert expected.ops == resized and expected.interpolation == "bicubic"
+  if format == "native":
+    target = target.with_suffix(".npz")
+  cli.main(["convert", str(source), str(target), f"--format={format}"])
+  assert interop.describe(target).images == expected
+  if format != "native":
+    _without_note(target / "model.safetensors")
+    assert interop.describe(target).images == expected
+
+
 def test_a_classifier_of_registers_reads_a_mean_of_no_weight(make, tmp_path):
   model, params = make(**REGISTERS)
   interop.save_params(params, tmp_path / "new", "hugging_face", model=model)

@@ -7,6 +7,7 @@ FILE and IN may be anything that `load_params` takes.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -17,7 +18,6 @@ from tokenlearner_flexivit.interop import (
   describe,
   load_params_and_report,
   save,
-  save_params,
 )
 from tokenlearner_flexivit.interop.formats import LIBRARIES
 from tokenlearner_flexivit.interop.leaves import shorten
@@ -173,18 +173,15 @@ def _convert(args: argparse.Namespace) -> None:
       "Only the head and what the model does not have can be left out."
     )
   print(report)
-  if as_stored or (mean is None and std is None):
-    mean, std = expected.mean, expected.std
-  else:
-    mean = std = 0.5  # Other statistics are absorbed.
-  save_params(
+  if not as_stored and (mean, std) != (None, None):
+    # Other statistics are absorbed.
+    expected = dataclasses.replace(expected, mean=(0.5,), std=(0.5,))
+  save.save_with_images(
     params,
     args.output,
     args.format,
     model=model,
-    input_mean=mean,
-    input_std=std,
-    interpolation=expected.interpolation,
+    images=expected,
     no_embed_class=args.no_embed_class,
   )
   print(f"Saved {args.output} ({args.format}).")

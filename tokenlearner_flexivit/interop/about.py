@@ -117,8 +117,7 @@ def metadata_text(
   model: nn.Module | None,
   num_heads: int | None,
   format: str,
-  input_mean: tuple[float, ...] | None,
-  input_std: tuple[float, ...] | None,
+  images: config_files.Images,
 ) -> str | None:
   """Returns the metadata that `save_params` writes into a file, as JSON.
 
@@ -126,14 +125,16 @@ def metadata_text(
     model: None if only its heads are known.
     num_heads: attention heads.
     format: of the file.
-    input_mean: as `Images.mean`; None if it is not known.
-    input_std: as `Images.std`; None if it is not known.
+    images: that the weights expect.
   """
   noted = arguments(model) if model is not None else None
   if noted is None and num_heads is None:
     return None
   values = {"model": noted, "num_heads": num_heads, "format": format}
-  return json.dumps(values | {"input_mean": input_mean, "input_std": input_std})
+  seen = dataclasses.asdict(images)
+  mean, std = seen.pop("mean"), seen.pop("std")
+  values |= {"input_mean": mean, "input_std": std, "images": seen}
+  return json.dumps(values)
 
 
 def read(
@@ -160,23 +161,19 @@ def read(
     )
     noted = config_files.parse(metadata[EXPORT_KEY], path).get("other_task")
     section = _complete(section or {}, leaves, (noted or {}).get("about", {}))
-    pp = preprocessing(path, metadata)
-    return _ours(section, str(path), "native", *_statistics_seen(pp))
+    images = _images_seen(preprocessing(path, metadata))
+    return _ours(section, str(path), "native", images)
   if MODEL_KEY in metadata:
     noted = config_files.parse(metadata[MODEL_KEY], path)
-    # Files of older versions do not record them.
-    mean, std = (
-      noted.get(key) and tuple(noted[key])
-      for key in ("input_mean", "input_std")
-    )
+    images = _noted_images(noted)
     if noted["model"]:
-      return _ours(noted["model"], str(path), noted["format"], mean, std)
+      return _ours(noted["model"], str(path), noted["format"], images)
     return About(
       str(path),
       num_heads=noted["num_heads"],
       # In what is saved for timm and Hugging Face a cls token has a position.
       prefix_entries=int(any(name.endswith("cls_token") for name in leaves)),
-      images=config_files.Images(mean, std),
+      images=images,
     )
   names = set(leaves)
   if timm_names.is_timm(names):
@@ -270,9 +267,8 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
   if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
     about = workdir_lib.read_about_data(path)
   section = _complete(config["model"], leaves, about)
-  statistics_seen = _statistics_seen(preprocessing(path, {}))
   where = str(path / workdir_lib.CONFIG_FILE)
-  return _ours(section, where, "native", *statistics_seen)
+  return _ours(section, where, "native", _images_seen(preprocessing(path, {})))
 
 
 def _complete(
@@ -315,18 +311,33 @@ def _complete(
   return completed
 
 
-def _statistics_seen(pp: str | None):
-  """Returns mean and std of images that a string prepares; None if unknown."""
+def _noted_images(noted: Mapping[str, Any]) -> config_files.Images:
+  """Returns the images by the metadata that `metadata_text` wrote.
+
+  Files of older versions record less.
+  """
+  values = {
+    "mean": noted.get("input_mean"),
+    "std": noted.get("input_std"),
+    **noted.get("images", {}),
+  }
+  return config_files.Images(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+  )
+
+
+def _images_seen(pp: str | None) -> config_files.Images:
+  """Returns the images that a string prepares, as far as mean and std."""
   told = None
   if pp is not None:
     # A user's own ops need not be registered to read weights.
     with contextlib.suppress(ValueError):
       told = statistics.mean_and_std(pp)
   if told is None:
-    return None, None
+    return config_files.UNKNOWN
   # They are float32, whose last digits are rounding errors.
-  return tuple(
-    tuple(float(f"{value:.6g}") for value in values) for values in told
+  return config_files.Images(
+    *(tuple(float(f"{value:.6g}") for value in values) for values in told)
   )
 
 
@@ -334,8 +345,7 @@ def _ours(
   section: dict[str, Any],
   where: str,
   format: str,
-  input_mean: tuple[float, ...] | None,
-  input_std: tuple[float, ...] | None,
+  images: config_files.Images,
 ) -> About:
   try:
     model = models.create(**section)
@@ -354,5 +364,5 @@ def _ours(
     arguments(model),
     model.num_heads,
     grid,
-    images=config_files.Images(input_mean, input_std),
+    images=images,
   )

@@ -1,6 +1,7 @@
 """Writes a ViT as that model of Hugging Face's that computes the same."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -182,10 +183,16 @@ def processor(images: config_files.Images, model: Any) -> dict[str, Any]:
   mean, std = (
     list(x) * (3 if len(x) == 1 else 1) for x in (images.mean, images.std)
   )
+  size, cut = dict(height=height, width=width), {}
+  if images.crop and images.keeps_shape:
+    cut = dict(do_center_crop=True, crop_size=size)
+    size = dict(shortest_edge=math.floor(min(height, width) / images.crop))
   return dict(
-    image_processor_type="ViTImageProcessor",
+    # That of ViT does not crop.
+    image_processor_type=f"{'Bit' if cut else 'ViT'}ImageProcessor",
     do_resize=True,
-    size=dict(height=height, width=width),
+    size=size,
+    **cut,
     resample=config_files.RESAMPLE.get(images.interpolation, 2),
     do_rescale=True,
     rescale_factor=1 / 255,

@@ -91,6 +91,42 @@ def save_params(
       has no names for, a model that it does not compute, or a config of another
       model in the folder. Nothing is written then.
   """
+  images = config_files.Images(interpolation=interpolation)
+  if input_mean is not None or input_std is not None:
+    mean, std = absorb.statistics_of_unit_images(input_mean, input_std)
+    images = config_files.Images(mean, std, interpolation=interpolation)
+  save_with_images(
+    params,
+    path,
+    format,
+    model=model,
+    images=images,
+    no_embed_class=no_embed_class,
+  )
+
+
+def save_with_images(
+  params: Mapping[str, Any],
+  path: str | os.PathLike,
+  format: str,
+  *,
+  model: nn.Module | None,
+  images: config_files.Images,
+  no_embed_class: bool = False,
+) -> None:
+  """Saves parameters, and all that is known of the images they expect.
+
+  Args:
+    params: as for `save_params`.
+    path: as for `save_params`.
+    format: as for `save_params`.
+    model: as for `save_params`.
+    images: that the weights expect.
+    no_embed_class: as for `save_params`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `save_params`.
+  """
   path = check_path(path, format)
   _check_text(model, format)
   _check_model(model, format)
@@ -130,10 +166,6 @@ def save_params(
     leaves = timm_names.to_theirs(ours, no_embed_class)
   else:
     leaves = formats.TO_THEIRS[format](ours)
-  images = config_files.Images(interpolation=interpolation)
-  if input_mean is not None or input_std is not None:
-    mean, std = absorb.statistics_of_unit_images(input_mean, input_std)
-    images = config_files.Images(mean, std, interpolation=interpolation)
   texts = {}
   if (
     format in formats.LIBRARIES and path.name == formats.LIBRARY_FILE and model
@@ -142,9 +174,7 @@ def save_params(
     _check_beside(path.parent, texts)
   metadata = {}
   num_heads = _num_heads(arrays)
-  if noted := about.metadata_text(
-    model, num_heads, format, images.mean, images.std
-  ):
+  if noted := about.metadata_text(model, num_heads, format, images):
     metadata[about.MODEL_KEY] = noted
   path.parent.mkdir(exist_ok=True)
   containers.write(

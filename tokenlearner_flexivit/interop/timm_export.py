@@ -70,6 +70,7 @@ def config(
     input_size=[channels, *size],
     interpolation=images.interpolation or "bilinear",
     crop_pct=images.crop or 1.0,
+    crop_mode="center" if images.keeps_shape else "squash",
     num_classes=model.num_classes or 0,
     first_conv="patch_embed.proj",
     classifier=["head", "head_dist"] if name == _DISTILLED else "head",
