@@ -59,7 +59,7 @@ def test_texts_get_the_numbers_of_the_training():
   task = make_task()
   tokens = task.tokenize(["A cat!", "a dog a dog a dog"])
   assert tokens.tolist() == [[3, 4, 1, 1, 1], [3, 5, 3, 5, 1]]
-  with pytest.warns(match="No caption of the training has 'zebra', so the"):
+  with pytest.warns(match="No text of the training has 'zebra', so the"):
     assert task.tokenize(["a zebra"]).tolist() == [[3, 2, 1, 1, 1]]
 
 

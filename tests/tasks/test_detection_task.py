@@ -14,7 +14,7 @@ NAMES = ["cat", "dog", "red ball"]
 VOCABULARY = {"name": "words", "words": ["ball", "cat", "dog", "red"]}
 
 
-def make_task(**options):
+def make_task(class_names=NAMES, **options):
   text = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
   text |= dict(vocab_size=7, max_len=4)
   model = models.create(
@@ -23,7 +23,7 @@ def make_task(**options):
   return tasks.create(
     dict(name="detection", **options),
     model=model,
-    class_names=NAMES,
+    class_names=class_names,
     vocabulary=VOCABULARY,
   )
 
@@ -51,6 +51,18 @@ def batch():
 def test_options_that_make_no_sense(options, words):
   with pytest.raises(ValueError, match=words):
     make_task(**options)
+
+
+def test_names_that_the_vocabulary_does_not_tell_apart():
+  with pytest.warns(match="No text of the training has 'zebra', so the"):
+    make_task(class_names=["cat", "zebra"])
+  with (
+    pytest.warns(match="No text of the training has 'emu', 'yak', so the"),
+    pytest.warns(match="reads 'yak' as 'emu', in the vocabulary 'words'"),
+  ):
+    make_task(class_names=["emu", "cat", "yak"])
+  with pytest.warns(match="reads 'red_ball' as 'Red ball'.* at most 4 tokens"):
+    make_task(class_names=["Red ball", "red_ball"])
 
 
 def test_boxes_that_are_none_are_refused():

@@ -88,7 +88,7 @@ def test_own_labels_on_the_command_line(run, pairs, capsys):
   arguments = [str(pairs / "0.png"), f"--workdir={run}", "--patch_size=4"]
   labels = "--labels=a red field; a purple field"
   with (
-    pytest.warns(match="No caption of the training has 'purple', so the"),
+    pytest.warns(match="No text of the training has 'purple', so the"),
     pytest.raises(SystemExit) as stopped,
   ):
     predict.main([*arguments, "--csv", labels, "--top_k=1"])

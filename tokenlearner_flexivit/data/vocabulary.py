@@ -24,6 +24,7 @@ import functools
 import hashlib
 import html
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ _END, _UNKNOWN, _FIRST = 1, 2, 3
 _MOST_BYTES = 8 * 10**6
 # Characters of a text that an error shows.
 _SHOWN = 80
+# Words that a warning names.
+_MOST_WORDS = 8
 
 
 class Vocabulary(abc.ABC):
@@ -71,6 +74,18 @@ class Vocabulary(abc.ABC):
     """Returns the words of a text that have no id of their own."""
     del text
     return []
+
+  def warn_of_unknown(self, texts: Iterable[str]) -> None:
+    """Warns of the words of texts that have no id of their own."""
+    words = dict.fromkeys(w for text in texts for w in self.unknown(text))
+    if words:
+      more = ", ..." if len(words) > _MOST_WORDS else ""
+      shown = ", ".join(map(repr, list(words)[:_MOST_WORDS]))
+      warnings.warn(
+        f"No text of the training has {shown}{more}, so the model knows "
+        "nothing of what that means.",
+        stacklevel=3,
+      )
 
   def tokens(self, text: str, max_len: int) -> Int[np.ndarray, " L"]:
     """Returns the ids of a text with its end, cut or padded to a length.

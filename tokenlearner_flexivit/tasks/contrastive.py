@@ -14,7 +14,6 @@ E width of the embeddings.
 """
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -303,17 +302,7 @@ class Contrastive(base.Task):
 
     It tells which words the vocabulary lacks.
     """
-    unknown = dict.fromkeys(
-      word for text in texts for word in self.vocabulary.unknown(text)
-    )
-    if unknown:
-      more = ", ..." if len(unknown) > 8 else ""
-      warnings.warn(
-        f"No caption of the training has "
-        f"{', '.join(map(repr, list(unknown)[:8]))}{more}, so the model knows "
-        "nothing of what that means.",
-        stacklevel=2,
-      )
+    self.vocabulary.warn_of_unknown(texts)
     return np.stack(
       [self.vocabulary.tokens(text, self.max_len) for text in texts]
     )

@@ -10,6 +10,7 @@ classes, L tokens of a name.
 """
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,6 +168,23 @@ class Detection(box_answers.BoxAnswers):
         for name in names
       ]
     )
+    if self._queries is None:
+      self.vocabulary.warn_of_unknown(names)
+      self._warn_of_equal_names()
+
+  def _warn_of_equal_names(self) -> None:
+    """Warns of two names that the text tower reads as the same."""
+    first = {}
+    for name, tokens in zip(self.class_names, self._tokens, strict=True):
+      other = first.setdefault(tokens.tobytes(), name)
+      if other != name:
+        warnings.warn(
+          f"The text tower reads {name!r} as {other!r}, in the vocabulary "
+          f"{self.vocabulary.name!r} and at most {len(tokens)} tokens, so it "
+          "tells no such things apart. Give other names.",
+          stacklevel=3,
+        )
+        return
 
   @classmethod
   def about(
