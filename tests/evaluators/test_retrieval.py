@@ -90,3 +90,16 @@ def test_prompts_of_a_class_follow_one_another():
     with pytest.raises(ValueError, match=r"templates=.*"):
       prompts.read_templates(wrong, "templates")
   assert len(prompts.read_templates("clip_best", "templates")) == 7
+
+
+def test_names_of_classes_must_make_different_prompts():
+  check = prompts.check_different
+  check(["", "ant", "ant, red"], "names", plain=True)
+  check(["C", "c", "C++"], "names", plain=False)
+  with pytest.raises(
+    ValueError, match=r"names: .*'C' and 'C\+\+' .*canonicali"
+  ):
+    check(["C", "D", "C++"], "names", plain=True)
+  for plain in (True, False):
+    with pytest.raises(ValueError, match=r"'crane' and 'crane' .* differ\.$"):
+      check(["crane", "crane"], "names", plain=plain)

@@ -190,6 +190,8 @@ def test_masks_that_do_not_fit(pictures):
     make(data={**DATA, "pp": pp})
   with pytest.raises(ValueError, match=r"stride=3 .*window is None"):
     make(stride=3)
+  with pytest.raises(ValueError, match=r"stride=9 is larger than .*window=8"):
+    make(window=8, stride=9)
   with pytest.raises(ValueError, match=r"window: Expected one or two positive"):
     make(window=0)
   with pytest.raises(ValueError, match=r"test\.truth.*nothing"):

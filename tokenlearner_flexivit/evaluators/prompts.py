@@ -65,6 +65,29 @@ def read_templates(value: str | Sequence[str], where: str) -> tuple[str, ...]:
   return templates
 
 
+def check_different(
+  class_names: Sequence[str], where: str, *, plain: bool
+) -> None:
+  """Raises ValueError for names of classes that make the same prompts.
+
+  Args:
+    class_names: of the classes.
+    where: name of the key for errors.
+    plain: whether names lose punctuation and capitals, as in `fill`.
+  """
+  first = {}
+  for number, name in enumerate(class_names):
+    text = canonical(name, ",") if plain else name
+    other = class_names[first.setdefault(text, number)]
+    if first[text] != number:
+      hint = " canonicalize=False keeps capitals and punctuation."
+      raise ValueError(
+        f"{where}: the texts of the classes {other!r} and {name!r} are the "
+        "same, so nothing tells them apart. Give names that differ."
+        f"{hint if other != name else ''}"
+      )
+
+
 def fill(
   class_names: Sequence[str], templates: Sequence[str], *, plain: bool
 ) -> list[str]:

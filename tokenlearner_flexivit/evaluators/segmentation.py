@@ -108,6 +108,12 @@ class Evaluator(base.Evaluator):
       self._stride = _size(
         window if stride is None else stride, f"{where}.stride"
       )
+      if any(s > w for s, w in zip(self._stride, self._window, strict=True)):
+        raise ValueError(
+          f"{where}.stride={stride!r} is larger than {where}.window="
+          f"{window!r}, so that no window would see the pixels between two. "
+          "Give at most the window's size."
+        )
     elif stride is not None:
       raise ValueError(
         f"{where}.stride={stride!r} is the way from window to window, but "
