@@ -16,6 +16,8 @@ Arguments:
   init: weights for images to start from, such as "FlexiViT-S i1k", a file or a
     workdir (see `interop.fetch`); of images and texts, such as CLIP's, both
     towers. Without it a ViT-Ti from scratch, which needs many images.
+  vocabulary: that the text tower of `init` was trained with, clip or
+    sentencepiece:/path/to.model; runs and CLIP's weights tell it themselves.
   size: side in pixels that images are fitted into, a multiple of 240; 480.
   most: boxes of an image that training sees, the largest ones; 50.
   epochs: 100.
@@ -39,6 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     train="",
     test="",
     init="",
+    vocabulary="",
     size=480,
     most=50,
     epochs=100,
@@ -74,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     text=dict(width=64, depth=2, mlp_dim=256, num_heads=2),
   )
   if args["init"]:
-    owl_vit.start_from(c, args["init"])
+    owl_vit.start_from(c, args["init"], args["vocabulary"])
   training, evaluation = owl_vit.boxes(
     data,
     train,

@@ -17,6 +17,8 @@ Arguments:
   init: a workdir, a file or a released name (see `interop.fetch`) of images and
     texts, such as a run of configs/lit.py or CLIP, or of images alone: then the
     text tower begins from scratch. "none" is a B from scratch, for a plan.
+  vocabulary: that the text tower of `init` was trained with, as in
+    configs/captions.py; runs and CLIP's weights tell it themselves.
   data: lvis, or coco/2017.
   patch_size: that it is trained at, 16.
   flexible: draws one of `PATCH_SIZES` per step instead.
@@ -34,6 +36,7 @@ import ml_collections
 from configs import transfer
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import interop
+from tokenlearner_flexivit.data import vocabulary as vocabularies
 
 PATCH_SIZES = (48, 32, 24, 16)  # Of 768 pixels.
 _GREY = 127
@@ -42,7 +45,13 @@ _GREY = 127
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the arguments."""
   args = configuration.parse_arg(
-    arg, init="", data="lvis", patch_size=16, flexible=False, runlocal=False
+    arg,
+    init="",
+    vocabulary="",
+    data="lvis",
+    patch_size=16,
+    flexible=False,
+    runlocal=False,
   )
   runlocal, data = args["runlocal"], args["data"]
   if not (args["init"] or runlocal):
@@ -70,7 +79,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["init"] in ("", "none"):
     c.model.update(variant="mu" if runlocal else "B", posemb_grid=24)
   else:
-    start_from(c, args["init"])
+    start_from(c, args["init"], args["vocabulary"])
   training, evaluation = boxes(
     "rendered_scenes/tiny" if runlocal else data,
     "train",
@@ -148,16 +157,19 @@ def boxes(
   return section, evaluation
 
 
-def start_from(c: ml_collections.ConfigDict, source: str) -> None:
+def start_from(
+  c: ml_collections.ConfigDict, source: str, vocabulary: str = ""
+) -> None:
   """Sets `init` and the model: the towers of the weights, with new heads.
 
   Args:
     c: the config, with a model that has `text`.
     source: the weights; see `interop.fetch`.
+    vocabulary: that a text tower in them reads, if they do not tell it.
 
   Raises:
     ValueError: the weights are of a model for videos or of grey images, or
-      cannot be read.
+      cannot be read; or nothing tells the vocabulary of their text tower.
   """
   text = c.model.text.to_dict()
   channels = transfer.start_from(c, source)
@@ -168,9 +180,7 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
   described = interop.describe(source)
   if described.model.get("text"):
     text = dict(described.model["text"])
-    stored = interop.vocabulary(source)
-    if stored is not None:
-      c.data.vocabulary = stored
+    c.data.vocabulary = _vocabulary(source, text, vocabulary)
   left_out = ("num_classes", "rep_size", "head_zeroinit", "bias_init")
   c.model = {k: v for k, v in c.model.items() if k not in left_out}
   if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
@@ -178,3 +188,28 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
   elif c.model.get("pool") == "tok_gap":
     c.model.pool = "tok"
   c.model.update(name="owl_vit", text=text)
+
+
+def _vocabulary(source: str, text: dict, name: str) -> dict:
+  """Returns the vocabulary that a text tower was trained with, as JSON values.
+
+  Args:
+    source: the weights.
+    text: arguments of the text tower.
+    name: of the vocabulary, if the weights do not tell it.
+
+  Raises:
+    ValueError: nothing tells it, or it cannot be read.
+  """
+  stored = interop.vocabulary(source)
+  if stored is not None:
+    return stored
+  if not name and text.get("vocab_size") == vocabularies.Clip.size:
+    name = vocabularies.CLIP
+  if not name or name == vocabularies.WORDS:
+    raise ValueError(
+      f"{source} does not tell which vocabulary its text tower of "
+      f"{text.get('vocab_size')} tokens reads. Add vocabulary=clip or "
+      "vocabulary=sentencepiece:/path/to.model to the config's arguments."
+    )
+  return vocabularies.open_named(name).describe()

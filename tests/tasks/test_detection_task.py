@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, tasks
+from tokenlearner_flexivit import dials, interop, models, tasks
 from tokenlearner_flexivit.inference import images
 
 NAMES = ["cat", "dog", "red ball"]
 VOCABULARY = {"name": "words", "words": ["ball", "cat", "dog", "red"]}
 
 
-def make_task(class_names=NAMES, **options):
+def make_task(class_names=NAMES, vocabulary=VOCABULARY, **options):
   text = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
   text |= dict(vocab_size=7, max_len=4)
   model = models.create(
@@ -24,7 +24,7 @@ def make_task(class_names=NAMES, **options):
     dict(name="detection", **options),
     model=model,
     class_names=class_names,
-    vocabulary=VOCABULARY,
+    vocabulary=vocabulary,
   )
 
 
@@ -46,6 +46,10 @@ def batch():
     (dict(negatives=4), r"negatives=4 must be a whole number in \[1, 3\]"),
     (dict(box_weight=-1), r"box_weight=-1 must be a number in \[0, inf\)"),
     (dict(normalization="mean"), "normalization='mean' is unknown"),
+    (
+      dict(vocabulary={"name": "words", "words": ["cat", "dog"]}),
+      "vocab_size=7, but the vocabulary 'words' of .* has 5 tokens",
+    ),
   ],
 )
 def test_options_that_make_no_sense(options, words):
@@ -53,12 +57,22 @@ def test_options_that_make_no_sense(options, words):
     make_task(**options)
 
 
+def test_weights_that_know_other_words_are_refused(monkeypatch):
+  task, known = make_task(), {"name": "words", "words": list("abcd")}
+  for vocabulary in (None, VOCABULARY):
+    monkeypatch.setattr(interop, "vocabulary", lambda _, v=vocabulary: v)
+    task.check_init("there")
+  monkeypatch.setattr(interop, "vocabulary", lambda _: known)
+  with pytest.raises(ValueError, match="'there' was trained with another"):
+    task.check_init("there")
+
+
 def test_names_that_the_vocabulary_does_not_tell_apart():
   with pytest.warns(match="No text of the training has 'zebra', so the"):
     make_task(class_names=["cat", "zebra"])
   with (
     pytest.warns(match="No text of the training has 'emu', 'yak', so the"),
-    pytest.warns(match="reads 'yak' as 'emu', in the vocabulary 'words'"),
+    pytest.warns(match="reads 'yak' as 'emu', in its vocabulary"),
   ):
     make_task(class_names=["emu", "cat", "yak"])
   with pytest.warns(match="reads 'red_ball' as 'Red ball'.* at most 4 tokens"):

@@ -25,10 +25,10 @@ from jaxtyping import Array, ArrayLike, Float, Float32, Int, Int32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials, interop, models
+from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.parallel import Parallel
-from tokenlearner_flexivit.tasks import base, views
+from tokenlearner_flexivit.tasks import base, text_towers, views
 
 # The entry of an example that holds the numbers of its text's tokens.
 TOKENS = "tokens"
@@ -184,15 +184,8 @@ class Contrastive(base.Task):
 
   def _check_text_tower(self) -> None:
     """Raises ValueError for a text tower that reads other texts."""
+    text_towers.check_size(self.model, self.vocabulary, "config.data.pp")
     text = getattr(self.model, "text", None) or {}
-    name, size = self.vocabulary.name, self.vocabulary.size
-    if text.get("vocab_size", size) != size:
-      raise ValueError(
-        f"config.model.text.vocab_size={text['vocab_size']}, but the "
-        f"vocabulary {name!r} of config.data.pp has {size} tokens. Leave it "
-        "out; or for weights to start from, name the vocabulary that they were "
-        "trained with."
-      )
     if text.get("max_len", self.max_len) != self.max_len:
       raise ValueError(
         f"config.model.text.max_len={text['max_len']}, but config.data.pp "
@@ -243,19 +236,8 @@ class Contrastive(base.Task):
     return models.create(**{**section, "name": name, "text": text})
 
   def check_init(self, source: str | os.PathLike) -> None:
-    """Raises ValueError if the weights know other words than the data.
-
-    Their numbers would stand for other words.
-    """
-    known = interop.vocabulary(source)
-    if known is None or "vocab_size" not in (self.model.text or {}):
-      return
-    if known != self.vocabulary.describe():
-      raise ValueError(
-        f"config.init={os.fspath(source)!r} was trained with another "
-        f"vocabulary ({known['name']!r}). Set config.data.vocabulary to "
-        "interop.vocabulary(config.init), as configs/captions.py does."
-      )
+    """Raises ValueError if the weights know other words than the data."""
+    text_towers.check_weights(source, self.model, self.vocabulary)
 
   @property
   def batch_keys(self) -> tuple[str, ...]:

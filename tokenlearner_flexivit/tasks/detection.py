@@ -10,7 +10,7 @@ classes, L tokens of a name.
 """
 
 import functools
-import warnings
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +26,13 @@ from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.data.steps import BOX_LABEL
 from tokenlearner_flexivit.models import detection_heads
 from tokenlearner_flexivit.parallel import Parallel
-from tokenlearner_flexivit.tasks import base, box_answers, matching, views
+from tokenlearner_flexivit.tasks import (
+  base,
+  box_answers,
+  matching,
+  text_towers,
+  views,
+)
 from tokenlearner_flexivit.tasks import boxes as boxes_lib
 from tokenlearner_flexivit.tasks.box_answers import BOXES
 
@@ -159,6 +165,7 @@ class Detection(box_answers.BoxAnswers):
         f"config.model is a {type(model).__name__}, which compares nothing "
         "with names. Leave config.model.name out for an OwlViT."
       )
+    text_towers.check_size(model, self.vocabulary, "config.data.vocabulary")
     max_len = model.text["max_len"]
     # Names of LVIS are such as baseball_bat.
     names = [name.replace("_", " ") for name in self.class_names]
@@ -170,21 +177,7 @@ class Detection(box_answers.BoxAnswers):
     )
     if self._queries is None:
       self.vocabulary.warn_of_unknown(names)
-      self._warn_of_equal_names()
-
-  def _warn_of_equal_names(self) -> None:
-    """Warns of two names that the text tower reads as the same."""
-    first = {}
-    for name, tokens in zip(self.class_names, self._tokens, strict=True):
-      other = first.setdefault(tokens.tobytes(), name)
-      if other != name:
-        warnings.warn(
-          f"The text tower reads {name!r} as {other!r}, in the vocabulary "
-          f"{self.vocabulary.name!r} and at most {len(tokens)} tokens, so it "
-          "tells no such things apart. Give other names.",
-          stacklevel=3,
-        )
-        return
+      text_towers.warn_of_equal(self.class_names, self._tokens)
 
   @classmethod
   def about(
@@ -226,6 +219,10 @@ class Detection(box_answers.BoxAnswers):
     text = known | dict(section.get("text") or {})
     name = section.get("name") or "owl_vit"
     return models.create(**{**section, "name": name, "text": text})
+
+  def check_init(self, source: str | os.PathLike) -> None:
+    """Raises ValueError if the weights know other words than the names."""
+    text_towers.check_weights(source, self.model, self.vocabulary)
 
   @classmethod
   def renamed(
