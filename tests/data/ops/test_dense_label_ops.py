@@ -51,6 +51,23 @@ def test_objects_of_several_labels_and_with_details():
   assert run("image_size", image=image)["size"].tolist() == [5, 7]
 
 
+def test_crowds_are_no_single_things():
+  objects = {
+    "bbox": sized(0.5, 0.1, 0.2),
+    "label": np.arange(3),
+    "is_crowd": np.array([True, False, False]),
+  }
+  for options, labels in (
+    ("", [1, 2]),
+    (",crowds=True", [0, 2]),
+    (",details=True", [0, 2]),
+    (",details=True,crowds=False", [1, 2]),
+  ):
+    result = run(f"objects(2{options})", objects=objects)
+    assert result["box_label"].tolist() == labels
+  assert not result["box_crowd"].any()
+
+
 def test_of_too_many_objects_the_largest_are_kept_in_order(caplog):
   objects = {"bbox": sized(0.1, 0.4, 0.2, 0.4, 0.3), "label": np.arange(5)}
   for _ in range(3):

@@ -50,6 +50,7 @@ def objects(
   sizes: tuple | list | None = None,
   key: str = "objects",
   details: bool = False,
+  crowds: bool | None = None,
 ) -> Example:
   """Makes arrays of boxes, as many for every example, of TFDS's objects.
 
@@ -67,6 +68,10 @@ def objects(
     details: whether the result also has what COCO's average precision asks for,
       if the objects tell it: `box_area`, float32 [max] in pixels, and
       `box_crowd`, int32 [max]. No op moves these.
+    crowds: whether boxes around many things, whose `is_crowd` is true, are
+      kept; None keeps them with `details`. A training would learn them as
+      single things, and of too many boxes take them first, since they are
+      large.
 
   Returns:
     The example with float32 [max, 4] under `boxes` and int32 [max] under
@@ -79,8 +84,8 @@ def objects(
   entry, names = example.get(key), as_names(label)
   if not isinstance(entry, Mapping) or not {"bbox", *names} <= entry.keys():
     has = sorted(entry) if isinstance(entry, Mapping) else sorted(example)
-    wanted = " and ".join(f"{key}/{name}" for name in ("bbox", *names))
-    raise ValueError(f"the example has no {wanted}; it has {has}")
+    lacks = " and ".join(f"{key}/{name}" for name in ("bbox", *names))
+    raise ValueError(f"the example has no {lacks}; it has {has}")
   bbox = np.asarray(entry["bbox"], np.float32).reshape(-1, 4)
   columns = [np.asarray(entry[name]).reshape(-1) for name in names]
   if any(len(bbox) != len(column) for column in columns):
@@ -92,15 +97,19 @@ def objects(
   if len(columns) > 1:
     classes = np.ravel_multi_index(columns, sizes)
   areas = (bbox[:, 2:] - bbox[:, :2]).prod(-1)
-  if len(bbox) > max:
+  wanted = np.arange(len(bbox))
+  if "is_crowd" in entry and not (details if crowds is None else crowds):
+    wanted = np.flatnonzero(~np.asarray(entry["is_crowd"], bool))
+  if len(wanted) > max:
     logging.log_first_n(
       logging.WARNING,
       "objects(%d) keeps the largest boxes of an example with %d of them, and "
       "of others with more than %d.",
       1,
-      *(max, len(bbox), max),
+      *(max, len(wanted), max),
     )
-  kept = np.sort(np.argsort(-areas, kind="stable")[:max])
+  largest = np.argsort(-areas[wanted], kind="stable")[:max]
+  kept = wanted[np.sort(largest)]
   boxes = np.zeros((max, 4), np.float32)
   labels = np.full(max, -1, np.int32)
   boxes[: len(kept)] = bbox[kept]
