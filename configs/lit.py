@@ -157,6 +157,10 @@ def pairs(
     listed = captions.find_splits(path).values() if path.exists() else ()
     counts = [len(texts) for split in listed for texts in split.captions]
     most = max(counts, default=_MOST)
+  elif data.startswith(coco.PREFIX):
+    section["features"] = ("image", one)
+    path = paths.local(data.removeprefix(coco.PREFIX), "path")
+    most = (coco.most_captions(path) if path.is_dir() else 0) or _MOST
   else:
     section["features"] = ("image", one)  # The others take time to parse.
   pp = (

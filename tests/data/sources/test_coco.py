@@ -238,7 +238,8 @@ def test_boxes_panoptic_and_captions_of_one_split(tmp_path):
   assert ids == [0, *second["panoptic_objects"]["id"]]
   # Only what is asked for is read.
   (tmp_path / "annotations" / "panoptic_val2017.json").write_text("broken")
-  source = open_coco(tmp_path, "val", features=("image", "captions"))
+  with pytest.warns(UserWarning, match="1 image .* have no caption"):
+    source = open_coco(tmp_path, "val", features=("image", "captions"))
   assert sorted(source[0]) == ["captions", "id", "image"]
   assert source.value_names == {}
   with pytest.raises(ValueError, match="features has 'masks', but those of"):
@@ -431,7 +432,7 @@ def test_boxes_and_images_make_batches(tmp_path):
   config = {
     "name": f"coco:{tmp_path}",
     "split": "train",
-    "pp": "decode|objects(4)|resize(8)|value_range(-1,1)"
+    "pp": "decode|objects(4,crowds=True)|resize(8)|value_range(-1,1)"
     "|keep('image','boxes','box_label','image/id')",
   }
   (batch,) = data.eval_batches(config, batch_size=3)

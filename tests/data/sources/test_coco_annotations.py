@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import lit
 from tokenlearner_flexivit.data.sources.coco import source as coco
 
 
@@ -94,6 +95,21 @@ def test_captions_without_a_word_are_left_out(tmp_path):
     )
   assert "the annotation 2: None" in str(told[0].message)
   assert (first["captions"], second["captions"]) == (["A cat."], ["Two"])
+  assert coco.most_captions(tmp_path) == 1
+
+
+def test_images_without_a_caption_are_left_out(tmp_path):
+  notes = [{"id": i, "image_id": 1, "caption": f"Cat {i}"} for i in range(9)]
+  written = content(annotations=notes)
+  with pytest.warns(match=r"1 image .* no caption and are left out:\s*0\.png"):
+    (only,) = opened(tmp_path, written, "captions_train.json")
+  assert (only["image/id"], len(only["captions"])) == (1, 9)
+  assert coco.most_captions(tmp_path) == 9
+  training, evaluation = lit.pairs(
+    f"coco:{tmp_path}", "train", "train", 8, "words", 4
+  )
+  assert training["features"] == ("image", "captions")
+  assert "tokenize_all(4,'words',9,'captions')" in evaluation["data"]["pp"]
 
 
 def test_an_image_under_two_ids_is_told(tmp_path):

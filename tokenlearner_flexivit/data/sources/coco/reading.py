@@ -120,6 +120,8 @@ def read_split(
       f"{', '.join(part.path.name for part in read)} list them.",
       stacklevel=4,
     )
+  if {part.kind for part in read} == {annotations.CAPTIONS}:
+    shared = _with_captions(first, shared, places[0])
   rows = [places[0][number] for number in shared]
   order = sorted(rows, key=lambda i: _hash(first.names[i]))
   names = [first.names[i] for i in order]
@@ -148,6 +150,30 @@ def read_split(
     if part.kind == annotations.PANOPTIC:
       masks = _check_masks(root, part, own, objects[-1], sizes)
   return Split(names, images, ids, as_stored, objects, masks, captions)
+
+
+def _with_captions(
+  read: annotations.Annotations,
+  ids: Sequence[int],
+  place: Mapping[int, int],
+) -> list[int]:
+  """Returns the images that have a caption; warns of the others.
+
+  Raises:
+    ValueError: none has one.
+  """
+  kept = [number for number in ids if read.captions[place[number]]]
+  if not kept:
+    raise ValueError(f"{read.path} has no image with a caption.")
+  if len(kept) < len(ids):
+    without = sorted({*ids} - {*kept})
+    names = sources.listed([read.names[place[number]] for number in without])
+    warnings.warn(
+      f"{terminal.counted(len(without), 'image')} of {read.path} have no "
+      f"caption and are left out:{names}",
+      stacklevel=5,
+    )
+  return kept
 
 
 def _check_images(

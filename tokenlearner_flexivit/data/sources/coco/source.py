@@ -185,6 +185,23 @@ class CocoSource(sources.Source):
     return sources.hash_words(self.value_names, state.hexdigest())
 
 
+def most_captions(path: str | os.PathLike) -> int:
+  """Returns the largest number of captions of an image in a folder.
+
+  Args:
+    path: the folder.
+
+  Raises:
+    ValueError: there is no such folder, or its annotations cannot be read.
+  """
+  listed = [
+    annotations.read(kinds[annotations.CAPTIONS], annotations.CAPTIONS)
+    for kinds in files.find(path).values()
+    if annotations.CAPTIONS in kinds
+  ]
+  return max((len(own) for read in listed for own in read.captions), default=0)
+
+
 def choose_splits(
   path: str | os.PathLike, train: str = "", test: str = ""
 ) -> tuple[str, str]:
