@@ -60,6 +60,15 @@ def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
   assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10
 
 
+def test_a_report_names_any_folder(parts, tmp_path):
+  """Also one that would be a wrong formula, with bytes that are not UTF-8."""
+  parts.config["data"]["name"] = "folder:/mnt/c$/1_2_3$/caf\udce9"
+  report.write(parts, tmp_path, PARAMS, results(parts), 4)
+  text = (tmp_path / "report.md").read_text(encoding="utf-8")
+  assert text.startswith(r"# folder:/mnt/c$/1_2_3$/caf\udce9: one model")
+  assert (tmp_path / "patch_sizes.png").exists()
+
+
 def test_a_report_counts_the_examples_that_an_evaluation_counted(
   parts, tmp_path, capsys
 ):

@@ -235,7 +235,10 @@ def write(
   title, pictures = _draw(experiment, params, report, attempt)
   text = _text(experiment, report, title, pictures, sections)
   attempt(
-    "report.md", lambda path: workdir_lib.write_whole(path, text.encode())
+    "report.md",
+    lambda path: workdir_lib.write_whole(
+      path, terminal.encodable(text).encode()
+    ),
   )
   if problems:
     raise OSError(

@@ -44,6 +44,15 @@ def write(text: str) -> None:
     pass
 
 
+def encodable(text: str) -> str:
+  r"""Returns a text that UTF-8 can encode, with other characters escaped.
+
+  Python reads a byte of a file's name that is not UTF-8, such as Latin-1's é,
+  as a character that UTF-8 has not; it becomes \udce9.
+  """
+  return text.encode(errors="backslashreplace").decode()
+
+
 def say(text: str) -> None:
   """Prints a line on host 0, above the progress bar if there is one."""
   import jax  # Imported here, since commands print their help without JAX.

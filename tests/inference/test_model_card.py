@@ -210,6 +210,16 @@ def test_the_card_names_another_metric(trained, tmp_path):
   assert config["metric"] == "mAP"
 
 
+def test_names_that_are_not_utf8_are_escaped(trained, tmp_path):
+  training = {**TRAINING, "evaluation": "folder:caf\udce9, test"}
+  names = ("ant", "na\udcefve", "cat")
+  odd = dataclasses.replace(trained, training=training, class_names=names)
+  text = model_card.write(odd, tmp_path / "card").read_text(encoding="utf-8")
+  assert r"Classes: ant, na\udcefve, cat." in text
+  manifest = export.write(odd, tmp_path / "programs", settings=SETTINGS[:1])
+  assert json.loads(manifest.read_bytes())["labels"] == list(names)
+
+
 def test_nothing_is_overwritten(trained, folder):
   before = {path: path.read_bytes() for path in folder.iterdir()}
   with pytest.raises(ValueError, match=r"not empty: it holds README\.md"):

@@ -123,3 +123,13 @@ def test_a_run_outlives_the_events_of_tensorboard(log, tmp_path, capsys):
   log.write(5, {"loss": 0.5})
   assert capsys.readouterr().out.count("no more TensorBoard events") == 1
   assert metric_log.read(tmp_path) == log.history
+
+
+def test_a_name_that_is_not_utf8_ends_no_events(log, tmp_path, capsys):
+  """Such as that of a class, whose folder has a name in Latin-1."""
+  log.write(4, {"test/AP/caf\udce9": 0.5})
+  assert not capsys.readouterr().out
+  assert metric_log.read(tmp_path) == log.history
+  log.close()
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  assert rb"test/AP/caf\udce9" in events.read_bytes()

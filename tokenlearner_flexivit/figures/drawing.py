@@ -30,8 +30,9 @@ from matplotlib import (  # noqa: E402
   ticker,
 )
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
-from tokenlearner_flexivit import paths  # noqa: E402
+from tokenlearner_flexivit import paths, terminal  # noqa: E402
 
 __all__ = [
   "Figure",
@@ -48,6 +49,9 @@ __all__ = [
 def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
   """Writes a figure, whole or not at all, in the format of the path's suffix.
 
+  Texts are drawn as they are, not as formulas: names of folders and of classes
+  may have dollar signs, and bytes that are not UTF-8.
+
   Args:
     figure: the figure to write.
     path: the file to write.
@@ -55,6 +59,9 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
   """
   path = pathlib.Path(path)
   kind = path.suffix.removeprefix(".") or "png"
+  for text in figure.findobj(Text):
+    text.set_parse_math(False)
+    text.set_text(terminal.encodable(text.get_text()))
   with paths.whole(path) as partial:
     figure.savefig(partial, dpi=dpi, format=kind)
 

@@ -21,7 +21,7 @@ from flax import traverse_util
 from jax import export as jax_export
 
 import tokenlearner_flexivit
-from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import plane
 from tokenlearner_flexivit.inference import about as about_lib
 from tokenlearner_flexivit.inference import export_readme
@@ -198,6 +198,7 @@ def _write_files(
     },
   }
   readme = export_readme.readme(trained, about, MANIFEST_FILE)
+  readme = terminal.encodable(readme)
   (path / "README.md").write_text(readme, encoding="utf-8")
   (path / MANIFEST_FILE).write_text(
     json.dumps(about, indent=2) + "\n", encoding="utf-8"

@@ -94,7 +94,8 @@ def _write_files(
     _training(trained),
     _notes_for_the_author(name),
   ]
-  (path / CARD_FILE).write_text("\n".join(sections), encoding="utf-8")
+  card = terminal.encodable("\n".join(sections))
+  (path / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def _rows(trained: trained_lib.Trained, profile: Profile) -> list[Row]:

@@ -155,7 +155,7 @@ class MetricLog:
     try:
       if self._events is not None:
         for name, value in scalars.items():
-          self._events.add_scalar(name, value, step)
+          self._events.add_scalar(terminal.encodable(name), value, step)
     except Exception as error:  # Whatever its thread met.
       self._give_up_events(error)
 
