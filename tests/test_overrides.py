@@ -48,6 +48,8 @@ def test_flags_of_the_config_are_told_from_others():
     ("ema_decay=0.9", None, "ema_decay", 0.9),
     ("init=/runs/a,b", None, "init", "/runs/a,b"),
     ("init_fresh=head", None, "init_fresh", ("head",)),
+    ("init_fresh='head/'", None, "init_fresh", ("head/",)),
+    ("init_fresh='a{1,2}'", None, "init_fresh", ("a{1,2}",)),
     ("optimizer.grad_clip_norm=None", "optimizer", "grad_clip_norm", None),
     ("optimizer.lr=1e-4", "optimizer", "lr", 1e-4),
     ("optimizer.lr=1", "optimizer", "lr", 1.0),

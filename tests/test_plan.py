@@ -249,9 +249,10 @@ def test_operations_of_texts_count(tmp_path):
   assert steps.flops(0) == steps.mean_flops() == 6 * macs
 
 
-def test_folders_that_are_here_are_read(tmp_path):
+@pytest.mark.parametrize("name", ["folder:{}", "video_folder:{}?fps=12.5"])
+def test_folders_that_are_here_are_read(tmp_path, name):
   config = make_config()
-  config.data.name = f"folder:{tmp_path}"
+  config.data.name = name.format(tmp_path)
   assert stand_ins.config_without_files(config).data.name == config.data.name
 
 

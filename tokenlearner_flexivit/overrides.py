@@ -195,7 +195,10 @@ def _read(text: str, old: Any, where: str) -> Any:
     return int(value) if isinstance(old, int) and is_whole else value
   if isinstance(old, tuple | list):
     if isinstance(value, str):
-      return tuple(part.strip() for part in text.split(",") if part.strip())
+      # In quotes it is one text, such as a pattern with a comma.
+      is_quoted = value != text
+      parts = [value] if is_quoted else text.split(",")
+      return tuple(part.strip() for part in parts if part.strip())
     return tuple(value) if isinstance(value, tuple | list) else (value,)
   if isinstance(old, ml_collections.ConfigDict) and not isinstance(value, dict):
     raise ValueError(

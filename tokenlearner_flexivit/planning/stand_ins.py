@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from tokenlearner_flexivit import interop, tasks
-from tokenlearner_flexivit.data import captions, preprocess, vocabulary
+from tokenlearner_flexivit.data import captions, preprocess, splits, vocabulary
 from tokenlearner_flexivit.data.ops import decode, dense_label, panoptic
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.interop import released
@@ -97,6 +97,8 @@ def _data(
     data = _with_words(data, texts, config["model"])
   if not isinstance(name, str) or (num_examples is num_classes is None):
     kind, _, path = str(name).partition(":")
+    if kind == "video_folder":
+      path, _ = splits.split_options(path)
     is_folder = kind in _FOLDERS and path
     if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
       return data

@@ -57,6 +57,14 @@ def test_bad_tables(tmp_path, lines, message):
     video_listing.list_videos(tmp_path)
 
 
+def test_a_name_in_another_form_is_told(tmp_path):
+  """Both look alike: a ü is one character, or a u with two dots."""
+  touch(tmp_path, "u\u0308.mp4")
+  write_table(tmp_path / "train.csv", "path,label", "\u00fc.mp4,run")
+  with pytest.raises(ValueError, match="encoded otherwise, in NFD"):
+    video_listing.list_videos(tmp_path)
+
+
 @pytest.mark.parametrize("table", ["train.txt", "val.tsv", "Test.json"])
 def test_tables_of_other_kinds_are_not_passed_over(tmp_path, table):
   """All videos would be of the class "videos"."""
@@ -73,7 +81,7 @@ def test_clips_that_are_listed_again_are_told(tmp_path, caplog):
   write_table(tmp_path / "train.csv", "path,label,start", *rows)
   with caplog.at_level(logging.WARNING):
     assert len(video_listing.list_videos(tmp_path).clips["train"]) == 4
-  assert "train lists 1 clips again" in caplog.text
+  assert "train lists 1 clip again" in caplog.text
 
 
 def test_label_that_training_lacks(tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data.sources import base as sources
 
 _MAX_SHOWN = 5
@@ -118,11 +119,11 @@ def with_groups(
       grouped[split].append(dataclasses.replace(clip, group=name))
     if repeated := len(clips) - len(labels):
       logging.warning(
-        "%s: %s lists %d clips again that it has already, by the same or by "
-        "another path. Each counts as often as it is listed.",
+        "%s: %s lists %s again that it has already, by the same or by another "
+        "path. Each counts as often as it is listed.",
         root,
         split,
-        repeated,
+        terminal.counted(repeated, "clip"),
       )
     problems += [
       f"{split}: {file}"

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from tokenlearner_flexivit import paths
@@ -240,7 +241,7 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   files = video_clips.stat_files(root, clips)
   problems += [
     f"line {line}: there is no file {root / clip.path}"
-    + ("; folders are separated by /" if "\\" in clip.path else "")
+    f"{_why_missing(root, clip.path)}"
     for line, clip in zip(lines, clips, strict=True)
     if files[clip.path] is None
   ]
@@ -248,6 +249,20 @@ def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   if not clips:
     raise ValueError(f"{table} lists no videos.")
   return clips
+
+
+def _why_missing(root: pathlib.Path, path: str) -> str:
+  """Returns in words why there may be no file of a path; "" if unknown."""
+  if "\\" in path:
+    return "; folders are separated by /"
+  for form in ("NFC", "NFD"):
+    other = unicodedata.normalize(form, path)
+    if other != path and (root / video_clips.as_path(other)).is_file():
+      return (
+        f", but one whose letters are encoded otherwise, in {form}, as Apple's "
+        "file systems may do: write its name as it is there"
+      )
+  return ""
 
 
 def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
