@@ -64,7 +64,7 @@ def test_schedules(section, at, expected):
   "section, message",
   [
     (dict(name="cos"), "Known: constant, cosine, linear, polynomial, rsqrt"),
-    (dict(warmup_step=3), "no key 'warmup_step'"),
+    (dict(warmup_step=3), "'warmup_step'. Did you mean 'warmup_steps'"),
     (dict(name="cosine", cooldown_steps=3), "no key 'cooldown_steps'"),
     (dict(warmup_steps=100), "does not end before.*warmup_percent=10"),
     (dict(warmup_percent=0.1), r"warmup_percent=0.1 must be 0 or in \[1, 100"),

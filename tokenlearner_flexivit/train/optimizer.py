@@ -4,6 +4,7 @@ Three optimizers are defined here, with the kinds of weight decay of published
 recipes. Others of optax have their own names and arguments (`optax_names`).
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -150,8 +151,13 @@ def create_schedule(
   arguments = dict(section)
   name = arguments.pop("name", None) or "cosine"
   create = configuration.choose(name, SCHEDULES, f"{where}.name")
-  durations = {}
-  for duration in ("warmup", "cooldown"):
+  kinds = ("warmup", "cooldown") if name == "rsqrt" else ("warmup",)
+  keys = configuration.duration_keys(*kinds, units=configuration.PART_UNITS)
+  own = inspect.signature(create).parameters.keys()
+  own -= {"progress_steps", "cooldown_steps"}
+  configuration.check_keys(section, ("name", *own, *keys), where)
+  durations = dict.fromkeys(("warmup", "cooldown"), 0)
+  for duration in kinds:
     durations[duration] = configuration.steps(
       arguments,
       duration,
@@ -161,11 +167,7 @@ def create_schedule(
       total_steps=total_steps,
       default=0,
     )
-    for key in configuration.duration_keys(
-      duration, units=configuration.PART_UNITS
-    ):
-      if duration == "warmup" or name == "rsqrt":
-        arguments.pop(key, None)
+  arguments = {k: v for k, v in arguments.items() if k not in keys}
   warmup = durations["warmup"]
   if warmup >= total_steps > 0:
     raise ValueError(
