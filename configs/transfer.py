@@ -22,7 +22,11 @@ Arguments:
     of a dataset with neither, a tenth of "train" is held out. For a result to
     report, once the hyperparameters are chosen: `test=test`, and perhaps
     `train=train+validation`.
-  size, patch_size: pixels, by default 240 and 30.
+  size: of the images in pixels; by default that of the weights, if a run, an
+    export or a config beside them tells a square one, else 240.
+  patch_size: by default that of the weights, if a config of timm or Hugging
+    Face beside them tells it; else, and for FlexiViT, the largest that cuts
+    images into 8x8 patches or more, 30 at 240 px.
   eval_patch_sizes: such as `30+20+10`; by default all that cut the image into
     5x5 to 30x30 patches, which at 240 px are the ten of FlexiViT.
   layer_decay: such as 0.75: each layer learns so many times as fast as the
@@ -41,7 +45,9 @@ layer alike: with `layer_decay` or `freeze` try larger learning rates.
 Images come in [-1, 1], as big_vision's models expect them, and grey where the
 weights are of grey images. Where a run's preprocessing, or a config.json beside
 the weights, tells that they expect others, `init_mean` and `init_std` say so,
-and the patch embedding absorbs the difference.
+and the patch embedding absorbs the difference. The evaluation resizes images
+with the interpolation that such a config tells, at the weights' own size also
+with its crop; training crops are resized as in big_vision.
 """
 
 import ml_collections
@@ -75,16 +81,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data="",
     train="",
     test="",
-    size=240,
-    patch_size=30,
+    size=0,
+    patch_size=0,
     eval_patch_sizes="",
     layer_decay=1.0,
     freeze="",
     runlocal=False,
   )
-  size, patch_size, runlocal = (
-    args[key] for key in ("size", "patch_size", "runlocal")
-  )
+  runlocal = args["runlocal"]
   for key, example in (
     ("init", "FlexiViT-B i21k 300ep"),
     ("data", "oxford_iiit_pet"),
@@ -93,6 +97,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       raise ValueError(
         f"The config's {key} is missing; give one, such as {key}={example}."
       )
+  init = args["init"]
+  described = interop.describe(init) if init else None
+  size, patch_size = sizes(described, args["size"], args["patch_size"])
   name = args["data"] or f"fake:{size}x{size}x3:5:16"
   if name.startswith("folder:"):
     name = f"folder:{paths.local(name.removeprefix('folder:'), 'data=folder:')}"
@@ -107,11 +114,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.checkpoint_steps = 1000
 
   last = "value_range(-1,1)|keep('image','label')"
-  c.init = args["init"] or None
+  c.init = init or None
   c.model = dict(variant="mu")
   decode = "decode"
   if c.init:
-    channels = start_from(c, c.init)
+    channels = start_from(c, c.init, described)
     if channels != 3:
       decode = f"decode({channels})"
     c.init_fresh = ("head/",)  # Also where the classes are as many.
@@ -137,13 +144,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
 
   if args["eval_patch_sizes"]:
-    sizes = args["eval_patch_sizes"].split("+")
-    if not all(p.isdecimal() for p in sizes):
+    evaluated = args["eval_patch_sizes"].split("+")
+    if not all(p.isdecimal() for p in evaluated):
       raise ValueError(
         f"The config's eval_patch_sizes={args['eval_patch_sizes']!r} must be"
         " whole numbers joined by a plus, such as 30+20+10."
       )
-    evaluated = map(int, sizes)
+    evaluated = map(int, evaluated)
   else:
     evaluated = patch_sizes(size)[: 1 if runlocal else None]
   c.evals = dict(
@@ -152,8 +159,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       data=dict(
         name=name,
         split=test,
-        pp=f"{decode}|resize_small({size * 7 // 6})|central_crop({size})"
-        f"|{last}",
+        pp=f"{decode}|{evaluation_ops(described, size)}|{last}",
       ),
       patch_sizes=tuple(sorted({*evaluated, patch_size}, reverse=True)),
     )
@@ -161,12 +167,69 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return c
 
 
-def start_from(c: ml_collections.ConfigDict, source: str) -> int:
+def sizes(
+  described: interop.Description | None, size: int, patch_size: int
+) -> tuple[int, int]:
+  """Returns the sizes of images and patches, by default those of weights.
+
+  Args:
+    described: the weights; None for none.
+    size: of images; 0 for the default.
+    patch_size: 0 for the default.
+
+  Raises:
+    ValueError: the weights' patches do not divide images of this size.
+  """
+  own_size, own_patch = None, None
+  if described is not None:
+    own_size, own_patch = described.images.size, described.trained_patch_size
+  if own_patch and not own_size:
+    own_size = [own_patch * side for side in described.model["posemb_grid"]]
+  if not size:
+    size = own_size[0] if own_size and len(set(own_size)) == 1 else 240
+    if own_patch and not patch_size:
+      size -= size % own_patch  # Convolutions leave out what is over, too.
+  if patch_size:
+    return size, patch_size
+  if own_patch is None:
+    coarse = [p for p in range(1, size // 8 + 1) if size % p == 0]
+    return size, coarse[-1] if coarse else size
+  if size % own_patch:
+    raise ValueError(
+      f"size={size} is no multiple of {own_patch}, the patch size of "
+      f"{described.source}. Give another, such as "
+      f"size={max(1, size // own_patch) * own_patch}, or patch_size."
+    )
+  return size, own_patch
+
+
+def evaluation_ops(described: interop.Description | None, size: int) -> str:
+  """Returns the ops that resize and crop the images of an evaluation.
+
+  Args:
+    described: the weights; None for none.
+    size: of the images.
+  """
+  larger = size * 7 // 6
+  if described is None or described.images.interpolation is None:
+    return f"resize_small({larger})|central_crop({size})"
+  images = described.images
+  if images.size == (size, size):
+    return images.ops
+  return f"resize_small({larger},{images.method!r})|central_crop({size})"
+
+
+def start_from(
+  c: ml_collections.ConfigDict,
+  source: str,
+  described: interop.Description | None = None,
+) -> int:
   """Sets `init`, the model, and which values its images have.
 
   Args:
     c: the config.
     source: weights of a model for images; see `interop.fetch`.
+    described: by `interop.describe`; None calls it.
 
   Returns:
     The number of channels of the images.
@@ -174,7 +237,8 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> int:
   Raises:
     ValueError: the weights are of a model for videos, or cannot be read.
   """
-  described = interop.describe(source)  # Logs what it has to guess.
+  # It logs what it has to guess.
+  described = described or interop.describe(source)
   c.init = source
   c.model = {k: v for k, v in described.image_model.items() if k not in HEAD}
   if models.MODELS[c.model.get("name") or "vit"].input != "image":

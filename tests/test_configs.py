@@ -267,6 +267,52 @@ def test_transfer_says_what_it_lacks(arg, message):
     transfer.get_config(arg)
 
 
+def _folder(path, architecture, **pretrained):
+  """Writes a ViT of 32 px in patches of 8 as timm does, and its config."""
+  model = models.create(
+    "vit", variant="mu/8", num_classes=5, posemb_grid=4, pool="tok", gelu="erf"
+  )
+  params = tiny.init(model, np.zeros((1, 32, 32, 3)))
+  statistics = dict(input_mean=0.4, input_std=0.2)
+  interop.save_params(params, path, "timm", model=model, **statistics)
+  config = json.loads((path / "config.json").read_text())
+  config["architecture"] = architecture
+  config["pretrained_cfg"] |= pretrained
+  (path / "config.json").write_text(json.dumps(config))
+  return path
+
+
+def test_transfer_prepares_images_as_the_weights_expect_them(tmp_path):
+  cfg = dict(interpolation="bicubic", crop_pct=0.8)
+  path = _folder(tmp_path / "vit", "vit_base_patch16_224", **cfg)
+  config = transfer.get_config(f"init={path},runlocal")
+  assert "inception_crop(32)" in config.data.pp
+  assert config.flexi.patch_size["values"] == (8,)
+  assert config.init_mean == (0.4,)
+  pp = config.evals.test.data.pp
+  assert "|resize_small(40,'pillow_bicubic')|central_crop((32, 32))|" in pp
+  config = transfer.get_config(f"init={path},runlocal,size=48")
+  assert config.flexi.patch_size["values"] == (8,)
+  pp = config.evals.test.data.pp
+  assert "|resize_small(56,'pillow_bicubic')|central_crop(48)|" in pp
+  with pytest.raises(ValueError, match=r"no multiple of 8, .* such as size=40"):
+    transfer.get_config(f"init={path},runlocal,size=44")
+  config = transfer.get_config(f"init={path},runlocal,size=44,patch_size=11")
+  assert config.flexi.patch_size["values"] == (11,)
+
+
+@pytest.mark.parametrize("size, patch_size", [(240, 30), (224, 28), (90, 10)])
+def test_transfer_cuts_images_of_flexible_weights_coarsely(
+  size, patch_size, tmp_path
+):
+  path = _folder(
+    tmp_path / "flexi", "flexivit_small", input_size=[3, size, size]
+  )
+  config = transfer.get_config(f"init={path},runlocal")
+  assert f"inception_crop({size})" in config.data.pp
+  assert config.flexi.patch_size["values"] == (patch_size,)
+
+
 def test_weights_of_grey_images_are_transferred_to_grey_images(tmp_path):
   model = models.create("vit", variant="mu/8", num_classes=5, posemb_grid=2)
   params = tiny.init(model, np.zeros((1, 16, 16, 1)))

@@ -80,7 +80,9 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   path, params = save(tmp_path / name, format=format, **pool)
   if format == "timm":  # As a file of others, without a note on the model.
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
-  args, found = opened(f"--init={path}", FAKE)
+  half = "0.5,0.5,0.5"  # Which this library's own weights expect.
+  flags = [f"--input_mean={half}", f"--input_std={half}"]
+  args, found = opened(f"--init={path}", FAKE, *(flags if pool else []))
   assert [setting.name for setting in found.settings] == ["patch6"]
   kernel = params["embedding"]["kernel"]
   np.testing.assert_allclose(found.params["embedding"]["kernel"], kernel)

@@ -10,6 +10,7 @@ from tests import tiny
 from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.inference import Predictor, runs
+from tokenlearner_flexivit.interop import resize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -18,7 +19,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 def folder(tmp_path):
   """Returns a function that writes a folder of timm's, by arguments."""
 
-  def write(**overrides):
+  def write(noted=False, **overrides):
     model = models.ViT.from_variant(
       "mu/4",
       **dict(num_classes=3, pool="tok", gelu="erf", posemb_grid=3) | overrides,
@@ -33,7 +34,8 @@ def folder(tmp_path):
       input_std=STD,
     )
     path = tmp_path / "timm" / "model.safetensors"
-    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
+    if not noted:
+      safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
     config = json.loads(path.with_name("config.json").read_text())
     config |= dict(label_names=["ant", "bee", "cat"])
     config["pretrained_cfg"] |= dict(crop_pct=0.75)
@@ -46,7 +48,9 @@ def folder(tmp_path):
 def test_a_predictor_prepares_images_as_the_config_tells(folder):
   path, model, params = folder()
   predictor = Predictor.load(path)
-  assert predictor.trained.pp.startswith("decode|resize_small(16,'area')|cent")
+  assert predictor.trained.pp.startswith(
+    "decode|resize_small(16,'pillow_bilinear')"
+  )
   image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
   (prediction,) = predictor.predict([image], top_k=3)
   assert {label.name for label in prediction.labels} == {"ant", "bee", "cat"}
@@ -57,15 +61,49 @@ def test_a_predictor_prepares_images_as_the_config_tells(folder):
   assert_close(np.array([shares[i] for i in range(3)]), likely, 1e-5)
 
 
-def test_weights_without_a_head_are_no_predictor(folder):
+def test_a_backbone_says_how_to_use_it(folder):
   path, _, _ = folder(num_classes=None)
-  with pytest.raises(ValueError, match=r"weights alone.*configs that tell"):
+  with pytest.raises(ValueError, match=r"without a head.*transfer\.py:init="):
     Predictor.load(path)
+
+
+def test_a_classifier_of_unknown_images_is_no_predictor(folder):
+  path, _, _ = folder()
+  config = json.loads((path / "config.json").read_text())
+  config["pretrained_cfg"].pop("mean")
+  (path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="no config beside it tells size, mean"):
+    Predictor.load(path)
+
+
+def test_a_folder_that_this_library_wrote_is_a_predictor(folder):
+  """Its note on the model, and what the library's config tells beside it."""
+  path, _, _ = folder(noted=True)
+  trained = Predictor.load(path).trained
+  assert trained.class_names == ("ant", "bee", "cat")
+  assert trained.image_shape == (12, 12, 3) and trained.pp.count("crop") == 1
+
+
+def test_positions_of_another_size_are_resized_as_the_library_does(folder):
+  """As of DINOv2, whose positions are for 518 px and images have 224 px."""
+  path, _, params = folder(posemb_grid=5)
+  config = json.loads((path / "config.json").read_text())
+  config["pretrained_cfg"]["input_size"] = [3, 12, 12]
+  (path / "config.json").write_text(json.dumps(config))
+  section = Predictor.load(path).trained.model_section
+  assert section["posemb_grid"] == (3, 3)
+  run = runs.open_weights(path)
+  assert run.model.posemb_grid == (3, 3)
+  assert "central_crop((12, 12))" in run.data["pp"]
+  embedding = resize.resize_posemb(
+    np.asarray(params["pos_embedding"]), (5, 5), (3, 3), "bicubic"
+  )
+  assert_close(run.params["pos_embedding"], embedding, 1e-6)
 
 
 def test_analyses_prepare_images_so_too(folder, capsys):
   path, _, _ = folder()
   pp = runs.open_weights(path).data["pp"]
-  assert "resize_small(16,'area')|central_crop((12, 12))" in pp
+  assert "resize_small(16,'pillow_bilinear')|central_crop((12, 12))" in pp
   assert "value_range(-1,1)" in pp and "standardize" not in pp
   assert "absorbed mean=(0.4, 0.5, 0.6)" in capsys.readouterr().out

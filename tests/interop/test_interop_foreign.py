@@ -54,6 +54,8 @@ def library_file(tmp_path, make_model, make_params):
     safetensors.numpy.save_file(arrays, path)
     if config is not None:
       (tmp_path / "config.json").write_text(json.dumps(config))
+      half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+      (tmp_path / "preprocessor_config.json").write_text(json.dumps(half))
     return path, model, arrays
 
   return save
@@ -90,13 +92,13 @@ def test_a_bare_file_needs_its_heads(library_file):
   text = "\n".join(described.guesses)
   for part in ("erf", "pooling", "mean and std", "posemb_grid=(3, 3)"):
     assert part in text
-  _, report = interop.load_params_and_report(path, model)
-  for part in ("erf", "pooling", "mean and std"):
-    assert f"WARNING: {part}" in str(report) or part in str(report)
+  with pytest.raises(ValueError, match=r"which images.*input_mean= .*--input"):
+    interop.load_params(path, model)
   _, report = interop.load_params_and_report(
     path, model, input_mean=0.5, input_std=0.5
   )
-  assert "mean and std" not in str(report)
+  for part in ("erf", "pooling"):
+    assert part in "\n".join(report.warnings)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_heads_of_published_widths(width, heads, library_file):
   assert described.model["num_heads"] == heads
   assert f"num_heads={heads}, from the width of {width}" in described.guesses
   _, report = interop.load_params_and_report(
-    path, model.clone(num_heads=2 * heads)
+    path, model.clone(num_heads=2 * heads), input_mean=0.5, input_std=0.5
   )
   assert f"width of {width} have {heads}" in str(report)
 
@@ -215,7 +217,7 @@ def test_hybrids_of_big_vision_are_refused(tmp_path, make_model, make_params):
     interop.describe(path)
 
 
-def test_statistics_must_be_said(library_file, logits):
+def test_statistics_must_be_said(library_file, logits, capsys):
   mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
   cfg = dict(TIMM["pretrained_cfg"], mean=mean, std=std)
   path, model, _ = library_file("timm", dict(TIMM, pretrained_cfg=cfg))
@@ -230,6 +232,9 @@ def test_statistics_must_be_said(library_file, logits):
   assert (config.init_mean, config.init_std) == (tuple(mean), tuple(std))
   teacher = teachers_lib.Teacher.create(5, "config.teachers.t", str(path))
   assert teacher.input_mean == tuple(mean)
+  for _ in range(2):
+    teacher.check({"image": np.zeros((24, 24, 3), np.float32)})
+  assert "".join(capsys.readouterr()).count("weights expect 12 x 12 px") == 1
   absorbed, _ = interop.load_params_and_report(
     path, model, input_mean=described.input_mean, input_std=described.input_std
   )
@@ -249,13 +254,11 @@ def test_statistics_must_be_said(library_file, logits):
 def test_statistics_of_hugging_face(library_file):
   path, model, _ = library_file("hugging_face", HUGGING_FACE)
   _, report = interop.load_params_and_report(path, model)
-  assert "mean and std" in str(report)
-  processor = path.parent / "preprocessor_config.json"
-  processor.write_text(
-    json.dumps(dict(image_mean=[0.5] * 3, image_std=[0.5] * 3))
-  )
-  _, report = interop.load_params_and_report(path, model)
   assert not report.warnings
+  processor = path.parent / "preprocessor_config.json"
+  processor.unlink()
+  with pytest.raises(ValueError, match=r"no preprocessor_config\.json beside"):
+    interop.load_params(path, model)
   processor.write_text(json.dumps(dict(do_normalize=False)))
   with pytest.raises(ValueError, match=r"images minus \[0.0\]"):
     interop.load_params(path, model)
@@ -339,14 +342,17 @@ def test_a_square_may_be_another_grid_and_a_cls_token(library_file):
   described = interop.describe(path, num_heads=2)
   assert described.model["posemb_grid"] == (5, 5)
   square = models.ViT(**described.model)
-  _, report = interop.load_params_and_report(path, square)
+  half = dict(input_mean=0.5, input_std=0.5)
+  _, report = interop.load_params_and_report(path, square, **half)
   for warnings in (described.guesses, report.warnings):
     text = "\n".join(warnings)
     assert "posemb_grid=(5, 5) and none for the cls token" in text
     assert "(4, 6) or (6, 4) and one for the cls token" in text
   described = interop.describe(path, num_heads=2, posemb_grid=(4, 6))
   assert models.ViT(**described.model) == wide
-  _, report = interop.load_params_and_report(path, wide, posemb_grid=(4, 6))
+  _, report = interop.load_params_and_report(
+    path, wide, posemb_grid=(4, 6), **half
+  )
   for warnings in (described.guesses, report.warnings):
     assert "posemb_grid" not in "\n".join(warnings)
 

@@ -144,8 +144,8 @@ def test_timm(name, vectors, tmp_path, as_in_timm):
   reference = vectors(name)
   path = tmp_path / "model.safetensors"
   safetensors.numpy.save_file(reference.flat("params/"), path)
-  model = models.ViT(**interop.describe(path, num_heads=4).model)
-  params, report = load(path, model)
+  model = models.ViT(**interop.describe(path, num_heads=4, gelu="erf").model)
+  params, report = load(path, model, input_mean=0.5, input_std=0.5)
   assert report.format == "timm"
   images = reference["in/x"].transpose(0, 2, 3, 1)
   for size in reference.meta["patches"]:
@@ -174,8 +174,8 @@ def test_saved_for_timm(pool, vectors, tmp_path):
   }
   first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
   safetensors.numpy.save_file(arrays, first)
-  model = models.ViT(**interop.describe(first, num_heads=4).model)
-  params, _ = load(first, model)
+  model = models.ViT(**interop.describe(first, num_heads=4, gelu="erf").model)
+  params, _ = load(first, model, input_mean=0.5, input_std=0.5)
   interop.save_params(params, second, "timm")
   saved = safetensors.numpy.load_file(second)
   assert saved.keys() == arrays.keys()

@@ -75,7 +75,9 @@ def test_hugging_face(tmp_path, make_model, make_params, assert_same):
   # ViTModel has the same names without their first part.
   bare = {k.removeprefix("vit."): v for k, v in stored.items()}
   safetensors.numpy.save_file(bare, path)
-  loaded, _ = interop.load_params_and_report(path, model)
+  loaded, _ = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
   assert_same(loaded, params)
 
 

@@ -273,7 +273,9 @@ def test_layer_scale_is_folded(saved, tmp_path, make_model, make_params):
   arrays = safetensors.numpy.load_file(path)
   gamma = np.linspace(0.5, 2, 16, dtype=np.float32)
   safetensors.numpy.save_file(arrays | {"blocks.1.ls2.gamma": gamma}, path)
-  loaded, _ = interop.load_params_and_report(path, model)
+  loaded, _ = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
   for name in ("kernel", "bias"):
     scaled, plain = (
       tree["Transformer"]["encoderblock_1"]["MlpBlock_0"]["Dense_1"][name]

@@ -30,6 +30,8 @@ def write_hugging_face(vectors, folder, kind="owlvit", change=lambda x: x):
     model_type=kind, vision_config=meta["vision"], text_config=meta["text"]
   )
   (folder / "config.json").write_text(json.dumps(config))
+  half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+  (folder / "preprocessor_config.json").write_text(json.dumps(half))
   return path
 
 

@@ -92,7 +92,10 @@ def _timm(path, model, params):
 
 def _config(path, architecture, **arguments):
   arguments = dict(num_heads=2, img_size=12) | arguments
-  config = dict(architecture=architecture, model_args=arguments)
+  half = dict(mean=[0.5] * 3, std=[0.5] * 3)
+  config = dict(
+    architecture=architecture, model_args=arguments, pretrained_cfg=half
+  )
   path.with_name("config.json").write_text(json.dumps(config))
 
 
@@ -332,3 +335,12 @@ def test_ops_for_images_that_weights_expect():
   squashed = config_files.Images(size=(12, 16), crop=1, keeps_shape=False)
   assert squashed.ops == "resize((12, 16),'area')"
   assert config_files.UNKNOWN.ops is None
+
+
+def test_a_bare_siglip_needs_its_gelu(family):
+  """Some have that of erf, some that of tanh, and no array tells."""
+  path, model, _, _ = family(pool="map", gelu="tanh")
+  with pytest.raises(ValueError, match=r"is of a SigLIP.*gelu='erf' or"):
+    interop.describe(path, num_heads=2)
+  described = interop.describe(path, num_heads=2, gelu="tanh")
+  assert models.ViT(**described.model) == model

@@ -207,6 +207,8 @@ def hugging_face(tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(arrays | (changes or {}), path)
     (tmp_path / "config.json").write_text(json.dumps(config))
+    half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(half))
     return path, config, arrays
 
   return write
@@ -241,7 +243,9 @@ def test_public_two_towers(family):
   if not path.exists():
     pytest.skip(f"no {path} (TLFV_GOLDENS)")
   model = models.create(**interop.describe(path).model)
-  params, report = interop.load_params_and_report(path, model)
+  params, report = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
   assert {row.fate for row in report.rows} == {"loaded"}
   config = json.loads((path.parent / "config.json").read_text())
   texts = np.random.default_rng(0).integers(0, 64, (3, 16))
@@ -258,7 +262,9 @@ def test_public_image_towers(family):
   if not path.exists():
     pytest.skip(f"no {path} (TLFV_GOLDENS)")
   model = models.ViT(**interop.describe(path).model)
-  params, report = interop.load_params_and_report(path, model)
+  params, report = interop.load_params_and_report(
+    path, model, input_mean=0.5, input_std=0.5
+  )
   assert {row.fate for row in report.rows} == {"loaded"}
   with np.load(path.parent / "ref.npz") as reference:
     z, out = apply(model, params, reference["x"])

@@ -7,7 +7,7 @@ from typing import Any
 from tokenlearner_flexivit import dials, interop, models
 
 
-def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
+def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
   """Returns parameters and what is known of a classifier of images.
 
   Mean and standard deviation are absorbed, so that the model takes images in
@@ -17,25 +17,47 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
     path: of the weights.
 
   Returns:
-    the parameters, and the other fields of `trained.Trained`; None for weights
-    without a head, or without a config that tells the images they expect.
+    the parameters, and the other fields of `trained.Trained`.
 
   Raises:
-    ValueError: weights that the models here cannot compute.
+    ValueError: weights that the models here cannot compute, without a head, or
+      without a config that tells the images they expect; says what to do.
   """
   described = interop.describe(path)
+  arguments, options = described.for_images()
+  section = {"name": "vit"} | arguments
+  model = models.create(**section)
+  if "text" in section or model.input != "image":
+    raise ValueError(
+      f"{path} is no classifier of images. Load it with interop.load_params "
+      f"into models.create(**interop.describe({str(path)!r}).model)."
+    )
+  if not model.num_classes:
+    raise ValueError(
+      f"{path} is a backbone without a head: it gives features, no answers. "
+      "Teach it classes by configs/transfer.py:init="
+      f"{path.parent},data=folder:/your/images and give the workdir of that "
+      "run; or compute features with interop.load_params, whose models return "
+      'them as out["pre_logits"] and out["encoded"].'
+    )
   ops, mean = described.images.ops, described.images.mean
-  model = models.create(**{"name": "vit"} | described.model)
-  if ops is None or mean is None or not model.num_classes:
-    return None
-  if "text" in described.model or model.input != "image":
-    return None
+  if ops is None or mean is None:
+    raise ValueError(
+      f"{path} is a classifier, but no config beside it tells size, mean and "
+      "standard deviation of the images it expects. Put that file of its hub "
+      "beside it (config.json of timm, preprocessor_config.json of Hugging "
+      "Face), or load it with interop.load_params."
+    )
   params, _ = interop.load_params_and_report(
-    path, model, input_mean=mean, input_std=described.images.std
+    path,
+    model,
+    input_mean=mean,
+    input_std=described.images.std,
+    **options,
   )
   decode = "decode" if described.channels == 3 else "decode(1)"
   return params, dict(
-    model_section={"name": "vit"} | described.model,
+    model_section=section,
     pp=f"{decode}|{ops}|value_range(-1,1)|keep('image')",
     image_shape=(*described.images.size, described.channels),
     loss="softmax_xent",

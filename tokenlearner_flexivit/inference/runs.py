@@ -302,11 +302,11 @@ def open_weights(
     input_std: as `interop.load_params_and_report` takes it.
 
   Returns:
-    The model at its stored patch size. `pp` resizes images to the size that the
-    stored position embedding is for, as a config of timm or Hugging Face tells,
-    and scales them to the values that a run was trained on, or else to [-1, 1],
-    where mean and std that such a config tells are absorbed. Without a stored
-    position embedding there is no `pp`.
+    The model at its stored patch size. `pp` resizes images as a config of timm
+    or Hugging Face tells, else to the size that the stored position embedding
+    is for, and scales them to the values that a run was trained on, or else to
+    [-1, 1], where mean and std that such a config tells are absorbed. Without a
+    stored position embedding there is no `pp`.
 
   Raises:
     ValueError, OSError: as `interop.describe` and `interop.load_params`, or the
@@ -323,22 +323,22 @@ def open_weights(
   described = interop.describe(
     source, num_heads=num_heads, posemb_grid=posemb_grid
   )
-  model = models.create(**described.model)
+  arguments, options = described.for_images()
+  model = models.create(**arguments)
   if model.input != "image":
     raise ValueError(_REFUSED["image"][0].format(source))
   has_posemb = model.posemb == "learn"
   images = described.images
   as_given = input_mean is None and input_std is None
-  if as_given and images.size and images.mean:
-    # A library's config tells them: they are absorbed.
+  is_run = interop.preprocessing(source) is not None
+  if as_given and images.size and images.mean and not is_run:
+    # A config tells them: they are absorbed.
     input_mean, input_std, as_given = images.mean, images.std, False
-  params, report = interop.load_params_and_report(
-    source,
-    model,
+  if has_posemb and not options:
     # The description has told what this grid may be mistaken for.
-    posemb_grid=model.posemb_grid if has_posemb else None,
-    input_mean=input_mean,
-    input_std=input_std,
+    options = dict(posemb_grid=model.posemb_grid)
+  params, report = interop.load_params_and_report(
+    source, model, input_mean=input_mean, input_std=input_std, **options
   )
   terminal.say(str(report))
   for guess in described.guesses:
@@ -352,7 +352,7 @@ def open_weights(
     decode = "decode" if channels == 3 else f"decode({channels})"
     values = _values(described) if as_given else "value_range(-1,1)"
     resize = f"resize({size})"
-    if images.size == tuple(sides):
+    if images.size == tuple(sides) and not is_run:
       resize = images.ops
     data["pp"] = f"{decode}|{resize}|{values}|{_KEEP}"
   own_dials = dials.from_config(None, model.own_patch_size)[0]

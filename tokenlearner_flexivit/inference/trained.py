@@ -205,9 +205,10 @@ def load(source: str | os.PathLike) -> Trained:
 
   Raises:
     FileNotFoundError: the source does not exist.
-    ValueError: a folder without a model or a run without a checkpoint, a task
-      that is not registered here, a run without an evaluation (whose
-      preprocessing would be missing), or a file of something else.
+    ValueError: a folder without a model, a run without a checkpoint, a backbone
+      without a head, a task that is not registered here, a run without an
+      evaluation (whose preprocessing would be missing), or a file of something
+      else.
     OSError: the download failed.
     ImportError: the download needs a library that is not installed.
   """
@@ -389,10 +390,9 @@ def _from_file(path: pathlib.Path) -> Trained:
       " a run, or what export wrote from one."
     ) from error
   if about is None:
-    if (path.parent / "config.json").is_file() and (
-      known := published.read(path)
-    ):
-      return _build(known[0], **known[1])
+    if (path.parent / "config.json").is_file():
+      params, about = published.read(path)
+      return _build(params, **about)
     raise ValueError(
       f"{path} holds weights alone. Its preprocessing, labels and settings are"
       " missing; give the workdir of its run, a file that export wrote from"

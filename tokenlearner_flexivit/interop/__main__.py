@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
   turn.add_argument(
     "--no_embed_class",
     action="store_true",
-    help="for timm's flexivit and deit3: no position of the cls token",
+    help="for timm's flexivit: no position of the cls token",
   )
   args = parser.parse_args(argv)
   try:
@@ -145,8 +145,8 @@ def _convert(args: argparse.Namespace) -> None:
   mean, std = args.input_mean, args.input_std
   expected = description.images
   as_stored = mean is None and std is None and args.format in LIBRARIES
-  if as_stored and expected.mean is not None:
-    # Their configs tell mean and std of the images.
+  if as_stored:
+    # Their configs tell mean and std of the images, if they are known.
     mean = std = 0.5
   elif description.format == "native" and mean is None and std is None:
     # The file that is written does not record the preprocessing of a run.

@@ -64,9 +64,12 @@ class About:
     prefix_entries: how many positions before these are of cls and registers.
     images: that the model expects; for a run or an export, by its
       preprocessing.
+    flexible: whether the weights are known to be for any patch size.
     class_names: of the classes, if a config of a library tells them.
     differences: in words, what the file's library computes differently.
     unknown: in words, unrecorded things that the answers depend on.
+    untold_images: in words, why mean and std of the images are unknown, where
+      weights must not be loaded without; empty for others.
     computes: arguments of a model that no array shows, such as its activation.
     guessed: the same, where nothing tells them and most models have these.
     text: the same of its text tower; None if there is none, or no config.
@@ -79,9 +82,11 @@ class About:
   posemb_grid: tuple[int, ...] | None = None
   prefix_entries: int | None = None
   images: config_files.Images = config_files.UNKNOWN
+  flexible: bool = False
   class_names: Sequence[str] | None = None
   differences: tuple[str, ...] = ()
   unknown: tuple[str, ...] = ()
+  untold_images: str = ""
   computes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   guessed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   text: Mapping[str, Any] | None = None
@@ -161,13 +166,29 @@ def read(
     )
     noted = config_files.parse(metadata[EXPORT_KEY], path).get("other_task")
     section = _complete(section or {}, leaves, (noted or {}).get("about", {}))
-    images = _images_seen(preprocessing(path, metadata))
+    images = _images_seen(
+      preprocessing(path, metadata),
+      config_files.parse(metadata[EXPORT_KEY], path).get("image_shape"),
+    )
     return _ours(section, str(path), "native", images)
   if MODEL_KEY in metadata:
     noted = config_files.parse(metadata[MODEL_KEY], path)
     images = _noted_images(noted)
     if noted["model"]:
-      return _ours(noted["model"], str(path), noted["format"], images)
+      known = _ours(noted["model"], str(path), noted["format"], images)
+      if noted["format"] == "native" or not config_files.read(path):
+        return known
+      # Its folder is for a library, whose config tells the rest.
+      beside = _by_names(path, leaves)
+      if images.size is None:
+        told = dict(mean=images.mean, std=images.std) if images.mean else {}
+        images = dataclasses.replace(beside.images, **told)
+      return dataclasses.replace(
+        known,
+        images=images,
+        flexible=beside.flexible,
+        class_names=beside.class_names,
+      )
     return About(
       str(path),
       num_heads=noted["num_heads"],
@@ -175,6 +196,11 @@ def read(
       prefix_entries=int(any(name.endswith("cls_token") for name in leaves)),
       images=images,
     )
+  return _by_names(path, leaves)
+
+
+def _by_names(path: pathlib.Path, leaves: Leaves) -> About:
+  """Returns what the config of the library that named the arrays tells."""
   names = set(leaves)
   if timm_names.is_timm(names):
     return About(**timm_configs.read(path, leaves))
@@ -267,8 +293,9 @@ def _about_run(path: pathlib.Path, leaves: Leaves) -> About:
   if (path / workdir_lib.ABOUT_DATA_FILE).is_file():
     about = workdir_lib.read_about_data(path)
   section = _complete(config["model"], leaves, about)
+  images = _images_seen(preprocessing(path, {}), about.get("image_shape"))
   where = str(path / workdir_lib.CONFIG_FILE)
-  return _ours(section, where, "native", _images_seen(preprocessing(path, {})))
+  return _ours(section, where, "native", images)
 
 
 def _complete(
@@ -326,19 +353,28 @@ def _noted_images(noted: Mapping[str, Any]) -> config_files.Images:
   )
 
 
-def _images_seen(pp: str | None) -> config_files.Images:
-  """Returns the images that a string prepares, as far as mean and std."""
+def _images_seen(
+  pp: str | None, shape: Sequence[int] | None
+) -> config_files.Images:
+  """Returns what is known of the images that a run prepares.
+
+  Args:
+    pp: its preprocessing; None if unknown.
+    shape: of an image or a video, channels last; None if unknown.
+  """
   told = None
   if pp is not None:
     # A user's own ops need not be registered to read weights.
     with contextlib.suppress(ValueError):
       told = statistics.mean_and_std(pp)
+  size = shape and tuple(shape[-3:-1])
   if told is None:
-    return config_files.UNKNOWN
+    return config_files.Images(size=size)
   # They are float32, whose last digits are rounding errors.
-  return config_files.Images(
-    *(tuple(float(f"{value:.6g}") for value in values) for values in told)
+  mean, std = (
+    tuple(float(f"{value:.6g}") for value in values) for values in told
   )
+  return config_files.Images(mean, std, size)
 
 
 def _ours(

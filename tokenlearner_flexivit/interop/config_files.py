@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit.data.ops import resampling
+
 # Names of GELUs in both libraries, and those of `blocks.GELUS` here.
 GELUS = {
   "gelu": "erf",
@@ -71,18 +73,30 @@ class Images:
   keeps_shape: bool = True
 
   @property
+  def method(self) -> str:
+    """Returns the method of `data.ops.resampling` that resizes like that.
+
+    Both libraries resize by Pillow, or like it, with antialiasing. That is
+    "area" if the interpolation is unknown.
+    """
+    # Of timm's "random", evaluations take "bilinear".
+    name = {"random": "bilinear"}.get(self.interpolation, self.interpolation)
+    methods = (f"pillow_{name}", name, "area")
+    return next(method for method in methods if method in resampling.METHODS)
+
+  @property
   def ops(self) -> str | None:
     """Returns ops of preprocessing that resize and crop images like that.
 
-    Both libraries resize with antialiasing whatever the interpolation, to which
-    "area" is closest. None if the size is unknown.
+    None if the size is unknown.
     """
     if self.size is None:
       return None
     if not self.keeps_shape:
-      return f"resize({self.size},'area')"
+      return f"resize({self.size},{self.method!r})"
     smaller = math.floor(min(self.size) / (self.crop or 1))
-    return f"resize_small({smaller},'area')|central_crop({self.size})"
+    resize = f"resize_small({smaller},{self.method!r})"
+    return f"{resize}|central_crop({self.size})"
 
 
 UNKNOWN = Images()
@@ -277,16 +291,13 @@ def _sides(size: Any) -> tuple[tuple[int, int] | None, int | None]:
   return None, None
 
 
-def unknown_statistics(mean: Any, where: str) -> tuple[str, ...]:
-  """Returns a sentence for users if mean and std are unknown.
+def untold_images(mean: Any, where: str) -> str:
+  """Returns why mean and std are unknown, in words; empty if they are known.
 
   Args:
-    mean: None if it is.
+    mean: None if it is unknown.
     where: the file that would tell them.
   """
   if mean:
-    return ()
-  return (
-    "mean and std of the images, taken as 0.5: there is no"
-    f" {where} beside the file that tells them",
-  )
+    return ""
+  return f"there is no {where} beside the file that tells them"

@@ -46,9 +46,11 @@ class Description:
     guesses: in words, which of these are guessed, and what the file's own model
       computes differently.
     arrays: (our name, shape, dtype) of every array.
-    images: that the weights expect: mean and std, and of timm's and Hugging
-      Face's files size and interpolation; for a run or an export, by its
-      preprocessing. None is unknown.
+    images: that the weights expect: mean, std and size, and of timm's and
+      Hugging Face's files interpolation and crop; for a run or an export, by
+      its preprocessing in training. None is unknown.
+    trained_patch_size: the one that a config of timm or Hugging Face is for;
+      None for others, for timm's FlexiViTs, and where they are not square.
   """
 
   source: str
@@ -60,6 +62,7 @@ class Description:
   guesses: tuple[str, ...]
   arrays: tuple[tuple[str, tuple[int, ...], str], ...]
   images: config_files.Images = config_files.UNKNOWN
+  trained_patch_size: int | None = None
 
   @property
   def input_mean(self) -> tuple[float, ...] | None:
@@ -88,6 +91,30 @@ class Description:
       return self.model
     fields = {field.name for field in dataclasses.fields(vit.ViT)} - {"name"}
     return {name: v for name, v in self.model.items() if name in fields}
+
+  def for_images(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the model for images of the size that the weights expect.
+
+    Positions of timm's and Hugging Face's files may be stored for images of
+    another size, as DINOv2's are. They are then resized as that library does.
+
+    Returns:
+      `model` with the grid of `images.size`, and arguments of `load_params` for
+      it; unchanged and empty if the positions are for this size, are computed,
+      or the size is unknown or no multiple of the patch size.
+    """
+    size, grid = self.images.size, self.model.get("posemb_grid")
+    is_image = self.format in formats.TORCH and len(grid or ()) == 2
+    if size is None or not is_image or self.model.get("posemb") == "sincos2d":
+      return self.model, {}
+    patch = self.model["patch_size"]
+    new = tuple(s // p for s, p in zip(size, patch, strict=True))
+    over = any(s % p for s, p in zip(size, patch, strict=True))
+    if over or new == tuple(grid):
+      return self.model, {}
+    method = "bicubic" if self.format == "timm" else "bicubic_aliased"
+    options = dict(posemb_grid=grid, posemb_method=method)
+    return self.model | dict(posemb_grid=new), options
 
   @property
   def channels(self) -> int:
@@ -240,6 +267,11 @@ def describe(
   with weights.open_weights(path) as opened:
     known, format = opened.known, opened.format
     guesses = [*known.differences, *known.unknown, *opened.root.notes]
+    if known.untold_images:
+      guesses.append(
+        f"mean and std of the images: {known.untold_images}; loading needs"
+        " input_mean= and input_std="
+      )
     if num_heads and known.num_heads not in (None, num_heads):
       raise ValueError(
         f"{path} has num_heads={known.num_heads}, as {known.where} says, not"
@@ -290,7 +322,18 @@ def describe(
     guesses=tuple(guesses),
     arrays=table,
     images=known.images,
+    trained_patch_size=_trained_patch_size(opened, model),
   )
+
+
+def _trained_patch_size(
+  opened: weights.Weights, model: dict[str, Any]
+) -> int | None:
+  """Returns the patch size of a model that a library's config describes."""
+  sides = set(model.get("patch_size") or ())
+  known, format = opened.known, opened.format
+  told = known.where and format in formats.TORCH and not known.flexible
+  return sides.pop() if told and len(sides) == 1 else None
 
 
 def _check_heads(opened: weights.Weights, heads: int) -> None:
@@ -318,10 +361,13 @@ def _settle_gelu(
   if asked is not None and "gelu" not in known.computes:
     model["gelu"] = asked
   elif known.guessed and "gelu" not in known.guessed:
+    kind, choices = "CLIP", "'quick' (OpenAI's and DFN's) or 'erf' (LAION's)"
+    if "norm_pre.weight" not in opened.leaves:
+      kind = "SigLIP"
+      choices = "'erf' or, for So400m and the larger ones of timm, 'tanh'"
     raise ValueError(
-      f"{opened.path} is of a CLIP, and no config.json beside it tells which"
-      " GELU it has. Give gelu='quick' (OpenAI's and DFN's) or gelu='erf'"
-      " (LAION's), on the command line --gelu."
+      f"{opened.path} is of a {kind}, and no config.json beside it tells which"
+      f" GELU it has. Give gelu={choices}, on the command line --gelu."
     )
   else:
     guesses += comparison.guesses(known)

@@ -51,9 +51,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   """
   told = config_files.read(path)
   images = config_files.images_of_hugging_face(path)
-  unknown = config_files.unknown_statistics(
-    images.mean, "preprocessor_config.json"
-  )
+  untold = config_files.untold_images(images.mean, "preprocessor_config.json")
   cls = hugging_face_names.CLS in leaves
   registers = hugging_face_names.num_registers(leaves)
   if cls and "embeddings.register_tokens" in leaves:
@@ -65,7 +63,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     return dict(
       prefix_entries=entries,
       images=images,
-      unknown=unknown,
+      untold_images=untold,
       guessed=dict(gelu="erf", norm_eps=1e-6 if dinov2 else 1e-12),
       computes=_pool(leaves),
     )
@@ -98,7 +96,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     class_names=config_files.class_names(
       config.get("id2label"), classifier.shape[0] if classifier else None
     ),
-    unknown=unknown,
+    untold_images=untold,
     computes=dict(
       gelu=config_files.gelu(config["hidden_act"], "hidden_act", where),
       norm_eps=config["layer_norm_eps"],

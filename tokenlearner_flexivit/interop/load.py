@@ -27,6 +27,11 @@ from tokenlearner_flexivit.interop.leaves import Leaf
 from tokenlearner_flexivit.models import tiling
 
 FATES = ("loaded", "resized", "fresh", "unused")
+_GIVE_STATISTICS = (
+  "Pass input_mean= and input_std= (in a config init_mean and init_std, of a"
+  " teacher input_mean and input_std, on a command line --input_mean and"
+  " --input_std)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,14 +146,15 @@ def load_params_and_report(
     posemb_grid: (h, w) of the file's position embedding, needed if no config
       holds it and it is neither square nor the model's; (T, h, w) if the file
       is of a model for videos.
-    posemb_method: "linear", "zoom" or "bicubic", see `resize.resize_posemb`.
+    posemb_method: "linear", "zoom", "bicubic" or "bicubic_aliased", see
+      `resize.resize_posemb`.
     inflate: "central_frame" or "average", see `resize.inflate_kernel`.
     input_mean: the mean per channel that the weights expect to be subtracted
       from images in [0, 1]. It is absorbed, so that the model takes images in
       [-1, 1]. None leaves the weights as they are, and so does 0.5, which
-      big_vision's expect. It is required if a file of another library is known
-      to expect another mean; for a run or an export that saw another, the
-      report says which.
+      big_vision's expect. It is required if a file of timm or Hugging Face
+      expects another mean or no file beside it tells; for a run or an export
+      that saw another, the report says which.
     input_std: the standard deviation per channel by which they expect images to
       be divided; absorbed and required as `input_mean` is. Both are given, or
       neither.
@@ -198,8 +204,6 @@ def load_params_and_report(
         f" divided by {list(known.images.std)}. Give images prepared so; or"
         " pass these as input_mean= and input_std=, and give images in [-1, 1]."
       )
-    if input_mean is not None or input_std is not None:
-      warnings = [w for w in warnings if not w.startswith("mean and std")]
     if isinstance(model, models.ViViTFactorised):
       _check_not_joint(leaves, path)
     file_grid = tiling.to_size(posemb_grid) if posemb_grid else None
@@ -256,17 +260,23 @@ def _statistics(known, mean, std, path):
   """Returns the mean and std to absorb; None if neither argument is set.
 
   Raises:
-    ValueError: the file expects other statistics, and the caller passed none,
-      or one of them alone.
+    ValueError: the file expects other or unknown statistics, and the caller
+      passed none, or one of them alone.
   """
   if mean is None and std is None:
+    if known.untold_images:
+      raise ValueError(
+        f"{path}: nothing tells which images these weights expect:"
+        f" {known.untold_images}. {_GIVE_STATISTICS}: such as 0.5 and 0.5 for"
+        " images in [-1, 1], as SigLIP and AugReg expect them, or ImageNet's"
+        " (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."
+      )
     # A run may be continued with the images that it was trained on.
     if known.other_statistics and not known.model:
       raise ValueError(
         f"{path} expects images minus {list(known.images.mean)}, divided by"
         f" {list(known.images.std)}, as {known.where} says, not images in"
-        " [-1, 1]. Pass these as input_mean= and input_std= (in a config"
-        " init_mean and init_std, of a teacher input_mean and input_std) and"
+        f" [-1, 1]. {_GIVE_STATISTICS} and"
         " give images in [-1, 1]; or pass 0.5 and 0.5, and give images that are"
         " prepared as the file expects."
       )

@@ -3,6 +3,7 @@
 Letters: p q patch, t frames of a tubelet, C channels, D width.
 """
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import ArrayLike, Float
 
 from tokenlearner_flexivit.models import patch_embed, posemb
 
-POSEMB_METHODS = ("linear", "zoom", "bicubic")
+POSEMB_METHODS = ("linear", "zoom", "bicubic", "bicubic_aliased")
 INFLATE_METHODS = ("central_frame", "average")
 
 
@@ -37,7 +38,9 @@ def resize_posemb(
     method: "linear" does what the model does in each forward pass, so that its
       answers at the new grid do not change. "zoom" does what big_vision does
       when it loads weights: the outermost cells stay where they are. "bicubic"
-      does what timm does, antialiased where the grid shrinks.
+      does what timm does, antialiased where the grid shrinks, and
+      "bicubic_aliased" what transformers does: not antialiased, and with
+      another cubic kernel.
 
   Raises:
     ValueError: an unknown method.
@@ -55,8 +58,9 @@ def resize_posemb(
     resized = jax.image.resize(grid, (*new_grid, grid.shape[-1]), "cubic")
     return np.asarray(resized).reshape(1, -1, embedding.shape[-1])
   grid = embedding.reshape(*old_grid, -1).astype(np.float64)
+  matrices = {"zoom": _zoom_matrix, "bicubic_aliased": _aliased_matrix}
   for axis in range(len(old_grid)):
-    matrix = _zoom_matrix(old_grid[axis], new_grid[axis])
+    matrix = matrices[method](old_grid[axis], new_grid[axis])
     grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
   return grid.reshape(1, -1, embedding.shape[-1]).astype(embedding.dtype)
 
@@ -85,6 +89,12 @@ def _zoom_matrix(old: int, new: int) -> np.ndarray:
   return np.stack(
     [np.interp(centers, np.arange(old), row) for row in np.eye(old)], axis=1
   )
+
+
+def _aliased_matrix(old: int, new: int) -> np.ndarray:
+  """Returns the matrix [new, old] of OpenCV's and PyTorch's cubic kernel."""
+  rows = np.eye(old, dtype=np.float32)
+  return cv2.resize(rows, (old, new), interpolation=cv2.INTER_CUBIC)
 
 
 def inflate_kernel(

@@ -56,7 +56,9 @@ def save_params(
     or SigLIP (pool="map").
   * timm by `create_model("vit_base_patch16_224", checkpoint_path=...)`, for a
     model of that size with gelu="erf", pool="tok" and norm_eps=1e-6, and by
-    `create_model("flexivit_base", ...)` with `no_embed_class`.
+    `create_model("flexivit_base", ...)` with `no_embed_class`; of other sizes
+    with `patch_size=`, `img_size=`, .... A DeiT III or DINOv2 is then a
+    "vit_base_patch16_224", too: its LayerScale is folded into the weights.
   * big_vision and Scenic: the models of the same size.
 
   To another patch size, load the weights into a model with that `patch_size`

@@ -106,8 +106,6 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     if key not in _ARGUMENTS and not re.fullmatch(_HARMLESS, key)
   ]
   images = _images(cfg)
-  if not images.mean:
-    unknown.append(f"mean and std of the images: {where} has none")
   size = arguments.get("img_size") or images.size
   cls = timm_names.CLS in leaves
   entries = (0, cls + registers)
@@ -126,11 +124,13 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     posemb_grid=grid,
     prefix_entries=entries,
     images=images,
+    flexible=name.startswith("flexivit"),
     class_names=config_files.class_names(
       config.get("label_names"), _num_classes(leaves)
     ),
     differences=_differences(name),
     unknown=tuple(unknown),
+    untold_images="" if images.mean else f"{where} does not tell them",
     computes=_computes(name, arguments, leaves, where)
     | _pool(config.get("global_pool", arguments.get("global_pool")), leaves),
   )
@@ -141,12 +141,11 @@ def _without_config(leaves: Leaves) -> dict[str, Any]:
   clip = "norm_pre.weight" in leaves
   beside = "there is no config.json beside the file"
   return dict(
-    unknown=(
-      f"the pooling, which is that of its arrays: {beside}",
-      *config_files.unknown_statistics(None, "config.json"),
-    ),
+    unknown=(f"the pooling, which is that of its arrays: {beside}",),
+    untold_images=config_files.untold_images(None, "config.json"),
     guessed=dict(norm_eps=1e-5 if clip else 1e-6)
-    | ({} if clip else dict(gelu="erf")),
+    # CLIPs differ in it, and so do SigLIPs.
+    | ({} if clip or "attn_pool.latent" in leaves else dict(gelu="erf")),
     computes=dict(pool="tok_dist") if "dist_token" in leaves else {},
   )
 

@@ -101,7 +101,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     posemb_grid=grid,
     prefix_entries=entries,
     images=images,
-    unknown=config_files.unknown_statistics(
+    untold_images=config_files.untold_images(
       images.mean, "preprocessor_config.json"
     ),
     computes=computes,

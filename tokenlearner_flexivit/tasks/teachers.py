@@ -29,6 +29,8 @@ class Teacher:
     where: its name in the config, for errors.
     input_mean: as `interop.load_params_and_report` takes it.
     input_std: as `interop.load_params_and_report` takes it.
+    expected: the images that a config of timm or Hugging Face tells; None
+      without one.
   """
 
   source: str | None
@@ -38,6 +40,7 @@ class Teacher:
   where: str
   input_mean: Sequence[float] | None = None
   input_std: Sequence[float] | None = None
+  expected: Any = None
 
   @classmethod
   def create(
@@ -96,6 +99,7 @@ class Teacher:
           )
     if not isinstance(model, Mapping | None):
       raise ValueError(f"{where}.model={model!r} must be like config.model.")
+    expected = None
     if model is None:
       try:
         described = interop.describe(init)  # Logs its guesses.
@@ -106,6 +110,8 @@ class Teacher:
       is_run = interop.preprocessing(init) is not None
       if not is_run and input_mean is None and input_std is None:
         input_mean, input_std = described.input_mean, described.input_std
+      if not is_run and num_classes is not None:
+        expected = described.images
     else:
       arguments = {"num_classes": num_classes, **model}
       dtype = dtype or model.get("dtype")
@@ -137,10 +143,14 @@ class Teacher:
       where,
       input_mean,
       input_std,
+      expected,
     )
 
   def check(self, example: Mapping[str, Any]) -> None:
-    """Raises ValueError if an example's image does not fit the teacher."""
+    """Raises ValueError if an example's image does not fit the teacher.
+
+    It says so once where images have another size than its weights expect.
+    """
     where = f"the preprocessing of {self.image!r} for {self.where}"
     views.check_values(example[self.image], where)
     shape = views.shape_of_one(example[self.image].shape, self.model)
@@ -150,6 +160,15 @@ class Teacher:
       raise ValueError(
         f"{self.where}, which sees {self.image!r} {list(shape)}: {error}"
       ) from error
+    size = getattr(self.expected, "size", None)
+    if size is not None and tuple(shape[-3:-1]) != tuple(size):
+      height, width = size
+      _say_once(
+        f"WARNING: {self.where} sees {self.image!r} of {shape[-3]} x "
+        f"{shape[-2]} px, but its weights expect {height} x {width} px: give "
+        f"it an entry of its own, by copy({self.image!r},'teacher')|"
+        f"resize({size},{self.expected.method!r},key='teacher')"
+      )
 
   def warn_of_other_values(self, pp: str, where: str) -> None:
     """Warns if its weights were trained on images of other values.
@@ -216,6 +235,11 @@ class Teacher:
       return logits.astype(jnp.float32)
 
     return views.average(answer, images, self.model)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+  terminal.say(text)
 
 
 class Taught:

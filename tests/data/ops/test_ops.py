@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data.ops import augment as augment_ops
@@ -138,6 +139,31 @@ def test_resize_keeps_dtype_and_channels():
     resized = apply(image_ops.resize, image, 7)
     assert resized.shape == (7, 7, image.shape[-1])
     assert resized.dtype == image.dtype
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
+def test_pillow_resizes_bytes_and_numbers(name):
+  """Rounded as Pillow does, and numbers as its pictures of numbers."""
+  image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+  method = getattr(Image.Resampling, name.upper())
+  expected = Image.fromarray(image).resize((20, 15), method)
+  resized = apply(image_ops.resize, image, (15, 20), f"pillow_{name}")
+  np.testing.assert_array_equal(resized, np.asarray(expected))
+  numbers = np.float32(image[..., :1])
+  resized = apply(image_ops.resize, numbers, (15, 20), f"pillow_{name}")
+  expected = Image.fromarray(numbers[..., 0]).resize((20, 15), method)
+  np.testing.assert_array_equal(resized[..., 0], np.asarray(expected))
+  wide = np.uint16([[[0], [65535], [0]]] * 3)  # Cubic kernels would overflow.
+  resized = apply(image_ops.resize, wide, (3, 9), f"pillow_{name}")
+  assert resized.dtype == np.uint16 and resized[0, 4] > 60000
+
+
+def test_pillow_rounds_the_longer_side_down():
+  """As timm and transformers do: 248 * 480 / 300 is 396.8."""
+  image = np.zeros((300, 480, 3), np.uint8)
+  small = apply(image_ops.resize_small, image, 248, "pillow_bicubic")
+  assert small.shape == (248, 396, 3)
+  assert apply(image_ops.resize_small, image, 248).shape == (248, 397, 3)
 
 
 def test_resize_small_keeps_the_aspect_ratio():

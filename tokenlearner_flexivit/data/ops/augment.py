@@ -75,7 +75,7 @@ def inception_crop(
     size: side of the result, or (height, width); None for no resize.
     area_min: least area in percent of the image.
     area_max: greatest area in percent of the image.
-    method: nearest, bilinear, bicubic or area; see `resize`.
+    method: as `resize` takes it.
     key: where the image is.
     masks: masks to move along.
     boxes: boxes to move along.
@@ -221,7 +221,7 @@ def scale_jitter(
     lo: least factor.
     hi: greatest factor.
     size: smaller side of the image at a factor of 1; None for its own.
-    method: nearest, bilinear, bicubic or area; see `resize`.
+    method: as `resize` takes it.
     key: where the image is.
     masks: masks to move along.
     boxes: boxes to move along.

@@ -1,4 +1,4 @@
-"""Deterministic preprocessing ops on images, by OpenCV.
+"""Deterministic preprocessing ops on images.
 
 An image is an array [H, W, C] under `key`: uint8 in [0, 255] after `decode`,
 float32 after `value_range` or `standardize`. All ops also take a video
@@ -6,24 +6,14 @@ float32 after `value_range` or `standardize`. All ops also take a video
 masks and boxes along, see `geometry`.
 """
 
-import cv2
 import numpy as np
 from jaxtyping import Shaped
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.ops import geometry, resampling
 from tokenlearner_flexivit.data.ops.geometry import get_frames
+from tokenlearner_flexivit.data.ops.resampling import resize_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
-
-_INTERPOLATIONS = {
-  "nearest": cv2.INTER_NEAREST_EXACT,
-  "bilinear": cv2.INTER_LINEAR,
-  "bicubic": cv2.INTER_CUBIC,
-  "area": cv2.INTER_AREA,
-}
-# 0.8 GB in colours, more than any model sees. A long strip may exceed this when
-# its short side is enlarged to that of other images.
-_MAX_PIXELS = 1 << 28
 
 
 def cut(
@@ -57,38 +47,7 @@ def check_resize(size: int | tuple | list | None, method: str) -> None:
   """Raises ValueError for an impossible size or an unknown method."""
   if size is not None:
     height_width(size)
-  if method not in _INTERPOLATIONS:
-    raise ValueError(
-      f"unknown method {method!r}; the methods are {list(_INTERPOLATIONS)}"
-    )
-
-
-def resize_image(
-  image: Shaped[np.ndarray, "*frames H W C"],
-  height: int,
-  width: int,
-  method: str,
-) -> Shaped[np.ndarray, "*frames {height} {width} C"]:
-  """Returns the image or video resized to height x width, of the same dtype."""
-  check_resize((height, width), method)
-  if image.dtype.kind in "bi" and method != "nearest":
-    raise ValueError(
-      f"the map has whole numbers ({image.dtype}), which have no mean: resize "
-      "it with method='nearest'"
-    )
-  if height * width > _MAX_PIXELS:
-    raise ValueError(
-      f"the image of {image.shape[-3]} x {image.shape[-2]} pixels would become "
-      f"{height} x {width}, more than {_MAX_PIXELS} pixels. Leave it out, or "
-      "cut it before"
-    )
-  if image.ndim > 3:
-    return np.stack([resize_image(i, height, width, method) for i in image])
-  resized = cv2.resize(
-    image, (width, height), interpolation=_INTERPOLATIONS[method]
-  )
-  # OpenCV drops an axis of one channel.
-  return resized.reshape(height, width, image.shape[-1])
+  resampling.check_method(method)
 
 
 @register_op(entries=("key", "outkey"))
@@ -121,12 +80,14 @@ def resize(
 
   "bilinear" has half-pixel centres and no antialiasing, like the resize with
   which FlexiViT is trained and evaluated; "area" averages, which is better for
-  strong reductions. uint8 images are rounded.
+  strong reductions. Those of Pillow, "pillow_bilinear", "pillow_bicubic",
+  "pillow_lanczos", "pillow_box" and "pillow_hamming", have antialiasing: timm
+  and Hugging Face prepare images so. uint8 images are rounded.
 
   Args:
     example: has an image under `key`.
     size: side of the result, or (height, width).
-    method: nearest, bilinear, bicubic or area.
+    method: nearest, bilinear, bicubic, area, or one of Pillow's.
     key: where the image is.
     masks: masks to move along.
     boxes: boxes to move along.
@@ -152,10 +113,13 @@ def resize_small(
 ) -> Example:
   """Resizes the smaller side to `size` and keeps the aspect ratio.
 
+  The longer side is rounded, by Pillow's methods down, as in timm and Hugging
+  Face.
+
   Args:
     example: has an image under `key`.
     size: smaller side of the result.
-    method: nearest, bilinear, bicubic or area; see `resize`.
+    method: as `resize` takes it.
     key: where the image is.
     masks: masks to move along.
     boxes: boxes to move along.
@@ -168,6 +132,9 @@ def resize_small(
   small, _ = height_width(size)
   ratio = small / min(height, width)
   new = round(height * ratio), round(width * ratio)
+  if method.startswith("pillow"):
+    least = min(height, width)
+    new = small * height // least, small * width // least
   return _resized(example, key, new, method, masks, boxes, min_visible)
 
 
@@ -189,7 +156,7 @@ def resize_keep(
   Args:
     example: has an image under `key`.
     size: the longer side of the result, or the greatest (height, width).
-    method: nearest, bilinear, bicubic or area; see `resize`.
+    method: as `resize` takes it.
     key: where the image is.
     masks: masks to move along.
     boxes: boxes to move along.

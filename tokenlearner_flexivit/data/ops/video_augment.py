@@ -9,7 +9,8 @@ docstrings name the differences.
 import cv2
 import numpy as np
 
-from tokenlearner_flexivit.data.ops.image import check_resize, resize_image
+from tokenlearner_flexivit.data.ops.image import check_resize
+from tokenlearner_flexivit.data.ops.resampling import resize_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 
