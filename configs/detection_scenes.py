@@ -21,7 +21,7 @@ Arguments:
 
 import ml_collections
 
-from configs import segmentation_scenes, segmenter
+from configs import segmenter
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes
 
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, init="", patch_sizes="", steps=2000, runlocal=False
   )
   runlocal = args["runlocal"]
-  drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
+  drawn = configuration.read_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else SIDE}"
   c = ml_collections.ConfigDict()
   c.seed = 0

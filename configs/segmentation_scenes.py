@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     runlocal=False,
   )
   runlocal = args["runlocal"]
-  drawn = patch_sizes(args["patch_sizes"], PATCH_SIZES)
+  drawn = configuration.read_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else 64}"
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -89,23 +89,3 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
-
-
-def patch_sizes(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the patch sizes of an argument such as "15+12".
-
-  Args:
-    text: whole numbers joined by a plus, or "".
-    default: the result for "".
-
-  Raises:
-    ValueError: it is something else.
-  """
-  if not text:
-    return default
-  if not all(p.isdecimal() for p in text.split("+")):
-    raise ValueError(
-      f"The config's patch_sizes={text!r} must be whole numbers joined by a "
-      f"plus, such as {'+'.join(map(str, default))}."
-    )
-  return tuple(map(int, text.split("+")))

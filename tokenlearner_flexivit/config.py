@@ -11,7 +11,14 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import (
+  Callable,
+  Hashable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -129,6 +136,29 @@ def _argument(name: str, text: str | None, default: Any) -> Any:
     pass
   kind = "number" if is_fraction else "whole number"
   raise ValueError(f"{where}={text!r} must be a {kind}.")
+
+
+def read_sizes(
+  text: str, default: Sequence[int], name: str = "patch_sizes"
+) -> tuple[int, ...]:
+  """Returns the patch sizes of an argument such as "15+12".
+
+  Args:
+    text: whole numbers joined by a plus, or "".
+    default: the result for "".
+    name: of the argument.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if not text:
+    return tuple(default)
+  if not all(p.isdecimal() and int(p) for p in text.split("+")):
+    raise ValueError(
+      f"The config's {name}={text!r} must be whole numbers joined by a plus, "
+      f"such as {'+'.join(map(str, default))}."
+    )
+  return tuple(map(int, text.split("+")))
 
 
 def choose(name: str, known: Mapping[str, Any], where: str) -> Any:

@@ -217,6 +217,7 @@ def write(
     for name, values in results.items()
     if (rows := other_rows(experiment, name, values))
   }
+  _add_before_training(experiment, tables, workdir, step)
   sections = _say_tables(experiment, tables, others)
   report = _content(experiment, workdir, params, tables, others, step)
   problems = []
@@ -247,6 +248,25 @@ def write(
     )
   terminal.say(f"\nReport: {workdir / 'report.md'}")
   return report
+
+
+def _add_before_training(
+  experiment: Experiment,
+  tables: Mapping[str, Sequence[Row]],
+  workdir: pathlib.Path,
+  step: int,
+) -> None:
+  """Adds the headlines at step 0, if the run evaluated then, to the rows."""
+  logged = {}
+  for record in metric_log.read(workdir) if step else ():
+    if record["step"] == 0:
+      logged |= record
+  for name, rows in tables.items():
+    evaluator = experiment.evaluators[name]
+    for setting, row in zip(evaluator.settings, rows, strict=True):
+      key = f"{name}/{setting.name}/{evaluator.headline}"
+      if key in logged:
+        row[settings_table.BEFORE] = logged[key]
 
 
 def _say_tables(

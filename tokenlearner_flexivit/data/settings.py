@@ -23,6 +23,7 @@ from tokenlearner_flexivit.data.sources.captions.source import CaptionsSource
 from tokenlearner_flexivit.data.sources.coco.source import CocoSource
 from tokenlearner_flexivit.data.sources.fake import FakeSource
 from tokenlearner_flexivit.data.sources.folder import FolderSource
+from tokenlearner_flexivit.data.sources.images import ImagesSource
 from tokenlearner_flexivit.data.sources.mask_folder.source import (
   MaskFolderSource,
 )
@@ -37,7 +38,7 @@ class Settings:
 
   Attributes:
     name: the dataset: "digits", a TFDS name, "folder:/path",
-      "mask_folder:/path", "coco:/path", "captions:/path",
+      "images:/path", "mask_folder:/path", "coco:/path", "captions:/path",
       "video_folder:/path" or "fake:...".
     split: a split of the dataset, perhaps a slice.
     pp: preprocessing string; not needed to open the source.
@@ -218,6 +219,8 @@ class Settings:
       return FolderSource
     if self.name.split(":")[0] == "fake":
       return FakeSource
+    if self.name.startswith("images:"):
+      return ImagesSource
     if self.name.startswith("mask_folder:"):
       return MaskFolderSource
     if self.name.startswith("coco:"):

@@ -40,7 +40,7 @@ def describe(
   for section in (config, *config["evals"].values()):
     data = section.get("data") or config["data"]
     asked = [data.get("split")]
-    if section.get("type") == "fewshot":
+    if has_two_splits(section):
       asked += [section.get(f"{s}_split") or s for s in ("train", "test")]
     read.setdefault(data["name"], []).extend(filter(None, asked))
   lines = [
@@ -49,7 +49,7 @@ def describe(
   for name, section in config["evals"].items():
     data = section.get("data") or config["data"]
     split, trained = data.get("split"), config["data"]["split"]
-    if section.get("type") == "fewshot":
+    if has_two_splits(section):
       split = section.get("test_split") or "test"
     if not split or data["name"] != config["data"]["name"]:
       continue
@@ -60,6 +60,15 @@ def describe(
           f"{data['name']}, it reads {split} and the training {trained}."
         )
   return [line for line in lines if line]
+
+
+def has_two_splits(section: Mapping[str, Any]) -> bool:
+  """Tells whether an entry of config.evals names two splits beside its data.
+
+  Such evaluations learn from one and classify the other.
+  """
+  data = section.get("data")
+  return bool(data) and not data.get("split")
 
 
 def unlike_training(

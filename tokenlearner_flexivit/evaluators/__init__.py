@@ -19,10 +19,12 @@ from tokenlearner_flexivit.evaluators import (
   distance,
   ensemble,
   fewshot,
+  knn,
   multilabel,
   panoptic,
   retrieval,
   segmentation,
+  similarity,
   zeroshot,
 )
 from tokenlearner_flexivit.evaluators.base import Context, Evaluator
@@ -35,10 +37,12 @@ EVALUATORS = {
   "distance": distance.Evaluator,
   "ensemble": ensemble.Evaluator,
   "fewshot": fewshot.Evaluator,
+  "knn": knn.Evaluator,
   "multilabel": multilabel.Evaluator,
   "panoptic": panoptic.Evaluator,
   "retrieval": retrieval.Evaluator,
   "segmentation": segmentation.Evaluator,
+  "similarity": similarity.Evaluator,
   "zeroshot": zeroshot.Evaluator,
 }
 

@@ -18,7 +18,7 @@ The fixed penalty suits wide models; narrow ones may need a smaller one.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,10 +27,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.data import shared_examples
-from tokenlearner_flexivit.evaluators import base, ridge
+from tokenlearner_flexivit.evaluators import base, representations, ridge
 from tokenlearner_flexivit.evaluators import images as images_lib
 from tokenlearner_flexivit.evaluators import shots as shots_lib
 from tokenlearner_flexivit.figures.metric import Metric
@@ -41,7 +39,7 @@ _MAX_HELD_OUT = 4096
 _classify = jax.jit(ridge.classify)
 
 
-class Evaluator(base.Evaluator):
+class Evaluator(representations.Evaluator):
   """An evaluator of a representation by few-shot classification.
 
   The constructor reads the labels of both splits if that takes seconds: folders
@@ -95,28 +93,10 @@ class Evaluator(base.Evaluator):
         number out of its range; or, if the labels are read here, more shots
         than examples of some class.
     """
-    task, where = context.task, context.where
-    if data.get("split") is not None:
-      raise ValueError(
-        f"{where}.data.split: few-shot evaluation needs two splits. Set "
-        f"{where}.train_split and {where}.test_split instead."
-      )
-    for key, value in (
-      ("train_split", train_split),
-      ("test_split", test_split),
-      ("label_key", label_key),
-    ):
-      configuration.check_text(value, f"{where}.{key}")
-    shared = ValueError(
-      f"{where}.train_split={train_split!r} and {where}.test_split="
-      f"{test_split!r} share examples: what is learned from would be tested "
-      "on. Give two that share none, such as 'train[:80%]' and 'train[80%:]'."
+    _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, context.where)
+    super().__init__(
+      context, data, train_split, test_split, label_key, representation
     )
-    if shared_examples.overlap(train_split, test_split):
-      raise shared
-    _check_numbers(shots, num_seeds, log2_l2, log2_l2_sweep, where)
-    super().__init__(context)
-    self._representation = representation
     self._shots = sorted(shots)
     self.headline = f"{self._shots[-1]}shot"
     names = [f"{k}shot{end}" for k in self._shots for end in ("", "_tuned")]
@@ -126,38 +106,7 @@ class Evaluator(base.Evaluator):
     self._l2 = np.exp2(self._sweep).astype(np.float32)
 
     self._num_seeds = num_seeds
-    self._label_key = label_key
-    self._train_data = {**data, "split": train_split}
-    test_data = {**data, "split": test_split}
-    self.sources = tuple(
-      data_lib.open_source(section, f"{where}.data")
-      for section in (self._train_data, test_data)
-    )
-    # Now that the number of examples is known.
-    if shared_examples.shared(*(source.parts for source in self.sources)):
-      raise shared
-    shots_lib.check(*self.sources, label_key, where)
-    self._test = self._open(
-      test_data,
-      self.sources[1],
-      entries=(),
-      labels=lambda: self._drawn.test_labels,
-    )
-    self.image_shape = self._test.shape
-    if all(source.has_labels_at_hand for source in self.sources):
-      self._train  # noqa: B018  # Reports errors now rather than later.
-    else:
-      for source in self.sources:
-        self._check_some_known(source, lambda i, s=source: s[i][label_key])
-    self._check_representation(where)
-    self._represent = {
-      setting: self._program(
-        ("representation", representation, setting),
-        functools.partial(_features, task, setting, representation),
-        sharded_output=True,
-      )
-      for setting in self.settings
-    }
+    self._read_labels_early()
     self._gather = self._program(
       "few-shot examples", functools.partial(_gather, self._parallel)
     )
@@ -166,16 +115,6 @@ class Evaluator(base.Evaluator):
       functools.partial(_add, self._l2, self._parallel),
       num_constants=1,
     )
-
-  @classmethod
-  def check(cls, section: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError as the base does; the splits are keys of their own."""
-    for default in ("train", "test"):
-      key = f"{default}_split"
-      split = section.get(key, default)
-      configuration.check_text(split, f"{where}.{key}")
-      data = {**section["data"], "split": split}
-      data_lib.check_section(data, f"{where}.data", f"{where}.{key}")
 
   @functools.cached_property
   def _drawn(self) -> shots_lib.Drawn:
@@ -188,6 +127,10 @@ class Evaluator(base.Evaluator):
       where=self._where,
     )
 
+  @property
+  def _test_labels(self) -> np.ndarray:
+    return self._drawn.test_labels
+
   @functools.cached_property
   def _train(self) -> images_lib.Images:
     """Returns the images that any seed draws, labelled by their positions."""
@@ -197,30 +140,6 @@ class Evaluator(base.Evaluator):
       entries=(),
       labels=lambda: np.arange(len(self._drawn.train), dtype=np.int32),
     )
-
-  def _check_representation(self, where: str) -> None:
-    """Raises ValueError if the model has no representation of that name."""
-    key, shape = jax.random.key(0), self.image_shape
-    params = jax.eval_shape(lambda: self._task.init(key, shape))
-    inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    batch = {self._task.model.input: inputs}
-    represent = functools.partial(
-      self._task.representation,
-      setting=self.settings[0],
-      name=self._representation,
-    )
-    try:
-      jax.eval_shape(represent, params, batch)
-    except ValueError as error:
-      raise ValueError(f"{where}: {error}") from error
-
-  def _features(
-    self, params: Any, batch: base.Batch
-  ) -> Iterator[tuple[dials.Setting, base.Batch]]:
-    """Yields for each setting the representations, with labels and mask."""
-    inputs, labels = self._inputs(batch), self._labels(batch)
-    for setting, represent in self._represent.items():
-      yield setting, {**labels, "features": represent(params, inputs)}
 
   def _tables(self, params: Any) -> dict[dials.Setting, np.ndarray]:
     """Returns the representations of all drawn examples, [rows, D].
@@ -242,13 +161,6 @@ class Evaluator(base.Evaluator):
       if not np.isfinite(table).all():
         raise self._not_finite(setting)
     return tables
-
-  def _not_finite(self, setting: dials.Setting) -> ValueError:
-    """Returns the error about representations that cannot be classified."""
-    return ValueError(
-      f"{self._where}: the representations at {setting.name} are not finite. "
-      "The training has diverged."
-    )
 
   def _solve(self, table: np.ndarray) -> list[ridge.Solution]:
     """Returns for each number of shots the solutions of all seeds, stacked."""
@@ -330,24 +242,11 @@ class Evaluator(base.Evaluator):
           yield from _mean_and_spread(f"{name}_tuned", seed_accuracies[:, best])
           yield f"{name}_tuned_log2_l2", self._sweep[best]
 
-  def _timed(self, params):
-    return self._represent, (params, self._inputs(next(iter(self._test))))
-
-
-def _features(task, setting, name, params, batch):
-  """Returns representations; runs on each device."""
-  return task.representation(params, batch, setting, name)
-
-
-def _label(batch):
-  """Returns the labels of a batch, -1 for padding."""
-  return jnp.where(batch["mask"] > 0, batch["label"], -1)
-
 
 def _gather(parallel, _, batch):
   """Returns features and labels of all devices; runs on each."""
   # Gathered with their labels, so the order of the devices does not matter.
-  return parallel.gather((batch["features"], _label(batch)))
+  return parallel.gather((batch["features"], representations.labels(batch)))
 
 
 def _add(l2, parallel, counts, batch, solutions):
@@ -359,7 +258,7 @@ def _add(l2, parallel, counts, batch, solutions):
 
   def count(solution):
     answers = ridge.classify(solution, batch["features"], l2)
-    right = answers == _label(batch)[None]
+    right = answers == representations.labels(batch)[None]
     return right.sum(axis=-1, dtype=jnp.int32)
 
   is_broken = ~jnp.isfinite(batch["features"]).all(axis=-1)

@@ -75,23 +75,14 @@ def draw(
       one in `test` that `train` lacks.
   """
   check(train, test, label_key, where)
-  labels, test_labels = train.labels(label_key), test.labels(label_key)
-  classes, names = np.unique(labels[labels >= 0]), None
-  if label_key == "label" and train.num_classes is not None:
-    classes, names = np.arange(train.num_classes), train.class_names
-  if len(classes) == 1:
-    raise ValueError(
-      f"{where}: {train.name} has a single class, so there is nothing to tell "
-      "apart. Use a train_split with several, or another label_key."
-    )
-  _check_known(train, labels, classes, label_key, where)
+  labels, test_labels = read_labels(train, test, label_key, where)
+  classes, names = _classes(train, labels, label_key)
   # Sorted by class; within a class, examples keep their order.
   order = np.argsort(labels, kind="stable")
   starts, stops = (
     np.searchsorted(labels[order], classes, side) for side in ("left", "right")
   )
   _check_counts(train, stops - starts, classes, names, shots, where)
-  _check_known(test, test_labels, classes, label_key, where)
   positions = []
   for seed in range(num_seeds):
     rng = np.random.default_rng(seed)
@@ -113,6 +104,41 @@ def draw(
     rows.reshape(np.shape(positions)),
     class_indices(test_labels),
   )
+
+
+def read_labels(
+  train: data_lib.Source, test: data_lib.Source, label_key: str, where: str
+) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " N"]]:
+  """Returns the labels of all examples of two splits; negative ones are none.
+
+  Args:
+    train: the split to learn from.
+    test: the split to classify.
+    label_key: the entry of an example that is its class.
+    where: name of the config section for errors.
+
+  Raises:
+    ValueError: a single class, no labels, or one in `test` that `train` lacks.
+  """
+  labels, test_labels = train.labels(label_key), test.labels(label_key)
+  classes, _ = _classes(train, labels, label_key)
+  if len(classes) == 1:
+    raise ValueError(
+      f"{where}: {train.name} has a single class, so there is nothing to tell "
+      "apart. Use a train_split with several, or another label_key."
+    )
+  _check_known(train, labels, classes, label_key, where)
+  _check_known(test, test_labels, classes, label_key, where)
+  return labels, test_labels
+
+
+def _classes(
+  train: data_lib.Source, labels: np.ndarray, label_key: str
+) -> tuple[np.ndarray, Sequence[str] | None]:
+  """Returns the numbers of the classes, and their names if they have any."""
+  if label_key == "label" and train.num_classes is not None:
+    return np.arange(train.num_classes), train.class_names
+  return np.unique(labels[labels >= 0]), None
 
 
 class Part(data_lib.Source):

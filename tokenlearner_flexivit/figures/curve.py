@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenlearner_flexivit.figures import settings_table
 from tokenlearner_flexivit.figures.metric import Metric
 
 Row = Mapping[str, Any]
@@ -78,7 +79,8 @@ def draw(
   """Draws a metric against cost and measured throughput.
 
   Args:
-    rows: rows of a report: patch_size, gmacs, images_per_s and the metric.
+    rows: rows of a report: patch_size, gmacs, images_per_s and the metric; its
+      values before training are drawn, too, if they are there.
     path: the picture to write.
     title: title of the picture.
     headline: the key of the metric in the rows.
@@ -103,6 +105,10 @@ def draw(
     values = [row[headline] for row in ordered]
     y = [metric.scaled(value) for value in values]
     bars = errors(values, metric, num_examples)
+    if all(settings_table.BEFORE in row for row in ordered):
+      before = [metric.scaled(row[settings_table.BEFORE]) for row in ordered]
+      axes.plot(x, before, "o--", color="#777777", label="before training")
+      axes.legend(frameon=False)
     axes.errorbar(x, y, bars, fmt="o-", color=color, capsize=3, elinewidth=1)
     drawing.log_axis(axes, x)
     for i, row in enumerate(ordered):

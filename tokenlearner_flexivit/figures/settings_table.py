@@ -9,6 +9,8 @@ from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
 
 Row = dict[str, Any]
+# The entry of a row that holds its headline before training.
+BEFORE = "before_training"
 
 
 def markdown(
@@ -23,7 +25,7 @@ def markdown(
     rows: of the settings, as in report.json.
     metrics: the display of the metrics to show.
     headline: the metric that gets an interval, if a row has its number of
-      `examples`.
+      `examples`, and its value before training, if a row has that.
     kind: the model's input, "image" or "video".
   """
 
@@ -33,12 +35,19 @@ def markdown(
       return {}
     return {"95 % interval": "{:.1f} to {:.1f}".format(*bounds)}
 
+  def before(row: Row) -> Row:
+    metric = metrics[headline]
+    if BEFORE not in row:
+      return {}
+    return {f"before: {metric.column}": metric.text(row[BEFORE])}
+
   return table.markdown(
     [
       {
         **shown_setting(row),
         "GMACs": f"{row['gmacs']:.4g}",
         **_after_first(dict(_shown_metrics(row, metrics)), interval(row)),
+        **before(row),
         # The rate of videos with all their views may be small.
         f"{kind}s/s": f"{(s := row['images_per_s']):.{0 if s >= 10 else 2}f}",
       }

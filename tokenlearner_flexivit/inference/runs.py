@@ -50,7 +50,7 @@ def test_evaluation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
   """Returns the section of an evaluation of a config whose data have a split.
 
   It is the one that suits the training best by `splits_read.unlike_training`.
-  Few-shot evaluations come last.
+  Those that learn from one split and classify another come last.
 
   Args:
     config: of a run, complete.
@@ -62,7 +62,7 @@ def test_evaluation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
   def rank(entry: Mapping[str, Any]) -> tuple[bool, ...]:
     data = evaluation_data(entry)
     return (
-      entry.get("type") == "fewshot",
+      splits_read.has_two_splits(entry),
       *splits_read.unlike_training(data, config.get("data") or data),
     )
 
@@ -81,7 +81,7 @@ def evaluation_data(section: Mapping[str, Any]) -> dict[str, Any]:
     section: the entry.
   """
   data = section["data"]
-  if section.get("type") == "fewshot":
+  if splits_read.has_two_splits(section):
     return {**data, "split": section.get("test_split") or "test"}
   return data
 

@@ -45,7 +45,7 @@ class Teacher:
   @classmethod
   def create(
     cls,
-    num_classes: int,
+    num_classes: int | None,
     where: str,
     init: str | None = None,
     model: Mapping[str, Any] | None = None,
@@ -59,7 +59,8 @@ class Teacher:
     """Builds the teacher that an entry of `teachers` in the config describes.
 
     Args:
-      num_classes: the student's.
+      num_classes: the student's; None for one without head, to which a head
+        of the teacher says nothing.
       where: the entry's name, for errors.
       init: a file, a workdir, an exported folder or a released name; None takes
         random weights, which serve only to check the program.
@@ -121,9 +122,11 @@ class Teacher:
           f"{model['dtype']!r}. Keep one."
         )
     arguments = {**arguments, "dtype": dtype or "bfloat16"}
-    if not arguments["num_classes"]:
+    if num_classes is None:
+      arguments["num_classes"] = None
+    elif not arguments["num_classes"]:
       raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
-    if arguments["num_classes"] != num_classes:
+    elif arguments["num_classes"] != num_classes:
       raise ValueError(
         f"{where} has "
         f"{terminal.counted(arguments['num_classes'], 'class')}, the student "
@@ -213,6 +216,24 @@ class Teacher:
     terminal.say(f"{self.where}: {report}")
     return params
 
+  def answer(
+    self, params: Any, images: Float[Array, "B ..."]
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns what the model returns for one view: logits, intermediates.
+
+    Raises:
+      ValueError: the weights are for images of other channels.
+    """
+    try:
+      return self.model.apply(
+        {"params": params}, images, **self.setting, train=False
+      )
+    except flax.errors.ScopeParamShapeError as error:
+      raise ValueError(
+        f"{self.where}, which sees {self.image!r} {list(images.shape[1:])}, "
+        f"has weights for others, such as of other channels: {error}"
+      ) from error
+
   def logits(
     self, params: Any, images: Float[Array, "B ..."]
   ) -> Float32[Array, "B ... C"]:
@@ -222,19 +243,10 @@ class Teacher:
       ValueError: the weights are for images of other channels.
     """
 
-    def answer(images: jax.Array) -> jax.Array:
-      try:
-        logits, _ = self.model.apply(
-          {"params": params}, images, **self.setting, train=False
-        )
-      except flax.errors.ScopeParamShapeError as error:
-        raise ValueError(
-          f"{self.where}, which sees {self.image!r} {list(images.shape[1:])}, "
-          f"has weights for others, such as of other channels: {error}"
-        ) from error
-      return logits.astype(jnp.float32)
+    def of_view(images: jax.Array) -> jax.Array:
+      return self.answer(params, images)[0].astype(jnp.float32)
 
-    return views.average(answer, images, self.model)
+    return views.average(of_view, images, self.model)
 
 
 @functools.cache
@@ -248,7 +260,7 @@ class Taught:
   The task has `num_classes`, `class_names` and `model`.
   """
 
-  num_classes: int
+  num_classes: int | None
   class_names: Sequence[str] | None
 
   def _set_teachers(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
@@ -293,7 +305,7 @@ class Taught:
 
 def create_teachers(
   sections: Mapping[str, Mapping[str, Any]],
-  num_classes: int,
+  num_classes: int | None,
   where: str,
   class_names: Sequence[str] | None = None,
 ) -> tuple[Teacher, ...]:
@@ -301,7 +313,7 @@ def create_teachers(
 
   Args:
     sections: by name, arguments of `Teacher.create`.
-    num_classes: the student's.
+    num_classes: the student's; None for one without head.
     where: name of the section for errors, such as "config.task.teachers".
     class_names: the student's. A teacher that is a run of this library must
       have the same if both are known.
@@ -331,8 +343,9 @@ def create_teachers(
     )
     for name, section in sections.items()
   )
-  for teacher in teachers:
-    _check_class_names(teacher, num_classes, class_names)
+  if num_classes is not None:
+    for teacher in teachers:
+      _check_class_names(teacher, num_classes, class_names)
   return teachers
 
 

@@ -68,6 +68,10 @@ def check_values(
     configuration.check_number(
       config[key], f"config.{key}", interval, whole=True
     )
+  if type(config["eval_first"]) is not bool:
+    raise ValueError(
+      f"config.eval_first={config['eval_first']!r} must be True or False."
+    )
   if config["ema_decay"] is not None:
     configuration.check_number(
       config["ema_decay"], "config.ema_decay", "[0, 1)"

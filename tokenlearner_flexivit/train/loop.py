@@ -156,7 +156,8 @@ def train_and_evaluate(
       due = [
         name
         for name, every in eval_every.items()
-        if step == total_steps or (step and step % every == 0)
+        if step == total_steps
+        or (step % every == 0 if step else config["eval_first"])
       ]
       with progress.paused():
         return _evaluate(experiment, due, state.eval_params, step, log)

@@ -45,6 +45,7 @@ DEFAULTS = {
   "init_mean": None,
   "init_std": None,
   "evals": {},
+  "eval_first": False,  # Whether they run before the first step, too.
   "parallel": parallel_lib.DEFAULT,  # How devices share the work.
   "keep_checkpoints": 3,
   "max_save_failures": 3,  # So many in a row stop the run.

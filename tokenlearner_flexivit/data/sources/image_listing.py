@@ -236,7 +236,7 @@ def _look_at(chunk: tuple[_Class, list[str]]) -> list[tuple[pathlib.Path, str]]:
   part, names = chunk
   bad = []
   for name in names:
-    reason = _why_no_image(part.path / name)
+    reason = why_no_image(part.path / name)
     if reason:
       bad.append((part.path / name, reason))
     else:
@@ -244,7 +244,7 @@ def _look_at(chunk: tuple[_Class, list[str]]) -> list[tuple[pathlib.Path, str]]:
   return bad
 
 
-def _why_no_image(path: pathlib.Path) -> str | None:
+def why_no_image(path: pathlib.Path) -> str | None:
   """Returns why a file is not an image, by its header and name, or None."""
   try:
     with open(path, "rb", buffering=0) as file:

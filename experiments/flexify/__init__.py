@@ -1,0 +1,1 @@
+"""FlexiViT transferred to detection by names, for one patch size or all."""
