@@ -31,6 +31,8 @@ Arguments:
     `init`.
 """
 
+import warnings
+
 import ml_collections
 
 from configs import transfer
@@ -80,12 +82,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     teacher = dict(init=c.init)
   model = models.create(**c.model)
   own, depth = model.patch_size, model.depth
-  size = args["size"] or _size(own)
+  size = args["size"] or default_size(own)
   if any(size % side for side in own):
     raise ValueError(
       f"The config's size={size} is no multiple of the patch size of "
       f"{c.init}, {'x'.join(map(str, own))}, at which the teacher sees it. "
-      f"Give one that is, such as size={_size(own)}."
+      f"Give one that is, such as size={default_size(own)}."
     )
   known = transfer.patch_sizes(size)
   sizes = configuration.read_sizes(args["patch_sizes"], known)
@@ -132,7 +134,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return c
 
 
-def _size(own: tuple[int, int]) -> int:
+def default_size(own: tuple[int, int]) -> int:
   """Returns the multiple of a patch size that most patch sizes divide."""
   step = max(own)
   multiples = range(step, max(LARGEST, 5 * step) + 1, step)
@@ -150,7 +152,8 @@ def _data(name: str) -> tuple[str, str, str, bool]:
     try:
       train, test = folder.choose_splits(path)
       name = f"folder:{path}"
-      source = data_lib.open_source(dict(name=name, split=train))
+      with warnings.catch_warnings(action="ignore"):  # Of a single class.
+        source = data_lib.open_source(dict(name=name, split=train))
     except ValueError as error:
       terminal.say(f"{path} is read as images without classes: {error}")
       source = None

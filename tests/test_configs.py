@@ -46,6 +46,7 @@ NAMES = sorted(
 ARGS = {
   "captions": "path=/data/pairs.csv",
   "detection_folder": "path=/data/dogs",
+  "flexify": "runlocal",
   "folder": "path=/data/flowers",
   "lit": "runlocal",
   "owl_vit": "runlocal",

@@ -69,6 +69,24 @@ def test_a_report_names_any_folder(parts, tmp_path):
   assert (tmp_path / "patch_sizes.png").exists()
 
 
+def test_a_report_shows_what_was_before_training(parts, tmp_path, capsys):
+  """Of the first step's evaluation, where the run has one."""
+  names = [setting.name for setting in parts.dials.settings]
+  records = [
+    {"step": 0} | {f"test/{name}/accuracy": 0.25 for name in names},
+    {"step": 4} | {f"test/{name}/accuracy": 0.5 for name in names},
+  ]
+  lines = "".join(f"{json.dumps(record)}\n" for record in records)
+  (tmp_path / "metrics.jsonl").write_text(lines)
+  written = report.write(parts, tmp_path, PARAMS, results(parts), 4)
+  assert [r["before_training"] for r in written["settings"]] == [0.25] * 3
+  shown = capsys.readouterr().out
+  assert "| before: accuracy % |" in shown and shown.count(" 25.00 |") == 3
+  # It is no news of an untrained model.
+  report.write(parts, tmp_path, PARAMS, results(parts), 0)
+  assert "before" not in capsys.readouterr().out
+
+
 def test_a_report_counts_the_examples_that_an_evaluation_counted(
   parts, tmp_path, capsys
 ):

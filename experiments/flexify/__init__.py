@@ -1,1 +1,1 @@
-"""FlexiViT transferred to detection by names, for one patch size or all."""
+"""A trained ViT made flexible by learning from itself, without labels."""

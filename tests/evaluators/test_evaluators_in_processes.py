@@ -28,6 +28,29 @@ def test_two_processes_are_one(config, evaluate_by_processes):
 
 
 @pytest.mark.processes
+def test_features_meet_across_processes(config, evaluate_by_processes):
+  """Of a teacher and of neighbours; the banks of both are padded."""
+  model = dict(variant="mu", depth=1, patch_size=(4, 4), posemb_grid=(3, 3))
+  pp = "decode|value_range(-1,1)|keep('image')"
+  config.model, config.data.pp = model, pp
+  config.flexi.patch_size.values = (6, 4)
+  config.batch_size = 8
+  config.task = dict(
+    name="feature_distillation",
+    teachers=dict(itself=dict(model=model, patch_size=3, dtype="float32")),
+  )
+  data = dict(name="fake:12x12x3:5:21", pp=pp)
+  config.evals = dict(
+    like=dict(type="similarity", data=data | {"split": "test"}),
+    near=dict(type="knn", data=data, num_neighbours=5),
+  )
+  (alone,) = evaluate_by_processes(config, 1, devices=1)
+  first, second = evaluate_by_processes(config, 2)
+  assert len(alone) == 2 * 3 + 2 * 2
+  assert first == second == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.processes
 def test_masks_are_counted_by_any_number_of_devices(
   config, evaluate_by_processes
 ):

@@ -136,6 +136,11 @@ def test_the_largest_setting_can_be_the_teacher():
   assert batch["target"] is answer
 
 
+def test_a_representation_is_a_row_of_a_table():
+  (row,) = make_task().rows(np.asarray([0.5, -2.0], np.float32))
+  assert row == {"feature_0": 0.5, "feature_1": -2.0}
+
+
 @pytest.mark.parametrize(
   "change, message",
   [

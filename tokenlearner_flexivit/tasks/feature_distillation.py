@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
@@ -251,6 +252,10 @@ class FeatureDistillation(Taught, base.Task):
   def imitate(self, batch: base.Batch, answer: base.Batch) -> base.Batch:
     """Returns the batch with the model in place of the teacher."""
     return {**batch, "target": answer}
+
+  def rows(self, answer: Float[np.ndarray, " D"]) -> list[dict[str, Any]]:
+    """Returns a row with a column for each number of the representation."""
+    return [{f"feature_{i}": value for i, value in enumerate(answer.tolist())}]
 
 
 def _width(model: Any, shape: tuple[int, ...], setting: dials.Setting) -> int:
