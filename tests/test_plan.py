@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from configs import owl_vit, segmenter, siglip, uvim, uvim_code
+from configs import flexify, owl_vit, segmenter, siglip, uvim, uvim_code
 from tests import image_text
 from tests.conftest import make_config
 from tokenlearner_flexivit import (
@@ -217,6 +217,15 @@ def test_segments_that_are_not_here_are_replaced(module, arg):
   assert parts.task.num_classes == 133
   example = data.peek(parts.data_section)
   assert 1 < example["instances"].max() < 100
+
+
+def test_photos_that_are_not_here_need_no_classes():
+  config = flexify.get_config("runlocal")
+  config.data.name = "images:/not/here"
+  replaced = stand_ins.config_without_files(config, 77)
+  assert replaced.data.name == "fake:256x256x3:1:77"
+  (teacher,) = setup.Experiment(replaced).task.teachers
+  assert teacher.source is None and teacher.model.num_classes is None
 
 
 def test_boxes_that_are_not_here_are_replaced():

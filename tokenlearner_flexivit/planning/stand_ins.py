@@ -30,7 +30,9 @@ DATASETS = {
 }
 # These need no download: they are noise, or come with a library.
 _AT_HAND = ("fake", "digits")
-_FOLDERS = ("folder", "mask_folder", "coco", "captions", "video_folder")
+_FOLDERS = (
+  *("folder", "images", "mask_folder", "coco", "captions", "video_folder"),
+)
 # Ids of the vocabularies of LiT and SigLIP.
 _VOCABULARY = 32_000
 _NUMBER_ANEW = ("map_labels", "ignore")
@@ -56,7 +58,7 @@ def config_without_files(
     num_examples: those of the training data, before a slice; None if they are
       there or public.
     num_classes: theirs; None for those of `config.model` or of the data, and
-      for images with texts, which need none.
+      for tasks without classes, which need none.
 
   Raises:
     ValueError: the config is wrong, or one of the numbers is needed.
@@ -103,7 +105,9 @@ def _data(
     if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
       return data
   known = DATASETS.get(name, (None, None))
-  if texts:  # What `num_classes` of the model is has nothing to do with data.
+  task = tasks.named(config["task"])
+  if not {"num_classes", "class_names"} & {*task.remembered}:
+    # What `num_classes` of the model is has nothing to do with the data.
     num_classes = num_classes or 1
   num_classes = num_classes or config["model"].get("num_classes") or known[1]
   num_examples = num_examples or known[0]
@@ -121,7 +125,7 @@ def _data(
       f"{' and '.join(missing)} of the training data. Known are those of "
       f"{', '.join(DATASETS)}."
     )
-  kind = tasks.named(config["task"]).build_model(config["model"]).input
+  kind = task.build_model(config["model"]).input
   data = {k: v for k, v in data.items() if k not in ("data_dir", "features")}
   has_boxes = _makes(data.get("pp"), dense_label.objects)
   has_segments = _makes(data.get("pp"), panoptic.canonical)
