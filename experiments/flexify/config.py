@@ -41,7 +41,7 @@ SCALES = {
     Scale,
     scales.SCALES["cpu"],
     never_drawn=(20, 5),
-    flexify_steps=4800,
+    flexify_steps=6000,
     bank="train[:5000]",
   ),
   # Not yet run.
@@ -90,7 +90,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     num_threads=scale.num_threads,
   )
   c.model = recipe.model_section(scale, own)
-  c.flexi = dict(patch_size=dict(values=scale.sizes))
+  # At its own size it has least to learn, and steps cost most.
+  weights = tuple(range(len(scale.sizes), 0, -1))
+  c.flexi = dict(patch_size=dict(values=scale.sizes, weights=weights))
   c.task = dict(
     name="feature_distillation",
     teachers=dict(itself=dict(init=init, patch_size=own, dtype="float32")),
