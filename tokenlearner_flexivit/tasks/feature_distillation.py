@@ -2,9 +2,9 @@
 
 It gives a trained backbone the two dials without labels: the student starts as
 its teacher, and learns at any patch size, and with learned tokens, what the
-teacher says at its own. The features and their distance are those of AM-RADIO
-(arXiv 2312.06709, section 3.4): the representation of the image, and the
-patches on their grid.
+teacher says at its own: the representation of the image, and the patches on
+their grid. The distance is AM-RADIO's of patches (arXiv 2312.06709), here of
+both: downstream the length of a representation counts, too.
 """
 
 import functools
@@ -78,8 +78,8 @@ def on_grid(
 ) -> Float[Array, "B H W D"]:
   """Returns maps of features on another grid.
 
-  Linear, with antialiasing: on a coarser grid a patch gets the mean of what it
-  covers.
+  Linear, with antialiasing: on a coarser grid a patch gets a weighted mean of
+  what it covers and of its surroundings.
 
   Args:
     maps: the features.
