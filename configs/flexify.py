@@ -38,7 +38,7 @@ import ml_collections
 from configs import transfer
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import models, paths, terminal
+from tokenlearner_flexivit import interop, models, paths, terminal
 from tokenlearner_flexivit.data.sources import folder
 
 LARGEST = 256  # Pixels of a side, unless `size` says more.
@@ -77,8 +77,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.init = args["init"] or None
   c.model = dict(variant="mu/16")
   channels, teacher = 3, dict(model=dict(variant="mu/16"))
-  if c.init:
-    channels = transfer.start_from(c, c.init)
+  described = interop.describe(c.init) if c.init else None
+  if described:
+    channels = transfer.start_from(c, c.init, described)
     teacher = dict(init=c.init)
   model = models.create(**c.model)
   own, depth = model.patch_size, model.depth
@@ -104,7 +105,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   name, train, test, is_labelled = _data(name)
   decode = "decode" if channels == 3 else f"decode({channels})"
   last = "value_range(-1,1)|keep('image')"
-  seen = f"{decode}|resize_small({size * 8 // 7})|central_crop({size})|{last}"
+  seen = f"{decode}|{transfer.evaluation_ops(described, size)}|{last}"
   c.data = dict(
     name=name,
     split=train,

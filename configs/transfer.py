@@ -143,16 +143,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     backbone = args["freeze"] == "backbone"
     c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
 
-  if args["eval_patch_sizes"]:
-    evaluated = args["eval_patch_sizes"].split("+")
-    if not all(p.isdecimal() for p in evaluated):
-      raise ValueError(
-        f"The config's eval_patch_sizes={args['eval_patch_sizes']!r} must be"
-        " whole numbers joined by a plus, such as 30+20+10."
-      )
-    evaluated = map(int, evaluated)
-  else:
-    evaluated = patch_sizes(size)[: 1 if runlocal else None]
+  known = patch_sizes(size)[: 1 if runlocal else None]
+  evaluated = configuration.read_sizes(
+    args["eval_patch_sizes"], known, "eval_patch_sizes"
+  )
   c.evals = dict(
     test=dict(
       type="classification",

@@ -36,8 +36,9 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     raise ValueError(
       f"{path} is a backbone without a head: it gives features, no answers. "
       "Teach it classes by configs/transfer.py:init="
-      f"{path.parent},data=folder:/your/images and give the workdir of that "
-      "run; or compute features with interop.load_params, whose models return "
+      f"{path.parent},data=folder:/your/images, or all patch sizes by "
+      "configs/flexify.py in the same way, and give the workdir of that run; "
+      "or compute features with interop.load_params, whose models return "
       'them as out["pre_logits"] and out["encoded"].'
     )
   ops, mean = described.images.ops, described.images.mean
