@@ -18,6 +18,9 @@ accuracy of nearest neighbours. The run is used as any other, such as by
 
 Arguments:
   init: weights with a description; see `interop.fetch`. A head is left out.
+    Where nothing beside them tells mean and std of their images, give these as
+    `--config.init_mean`, `--config.init_std`, and to the teacher as
+    `--config.task.teachers.itself.input_mean` and `...input_std`.
   data: `folder:/path`, all images below it, in class folders or not; or a TFDS
     name. A few thousand images of the kind that the model is for are better
     than none of them.
