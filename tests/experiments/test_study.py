@@ -12,6 +12,7 @@ from experiments import seeds, study
 # Modules of studies, with the scales whose results are committed.
 COMMITTED = [
   ("cost.run", ""),
+  ("flexify.run", "cpu"),
   ("flexivit_curves.run", "cpu"),
   ("flexivit_curves.run", "digits"),
   ("inside_flexivit.run", ""),

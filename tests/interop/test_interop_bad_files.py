@@ -241,6 +241,10 @@ def test_strange_shapes_in_torch_names(tmp_path, refused):
   safetensors.numpy.save_file(
     {name: np.zeros((7,), np.float32) for name in names}, path
   )
+  images = {"mean": [0.5] * 3, "std": [0.5] * 3}
+  (tmp_path / "config.json").write_text(
+    json.dumps({"architecture": "vit", "pretrained_cfg": images})
+  )
   refused(
     path,
     r"patch_embed.proj.weight \(here embedding/kernel\) \[7\], the model's is"

@@ -183,7 +183,7 @@ def gelu(activation: str, key: str, where: str) -> str:
 def grid(
   size: int | Sequence[int] | None,
   patch: Sequence[int],
-  positions: int | None,
+  positions: Sequence[int],
   entries: Sequence[int],
 ) -> tuple[tuple[int, ...] | None, int | None]:
   """Returns the grid of stored positions by an image size that a config tells.
@@ -191,7 +191,7 @@ def grid(
   Args:
     size: of the images, in pixels; (T, H, W) of videos.
     patch: size of the patches.
-    positions: how many are stored; None for none.
+    positions: shape of those that are stored, [N, D] or [1, N, D]; () for none.
     entries: how many of them may be of cls and registers.
 
   Returns:
@@ -199,13 +199,13 @@ def grid(
     the config does not fit, as that of a model tuned at another size, which may
     hold the size before that.
   """
-  if size is None or positions is None:
+  if size is None or len(positions) < 2:
     return None, None
   sides = (size,) * len(patch) if isinstance(size, int) else tuple(size)
   if len(sides) != len(patch):
     return None, None
   cells = tuple(int(s) // p for s, p in zip(sides, patch, strict=True))
-  more = positions - math.prod(cells)
+  more = positions[-2] - math.prod(cells)
   return (cells, more) if more in entries else (None, None)
 
 

@@ -83,7 +83,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   grid, known = config_files.grid(
     _image_size(config),
     kernel[2:],
-    positions.shape[1] if positions else None,
+    positions.shape if positions else (),
     (entries,),
   )
   classifier = leaves.get(hugging_face_names.CLASSIFIER)

@@ -116,7 +116,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
     entries = (0,)
   posemb = leaves.get(timm_names.POSEMB)
   grid, entries = config_files.grid(
-    size, kernel[2:], posemb.shape[1] if posemb else None, entries
+    size, kernel[2:], posemb.shape if posemb else (), entries
   )
   return dict(
     where=where,

@@ -83,7 +83,7 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   grid, _ = config_files.grid(
     image["image_size"],
     kernel[2:],
-    positions[0] if positions else None,
+    positions,
     (entries,),
   )
   text = None
