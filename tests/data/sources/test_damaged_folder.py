@@ -22,6 +22,7 @@ from tokenlearner_flexivit.data.sources import folder
       ["no split 'train'. Its splits are: validation"],
     ),
     (["a/x.png", "b/c/x.png"], "train", ["b/c: is a folder inside a class"]),
+    (["a/x.png", "a/c/x.png", "b/x.png"], "train", ["a/c: is a folder inside"]),
     (["x/a/x.png"], "train", ["Its splits are: x", "one level down", "/x."]),
     (["train/a/x.png", "val/b/x.png"], "val", ["lacks: 'b'"]),
     (["train/a/x.png", "test/x.png"], "test", ["test is there, but holds no"]),
@@ -73,7 +74,7 @@ def test_bad_files_are_refused_with_names_and_a_count(tmp_path):
   with pytest.raises(ValueError) as error:
     open_folder(tmp_path)
   message = str(error.value)
-  assert "and 3 of what is in it (1 .mp4, 1 others, 1 .heic) cannot" in message
+  assert "and 3 of what is in it (1 .mp4, 1 other, 1 .heic) cannot" in message
   assert f"{tmp_path}/cat/a.mp4: is no image: it starts with b'<html>'" in (
     message
   )

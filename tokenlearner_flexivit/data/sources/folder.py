@@ -166,14 +166,15 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
   root = _root(path)
   names = image_listing.class_folders(root)
   if not names:
-    images = any(image_listing.is_image(e.name) for e in splits.visible(root))
-    hint = f" Did you mean {root.parent}?" if images else ""
+    hint = f" Did you mean {root.parent}?" if _holds_images(root) else ""
     raise ValueError(
       f"{root} holds no class folders: expected one folder per class, with "
       f"images ({', '.join(image_listing.EXTENSIONS)}) in it.{hint}"
     )
   folders = splits.find(root, image_listing.is_image, has_tables=False)
-  if not folders and not splits.holds_folders(root / names[0]):
+  first = root / names[0]
+  # A stray folder among the images of a class makes no split of it.
+  if not folders and (not splits.holds_folders(first) or _holds_images(first)):
     return {"train": root}
   taken = [folder.name for folder in folders.values()]
   return folders | {
@@ -204,6 +205,11 @@ def choose_splits(
     return splits.choose(list(folders), f"folder:{path}", train, test)
   except ValueError as error:
     raise ValueError(f"{error}{_hint(folders, _root(path))}") from None
+
+
+def _holds_images(folder: pathlib.Path) -> bool:
+  """Tells whether images lie in a folder itself."""
+  return any(image_listing.is_image(e.name) for e in splits.visible(folder))
 
 
 def _root(path: str | os.PathLike) -> pathlib.Path:

@@ -283,7 +283,10 @@ def _check(root: pathlib.Path, bad: Sequence[tuple[pathlib.Path, str]]) -> None:
   shown = "\n".join(f"  {path}: {reason}" for path, reason in bad[:5])
   more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
   kinds = collections.Counter(path.suffix.lower() for path, _ in bad)
-  kinds = ", ".join(f"{n} {kind or 'others'}" for kind, n in kinds.items())
+  kinds = ", ".join(
+    f"{n} {kind or ('other' if n == 1 else 'others')}"
+    for kind, n in kinds.items()
+  )
   raise ValueError(
     f"{root} was read as PATH/CLASS/IMAGE, and {len(bad)} of what is in it "
     f"({kinds}) cannot be used. Remove it, or hide it with a leading dot:\n"
