@@ -112,8 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     default=0.4,
     help="the share of the peak that the hours assume, by default 0.4",
   )
-  add("--num_examples", type=int, help="of the training data, if not here")
-  add("--num_classes", type=int, help="of the training data, if not here")
+  add(
+    "--num_examples",
+    type=arguments.count,
+    help="of the training data, if not here",
+  )
+  add(
+    "--num_classes",
+    type=arguments.count,
+    help="of the training data, if not here",
+  )
   add("--out", default=".", help=f"file or folder, by default ./{_FILE}")
   return parser
 

@@ -105,6 +105,13 @@ def test_errors_are_one_line(tmp_path, capsys):
       cli.main(turn)
 
 
+@pytest.mark.parametrize("flag", ["--patch_size", "--num_heads"])
+def test_a_number_of_nothing_is_refused(flag, capsys):
+  with pytest.raises(SystemExit):
+    cli.main(["convert", "in.npz", "out.npz", "--format=native", f"{flag}=0"])
+  assert "'0' must be a whole number of at least 1" in capsys.readouterr().err
+
+
 def test_workdir(tmp_path, make_model, make_params, assert_same):
   model = make_model(token_learner=LEARNED)
   params = make_params(model)

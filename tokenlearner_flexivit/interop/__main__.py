@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
   for command in (look, turn):
     command.add_argument(
       "--num_heads",
-      type=int,
+      type=arguments.count,
       help="attention heads, for timm's and Hugging Face's files without a "
       "config.json",
     )
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   turn.add_argument(
     "--patch_size",
-    type=int,
+    type=arguments.count,
     help="of the result: the kernel (PI-resize) and the positions are resized",
   )
   turn.add_argument(
