@@ -8,7 +8,7 @@ module alone imports Matplotlib, without the variable.
 import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _backend = os.environ.pop("MPLBACKEND", None)
@@ -29,6 +29,8 @@ from matplotlib import (  # noqa: E402
   patches,
   ticker,
 )
+from matplotlib.artist import Artist  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
@@ -50,7 +52,8 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
   """Writes a figure, whole or not at all, in the format of the path's suffix.
 
   Texts are drawn as they are, not as formulas: names of folders and of classes
-  may have dollar signs, and bytes that are not UTF-8.
+  may have dollar signs, and bytes that are not UTF-8. Numbers along an axis may
+  be formulas, such as powers of ten.
 
   Args:
     figure: the figure to write.
@@ -59,11 +62,20 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
   """
   path = pathlib.Path(path)
   kind = path.suffix.removeprefix(".") or "png"
-  for text in figure.findobj(Text):
+  for text in _texts(figure):
     text.set_parse_math(False)
     text.set_text(terminal.encodable(text.get_text()))
   with paths.whole(path) as partial:
     figure.savefig(partial, dpi=dpi, format=kind)
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+  """Yields the texts of a figure or a part of it, but not those of axes."""
+  if isinstance(artist, Text):
+    yield artist
+  elif not isinstance(artist, Axis):
+    for child in artist.get_children():
+      yield from _texts(child)
 
 
 def log_axis(axes: Any, values: Sequence[float]) -> None:
