@@ -210,6 +210,26 @@ def test_the_card_names_another_metric(trained, tmp_path):
   assert config["metric"] == "mAP"
 
 
+@pytest.mark.parametrize(
+  "data, name, is_public",
+  [
+    ("cifar10:3.0.2", "cifar10", True),
+    ("coco/2017:1.1.0", "coco", True),
+    ("folder:flowers", "flowers", False),
+    ("video_folder/clips-25fps-256px-3d55", "clips-25fps-256px-3d55", False),
+  ],
+)
+def test_a_hub_gets_the_name_of_the_data(
+  trained, tmp_path, data, name, is_public
+):
+  training = {**TRAINING, "data": data, "evaluation": f"{data}, test"}
+  known = dataclasses.replace(trained, training=training)
+  front, _ = parts(model_card.write(known, tmp_path))
+  assert front.get("datasets") == ([name] if is_public else None)
+  (result,) = front["model-index"][0]["results"]
+  assert result["dataset"] == {"name": data, "type": name, "split": "test"}
+
+
 def test_names_that_are_not_utf8_are_escaped(trained, tmp_path):
   training = {**TRAINING, "evaluation": "folder:caf\udce9, test"}
   names = ("ant", "na\udcefve", "cat")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,10 +158,9 @@ def _front_matter(
     "tags": ["vision", "jax", "flax", "vit", "flexivit", "tokenlearner"],
     "metrics": [trained.headline],
   }
-  data = trained.training.get("data", ":")
-  # Names such as "folder:flowers" mean nothing to others.
-  if ":" not in data:
-    values["datasets"] = [data.partition("/")[0]]
+  dataset, is_public = _dataset(trained.training.get("data", ":"))
+  if is_public:
+    values["datasets"] = [dataset]
   results = _hub_results(trained, rows)
   if results:
     values["model-index"] = [{"name": name, "results": results}]
@@ -169,6 +169,23 @@ def _front_matter(
     for key, value in values.items()
   ]
   return "\n".join(["---", *lines, "---\n"])
+
+
+def _dataset(data: str) -> tuple[str, bool]:
+  """Returns a dataset's name for a hub, and whether it is TFDS's.
+
+  Names such as "folder:flowers" mean nothing to others, nor do those of stored
+  videos.
+
+  Args:
+    data: its name in a config, without the path.
+  """
+  name = re.sub(r":\d+\.\d+\.\d+$", "", data)  # A version of TFDS.
+  kind, colon, folder = name.partition(":")
+  if colon:
+    return folder, False
+  first, _, rest = kind.partition("/")
+  return (rest, False) if first == "video_folder" else (first, True)
 
 
 def _hub_results(
@@ -198,8 +215,7 @@ def _hub_results(
   if not (metrics and evaluation):
     return []
   data, _, split = evaluation.rpartition(", ")
-  kind, _, folder = data.partition("/")[0].partition(":")
-  dataset = {"name": data, "type": folder or kind, "split": split}
+  dataset = {"name": data, "type": _dataset(data)[0], "split": split}
   task = {"type": trained.task.hub_task or trained.task_section["name"]}
   return [{"task": task, "dataset": dataset, "metrics": metrics}]
 
