@@ -104,7 +104,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if name.startswith("folder:"):
     name = f"folder:{paths.local(name.removeprefix('folder:'), 'data=folder:')}"
   train, test = splits(name, args["train"], args["test"])
-  steps, warmup, lr = PUBLISHED.get(name, OTHERS)
+  steps, warmup, lr = PUBLISHED.get(name.partition(":")[0], OTHERS)
 
   c = ml_collections.ConfigDict()
   c.seed = 0

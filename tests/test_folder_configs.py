@@ -200,3 +200,10 @@ def test_video_folder_refuses_several_classes_for_a_loss_of_one(tmp_path):
 def test_video_folder_refuses_clips_before_it_reads_any(arg):
   with pytest.raises(ValueError, match=r"must be even, .* multiple of 112"):
     video_folder.get_config(f"path=/nowhere,{arg}")
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar10:3.0.2"])
+def test_a_version_of_a_dataset_is_trained_as_published(data, monkeypatch):
+  monkeypatch.setattr(transfer, "splits", lambda *_: ("train", "test"))
+  config = transfer.get_config(f"data={data},runlocal")
+  assert config.optimizer.lr == transfer.PUBLISHED["cifar10"][-1] == 0.003

@@ -143,7 +143,9 @@ def test_a_config_that_only_evaluates():
     planning.make(config, "here")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "folder:/not/here"])
+@pytest.mark.parametrize(
+  "name", ["cifar10", "cifar10:3.0.2", "folder:/not/here"]
+)
 def test_data_that_are_not_here_are_replaced(name):
   config = make_config()
   config.data.name = name
@@ -151,7 +153,7 @@ def test_data_that_are_not_here_are_replaced(name):
   replaced = stand_ins.config_without_files(config, 77, 3)
   assert replaced.data.name == "fake:256x256x3:3:77"
   assert replaced.init is None and not replaced.evals
-  if name == "cifar10":
+  if name.startswith("cifar10"):
     known = stand_ins.config_without_files(config)
     assert known.data.name == "fake:256x256x3:10:50000"
     return

@@ -104,7 +104,8 @@ def _data(
     is_folder = kind in _FOLDERS and path
     if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
       return data
-  known = DATASETS.get(name, (None, None))
+  # Without the version, as in "cifar10:3.0.2".
+  known = DATASETS.get(str(name).partition(":")[0], (None, None))
   task = tasks.named(config["task"])
   if not {"num_classes", "class_names"} & {*task.remembered}:
     # What `num_classes` of the model is has nothing to do with the data.
