@@ -26,7 +26,7 @@ import itertools
 
 import ml_collections
 
-from configs import lit, segmentation_scenes
+from configs import lit
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
 
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     runlocal=False,
   )
   runlocal = args["runlocal"]
-  drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
+  drawn = configuration.read_sizes(args["patch_sizes"], PATCH_SIZES)
   name = f"rendered_scenes/{'tiny' if runlocal else 64}"
   c = ml_collections.ConfigDict()
   c.seed = 0

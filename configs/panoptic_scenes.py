@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "--config=configs/panoptic_scenes.py:coder=/tmp/codes, the workdir of a "
       "run of configs/panoptic_code_scenes.py."
     )
-  drawn = segmentation_scenes.patch_sizes(args["patch_sizes"], PATCH_SIZES)
+  drawn = configuration.read_sizes(args["patch_sizes"], PATCH_SIZES)
   name = panoptic_code_scenes.data_name(runlocal=runlocal)
   c = ml_collections.ConfigDict()
   c.seed = 0

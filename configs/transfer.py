@@ -143,10 +143,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     backbone = args["freeze"] == "backbone"
     c.optimizer.freeze = ALL_BUT_THE_HEAD if backbone else args["freeze"]
 
-  known = patch_sizes(size)[: 1 if runlocal else None]
   evaluated = configuration.read_sizes(
-    args["eval_patch_sizes"], known, "eval_patch_sizes"
+    args["eval_patch_sizes"], patch_sizes(size), "eval_patch_sizes"
   )
+  if runlocal and not args["eval_patch_sizes"]:
+    evaluated = evaluated[:1]
   c.evals = dict(
     test=dict(
       type="classification",

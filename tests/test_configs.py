@@ -260,7 +260,7 @@ def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
     ("init=FlexiViT-B i1k", "data is missing"),
     ("data=digits,init=FlexiVit-B i1k", "Did you mean 'FlexiViT-B i1k'"),
     ("runlocal,data=digitz", "Close names: digits"),
-    ("runlocal,eval_patch_sizes=30x20", r"'30x20' must be .*such as 30\+20"),
+    ("runlocal,eval_patch_sizes=30x20", r"'30x20' must be .*such as 48\+40"),
   ],
 )
 def test_transfer_says_what_it_lacks(arg, message):

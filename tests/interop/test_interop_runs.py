@@ -29,6 +29,7 @@ ARGS = {
   "panoptic_scenes": "runlocal",
   "uvim": "coder=none,init=none",
   "captions": "path=/data/pairs.csv",
+  "flexify": "runlocal",
   "folder": "path=/data/flowers",
   "lit": "runlocal",
   "segmentation_folder": "path=/data/fields",
