@@ -99,6 +99,8 @@ def test_a_teacher_is_made_flexible(tmp_path):
     c = config.get_config(text)
     for section in (c.data, *(e.data for e in c.evals.values())):
       section.name = "rendered_scenes/tiny"
+    for section in c.evals.values():
+      section.batch_size = 16  # Which the devices of the tests share.
     folder = tmp_path / training.run_name(cell, 0, "cpu")
     train.train_and_evaluate(c, folder)
   report = json.loads((folder / "report.json").read_bytes())
