@@ -106,6 +106,7 @@ def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):
   [
     ("log_steps", 7),
     ("eval_steps", 2),
+    ("eval_first", True),
     ("checkpoint_epochs", 1),
     ("keep_checkpoints", 1),
     ("max_save_failures", 9),

@@ -33,8 +33,8 @@ _COMPARED_APART = {
 # Keys that change no number of the result.
 _CHANGES_NOTHING = re.compile(
   rf"config\.((log|eval|checkpoint){_PERIOD}"
-  r"|keep_checkpoints|max_save_failures|profile_steps|parallel|flexi\.dispatch"
-  rf"|model\.remat|{_READING}"
+  r"|eval_first|keep_checkpoints|max_save_failures|profile_steps|parallel"
+  rf"|flexi\.dispatch|model\.remat|{_READING}"
   rf"|evals\.[^.]+\.(batch_size|eval{_PERIOD}|{_READING}))"
 )
 # Keys that nothing reads after the first checkpoint.
