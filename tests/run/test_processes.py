@@ -109,6 +109,7 @@ def test_pairs_are_compared_across_processes(start, config, tmp_path):
   for key in ("data", "model", "flexi", "task", "evals"):
     config[key] = pairs[key]
   config.total_steps, config.ema_decay = 5, None
+  config.batch_size = 8  # There are twelve pairs.
   for loss, bias in (("softmax", None), ("sigmoid", -10.0)):
     config.task.loss, config.model.bias_init = loss, bias
     for name, number in (("two", 2), ("one", 1)):

@@ -17,7 +17,7 @@ from tokenlearner_flexivit.inference import Predictor, export, model_card
 pytestmark = pytest.mark.processes
 CLASSES = ("daisy", "rose", "tulip")
 SIZES = (30, 24, 15)  # Pixels of the evaluated patches; 30 is trained.
-FUSED = dict(layer=0, num_tokens=8, version="1.0", fuser=True)
+FUSED = dict(layer=0, num_tokens=8, version="1.0", pooling="mean", fuser=True)
 # What the config's model is changed by.
 MODELS = [
   {},
