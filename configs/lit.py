@@ -192,12 +192,12 @@ def start_from(
       cannot be read.
   """
   text = c.model.text.to_dict()
-  channels = transfer.start_from(c, source)
+  described = interop.describe(source)
+  channels = transfer.start_from(c, source, described)
   if channels != 3:
     raise ValueError(
       f"{source} sees images of {channels} channels, this config shows 3."
     )
-  described = interop.describe(source)
   if described.model.get("name") == "two_towers":
     c.model = dict(described.model)
     texts = {**texts, "max_len": c.model.text["max_len"]}

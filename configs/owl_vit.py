@@ -172,12 +172,12 @@ def start_from(
       cannot be read; or nothing tells the vocabulary of their text tower.
   """
   text = c.model.text.to_dict()
-  channels = transfer.start_from(c, source)
+  described = interop.describe(source)
+  channels = transfer.start_from(c, source, described)
   if channels != 3:
     raise ValueError(
       f"{source} sees images of {channels} channels, this config shows 3."
     )
-  described = interop.describe(source)
   if described.model.get("text"):
     text = dict(described.model["text"])
     c.data.vocabulary = _vocabulary(source, text, vocabulary)

@@ -375,6 +375,14 @@ def tidy(axes: Any) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend_below(figure: drawing.Figure, axes: Any) -> None:
+  """Puts the legend of the lines in some axes below the whole figure."""
+  handles, labels = axes.get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside lower center", ncols=3, frameon=False
+  )
+
+
 def fill_in(readme: pathlib.Path, mark: str, text: str) -> None:
   """Puts a text between the comments `MARK` and `end of MARK` of a README.
 

@@ -57,8 +57,5 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     axes.set_xlabel("patch size (grey: never trained at)")
     study.tidy(axes)
   panels[0].set_ylabel("mean ± std of seeds")
-  handles, labels = panels[0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc="outside lower center", ncols=3, frameon=False
-  )
+  study.legend_below(figure, panels[0])
   return {f"figure{outcome.suffix}.png": figure}

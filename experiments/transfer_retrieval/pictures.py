@@ -58,8 +58,5 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     row[0].set_ylabel("%, mean ± std of seeds")
   for axes in panels[-1]:
     axes.set_xlabel("patch size it is used at")
-  handles, labels = panels[0][0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc="outside lower center", ncols=3, frameon=False
-  )
+  study.legend_below(figure, panels[0][0])
   return {f"figure{outcome.suffix}.png": figure}

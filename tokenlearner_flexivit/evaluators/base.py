@@ -364,6 +364,24 @@ class Evaluator(abc.ABC):
     }
 
 
+def add_real(
+  parallel: Parallel,
+  sums: dict[str, jax.Array],
+  values: dict[str, jax.Array],
+  mask: jax.Array,
+) -> dict[str, jax.Array]:
+  """Returns sums with those of a batch of all devices added; runs on each.
+
+  Args:
+    parallel: shares the batch among devices.
+    sums: by name.
+    values: of each example, by the same names.
+    mask: 0 for padding, which counts nothing.
+  """
+  new = {k: jnp.where(mask > 0, v, 0).sum() for k, v in values.items()}
+  return jax.tree.map(jnp.add, sums, parallel.sum(new))
+
+
 def _each(
   values: Any, read: Callable[[Any, str], Any], where: str
 ) -> tuple[Any, ...]:

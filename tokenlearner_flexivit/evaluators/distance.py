@@ -251,8 +251,7 @@ def _add(distance, parallel, sums, batch):
   _, link = distillation.DISTANCES[distance]
   teacher_logits = mixture.mean_logits(batch["answers"], link)
   new = distances(batch["logits"], teacher_logits, distance)
-  new = {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in new.items()}
-  return jax.tree.map(jnp.add, sums, parallel.sum(new))
+  return base.add_real(parallel, sums, new, batch["mask"])
 
 
 def _add_teacher(task, parallel, sums, batch):

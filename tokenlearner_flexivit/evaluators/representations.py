@@ -1,5 +1,6 @@
 """The base of evaluators that classify by the representations of two splits."""
 
+import abc
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -111,14 +112,14 @@ class Evaluator(base.Evaluator):
       data_lib.check_section(data, f"{where}.data", f"{where}.{key}")
 
   @property
+  @abc.abstractmethod
   def _test_labels(self) -> Sequence[int]:
     """Returns the class of each example of the test split, or -1."""
-    raise NotImplementedError
 
-  @functools.cached_property
+  @property
+  @abc.abstractmethod
   def _train(self) -> images_lib.Images:
     """Returns the images that are learned from."""
-    raise NotImplementedError
 
   def _read_labels_early(self) -> None:
     """Reads all labels, if they are at hand; else looks for one of each split.

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
@@ -113,5 +112,4 @@ def _compare(task, setting, params, batch):
 def _add(parallel, sums, batch):
   """Adds the cosines of one batch; runs on each device."""
   mask = batch.pop("mask")
-  new = {k: jnp.where(mask > 0, v, 0).sum() for k, v in batch.items()}
-  return jax.tree.map(jnp.add, sums, parallel.sum(new))
+  return base.add_real(parallel, sums, batch, mask)

@@ -287,14 +287,24 @@ class Task(abc.ABC):
       key: drives dropout.
       setting: of the dials.
     """
-    logits, _ = self.model.apply(
+    logits, _ = self._trained(params, key, setting, inputs)
+    return logits.astype(jnp.float32)
+
+  def _trained(
+    self,
+    params: Any,
+    key: jax.Array,
+    setting: dials.Setting,
+    *inputs: jax.Array,
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns the model's answer and intermediates in training."""
+    return self.model.apply(
       {"params": params},
-      inputs,
+      *inputs,
       **setting,
       train=True,
       rngs={"dropout": key},
     )
-    return logits.astype(jnp.float32)
 
   def imitate(self, batch: Batch, answer: Any) -> Batch:
     """Returns a prepared batch whose targets are a model's answer to it.

@@ -366,13 +366,8 @@ class Contrastive(base.Task):
       The loss, whose mean over devices is that of the batch; the metric
       `temperature` and, if there is one, `bias`; embeddings of the images.
     """
-    zimg, out = self.model.apply(
-      {"params": params},
-      batch[self.model.input],
-      batch[TOKENS],
-      **setting,
-      train=True,
-      rngs={"dropout": key},
+    zimg, out = self._trained(
+      params, key, setting, batch[self.model.input], batch[TOKENS]
     )
     metrics = {"temperature": out["t"].reshape(())}
     towers = zimg, out["ztxt"], metrics["temperature"]

@@ -362,13 +362,8 @@ class Detection(box_answers.BoxAnswers):
       ValueError: there are fewer predictions than places for boxes.
     """
     del parallel
-    answer, _ = self.model.apply(
-      {"params": params},
-      batch[self.model.input],
-      self._tokens,
-      **setting,
-      train=True,
-      rngs={"dropout": key},
+    answer, _ = self._trained(
+      params, key, setting, batch[self.model.input], self._tokens
     )
     predictions, places = answer[BOXES].shape[1], batch[BOXES].shape[1]
     if predictions < places:

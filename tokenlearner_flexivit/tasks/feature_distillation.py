@@ -210,15 +210,7 @@ class FeatureDistillation(Taught, base.Task):
     """
     del parallel
     inputs, target = batch[self.model.input], batch["target"]
-    student = features(
-      self.model.apply(
-        {"params": params},
-        inputs,
-        **setting,
-        train=True,
-        rngs={"dropout": key},
-      )
-    )
+    student = features(self._trained(params, key, setting, inputs))
     loss = distance(student[IMAGE], target[IMAGE], self._l1_weight).mean()
     metrics = {
       "distance": loss,

@@ -210,14 +210,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
       self.labels(batch),
       method="encode_labels",
     )
-    logits, _ = self.model.apply(
-      {"params": params},
-      images,
-      codes,
-      **setting,
-      train=True,
-      rngs={"dropout": key},
-    )
+    logits, _ = self._trained(params, key, setting, images, codes)
     # The code c is the token c + 1; the first begins a code.
     if "soft" in batch:
       losses = optax.softmax_cross_entropy(logits, batch["soft"])

@@ -132,13 +132,8 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
       parallel: sums over the devices what moves a codebook.
     """
     labels = self.labels(batch)
-    logits, out = self.model.apply(
-      {"params": params},
-      batch[self.model.input],
-      labels,
-      **setting,
-      train=True,
-      rngs={"dropout": key},
+    logits, out = self._trained(
+      params, key, setting, batch[self.model.input], labels
     )
     terms = {
       f"loss_{name}": cross_entropy(logits[name], labels[name], self.model)
