@@ -84,6 +84,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if described:
     channels = transfer.start_from(c, c.init, described)
     teacher = dict(init=c.init)
+    if "init_mean" in c:  # The teacher sees the same images.
+      teacher |= dict(input_mean=c.init_mean, input_std=c.init_std)
   model = models.create(**c.model)
   own, depth = model.patch_size, model.depth
   size = args["size"] or default_size(own)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from configs import transfer
+from configs import flexify, transfer
 from tests import tiny
 from tokenlearner_flexivit import interop, models, tasks
 from tokenlearner_flexivit.data import statistics
@@ -338,6 +338,11 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     assert interop.describe(path).input_mean == (0.5,)
     chosen = transfer.get_config(f"{section},runlocal")
     assert (chosen.get("init_mean"), chosen.get("init_std")) == (mean, std)
+    flexible = flexify.get_config(f"init={folder},size=60,runlocal")
+    itself = flexible.task.teachers.itself
+    known = itself.get("input_mean"), itself.get("input_std")
+    assert known == (flexible.get("init_mean"), flexible.get("init_std"))
+    assert known == (mean, std)
     pp = runs.open_weights(str(folder)).data["pp"]
     mean_and_std = statistics.mean_and_std(pp, "image")
     np.testing.assert_allclose(mean_and_std[0], mean or [0.5], atol=1e-5)
@@ -371,8 +376,23 @@ def test_weights_that_are_saved_claim_no_images_that_nobody_named(
     interop.warn_of_other_values("config.init", str(path), pp, "image", "pp")
     said = "minus [0.3], divided by [0.2]" in capsys.readouterr().out
     assert said == told
+    teacher.warn_of_other_values(pp, "pp")  # It absorbs them.
+    said = "expects images in [-1, 1]" in capsys.readouterr().out
+    assert said != told
   with pytest.raises(ValueError, match="give both"):
     interop.save_params(params, path, format, model=model, input_mean=0.3)
+
+
+def test_weights_that_absorb_their_statistics_see_images_in_minus_one_to_one(
+  capsys,
+):
+  pp = "decode|value_range(0,1)|standardize(0.3,0.2)"
+  where = "config.init", "hf://a/b", pp, "image", "config.data.pp"
+  for mean, told in (([0.3], True), ([0.5], False), (None, False)):
+    std = mean and [0.2 if told else 0.5]
+    interop.warn_of_other_values(*where, mean, std)
+    said = capsys.readouterr().out
+    assert ("[0.3], divided by [0.2]. Give value_range(-1,1)" in said) == told
 
 
 def test_an_export_tells_its_preprocessing(tmp_path):

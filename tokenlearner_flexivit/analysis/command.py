@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenlearner_flexivit import arguments, dials, interop, terminal
 from tokenlearner_flexivit.analysis import captions
+from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.run import workdir as workdir_lib
 
@@ -153,6 +154,19 @@ def open_run(args: argparse.Namespace) -> Opened:
       args.init, **{name: getattr(args, name) for name in _WEIGHT_FLAGS}
     )
     data = {"name": args.data, "split": args.split or "test", **run.data}
+    if (
+      args.pp
+      and run.data
+      and (
+        differ := statistics.differ_from(
+          statistics.mean_and_std(run.data["pp"]), args.pp
+        )
+      )
+    ):
+      terminal.say(
+        f"WARNING: {args.init} expects images {differ[0]}, but those of --pp "
+        f"are {differ[1]}."
+      )
     data["pp"] = args.pp or data.get("pp")
     if data["pp"] is None:
       raise ValueError(

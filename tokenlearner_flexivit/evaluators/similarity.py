@@ -54,7 +54,10 @@ class Evaluator(base.Evaluator):
     source = data_lib.open_source(data, f"{self._where}.data")
     self.sources = (source,)
     self._images = self._open(data, source, entries=self._task.batch_keys)
-    self._task.check(self._images.example, f"{self._where}.data.pp")
+    where_pp = f"{self._where}.data.pp"
+    self._task.check(self._images.example, where_pp)
+    for teacher in self._task.teachers:
+      teacher.warn_of_other_values(data["pp"], where_pp)
     self.image_shape = self._images.shape
     self._ask = self._program(
       "teacher's features",

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -206,9 +207,15 @@ def preprocessing(source: str | os.PathLike) -> str | None:
 
 
 def warn_of_other_values(
-  where: str, source: str | None, pp: str, key: str, where_pp: str
+  where: str,
+  source: str | None,
+  pp: str,
+  key: str,
+  where_pp: str,
+  mean: Sequence[float] | None = None,
+  std: Sequence[float] | None = None,
 ) -> None:
-  """Warns if weights were trained on images of other values.
+  """Warns if weights expect images of other values than they will see.
 
   Args:
     where: the name of `source` in the config.
@@ -217,7 +224,20 @@ def warn_of_other_values(
     pp: the preprocessing of the images that the model will see.
     key: the entry of its result that the model looks at.
     where_pp: its name in the config.
+    mean: as `input_mean` of `load_params_and_report`. With other values than
+      0.5, the weights absorb these and then expect images in [-1, 1].
+    std: as `input_std`, like `mean`.
   """
+  absorbed = {*(mean or [0.5]), *(std or [0.5])}
+  if source and absorbed != {0.5}:
+    both = np.array([0.5]), np.array([0.5])
+    if differ := statistics.differ_from(both, pp, key):
+      terminal.say(
+        f"WARNING: {where}={source} absorbs the mean and std of its images, so "
+        f"it expects images in [-1, 1], but {key!r} of {where_pp} is "
+        f"{differ[1]}. Give value_range(-1,1) and no standardize."
+      )
+    return
   if not (source and pathlib.Path(source).expanduser().exists()):
     return
   with contextlib.suppress(OSError, ValueError):  # Loading it reports these.

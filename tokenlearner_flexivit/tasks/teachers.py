@@ -174,16 +174,21 @@ class Teacher:
       )
 
   def warn_of_other_values(self, pp: str, where: str) -> None:
-    """Warns if its weights were trained on images of other values.
+    """Warns if its weights expect images of other values.
 
     Args:
       pp: the preprocessing of the images that it will see.
       where: its name in the config.
     """
-    if self.input_mean is None and self.input_std is None:
-      interop.warn_of_other_values(
-        f"{self.where}.init", self.source, pp, self.image, where
-      )
+    interop.warn_of_other_values(
+      f"{self.where}.init",
+      self.source,
+      pp,
+      self.image,
+      where,
+      self.input_mean,
+      self.input_std,
+    )
 
   def shapes(self) -> Any:
     """Returns the shapes of the weights, without reading them."""

@@ -288,17 +288,18 @@ class Experiment:
       )
 
   def _warn_of_other_values(self) -> None:
-    """Warns if runs to start or to learn from saw images of other values."""
+    """Warns if weights to start or to learn from expect other values."""
     config, pp = self.config, self.config["data"]["pp"]
-    if config["init_mean"] is None and config["init_std"] is None:
-      # A continued run no longer needs it, so it need not exist.
-      interop.warn_of_other_values(
-        "config.init",
-        config["init"],
-        pp,
-        self.task.model.input,
-        "config.data.pp",
-      )
+    # A continued run no longer needs it, so it need not exist.
+    interop.warn_of_other_values(
+      "config.init",
+      config["init"],
+      pp,
+      self.task.model.input,
+      "config.data.pp",
+      config["init_mean"],
+      config["init_std"],
+    )
     for teacher in getattr(self.task, "teachers", ()):
       teacher.warn_of_other_values(pp, "config.data.pp")
 
