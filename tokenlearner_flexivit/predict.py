@@ -153,7 +153,8 @@ def _predict(argv: Sequence[str]) -> bool:
         "--output writes answers that are no classes, but this model "
         "classifies. Give --csv or --json."
       )
-    files = _files(export.check_new(args.output), images)
+    ends = predictor.trained.task.written_ends
+    files = _files(export.check_new(args.output), images, ends)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
   elif args.budget_ms is not None:
@@ -290,22 +291,31 @@ def _rows(prediction: Prediction, task: tasks.Task) -> list[dict[str, Any]]:
 
 
 def _files(
-  folder: pathlib.Path, images: Sequence[str]
+  folder: pathlib.Path, images: Sequence[str], ends: Sequence[str]
 ) -> dict[pathlib.Path, str]:
   """Returns the files to write, without suffix, with the image of each.
 
   They lie in the folder as the images lie in the deepest folder of all.
+
+  Args:
+    folder: gets the files.
+    images: paths.
+    ends: `Task.written_ends`.
+
+  Raises:
+    ValueError: two images would have a file of the same name.
   """
   absolute = [os.path.abspath(os.path.expanduser(name)) for name in images]
   root = os.path.commonpath([os.path.dirname(name) for name in absolute])
-  files = {}
+  files, taken = {}, {}
   for image, name in zip(images, absolute, strict=True):
     file = folder / pathlib.Path(os.path.relpath(name, root)).with_suffix("")
-    if file in files:
-      raise ValueError(
-        f"--output: {files[file]} and {image} would be written to the same "
-        "file. Give them in two calls."
-      )
+    for written in (file.with_name(f"{file.name}{end}") for end in ends):
+      if (other := taken.setdefault(written, image)) != image or file in files:
+        raise ValueError(
+          f"--output: {other} and {image} would be written to the same file. "
+          "Give them in two calls."
+        )
     files[file] = image
   return files
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokenlearner_flexivit import dials, models, parallel, tasks
+from tokenlearner_flexivit import data, dials, models, parallel, tasks
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.tasks import classification, mixup
 from tokenlearner_flexivit.train import loop, setup
@@ -172,6 +172,31 @@ def test_a_training_stops_at_labels_that_teach_nothing(config, monkeypatch):
   with pytest.raises(ValueError, match="data gives the label -1"):
     for _, _ in zip(range(4), loop._device_batches(parts, 0), strict=False):
       pass
+
+
+@pytest.mark.parametrize(
+  "label, is_refused",
+  [
+    ([1, 0, 1, 0], True),
+    ([0.9, 0.1, 0.9, 0.1], True),
+    ([1, 1, 1, 1], True),
+    ([0.5, 0, 0.5, 0], False),  # One of both, which is not known.
+    ([0.85, 0.05, 0.05, 0.05], False),
+    ([0.25] * 4, False),
+  ],
+)
+def test_several_classes_at_once_need_a_sigmoid(label, is_refused):
+  """As the op `multihot` makes them, also of a dataset of single labels."""
+  source = data.open_source({"name": "fake:8x8x3:4:8", "split": "train"})
+  example = {"label": np.array(label, np.float32)}
+  model = models.ViT.from_variant("mu/4", num_classes=4)
+  for loss in classification.LOSSES:
+    task = classification.Classification(model, 4, loss)
+    if is_refused and loss == "softmax_xent":
+      with pytest.raises(ValueError, match=r"several classes, but .*softmax"):
+        task.check_source(source, example)
+    else:
+      task.check_source(source, example)
 
 
 def test_labels_that_a_loss_can_learn_from():

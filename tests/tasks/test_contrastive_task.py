@@ -93,7 +93,8 @@ def test_weights_that_know_other_words_are_refused(monkeypatch):
       task.check_init("there")
       continue
     with pytest.raises(ValueError, match="'there' was trained with another"):
-      task.check_init("there")
+      task.check_init("there", fresh=["txt/head"])
+    task.check_init("there", fresh=["txt/"])  # None of its words is taken.
 
 
 def test_a_vocabulary_may_be_given(tmp_path):

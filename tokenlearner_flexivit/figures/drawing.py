@@ -65,6 +65,8 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
   for text in _texts(figure):
     text.set_parse_math(False)
     text.set_text(terminal.encodable(text.get_text()))
+  for axis in figure.findobj(Axis):
+    _write_names_plainly(axis)
   with paths.whole(path) as partial:
     figure.savefig(partial, dpi=dpi, format=kind)
 
@@ -76,6 +78,20 @@ def _texts(artist: Artist) -> Iterator[Text]:
   elif not isinstance(artist, Axis):
     for child in artist.get_children():
       yield from _texts(child)
+
+
+def _write_names_plainly(axis: Axis) -> None:
+  """Makes names along an axis texts that can be drawn as they are."""
+  if isinstance(axis.get_major_formatter(), ticker.ScalarFormatter):
+    return
+  if isinstance(axis.get_major_formatter(), ticker.LogFormatter):
+    return
+  ticks = axis.get_ticklabels()
+  names = [text.get_text() for text in ticks]
+  if (plain := [terminal.encodable(name) for name in names]) != names:
+    ticks = axis.set_ticklabels(plain)
+  for text in ticks:
+    text.set_parse_math(False)
 
 
 def log_axis(axes: Any, values: Sequence[float]) -> None:

@@ -62,6 +62,8 @@ class Task(abc.ABC):
     has_places: whether answers tell places in an image. Then predictions bring
       them back to the original by `restore`, and images that do not have the
       model's size are padded rather than cropped.
+    written_ends: what is put behind the name of an input, before the suffix, in
+      the names of the files that `write` and `draw` make.
     frozen: patterns of parameters that no step changes, as
       `config.optimizer.freeze` has them; `after_step` may.
     is_mean: whether the loss is a mean over examples. Other losses, such as
@@ -79,6 +81,7 @@ class Task(abc.ABC):
   purpose: ClassVar[str | None] = None
   answer_text: ClassVar[str] = ""
   has_places: ClassVar[bool] = False
+  written_ends: ClassVar[Sequence[str]] = ("",)
   is_mean: ClassVar[bool] = True
   frozen: Sequence[str] = ()
 
@@ -185,13 +188,17 @@ class Task(abc.ABC):
     """
     del source, example
 
-  def check_init(self, source: str | os.PathLike) -> None:
+  def check_init(
+    self, source: str | os.PathLike, fresh: Sequence[str] = ()
+  ) -> None:
     """Raises ValueError for weights to start from that the data do not suit.
 
     Args:
       source: of the weights, `config.init`.
+      fresh: beginnings of names of parameters that are not taken from them,
+        `config.init_fresh`.
     """
-    del source
+    del source, fresh
 
   def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
     """Returns fresh parameters for images [H, W, C] or videos [T, H, W, C]."""

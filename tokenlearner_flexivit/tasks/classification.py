@@ -155,8 +155,11 @@ class Classification(base.Task):
     if self.probabilities is not jax.nn.softmax:
       return
     # Or an op has chosen one of the classes.
-    is_vector = "label" in self.batch_keys and np.ndim(example["label"]) == 1
-    if source.has_several and is_vector:
+    label = np.asarray(example["label"] if "label" in self.batch_keys else 0)
+    is_vector = label.ndim == 1
+    # Such as those of several entries, which `multihot` joins.
+    is_several = is_vector and labels_lib.are_several(label)
+    if is_several or (source.has_several and is_vector):
       raise ValueError(
         f"Examples of {source.name} may have several classes, but "
         "config.task.loss='softmax_xent' is for exactly one. Set "

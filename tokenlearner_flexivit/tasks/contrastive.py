@@ -235,9 +235,11 @@ class Contrastive(base.Task):
     name = section.get("name") or "two_towers"
     return models.create(**{**section, "name": name, "text": text})
 
-  def check_init(self, source: str | os.PathLike) -> None:
+  def check_init(
+    self, source: str | os.PathLike, fresh: Sequence[str] = ()
+  ) -> None:
     """Raises ValueError if the weights know other words than the data."""
-    text_towers.check_weights(source, self.model, self.vocabulary)
+    text_towers.check_weights(source, self.model, self.vocabulary, fresh)
 
   @property
   def batch_keys(self) -> tuple[str, ...]:

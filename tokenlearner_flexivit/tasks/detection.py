@@ -220,9 +220,11 @@ class Detection(box_answers.BoxAnswers):
     name = section.get("name") or "owl_vit"
     return models.create(**{**section, "name": name, "text": text})
 
-  def check_init(self, source: str | os.PathLike) -> None:
+  def check_init(
+    self, source: str | os.PathLike, fresh: Sequence[str] = ()
+  ) -> None:
     """Raises ValueError if the weights know other words than the names."""
-    text_towers.check_weights(source, self.model, self.vocabulary)
+    text_towers.check_weights(source, self.model, self.vocabulary, fresh)
 
   @classmethod
   def renamed(

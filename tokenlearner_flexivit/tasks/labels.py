@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+# Weights of one class add up to 1, but for rounding and smoothing.
+_MOST_OF_ONE = 1.5
+
 
 def are_numbers(labels: jax.Array | np.ndarray) -> bool:
   """Tells whether labels are class numbers [B], one for each example."""
@@ -80,6 +83,19 @@ def is_known(label: np.ndarray) -> bool:
     return bool(label >= 0)
   # Equivalent to some class being right by `right_classes`.
   return bool(label.max() > min(label.min(), 0.5))
+
+
+def are_several(weights: Float[np.ndarray, " C"]) -> bool:
+  """Tells whether a label names several classes, all of them true at once.
+
+  Several classes whose weights add up to one are a distribution: one of them is
+  true.
+
+  Args:
+    weights: of the classes, in [0, 1].
+  """
+  (right,) = np.asarray(right_classes(jnp.asarray(weights)[None]))
+  return bool(right.sum() > 1 and weights[right].sum() > _MOST_OF_ONE)
 
 
 def right_classes(weights: Float[Array, "B C"]) -> Bool[Array, "B C"]:

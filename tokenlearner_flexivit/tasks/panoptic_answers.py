@@ -56,6 +56,7 @@ class PanopticAnswers(base.Task):
     "none, and the class of each number, -1 for none"
   )
   has_places = True
+  written_ends = ("", "_ids")
 
   coder: label_coder.LabelCoder
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from tokenlearner_flexivit import interop
 from tokenlearner_flexivit.data import vocabulary as vocabularies
+from tokenlearner_flexivit.interop import text_tower
 
 
 def check_size(
@@ -36,6 +37,7 @@ def check_weights(
   source: str | os.PathLike,
   model: Any,
   vocabulary: vocabularies.Vocabulary,
+  fresh: Sequence[str],
 ) -> None:
   """Raises ValueError if weights to start from know other words.
 
@@ -45,7 +47,11 @@ def check_weights(
     source: of the weights, `config.init`.
     model: has the arguments of its text tower in `text`.
     vocabulary: of the run.
+    fresh: `config.init_fresh`. Nothing is compared if the embeddings of words
+      are not taken from the weights.
   """
+  if text_tower.EMBEDDING.startswith(tuple(fresh)):
+    return
   known = interop.vocabulary(source)
   if known is None or "vocab_size" not in (model.text or {}):
     return

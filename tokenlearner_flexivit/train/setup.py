@@ -157,7 +157,7 @@ class Experiment:
     model = task_class.build_model(config["model"], **about)
     self.task = tasks.create(config["task"], model=model, **about)
     if begins and config["init"] is not None:
-      self.task.check_init(config["init"])
+      self.task.check_init(config["init"], config["init_fresh"])
     profiler.check(config["profile_steps"], self.steps("total"))
     if is_training:
       self._check_training()

@@ -86,6 +86,16 @@ def test_utf_16_as_spreadsheets_write_it(tmp_path):
   assert by_name(open_captions(tmp_path)) == EXPECTED
 
 
+def test_excels_line_of_the_separator_is_no_line_of_the_table(tmp_path):
+  write_images(tmp_path, ("a.png", "b.png"))
+  text = '"sep=|"\nfile|caption\na.png|a,b\nb.png|\n'
+  path = write(tmp_path, text, "c.csv")
+  with pytest.raises(ValueError, match=r"line 4: a caption of b\.png has"):
+    open_captions(tmp_path)
+  write(tmp_path, text.replace("b.png|", "b.png|c"), "c.csv")
+  assert len(open_captions(path)) == 2
+
+
 def karpathy(folder, **changes):
   images = [
     {

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data import splits_read
+from tokenlearner_flexivit.data.ops import exif as exif_lib
 from tokenlearner_flexivit.data.sources.coco import source as coco
 
 # Category ids with a gap, and not in order.
@@ -362,6 +363,25 @@ def test_images_are_read_as_they_were_annotated(tmp_path):
   decode = data.parse("decode")
   assert decode(examples["a.jpg"])["image"].shape == (10, 20, 3)
   assert decode(examples["c.jpg"])["image"].shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize("has_others", [True, False])
+def test_square_images_are_read_as_the_others_were_annotated(
+  has_others, tmp_path
+):
+  """Their sizes do not tell; upside down, a box would be elsewhere."""
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  write_images(tmp_path / "images", exif=exif)
+  if has_others:
+    exif[0x0112] = 6
+    write_images(tmp_path / "images", ["a.jpg"], exif=exif)
+  write(tmp_path / "result.json", boxes())
+  says = "turn 3 images whose" if has_others else "turn 3 images, and the sizes"
+  with pytest.warns(UserWarning, match=says):
+    (_, example, _) = by_name(open_coco(tmp_path)).values()
+  as_stored = exif_lib.as_stored(example["image"]) == example["image"]
+  assert as_stored == has_others
 
 
 def test_sizes_that_annotations_lack_are_those_of_the_images(tmp_path):

@@ -186,6 +186,7 @@ def test_other_ends_of_lines_and_utf16(tmp_path):
   table = tmp_path / "train.csv"
   for text in (
     "path\tlabel\r\na.mp4\tr\u00fcn\r\n",
+    "sep=;\r\npath;label\r\na.mp4;r\u00fcn\r\n",
     "path,label\ra.mp4,r\u00fcn\r",
   ):
     for encoding in ("utf-16", "utf-8"):

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.data.sources import csv_rows
 
 # Names of columns, and of keys in JSON. If a table has several of a kind, the
 # first of these is read.
@@ -174,20 +174,13 @@ def _csv_rows(
   path: pathlib.Path, text: str, problems: list[str]
 ) -> Iterator[Row]:
   """Yields the rows of a CSV file, and adds to the problems."""
-  first, *_ = text.splitlines() or [""]
+  separators = _SEPARATORS[path.suffix.lower()]
+  reader, first, separator = csv_rows.split(text, separators)
   if not first.strip():
     raise ValueError(
       f"{path} {'begins with an empty line' if text.strip() else 'is empty'}: "
       "its first line names the columns, as in file,caption."
     )
-  separators = _SEPARATORS[path.suffix.lower()]
-  separator = max(separators, key=first.count)
-  reader = csv.reader(
-    io.StringIO(text, newline=""),
-    delimiter=separator,
-    skipinitialspace=True,
-    strict=True,
-  )
   try:
     header = [_plain(name) for name in next(reader, [])]
     image, caption = _columns(path, header)

@@ -188,14 +188,20 @@ def _check_images(
     ValueError: an image is missing, is none, or has another size.
   """
   headers = image_header.read_all(images)
-  problems, as_stored, sizes = [], [], read.sizes[order]
+  problems, as_stored, unsure, sizes = [], [], [], read.sizes[order]
+  has_upright = False
   for i, header in enumerate(headers):
     size = tuple(sizes[i].tolist())
     if isinstance(header, str):
       problems.append(f"{images[i]}: {header}")
     elif 0 in size:
       sizes[i] = header.upright
-    elif size != header.upright:
+    elif size == header.stored == header.upright:
+      if header.orientation > 1:
+        unsure.append(i)
+    elif size == header.upright:
+      has_upright = True
+    else:
       if size == header.stored:
         as_stored.append(i)
       else:
@@ -204,6 +210,18 @@ def _check_images(
           f"height), the annotations say {size[1]} x {size[0]}"
         )
   sources.check(f"{read.path} does not fit the images in {folder}", problems)
+  if as_stored and not has_upright:
+    # Who ignored the EXIF data of some images has ignored those of all.
+    as_stored += unsure
+  elif unsure and not has_upright:
+    listed = sources.listed([images[i] for i in unsure])
+    warnings.warn(
+      f"EXIF data turn {terminal.counted(len(unsure), 'image')}, and the sizes "
+      f"in {read.path} do not tell whether the annotations are turned, too. "
+      "They are read as turned; if they are of the pixels as stored, say "
+      f"decode(exif=False).{listed}",
+      stacklevel=5,
+    )
   if as_stored:
     listed = sources.listed([images[i] for i in as_stored])
     warnings.warn(

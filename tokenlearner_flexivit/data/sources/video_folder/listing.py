@@ -4,7 +4,6 @@ import codecs
 import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import csv_rows
 from tokenlearner_flexivit.data.sources.video_folder import clips as video_clips
 from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder.clips import Clip
@@ -73,7 +73,8 @@ def list_videos(path: str | os.PathLike) -> Listing:
     PATH/CLASS/VIDEO
 
   A CSV file is UTF-8 (or UTF-16 with its mark), with commas, or with semicolons
-  or tabs as spreadsheets write them; empty lines are ignored. A path in it is
+  or tabs as spreadsheets write them; empty lines are ignored, and so is Excel's
+  "sep=;" before the first line. A path in it is
   relative to PATH or absolute; start and end are seconds and may be left empty.
   Several labels are joined by ";". If any clip has several labels, every clip
   may have several classes.
@@ -212,16 +213,8 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
 
 def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   """Returns the clips that a CSV file lists."""
-  text = _read_text(table)
-  header, *_ = text.splitlines() or [""]
-  separator = max(_SEPARATORS, key=header.count)
+  reader, _, separator = csv_rows.split(_read_text(table), _SEPARATORS)
   clips, lines, problems = [], [], []
-  reader = csv.reader(
-    io.StringIO(text, newline=None),
-    delimiter=separator,
-    skipinitialspace=True,
-    strict=True,
-  )
   try:
     columns = [name.strip().lower() for name in next(reader, [])]
     _check_columns(table, columns)
