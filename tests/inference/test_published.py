@@ -61,6 +61,40 @@ def test_a_predictor_prepares_images_as_the_config_tells(folder):
   assert_close(np.array([shares[i] for i in range(3)]), likely, 1e-5)
 
 
+def test_classes_that_do_not_exclude_one_another_have_sigmoids(tmp_path):
+  """As a config.json of Hugging Face tells."""
+  model = models.ViT.from_variant(
+    "mu/4", num_classes=3, pool="tok", gelu="erf", posemb_grid=3
+  )
+  interop.save_params(
+    tiny.init(model, np.zeros((1, 12, 12, 3))),
+    tmp_path,
+    "hugging_face",
+    model=model,
+    input_mean=0.5,
+    input_std=0.5,
+  )
+  path = tmp_path / "model.safetensors"
+  safetensors.numpy.save_file(safetensors.numpy.load_file(path), path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  for problem, loss in (
+    ("single_label_classification", "softmax_xent"),
+    ("multi_label_classification", "sigmoid_xent"),
+  ):
+    changed = json.dumps(config | {"problem_type": problem})
+    (tmp_path / "config.json").write_text(changed)
+    assert Predictor.load(tmp_path).trained.loss == loss
+  image = np.zeros((12, 12, 3), np.uint8)
+  (prediction,) = Predictor.load(tmp_path).predict([image], top_k=3)
+  probabilities = [label.probability for label in prediction.labels]
+  assert sum(probabilities) != pytest.approx(1)
+  assert runs.open_weights(tmp_path).config["task"]["loss"] == "sigmoid_xent"
+  changed = json.dumps(config | {"problem_type": "regression"})
+  (tmp_path / "config.json").write_text(changed)
+  with pytest.raises(ValueError, match="problem_type='regression'"):
+    Predictor.load(tmp_path)
+
+
 def test_a_backbone_says_how_to_use_it(folder):
   path, _, _ = folder(num_classes=None)
   with pytest.raises(ValueError, match=r"without a head.*transfer\.py:init="):

@@ -107,10 +107,17 @@ def test_timm(kind, make, tmp_path):
   assert images.size == (12, 12) and images.mean == (0.5,) * 3
 
 
-@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize(
+  ("mode", "crop", "ops"),
+  [
+    ("center", 0.75, "resize_small(16,{})|central_crop((12, 12))"),
+    ("squash", 1.0, "resize((12, 12),{})"),
+    ("squash", 0.75, "resize((16, 16),{})|central_crop((12, 12))"),
+  ],
+)
 @pytest.mark.parametrize("format", ["timm", "hugging_face", "native"])
 def test_a_conversion_keeps_how_images_are_prepared(
-  format, squash, make, tmp_path
+  format, mode, crop, ops, make, tmp_path
 ):
   model, params = make(**KINDS["vit"])
   source, target = tmp_path / "source", tmp_path / "target"
@@ -121,15 +128,13 @@ def test_a_conversion_keeps_how_images_are_prepared(
   config = json.loads((source / "config.json").read_text())
   config["pretrained_cfg"] |= dict(
     interpolation="bicubic",
-    crop_pct=1.0 if squash else 0.75,
-    crop_mode="squash" if squash else "center",
+    crop_pct=crop,
+    crop_mode=mode,
   )
   (source / "config.json").write_text(json.dumps(config))
   expected = interop.describe(source).images
-  resized = "resize((12, 12),'pillow_bicubic')"
-  if not squash:
-    resized = "resize_small(16,'pillow_bicubic')|central_crop((12, 12))"
-  assert expected.ops == resized and expected.interpolation == "bicubic"
+  assert expected.ops == ops.format("'pillow_bicubic'")
+  assert expected.interpolation == "bicubic"
   if format == "native":
     target = target.with_suffix(".npz")
   cli.main(["convert", str(source), str(target), f"--format={format}"])

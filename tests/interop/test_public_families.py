@@ -4,6 +4,7 @@ Those with the models of both libraries lie in a folder beside the reference
 vectors; without it those tests are skipped.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -321,6 +322,22 @@ def test_images_that_weights_expect(family):
     ),
     (dict(size={"shortest_edge": 16}), (16, 16), 1, True),
     (dict(size=14, crop_size=12, do_center_crop=False), (14, 14), 1, False),
+    (dict(size=16, crop_size=12), (12, 12), 0.75, True),
+    # transformers' DeiTImageProcessor resizes to both sides, and then crops.
+    (
+      dict(
+        size=16, crop_size=12, feature_extractor_type="DeiTFeatureExtractor"
+      ),
+      (12, 12),
+      0.75,
+      False,
+    ),
+    (
+      dict(size={"height": 16, "width": 16}, crop_size=12),
+      (12, 12),
+      0.75,
+      False,
+    ),
   ],
 )
 def test_images_of_hugging_face(processor, size, crop, keeps, tmp_path):
@@ -336,6 +353,12 @@ def test_ops_for_images_that_weights_expect():
   assert images.ops == "resize_small(16,'area')|central_crop((12, 12))"
   squashed = config_files.Images(size=(12, 16), crop=1, keeps_shape=False)
   assert squashed.ops == "resize((12, 16),'area')"
+  # As timm's crop_mode "squash" has it, too.
+  cut = dataclasses.replace(squashed, crop=0.8)
+  assert cut.ops == "resize((15, 20),'area')|central_crop((12, 16))"
+  # 224 / (224 / 375) is 374.99999999999994.
+  images = config_files.Images(size=(224, 224), crop=224 / 375)
+  assert images.resized == (375, 375)
   assert config_files.UNKNOWN.ops is None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenlearner_flexivit import dials, interop, models
+from tokenlearner_flexivit.interop import config_files
 
 
 def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -49,6 +50,7 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
       "beside it (config.json of timm, preprocessor_config.json of Hugging "
       "Face), or load it with interop.load_params."
     )
+  task = config_files.task_of_hugging_face(path)
   params, _ = interop.load_params_and_report(
     path,
     model,
@@ -61,7 +63,7 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     model_section=section,
     pp=f"{decode}|{ops}|value_range(-1,1)|keep('image')",
     image_shape=(*described.images.size, described.channels),
-    loss="softmax_xent",
+    loss=task.get("loss", "softmax_xent"),
     settings=[dials.Setting(model.own_patch_size, None)],
     class_names=interop.class_names(path),
     recorded=(),

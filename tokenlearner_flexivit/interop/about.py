@@ -273,9 +273,9 @@ def preprocessing(
 
 
 def export_task(metadata: Mapping[str, str], path: pathlib.Path) -> dict:
-  """Returns the section `task` of an export, empty for other files."""
+  """Returns the section `task` of an export, or what a config tells of it."""
   if EXPORT_KEY not in metadata:
-    return {}
+    return config_files.task_of_hugging_face(path)
   noted = config_files.parse(metadata[EXPORT_KEY], path)
   if noted.get("other_task"):
     return dict(noted["other_task"]["section"])

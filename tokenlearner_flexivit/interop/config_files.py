@@ -37,6 +37,8 @@ _FEATURES_OF_KINDS = {
   "vitdet": "windowed attention",
   "yolos": "detection tokens",
 }
+# Keys of preprocessor_config.json, by age, that name the code that reads it.
+_KINDS_OF_PROCESSORS = ("image_processor", "feature_extractor")
 # Numbers of Pillow's ways to resample.
 _INTERPOLATIONS = {
   0: "nearest",
@@ -60,8 +62,8 @@ class Images:
     std: per channel, by which they are divided then; None if unknown.
     size: (height, width) in pixels; None if unknown.
     interpolation: how they are resized, such as "bicubic"; None if unknown.
-    crop: share of the resized image's smaller side that the central crop of
-      `size` keeps; 1 for none, None if unknown.
+    crop: share of the sides of the resized image, or of its smaller side, that
+      the central crop of `size` keeps; 1 for none, None if unknown.
     keeps_shape: whether resizing keeps the ratio of the sides.
   """
 
@@ -92,11 +94,22 @@ class Images:
     """
     if self.size is None:
       return None
-    if not self.keeps_shape:
-      return f"resize({self.size},{self.method!r})"
-    smaller = math.floor(min(self.size) / (self.crop or 1))
-    resize = f"resize_small({smaller},{self.method!r})"
-    return f"{resize}|central_crop({self.size})"
+    crop = f"central_crop({self.size})"
+    if self.keeps_shape:
+      return f"resize_small({min(self.resized)},{self.method!r})|{crop}"
+    resize = f"resize({self.resized},{self.method!r})"
+    return resize if self.resized == self.size else f"{resize}|{crop}"
+
+  @property
+  def resized(self) -> tuple[int, int]:
+    """Returns height and width before the crop, where the size is known.
+
+    If the ratio of the sides is kept, only the smaller one counts.
+    """
+    # Both libraries round down; the quotient may be a rounding error too small.
+    return tuple(
+      math.floor(side / (self.crop or 1) + 1e-6) for side in self.size
+    )
 
 
 UNKNOWN = Images()
@@ -274,9 +287,41 @@ def images_of_hugging_face(path: pathlib.Path) -> Images:
     size,
     _INTERPOLATIONS.get(processor.get("resample")),
     crop,
-    # A size of both sides alone changes their ratio.
-    keeps_shape=bool(crops or shortest),
+    keeps_shape=bool(shortest or (crops and not _squashes(processor))),
   )
+
+
+def _squashes(processor: Mapping[str, Any]) -> bool:
+  """Tells whether images get both sides of a size before they are cropped.
+
+  Of a single number the processors of DeiT make two sides, those of CLIP and
+  DINOv2 a smaller side.
+  """
+  if isinstance(processor.get("size"), Mapping):
+    return "height" in processor["size"]
+  names = (processor.get(f"{k}_type") for k in _KINDS_OF_PROCESSORS)
+  return any(str(name).startswith("DeiT") for name in names)
+
+
+def task_of_hugging_face(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what a classifier's config.json tells of `config.task`.
+
+  Args:
+    path: of the weights.
+
+  Returns:
+    `loss`, if the classes do not exclude one another; otherwise nothing.
+
+  Raises:
+    ValueError: the outputs are no classes.
+  """
+  problem = read(path).get("problem_type")
+  if problem == "regression":
+    raise unsupported(
+      str(path.parent / "config.json"), f"it has problem_type={problem!r}"
+    )
+  is_several = problem == "multi_label_classification"
+  return {"loss": "sigmoid_xent"} if is_several else {}
 
 
 def _sides(size: Any) -> tuple[tuple[int, int] | None, int | None]:

@@ -1,7 +1,6 @@
 """Writes a ViT as that model of Hugging Face's that computes the same."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,13 +182,17 @@ def processor(images: config_files.Images, model: Any) -> dict[str, Any]:
   mean, std = (
     list(x) * (3 if len(x) == 1 else 1) for x in (images.mean, images.std)
   )
-  size, cut = dict(height=height, width=width), {}
+  size, cut, kind = dict(height=height, width=width), {}, "ViT"
+  resized = dataclasses.replace(images, size=(height, width)).resized
   if images.crop and images.keeps_shape:
     cut = dict(do_center_crop=True, crop_size=size)
-    size = dict(shortest_edge=math.floor(min(height, width) / images.crop))
+    kind, size = "Bit", dict(shortest_edge=min(resized))
+  elif resized != (height, width):
+    cut = dict(do_center_crop=True, crop_size=size)
+    kind, size = "DeiT", dict(zip(("height", "width"), resized, strict=True))
   return dict(
-    # That of ViT does not crop.
-    image_processor_type=f"{'Bit' if cut else 'ViT'}ImageProcessor",
+    # That of ViT does not crop, that of Bit alone keeps the ratio of the sides.
+    image_processor_type=f"{kind}ImageProcessor",
     do_resize=True,
     size=size,
     **cut,
