@@ -291,6 +291,27 @@ def check_call(
   return section
 
 
+def with_default(
+  function: Callable[..., Any], section: Mapping[str, Any], key: str
+) -> Any:
+  """Returns the value of a key that `call` would pass, as `plain` has it.
+
+  Args:
+    function: as in `call`.
+    section: as in `call`.
+    key: of the section, perhaps missing there.
+  """
+  parameter = inspect.signature(function).parameters.get(key)
+  value = section.get(key)
+  is_left_out = key not in section or (
+    value is None and not _may_be_none(parameter)
+  )
+  if not is_left_out or parameter is None:
+    return value
+  default = parameter.default
+  return plain(None if default is inspect.Parameter.empty else default, key)
+
+
 def _may_be_none(parameter: inspect.Parameter | None) -> bool:
   """Tells whether a parameter accepts None, or that is unknown."""
   if parameter is None or parameter.default is None:

@@ -69,6 +69,27 @@ def test_a_workdir_without_a_checkpoint_is_nobodys(bound):
     claim(bound, seed=9)
 
 
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    ("data__num_workers", 0),
+    ("evals__test__type", "classification"),
+    ("flexi__sandwich", False),
+    ("model__norm_eps", 1e-6),
+    ("model__pool", "gap"),
+    ("optimizer__b2", 0.999),
+    ("optimizer__schedule__name", "cosine"),
+    ("task__label_smoothing", 0.0),
+  ],
+)
+def test_a_default_that_is_spelled_out_is_no_change(bound, key, value, capsys):
+  claim(bound, **{key: value})
+  assert not capsys.readouterr().out
+  if isinstance(value, float):
+    with pytest.raises(ValueError, match=f"-> {value + 0.5}"):
+      claim(bound, **{key: value + 0.5})
+
+
 def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):
   def out_of_memory(*args, **kwargs):
     raise MemoryError

@@ -19,7 +19,7 @@ from tokenlearner_flexivit.parallel import hosts
 from tokenlearner_flexivit.run import checkpoint as checkpoint_lib
 from tokenlearner_flexivit.run import metric_log
 from tokenlearner_flexivit.run import workdir as workdir_lib
-from tokenlearner_flexivit.train import setup, weight_digests
+from tokenlearner_flexivit.train import setup, spelled_out, weight_digests
 
 Change = tuple[str, Any, Any]  # A key, such as "config.seed"; before and now.
 
@@ -137,7 +137,9 @@ def check_model(
   differ = [
     c
     for c in changes
-    if c[0] not in _CHANGES_DROPOUT and not _CHANGES_NOTHING.fullmatch(c[0])
+    if c[0] not in _CHANGES_DROPOUT
+    and not _CHANGES_NOTHING.fullmatch(c[0])
+    and not spelled_out.is_same(c[0], trained, config)
   ]
   asks = _asks_teachers_of_the_task(config)
   now = {}
@@ -236,6 +238,8 @@ def _check_bound(
   has_begun = bool(checkpoint_lib.steps(workdir))
   for change in configuration.changes(before, config):
     key = change[0]
+    if spelled_out.is_same(key, before, config):
+      continue
     name = _EVALUATION.match(key)
     if has_begun and _READ_AT_BEGINNING.fullmatch(key):
       terminal.say(
