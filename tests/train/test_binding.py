@@ -15,7 +15,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import report as report_lib
 from tokenlearner_flexivit import train
-from tokenlearner_flexivit.train import binding, loop, setup
+from tokenlearner_flexivit.train import binding, loop, setup, spelled_out
 from tokenlearner_flexivit.train import step as train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,6 +88,21 @@ def test_a_default_that_is_spelled_out_is_no_change(bound, key, value, capsys):
   if isinstance(value, float):
     with pytest.raises(ValueError, match=f"-> {value + 0.5}"):
       claim(bound, **{key: value + 0.5})
+
+
+def test_what_is_built_alike_without_data_may_still_be_another_thing():
+  """Before the data are opened, any coder serves."""
+  configs = [
+    setup.complete(make_config()) | {"task": {"name": "panoptic"}}
+    for _ in range(2)
+  ]
+  for config, coder in zip(configs, ("/a", "/b"), strict=True):
+    config["model"] = {"variant": "mu", "coder": coder}
+  key = "config.model.coder"
+  assert not spelled_out.is_same(key, *configs)
+  configs[1]["model"]["coder"] = "/a"
+  configs[1]["model"]["dtype"] = "float32"
+  assert spelled_out.is_same("config.model.dtype", *configs)
 
 
 def test_a_start_that_fails_leaves_the_workdir_free(config, tmp_path):

@@ -23,23 +23,22 @@ def is_same(key: str, old: Config, new: Config) -> bool:
     old: complete.
     new: complete.
   """
-  first, *rest = key.split(".")[1:]
-  if first in _BUILD:
-    return _same_when_built(_BUILD[first], old, new)
-  section, name = [first, *rest[:-1]], rest[-1:]
-  readers = [_reader(section, config) for config in (old, new)]
-  if not name or None in readers or readers[0] is not readers[1]:
+  top, *_ = *section, name = key.split(".")[1:]
+  configs = (old, new)
+  if None not in [_section(section, config).get(name) for config in configs]:
     return False
-  if (
-    name[0] in _NAMES
-    and name[0] not in inspect.signature(readers[0]).parameters
-  ):
+  if top in _BUILD:
+    return _same_when_built(_BUILD[top], old, new)
+  reader, other = (_reader(section, config) for config in configs)
+  if reader is None or reader is not other:
+    return False
+  if name in _NAMES and name not in inspect.signature(reader).parameters:
     return True  # It names the reader.
-  values = [
-    configuration.with_default(readers[0], _section(section, config), name[0])
-    for config in (old, new)
-  ]
-  return values[0] == values[1]
+  first, second = (
+    configuration.with_default(reader, _section(section, config), name)
+    for config in configs
+  )
+  return first == second
 
 
 def _model(config: Config) -> Any:
