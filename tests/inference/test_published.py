@@ -10,6 +10,7 @@ from tests import tiny
 from tests.vectors import assert_close
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.inference import Predictor, runs
+from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import resize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -89,6 +90,16 @@ def test_classes_that_do_not_exclude_one_another_have_sigmoids(tmp_path):
   probabilities = [label.probability for label in prediction.labels]
   assert sum(probabilities) != pytest.approx(1)
   assert runs.open_weights(tmp_path).config["task"]["loss"] == "sigmoid_xent"
+  names = dict(enumerate(["ant", "bee", "cat"]))
+  problem = {"problem_type": "multi_label_classification", "id2label": names}
+  (tmp_path / "config.json").write_text(json.dumps(config | problem))
+  for format in ("hugging_face", "timm"):
+    target = tmp_path / format
+    cli.main(["convert", str(tmp_path), str(target), f"--format={format}"])
+    trained = Predictor.load(target).trained
+    assert trained.class_names == ("ant", "bee", "cat")
+    several = trained.loss == "sigmoid_xent"
+    assert several == (format == "hugging_face")  # timm's cannot tell.
   changed = json.dumps(config | {"problem_type": "regression"})
   (tmp_path / "config.json").write_text(changed)
   with pytest.raises(ValueError, match="problem_type='regression'"):

@@ -50,6 +50,11 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
       "beside it (config.json of timm, preprocessor_config.json of Hugging "
       "Face), or load it with interop.load_params."
     )
+  if config_files.read(path).get("problem_type") == "regression":
+    raise ValueError(
+      f"The config.json beside {path} has problem_type='regression': its "
+      "outputs are no classes. Load it with interop.load_params."
+    )
   task = config_files.task_of_hugging_face(path)
   params, _ = interop.load_params_and_report(
     path,

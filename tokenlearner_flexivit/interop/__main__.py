@@ -15,7 +15,11 @@ import sys
 from tokenlearner_flexivit import arguments, models, terminal
 from tokenlearner_flexivit.interop import (
   FORMATS,
+  about,
+  class_names,
+  containers,
   describe,
+  download,
   load_params_and_report,
   save,
 )
@@ -176,6 +180,9 @@ def _convert(args: argparse.Namespace) -> None:
   if not as_stored and (mean, std) != (None, None):
     # Other statistics are absorbed.
     expected = dataclasses.replace(expected, mean=(0.5,), std=(0.5,))
+  path = download.fetch(args.input)
+  with containers.open_file(path) as opened:
+    loss = about.loss(path, opened.metadata)
   save.save_with_images(
     params,
     args.output,
@@ -183,6 +190,8 @@ def _convert(args: argparse.Namespace) -> None:
     model=model,
     images=expected,
     no_embed_class=args.no_embed_class,
+    class_names=class_names(args.input),
+    loss=loss,
   )
   print(f"Saved {args.output} ({args.format}).")
 

@@ -272,6 +272,29 @@ def preprocessing(
   return None
 
 
+def loss(path: pathlib.Path, metadata: Mapping[str, str]) -> str | None:
+  """Returns the loss of a classifier of a run or of a file that tells it.
+
+  Args:
+    path: of the file or workdir.
+    metadata: of the file.
+
+  Returns:
+    A key of `config_files.PROBLEMS`, None for others.
+  """
+  if path.is_dir():
+    if not (path / workdir_lib.CONFIG_FILE).is_file():
+      return None
+    task = workdir_lib.read_config(path).get("task") or {}
+    task = {"loss": "softmax_xent", **task}
+  else:
+    task = export_task(metadata, path)
+  kinds = ("classification", "distillation")
+  if task.get("name", kinds[0]) not in kinds:
+    return None
+  return task.get("loss")
+
+
 def export_task(metadata: Mapping[str, str], path: pathlib.Path) -> dict:
   """Returns the section `task` of an export, or what a config tells of it."""
   if EXPORT_KEY not in metadata:

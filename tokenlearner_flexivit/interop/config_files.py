@@ -37,6 +37,11 @@ _FEATURES_OF_KINDS = {
   "vitdet": "windowed attention",
   "yolos": "detection tokens",
 }
+# Hugging Face's names of problems by the loss of `config.task`.
+PROBLEMS = {
+  "softmax_xent": "single_label_classification",
+  "sigmoid_xent": "multi_label_classification",
+}
 # Keys of preprocessor_config.json, by age, that name the code that reads it.
 _KINDS_OF_PROCESSORS = ("image_processor", "feature_extractor")
 # Numbers of Pillow's ways to resample.
@@ -311,16 +316,9 @@ def task_of_hugging_face(path: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     `loss`, if the classes do not exclude one another; otherwise nothing.
-
-  Raises:
-    ValueError: the outputs are no classes.
   """
   problem = read(path).get("problem_type")
-  if problem == "regression":
-    raise unsupported(
-      str(path.parent / "config.json"), f"it has problem_type={problem!r}"
-    )
-  is_several = problem == "multi_label_classification"
+  is_several = problem == PROBLEMS["sigmoid_xent"]
   return {"loss": "sigmoid_xent"} if is_several else {}
 
 

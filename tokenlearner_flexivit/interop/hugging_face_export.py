@@ -1,7 +1,7 @@
 """Writes a ViT as that model of Hugging Face's that computes the same."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,12 +118,19 @@ def to_theirs(leaves: Leaves) -> Leaves:
   return written
 
 
-def config(model: Any, leaves: Leaves) -> dict[str, Any]:
+def config(
+  model: Any,
+  leaves: Leaves,
+  class_names: Sequence[str] | None = None,
+  loss: str | None = None,
+) -> dict[str, Any]:
   """Returns the content of config.json.
 
   Args:
     model: a `models.ViT`.
     leaves: its arrays, by our names.
+    class_names: of its classes; None for unknown ones.
+    loss: a key of `config_files.PROBLEMS`; None for an unknown one.
   """
   kind = kind_for(leaves)
   p, q = model.patch_size
@@ -160,8 +167,11 @@ def config(model: Any, leaves: Leaves) -> dict[str, Any]:
   if kind is _CLIP and has_head:
     values["projection_dim"] = model.num_classes
   elif has_head:
-    values["id2label"] = {i: f"LABEL_{i}" for i in range(model.num_classes)}
-    values["label2id"] = {f"LABEL_{i}": i for i in range(model.num_classes)}
+    names = class_names or [f"LABEL_{i}" for i in range(model.num_classes)]
+    values["id2label"] = dict(enumerate(names))
+    values["label2id"] = {name: i for i, name in enumerate(names)}
+    if loss is not None:
+      values["problem_type"] = config_files.PROBLEMS[loss]
   if model.rep_size:
     values |= dict(pooler_act="tanh")
     values["pooler_output_size"] = leaves["pre_logits/kernel"].shape[-1]

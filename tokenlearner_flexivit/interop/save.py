@@ -115,8 +115,10 @@ def save_with_images(
   model: nn.Module | None,
   images: config_files.Images,
   no_embed_class: bool = False,
+  class_names: Sequence[str] | None = None,
+  loss: str | None = None,
 ) -> None:
-  """Saves parameters, and all that is known of the images they expect.
+  """Saves parameters, and all that is known of their images and classes.
 
   Args:
     params: as for `save_params`.
@@ -125,6 +127,9 @@ def save_with_images(
     model: as for `save_params`.
     images: that the weights expect.
     no_embed_class: as for `save_params`.
+    class_names: in the order of their numbers, for configs of libraries; None
+      if they are not known.
+    loss: by which a classifier was trained, for those of Hugging Face.
 
   Raises:
     FileNotFoundError, ValueError: as `save_params`.
@@ -172,7 +177,10 @@ def save_with_images(
   if (
     format in formats.LIBRARIES and path.name == formats.LIBRARY_FILE and model
   ):
-    texts = _configs(model, ours, format, images, no_embed_class)
+    if len(class_names or ()) != getattr(model, "num_classes", None):
+      class_names = None
+    about_classes = dict(class_names=class_names, loss=loss)
+    texts = _configs(model, ours, format, images, no_embed_class, about_classes)
     _check_beside(path.parent, texts)
   metadata = {}
   num_heads = _num_heads(arrays)
@@ -186,14 +194,18 @@ def save_with_images(
     (path.parent / name).write_text(text, encoding="utf-8")
 
 
-def _configs(model, leaves, format, images, no_embed_class) -> dict[str, str]:
+def _configs(
+  model, leaves, format, images, no_embed_class, about_classes
+) -> dict[str, str]:
   """Returns the files that a library puts beside weights, by name."""
   if format == "timm":
-    contents = {
-      "config.json": timm_export.config(model, leaves, images, no_embed_class)
-    }
+    config = timm_export.config(model, leaves, images, no_embed_class)
+    if names := about_classes["class_names"]:
+      config["label_names"] = list(names)
+    contents = {"config.json": config}
   else:
-    contents = {"config.json": hugging_face_export.config(model, leaves)}
+    config = hugging_face_export.config(model, leaves, **about_classes)
+    contents = {"config.json": config}
     if images.mean is not None:
       processor = hugging_face_export.processor(images, model)
       contents["preprocessor_config.json"] = processor
