@@ -39,6 +39,27 @@ def test_the_box_head_is_the_published_one(name):
   chex.assert_trees_all_close(grads, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(32, 36, 40), (64, 64, 40), (8, 576, 80)])
+def test_logits_of_a_whole_batch_are_those_of_each_image(sizes):
+  """Compiled as well: with queries broadcast over images they were not."""
+  images, predictions, names = sizes
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (images, predictions, 64))
+  queries = jax.random.normal(keys[1], (names, 64))
+  head = heads.ClassHead(embed_dim=64)
+  params = head.init(keys[2], x[:1])
+  params = jax.tree.map(
+    lambda p: p + jax.random.normal(keys[2], p.shape), params
+  )
+
+  @jax.jit
+  def answer(x, queries):
+    return heads.class_logits(head.apply(params, x), queries)
+
+  each = jnp.concatenate([answer(image[None], queries) for image in x])
+  chex.assert_trees_all_close(answer(x, queries), each, rtol=1e-4, atol=1e-4)
+
+
 @checks("dense_scenic_owl_class_head")
 def test_the_class_head_is_the_published_one(name):
   vectors = Vectors(name)

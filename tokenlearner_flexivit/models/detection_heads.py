@@ -169,12 +169,14 @@ def class_logits(
     is_query: False for padding, whose logits are -1e6.
   """
   embedding = tokens["embedding"]
-  queries = jnp.broadcast_to(
-    normalized(queries.astype(jnp.float32)),
-    (embedding.shape[0], *queries.shape[-2:]),
-  )
+  # Queries of all images are not broadcast: at 64 predictions and more, XLA's
+  # CPU compiler (jaxlib 0.10.2) would make one logit of all of an image's.
+  shared = queries.ndim == 2
   logits = jnp.einsum(
-    "bne,bqe->bnq", embedding, queries, precision=jax.lax.Precision.HIGHEST
+    "bne,qe->bnq" if shared else "bne,bqe->bnq",
+    embedding,
+    normalized(queries.astype(jnp.float32)),
+    precision=jax.lax.Precision.HIGHEST,
   )
   logits = logits + tokens["shift"][..., None]
   logits *= tokens["scale"][..., None]
