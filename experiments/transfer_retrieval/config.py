@@ -7,8 +7,9 @@ workdir=/tmp/runs
 Backbones are trainings of flexivit_curves, under the names that they have
 there. Image towers start from them and learn all attributes of rendered_scenes
 at once: a tower of textures alone has forgotten the colours and the counts that
-captions tell, and all attributes from scratch leave the textures out. Towers
-and transfers start from a run in the folder `workdir=...` of the study.
+captions tell, and all attributes from scratch leave the textures out. Those of
+the study of counts, `counts.py`, learn the number of objects alone. Towers and
+transfers start from a run in the folder `workdir=...` of the study.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ ATTRIBUTES = {
 }
 LOCKED, TUNED = WAYS = ("locked", "tuned")
 ANY_SIZE = f"{LOCKED}_any_size"
+COUNTED = "num_objects"
+COUNTS = "counts"  # Begins the names of cells of counts.
 _TUNED_RATE = 0.1  # Of the tower, in shares of that of the text tower.
 
 
@@ -84,6 +87,11 @@ def at(way: str, tower: str, size: int) -> str:
   return f"{way}_{tower}_at{size}"
 
 
+def of_counts(name: str) -> str:
+  """Returns the name of the cell that is like another, but learns counts."""
+  return f"{COUNTS}_{name}"
+
+
 def towers(scale: Scale) -> dict[str, curves_cells.Cell]:
   """Returns the image towers by name: the backbones that they start from.
 
@@ -111,11 +119,36 @@ def transfers(scale: Scale) -> dict[str, Transfer]:
   return {transfer.name: transfer for transfer in listed}
 
 
+def towers_of_counts(scale: Scale) -> dict[str, curves_cells.Cell]:
+  """Returns `towers` under the names of those that learn counts."""
+  return {of_counts(name): cell for name, cell in towers(scale).items()}
+
+
+def transfers_of_counts(scale: Scale) -> dict[str, Transfer]:
+  """Returns the locked ones of `transfers`, with the towers of counts."""
+  return {
+    of_counts(name): dataclasses.replace(
+      transfer, name=of_counts(name), tower=of_counts(transfer.tower)
+    )
+    for name, transfer in transfers(scale).items()
+    if transfer.way == LOCKED
+  }
+
+
 def needs_of_towers(scale: Scale) -> dict[str, list[str]]:
   """Returns backbones and towers, each after those it needs."""
   return curves_cells.backbones_with_needs(scale) | {
     tower: [backbone.name] for tower, backbone in towers(scale).items()
   }
+
+
+def needs_of_counts(scale: Scale) -> dict[str, list[str]]:
+  """Returns the cells of the study of counts, each after those it needs."""
+  return (
+    curves_cells.backbones_with_needs(scale)
+    | {t: [backbone.name] for t, backbone in towers_of_counts(scale).items()}
+    | {name: [t.tower] for name, t in transfers_of_counts(scale).items()}
+  )
 
 
 def needs(scale: Scale) -> dict[str, list[str]]:
@@ -129,30 +162,77 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
   small = dict(depth=2, pair_steps=2, pair_batch=8)
   scale, before, args = recipe.read_argument(
-    arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
+    arg,
+    SCALES,
+    lambda scale: needs(scale) | needs_of_counts(scale),
+    small,
+    cell=ANY_SIZE,
+    workdir="",
   )
-  name = args["cell"]
+  name, seed = args["cell"], args["seed"]
   if name in curves_cells.backbones_with_needs(scale):
     return curves_config.get_config(arg)
   (init,) = recipe.runs_before(args, before, "transfer_retrieval").values()
+  every_tower = towers(scale) | towers_of_counts(scale)
   if name in towers(scale):
-    return _tower_config(scale, args["seed"], towers(scale)[name], init)
-  return _transfer_config(scale, args["seed"], transfers(scale)[name], init)
+    return _tower_config(scale, seed, every_tower[name], init)
+  if name in towers_of_counts(scale):
+    return _counting_config(scale, seed, every_tower[name], init)
+  transfer = (transfers(scale) | transfers_of_counts(scale))[name]
+  tower = every_tower[transfer.tower]
+  return _transfer_config(scale, seed, transfer, tower, init)
 
 
 def _tower_config(
   scale: Scale, seed: int, backbone: curves_cells.Cell, init: str
 ) -> ml_collections.ConfigDict:
-  """Returns the config of an image backbone."""
+  """Returns the config of an image backbone that learns all attributes."""
+  c = _backbone_config(
+    scale, seed, backbone, init, f"multihot({ATTRIBUTES})", tuple(ATTRIBUTES)
+  )
+  c.task = dict(name="classification", loss="sigmoid_xent")
+  c.evals.test.type = "multilabel"
+  return c
+
+
+def _counting_config(
+  scale: Scale, seed: int, backbone: curves_cells.Cell, init: str
+) -> ml_collections.ConfigDict:
+  """Returns the config of an image backbone that learns counts alone."""
+  label = f"copy('{COUNTED}','label')"
+  c = _backbone_config(scale, seed, backbone, init, label, (COUNTED,))
+  c.model.num_classes = ATTRIBUTES[COUNTED]
+  c.task = dict(name="classification", loss="softmax_xent")
+  return c
+
+
+def _backbone_config(
+  scale: Scale,
+  seed: int,
+  backbone: curves_cells.Cell,
+  init: str,
+  label: str,
+  attributes: tuple[str, ...],
+) -> ml_collections.ConfigDict:
+  """Returns the config of an image backbone that lacks its task.
+
+  Args:
+    scale: of the study.
+    seed: of parameters and batches.
+    backbone: that it is like, in patch sizes and stored sizes.
+    init: the run that it starts from.
+    label: the op that makes the labels.
+    attributes: that the op reads.
+  """
 
   def data(split: str, crop: str) -> dict:
     # No flips: they would make other textures of slashes and stripes.
     return dict(
       name=scale.data,
       split=split,
-      pp=f"decode|{crop}({scale.side})|multihot({ATTRIBUTES})"
+      pp=f"decode|{crop}({scale.side})|{label}"
       "|value_range(-1,1)|keep('image','label')",
-      features=("image", *ATTRIBUTES),
+      features=("image", *attributes),
       num_threads=scale.num_threads,
     )
 
@@ -160,12 +240,11 @@ def _tower_config(
   c.data = data("train", "random_crop")
   c.model = recipe.model_section(scale, backbone.kernel, backbone.grid)
   c.flexi = dict(patch_size=dict(values=backbone.sizes))
-  c.task = dict(name="classification", loss="sigmoid_xent")
   c.init = init
   c.init_fresh = ("head/",)  # It was that of the textures.
   c.evals = dict(
     test=dict(
-      type="multilabel",
+      type="classification",
       data=data("test", "central_crop"),
       batch_size=scale.batch_size,
       patch_sizes=scale.sizes,
@@ -175,10 +254,13 @@ def _tower_config(
 
 
 def _transfer_config(
-  scale: Scale, seed: int, transfer: Transfer, init: str
+  scale: Scale,
+  seed: int,
+  transfer: Transfer,
+  tower: curves_cells.Cell,
+  init: str,
 ) -> ml_collections.ConfigDict:
   """Returns the config of a text tower, beside an image tower."""
-  tower = towers(scale)[transfer.tower]
   c = recipe.config(scale, seed, scale.pair_steps)
   c.batch_size = scale.pair_batch
   crop = f"random_crop({scale.side})"
@@ -205,6 +287,6 @@ def _transfer_config(
   else:
     c.optimizer.lr_scales = ((lit.IMAGE_TOWER, _TUNED_RATE),)
   c.init = init
-  c.init_fresh = ("head/",)  # It was that of the attributes.
+  c.init_fresh = ("head/",)  # It was that of the tower's labels.
   c.evals = captions_scenes.evaluations(scale.data, scale.side, scale.sizes)
   return c

@@ -1,6 +1,7 @@
 """The study's figure: zero-shot accuracies and recall by patch size."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from configs import captions_scenes
 from experiments import study
@@ -35,26 +36,44 @@ def by_cell(rows: Sequence[study.Row]) -> Measured:
   return measured
 
 
+def draw_transfers(
+  axes: Any, sizes: Sequence[int], by_ending: Mapping[str, curves.Curve]
+) -> None:
+  """Draws the curves of transfers over patch sizes.
+
+  Args:
+    axes: of Matplotlib.
+    sizes: from large to small.
+    by_ending: the curves, by what follows the name of their way.
+  """
+  ends = dict(coarse=sizes[0], fine=sizes[-1])
+  for ending, (label, style, colour) in _LINES.items():
+    curve = by_ending.get(ending.format(**ends))
+    if curve is not None:
+      curves.draw(axes, sizes, curve, label.format(**ends), style, colour)
+  axes.set_xticks(range(len(sizes)), map(str, sizes))
+  study.tidy(axes)
+
+
 def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
   """Returns the figure by its file."""
   scale, measured = outcome.scale, by_cell(outcome.rows)
-  ends = dict(coarse=scale.sizes[0], fine=scale.sizes[-1])
   figure = drawing.Figure(figsize=(17, 7), layout="constrained")
   panels = figure.subplots(
     len(config.WAYS), len(METRICS), sharex=True, sharey="col"
   )
-  places = range(len(scale.sizes))
   for row, way in zip(panels, config.WAYS, strict=True):
     for axes, metric in zip(row, METRICS, strict=True):
-      for ending, (label, style, colour) in _LINES.items():
-        name = f"{way}_{ending.format(**ends)}"
-        if name in measured:
-          curve = measured[name][metric]
-          text = label.format(**ends)
-          curves.draw(axes, scale.sizes, curve, text, style, colour)
+      draw_transfers(
+        axes,
+        scale.sizes,
+        {
+          name.removeprefix(f"{way}_"): cell[metric]
+          for name, cell in measured.items()
+          if name.startswith(way)
+        },
+      )
       axes.set_title(f"{way}: {TITLES[metric]}", fontsize=10)
-      axes.set_xticks(places, map(str, scale.sizes))
-      study.tidy(axes)
     row[0].set_ylabel("%, mean ± std of seeds")
   for axes in panels[-1]:
     axes.set_xlabel("patch size it is used at")
