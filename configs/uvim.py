@@ -17,6 +17,7 @@ Arguments:
   init: a workdir, a file or a released name (see `interop.fetch`) that the
     image tower starts from; "none" is a B from scratch.
   data: coco/2017_panoptic of TFDS, or coco:/path with COCO's own files.
+  holdout: as in uvim_code.py.
   patch_size: that it is trained at, 16.
   flexible: draws one of `PATCH_SIZES` per step instead.
   tokens: of a TokenLearner in the middle of the tower, to which alone the
@@ -42,6 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     coder="",
     init="FlexiViT-B i21k 300ep",
     data="coco/2017_panoptic",
+    holdout=uvim_code.HOLDOUT,
     patch_size=16,
     flexible=False,
     tokens=0,
@@ -62,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 50
   c.checkpoint_steps = 1000
   c.eval_steps = 10_000
-  c.data = uvim_code.data(args["data"])
+  c.data = uvim_code.data(args["data"], args["holdout"])
   if args["init"] in ("", "none"):
     c.model = dict(variant="B", posemb_grid=32)
   else:
@@ -87,6 +89,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   c.evals = uvim_code.evaluations(
     args["data"],
+    args["holdout"],
     patch_sizes=tuple(sorted({size, *PATCH_SIZES}, reverse=True)),
   )
   return c

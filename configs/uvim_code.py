@@ -16,6 +16,8 @@ yet run here.
 Arguments:
   data: coco/2017_panoptic of TFDS, or coco:/path with COCO's own files.
   quantizer: fsq, or vq for the published codebook.
+  holdout: how many training images are held out and evaluated, too: 4096, as
+    published; 0 for none, as for a smaller folder.
   runlocal: a two-step check on a few rendered scenes.
 
 What had to be decided: big_vision's Adafactor, whose second moments have a
@@ -31,6 +33,7 @@ from tokenlearner_flexivit import config as configuration
 SIDE, PATCH = 512, 16
 # The largest number of segments of an image of COCO is 98.
 NUMBERS = 100
+HOLDOUT = 4096
 FEATURES = ("image", "panoptic_image", "panoptic_objects")
 _IDS = "decode_ids(rgb=True,key='panoptic_image')"
 _MASKS = "masks=('semantic','instances')"
@@ -53,7 +56,11 @@ MODEL = dict(
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the arguments."""
   args = configuration.parse_arg(
-    arg, data="coco/2017_panoptic", quantizer="fsq", runlocal=False
+    arg,
+    data="coco/2017_panoptic",
+    quantizer="fsq",
+    holdout=HOLDOUT,
+    runlocal=False,
   )
   if args["runlocal"]:
     return panoptic_code_scenes.get_config(
@@ -66,7 +73,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 50
   c.checkpoint_steps = 1000
   c.eval_steps = 10_000
-  c.data = data(args["data"])
+  c.data = data(args["data"], args["holdout"])
   c.model = dict(MODEL, quantizer=args["quantizer"], dtype="bfloat16")
   c.task = dict(name="panoptic_code")
   c.optimizer = dict(
@@ -77,19 +84,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     schedule=dict(name="cosine", warmup_steps=4000),
     grad_clip_norm=1.0,
   )
-  c.evals = evaluations(args["data"])
+  c.evals = evaluations(args["data"], args["holdout"])
   return c
 
 
-def data(name: str) -> dict:
+def data(name: str, holdout: int) -> dict:
   """Returns the section of the training data.
 
   Args:
-    name: of the dataset. Of TFDS's, 4,096 images are held out, as published.
+    name: of the dataset.
+    holdout: number of images that are not trained on.
   """
+  configuration.check_number(holdout, "holdout", "[0, inf)", whole=True)
   return dict(
     name=name,
-    split="train[4096:]",
+    split=f"train[{holdout}:]" if holdout else "train",
     pp=f"{_IDS}|decode(masks='panoptic_image')|panoptic|flip_lr({_MASKS})"
     f"|inception_crop({SIDE},{_MASKS})|canonical({NUMBERS - 1})"
     "|value_range(-1,1)|keep('image','semantic','instances')",
@@ -97,11 +106,12 @@ def data(name: str) -> dict:
   )
 
 
-def evaluations(name: str, **others) -> dict:
+def evaluations(name: str, holdout: int, **others) -> dict:
   """Returns the evaluations: on held-out training images, and validation.
 
   Args:
     name: of the dataset.
+    holdout: number of the training images that are held out.
     **others: keys of the sections, such as patch sizes.
   """
   pp = (
@@ -115,6 +125,9 @@ def evaluations(name: str, **others) -> dict:
     "|pad_to(640,255,key='semantic',masks=('instances','crowd'))"
     "|keep('semantic','instances','crowd','valid')"
   )
+  splits = {"val": "validation"}
+  if holdout:
+    splits["holdout"] = f"train[:{holdout}]"
   return {
     key: dict(
       type="panoptic",
@@ -123,5 +136,5 @@ def evaluations(name: str, **others) -> dict:
       batch_size=256,
       **others,
     )
-    for key, split in (("val", "validation"), ("holdout", "train[:4096]"))
+    for key, split in splits.items()
   }

@@ -3,6 +3,7 @@
 import pytest
 
 from tests import image_text
+from tests.train import test_panoptic_runs
 
 
 @pytest.mark.processes
@@ -116,3 +117,43 @@ def test_boxes_meet_across_processes(config, evaluate_by_processes):
   first, second = evaluate_by_processes(config, 2)
   assert first == second == pytest.approx(alone, rel=1e-5)
   assert sum(value > 0 for name, value in alone.items() if "AP" in name) > 4
+
+
+@pytest.mark.processes
+def test_segments_meet_across_processes(tmp_path, evaluate_by_processes):
+  """One process of a single device, and two of two; the last batch is padded.
+
+  Most of each image is sky, which is right without training.
+  """
+  folder = test_panoptic_runs.write_panoptic(tmp_path)
+  config = test_panoptic_runs.config_for(folder, patch_sizes=(8, 4))
+  config.model = dict(
+    variant="mu",
+    depth=1,
+    decoder_depth=1,
+    patch_size=4,
+    posemb_grid=4,
+    coder=dict(
+      num_instances=4,
+      width=8,
+      encoder_depth=1,
+      decoder_depth=1,
+      mlp_dim=8,
+      num_heads=1,
+      patch_size=4,
+      posemb_grid=4,
+      code_grid=2,
+      head_zeroinit=False,
+    ),
+  )
+  config.flexi = dict(patch_size=dict(values=(8,)))
+  config.task = dict(name="panoptic")
+  test = config.evals.test
+  test.batch_size, test.data.split = 4, "train[:7]"
+  config.evals.prepared = {k: v for k, v in test.items() if k != "truth"}
+  (alone,) = evaluate_by_processes(config, 1, devices=1)
+  first, second = evaluate_by_processes(config, 2)
+  assert first == second == pytest.approx(alone, rel=1e-5)
+  assert len(alone) == 2 * 2 * (3 * 3 + 2 + 1 + 1)
+  assert alone["test/patch8/examples"] == 7
+  assert 0 < alone["test/patch8/PQ"] != alone["prepared/patch8/PQ"] > 0
