@@ -52,7 +52,8 @@ def figure(
   """Draws images and label maps, with a legend of the classes shown.
 
   Args:
-    rows: with the same number of maps.
+    rows: with the same number of maps. Images are drawn with the ratio of the
+      sides of their first map: that of the photo, where models see squares.
     headings: of the image's column, then of those of the maps.
     names: of all classes.
     ignore: the number of pixels of no class.
@@ -61,7 +62,8 @@ def figure(
   Returns:
     A figure to be saved, or shown by a notebook.
   """
-  ratios = [row.image.shape[0] / row.image.shape[1] for row in rows]
+  sizes = [row.maps[0].shape for row in rows]
+  ratios = [height / width for height, width in sizes]
   heights = np.clip(ratios, *_RATIOS).tolist()
   handles = _legend(rows, names, ignore, len(headings))
   num_columns = min(len(handles), _legend_columns(handles, len(headings)))
@@ -76,10 +78,11 @@ def figure(
     len(rows), len(headings), squeeze=False, height_ratios=heights
   )
   shades = palette.colors(len(names))
-  for cells, row in zip(grid, rows, strict=True):
+  for cells, row, (height, width) in zip(grid, rows, sizes, strict=True):
     small = max(row.image.shape[:2]) < _SMALL
     kind = "nearest" if small else "antialiased"
-    cells[0].imshow(row.image, interpolation=kind)
+    extent = 0, width, height, 0
+    cells[0].imshow(row.image, interpolation=kind, extent=extent)
     for axes, classes in zip(cells[1:], row.maps, strict=True):
       axes.imshow(_colored(classes, shades, ignore), interpolation="nearest")
     for axes in cells:

@@ -48,7 +48,8 @@ def figure(
   """Returns a figure of images and maps, with a legend of the classes shown.
 
   Args:
-    rows: an image in [0, 1], and cells.
+    rows: an image in [0, 1], and cells. Images are drawn with the ratio of the
+      sides of their first cell: that of the photo, where models see squares.
     headings: of the images, then of the cells.
     names: of all classes.
     title: of the figure.
@@ -56,7 +57,8 @@ def figure(
   shown = sorted(
     {label for _, cells in rows for c in cells for label in c.classes.tolist()}
   )
-  ratios = [image.shape[0] / image.shape[1] for image, _ in rows]
+  sizes = [cells[0].segments.shape for _, cells in rows]
+  ratios = [height / width for height, width in sizes]
   heights = np.clip(ratios, 0.4, 2.0).tolist()
   columns = max(1, int(_CELL_INCHES * len(headings) / 1.3))
   lines = -(-len(shown) // columns)
@@ -69,8 +71,11 @@ def figure(
   grid = drawn.subplots(
     len(rows), len(headings), squeeze=False, height_ratios=heights
   )
-  for axes_row, (image, cells) in zip(grid, rows, strict=True):
-    axes_row[0].imshow(image, interpolation="nearest")
+  for axes_row, (image, cells), (height, width) in zip(
+    grid, rows, sizes, strict=True
+  ):
+    extent = 0, width, height, 0
+    axes_row[0].imshow(image, interpolation="nearest", extent=extent)
     for axes, cell in zip(axes_row[1:], cells, strict=True):
       axes.imshow(colored(cell, len(names)), interpolation="antialiased")
     for axes in axes_row:
