@@ -123,7 +123,7 @@ def test_boxes_meet_across_processes(config, evaluate_by_processes):
 def test_segments_meet_across_processes(tmp_path, evaluate_by_processes):
   """One process of a single device, and two of two; the last batch is padded.
 
-  Most of each image is sky, which is right without training.
+  Codes are drawn; most of each image is sky, which is right without training.
   """
   folder = test_panoptic_runs.write_panoptic(tmp_path)
   config = test_panoptic_runs.config_for(folder, patch_sizes=(8, 4))
@@ -147,7 +147,7 @@ def test_segments_meet_across_processes(tmp_path, evaluate_by_processes):
     ),
   )
   config.flexi = dict(patch_size=dict(values=(8,)))
-  config.task = dict(name="panoptic")
+  config.task = dict(name="panoptic", temperature=1.0)
   test = config.evals.test
   test.batch_size, test.data.split = 4, "train[:7]"
   config.evals.prepared = {k: v for k, v in test.items() if k != "truth"}

@@ -75,8 +75,11 @@ def test_quality_is_that_of_panopticapi(name, case_name):
     expected["per_category"],
     rtol=1e-12,
   )
-  kinds = {"all": None, "things": is_thing, "stuff": ~is_thing}
+  is_known = ~np.isnan(panoptic_quality.of_classes(counts)[:, 0])
+  kinds = {"all": is_thing | True, "things": is_thing, "stuff": ~is_thing}
   for kind, chosen in kinds.items():
+    number = case.flat(f"out/{case_name}/").get(f"{kind}_n", 0)
+    assert (is_known & chosen).sum() == number
     mean = panoptic_quality.mean(counts, chosen)
     if kind in expected:
       np.testing.assert_allclose(mean, expected[kind], rtol=1e-12)

@@ -97,6 +97,7 @@ def test_stage_one_is_the_published_one(name):
   np.testing.assert_array_equal(out["code"], case["out/code"])
   assert_close(out["bottleneck"], case["out/bottleneck"])
   assert_close(words, case["out/codewords"])
+  assert_close(words[out["code"]], case["out/bottleneck_q"])
   for key in label_coder.MAPS:
     assert_close(logits[key], case[f"out/logits/{key}"])
     assert_close(again[key], case[f"out/logits/{key}"])

@@ -69,6 +69,10 @@ def test_stage_two_is_the_published_one(name):
     )
   assert_close(memory, case["out/encoded"])
   assert_close(logits, case["out/logits"])
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, case["in/code"]
+  )
+  assert_close(losses.mean(), case["out/loss"])
   np.testing.assert_array_equal(greedy.codes + 1, case["out/greedy"])
   assert_close(greedy.logits, case["out/greedy_logits"])
   assert_close(greedy.log_probabilities, case["out/greedy_logprobs"])
@@ -126,9 +130,9 @@ def trained():
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 def test_decoding_with_a_cache_is_decoding_without(trained, temperature):
-  """Word by word, from the logits of all words so far, to the last bit."""
+  """The same codes as word by word from the logits of all words so far."""
   model, params, _ = trained
-  key = jax.random.key(3)
+  keys = jax.random.split(jax.random.key(3), 5)
   memory = np.random.default_rng(0).normal(size=(5, 6, model.width))
   memory = 3 * memory.astype(np.float32)
 
@@ -137,7 +141,7 @@ def test_decoding_with_a_cache_is_decoding_without(trained, temperature):
     return model.apply(
       {"params": params},
       memory,
-      key=key,
+      keys=keys,
       temperature=temperature,
       method="decode",
     )
@@ -155,11 +159,13 @@ def test_decoding_with_a_cache_is_decoding_without(trained, temperature):
   codes = np.zeros((5, 7), np.int32)
   for position in range(7):
     logits = logits_of(params, codes, memory)[:, position]
-    chosen = jnp.argmax(logits[:, 1:], axis=-1)
+    chosen = np.argmax(logits[:, 1:], axis=-1)
     if temperature:
-      draw = jax.random.fold_in(key, position)
       words = logits[:, 1:] / temperature
-      chosen = jax.random.categorical(draw, words)
+      chosen = [
+        jax.random.categorical(jax.random.fold_in(key, position), own)
+        for key, own in zip(keys, words, strict=True)
+      ]
     codes[:, position] = chosen
   np.testing.assert_array_equal(decoded.codes, codes)
   assert len({tuple(row) for row in codes}) > 1
@@ -262,7 +268,7 @@ def test_what_no_model_can_be(options, words):
   "options, words",
   [
     (dict(temperature=-1.0), "temperature must be 0 or above"),
-    (dict(temperature=1.0), "draws codes, so it needs a key"),
+    (dict(temperature=1.0), "draws codes, so it needs keys"),
   ],
 )
 def test_how_nothing_can_be_decoded(trained, options, words):

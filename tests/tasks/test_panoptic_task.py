@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import vectors
+from tests import tiny, vectors
 from tests.vectors import assert_close
 from tokenlearner_flexivit import models, tasks
 from tokenlearner_flexivit.data.ops import geometry
@@ -186,6 +186,40 @@ def test_labels_that_are_none_are_refused():
   ):
     with pytest.raises(ValueError, match=words):
       task.check({**good, key: value}, "pp")
+
+
+def test_what_is_drawn_for_an_image_depends_on_no_other():
+  coder = CODER | dict(num_labels=4, head_zeroinit=False, levels=(5, 5))
+  model = models.UViM(
+    num_classes=None,
+    width=8,
+    depth=1,
+    mlp_dim=8,
+    num_heads=1,
+    patch_size=(2, 3),
+    posemb_grid=(4, 2),
+    coder=coder,
+  )
+  task = tasks.create(
+    dict(name="panoptic", temperature=1.0),
+    model=model,
+    num_classes=3,
+    coder=dict(fields=coder),
+  )
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(4, 8, 6, 3)).astype(np.float32)
+  images[3] = images[0]
+  params = tiny.init(model, images)
+  params["code_decoder"]["LogitsDense"]["kernel"] *= 0  # Words are as likely.
+
+  @jax.jit
+  def predict(images):
+    return task.predict(params, {"image": images}, {})["segments"]
+
+  segments = np.asarray(predict(images))
+  np.testing.assert_array_equal(predict(images[::-1]), segments[::-1])
+  np.testing.assert_array_equal(segments[3], segments[0])
+  assert (segments[0] != segments[1]).any()
 
 
 def test_a_codebook_moves_once_per_step_and_not_per_micro_batch():

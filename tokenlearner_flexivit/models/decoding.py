@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float32, Int, Int32
+from jaxtyping import Array, ArrayLike, Float32, Int, Int32, Key
 
 # Function of the tokens before a position, the position and the cache, which
 # returns the logits [B, tokens] of the word there, and the cache after it.
@@ -36,7 +36,7 @@ def decode(
   cache: Any,
   length: int,
   *,
-  key: jax.Array | None = None,
+  keys: Key[Array, " B"] | None = None,
   temperature: float = 0.0,
   prompt: Int[ArrayLike, "B L"] | None = None,
 ) -> Decoded:
@@ -49,19 +49,19 @@ def decode(
     first: tokens before the first words.
     cache: before the first words.
     length: L.
-    key: draws words if the temperature is above 0.
+    keys: draw the words of each code if the temperature is above 0.
     temperature: divides the logits before a word is drawn; 0 takes the most
       likely word, of equal ones the first.
     prompt: codes that are fixed, and -1 where they are free.
 
   Raises:
-    ValueError: the temperature is below 0, or above it without a key.
+    ValueError: the temperature is below 0, or above it without keys.
   """
   if not temperature >= 0:
     raise ValueError(f"temperature must be 0 or above, got {temperature}.")
-  if temperature and key is None:
+  if temperature and keys is None:
     raise ValueError(
-      f"temperature={temperature} draws codes, so it needs a key; 0 takes the "
+      f"temperature={temperature} draws codes, so it needs keys; 0 takes the "
       "most likely ones."
     )
   batch = first.shape[0]
@@ -75,9 +75,8 @@ def decode(
     logits, cache = step(tokens, position, cache)
     words = logits[:, 1:]
     if temperature:
-      drawn = jax.random.categorical(
-        jax.random.fold_in(key, position), words / temperature
-      )
+      own = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+      drawn = jax.vmap(jax.random.categorical)(own, words / temperature)
     else:
       drawn = jnp.argmax(words, axis=-1)
     codes = jnp.where(fixed >= 0, fixed, drawn.astype(jnp.int32))

@@ -7,10 +7,9 @@ the code, K different codes, D width.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Key
 
 from tokenlearner_flexivit.models import (
   checks,
@@ -172,7 +171,7 @@ class UViM(vit.ViT):
     memory: Float[Array, "B N D"],
     mask: Bool[Array, " N"] | None = None,
     *,
-    key: jax.Array | None = None,
+    keys: Key[Array, " B"] | None = None,
     temperature: float = 0.0,
     prompt: Int[ArrayLike, "B L"] | None = None,
   ) -> decoding.Decoded:
@@ -181,7 +180,7 @@ class UViM(vit.ViT):
     Args:
       memory: of a call.
       mask: of a call.
-      key: as `decoding.decode` takes it.
+      keys: as `decoding.decode` takes them.
       temperature: as `decoding.decode` takes it.
       prompt: as `decoding.decode` takes it.
     """
@@ -200,7 +199,7 @@ class UViM(vit.ViT):
       first,
       cache,
       self.code_len,
-      key=key,
+      keys=keys,
       temperature=temperature,
       prompt=prompt,
     )

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32, Key
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -77,7 +77,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
       min_fraction: of an image: smaller instances become void.
       temperature: of codes that are drawn for an answer; 0 takes the most
         likely words.
-      seed: of what is drawn.
+      seed: of what is drawn, for each image by its pixels.
 
     Raises:
       ValueError: an unknown class, a number out of its range, or a model
@@ -238,7 +238,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
       {"params": params},
       out["memory"],
       out["memory_mask"],
-      key=jax.random.key(self._seed) if self._temperature else None,
+      keys=self._keys(images) if self._temperature else None,
       temperature=self._temperature,
       method="decode",
     )
@@ -246,6 +246,18 @@ class Panoptic(panoptic_answers.PanopticAnswers):
       {"params": params}, images, decoded.codes, method="decode_labels"
     )
     return self.answer(logits)
+
+  def _keys(self, images: Float[Array, "B H W C"]) -> Key[Array, " B"]:
+    """Returns the key of each image, by the seed and its pixels.
+
+    So the answer to an image depends on no other and on no number of devices.
+    """
+    pixels = images.astype(jnp.float32).reshape(images.shape[0], -1)
+    # Whole numbers have one sum, in whatever order they are added.
+    bits = jax.lax.bitcast_convert_type(pixels, jnp.uint32)
+    sums = bits.sum(axis=1, dtype=jnp.uint32)
+    key = jax.random.key(self._seed, impl="threefry2x32")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, sums)
 
   def reconstruct(
     self, params: Any, batch: base.Batch
