@@ -166,7 +166,9 @@ def test_options_that_make_no_sense(options, words):
 def test_stuff_may_be_named():
   assert make_task().stuff == {1}
   assert make_task(stuff=["cat", "ball"]).stuff == {0, 2}
+  assert make_task(stuff=["cat", "sky"]).answer_text.endswith(": sky, cat")
   assert make_task(stuff=[]).stuff == frozenset()
+  assert "stuff" not in make_task(stuff=[]).answer_text
 
 
 def test_labels_that_are_none_are_refused():

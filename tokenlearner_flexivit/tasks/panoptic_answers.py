@@ -51,10 +51,6 @@ class PanopticAnswers(base.Task):
   remembered = ("num_classes", "class_names", "known_stuff")
   hub_task = "image-segmentation"
   purpose = "panoptic segmentation"
-  answer_text = (
-    "the number of the segment at each pixel of the prepared image, 0 for "
-    "none, and the class of each number, -1 for none"
-  )
   has_places = True
   written_ends = ("", "_ids")
 
@@ -138,6 +134,18 @@ class PanopticAnswers(base.Task):
         f"{source.name} does not tell which classes are stuff, such as sky: "
         "all count as things. config.task.stuff names others."
       )
+
+  @property
+  def answer_text(self) -> str:
+    """Returns what an answer holds, and which classes are stuff."""
+    text = (
+      "the number of the segment at each pixel of the prepared image, 0 for "
+      "none, and the class of each number, -1 for none"
+    )
+    if not self.stuff:
+      return text
+    names = [self._names()[number] for number in sorted(self.stuff)]
+    return f"{text}; each class of stuff is one segment: {', '.join(names)}"
 
   @property
   def num_segments(self) -> int:
