@@ -126,7 +126,7 @@ def test_segments_meet_across_processes(tmp_path, evaluate_by_processes):
   Codes are drawn; most of each image is sky, which is right without training.
   """
   folder = test_panoptic_runs.write_panoptic(tmp_path)
-  config = test_panoptic_runs.config_for(folder, patch_sizes=(8, 4))
+  config = test_panoptic_runs.config_for(folder, patch_sizes=(8,))
   config.model = dict(
     variant="mu",
     depth=1,
@@ -154,6 +154,6 @@ def test_segments_meet_across_processes(tmp_path, evaluate_by_processes):
   (alone,) = evaluate_by_processes(config, 1, devices=1)
   first, second = evaluate_by_processes(config, 2)
   assert first == second == pytest.approx(alone, rel=1e-5)
-  assert len(alone) == 2 * 2 * (3 * 3 + 2 + 1 + 1)
+  assert len(alone) == 2 * (3 * 3 + 2 + 1 + 1)
   assert alone["test/patch8/examples"] == 7
   assert 0 < alone["test/patch8/PQ"] != alone["prepared/patch8/PQ"] > 0
