@@ -310,6 +310,27 @@ def test_images_that_weights_expect(family):
   assert interop.class_names(path) == config["label_names"]
 
 
+@pytest.mark.parametrize("mode", [None, "border"])
+def test_images_of_a_silent_config_of_timm_and_of_padded_images(mode, family):
+  path, _, _, _ = family()
+  _config(path, "vit_base_patch16_224")
+  config = json.loads(path.with_name("config.json").read_text())
+  config["pretrained_cfg"] |= dict(input_size=[3, 14, 14])
+  if mode:
+    config["pretrained_cfg"]["crop_mode"] = mode
+  path.with_name("config.json").write_text(json.dumps(config))
+  described = interop.describe(path)
+  images, text = described.images, " ".join(described.guesses)
+  assert images.mean == (0.5, 0.5, 0.5)
+  if mode:  # The longer side is resized, and the rest filled.
+    assert images.ops is None
+    assert "crop_mode='border' of " in text
+  else:  # timm's own defaults.
+    expected = "resize_small(16,'pillow_bicubic')|central_crop((14, 14))"
+    assert images.ops == expected
+    assert "crop_mode" not in text
+
+
 @pytest.mark.parametrize(
   ("processor", "size", "crop", "keeps"),
   [

@@ -1,5 +1,6 @@
 """Reads the config.json of timm beside a weight file."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -107,6 +108,15 @@ def read(path: pathlib.Path, leaves: Leaves) -> dict[str, Any]:
   ]
   images = _images(cfg)
   size = arguments.get("img_size") or images.size
+  mode = cfg.get("crop_mode") or "center"
+  if mode not in ("center", "squash"):  # "border" pads whole images.
+    unknown.append(
+      f"crop_mode={mode!r} of {where}, so that images are resized and cropped"
+      " otherwise here"
+    )
+    images = dataclasses.replace(
+      images, size=None, interpolation=None, crop=None
+    )
   cls = timm_names.CLS in leaves
   entries = (0, cls + registers)
   # DINOv2's own files have a position for the cls token alone.
@@ -195,9 +205,10 @@ def _images(cfg: Mapping[str, Any]) -> config_files.Images:
     mean,
     std,
     size if len(size) == 2 else None,
-    cfg.get("interpolation"),
-    cfg.get("crop_pct"),
-    keeps_shape=cfg.get("crop_mode", "center") != "squash",
+    # What timm takes where a config is silent.
+    cfg.get("interpolation") or "bicubic",
+    cfg.get("crop_pct") or 0.875,
+    keeps_shape=cfg.get("crop_mode") != "squash",
   )
 
 
