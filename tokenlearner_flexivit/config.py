@@ -404,12 +404,23 @@ def duration_keys(
 
 
 def changes(
-  old: Any, new: Any, where: str = "config"
+  old: Any, new: Any, where: str = "config", left_out: Any = None
 ) -> Iterator[tuple[str, Any, Any]]:
-  """Yields the leaves that differ in two configs: key, old and new value."""
+  """Yields the leaves that differ in two configs: key, old and new value.
+
+  Args:
+    old: a config, or a part of one.
+    new: the same of another.
+    where: its name.
+    left_out: stands for a missing key beside None: anything but None lets the
+      two differ, since None may mean something else than the default.
+  """
   if isinstance(old, dict) and isinstance(new, dict):
     for key in sorted(old.keys() | new.keys()):
-      yield from changes(old.get(key), new.get(key), f"{where}.{key}")
+      values = old.get(key), new.get(key)
+      if values == (None, None):
+        values = old.get(key, left_out), new.get(key, left_out)
+      yield from changes(*values, f"{where}.{key}", left_out)
   elif old != new:
     yield where, old, new
 

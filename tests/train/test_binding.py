@@ -90,6 +90,21 @@ def test_a_default_that_is_spelled_out_is_no_change(bound, key, value, capsys):
       claim(bound, **{key: value + 0.5})
 
 
+def test_none_is_a_change_where_the_default_is_another(tmp_path):
+  """scale_by_adam keeps its momentum in bfloat16 unless told otherwise."""
+  adam = dict(optimizer__name="scale_by_adam")
+  binding.bind_workdir(tmp_path, complete(**adam), ABOUT)
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  with pytest.raises(ValueError, match=r"mu_dtype: 'left out' -> None"):
+    claim(tmp_path, **adam, optimizer__mu_dtype=None)
+  for key in (
+    *("optimizer__b2", "optimizer__grad_clip_norm", "optimizer__unknown"),
+    *("model__posemb", "evals__test__type", "data__data_dir"),
+  ):
+    claim(tmp_path, **adam, **{key: None})
+  claim(tmp_path, **adam, optimizer__mu_dtype="bfloat16")
+
+
 def test_what_is_built_alike_without_data_may_still_be_another_thing():
   """Before the data are opened, any coder serves."""
   configs = [

@@ -45,6 +45,7 @@ _READ_AT_BEGINNING = re.compile(
 _CHANGES_DROPOUT = ("config.accumulate", "config.model.scan")
 _DATA_NAME = re.compile(r"config\.(?:evals\.([^.]+)\.)?data\.name")
 _EVALUATION = re.compile(r"config\.evals\.([^.]+)")
+_LEFT_OUT = "left out"  # A key, in words.
 
 
 def claim_workdir(
@@ -132,7 +133,8 @@ def check_model(
   """
   keys = ("model", "task")
   changes = configuration.changes(
-    *({key: of.get(key) for key in keys} for of in (trained, config))
+    *({key: of.get(key) for key in keys} for of in (trained, config)),
+    left_out=_LEFT_OUT,
   )
   differ = [
     c
@@ -236,7 +238,7 @@ def _check_bound(
     about_before = workdir_lib.read_about_data(workdir)
   refused, renamed, with_results = [], [], _with_results(workdir)
   has_begun = bool(checkpoint_lib.steps(workdir))
-  for change in configuration.changes(before, config):
+  for change in configuration.changes(before, config, left_out=_LEFT_OUT):
     key = change[0]
     if spelled_out.is_same(key, before, config):
       continue

@@ -25,13 +25,16 @@ def is_same(key: str, old: Config, new: Config) -> bool:
   """
   top, *_ = *section, name = key.split(".")[1:]
   configs = (old, new)
-  if None not in [_section(section, config).get(name) for config in configs]:
+  values = [_section(section, config).get(name) for config in configs]
+  if None not in values:
     return False
+  # Where nothing else is known, None says as much as a missing key.
+  otherwise = values == [None, None]
   if top in _BUILD:
-    return _same_when_built(_BUILD[top], old, new)
+    return _same_when_built(_BUILD[top], old, new, otherwise)
   reader, other = (_reader(section, config) for config in configs)
   if reader is None or reader is not other:
-    return False
+    return otherwise
   if name in _NAMES and name not in inspect.signature(reader).parameters:
     return True  # It names the reader.
   first, second = (
@@ -54,12 +57,12 @@ _BUILD = {"model": _model, "flexi": _dials}
 
 
 def _same_when_built(
-  build: Callable[[Config], Any], old: Config, new: Config
+  build: Callable[[Config], Any], old: Config, new: Config, otherwise: bool
 ) -> bool:
   try:
     return build(old) == build(new)
   except (OSError, ValueError):  # Of an older version, or of lost files.
-    return False
+    return otherwise
 
 
 def _reader(path: Sequence[str], config: Config) -> Callable[..., Any] | None:
