@@ -384,6 +384,40 @@ def test_square_images_are_read_as_the_others_were_annotated(
   assert as_stored == has_others
 
 
+@pytest.mark.parametrize("has_others", [True, False])
+def test_turned_images_without_sizes_are_read_as_the_others(
+  has_others, tmp_path
+):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  write_images(tmp_path / "images", exif=exif)
+  content = boxes()
+  change_box([0, 0, 5, 10])(content)
+  change_box([1, 1, 4, 4], 1)(content)
+  for image in content["images"][has_others:]:
+    del image["width"], image["height"]
+  write(tmp_path / "result.json", content)
+  says = "turn 3 images whose" if has_others else "turn 3 images, and the sizes"
+  with pytest.warns(UserWarning, match=says):
+    examples = by_name(open_coco(tmp_path))
+  box = examples["b.jpg"]["objects"]["bbox"].tolist()
+  # Of 20 x 10 pixels, where the turned image has 10 x 20.
+  assert box == [[0, 0, 1, 0.25] if has_others else [0, 0, 0.5, 0.5]]
+
+
+def test_sizes_of_several_files_must_agree(tmp_path):
+  write_images(tmp_path / "train2017")
+  content, words = boxes(), boxes()
+  words["annotations"] = [
+    {"id": i, "image_id": 10 + i, "caption": "a cat"} for i in range(3)
+  ]
+  words["images"][1].update(width=10, height=20)
+  write(tmp_path / "annotations" / "captions_train2017.json", words)
+  write(tmp_path / "annotations" / "instances_train2017.json", content)
+  with pytest.raises(ValueError, match=r"b\.jpg: .* say 20 x 10 and 10 x 20"):
+    open_coco(tmp_path)
+
+
 def test_sizes_that_annotations_lack_are_those_of_the_images(tmp_path):
   write_images(tmp_path / "images")
   content = boxes()

@@ -136,8 +136,12 @@ def read_split(
     )
   folder = files.image_folder(root, first.path, names)
   images = [files.join(folder, name) for name in names]
-  sizes, as_stored = _check_images(first, order, images, str(folder[0]))
   ids = first.image_ids[order]
+  told = [
+    part.sizes[[place[number] for number in ids.tolist()]]
+    for part, place in zip(read, places, strict=True)
+  ]
+  sizes, as_stored = _check_images(first, told, images, str(folder[0]))
   objects, masks, captions = [], [], []
   for part, place in zip(read, places, strict=True):
     own = [place[number] for number in ids.tolist()]
@@ -178,17 +182,31 @@ def _with_captions(
 
 def _check_images(
   read: annotations.Annotations,
-  order: Sequence[int],
+  told: Sequence[np.ndarray],
   images: Sequence[str],
   folder: str,
 ) -> tuple[np.ndarray, frozenset[int]]:
   """Returns the images' sizes, and which must not be turned upright.
 
+  Args:
+    read: the first of the files.
+    told: the sizes of the images in each file, [N, 2]; 0 where it tells none.
+    images: their paths.
+    folder: of the images, for errors.
+
   Raises:
-    ValueError: an image is missing, is none, or has another size.
+    ValueError: an image is missing, is none, or has another size, or two files
+      tell different ones.
   """
   headers = image_header.read_all(images)
-  problems, as_stored, unsure, sizes = [], [], [], read.sizes[order]
+  problems, as_stored, unsure = [], [], []
+  sizes = np.max(told, axis=0)
+  for i, image in enumerate(images):
+    several = {tuple(part[i].tolist()) for part in told if part[i].all()}
+    if len(several) > 1:
+      shown = " and ".join(f"{w} x {h}" for h, w in sorted(several))
+      problems.append(f"{image}: files of annotations say {shown}")
+  sources.check(f"{read.path} does not fit the others of its split", problems)
   has_upright = False
   for i, header in enumerate(headers):
     size = tuple(sizes[i].tolist())
@@ -196,6 +214,8 @@ def _check_images(
       problems.append(f"{images[i]}: {header}")
     elif 0 in size:
       sizes[i] = header.upright
+      if header.orientation > 1:
+        unsure.append(i)
     elif size == header.stored == header.upright:
       if header.orientation > 1:
         unsure.append(i)
@@ -213,6 +233,7 @@ def _check_images(
   if as_stored and not has_upright:
     # Who ignored the EXIF data of some images has ignored those of all.
     as_stored += unsure
+    sizes[unsure] = [headers[i].stored for i in unsure]
   elif unsure and not has_upright:
     listed = sources.listed([images[i] for i in unsure])
     warnings.warn(
