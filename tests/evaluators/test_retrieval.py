@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.vectors import Vectors, checks
-from tokenlearner_flexivit.evaluators import prompts, retrieval
+from tokenlearner_flexivit.evaluators import prompts, retrieval, zeroshot
 
 
 def recalls_of(similarity, text_image):
@@ -28,6 +28,16 @@ def test_recalls_are_the_published_ones(name):
         assert measured[f"{ours}_R{k}"] == pytest.approx(
           float(published[f"{way}/Recall@{k}"]), abs=1e-12
         ), case
+
+
+def test_names_of_the_data_in_another_order_are_refused():
+  """Answers would count as right for the class of another name."""
+  where = "config.evals.test.class_names", "pets (test)"
+  known = ["cat", "dog", "Emu"]
+  zeroshot._check_order(("Cat", "dog", "emu"), known, *where)
+  zeroshot._check_order(("tabby", "hound", "cat"), known, *where)
+  with pytest.raises(ValueError, match="class 1 is 'emu' here and 'dog' there"):
+    zeroshot._check_order(("cat", "emu", "dog"), known, *where)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

@@ -160,6 +160,7 @@ def _class_names(
   count, names = data_lib.classes(data, source, f"{where}.data")
   if class_names is not None:
     configuration.check_list(class_names, f"{where}.class_names")
+    _check_order(class_names, names or (), f"{where}.class_names", source.name)
     names = class_names
   if names is None:
     raise ValueError(
@@ -172,6 +173,23 @@ def _class_names(
       f"{count}. Name each, in the order of their numbers."
     )
   return names
+
+
+def _check_order(
+  names: Sequence[str], known: Sequence[str], where: str, source: str
+) -> None:
+  """Raises ValueError for the names of the data in another order."""
+  ours, theirs = (
+    [str(name).casefold() for name in several] for several in (names, known)
+  )
+  if ours == theirs or sorted(ours) != sorted(theirs):
+    return
+  number = next(i for i, name in enumerate(ours) if name != theirs[i])
+  raise ValueError(
+    f"{where} has the names of {source} in another order: the class {number} "
+    f"is {names[number]!r} here and {known[number]!r} there. Give them in the "
+    "order of their numbers, or leave them out."
+  )
 
 
 def _add(task, classes, parallel, sums, batch, params, embedded):
