@@ -110,10 +110,11 @@ def test_splits_have_their_own_masks_and_slices_are_a_partition(tmp_path):
   assert line == f"{name}: reading train. Not reading validation, test."
 
 
-def test_masks_of_all_splits_may_lie_in_one_folder(tmp_path):
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_masks_of_all_splits_may_lie_in_one_folder(tmp_path, suffix):
   for i, part in enumerate(("train", "train", "val")):
     write(tmp_path / "images" / part / f"{i}.jpg", image())
-    write(tmp_path / "masks" / f"{i}.png", mask(1))
+    write(tmp_path / "masks" / f"{i}{suffix}.png", mask(1))
   assert set(pairs(open_folder(tmp_path))) == {"0.jpg", "1.jpg"}
   assert set(pairs(open_folder(tmp_path, "val"))) == {"2.jpg"}
 

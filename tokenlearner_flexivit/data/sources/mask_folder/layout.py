@@ -228,7 +228,11 @@ def pair(place: Place) -> Pairs:
   problems, images, chosen = [], {}, {}
   if place.listed is not None:
     files = [name for name in files if _stem(name) in place.listed]
-    masks = [(name, stem) for name, stem in masks if stem in place.listed]
+    masks = [
+      (name, stem)
+      for name, stem in masks
+      if not place.listed.isdisjoint((stem, _SUFFIX.sub("", stem)))
+    ]
     problems += [
       f"{place.images / stem}: is listed, but there is no image"
       for stem in sorted(place.listed - set(map(_stem, files)))
