@@ -46,6 +46,21 @@ def test_what_is_no_terminal_is_not_watched(stream):
   assert not terminal.is_watched(stream)
 
 
+@pytest.mark.parametrize(
+  "value, digits, text",
+  [
+    (0, 4, "0"),
+    (0.123456, 4, "0.1235"),
+    (999.96, 4, "1,000"),
+    (17583.4, 4, "17,580"),
+    (999.6, 3, "1,000"),
+    (1.5, 3, "1.5"),
+  ],
+)
+def test_numbers_for_people_have_no_powers_of_ten(value, digits, text):
+  assert terminal.number(value, digits) == text
+
+
 def test_text_reaches_a_logger(monkeypatch):
   monkeypatch.setattr(sys, "stdout", log := Log())
   terminal.say("one ± two")

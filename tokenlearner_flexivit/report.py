@@ -63,7 +63,7 @@ def cost_table(experiment: Experiment) -> str:
     rows.append(
       {
         **settings_table.shown_setting(row),
-        f"GMACs/{_VIEW[model.input]}": f"{row['gmacs']:.4g}",
+        f"GMACs/{_VIEW[model.input]}": terminal.number(row["gmacs"]),
         "share of steps": f"{share:.2f}",
       }
     )

@@ -72,6 +72,16 @@ def gib(number: float | None) -> str:
   return "?" if number is None else f"{number / 2**30:.2f}"
 
 
+def number(value: float, digits: int = 4) -> str:
+  """Formats a number to so many digits, as "0.1235" or "17,580".
+
+  Where Python's "g" would write a power of ten, 1.758e+04, this does not.
+  """
+  text = f"{value:.{digits}g}"
+  rounded = float(text)
+  return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else text
+
+
 def duration(seconds: float) -> str:
   """Formats seconds as "1:02:03" or "2:03"."""
   minutes, seconds = divmod(round(seconds), 60)

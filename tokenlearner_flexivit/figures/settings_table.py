@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.figures import table
 from tokenlearner_flexivit.figures.metric import Metric
 
@@ -45,7 +45,7 @@ def markdown(
     [
       {
         **shown_setting(row),
-        "GMACs": f"{row['gmacs']:.4g}",
+        "GMACs": terminal.number(row["gmacs"]),
         **_after_first(dict(_shown_metrics(row, metrics)), interval(row)),
         **before(row),
         # The rate of videos with all their views may be small.
@@ -64,7 +64,7 @@ def markdown_of_others(
     [
       {
         "": row["name"],
-        **({"GMACs": f"{row['gmacs']:.4g}"} if "gmacs" in row else {}),
+        **({"GMACs": terminal.number(row["gmacs"])} if "gmacs" in row else {}),
         **dict(_shown_metrics(row, metrics)),
       }
       for row in rows

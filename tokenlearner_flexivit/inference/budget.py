@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.models import checks
 
 
@@ -110,12 +110,14 @@ def _named(field: str, limit: float) -> str:
 def _needs(field: str, value: float, num_images: int) -> str:
   """Returns the cost of the cheapest setting, and advice, as a sentence."""
   if field == "gmacs":
-    return f"{value:.3g} GMACs for an image ({2 * value:.3g} GFLOPs)."
+    needed, flops = (terminal.number(x, 3) for x in (value, 2 * value))
+    return f"{needed} GMACs for an image ({flops} GFLOPs)."
+  milliseconds = terminal.number(value, 3)
   if num_images == 1:
-    return f"{value:.3g} ms for an image."
+    return f"{milliseconds} ms for an image."
   return (
-    f"{value:.3g} ms for {num_images} images at once. The budget is that of a "
-    "call: give fewer images per call (the command's --batch_size=1), or a "
+    f"{milliseconds} ms for {num_images} images at once. The budget is that of "
+    "a call: give fewer images per call (the command's --batch_size=1), or a "
     "larger budget."
   )
 

@@ -36,7 +36,7 @@ def readme(
         title: text or "the model's own"
         for title, text in dials.Setting.from_row(row).cells.items()
       },
-      f"multiply-adds{per} in 10⁶": f"{row['multiply_adds'] / 1e6:.4g}",
+      f"multiply-adds{per} in 10⁶": terminal.number(row["multiply_adds"] / 1e6),
       metric.column: (
         "not recorded" if row[headline] is None else metric.text(row[headline])
       ),

@@ -299,7 +299,7 @@ def _shown(row: Row, rows: Sequence[Row], trained: trained_lib.Trained) -> Row:
     )
     if known(name)
   }
-  shown["multiply-adds in 10⁶"] = f"{1e3 * row['gmacs']:.4g}"
+  shown["multiply-adds in 10⁶"] = terminal.number(1e3 * row["gmacs"])
   headline, metric = trained.headline, trained.headline_metric
   number = trained.training.get("num_examples")
   on = f", {number:,} {trained.kind}s" if number else ""
@@ -389,7 +389,8 @@ def _training(trained: trained_lib.Trained) -> str:
     parts.append(f"on {about['data']} (split {about['split']})")
   if "steps" in about:
     steps = f"{about['steps']:,} step{'s' * (about['steps'] != 1)}"
-    parts.append(f"for {steps} in {about['seconds'] / 60:.3g} min")
+    minutes = terminal.number(about["seconds"] / 60, 3)
+    parts.append(f"for {steps} in {minutes} min")
   if "hardware" in about:
     parts.append(f"on {about['hardware']}")
   told = " ".join(["Trained", *parts]) if parts else "Nothing is recorded"

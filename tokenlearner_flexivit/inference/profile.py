@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokenlearner_flexivit import dials, paths
+from tokenlearner_flexivit import dials, paths, terminal
 from tokenlearner_flexivit.figures import plane, table
 from tokenlearner_flexivit.figures.metric import Metric
 from tokenlearner_flexivit.models import timing
@@ -127,7 +127,7 @@ def _shown(
     **setting.columns,
     f"{kind}s": row["batch_size"],
     metric.column: "" if value is None else metric.text(value),
-    "GMACs" if kind == "image" else "GMACs/view": f"{row['gmacs']:.4g}",
+    "GMACs" if kind == "image" else "GMACs/view": terminal.number(row["gmacs"]),
     "ms": f"{row['latency_ms']:.2f}",
     "10 to 90 %": f"{row['latency_ms_p10']:.2f}-{row['latency_ms_p90']:.2f}",
     "model ms": f"{row['forward_ms']:.2f}",

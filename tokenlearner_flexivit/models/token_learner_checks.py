@@ -66,10 +66,11 @@ def dearer_settings(
     if setting != without and costs[0] >= costs[1]:
       num_patches = math.prod(model.check(shape[:-1], **setting)[-2:])
       number = setting.num_tokens or model.token_learner["num_tokens"]
+      dear, cheap = (terminal.number(cost / 1e6) for cost in costs)
       parts.append(
         f"{setting.name}: from {terminal.counted(num_patches, 'patch')} to "
-        f"{terminal.counted(number, 'token')}, {costs[0] / 1e6:.4g} M "
-        f"multiply-adds instead of {costs[1] / 1e6:.4g} M"
+        f"{terminal.counted(number, 'token')}, {dear} M multiply-adds instead "
+        f"of {cheap} M"
       )
   if not parts:
     return None

@@ -126,7 +126,8 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
     + f" for {terminal.counted(plan['num_programs'], 'setting')}.",
     "",
     f"{totals['steps']:,} steps, {totals['images']:,} {kind}, "
-    f"{totals['flops_per_image'] / 1e9:.3g} GFLOP for each on average.",
+    f"{terminal.number(totals['flops_per_image'] / 1e9, 3)} GFLOP for each on "
+    "average.",
   ]
   if "chip_hours" in totals:
     lines.append(
@@ -144,4 +145,4 @@ def _number(number: float | None, unit: float) -> str:
   if number is None:
     return "?"
   shown = number / unit
-  return f"{shown:,.0f}" if shown >= 1000 else f"{shown:.3g}"
+  return f"{shown:,.0f}" if shown >= 1000 else terminal.number(shown, 3)
