@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import sys
 import types
+import warnings
 
 import chex
 import numpy as np
@@ -31,6 +32,19 @@ def test_a_run_tells_all(parts, run):
   # Each is built once.
   assert trained.model is trained.model is trained.task.model
   assert trained.task is trained.task
+
+
+def test_accuracies_of_older_weights_are_told(run, tmp_path):
+  _copied(run, tmp_path)
+  report = json.loads((run / "report.json").read_text())
+  for steps, told in ((0, False), (7, True)):
+    report["train"] = {"steps": steps, "seconds": 1.0}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always")
+      trained_lib.load(tmp_path)
+    texts = [str(warning.message) for warning in caught]
+    assert any("is of step 7, but the newest" in t for t in texts) == told
 
 
 def test_a_file_keeps_all(run, tmp_path):

@@ -284,6 +284,16 @@ def _from_run(workdir: pathlib.Path) -> Trained:
       "weights of its newest checkpoint, and no accuracies are known.",
       stacklevel=4,
     )
+  step = checkpoint.newest_step(workdir)
+  reported = report.get("train", {}).get("steps", step)
+  if reported != step:
+    warnings.warn(
+      f"The report in {workdir} is of step {reported}, but the newest weights, "
+      f"which are taken, are of step {step}: its accuracies are not theirs. "
+      "Let the run end, or evaluate it: python -m tokenlearner_flexivit.main "
+      f"--mode=eval --workdir={workdir}",
+      stacklevel=4,
+    )
   trained = runs.trained_dials(config, model)
   return _build(
     params,
