@@ -1,5 +1,8 @@
 """The evaluator of segmentations against counting pixel by pixel."""
 
+import contextlib
+import types
+
 import cv2
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ from flax import linen as nn
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, evaluators, tasks
 from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.evaluators import segmentation
 from tokenlearner_flexivit.models import protocol
 from tokenlearner_flexivit.parallel import pmap
 
@@ -217,6 +221,30 @@ def test_masks_that_do_not_fit(pictures):
   pictures.examples[4][0]["semantic"][2, 2] = 9
   with pytest.raises(ValueError, match=r"numbers 9 \(at 1 of"):
     evaluate(make())
+
+
+@pytest.mark.parametrize(
+  "names, fits",
+  [
+    (["sky"], True),
+    (["sky", "grass"], True),
+    (["tree", "sky"], False),
+    (["none", "sky", "road", "tree"], False),
+  ],
+)
+def test_other_numbers_of_classes_are_refused(names, fits):
+  """Of fewer or more classes than the model has, too."""
+  made = object.__new__(segmentation.Evaluator)
+  made._where, made._class_names = "config.evals.x", ("sky", "road", "tree")
+  made._task = types.SimpleNamespace(num_classes=CLASSES)
+  source = types.SimpleNamespace(
+    name="x", classes=lambda key: (len(names), names)
+  )
+  with contextlib.ExitStack() as raises:
+    if not fits:
+      match = r"x\.data has other classes"
+      raises.enter_context(pytest.raises(ValueError, match=match))
+    made._check_classes({"pp": KEEP}, source, "semantic")
 
 
 def test_nothing_to_count(pictures):

@@ -41,6 +41,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.data import alignment, preprocess
+from tokenlearner_flexivit.data import class_names as class_names_lib
 from tokenlearner_flexivit.data.ops.geometry import VALID
 from tokenlearner_flexivit.evaluators import (
   base,
@@ -167,11 +168,18 @@ class Evaluator(base.Evaluator):
   ) -> None:
     """Raises ValueError for classes other than those of the training data.
 
-    Where ops change the number of classes, only the masks can tell.
+    Where ops change the number of classes, the masks tell whether they fit, but
+    no class of the training may have another number.
     """
-    count, _ = data_lib.classes(data, source, f"{self._where}.data", key)
+    where, known = f"{self._where}.data", list(self._class_names or ())
+    count, names = data_lib.classes(data, source, where, key)
     if count == self._task.num_classes:
       super()._check_classes(data, source, key)
+    elif any(
+      name in known and known.index(name) != number
+      for number, name in enumerate(names or ())
+    ):
+      class_names_lib.check_same(names, known, where, "the training data")
 
   def _check_mask(self, truth: str | None) -> None:
     """Raises ValueError unless the first example's mask fits its image."""
