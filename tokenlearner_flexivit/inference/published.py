@@ -44,9 +44,11 @@ def read(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     )
   ops, mean = described.images.ops, described.images.mean
   if ops is None or mean is None:
+    guesses = f" ({'; '.join(described.guesses)})" if described.guesses else ""
     raise ValueError(
       f"{path} is a classifier, but no config beside it tells size, mean and "
-      "standard deviation of the images it expects. Put that file of its hub "
+      "standard deviation of the images it expects, and how they are cropped"
+      f"{guesses}. Put that file of its hub "
       "beside it (config.json of timm, preprocessor_config.json of Hugging "
       "Face), or load it with interop.load_params."
     )
