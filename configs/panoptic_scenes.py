@@ -12,9 +12,9 @@ Arguments:
   init: a workdir, a file or a released name that the image tower starts from.
   patch_sizes: drawn from in training, such as `15` or `15+12+10+6`, the
     default; all of the default are evaluated.
-  tokens: of a TokenLearner between the tower and the decoder, which then
-    attends to these alone, such as `16`; 0 for none. They are drawn, too:
-    all, half or a quarter of them, or all patches.
+  tokens: of a TokenLearner in the middle of the tower, such as `16`, to which
+    the decoder then attends alone; 0 for none. They are drawn, too: all, half
+    or a quarter of them, or all patches.
   steps: 1500.
   runlocal: a two-step check on a few images, with a random coder.
 """
