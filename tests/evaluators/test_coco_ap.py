@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.vectors import Vectors, checks
-from tokenlearner_flexivit.evaluators import coco_ap
+from tokenlearner_flexivit.evaluators import coco_ap, detection
 
 pytest.importorskip("pycocotools", reason="pip install pycocotools")
 KINDS = [
@@ -66,3 +66,25 @@ def test_perfect_and_no_detections():
   assert np.isnan(result.stats["AP_large"])
   assert np.isnan(result.of_classes["AP"]).tolist() == [False, True, False]
   assert coco_ap.evaluate([truth], [nothing], 3).stats["AP"] == 0
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [0, -1]])
+def test_crowds_alone_have_no_precision(labels):
+  """Without an error, a report would ask for an AP that is not there."""
+  made = object.__new__(detection.Evaluator)
+  made._where, made.settings, made._answers = "config.evals.x", (), {}
+  made._nothing, made._gather = tuple, lambda _, rows: rows
+  made._inputs = lambda batch: {}
+  truth = dict(
+    size=np.full((1, 2), 8),
+    boxes=np.array([[[0, 0, 1, 1], [0, 0, 0, 0]]]),
+    box_label=np.array([labels]),
+    box_crowd=np.array([[1, 0]]),
+  )
+  rows = {f"truth_{key}": value for key, value in truth.items()}
+  made._images = [{**rows, "mask": np.ones(1)}]
+  with pytest.raises(ValueError, match=r"x\.data has a box that is not of a"):
+    list(made.run(None))
+  rows["truth_box_crowd"][:] = 0
+  if labels[0] == 0:
+    assert not list(made.run(None))

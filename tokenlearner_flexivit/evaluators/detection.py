@@ -139,7 +139,8 @@ class Evaluator(base.Evaluator):
     there are none.
 
     Raises:
-      ValueError: no image has a true box, or answers are not finite.
+      ValueError: no image has a true box that is not of a crowd, or answers are
+        not finite.
     """
     kept, nothing = [], self._nothing()
     for batch in self._images:
@@ -155,10 +156,10 @@ class Evaluator(base.Evaluator):
     is_real = rows["mask"] > 0
     rows = jax.tree.map(lambda x: x[is_real], rows)
     truths = _truths(rows)
-    if not any(len(truth.boxes) for truth in truths):
+    if all(truth.crowds.all() for truth in truths):
       raise ValueError(
-        f"No image of {self._where}.data has a box, so there is no precision. "
-        "Take a split with boxes."
+        f"No image of {self._where}.data has a box that is not of a crowd, so "
+        "there is no precision. Take a split with boxes."
       )
     for setting in self.settings:
       result = coco_ap.evaluate(
