@@ -74,6 +74,13 @@ def make_rows(**changed):
   return rows
 
 
+def test_committed_claims_are_those_of_the_committed_rows():
+  file = counts.STUDY.folder / "counts.json"
+  committed = json.loads(file.read_text(encoding="utf-8"))
+  outcome = counts.STUDY.judge("cpu", committed["seeds"], committed["rows"])
+  assert outcome.claims == committed["claims"]
+
+
 def test_claims_follow_the_numbers():
   outcome = counts.STUDY.judge("cpu", [0, 1, 2], make_rows())
   assert [claim["verdict"] for claim in outcome.claims] == ["yes"] * 5
