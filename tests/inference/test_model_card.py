@@ -275,6 +275,7 @@ def test_a_run_tells_of_its_training_but_not_its_paths(
   ):
     (tmp_path / f"{name}.json").write_text(json.dumps(content))
   monkeypatch.setattr(checkpoint, "read_params", lambda _: trained.params)
+  monkeypatch.setattr(checkpoint, "newest_step", lambda _: 10)
   told = trained_lib.load(tmp_path)
   assert told.training == {
     "data": "folder:flowers",
