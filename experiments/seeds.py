@@ -26,6 +26,11 @@ def spread(values: Iterable[float]) -> Row:
   }
 
 
+def minutes(seconds: Iterable[float]) -> str:
+  """Returns the mean of the seeds' training times, given in seconds."""
+  return f"{statistics.fmean(seconds) / 60:.1f}"
+
+
 def points(over: Sequence[float], under: Sequence[float]) -> list[float]:
   """Returns the differences of shares in points, seed by seed."""
   return [100 * (a - b) for a, b in zip(over, under, strict=True)]

@@ -158,7 +158,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
         {
           f"{title} in %, mean ± std of seeds": f"`{name}`",
           **curves.spread(cell[metric], sizes),
-          "minutes": f"{seeds.spread(seconds[name])['mean'] / 60:.1f}",
+          "minutes": seeds.minutes(seconds[name]),
         }
         for name, cell in measured.items()
       ]

@@ -153,7 +153,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
             "tokens": "" if number is None else str(number),
             **{f"/{size}": "" for size in scale.sizes},
             **curves.spread(cell[metric], sizes),
-            "minutes": f"{seeds.spread(seconds[name])['mean'] / 60:.1f}",
+            "minutes": seeds.minutes(seconds[name]),
           }
         )
     parts.append(table.markdown(lines))

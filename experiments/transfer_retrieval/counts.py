@@ -8,8 +8,6 @@ they are the same, as are the transfers. The same command goes on where it
 stopped.
 """
 
-from collections.abc import Mapping, Sequence
-
 from experiments import seeds, study
 from experiments.flexivit_curves import curves
 from experiments.transfer_retrieval import config, pictures
@@ -43,18 +41,9 @@ def rows(done: study.Done) -> list[study.Row]:
   return measured
 
 
-def _by_cell(rows: Sequence[study.Row]) -> Mapping[str, curves.Curve]:
-  """Returns the accuracies of the seeds by cell and patch size."""
-  measured = {}
-  for row in rows:
-    curve = measured.setdefault(row["cell"], {})
-    curve[row["patch_size"]] = row["accuracy"]["by_seed"]
-  return measured
-
-
 def claims(outcome: study.Outcome) -> list[study.Row]:
   """Returns what is said of zero-shot counting, and whether it holds."""
-  scale, measured = outcome.scale, _by_cell(outcome.rows)
+  scale, measured = outcome.scale, curves.from_rows(outcome.rows).trained
   coarse, fine = scale.sizes[0], scale.sizes[-1]
 
   def at(tower: str, size: int) -> curves.Curve:
@@ -113,17 +102,14 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
 
 def tables(outcome: study.Outcome) -> dict[str, str]:
   """Returns the README's results: claims, figure, and a table of all cells."""
-  minutes = {
-    row["cell"]: seeds.spread(row["train_seconds"])["mean"] / 60
-    for row in outcome.rows
-  }
+  seconds = {row["cell"]: row["train_seconds"] for row in outcome.rows}
   trained = [
     {
       "number of objects, accuracy in %, mean ± std of seeds": f"`{name}`",
       **curves.spread(curve, outcome.scale.sizes),
-      "minutes": f"{minutes[name]:.1f}",
+      "minutes": seeds.minutes(seconds[name]),
     }
-    for name, curve in _by_cell(outcome.rows).items()
+    for name, curve in curves.from_rows(outcome.rows).trained.items()
   ]
   parts = [
     seeds.table_of_claims(outcome.claims),
@@ -143,7 +129,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     outcome.scale.sizes,
     {
       name.removeprefix(beginning): curve
-      for name, curve in _by_cell(outcome.rows).items()
+      for name, curve in curves.from_rows(outcome.rows).trained.items()
       if name.startswith(beginning)
     },
   )

@@ -175,10 +175,7 @@ def _smaller(
 def tables(outcome: study.Outcome) -> dict[str, str]:
   """Returns the README's results: claims, figure, and tables of all cells."""
   scale, measured = outcome.scale, pictures.by_cell(outcome.rows)
-  minutes = {
-    row["cell"]: seeds.spread(row["train_seconds"])["mean"] / 60
-    for row in outcome.rows
-  }
+  seconds = {row["cell"]: row["train_seconds"] for row in outcome.rows}
 
   def by_size(heading: str, metric: str) -> str:
     return table.markdown(
@@ -186,7 +183,7 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
         {
           f"{heading}, mean ± std of seeds": f"`{name}`",
           **curves.spread(cell[metric], scale.sizes),
-          "minutes": f"{minutes[name]:.1f}",
+          "minutes": seeds.minutes(seconds[name]),
         }
         for name, cell in measured.items()
         if metric in cell

@@ -8,8 +8,6 @@ is not trained again, nor is a backbone that flexivit_curves has left there.
 other --seeds the results go to WORKDIR/results.
 """
 
-from collections.abc import Sequence
-
 from experiments import seeds, study
 from experiments.flexivit_curves import curves
 from experiments.transfer_segmentation import config, pictures
@@ -116,11 +114,12 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
   """Returns the README's results: claims, figure, and mIoU of each transfer."""
   scale, measured = outcome.scale, pictures.by_cell(outcome.rows)
   heading = "mIoU in %, mean ± std of seeds"
+  seconds = {row["cell"]: row["train_seconds"] for row in outcome.rows}
   lines = [
     {
       heading: f"`{name}`",
       **curves.spread(curve, scale.sizes),
-      "minutes": f"{_minutes(outcome.rows, name):.1f}",
+      "minutes": seeds.minutes(seconds[name]),
     }
     for name, curve in measured.items()
   ]
@@ -136,11 +135,6 @@ def tables(outcome: study.Outcome) -> dict[str, str]:
     table.markdown(lines),
   ]
   return {f"results of {outcome.scale_name}": "\n\n".join(parts)}
-
-
-def _minutes(rows: Sequence[study.Row], cell: str) -> float:
-  row = next(row for row in rows if row["cell"] == cell)
-  return seeds.spread(row["train_seconds"])["mean"] / 60
 
 
 STUDY = study.Study(

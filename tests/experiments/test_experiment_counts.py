@@ -6,7 +6,7 @@ import pytest
 
 from experiments import seeds, study
 from experiments.transfer_retrieval import config, counts
-from tokenlearner_flexivit import train
+from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
 SIZES = SCALE.sizes
@@ -118,11 +118,7 @@ def test_a_tower_of_counts_is_put_beside_texts(tmp_path):
   for cell in cells:
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    for section in (c.data, *(e.data for e in c.evals.values())):
-      section.name = "rendered_scenes/tiny"
-    train.train_and_evaluate(c, tmp_path / f"cpu_{cell}_0")
-    file = tmp_path / f"cpu_{cell}_0/report.json"
-    reports[cell] = [json.loads(file.read_text())]
+    reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
   others = {
     name: reports["counts_fine"] for name in config.towers_of_counts(SCALE)
   } | {

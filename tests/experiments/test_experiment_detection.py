@@ -1,14 +1,12 @@
 """The study of detection transfers compares what it says, by numbers."""
 
-import json
-
 import pytest
 
 from configs import detection_scenes
 from experiments import seeds, study
 from experiments.transfer_detection import config, pictures, run
 from experiments.transfer_retrieval import config as retrieval_config
-from tokenlearner_flexivit import train
+from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
 SIZES = SCALE.box_sizes
@@ -141,17 +139,11 @@ def test_a_tower_learns_boxes(tmp_path):
   for cell in ("fixed15", "coarse", "coarse_at24"):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    if cell != "coarse_at24":
-      sections = [c.data, *(e.data for e in c.evals.values())]
-      for section in sections:
-        section.name = "rendered_scenes/tiny"
-    else:
+    if cell == "coarse_at24":
       name = "rendered_scenes/tiny"
       c.data = detection_scenes.boxes(name, "train")
       c.evals.test = detection_scenes.evaluation(name, "test", SIZES)
-    train.train_and_evaluate(c, tmp_path / f"cpu_{cell}_0")
-    file = tmp_path / f"cpu_{cell}_0/report.json"
-    reports[cell] = [json.loads(file.read_text())]
+    reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
   every = {name: reports["coarse_at24"] for name in config.cells_by_name(SCALE)}
   rows = run.rows(study.Done(study.Asked(), SCALE, every))
   assert [row["patch_size"] for row in rows[: len(SIZES)]] == list(SIZES)

@@ -1,6 +1,5 @@
 """The study of panoptic transfers compares what it says, by numbers."""
 
-import json
 import re
 
 import pytest
@@ -9,7 +8,7 @@ from configs import panoptic_code_scenes
 from experiments import seeds, study
 from experiments.transfer_panoptic import config, pictures, run
 from experiments.transfer_retrieval import config as retrieval_config
-from tokenlearner_flexivit import train
+from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
 SIZES, NUMBERS = SCALE.sizes, SCALE.numbers
@@ -131,11 +130,7 @@ def test_tokens_of_a_tower_are_read_by_the_decoder(tmp_path):
     c = config.get_config(text)
     if cell == "coder":
       c = panoptic_code_scenes.get_config("runlocal=True")
-    for section in (c.data, *(e.data for e in c.evals.values())):
-      section.name = "rendered_scenes/tiny"
-    train.train_and_evaluate(c, tmp_path / f"cpu_{cell}_0")
-    file = tmp_path / f"cpu_{cell}_0/report.json"
-    reports[cell] = [json.loads(file.read_text())]
+    reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
   every = {name: reports["averages4"] for name in config.cells_by_name(SCALE)}
   done = study.Done(
     study.Asked(), SCALE, {**every, "both_dials": reports["both_dials"]}

@@ -1,6 +1,5 @@
 """The study of image-text retrieval compares what it says, by numbers."""
 
-import json
 import re
 
 import pytest
@@ -9,7 +8,8 @@ from configs import captions_scenes, lit
 from experiments import seeds, study, training
 from experiments.flexivit_curves import config as curves_config
 from experiments.transfer_retrieval import config, pictures, run
-from tokenlearner_flexivit import data, train
+from tests.experiments import tiny_cells
+from tokenlearner_flexivit import data
 from tokenlearner_flexivit.data.rendered_scenes import (
   examples,
   scene,
@@ -225,11 +225,7 @@ def test_a_tower_is_distilled_and_put_beside_texts(tmp_path):
   for cell in (*backbones, *cells):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    for section in (c.data, *(e.data for e in c.evals.values())):
-      section.name = "rendered_scenes/tiny"
-    train.train_and_evaluate(c, tmp_path / f"cpu_{cell}_0")
-    file = tmp_path / f"cpu_{cell}_0/report.json"
-    reports[cell] = [json.loads(file.read_text())]
+    reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
   rows = run.rows(study.Done(study.Asked(), SCALE, reports))
   assert [row["patch_size"] for row in rows] == list(SIZES) * len(cells)
   assert {"texture", "R1"} <= rows[-1].keys() and "mAP" in rows[0]

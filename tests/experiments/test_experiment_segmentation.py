@@ -1,14 +1,12 @@
 """The study of segmentation transfers what it says, and judges by numbers."""
 
-import json
-
 import pytest
 
 from experiments import seeds, training
 from experiments.flexivit_curves import cells, curves
 from experiments.flexivit_curves import config as curves_config
 from experiments.transfer_segmentation import config, run
-from tokenlearner_flexivit import train
+from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
 SIZES = SCALE.sizes
@@ -100,9 +98,6 @@ def test_a_backbone_without_its_head_is_transferred(tmp_path):
   for cell in ("fixed15", "coarse_at6"):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    for section in (c.data, c.evals.test.data):
-      section.name = "rendered_scenes/tiny"
-    train.train_and_evaluate(c, tmp_path / f"cpu_{cell}_0")
-  report = json.loads((tmp_path / "cpu_coarse_at6_0/report.json").read_text())
+    report = tiny_cells.train_cell(c, tmp_path, cell)
   (values,) = {len(v) for v in curves.from_reports([report], "mIoU").values()}
   assert values == 1 and training.in_words(report).endswith(" %")
