@@ -78,6 +78,8 @@ def test_a_workdir_without_a_checkpoint_is_nobodys(bound):
     ("model__norm_eps", 1e-6),
     ("model__pool", "gap"),
     ("optimizer__b2", 0.999),
+    ("optimizer__decay", (".*/kernel",)),
+    ("optimizer__schedule__end", 0.0),
     ("optimizer__schedule__name", "cosine"),
     ("task__label_smoothing", 0.0),
   ],
@@ -88,6 +90,35 @@ def test_a_default_that_is_spelled_out_is_no_change(bound, key, value, capsys):
   if isinstance(value, float):
     with pytest.raises(ValueError, match=f"-> {value + 0.5}"):
       claim(bound, **{key: value + 0.5})
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    *(("b2", 0.99), ("decay", (".*/kernel",)), ("weight_decay", 1e-3)),
+    ("schedule", dict(name="cosine", warmup_steps=0, end=0.0)),
+  ],
+)
+def test_a_default_of_optax_that_is_spelled_out_is_no_change(
+  tmp_path, key, value, capsys
+):
+  config = dict(optimizer=dict(name="lion", lr=0.1))
+  binding.bind_workdir(tmp_path, complete(**config), ABOUT)
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  claim(tmp_path, **config, **{f"optimizer__{key}": value})
+  assert not capsys.readouterr().out
+  other = dict(value, end=0.5) if key == "schedule" else 0.5
+  with pytest.raises(ValueError, match=rf"optimizer\.{key}"):
+    claim(tmp_path, **config, **{f"optimizer__{key}": other})
+
+
+def test_the_decay_of_rmsprop_is_no_pattern(tmp_path):
+  config = dict(optimizer=dict(name="rmsprop", lr=0.1))
+  binding.bind_workdir(tmp_path, complete(**config), ABOUT)
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  claim(tmp_path, **config, optimizer__decay=0.9)
+  with pytest.raises(ValueError, match=r"optimizer\.decay"):
+    claim(tmp_path, **config, optimizer__decay=0.5)
 
 
 def test_none_is_a_change_where_the_default_is_another(tmp_path):

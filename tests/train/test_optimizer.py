@@ -164,6 +164,8 @@ def test_bad_optimizers(section, message):
     (dict(name="adam", eps=0), (-0.1, -0.1)),
     (dict(name="adagrad", initial_accumulator_value=0.0), (-0.1, -0.1)),
     (dict(name="adafactor", clipping_threshold=None), (-0.1, -0.1)),
+    # Its own decay: the mean of the squares is a quarter of the gradient's.
+    (dict(name="rmsprop", decay=0.75, eps=0), (-0.2, -0.2)),
     (dict(name="prodigy", betas=(0.9, 0.99), estim_lr0=1.0), (-0.1, -0.1)),
   ],
 )
@@ -237,6 +239,7 @@ def test_muon_takes_kernels_alone_for_matrices():
     (dict(name="lion", lr=1, b1=1.5), r"b1=1.5 must be a number in \[0, 1\)"),
     (dict(name="lion", lr=1, mu_dtype="float16"), "must be 'float32'"),
     (dict(name="adam", lr=1, decay=(".*kernel",)), "no key 'decay'"),
+    (dict(name="rmsprop", lr=1, decay=(".*kernel",)), "must be a number"),
     (dict(name="adan", lr=1, b3="0.9"), "b3='0.9' must be a number"),
     (dict(name="adam", lr=1, nesterov=1), "nesterov=1 must be true or false"),
     (dict(name="adam", lr=1, weight_decay=1), "no key 'weight_decay'"),

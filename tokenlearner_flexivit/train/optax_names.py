@@ -50,7 +50,7 @@ def create(
     name: of one of `functions`.
     section: its arguments, with `lr` for its learning rate and `decay` for its
       mask. `decay` is refused for an optimizer without a mask, which decays all
-      parameters.
+      parameters; RMSprop has one of its own, a number.
     params: the parameters (only names, shapes and dtypes are read).
     schedule: the relative learning rate, by step.
     mask: which parameters decay, from `optimizer.decay_mask`.
@@ -71,7 +71,8 @@ def create(
   configuration.check_keys(section, known - {"learning_rate", *masks}, where)
   if section.get("lr") is None:
     raise ValueError(f"{where} needs lr.")
-  arguments = {k: v for k, v in section.items() if k not in ("lr", "decay")}
+  ours = ("lr", "decay") if masks else ("lr",)
+  arguments = {k: v for k, v in section.items() if k not in ours}
   for key, value in arguments.items():
     _check_type(value, parameters[key].default, f"{where}.{key}")
   rates = {"learning_rate": section["lr"]}

@@ -5,7 +5,7 @@ recipes. Others of optax have their own names and arguments (`optax_names`).
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -19,6 +19,8 @@ from tokenlearner_flexivit.train import layer_rates, optax_names
 
 # Kernels decay, as in big_vision; biases, norms and embeddings do not.
 DECAYED = (r".*/kernel",)
+# Of schedules: the last factor, and the steps of the square root's decay.
+END, TIMESCALE = 0.0, 10_000
 
 
 def decay_mask(params: Any, patterns: str | Sequence[str] = DECAYED) -> Any:
@@ -178,7 +180,7 @@ def create_schedule(
     )
   has_end = name != "constant" and (name != "rsqrt" or durations["cooldown"])
   if arguments.get("end") is None:
-    arguments["end"] = 0.0
+    arguments["end"] = END
   elif not has_end:
     raise ValueError(
       f"{where}.end={arguments['end']!r} has no part in {name!r}"
@@ -188,7 +190,7 @@ def create_schedule(
   provided = {"progress_steps": total_steps - warmup}
   if name == "rsqrt":
     if arguments.get("timescale") is None:
-      arguments["timescale"] = 10_000
+      arguments["timescale"] = TIMESCALE
     provided["cooldown_steps"] = durations["cooldown"]
   decay = configuration.call(create, arguments, where, **provided)
   if not warmup:
@@ -316,6 +318,11 @@ def _check_values(arguments: Mapping[str, Any], where: str) -> None:
 OPTIMIZERS = {"adamw": adamw, "scale_by_adam": scale_by_adam, "sgd": sgd}
 
 
+def known() -> dict[str, Callable[..., optax.GradientTransformation]]:
+  """Returns the functions that build an optimizer, here and in optax."""
+  return {**optax_names.functions(), **OPTIMIZERS}
+
+
 def check(section: Mapping[str, Any], batch_size: int) -> None:
   """Raises ValueError for faults of `config.optimizer` by itself.
 
@@ -365,8 +372,7 @@ def create(
   where = "config.optimizer"
   arguments = dict(section)
   name = arguments.pop("name", None) or "adamw"
-  known = {**optax_names.functions(), **OPTIMIZERS}
-  configuration.choose(name, known, f"{where}.name")
+  configuration.choose(name, known(), f"{where}.name")
   checked = arguments
   # For some optimizers of optax, an eps of 0 has a meaning.
   if name not in OPTIMIZERS:
@@ -381,7 +387,9 @@ def create(
   clip = arguments.pop("grad_clip_norm", None)
   rates = {key: arguments.pop(key, None) for key in layer_rates.KEYS}
   factors = layer_rates.factors(params, **rates, model=model)
-  decay = arguments.get("decay")
+  # RMSprop has a `decay` of its own.
+  is_own = "decay" in inspect.signature(known()[name]).parameters
+  decay = None if is_own else arguments.get("decay")
   mask = decay_mask(params, DECAYED if decay is None else decay)
   if name in OPTIMIZERS:
     arguments.pop("decay", None)

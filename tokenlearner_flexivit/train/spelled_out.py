@@ -11,6 +11,17 @@ from tokenlearner_flexivit.train import optimizer
 
 Config = Mapping[str, Any]
 _NAMES = ("name", "type")
+# Defaults of keys that are read beside the function that a section names.
+_SCHEDULE = ("optimizer", "schedule")
+_DURATIONS = configuration.duration_keys(
+  "warmup", "cooldown", units=configuration.PART_UNITS
+)
+_DEFAULTS = {
+  ("optimizer", "decay"): list(optimizer.DECAYED),
+  (*_SCHEDULE, "end"): optimizer.END,
+  (*_SCHEDULE, "timescale"): optimizer.TIMESCALE,
+  **{(*_SCHEDULE, key): 0 for key in _DURATIONS},
+}
 # Enough to compare curricula of weights.
 _STEPS = 100
 
@@ -35,12 +46,23 @@ def is_same(key: str, old: Config, new: Config) -> bool:
   reader, other = (_reader(section, config) for config in configs)
   if reader is None or reader is not other:
     return otherwise
-  if name in _NAMES and name not in inspect.signature(reader).parameters:
+  is_argument = name in inspect.signature(reader).parameters
+  if name in _NAMES and not is_argument:
     return True  # It names the reader.
-  first, second = (
-    configuration.with_default(reader, _section(section, config), name)
-    for config in configs
-  )
+  if (*section, name) == _SCHEDULE:
+    keys = _section(_SCHEDULE, old) | _section(_SCHEDULE, new)
+    return all(is_same(f"{key}.{inner}", old, new) for inner in keys)
+  default = _DEFAULTS.get((*section, name))
+  # RMSprop has a `decay` of its own.
+  if default is not None and not (is_argument and name == "decay"):
+    return all(value in (None, default) for value in values)
+  try:
+    first, second = (
+      configuration.with_default(reader, _section(section, config), name)
+      for config in configs
+    )
+  except ValueError:  # The default is a function, which no config can name.
+    return otherwise
   return first == second
 
 
@@ -77,7 +99,7 @@ def _reader(path: Sequence[str], config: Config) -> Callable[..., Any] | None:
       kind = section.get("type") or "classification"
       return evaluators.EVALUATORS.get(kind)
     case ["optimizer"]:
-      return optimizer.OPTIMIZERS.get(section.get("name") or "adamw")
+      return optimizer.known().get(section.get("name") or "adamw")
     case ["optimizer", "schedule"]:
       return optimizer.SCHEDULES.get(section.get("name") or "cosine")
   return None
