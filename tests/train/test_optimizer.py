@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tokenlearner_flexivit import models
 from tokenlearner_flexivit.train import optimizer as optimizer_lib
 
 PARAMS = {"a": {"kernel": jnp.ones((2,)), "bias": jnp.ones((2,))}}
@@ -96,6 +97,21 @@ def test_sgd_first_step_and_mask():
     step(optimizer),
     {"kernel": jnp.full((2,), -0.8), "bias": jnp.full((2,), -0.4)},
   )
+
+
+def test_all_matrices_of_a_segmenter_decay():
+  model = models.create(
+    name="segmenter",
+    decoder="mask",
+    num_classes=3,
+    **dict(width=16, depth=1, mlp_dim=16, num_heads=1, patch_size=4),
+  )
+  images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+  decoder = optimizer_lib.decay_mask(params)["mask_decoder"]
+  decays = {k: v.all() for k, v in decoder.items() if not isinstance(v, dict)}
+  assert decays == {"cls_emb": 0, "proj_classes": 1, "proj_patch": 1}
+  assert decoder["proj_dec"] == {"bias": 0, "kernel": 1}
 
 
 def test_no_pattern_is_no_decay():

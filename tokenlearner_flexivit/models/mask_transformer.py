@@ -14,6 +14,10 @@ from tokenlearner_flexivit.models import blocks
 class MaskTransformer(nn.Module):
   """Decodes tokens together with class embeddings; masks are their products.
 
+  Of the parameters that are no kernels by name, weight decay concerns
+  `proj_patch` and `proj_classes`, and not `cls_emb`, as in Segmenter's code
+  (its published recipe has no decay).
+
   Attributes:
     num_classes: C.
     depth: number of blocks.

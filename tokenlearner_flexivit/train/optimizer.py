@@ -17,8 +17,9 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.train import layer_rates, optax_names
 
-# Kernels decay, as in big_vision; biases, norms and embeddings do not.
-DECAYED = (r".*/kernel",)
+# Kernels decay, as in big_vision; biases, norms and embeddings do not. The two
+# matrices of Segmenter's mask transformer are kernels by other names.
+DECAYED = (r".*/(kernel|proj_patch|proj_classes)",)
 # Of schedules: the last factor, and the steps of the square root's decay.
 END, TIMESCALE = 0.0, 10_000
 
