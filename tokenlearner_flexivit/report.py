@@ -186,9 +186,11 @@ def write(
   The picture is patch_sizes.png, or plane.png if there are several numbers of
   learned tokens.
 
-  One evaluator provides the rows of the report: if possible one of accuracy, on
-  the dataset of the training, on another split of it. Each other evaluator gets
-  a table, and its metrics are added to those rows in report.json.
+  One evaluator provides the rows of the report: if possible one of the task's
+  headline, such as accuracy, on the dataset of the training, on another split
+  of it. Of accuracy and mean average precision it is the latter if examples may
+  have several classes. Each other evaluator gets a table, and its metrics are
+  added to those rows in report.json.
 
   Args:
     experiment: the run.
@@ -311,10 +313,16 @@ def _content(
     data = experiment.config["evals"][name]["data"]
     evaluator = experiment.evaluators[name]
     parts = [part for source in evaluator.sources for part in source.parts]
+    is_trained_on, differs, is_shared = splits_read.unlike_training(
+      data, trained_on, parts
+    )
     return (
-      evaluator.headline != experiment.task.headline,
+      evaluator.headline not in experiment.task.headlines,
       name in others,  # Ensembles come after plain accuracy.
-      *splits_read.unlike_training(data, trained_on, parts),
+      is_trained_on,
+      differs,
+      evaluator.for_several != evaluator.has_several,
+      is_shared,
     )
 
   first = min(tables, key=rank)

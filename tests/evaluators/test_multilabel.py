@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import parallel
+from tokenlearner_flexivit import parallel, report
 from tokenlearner_flexivit.data.sources import fake
 from tokenlearner_flexivit.evaluators import multilabel
 from tokenlearner_flexivit.train import setup
@@ -207,3 +207,32 @@ def test_accuracy_of_a_single_class_is_refused(config, monkeypatch, kind):
   config.evals.test.type = kind
   with pytest.raises(ValueError, match=r"says nothing.*type='multilabel'"):
     setup.Experiment(config)
+
+
+@pytest.mark.parametrize("several, first", [(True, "map"), (False, "accuracy")])
+def test_the_headline_is_that_of_the_labels(
+  config, monkeypatch, tmp_path, several, first
+):
+  """Few shots come after both, whatever their names."""
+  if several:
+    monkeypatch.setattr(data_lib, "open_source", lambda *_: Several())
+  test = config.evals.test.to_dict()
+  few = dict(test, type="fewshot", shots=(1,), label_key="label")
+  few["data"] = {k: v for k, v in test["data"].items() if k != "split"}
+  config.evals = {
+    "accuracy": dict(test, type="classification"),
+    "map": dict(test, type="multilabel"),
+    **({} if several else {"a_few": few}),
+  }
+  parts = setup.Experiment(config)
+  params = parts.parallel.place(parts.init_params())
+  results = {
+    name: dict(evaluator.run(params))
+    for name, evaluator in parts.evaluators.items()
+  }
+  written = report.write(parts, tmp_path, params, results, 4)
+  assert written["evaluation"] == first
+  # One of the two kinds alone is enough.
+  del results["accuracy"]
+  written = report.write(parts, tmp_path, params, results, 4)
+  assert (written["evaluation"], written["headline"]) == ("map", "mAP")

@@ -94,6 +94,8 @@ class Evaluator(abc.ABC):
     metrics: the display of the metrics that tables show, by name and in order.
     headline: the metric that settings are compared by; higher is better.
     needs: names of methods that its task must have beside those of `Task`.
+    for_several: whether the headline is for examples of several classes.
+    has_several: whether examples may have several classes.
     before_batch: called before each batch of images on all hosts; it ends the
       evaluation by raising an error on all of them.
   """
@@ -104,6 +106,8 @@ class Evaluator(abc.ABC):
   metrics: Mapping[str, Metric]
   headline: str
   needs: ClassVar[Sequence[str]] = ()
+  for_several: ClassVar[bool] = False
+  has_several: bool = False
 
   def __init__(self, context: Context):
     """Takes what all evaluators have from the context."""
@@ -175,7 +179,7 @@ class Evaluator(abc.ABC):
       )
 
   def _open_labelled(self, data: dict[str, Any]) -> data_lib.Source:
-    """Opens a labelled split and sets `_images` and `image_shape`.
+    """Opens a labelled split; sets `_images`, `image_shape`, `has_several`.
 
     Returns:
       the source of the split.
@@ -191,6 +195,10 @@ class Evaluator(abc.ABC):
     self.sources = (source,)
     self._images = self._open(
       data, source, check_labels=self._task.check_labels
+    )
+    label = np.asarray(self._images.example["label"])
+    self.has_several = label.ndim == 1 and (
+      source.has_several or labels_lib.are_several(label)
     )
     parsed = data_lib.parse(data["pp"]).only("label")
     make_example = examples.MakeExample(source, parsed)

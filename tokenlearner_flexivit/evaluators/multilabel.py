@@ -63,6 +63,7 @@ class Evaluator(base.Evaluator):
     {"mAP": Metric("mAP", "%"), "loss": Metric("loss")}
   )
   headline = "mAP"
+  for_several = True
   needs = ("one_hot",)
 
   def __init__(

@@ -94,6 +94,11 @@ class Task(abc.ABC):
     self.programs: dict[Any, Any] = {}
 
   @property
+  def headlines(self) -> tuple[str, ...]:
+    """Returns the evaluation metrics that measure how good the model is."""
+    return (self.headline,)
+
+  @property
   def answer_keys(self) -> tuple[str, ...]:
     """Returns the entries of a batch that `predict` reads."""
     return (self.model.input,)

@@ -122,6 +122,12 @@ class Classification(base.Task):
     return models.create(**{**section, "num_classes": number})
 
   @property
+  def headlines(self) -> tuple[str, ...]:
+    """Returns accuracy; for classes that may be several, mAP as well."""
+    several = ("mAP",) if self.probabilities is jax.nn.sigmoid else ()
+    return (self.headline, *several)
+
+  @property
   def hub_task(self) -> str:
     """Returns the name that model hubs have for the task."""
     return f"{self.model.input}-classification"
