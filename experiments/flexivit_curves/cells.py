@@ -145,23 +145,24 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
   return {cell.name: cell for cell in cells}
 
 
-def backbones(scale: scales.Scale) -> dict[str, str]:
+def backbones(scale: scales.Scale) -> dict[str, Cell]:
   """Returns the cells that transfers start from, by what they are there.
 
   The paper's FlexiViT is distilled, from a teacher whose weights it starts as.
   """
+  known = cells_by_name(scale)
   return {
-    "flexible": "distilled_from_teacher",
-    "coarse": fixed(scale.sizes[0]),
-    "fine": fixed(scale.sizes[-1]),
+    "flexible": known["distilled_from_teacher"],
+    "coarse": known[fixed(scale.sizes[0])],
+    "fine": known[fixed(scale.sizes[-1])],
   }
 
 
 def backbones_with_needs(scale: scales.Scale) -> dict[str, list[str]]:
   """Returns the cells of `backbones`, each with and after those it needs."""
   known, ordered = cells_by_name(scale), {}
-  for name in backbones(scale).values():
-    for before in known[name].needs:
+  for backbone in backbones(scale).values():
+    for before in backbone.needs:
       ordered[before] = known[before].needs
-    ordered[name] = known[name].needs
+    ordered[backbone.name] = backbone.needs
   return ordered

@@ -1,12 +1,12 @@
 r"""One training of the study; the study itself is `run.py`.
 
     python -m tokenlearner_flexivit.main --workdir=/tmp/runs/cell --config=\
-      experiments/transfer_detection/config.py:cell=flexible_at24,seed=0,\
+      experiments/transfer_detection/config.py:cell=boxes_any_size,seed=0,\
 workdir=/tmp/runs
 
-Its image towers are those of transfer_retrieval, under the names that they have
-there: they have learned colours and shapes, which names tell. A transfer starts
-from the run of its tower in the folder `workdir=...` of the study.
+A backbone is a training of flexivit_curves, under the name that it has there; a
+transfer starts from the run of its backbone in the folder `workdir=...` of the
+study.
 """
 
 import dataclasses
@@ -15,13 +15,15 @@ import ml_collections
 
 from configs import detection_scenes
 from experiments import recipe
-from experiments.transfer_retrieval import config as retrieval_config
+from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import config as curves_config
+from experiments.flexivit_curves import scales
 
-ANY_SIZE = "any_size"
+ANY_SIZE = "boxes_any_size"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale(retrieval_config.Scale):
+class Scale(scales.Scale):
   """A size of the study.
 
   Attributes:
@@ -43,7 +45,7 @@ SCALES = {
   # A seed takes about an hour of one CPU core.
   "cpu": recipe.larger(
     Scale,
-    retrieval_config.SCALES["cpu"],
+    scales.SCALES["cpu"],
     box_data=f"rendered_scenes/{detection_scenes.SIDE}",
     box_sizes=detection_scenes.PATCH_SIZES,
     box_steps=1500,
@@ -53,7 +55,7 @@ SCALES = {
   # Not yet run.
   "gpu": recipe.larger(
     Scale,
-    retrieval_config.SCALES["gpu"],
+    scales.SCALES["gpu"],
     box_data="rendered_scenes/120",
     box_sizes=(30, 20, 15, 10),
     box_steps=5000,
@@ -69,29 +71,28 @@ class Cell:
 
   Attributes:
     name: in tables and folders.
-    tower: key of `retrieval_config.towers`.
+    backbone: key of `cells.backbones`.
     sizes: patch sizes; one of them is drawn at each step.
   """
 
   name: str
-  tower: str
+  backbone: str
   sizes: tuple[int, ...]
 
 
-def transfer(tower: str, size: int) -> str:
-  """Returns the name of a tower's transfer at one patch size."""
-  return f"{tower}_at{size}"
+def transfer(backbone: str, size: int) -> str:
+  """Returns the name of a backbone's transfer at one patch size."""
+  return f"boxes_{backbone}_at{size}"
 
 
 def cells_by_name(scale: Scale) -> dict[str, Cell]:
   """Returns the transfers of a scale by name."""
   coarse, fine = scale.box_sizes[0], scale.box_sizes[-1]
   listed = [
-    Cell(transfer(tower, size), tower, (size,))
-    for tower, size in (
+    Cell(transfer(backbone, size), backbone, (size,))
+    for backbone, size in (
       ("flexible", coarse),
       ("coarse", coarse),
-      ("fine", coarse),
       ("flexible", fine),
       ("fine", fine),
     )
@@ -101,9 +102,11 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
 
 
 def needs(scale: Scale) -> dict[str, list[str]]:
-  """Returns towers and transfers, each after those it needs."""
-  return retrieval_config.needs_of_towers(scale) | {
-    cell.name: [cell.tower] for cell in cells_by_name(scale).values()
+  """Returns backbones and transfers, each after those it needs."""
+  backbones = curves_cells.backbones(scale)
+  return curves_cells.backbones_with_needs(scale) | {
+    cell.name: [backbones[cell.backbone].name]
+    for cell in cells_by_name(scale).values()
   }
 
 
@@ -114,21 +117,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
   cell = cells_by_name(scale).get(args["cell"])
-  if cell is None:  # A tower, or its backbone.
-    return retrieval_config.get_config(arg)
-  before = recipe.runs_before(args, [cell.tower], "transfer_detection")
-  stored = retrieval_config.towers(scale)[cell.tower]
+  if cell is None:  # A backbone.
+    return curves_config.get_config(arg)
+  backbone = curves_cells.backbones(scale)[cell.backbone]
+  before = recipe.runs_before(args, [backbone.name], "transfer_detection")
   c = recipe.config(scale, args["seed"], scale.box_steps)
   c.batch_size = scale.box_batch
   c.data = dict(
     detection_scenes.boxes(scale.box_data, "train"),
     num_threads=scale.num_threads,
   )
-  c.model = recipe.model_section(scale, stored.kernel, stored.grid)
+  c.model = recipe.model_section(scale, backbone.kernel, backbone.grid)
   c.model.text = detection_scenes.text_tower(scale.width)
   c.flexi = dict(patch_size=dict(values=cell.sizes))
   c.task = dict(name="detection", held_out=detection_scenes.held_out())
-  c.init = before[cell.tower]
+  c.init = before[backbone.name]
   c.evals = dict(
     test=detection_scenes.evaluation(
       scale.box_data, scale.box_test, scale.box_sizes

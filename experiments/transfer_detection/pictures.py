@@ -16,16 +16,23 @@ METRICS = {
 }
 # Transfers: label, style, colour.
 _LINES = {
-  "flexible_at{coarse}": ("flexible, transferred at {coarse}", "o-", "#0072b2"),
-  "flexible_at{fine}": ("flexible, transferred at {fine}", "o:", "#56b4e9"),
+  "boxes_flexible_at{coarse}": (
+    "flexible, transferred at {coarse}",
+    "o-",
+    "#0072b2",
+  ),
+  "boxes_flexible_at{fine}": (
+    "flexible, transferred at {fine}",
+    "o:",
+    "#56b4e9",
+  ),
   config.ANY_SIZE: ("flexible, transferred at all sizes", "o--", "#cc79a7"),
-  "coarse_at{coarse}": (
+  "boxes_coarse_at{coarse}": (
     "fixed coarse, transferred at {coarse}",
     "s-",
     "#d55e00",
   ),
-  "fine_at{coarse}": ("fixed fine, transferred at {coarse}", "^-", "#009e73"),
-  "fine_at{fine}": ("fixed fine, transferred at {fine}", "^:", "#777777"),
+  "boxes_fine_at{fine}": ("fixed fine, transferred at {fine}", "^:", "#777777"),
 }
 Measured = Mapping[str, Mapping[str, curves.Curve]]
 

@@ -1,9 +1,9 @@
 r"""FlexiViT's transfer to detection by names (OWL-ViT) on rendered_scenes.
 
-python -m experiments.transfer_detection.run --workdir=/tmp/pairs --jobs=2
+python -m experiments.transfer_detection.run --workdir=/tmp/curves --jobs=2
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again, nor is a tower that transfer_retrieval has left there.
+is not trained again, nor is a backbone that flexivit_curves has left there.
 --cells trains some of the runs (and what these need), without results; with
 other --seeds the results go to WORKDIR/results.
 """
@@ -47,8 +47,8 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   sizes, measured = outcome.scale.box_sizes, pictures.by_cell(outcome.rows)
   coarse, fine = sizes[0], sizes[-1]
 
-  def at(tower: str, size: int) -> pictures.Measured:
-    return measured[config.transfer(tower, size)]
+  def at(backbone: str, size: int) -> pictures.Measured:
+    return measured[config.transfer(backbone, size)]
 
   def gain(curve: curves.Curve) -> list[float]:
     return seeds.points(curve[fine], curve[coarse])
@@ -78,21 +78,21 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   )
   return [
     seeds.claim(
-      f"transferred at {coarse} and used at {fine}, the flexible tower gains",
+      f"transferred at {coarse} and used at {fine}, the flexible one gains",
       "FlexiViT, Figure 8 (classification)",
       _GAINS,
       curves.change(flexible["AP"], coarse, fine),
       gain(flexible["AP"]),
     ),
     seeds.claim(
-      f"the tower of patch size {outcome.scale.sizes[0]} loses",
+      f"the fixed one of patch size {outcome.scale.sizes[0]} loses",
       "FlexiViT, Figure 8 (classification)",
       "collapses",
       curves.change(fixed["AP"], coarse, fine),
       [-points for points in gain(fixed["AP"])],
     ),
     seeds.claim(
-      "transferred at the size of a fixed tower, the flexible one is within "
+      "transferred at the size of a fixed one, the flexible one is within "
       f"{_OWN_SIZE} point of it in AP",
       "FlexiViT, Figure 7 (LVIS)",
       "no worse",

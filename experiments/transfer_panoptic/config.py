@@ -1,12 +1,12 @@
 r"""One training of the study; the study itself is `run.py`.
 
     python -m tokenlearner_flexivit.main --workdir=/tmp/runs/cell --config=\
-      experiments/transfer_panoptic/config.py:cell=any_size,seed=0,\
+      experiments/transfer_panoptic/config.py:cell=panoptic_any_size,seed=0,\
 workdir=/tmp/runs
 
-Image towers are those of transfer_retrieval, under the names that they have
-there, and `coder` is UViM's stage I. Transfers, its stage II, start from the
-runs of a tower and of the coder in the folder `workdir=...` of the study.
+A backbone is a training of flexivit_curves, under the name that it has there,
+and `coder` is UViM's stage I. Transfers, its stage II, start from the runs of a
+backbone and of the coder in the folder `workdir=...` of the study.
 """
 
 import dataclasses
@@ -15,14 +15,17 @@ import ml_collections
 
 from configs import panoptic_code_scenes, panoptic_scenes
 from experiments import recipe
-from experiments.transfer_retrieval import config as retrieval_config
+from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import config as curves_config
+from experiments.flexivit_curves import scales
 
-CODER, ANY_SIZE, BOTH_DIALS = "coder", "any_size", "both_dials"
+CODER = "coder"
+ANY_SIZE, BOTH_DIALS = "panoptic_any_size", "panoptic_both_dials"
 ALL = "all"  # Tokens.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale(retrieval_config.Scale):
+class Scale(scales.Scale):
   """A size of the study.
 
   Attributes:
@@ -39,7 +42,7 @@ class Scale(retrieval_config.Scale):
 SCALES = {
   "cpu": recipe.larger(
     Scale,
-    retrieval_config.SCALES["cpu"],
+    scales.SCALES["cpu"],
     code_steps=1500,
     map_steps=1000,
     numbers=(4, 8, 16),
@@ -53,7 +56,7 @@ class Cell:
 
   Attributes:
     name: in tables and folders.
-    tower: key of `retrieval_config.towers`.
+    backbone: key of `cells.backbones`.
     sizes: patch sizes; one of them is drawn at each step.
     version: of TokenLearner before the last block; None without one.
     numbers: of tokens; one of them is drawn at each step. None without
@@ -61,36 +64,35 @@ class Cell:
   """
 
   name: str
-  tower: str
+  backbone: str
   sizes: tuple[int, ...]
   version: str | None = None
   numbers: tuple[int | str, ...] | None = None
 
 
-def transfer(tower: str, size: int) -> str:
-  """Returns the name of a tower's transfer at one patch size."""
-  return f"{tower}_at{size}"
+def transfer(backbone: str, size: int) -> str:
+  """Returns the name of a backbone's transfer at one patch size."""
+  return f"panoptic_{backbone}_at{size}"
 
 
 def learned(number: int) -> str:
   """Returns the name of the transfer with so many learned tokens."""
-  return f"learned{number}"
+  return f"panoptic_learned{number}"
 
 
 def averages(number: int) -> str:
   """Returns the name of the transfer with averages over so many rectangles."""
-  return f"averages{number}"
+  return f"panoptic_averages{number}"
 
 
 def cells_by_name(scale: Scale) -> dict[str, Cell]:
   """Returns the transfers of a scale by name."""
   coarse, fine = scale.sizes[0], scale.sizes[-1]
   listed = [
-    Cell(transfer(tower, size), tower, (size,))
-    for tower, size in (
+    Cell(transfer(backbone, size), backbone, (size,))
+    for backbone, size in (
       ("flexible", coarse),
       ("coarse", coarse),
-      ("fine", coarse),
       ("flexible", fine),
       ("fine", fine),
     )
@@ -110,11 +112,15 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
 
 
 def needs(scale: Scale) -> dict[str, list[str]]:
-  """Returns towers, coder and transfers, each after those it needs."""
+  """Returns backbones, coder and transfers, each after those it needs."""
+  backbones = curves_cells.backbones(scale)
   return (
-    retrieval_config.needs_of_towers(scale)
+    curves_cells.backbones_with_needs(scale)
     | {CODER: []}
-    | {cell.name: [cell.tower, CODER] for cell in cells_by_name(scale).values()}
+    | {
+      cell.name: [backbones[cell.backbone].name, CODER]
+      for cell in cells_by_name(scale).values()
+    }
   )
 
 
@@ -125,27 +131,32 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg, SCALES, needs, small, cell=ANY_SIZE, workdir=""
   )
   name, seed = args["cell"], args["seed"]
-  if name in retrieval_config.needs_of_towers(scale):
-    return retrieval_config.get_config(arg)
+  if name in curves_cells.backbones_with_needs(scale):
+    return curves_config.get_config(arg)
   if name == CODER:
     c = panoptic_code_scenes.get_config(f"steps={scale.code_steps}")
     c.seed, c.batch_size = seed, scale.batch_size
     return c
   cell = cells_by_name(scale)[name]
-  needed = [cell.tower, CODER]
+  backbone = curves_cells.backbones(scale)[cell.backbone]
+  needed = [backbone.name, CODER]
   before = recipe.runs_before(args, needed, "transfer_panoptic")
-  return _transfer_config(scale, seed, cell, *before.values())
+  return _transfer_config(scale, seed, cell, backbone, *before.values())
 
 
 def _transfer_config(
-  scale: Scale, seed: int, cell: Cell, init: str, coder: str
+  scale: Scale,
+  seed: int,
+  cell: Cell,
+  backbone: curves_cells.Cell,
+  init: str,
+  coder: str,
 ) -> ml_collections.ConfigDict:
   """Returns the config of a transfer."""
-  stored = retrieval_config.towers(scale)[cell.tower]
   c = recipe.config(scale, seed, scale.map_steps)
   base = panoptic_scenes.get_config(f"coder={coder}")
   c.data, c.task, c.evals = base.data, base.task, base.evals
-  c.model = recipe.model_section(scale, stored.kernel, stored.grid)
+  c.model = recipe.model_section(scale, backbone.kernel, backbone.grid)
   c.model.decoder_depth, c.model.coder = base.model.decoder_depth, coder
   c.init = init
   c.flexi = dict(patch_size=dict(values=cell.sizes))

@@ -11,12 +11,19 @@ from tokenlearner_flexivit.figures import drawing
 METRICS = ("PQ", "SQ", "RQ")
 # Transfers: label, style, colour.
 _LINES = {
-  "flexible_at{coarse}": ("flexible, transferred at {coarse}", "o-", "#0072b2"),
-  "flexible_at{fine}": ("flexible, transferred at {fine}", "o:", "#56b4e9"),
+  "panoptic_flexible_at{coarse}": (
+    "flexible, transferred at {coarse}",
+    "o-",
+    "#0072b2",
+  ),
+  "panoptic_flexible_at{fine}": (
+    "flexible, transferred at {fine}",
+    "o:",
+    "#56b4e9",
+  ),
   config.ANY_SIZE: ("flexible, transferred at all sizes", "o--", "#cc79a7"),
-  "coarse_at{coarse}": ("fixed coarse, at {coarse}", "s-", "#d55e00"),
-  "fine_at{coarse}": ("fixed fine, at {coarse}", "^-", "#009e73"),
-  "fine_at{fine}": ("fixed fine, at {fine}", "^:", "#777777"),
+  "panoptic_coarse_at{coarse}": ("fixed coarse, at {coarse}", "s-", "#d55e00"),
+  "panoptic_fine_at{fine}": ("fixed fine, at {fine}", "^:", "#777777"),
 }
 _COLORS = ("#e69f00", "#d55e00", "#cc79a7", "#0072b2")
 # The curve of a cell's metric at a number of tokens, None without TokenLearner.

@@ -1,9 +1,9 @@
 r"""FlexiViT and TokenLearner in panoptic segmentation (UViM).
 
-python -m experiments.transfer_panoptic.run --workdir=/tmp/pairs --jobs=2
+python -m experiments.transfer_panoptic.run --workdir=/tmp/curves --jobs=2
 
 The same command goes on where it stopped; a run whose report is in the workdir
-is not trained again, nor is a tower that transfer_retrieval has left there.
+is not trained again, nor is a backbone that flexivit_curves has left there.
 --cells trains some of the runs (and what these need), without results; with
 other --seeds the results go to WORKDIR/results.
 """
@@ -81,21 +81,21 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
   most = scale.numbers[-1]
   return [
     seeds.claim(
-      f"transferred at {coarse} and used at {fine}, the flexible tower gains",
+      f"transferred at {coarse} and used at {fine}, the flexible one gains",
       "FlexiViT, Figure 8 (classification)",
       _GAINS,
       curves.change(flexible, coarse, fine),
       gain(flexible),
     ),
     seeds.claim(
-      f"the tower of patch size {coarse} loses",
+      f"the fixed one of patch size {coarse} loses",
       "FlexiViT, Figure 8 (classification)",
       "collapses",
       curves.change(fixed, coarse, fine),
       [-points for points in gain(fixed)],
     ),
     seeds.claim(
-      "transferred at the size of a fixed tower, the flexible one is within "
+      "transferred at the size of a fixed one, the flexible one is within "
       f"{_OWN_SIZE} point of it",
       "FlexiViT, Figure 7 (UViM on COCO)",
       "no worse",

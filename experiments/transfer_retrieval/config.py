@@ -92,16 +92,6 @@ def of_counts(name: str) -> str:
   return f"{COUNTS}_{name}"
 
 
-def towers(scale: Scale) -> dict[str, curves_cells.Cell]:
-  """Returns the image towers by name: the backbones that they start from.
-
-  A tower has the patch sizes and the stored sizes of its backbone.
-  """
-  known = curves_cells.cells_by_name(scale)
-  names = curves_cells.backbones(scale)
-  return {tower: known[cell] for tower, cell in names.items()}
-
-
 def transfers(scale: Scale) -> dict[str, Transfer]:
   """Returns the transfers by name."""
   coarse, fine = scale.sizes[0], scale.sizes[-1]
@@ -119,9 +109,17 @@ def transfers(scale: Scale) -> dict[str, Transfer]:
   return {transfer.name: transfer for transfer in listed}
 
 
+def towers(scale: Scale) -> dict[str, curves_cells.Cell]:
+  """Returns the image towers by name: the backbones that they start from.
+
+  A tower has the patch sizes and the stored sizes of its backbone.
+  """
+  return curves_cells.backbones(scale)
+
+
 def towers_of_counts(scale: Scale) -> dict[str, curves_cells.Cell]:
   """Returns `towers` under the names of those that learn counts."""
-  return {of_counts(name): cell for name, cell in towers(scale).items()}
+  return {of_counts(name): backbone for name, backbone in towers(scale).items()}
 
 
 def transfers_of_counts(scale: Scale) -> dict[str, Transfer]:
@@ -132,13 +130,6 @@ def transfers_of_counts(scale: Scale) -> dict[str, Transfer]:
     )
     for name, transfer in transfers(scale).items()
     if transfer.way == LOCKED
-  }
-
-
-def needs_of_towers(scale: Scale) -> dict[str, list[str]]:
-  """Returns backbones and towers, each after those it needs."""
-  return curves_cells.backbones_with_needs(scale) | {
-    tower: [backbone.name] for tower, backbone in towers(scale).items()
   }
 
 
@@ -153,9 +144,11 @@ def needs_of_counts(scale: Scale) -> dict[str, list[str]]:
 
 def needs(scale: Scale) -> dict[str, list[str]]:
   """Returns backbones, towers and transfers, each after those it needs."""
-  return needs_of_towers(scale) | {
-    name: [transfer.tower] for name, transfer in transfers(scale).items()
-  }
+  return (
+    curves_cells.backbones_with_needs(scale)
+    | {tower: [backbone.name] for tower, backbone in towers(scale).items()}
+    | {name: [transfer.tower] for name, transfer in transfers(scale).items()}
+  )
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

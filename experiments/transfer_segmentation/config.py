@@ -51,11 +51,10 @@ def transfer(backbone: str, size: int) -> str:
 
 def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
   """Returns the transfers of a scale by name."""
-  known = curves_cells.cells_by_name(scale)
   coarse_and_fine = scale.sizes[0], scale.sizes[-1]
   cells = []
-  for name, cell in curves_cells.backbones(scale).items():
-    stored = known[cell].kernel, known[cell].grid
+  for name, backbone in curves_cells.backbones(scale).items():
+    stored = backbone.kernel, backbone.grid
     sizes = scale.sizes if name == "flexible" else coarse_and_fine
     cells += [
       Cell(transfer(name, size), name, (size,), *stored, scale.short_steps)
@@ -69,9 +68,10 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
 
 def needs(scale: scales.Scale) -> dict[str, list[str]]:
   """Returns backbones and transfers, each with those that come before it."""
-  names = curves_cells.backbones(scale)
+  backbones = curves_cells.backbones(scale)
   return curves_cells.backbones_with_needs(scale) | {
-    cell.name: [names[cell.backbone]] for cell in cells_by_name(scale).values()
+    cell.name: [backbones[cell.backbone].name]
+    for cell in cells_by_name(scale).values()
   }
 
 
@@ -102,7 +102,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   cell = cells_by_name(scale).get(args["cell"])
   if cell is None:  # A backbone.
     return curves_config.get_config(arg)
-  backbone = curves_cells.backbones(scale)[cell.backbone]
+  backbone = curves_cells.backbones(scale)[cell.backbone].name
   before = recipe.runs_before(args, [backbone], "transfer_segmentation")
   # It begins with trained weights and learns more slowly, as fine-tuning does
   # in the paper.

@@ -4,8 +4,9 @@ import pytest
 
 from configs import detection_scenes
 from experiments import seeds, study
+from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import config as curves_config
 from experiments.transfer_detection import config, pictures, run
-from experiments.transfer_retrieval import config as retrieval_config
 from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
@@ -23,29 +24,30 @@ def test_each_cell_comes_after_those_it_needs(name):
   assert seen.issuperset(config.cells_by_name(config.SCALES[name]))
 
 
-def test_backbones_are_the_towers_of_transfer_retrieval():
-  text = "cell=flexible,seed=2,workdir=runs"
-  assert config.get_config(text) == retrieval_config.get_config(text)
+def test_backbones_are_those_of_flexivit_curves():
+  text = "cell=distilled_from_teacher,seed=2,workdir=runs"
+  assert config.get_config(text) == curves_config.get_config(text)
 
 
 def test_transfers_differ_in_backbone_and_sizes_alone():
-  base = config.get_config("cell=any_size,seed=1,workdir=runs").to_dict()
+  base = config.get_config("cell=boxes_any_size,seed=1,workdir=runs").to_dict()
   assert base["total_steps"] == SCALE.box_steps
   assert tuple(base["evals"]["test"]["patch_sizes"]) == SIZES
-  towers = retrieval_config.towers(SCALE)
+  backbones = curves_cells.backbones(SCALE)
   for name, cell in config.cells_by_name(SCALE).items():
     other = config.get_config(f"cell={name},seed=1,workdir=runs").to_dict()
-    assert other["init"].endswith(f"runs/cpu_{cell.tower}_1")
+    backbone = backbones[cell.backbone]
+    assert other["init"].endswith(f"runs/cpu_{backbone.name}_1")
     assert tuple(other["flexi"]["patch_size"]["values"]) == cell.sizes
-    kernel = towers[cell.tower].kernel
+    kernel = backbone.kernel
     assert tuple(other["model"]["patch_size"]) == (kernel, kernel)
     for key in ("patch_size", "posemb_grid"):
       other["model"][key] = base["model"][key]
     for key in ("init", "flexi"):
       other[key] = base[key]
     assert other == base
-  with pytest.raises(ValueError, match="flexible_at24 needs flexible"):
-    config.get_config("cell=flexible_at24")
+  with pytest.raises(ValueError, match="boxes_flexible_at24 needs distilled"):
+    config.get_config("cell=boxes_flexible_at24")
 
 
 def curve(first, last):
@@ -71,9 +73,9 @@ def judge(**changed):
     )
     if name == config.ANY_SIZE:
       curves["AP"] = curve(0.32, 0.45)
-    elif cell.tower != "flexible":
+    elif cell.backbone != "flexible":
       high = 0.3, 0.1
-      curves["AP"] = curve(*(high if cell.tower == "coarse" else high[::-1]))
+      curves["AP"] = curve(*(high if cell.backbone == "coarse" else high[::-1]))
     for size in SIZES:
       rows.append(
         {"cell": name, "patch_size": size, "train_seconds": [60.0] * 3}
@@ -95,7 +97,7 @@ def test_claims_follow_the_numbers():
   assert loss["measured"] == "30.0 % -> 10.0 % (-20.0 ± 0.0)"
   assert seen["measured"] == "70.0 %" and novel["expected"].startswith("> 2.5")
   (text,) = run.STUDY.tables(outcome).values()
-  assert "| `fine_at8`" in text and "70.0 ± 1.0" in text
+  assert "| `boxes_fine_at8`" in text and "70.0 ± 1.0" in text
   (figure,) = run.STUDY.figures(outcome).values()
   lines = {len(axes.containers) for axes in figure.axes}
   assert lines == {len(config.cells_by_name(SCALE))}
@@ -104,13 +106,13 @@ def test_claims_follow_the_numbers():
 @pytest.mark.parametrize(
   "cell, metric, changed, failing",
   [
-    ("flexible_at24", "AP", curve(0.3, 0.2), [0]),
-    ("coarse_at24", "AP", curve(0.3, 0.4), [1]),
-    ("coarse_at24", "AP", curve(0.5, 0.1), [2]),
-    ("fine_at8", "AP", curve(0.1, 0.6), [2]),
-    ("any_size", "AP_small", curve(0.3, 0.1), [3, 4]),
-    ("any_size", "AP_medium", curve(0.1, 0.6), [4]),
-    ("any_size", "AP", curve(0.3, 0.3), [5]),
+    ("boxes_flexible_at24", "AP", curve(0.3, 0.2), [0]),
+    ("boxes_coarse_at24", "AP", curve(0.3, 0.4), [1]),
+    ("boxes_coarse_at24", "AP", curve(0.5, 0.1), [2]),
+    ("boxes_fine_at8", "AP", curve(0.1, 0.6), [2]),
+    ("boxes_any_size", "AP_small", curve(0.3, 0.1), [3, 4]),
+    ("boxes_any_size", "AP_medium", curve(0.1, 0.6), [4]),
+    ("boxes_any_size", "AP", curve(0.3, 0.3), [5]),
   ],
 )
 def test_a_claim_fails_by_its_own_numbers(cell, metric, changed, failing):
@@ -123,28 +125,30 @@ def test_a_claim_fails_by_its_own_numbers(cell, metric, changed, failing):
 def test_the_best_transfer_must_reach_the_goal_and_beat_chance():
   low = {
     f"{cell}__AP50_{part}": curve(0.01, value)
-    for cell in ("any_size", "flexible_at8")
+    for cell in ("boxes_any_size", "boxes_flexible_at8")
     for part, value in (("seen", 0.5), ("novel", 0.01))
   }
   *_, seen, novel = judge(**low).claims
   assert [seen["verdict"], novel["verdict"]] == ["no", "undecided"]
-  one = judge(flexible_at8__AP50_seen=curve(0.1, 0.9)).claims[-2]
-  assert "`flexible_at8`" in one["claim"] and one["verdict"] == "yes"
+  one = judge(boxes_flexible_at8__AP50_seen=curve(0.1, 0.9)).claims[-2]
+  assert "`boxes_flexible_at8`" in one["claim"] and one["verdict"] == "yes"
 
 
 @pytest.mark.studies
-def test_a_tower_learns_boxes(tmp_path):
+def test_a_backbone_learns_boxes(tmp_path):
   """The reports have what rows read."""
   reports = {}
-  for cell in ("fixed15", "coarse", "coarse_at24"):
+  for cell in ("fixed15", "boxes_coarse_at24"):
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
-    if cell == "coarse_at24":
+    if cell == "boxes_coarse_at24":
       name = "rendered_scenes/tiny"
       c.data = detection_scenes.boxes(name, "train")
       c.evals.test = detection_scenes.evaluation(name, "test", SIZES)
     reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
-  every = {name: reports["coarse_at24"] for name in config.cells_by_name(SCALE)}
+  every = {
+    name: reports["boxes_coarse_at24"] for name in config.cells_by_name(SCALE)
+  }
   rows = run.rows(study.Done(study.Asked(), SCALE, every))
   assert [row["patch_size"] for row in rows[: len(SIZES)]] == list(SIZES)
   assert set(pictures.METRICS) <= rows[0].keys()

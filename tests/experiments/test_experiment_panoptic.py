@@ -6,8 +6,9 @@ import pytest
 
 from configs import panoptic_code_scenes
 from experiments import seeds, study
+from experiments.flexivit_curves import cells as curves_cells
+from experiments.flexivit_curves import config as curves_config
 from experiments.transfer_panoptic import config, pictures, run
-from experiments.transfer_retrieval import config as retrieval_config
 from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
@@ -26,19 +27,21 @@ def test_each_cell_comes_after_those_it_needs():
     assert seen.issuperset(needs)
     seen.add(cell)
   assert seen.issuperset(config.cells_by_name(SCALE))
-  text = "cell=flexible,seed=2,workdir=runs"
-  assert config.get_config(text) == retrieval_config.get_config(text)
+  text = "cell=distilled_from_teacher,seed=2,workdir=runs"
+  assert config.get_config(text) == curves_config.get_config(text)
   coder = get(config.CODER)
   assert coder["seed"] == 1 and coder["total_steps"] == SCALE.code_steps
 
 
-def test_transfers_differ_in_tower_and_dials_alone():
+def test_transfers_differ_in_backbone_and_dials_alone():
   base = get(config.ANY_SIZE)
   assert base["total_steps"] == SCALE.map_steps
   assert base["model"]["coder"].endswith("runs/cpu_coder_1")
+  backbones = curves_cells.backbones(SCALE)
   for name, cell in config.cells_by_name(SCALE).items():
     other = get(name)
-    assert other["init"].endswith(f"runs/cpu_{cell.tower}_1")
+    backbone = backbones[cell.backbone]
+    assert other["init"].endswith(f"runs/cpu_{backbone.name}_1")
     flexi = other["flexi"]
     assert tuple(flexi["patch_size"]["values"]) == cell.sizes
     if cell.version:
@@ -55,8 +58,10 @@ def test_transfers_differ_in_tower_and_dials_alone():
     for key in ("init", "flexi"):
       other[key] = base[key]
     assert other == base
-  with pytest.raises(ValueError, match="both_dials needs flexible and coder"):
-    config.get_config("cell=both_dials")
+  with pytest.raises(
+    ValueError, match="panoptic_both_dials needs distilled_from_teacher"
+  ):
+    config.get_config("cell=panoptic_both_dials")
 
 
 def curve(first, last):
@@ -74,9 +79,9 @@ def judge(**changed):
   rows = []
   for name, cell in config.cells_by_name(SCALE).items():
     values = curve(0.4, 0.5)
-    if name == "coarse_at15":
+    if name == "panoptic_coarse_at15":
       values = curve(0.4, 0.1)
-    if name.startswith("averages"):
+    if name.startswith("panoptic_averages"):
       values = curve(0.2, 0.3)
     values = changed.get(name, values)
     for number in cell.numbers or (None,):
@@ -97,21 +102,21 @@ def test_claims_follow_the_numbers():
   assert gain["measured"] == "40.0 % -> 50.0 % (+10.0 ± 0.0)"
   assert loss["measured"] == "40.0 % -> 10.0 % (-30.0 ± 0.0)"
   (text,) = run.STUDY.tables(outcome).values()
-  assert re.search(r"\| `averages16` +\| 16 ", text)
+  assert re.search(r"\| `panoptic_averages16` +\| 16 ", text)
   assert "keeps of the labels: 90" in text
   (figure,) = run.STUDY.figures(outcome).values()
   lines = [len(axes.containers) for axes in figure.axes]
-  assert lines == [6, len(NUMBERS) + 1, 2]
+  assert lines == [5, len(NUMBERS) + 1, 2]
 
 
 @pytest.mark.parametrize(
   "cell, changed, failing",
   [
-    ("flexible_at15", curve(0.4, 0.3), [0]),
-    ("coarse_at15", curve(0.4, 0.6), [1]),
-    ("fine_at6", curve(0.1, 0.6), [2]),
-    ("any_size", curve(0.5, 0.4), [3]),
-    ("averages8", curve(0.2, 0.6), [6]),
+    ("panoptic_flexible_at15", curve(0.4, 0.3), [0]),
+    ("panoptic_coarse_at15", curve(0.4, 0.6), [1]),
+    ("panoptic_fine_at6", curve(0.1, 0.6), [2]),
+    ("panoptic_any_size", curve(0.5, 0.4), [3]),
+    ("panoptic_averages8", curve(0.2, 0.6), [6]),
   ],
 )
 def test_a_claim_fails_by_its_own_numbers(cell, changed, failing):
@@ -124,18 +129,28 @@ def test_tokens_of_a_tower_are_read_by_the_decoder(tmp_path):
   """The reports have what rows read."""
   reports = {}
   backbone = "distilled_from_teacher"
-  trained = ("fixed6", backbone, "flexible", "coder", "both_dials", "averages4")
+  trained = (
+    "fixed6",
+    backbone,
+    "coder",
+    "panoptic_both_dials",
+    "panoptic_averages4",
+  )
   for cell in trained:
     text = f"cell={cell},workdir={tmp_path},runlocal=True"
     c = config.get_config(text)
     if cell == "coder":
       c = panoptic_code_scenes.get_config("runlocal=True")
     reports[cell] = [tiny_cells.train_cell(c, tmp_path, cell)]
-  every = {name: reports["averages4"] for name in config.cells_by_name(SCALE)}
+  every = {
+    name: reports["panoptic_averages4"] for name in config.cells_by_name(SCALE)
+  }
   done = study.Done(
-    study.Asked(), SCALE, {**every, "both_dials": reports["both_dials"]}
+    study.Asked(),
+    SCALE,
+    {**every, "panoptic_both_dials": reports["panoptic_both_dials"]},
   )
   measured = pictures.by_cell(run.rows(done))
-  assert set(measured["both_dials"]) == {*NUMBERS, "all"}
-  assert list(measured["averages4"]) == [4]
-  assert list(measured["both_dials"]["all"]["PQ"]) == list(SIZES)
+  assert set(measured["panoptic_both_dials"]) == {*NUMBERS, "all"}
+  assert list(measured["panoptic_averages4"]) == [4]
+  assert list(measured["panoptic_both_dials"]["all"]["PQ"]) == list(SIZES)

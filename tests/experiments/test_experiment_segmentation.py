@@ -33,7 +33,7 @@ def test_transfers_differ_in_backbone_sizes_and_steps_alone():
   assert base["data"]["split"] == "validation"  # Backbones had "train".
   for name, cell in config.cells_by_name(SCALE).items():
     other = config.get_config(f"cell={name},seed=1,workdir=runs").to_dict()
-    backbone = cells.backbones(SCALE)[cell.backbone]
+    backbone = cells.backbones(SCALE)[cell.backbone].name
     assert other["init"].endswith(f"runs/cpu_{backbone}_1")
     stored = curves_config.get_config(f"cell={backbone},workdir=runs").model
     for key in ("patch_size", "posemb_grid"):
