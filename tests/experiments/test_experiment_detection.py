@@ -1,12 +1,14 @@
 """The study of detection transfers compares what it says, by numbers."""
 
+import json
+
 import pytest
 
 from configs import detection_scenes
 from experiments import seeds, study
 from experiments.flexivit_curves import cells as curves_cells
 from experiments.flexivit_curves import config as curves_config
-from experiments.transfer_detection import config, pictures, run
+from experiments.transfer_detection import config, longer, pictures, run
 from tests.experiments import tiny_cells
 
 SCALE = config.SCALES["cpu"]
@@ -132,6 +134,44 @@ def test_the_best_transfer_must_reach_the_goal_and_beat_chance():
   assert [seen["verdict"], novel["verdict"]] == ["no", "undecided"]
   one = judge(boxes_flexible_at8__AP50_seen=curve(0.1, 0.9)).claims[-2]
   assert "`boxes_flexible_at8`" in one["claim"] and one["verdict"] == "yes"
+
+
+def longer_outcome(workdir, last):
+  """Returns the outcome of a log whose AP50 of seen names ends at `last`."""
+  records = [{"step": 100, "loss": 1.0}]
+  for step, share in ((2000, 0.5), (12_000, 1.0)):
+    records.append(
+      {"step": step}
+      | {
+        f"test/patch{size}/{metric}": last * share - size / 1000
+        for size in SIZES
+        for metric in pictures.METRICS
+      }
+    )
+  folder = workdir / f"cpu_{config.LONGER}_0"
+  folder.mkdir(parents=True)
+  lines = [json.dumps(record) for record in records]
+  (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+  asked = study.Asked(workdir=workdir, scale="cpu", seeds=[0])
+  rows = longer.rows(study.Done(asked, SCALE, {}))
+  return longer.STUDY.judge("cpu", [0], rows)
+
+
+def test_a_longer_training_is_evaluated_on_its_way(tmp_path):
+  c = config.get_config(f"cell={config.LONGER},seed=1,workdir=runs")
+  short = config.get_config(f"cell={config.ANY_SIZE},seed=1,workdir=runs")
+  assert c.total_steps == SCALE.longer_steps == 6 * c.evals.test.eval_steps
+  for name in ("init", "model", "data", "flexi", "task", "batch_size"):
+    assert c[name] == short[name]
+  outcome = longer_outcome(tmp_path, last=0.7)
+  assert [row["step"] for row in outcome.rows[:: len(SIZES)]] == [2000, 12_000]
+  (claim,) = outcome.claims
+  assert claim["measured"] == "69.2 %"
+  assert claim["verdict"] == "undecided"  # One seed has no interval.
+  (text,) = longer.STUDY.tables(outcome).values()
+  assert "| 34.2 |" in text and "| 69.2 |" in text
+  (figure,) = longer.STUDY.figures(outcome).values()
+  assert {len(axes.lines) for axes in figure.axes} == {len(SIZES)}
 
 
 @pytest.mark.studies

@@ -19,6 +19,7 @@ COMMITTED = [
   ("quickstart.run", "cpu"),
   ("token_learner_placement.longer", "cpu"),
   ("token_learner_placement.run", "cpu"),
+  ("transfer_retrieval.counts", "cpu"),
   ("transfer_retrieval.run", "cpu"),
   ("transfer_segmentation.run", "cpu"),
   ("two_dials.run", "cpu"),
