@@ -103,7 +103,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["tokens"]:
     c.model.token_learner = dict(layer=depth // 2, num_tokens=args["tokens"])
     c.flexi.num_tokens = dict(values=(args["tokens"], None))
-    c.init_optional = ("Transformer/TokenLearner",)
+    if c.init:
+      c.init_optional = ("Transformer/TokenLearner",)
   c.model.dtype = "float32" if runlocal else "bfloat16"
 
   name = args["data"] or f"fake:{size}x{size}x3:5:64"

@@ -34,7 +34,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, train
 from tokenlearner_flexivit.models import stacking
-from tokenlearner_flexivit.train import setup
+from tokenlearner_flexivit.train import before_data, setup
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -326,6 +326,28 @@ def test_weights_of_grey_images_are_transferred_to_grey_images(tmp_path):
   assert config.evals.test.data.pp.startswith("decode(1)|")
   kernel = experiment.init_params()["embedding"]["kernel"]
   np.testing.assert_array_equal(kernel, params["embedding"]["kernel"])
+
+
+@pytest.mark.parametrize(
+  "name, arg",
+  [
+    ("captions_scenes", "loss=sigmoid"),
+    ("flexify", "tokens=4"),
+    ("flexivit_i21k_sup", "fixed=30"),
+    ("lit", "flexible,locked=False"),
+    ("panoptic_scenes", "tokens=4"),
+    ("segmentation_scenes", "decoder=mask"),
+    ("siglip", "patch_size=24"),
+    ("transfer", "freeze=backbone,layer_decay=0.75"),
+    ("uvim_code", "quantizer=vq"),
+    ("video_folder", "several,tokens=4"),
+    ("vivit_bottleneck", "tokens=average,variant=L"),
+  ],
+)
+def test_arguments_go_with_runlocal(name, arg):
+  module = importlib.import_module(f"configs.{name}")
+  config = setup.complete(module.get_config(f"runlocal,{arg}"))
+  before_data.check(config, is_training=True)
 
 
 def test_arguments_that_nothing_would_use():
