@@ -165,7 +165,7 @@ def _predict(argv: Sequence[str]) -> bool:
   predictions = _in_calls(predictor, images, args, labels)
   trained = predictor.trained
   if files:
-    predictions = list(_written(files, predictions, trained.task))
+    predictions = list(_written(files, predictions, trained))
     print(f"Saved the answers in {args.output}.")
   else:
     predictions = list(predictions)
@@ -323,19 +323,20 @@ def _files(
 def _written(
   files: Mapping[pathlib.Path, str],
   predictions: Iterable[Prediction],
-  task: tasks.Task,
+  trained: Trained,
 ) -> Iterator[Prediction]:
   """Writes a file for each answer, and its picture; yields what is left.
 
   The task decides on both.
   """
+  task, preparation = trained.task, trained.preparation()
   for (file, image), prediction in zip(files.items(), predictions, strict=True):
     if prediction.error is None:
       file.parent.mkdir(parents=True, exist_ok=True)
       task.write(prediction.answer, file)
       if task.model.input == "image":
         picture = file.with_name(f"{file.name}.png")
-        task.draw(prediction.answer, images_lib.read(image), picture)
+        task.draw(prediction.answer, preparation.original(image), picture)
     yield dataclasses.replace(prediction, answer=None)
 
 

@@ -1,6 +1,7 @@
 """Detection: trained on an own COCO export, evaluated, used and exported."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -201,6 +202,30 @@ def test_the_command_line_writes_boxes_and_pictures(
     assert box["xmax"] == pytest.approx(float(row["xmax"]), rel=1e-4)
   picture = np.asarray(Image.open(tmp_path / "out" / "0.png"))
   assert picture.shape[0] / picture.shape[1] == pytest.approx(24 / 32, rel=0.02)
+
+
+def test_pictures_show_what_the_preprocessing_decodes(predictor, tmp_path):
+  stored = tmp_path / "stored.jpg"
+  exif = Image.Exif()
+  exif[0x0112] = 6  # Viewers turn it by a quarter.
+  Image.new("RGB", (32, 24)).save(stored, exif=exif)
+  dark = tmp_path / "dark.png"
+  Image.fromarray(np.full((24, 32), 2000, np.uint16)).save(dark)
+  trained = predictor.trained
+  pp = trained.pp.replace("decode", "decode(exif=False,bits=12)", 1)
+  file = tmp_path / "model.safetensors"
+  dataclasses.replace(trained, pp=pp).save(file)
+  with pytest.raises(SystemExit) as stopped:
+    predict.main(
+      [
+        *(str(stored), str(dark), f"--workdir={file}", "--patch_size=8"),
+        f"--output={tmp_path / 'out'}",
+      ]
+    )
+  assert stopped.value.code == 0
+  for name in ("stored", "dark"):
+    picture = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(32 / 24)
 
 
 def test_an_export_answers_with_boxes(predictor, tmp_path):

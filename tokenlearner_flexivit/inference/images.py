@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenlearner_flexivit import data as data_lib
@@ -292,8 +293,7 @@ class Preparation:
   def with_place(self, image: Any) -> tuple[np.ndarray, geometry.Place]:
     """Returns one image as float32 [H, W, C], and where it shows the original.
 
-    The original is the image as viewers show it, upright by its EXIF
-    orientation.
+    The original is the image as `original` returns it.
 
     Args:
       image: as `read` takes it.
@@ -310,6 +310,20 @@ class Preparation:
         "back to them. Let it change images by `ops.geometry.move`"
       )
     return prepared, geometry.Place(size, frame, prepared.shape[:2])
+
+  def original(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns an image in colours, decoded as the preprocessing decodes it.
+
+    It is the image as viewers show it, upright by its EXIF orientation, unless
+    the preprocessing has decode(exif=False).
+
+    Args:
+      image: as `read` takes it.
+
+    Raises:
+      Exception: any of `read`.
+    """
+    return read(image, **self._decoding)
 
   def _prepared(
     self, image: Any
