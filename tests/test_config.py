@@ -129,6 +129,17 @@ def test_arguments_of_configs():
   assert configuration.parse_arg("epochs=0.5", epochs=100) == dict(epochs=0.5)
 
 
+def test_an_argument_may_begin_in_the_home_folder(monkeypatch):
+  """The config records a path that means the same to another user."""
+  monkeypatch.setenv("HOME", "/home/me")
+  parsed = configuration.parse_arg(
+    "init=~/weights,data=coco:~/photos,name=a~/b", init="", data="", name=""
+  )
+  assert parsed == dict(
+    init="/home/me/weights", data="coco:/home/me/photos", name="a~/b"
+  )
+
+
 @pytest.mark.parametrize(
   "arg, path",
   [

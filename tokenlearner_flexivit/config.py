@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenlearner_flexivit import paths
+
 
 def plain(config: Any, where: str = "config") -> Any:
   """Returns `config` as plain dicts and lists, as reading its JSON would.
@@ -90,7 +92,8 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     arg: comma-separated `name` (for True) or `name=value`. A value with a comma
       is quoted, `path='/a,b'`, or has it escaped, `path=/a\,b`.
     **defaults: the allowed names and their default values, whose types the
-      values take; a number of epochs may be a fraction.
+      values take; a number of epochs may be a fraction. A `~` at the start of
+      a text is expanded, also after "folder:" and similar prefixes.
 
   Raises:
     ValueError: an unknown name, a repeated one, or a value of another type.
@@ -123,7 +126,7 @@ def _argument(name: str, text: str | None, default: Any) -> Any:
   if text is None:
     raise ValueError(f"{where} needs a value: {name}=VALUE.")
   if not isinstance(default, int | float):
-    return text
+    return paths.at_home(text)
   is_fraction = isinstance(default, float) or name.endswith("epochs")
   try:
     return int(text)

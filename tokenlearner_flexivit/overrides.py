@@ -8,7 +8,6 @@ is always accepted.
 import ast
 import importlib.util
 import inspect
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +22,6 @@ from tokenlearner_flexivit import paths
 MODULE = "config_file"
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
-# At the start, or after "folder:" and similar prefixes.
-_HOME = re.compile(r"^(\w+:)?(~(?=/|$))")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _DURATION = re.compile(rf"(.+)_({'|'.join(configuration.PART_UNITS)})")
 
@@ -140,10 +137,7 @@ def apply(
     old = node.get(name, None if sections else defaults.get(name))
     new = _read(text, old, f"--config.{key}={text}")
     if isinstance(new, str):
-      # Paths that a run records must mean the same to another user.
-      new = _HOME.sub(
-        lambda match: (match[1] or "") + os.path.expanduser(match[2]), new
-      )
+      new = paths.at_home(new)
     _set(node, name, new)
     for other in _beside(name) if new is not None and new != old else ():
       path = ".".join([*sections, other])

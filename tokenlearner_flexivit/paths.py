@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 # Two letters at least: "C:/" is a drive. pathlib makes "gs:/x" of "gs://x".
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# At the start, or after "folder:" and similar prefixes.
+_HOME = re.compile(r"^(\w+:)?(~(?=/|$))")
 
 
 def cache_dir() -> pathlib.Path:
@@ -54,6 +56,16 @@ def local(path: str | os.PathLike, what: str) -> pathlib.Path:
       f"{what}={text}: there is no user {text[1:].partition('/')[0]!r} whose "
       "home that could be. Write './~...' for a folder of this name."
     ) from None
+
+
+def at_home(text: str) -> str:
+  """Returns a text such as "~/x" or "folder:~/x" with the `~` expanded.
+
+  A path that a run records must mean the same to another user.
+  """
+  return _HOME.sub(
+    lambda match: (match[1] or "") + os.path.expanduser(match[2]), text
+  )
 
 
 def is_stream(path: pathlib.Path) -> bool:

@@ -102,7 +102,8 @@ def _data(
     if kind == "video_folder":
       path, _ = splits.split_options(path)
     is_folder = kind in _FOLDERS and path
-    if kind in _AT_HAND or (is_folder and pathlib.Path(path).exists()):
+    is_there = is_folder and pathlib.Path(path).expanduser().exists()
+    if kind in _AT_HAND or is_there:
       return data
   # Without the version, as in "cifar10:3.0.2".
   known = DATASETS.get(str(name).partition(":")[0], (None, None))
