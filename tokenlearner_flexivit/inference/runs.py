@@ -278,6 +278,7 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
     model = models.create(**{**section, "num_classes": number})
   else:
     model = task.build_model(section, **{k: about[k] for k in task.remembered})
+  _check_sees_images(model, workdir)
   return Run(config, model, params, trained_dials(config, model), data, names)
 
 
@@ -327,6 +328,7 @@ def open_weights(
   model = models.create(**arguments)
   if model.input != "image":
     raise ValueError(_REFUSED["image"][0].format(source))
+  _check_sees_images(model, source)
   has_posemb = model.posemb == "learn"
   images = described.images
   as_given = input_mean is None and input_std is None
@@ -357,6 +359,15 @@ def open_weights(
     data["pp"] = f"{decode}|{resize}|{values}|{_KEEP}"
   own_dials = dials.from_config(None, model.own_patch_size)[0]
   return Run(config, model, params, own_dials, data)
+
+
+def _check_sees_images(model: Any, source: str | pathlib.Path) -> None:
+  """Raises ValueError for a model of a source that sees labels."""
+  if isinstance(model, models.LabelCoder):
+    raise ValueError(
+      f"{source} holds a 'label_coder', which sees labels. Give a model that "
+      "sees images."
+    )
 
 
 def _values(described: interop.Description) -> str:

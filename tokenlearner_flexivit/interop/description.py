@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import models, terminal
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.interop import about as about_lib
 from tokenlearner_flexivit.interop import (
@@ -27,7 +27,9 @@ from tokenlearner_flexivit.interop import (
   uvim_names,
   weights,
 )
-from tokenlearner_flexivit.models import label_coder, tiling, uvim, vit
+from tokenlearner_flexivit.models import label_coder, tiling, uvim
+
+_HEAD = "head/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +89,25 @@ class Description:
 
   @property
   def image_model(self) -> dict[str, Any]:
-    """Returns the model without a text tower; without one, the model."""
-    if not {"text", "num_codes"} & self.model.keys():
+    """Returns the model without what a `ViT` lacks, such as a text tower.
+
+    Raises:
+      ValueError: it has no tower that sees images alone.
+    """
+    name = self.model.get("name") or "vit"
+    cls = models.MODELS[name]
+    if cls is models.LabelCoder:
+      raise ValueError(
+        f"{self.source} holds a {name!r}, which sees labels. Give weights of a "
+        "model that sees images."
+      )
+    if cls is models.ViT or not issubclass(cls, models.ViT):
       return self.model
-    fields = {field.name for field in dataclasses.fields(vit.ViT)} - {"name"}
-    return {name: v for name, v in self.model.items() if name in fields}
+    fields = {f.name for f in dataclasses.fields(models.ViT)} - {"name"}
+    tower = {k: v for k, v in self.model.items() if k in fields}
+    if _HEAD not in (array for array, *_ in self.arrays):
+      tower["num_classes"] = None
+    return tower
 
   def for_images(self) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the model for images of the size that the weights expect.

@@ -106,7 +106,10 @@ class Teacher:
         described = interop.describe(init)  # Logs its guesses.
       except ValueError as error:
         raise ValueError(f"{where}.init: {error}") from error
-      arguments = described.model
+      # A student without head learns the features of the image tower.
+      arguments = (
+        described.image_model if num_classes is None else described.model
+      )
       # A run sees images as it was trained on, provided the preprocessing fits.
       is_run = interop.preprocessing(init) is not None
       if not is_run and input_mean is None and input_std is None:
