@@ -91,9 +91,10 @@ def test_weights_may_move_and_must_not_change(untrained_run, tmp_path, capsys):
   binding.check_model(*check)
   changed["evals"]["agree"] = {"type": "distance", "teachers": {"a": {}}}
   binding.check_model(*check)
-  changed["evals"]["agree"] = {"type": "distance"}
-  with pytest.raises(ValueError, match="learned from other teachers"):
-    binding.check_model(*check)
+  for kind in ("distance", "similarity"):
+    changed["evals"]["agree"] = {"type": kind}
+    with pytest.raises(ValueError, match="learned from other teachers"):
+      binding.check_model(*check)
   other = arguments(tmp_path / "nothing", moved_file)
   with pytest.raises(ValueError, match=r"prof\.init: .*moved' -> .*nothing"):
     binding.claim_workdir(*other)

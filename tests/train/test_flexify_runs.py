@@ -113,14 +113,19 @@ def test_before_the_first_step_the_model_is_its_teacher(run):
 
 
 @pytest.mark.processes
-def test_the_run_is_in_use_as_any_other(run, photos, tmp_path):
-  """Its export answers alike, with a budget; a row holds the numbers."""
+def test_the_run_is_in_use_as_any_other(run, photos, weights, tmp_path):
+  """Its export answers alike, with a budget; a row holds the numbers.
+
+  Nobody else has the teacher, so the export does not say where it is.
+  """
   predictor = Predictor.load(run)
   photo = next(photos.rglob("*.jpg"))
   for settings in ({"patch_size": 7}, {"num_tokens": 2}):
     (one,) = predictor.predict(photo, **settings)
     assert one.answer.shape == (32,)
   export.write(predictor.trained, tmp_path / "out")
+  for path in (tmp_path / "out").iterdir():
+    assert str(weights).encode() not in path.read_bytes()
   exported = Predictor.load(tmp_path / "out")
   (again,) = exported.predict(photo, num_tokens=2)
   np.testing.assert_allclose(again.answer, one.answer, rtol=1e-3, atol=1e-4)

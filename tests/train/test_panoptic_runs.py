@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -170,6 +172,26 @@ def test_stage_two_reports_the_ceiling_of_its_coder(run, coder):
     assert 0 <= row["PQ"] <= 1
   assert "PQ % of" in (run / "report.md").read_text()
   assert np.asarray(Image.open(run / "panoptic.png")).shape[0] > 200
+
+
+def test_a_run_goes_on_without_its_coder(run, tmp_path, capsys):
+  """Checkpoints hold its weights, and the workdir what it is."""
+  workdir = shutil.copytree(run, tmp_path / "run")
+  config = json.loads((workdir / "config.json").read_text())
+  config["model"]["coder"] = str(tmp_path / "gone")
+  config = ml_collections.ConfigDict(config)
+  _, history = train.train_and_evaluate(config, workdir)
+  assert history[-1]["step"] == 2
+  said = capsys.readouterr().out
+  assert "Not read again after the first checkpoint: config.model.coder" in said
+  about, before = (
+    json.loads((path / "about_data.json").read_text())
+    for path in (workdir, run)
+  )
+  assert about == before
+  # Nor is it needed by an evaluation that names another place.
+  results = train.evaluate(config, workdir)
+  assert results["test"]["patch8/PQ"] == history[-1]["test/patch8/PQ"]
 
 
 def test_segments_have_the_size_of_the_original_image(predictor):

@@ -258,7 +258,8 @@ def _from_run(workdir: pathlib.Path) -> Trained:
   if issubclass(task_class, classification.Classification):
     section = {**section, "num_classes": about["num_classes"]}
   else:
-    other_task = {"section": config["task"], "about": remembered}
+    options = task_class.public_options(config["task"])
+    other_task = {"section": options, "about": remembered}
     loss = None
   params = checkpoint.read_params(workdir)
   # The evaluation may have another resolution than the training.

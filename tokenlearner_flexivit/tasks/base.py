@@ -124,6 +124,27 @@ class Task(abc.ABC):
     return {}
 
   @classmethod
+  def about_again(
+    cls,
+    before: Mapping[str, Any],
+    model_section: Mapping[str, Any],
+    data_section: Mapping[str, Any],
+    source: data_lib.Source,
+  ) -> dict[str, Any]:
+    """Returns `about` for a run that continues from a checkpoint.
+
+    A task need not read again what only the beginning of a run needs.
+
+    Args:
+      before: what the run remembers.
+      model_section: as `about` takes it.
+      data_section: as `about` takes it.
+      source: as `about` takes it.
+    """
+    del before
+    return cls.about(model_section, data_section, source)
+
+  @classmethod
   def data_options(cls, **about: Any) -> dict[str, Any]:
     """Returns keys that the run adds to its data sections, which ops may need.
 
@@ -157,6 +178,15 @@ class Task(abc.ABC):
       about: the result of `about`.
     """
     return section, about
+
+  @classmethod
+  def public_options(cls, section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `config.task` for whoever gets the model, without paths.
+
+    Args:
+      section: `config.task`.
+    """
+    return section
 
   def constants(self, parallel: Parallel) -> Any:
     """Returns the arrays that steps read but do not change, on all devices.

@@ -140,6 +140,21 @@ class Panoptic(panoptic_answers.PanopticAnswers):
     return {**about, "coder": _as_json(fields, str(coder))}
 
   @classmethod
+  def about_again(
+    cls,
+    before: Mapping[str, Any],
+    model_section: Mapping[str, Any],
+    data_section: Mapping[str, Any],
+    source: data_lib.Source,
+  ) -> dict[str, Any]:
+    """Returns `about` without reading the coder, which checkpoints hold."""
+    coder = before.get("coder")
+    if coder is None or isinstance(model_section.get("coder"), Mapping):
+      return cls.about(model_section, data_section, source)
+    section = {**model_section, "coder": coder["fields"]}
+    return {**cls.about(section, data_section, source), "coder": coder}
+
+  @classmethod
   def build_model(cls, section: Mapping[str, Any], **about: Any) -> Any:
     """Returns the model with the coder that the run remembers."""
     coder = section.get("coder")

@@ -271,6 +271,11 @@ class Taught:
   num_classes: int | None
   class_names: Sequence[str] | None
 
+  @classmethod
+  def public_options(cls, section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `config.task` with the names of the teachers alone."""
+    return {**section, "teachers": {name: {} for name in section["teachers"]}}
+
   def _set_teachers(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Keeps the descriptions of the teachers, which are read when needed."""
     self._sections = sections

@@ -40,7 +40,7 @@ _CHANGES_NOTHING = re.compile(
 # Keys that nothing reads after the first checkpoint.
 _BEGINNING = tuple(key for key in setup.DEFAULTS if key.startswith("init"))
 _READ_AT_BEGINNING = re.compile(
-  rf"config\.({'|'.join(_BEGINNING)}|model\.head_zeroinit)"
+  rf"config\.({'|'.join(_BEGINNING)}|model\.(head_zeroinit|coder))"
 )
 _CHANGES_DROPOUT = ("config.accumulate", "config.model.scan")
 _DATA_NAME = re.compile(r"config\.(?:evals\.([^.]+)\.)?data\.name")
@@ -141,6 +141,7 @@ def check_model(
     for c in changes
     if c[0] not in _CHANGES_DROPOUT
     and not _CHANGES_NOTHING.fullmatch(c[0])
+    and not _READ_AT_BEGINNING.fullmatch(c[0])
     and not spelled_out.is_same(c[0], trained, config)
   ]
   asks = _asks_teachers_of_the_task(config)
@@ -165,7 +166,8 @@ def check_model(
 def _asks_teachers_of_the_task(config: Mapping[str, Any]) -> bool:
   """Tells whether an evaluation compares with the teachers of the training."""
   return any(
-    section.get("type") == "distance" and section.get("teachers") is None
+    section.get("type") == "similarity"
+    or (section.get("type") == "distance" and section.get("teachers") is None)
     for section in config["evals"].values()
   )
 

@@ -74,7 +74,10 @@ def train_and_evaluate(
   workdir = paths.local(workdir, "workdir")
   with hosts.together():
     begins = not checkpoint_lib.steps(workdir)
-    experiment = setup.Experiment(config, begins=begins)
+    before = None
+    if not begins and (workdir / workdir_lib.ABOUT_DATA_FILE).exists():
+      before = workdir_lib.read_about_data(workdir)
+    experiment = setup.Experiment(config, begins=begins, before=before)
     about_data = {
       **experiment.about_data,
       "weights": weight_digests.of_config(experiment.config, begins=begins),

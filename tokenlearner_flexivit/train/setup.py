@@ -125,6 +125,7 @@ class Experiment:
     about_data: Mapping[str, Any] | None = None,
     *,
     begins: bool = False,
+    before: Mapping[str, Any] | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Builds everything but the parameters.
@@ -135,6 +136,7 @@ class Experiment:
         for a training.
       begins: whether the training starts from the weights of `config.init`, so
         that they must exist.
+      before: `about_data` of a training that continues from a checkpoint.
       devices: as `parallel.create` takes them.
 
     Raises:
@@ -150,7 +152,7 @@ class Experiment:
       interop.fetch(config["init"])
     if is_training:
       self._check_devices()
-      about_data = self._open_data(task_class)
+      about_data = self._open_data(task_class, before)
     self.about_data = about_data = dict(about_data)
     about = {key: about_data[key] for key in task_class.remembered}
     self._data_options = task_class.data_options(**about)
@@ -245,12 +247,20 @@ class Experiment:
         f"{terminal.counted(share, 'example')} that each device has of a batch."
       )
 
-  def _open_data(self, task_class: type[tasks.Task]) -> dict[str, Any]:
+  def _open_data(
+    self, task_class: type[tasks.Task], before: Mapping[str, Any] | None
+  ) -> dict[str, Any]:
     """Returns the part of `about_data` about the training data."""
     data, source = self.config["data"], self.source
+    sections = self.config["model"], data, source
+    about = (
+      task_class.about(*sections)
+      if before is None
+      else task_class.about_again(before, *sections)
+    )
     return {
       "name": data["name"],
-      **task_class.about(self.config["model"], data, source),
+      **about,
       "num_examples": len(source),
       "digest": source.digest(),
     }
