@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import math
 import pathlib
 import types
 
@@ -21,6 +22,7 @@ from tokenlearner_flexivit import (
   planning,
 )
 from tokenlearner_flexivit.interop import released
+from tokenlearner_flexivit.models import layer_costs
 from tokenlearner_flexivit.parallel import compiled, topologies
 from tokenlearner_flexivit.planning import stand_ins
 from tokenlearner_flexivit.planning import steps as steps_lib
@@ -68,6 +70,53 @@ def test_operations_are_three_forward_passes(planned):
   totals = content["totals"]
   assert totals["flops_per_image"] == pytest.approx(sum(per_image) / 3)
   assert (totals["steps"], totals["images"]) == (4, 64)
+
+
+@pytest.mark.parametrize(
+  "freeze, products, embeds",
+  [
+    ("(?!head/).*", 0, False),
+    ("embedding|pos_embedding|Transformer/encoderblock_0", 4, False),
+    # Gradients pass through what is frozen to the embedding.
+    ("Transformer/encoderblock_[01]", 4, True),
+    ("Transformer/encoderblock_2", 5, True),
+    (None, 6, True),
+  ],
+)
+def test_what_is_frozen_has_no_backward_pass(freeze, products, embeds):
+  config = make_config()
+  config.model.token_learner = None
+  config.model.depth = 3
+  config.optimizer.freeze = freeze
+  steps = steps_lib.Steps(
+    stand_ins.config_without_files(config),
+    topologies.create(topologies.HERE),
+    steps_lib.Progress(print),
+  )
+  model, size = steps.experiment.task.model, steps.branches[0].patch_size
+  n = 12**2 // math.prod(size)
+  block = layer_costs.block(n, model.width, model.mlp_dim, model.num_heads).macs
+  others = 5 * model.width + embeds * 12 * 12 * 3 * model.width
+  backward = products * block + 2 * others
+  forward = model.cost((12, 12, 3), patch_size=size)
+  assert steps.flops(0) == 2 * (forward + backward)
+
+
+def test_a_locked_image_tower_learns_nothing():
+  config = importlib.import_module("configs.lit").get_config("runlocal")
+  config.data.num_threads = 1
+  flops = {}
+  for freeze in (config.optimizer.freeze, None):
+    config.optimizer.freeze = freeze
+    steps = steps_lib.Steps(
+      stand_ins.config_without_files(config, 64),
+      topologies.create(topologies.HERE),
+      steps_lib.Progress(print),
+    )
+    flops[freeze is None] = steps.flops(0)
+  model = steps.experiment.task.model
+  tower = model.cost((48, 48, 3), patch_size=(24, 24)) - 32 * 32
+  assert flops[True] - flops[False] == 2 * 2 * tower
 
 
 def test_a_plan_is_text_and_json(planned):

@@ -115,7 +115,8 @@ def _about_work(plan: Mapping[str, Any], kind: str) -> list[str]:
   totals = plan["totals"]
   lines = [
     "GB and TFLOP are those of a step and chip. FLOP count matrix products, "
-    "those of the backward pass twice; bytes are the compiler's"
+    "those of the backward pass twice, where parameters are not frozen; bytes "
+    "are the compiler's"
     + (", which counts a loop once." if plan["loops_count_once"] else "."),
     "The bound is the time that the chip's published peaks allow at least for "
     "this work, without communication: it is no prediction.",

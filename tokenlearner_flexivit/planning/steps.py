@@ -13,6 +13,7 @@ import numpy as np
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.parallel import compiled, topologies
+from tokenlearner_flexivit.planning import work
 from tokenlearner_flexivit.tasks import views
 from tokenlearner_flexivit.train import recipe as recipe_lib
 from tokenlearner_flexivit.train import setup
@@ -20,8 +21,6 @@ from tokenlearner_flexivit.train import step as train_step_lib
 
 # The largest batch that is sought, in batches of the config.
 _MOST = 64
-# The backward pass computes two products for each of the forward pass.
-_PASSES = 3
 
 
 class Progress:
@@ -86,6 +85,7 @@ class Steps:
     self.experiment = experiment = setup.Experiment(config, devices=devices)
     self._recipe = recipe_lib.Recipe(experiment)
     self._state = self._recipe.state_shapes()
+    self._is_trained = work.trained(self._recipe.options["frozen"])
     self._constants = experiment.task.constant_shapes()
     example = data_lib.peek(
       experiment.data_section,
@@ -158,8 +158,9 @@ class Steps:
   def flops(self, branch: int) -> float:
     """Returns the operations of a step for one example, in matrix products.
 
-    The backward pass counts twice as much as the forward pass. What a program
-    computes again to save memory does not count.
+    The backward pass counts twice as much as the forward pass, without what
+    frozen parameters spare (`work`). What a program computes again to save
+    memory does not count.
     """
     settings = [self.branches[branch]]
     if self.experiment.dials.sandwich:
@@ -169,8 +170,12 @@ class Steps:
       ]
     shape = self.experiment.image_shape
     model = self.experiment.task.model
-    macs = _PASSES * sum(model.cost(shape, **setting) for setting in settings)
-    macs += _PASSES * len(settings) * self.experiment.task.further_cost()
+    macs = sum(
+      work.input_macs(model, shape, setting, self._is_trained)
+      for setting in settings
+    )
+    further = self.experiment.task.further_cost()
+    macs += len(settings) * work.text_macs(further, self._is_trained)
     for teacher in getattr(self.experiment.task, "teachers", ()):
       seen = views.shape_of_one(
         self._example[teacher.image].shape, teacher.model

@@ -199,11 +199,25 @@ def _decayed(
 ) -> dict[str, float]:
   where = "config.optimizer.layer_decay"
   configuration.check_number(layer_decay, where, "(0, 1]")
-  blocks = {m.groups() for name in names if (m := _BLOCK.fullmatch(name))}
-  if not blocks:
+  numbers, last = layers(names, model)
+  if last == 1:
     raise ValueError(
       f"{where}={layer_decay} needs a model with blocks encoderblock_0, ...."
     )
+  return {name: layer_decay ** (last - numbers[name]) for name in names}
+
+
+def layers(names: Sequence[str], model: Any) -> tuple[dict[str, int], int]:
+  """Returns the number of each parameter's layer, and that of the last layer.
+
+  What comes before the blocks is layer 0, and what comes after them, or belongs
+  to no encoder, is the last. TokenLearner counts to the block that it feeds.
+
+  Args:
+    names: of all parameters.
+    model: of the parameters, which defines the position of TokenLearner.
+  """
+  blocks = {m.groups() for name in names if (m := _BLOCK.fullmatch(name))}
   depth = len(blocks)
   in_space = sum(encoder != _TEMPORAL for encoder, _ in blocks)
 
@@ -220,7 +234,7 @@ def _decayed(
       return model.token_learner["layer"] + int(match[1]) + 1
     return depth + 1
 
-  return {name: layer_decay ** (depth + 1 - layer(name)) for name in names}
+  return {name: layer(name) for name in names}, depth + 1
 
 
 def _scaled(names: Sequence[str], lr_scales: Any) -> dict[str, float]:
