@@ -10,7 +10,15 @@ import types
 import jax
 import pytest
 
-from configs import flexify, owl_vit, segmenter, siglip, uvim, uvim_code
+from configs import (
+  flexify,
+  owl_vit,
+  panoptic_scenes,
+  segmenter,
+  siglip,
+  uvim,
+  uvim_code,
+)
 from tests import image_text
 from tests.conftest import make_config
 from tokenlearner_flexivit import (
@@ -35,6 +43,14 @@ def one_block_config():
   config = make_config()
   config.model.depth, config.model.token_learner = 1, None
   return config
+
+
+def steps_of(config, *numbers):
+  return steps_lib.Steps(
+    stand_ins.config_without_files(config, *numbers),
+    topologies.create(topologies.HERE),
+    steps_lib.Progress(print),
+  )
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +104,7 @@ def test_what_is_frozen_has_no_backward_pass(freeze, products, embeds):
   config.model.token_learner = None
   config.model.depth = 3
   config.optimizer.freeze = freeze
-  steps = steps_lib.Steps(
-    stand_ins.config_without_files(config),
-    topologies.create(topologies.HERE),
-    steps_lib.Progress(print),
-  )
+  steps = steps_of(config)
   model, size = steps.experiment.task.model, steps.branches[0].patch_size
   n = 12**2 // math.prod(size)
   block = layer_costs.block(n, model.width, model.mlp_dim, model.num_heads).macs
@@ -108,15 +120,35 @@ def test_a_locked_image_tower_learns_nothing():
   flops = {}
   for freeze in (config.optimizer.freeze, None):
     config.optimizer.freeze = freeze
-    steps = steps_lib.Steps(
-      stand_ins.config_without_files(config, 64),
-      topologies.create(topologies.HERE),
-      steps_lib.Progress(print),
-    )
+    steps = steps_of(config, 64)
     flops[freeze is None] = steps.flops(0)
   model = steps.experiment.task.model
   tower = model.cost((48, 48, 3), patch_size=(24, 24)) - 32 * 32
   assert flops[True] - flops[False] == 2 * 2 * tower
+
+
+def test_names_of_things_are_embedded_once_a_step_on_each_chip():
+  config = owl_vit.get_config("init=none")
+  config.model.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  config.model.text.update(depth=1, width=12, num_heads=1, mlp_dim=8)
+  config.batch_size = 4 * jax.device_count()
+  config.accumulate, config.task.negatives = 2, 2
+  steps = steps_of(config, 32, 4)
+  model = steps.experiment.task.model
+  image = model.cost((768, 768, 3), patch_size=(16, 16))
+  # Four names for each two images.
+  text = 4 * model.text_cost(model.text["max_len"]) // 2
+  assert steps.flops(0) == 2 * 3 * (image + text)
+
+
+def test_a_code_is_learned_without_decoding_it_to_labels():
+  steps = steps_of(panoptic_scenes.get_config("runlocal"), 64, 6)
+  task, shape = steps.experiment.task, (60, 60, 3)
+  whole = task.model.cost(shape, **steps.branches[0])
+  decoding = task.coder.decoding_cost(shape)
+  encoding = task.coder.cost(shape) - decoding
+  assert encoding > 0 and 0 < decoding < whole
+  assert steps.flops(0) == 2 * (3 * (whole - decoding) + encoding)
 
 
 def test_a_plan_is_text_and_json(planned):

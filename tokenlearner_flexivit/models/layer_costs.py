@@ -4,6 +4,7 @@ Letters: n tokens, d width, h w grid of patches of a frame, s learned tokens.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -60,6 +61,23 @@ def block(n: int, d: int, mlp_dim: int, heads: int) -> Cost:
   residuals = Cost(0, 2 * n * d)
   layers = attention(n, n, d, heads) + mlp(n, d, mlp_dim, d)
   return norm(n, d) * 2 + layers + residuals
+
+
+def text(fields: Mapping[str, Any], length: int) -> Cost:
+  """Returns the cost of a text in a tower with these `TextTransformer` fields.
+
+  Args:
+    fields: all of them.
+    length: of the text, in tokens.
+  """
+  width, hidden, heads = (fields[k] for k in ("width", "mlp_dim", "num_heads"))
+  total = block(length, width, hidden, heads) * fields["depth"]
+  if fields["pool"] == "map":
+    total += attention(1, length, width, heads)
+    total += mlp(1, width, hidden, width)
+  if fields["embed_dim"]:
+    total += dense(1, width, fields["embed_dim"])
+  return total
 
 
 def token_learner(grid: tuple[int, int], s: int, d: int, config: Any) -> Cost:

@@ -16,6 +16,7 @@ from tokenlearner_flexivit.models import (
   blocks,
   checks,
   detection_heads,
+  layer_costs,
   protocol,
   text_transformer,
   tiling,
@@ -85,6 +86,11 @@ class OwlViT(vit.ViT):
     Arguments are those of `protocol.Model.cost`.
     """
     return protocol.Model.cost(self, shape, **setting)
+
+  @nn.nowrap
+  def text_cost(self, length: int) -> int:
+    """Returns the multiply-adds of a text of so many tokens."""
+    return layer_costs.text(self.text, length).macs
 
   def setup(self):
     """Makes what both methods below use."""

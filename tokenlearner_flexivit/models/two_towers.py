@@ -174,15 +174,7 @@ class TwoTowers(vit.ViT):
     Args:
       length: L; above 0, and at most that of the positions.
     """
-    text = self.text
-    width, hidden, heads = (text[k] for k in ("width", "mlp_dim", "num_heads"))
-    total = layer_costs.block(length, width, hidden, heads) * text["depth"]
-    if text["pool"] == "map":
-      total += layer_costs.attention(1, length, width, heads)
-      total += layer_costs.mlp(1, width, hidden, width)
-    if text["embed_dim"]:
-      total += layer_costs.dense(1, width, text["embed_dim"])
-    return total.macs
+    return layer_costs.text(self.text, length).macs
 
   @nn.nowrap
   def _scalars(self) -> dict[str, Float32[Array, " 1"]]:

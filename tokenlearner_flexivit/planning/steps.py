@@ -169,13 +169,18 @@ class Steps:
         self.experiment.dials.smallest,
       ]
     shape = self.experiment.image_shape
-    model = self.experiment.task.model
+    task = self.experiment.task
     macs = sum(
-      work.input_macs(model, shape, setting, self._is_trained)
+      work.input_macs(
+        task.trained_cost(shape, setting),
+        *(task.model, shape, setting, self._is_trained),
+      )
       for setting in settings
     )
-    further = self.experiment.task.further_cost()
-    macs += len(settings) * work.text_macs(further, self._is_trained)
+    at_once = self.batch_per_chip // self.experiment.config["accumulate"]
+    further = task.further_cost(at_once)
+    further = work.text_macs(further, self._is_trained)
+    macs += len(settings) * (further + task.untrained_cost(shape))
     for teacher in getattr(self.experiment.task, "teachers", ()):
       seen = views.shape_of_one(
         self._example[teacher.image].shape, teacher.model

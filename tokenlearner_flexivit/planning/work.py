@@ -32,6 +32,7 @@ def trained(frozen: Any) -> dict[str, bool]:
 
 
 def input_macs(
+  total: int,
   model: Any,
   image_shape: Sequence[int],
   setting: dials.Setting,
@@ -44,12 +45,12 @@ def input_macs(
   before them is trained. Both are counted block by block.
 
   Args:
+    total: of the forward pass.
     model: that is trained.
     image_shape: (H, W, C), or (T, H, W, C).
     setting: of the dials.
     is_trained: of the parameters, by name.
   """
-  total = model.cost(image_shape, **setting)
   own = {k: v for k, v in is_trained.items() if not k.startswith(_TEXT)}
   if all(own.values()):
     return 3 * total

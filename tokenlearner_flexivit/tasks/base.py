@@ -411,8 +411,22 @@ class Task(abc.ABC):
     """Returns the model's answer and intermediates in evaluation."""
     return self.model.apply({"params": params}, inputs, **setting, train=False)
 
-  def further_cost(self) -> int:
-    """Returns the multiply-adds of an example beside those of its input."""
+  def trained_cost(self, shape: Sequence[int], setting: dials.Setting) -> int:
+    """Returns the multiply-adds of an input that training differentiates."""
+    return self.model.cost(shape, **setting)
+
+  def untrained_cost(self, shape: Sequence[int]) -> int:
+    """Returns those of an input that training computes without gradients."""
+    del shape
+    return 0
+
+  def further_cost(self, examples: int) -> int:
+    """Returns the multiply-adds of an example beside those of its input.
+
+    Args:
+      examples: those that share what a program computes once, such as names.
+    """
+    del examples
     return 0
 
   def further_programs(self) -> dict[str, Program]:

@@ -300,8 +300,9 @@ class Contrastive(base.Task):
     )
     return embedded.astype(jnp.float32)
 
-  def further_cost(self) -> int:
+  def further_cost(self, examples: int) -> int:
     """Returns the multiply-adds of a text, if the model tells them."""
+    del examples
     cost = getattr(self.model, "text_cost", None)
     return 0 if cost is None else cost(self.max_len)
 

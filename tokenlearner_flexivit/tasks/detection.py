@@ -391,6 +391,11 @@ class Detection(box_answers.BoxAnswers):
     terms = {f"loss_{name}": term.mean() for name, term in terms.items()}
     return terms.pop("loss_total"), (terms, answer[BOXES])
 
+  def further_cost(self, examples: int) -> int:
+    """Returns an image's part of the multiply-adds of all names."""
+    cost = getattr(self.model, "text_cost", lambda length: 0)
+    return len(self._tokens) * cost(self._tokens.shape[1]) // examples
+
   def predict(
     self, params: Any, batch: base.Batch, setting: dials.Setting
   ) -> dict[str, jax.Array]:

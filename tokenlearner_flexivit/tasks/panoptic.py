@@ -236,6 +236,15 @@ class Panoptic(panoptic_answers.PanopticAnswers):
     right = jnp.argmax(logits, axis=-1) == codes + 1
     return losses.mean(), ({"word_accuracy": right.mean()}, logits)
 
+  def trained_cost(self, shape: Sequence[int], setting: dials.Setting) -> int:
+    """Returns the multiply-adds of an image up to the words of its code."""
+    whole = self.model.cost(shape, **setting)
+    return whole - self.coder.decoding_cost(shape)
+
+  def untrained_cost(self, shape: Sequence[int]) -> int:
+    """Returns those of the code of the true labels."""
+    return self.coder.cost(shape) - self.coder.decoding_cost(shape)
+
   def imitate(
     self, batch: base.Batch, answer: Float32[Array, "B L tokens"]
   ) -> base.Batch:
