@@ -143,6 +143,8 @@ def _predict(argv: Sequence[str]) -> bool:
     if word in args.images and not pathlib.Path(word).exists():
       parser.error(f"The word {word} comes before all flags.")
   predictor = Predictor.load(args.workdir)
+  if labels is not None and hasattr(predictor.trained.task, "renamed"):
+    names, labels = labels, None  # A model of detection looks for them.
   if names is not None:
     predictor = predictor.looking_for(names)
   images = _expanded(args.images, predictor.extensions)
@@ -330,11 +332,13 @@ def _written(
   The task decides on both.
   """
   task, preparation = trained.task, trained.preparation()
+  # Images are decoded again only for a task that draws into them.
+  draws = type(task).draw is not tasks.Task.draw
   for (file, image), prediction in zip(files.items(), predictions, strict=True):
     if prediction.error is None:
       file.parent.mkdir(parents=True, exist_ok=True)
       task.write(prediction.answer, file)
-      if task.model.input == "image":
+      if draws and task.model.input == "image":
         picture = file.with_name(f"{file.name}.png")
         task.draw(prediction.answer, preparation.original(image), picture)
     yield dataclasses.replace(prediction, answer=None)

@@ -204,6 +204,21 @@ def test_the_command_line_writes_boxes_and_pictures(
   assert picture.shape[0] / picture.shape[1] == pytest.approx(24 / 32, rel=0.02)
 
 
+def test_labels_are_names_to_find(run, folder, capsys):
+  names, tables = "blue;red", []  # The training has another order.
+  for flag in ("labels", "detect"):
+    with pytest.raises(SystemExit) as stopped:
+      predict.main(
+        [
+          *(str(folder / "0.png"), f"--workdir={run}", "--patch_size=8"),
+          *(f"--{flag}={names}", "--csv"),
+        ]
+      )
+    assert stopped.value.code == 0
+    tables.append(capsys.readouterr().out)
+  assert tables[0] == tables[1] and "blue" in tables[0]
+
+
 def test_pictures_show_what_the_preprocessing_decodes(predictor, tmp_path):
   stored = tmp_path / "stored.jpg"
   exif = Image.Exif()
