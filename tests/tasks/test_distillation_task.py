@@ -1,6 +1,7 @@
 """Distances against values worked out by hand; teachers that fit or do not."""
 
 import functools
+import json
 
 import chex
 import jax
@@ -341,6 +342,46 @@ def test_a_teacher_of_images_of_other_channels():
   message = r"teachers\.prof, which sees 'image' \[12, 12, 1\].*channels"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(teacher.logits, weights, jnp.zeros((2, 12, 12, 1)))
+
+
+@pytest.fixture
+def library_teacher(tmp_path):
+  """Returns a function that writes timm's weights, which name five classes."""
+
+  def write(names):
+    model = models.create(**MODEL, pool="tok", gelu="erf")
+    params = tiny.init(model, np.zeros((1, 12, 12, 3)))
+    folder = tmp_path / "timm"
+    interop.save_params(
+      params, folder, "timm", model=model, input_mean=(0.5,), input_std=(0.5,)
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["label_names"] = names
+    (folder / "config.json").write_text(json.dumps(config))
+    return {"prof": {"init": str(folder)}}
+
+  return write
+
+
+def test_a_teacher_of_a_library_spells_its_classes_otherwise(
+  library_teacher, capsys
+):
+  teachers = library_teacher(["Ant", "big bee", "tench, fish", "dog", "emu"])
+  names = ["ant", "big_bee", "n01440764", "dog", "emu"]
+  task = make_task(teachers, class_names=names)
+  assert task.teachers[0].model.num_classes == 5
+  assert (
+    "teachers.prof calls 1 of 5 classes by names that the student's training "
+    "data does not have, such as 'tench, fish' for 'n01440764'"
+  ) in capsys.readouterr().out
+
+
+def test_a_teacher_of_a_library_with_classes_in_another_order(library_teacher):
+  teachers = library_teacher(["Ant", "cat", "Bee", "dog", "emu"])
+  task = make_task(teachers, class_names=["ant", "bee", "cat", "dog", "emu"])
+  message = "another order than .*'cat' is the class 1 here and 2 there"
+  with pytest.raises(ValueError, match=message):
+    task.teachers  # noqa: B018
 
 
 def test_teacher_without_all_its_weights(tmp_path):

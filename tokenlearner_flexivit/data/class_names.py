@@ -235,3 +235,46 @@ def check_same(
     "classes; in folders, those of the training data are numbered for all "
     "splits of one path."
   )
+
+
+def check_order(
+  names: Sequence[str], expected: Sequence[str], where: str, reference: str
+) -> None:
+  """Raises ValueError if a name that both lists have stands for other numbers.
+
+  Two libraries may name the same classes differently, as ImageNet's are called
+  "n01440764" and "tench, Tinca tinca". It is said if that leaves names that
+  cannot be compared.
+
+  Args:
+    names: names of the classes 0, 1, ....
+    expected: their expected names, as many.
+    where: the model or data with `names`, for errors.
+    reference: the data with the expected names, for errors.
+  """
+  ours, theirs = (list(map(_plain, several)) for several in (names, expected))
+  numbers = collections.defaultdict(set)
+  for number, name in enumerate(theirs):
+    numbers[name].add(number)
+  other = 0
+  for number, name in enumerate(ours):
+    if name in numbers and number not in numbers[name]:
+      raise ValueError(
+        f"{where} has the classes in another order than {reference}: "
+        f"{names[number]!r} is the class {number} here and "
+        f"{min(numbers[name])} there. Answers are numbers, so they would stand "
+        "for other classes."
+      )
+    other += name not in numbers
+  if other:
+    number = next(i for i, name in enumerate(ours) if name not in numbers)
+    terminal.say(
+      f"{where} calls {other} of {terminal.counted(len(names), 'class')} by "
+      f"names that {reference} does not have, such as {names[number]!r} for "
+      f"{expected[number]!r}. That they are the same classes cannot be checked."
+    )
+
+
+def _plain(name: str) -> str:
+  """Returns a name in lower case, with blanks for underscores."""
+  return " ".join(str(name).casefold().replace("_", " ").split())
