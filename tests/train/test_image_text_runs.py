@@ -14,6 +14,7 @@ from tests import image_text
 from tokenlearner_flexivit import inference, interop, predict, train
 from tokenlearner_flexivit.data import vocabulary
 from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.train import setup
 
 LABELS = image_text.LABELS
 
@@ -70,6 +71,8 @@ def test_similarity_is_that_of_the_embeddings(predictor):
   labelled = predictor.predict(images, labels=LABELS, patch_size=6)
   for i, prediction in enumerate(labelled):
     assert prediction.labels[0].name == LABELS[found.logits[i].argmax()]
+  with pytest.warns(match="reads 'A FIELD!' as 'a field', in its vocabulary"):
+    predictor.predict(images, labels=["a field", "A FIELD!"], patch_size=6)
   with pytest.raises(ValueError, match="has no word"):
     predictor.embed_texts(["?"])
   with pytest.raises(ValueError, match="labels has 'a' more than once"):
@@ -82,6 +85,23 @@ def test_a_batch_with_a_pair_twice_is_refused(pairs, tmp_path):
   config.batch_size = 16
   with pytest.raises(ValueError, match=r"batch_size=16, but there are 12 exam"):
     train.train_and_evaluate(config, tmp_path)
+
+
+def test_classes_that_the_text_tower_reads_as_the_same(pairs):
+  config = image_text.make_config(pairs)
+  config.evals.names.class_names = ("red", "mauve", "puce")
+  with (
+    pytest.warns(match="No text of the training has 'mauve', 'puce'"),
+    pytest.warns(match="reads 'puce' as 'mauve', .* at most 6 tokens"),
+  ):
+    setup.Experiment(config)
+  # Cut before the words that tell them apart.
+  config.evals.names.update(
+    class_names=("a red", "a green", "blue"),
+    templates=("a field a field {}", "all a field a {}"),
+  )
+  with pytest.warns(match="reads 'a green' as 'a red'"):
+    setup.Experiment(config)
 
 
 def test_own_labels_on_the_command_line(run, pairs, capsys):

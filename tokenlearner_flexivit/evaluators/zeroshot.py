@@ -23,6 +23,7 @@ from tokenlearner_flexivit.evaluators import base, classification, prompts
 from tokenlearner_flexivit.models import checks
 from tokenlearner_flexivit.tasks import classification as classification_task
 from tokenlearner_flexivit.tasks import labels as labels_lib
+from tokenlearner_flexivit.tasks import text_towers
 
 # Prompts that are embedded in one call.
 _PROMPTS = 256
@@ -93,6 +94,10 @@ class Evaluator(base.Evaluator):
     self._classes = _Classes(len(names))
     self._tokens = self._task.tokenize(
       prompts.fill(names, templates, plain=canonicalize)
+    )
+    length = self._tokens.shape[-1]
+    text_towers.warn_of_equal(
+      names, self._tokens.reshape(len(names), -1, length)
     )
     self._images = self._open(data, source, check_labels=self._check_labels)
     self.image_shape = self._images.shape

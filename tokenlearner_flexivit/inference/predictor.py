@@ -246,7 +246,9 @@ class Predictor(chooser.Chooser):
   ) -> list[answers.Prediction]:
     """Returns the most probable of the texts `labels` for each image."""
     texts_lib.check_distinct(labels, "labels")
-    compared = self._compared(images, setting, self._texts.embed(labels))
+    texts = self._texts.embed(labels)
+    self._texts.warn_of_equal(labels)
+    compared = self._compared(images, setting, texts)
     return [
       answers.Prediction(setting, error=compared.errors[i])
       if i in compared.errors

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials, tasks
 from tokenlearner_flexivit.inference import answers
+from tokenlearner_flexivit.tasks import text_towers
 
 # Texts of the largest program; smaller ones have powers of two.
 _MAX_TEXTS = 64
@@ -78,6 +79,12 @@ class Texts:
     if len(self._kept) > _MAX_KEPT:
       self._kept.clear()
     return vectors
+
+  def warn_of_equal(self, texts: Sequence[str]) -> None:
+    """Warns of texts that the model reads as the same."""
+    vocabulary, length = self._task.vocabulary, self._task.max_len
+    tokens = [vocabulary.tokens(text, length) for text in texts]
+    text_towers.warn_of_equal(texts, np.stack(tokens))
 
   def similarity(
     self,

@@ -63,16 +63,23 @@ def check_weights(
     )
 
 
-def warn_of_equal(names: Sequence[str], tokens: Int[np.ndarray, "K L"]) -> None:
-  """Warns of the first two names that a text tower reads as the same."""
+def warn_of_equal(
+  names: Sequence[str], tokens: Int[np.ndarray, "K *texts L"]
+) -> None:
+  """Warns of the first two names that a text tower reads as the same.
+
+  Args:
+    names: as a person gave them.
+    tokens: of each name, or of several texts with it.
+  """
   first = {}
   for name, row in zip(names, tokens, strict=True):
     other = first.setdefault(row.tobytes(), name)
     if other != name:
       warnings.warn(
         f"The text tower reads {name!r} as {other!r}, in its vocabulary and "
-        f"at most {len(row)} tokens, so that nothing tells them apart. Give "
-        "other names.",
+        f"at most {row.shape[-1]} tokens, so that nothing tells them apart. "
+        "Give other names.",
         stacklevel=3,
       )
       return
