@@ -196,7 +196,9 @@ def _texts(
   return texts
 
 
-def _expanded(names: Sequence[str], extensions: tuple[str, ...]) -> list[str]:
+def _expanded(
+  names: Sequence[str], extensions: tuple[str, ...] | None
+) -> list[str]:
   """Returns files, replacing each folder by the files in it."""
   images = []
   for name in names:

@@ -1,6 +1,7 @@
 """Images of users: read as in the evaluation, and refused with words."""
 
 import io
+import os
 import warnings
 
 import chex
@@ -68,6 +69,24 @@ def test_links_to_folders_are_followed(tmp_path):
   (folder / "a").symlink_to(tmp_path / "real")
   (folder / "b").symlink_to(folder)
   assert images.files(folder) == [str(folder / "a" / "1.JPG")]
+
+
+def test_images_in_a_folder_are_told_by_their_content_too(tmp_path):
+  """As in training; an iPhone's photo is not passed over in silence."""
+  png = encode(RGB, "PNG")
+  for name, content in {
+    "1": png,
+    "2.JPG_large": png,
+    "3.HEIC": b"\0\0\0\x18ftypheic",
+    "4.txt": b"words",
+    "5": b"",
+    "6.mp4": png,
+  }.items():
+    (tmp_path / name).write_bytes(content)
+  os.mkfifo(tmp_path / "7")
+  known = [str(tmp_path / name) for name in ("1", "2.JPG_large", "3.HEIC")]
+  assert images.files(tmp_path) == [*known, str(tmp_path / "6.mp4")]
+  assert images.files(tmp_path, (".mp4",)) == [str(tmp_path / "6.mp4")]
 
 
 def test_a_rotated_photo_stands_upright():

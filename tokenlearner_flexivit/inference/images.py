@@ -19,7 +19,7 @@ from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.ops import decode as decode_ops
 from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.data.ops import image as image_ops
-from tokenlearner_flexivit.data.sources.image_listing import EXTENSIONS
+from tokenlearner_flexivit.data.sources import image_listing
 
 # Other formats, such as EPS, would start programs on files that may be hostile.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -59,17 +59,18 @@ def listed(images: Any) -> list[Any]:
 
 
 def files(
-  folder: str | os.PathLike, extensions: tuple[str, ...] = EXTENSIONS
+  folder: str | os.PathLike, extensions: tuple[str, ...] | None = None
 ) -> list[str]:
   """Returns the image files in a folder and its subfolders, in order.
 
   Links to folders are followed, as in training. Left out are hidden files,
   files that operating systems leave behind (`data.splits.is_hidden`), and
-  files without the extension of an image.
+  files that are no images by their names or their content.
 
   Args:
     folder: an existing folder.
-    extensions: the extensions, in lower case.
+    extensions: in lower case, of other files than images, which are told by
+      these alone.
 
   Raises:
     ValueError: there is no such file.
@@ -78,20 +79,38 @@ def files(
   if not known:
     raise ValueError(
       f"The folder {folder} holds no file that the model reads "
-      f"({', '.join(extensions)})."
+      f"({', '.join(extensions or image_listing.EXTENSIONS)})."
     )
   return known
 
 
+def _is_image(path: str) -> bool:
+  """Tells whether a file is an image, by its name or its content.
+
+  A HEIC is one even where it cannot be decoded, which its error then says.
+  """
+  known = (*image_listing.EXTENSIONS, *image_listing.HEIC)
+  if path.lower().endswith(known):
+    return True
+  name = pathlib.Path(path)
+  return name.is_file() and image_listing.why_no_image(name) is None
+
+
 def _walk(
-  folder: str, extensions: tuple[str, ...], above: tuple[str, ...] = ()
+  folder: str,
+  extensions: tuple[str, ...] | None,
+  above: tuple[str, ...] = (),
 ) -> list[str]:
   """Returns the files below a folder; `above` are the folders that hold it."""
   above = (*above, os.path.realpath(folder))
   names = {True: [], False: []}
   for entry in splits.visible(folder):
     names[splits.is_folder(entry)].append(os.path.join(folder, entry.name))
-  known = [name for name in names[False] if name.lower().endswith(extensions)]
+  known = [
+    name
+    for name in names[False]
+    if (name.lower().endswith(extensions) if extensions else _is_image(name))
+  ]
   for name in names[True]:
     # A link to a folder above would never end.
     if os.path.realpath(name) not in above:

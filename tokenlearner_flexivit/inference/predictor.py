@@ -12,7 +12,6 @@ from jaxtyping import Float32
 
 from tokenlearner_flexivit import dials
 from tokenlearner_flexivit.inference import answers, chooser, in_place
-from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import programs as programs_lib
 from tokenlearner_flexivit.inference import texts as texts_lib
 from tokenlearner_flexivit.inference import trained as trained_lib
@@ -389,10 +388,12 @@ class Predictor(chooser.Chooser):
     return self._programs.run((prepared[i : i + size] for i in starts), setting)
 
   @property
-  def extensions(self) -> tuple[str, ...]:
-    """Returns the extensions of the files that it reads, in lower case."""
-    is_image = self.trained.video is None
-    return (images_lib if is_image else videos_lib).EXTENSIONS
+  def extensions(self) -> tuple[str, ...] | None:
+    """Returns the extensions of the videos that it reads, in lower case.
+
+    None for a model for images, which are told by their content.
+    """
+    return None if self.trained.video is None else videos_lib.EXTENSIONS
 
   def apply(
     self, setting: dials.Setting

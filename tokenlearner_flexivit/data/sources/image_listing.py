@@ -22,7 +22,7 @@ EXTENSIONS = (
   *(".tif", ".tiff", ".webp"),
 )
 # Pictures that cannot be decoded; HEIC needs the package pillow-heif.
-_HEIC = (".heic", ".heif")
+HEIC = (".heic", ".heif")
 _FOREIGN = (
   *(".arw", ".cr2", ".cr3", ".dng", ".jp2", ".jxl", ".nef", ".pdf", ".psd"),
   *(".raw", ".svg"),
@@ -261,7 +261,7 @@ def why_no_image(path: pathlib.Path) -> str | None:
   is_heic = header[4:8] == b"ftyp" and header[8:] in _HEIC_BRANDS
   if is_heic and importlib.util.find_spec("pillow_heif"):
     return None
-  if is_heic or suffix in (*_HEIC, *_FOREIGN):
+  if is_heic or suffix in (*HEIC, *_FOREIGN):
     package = " install the package pillow-heif, or" if is_heic else ""
     return (
       f"is a picture of a kind that is not read here;{package} convert it, "
