@@ -342,10 +342,13 @@ def test_operations_of_texts_count(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder:{}", "video_folder:{}?fps=12.5"])
-def test_folders_that_are_here_are_read(tmp_path, name):
+def test_folders_that_are_here_are_read(tmp_path, name, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path.parent))
   config = make_config()
-  config.data.name = name.format(tmp_path)
-  assert stand_ins.config_without_files(config).data.name == config.data.name
+  for folder in (tmp_path, f"~/{tmp_path.name}"):
+    config.data.name = name.format(folder)
+    planned = stand_ins.config_without_files(config)
+    assert planned.data.name == config.data.name
 
 
 def test_a_teacher_needs_no_weights():

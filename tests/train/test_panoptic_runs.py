@@ -12,13 +12,31 @@ import safetensors.numpy
 from jax import export as jax_export
 from PIL import Image
 
-from tests.conftest import make_config
+from tests.conftest import make_config, write_untrained
 from tokenlearner_flexivit import inference, predict, train
 from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.train import setup
 
 SIDE = 16
 MASKS = "masks=('semantic','instances')"
 IDS = "decode_ids(rgb=True,key='panoptic_image')"
+CODER = dict(
+  num_instances=4,
+  width=8,
+  encoder_depth=1,
+  decoder_depth=1,
+  mlp_dim=8,
+  num_heads=1,
+  patch_size=4,
+  posemb_grid=4,
+  code_grid=2,
+  quantizer="vq",
+  num_words=6,
+  word_dim=3,
+)
+MODEL = dict(
+  variant="mu", depth=1, decoder_depth=1, patch_size=4, posemb_grid=4
+)
 
 
 def write_panoptic(root):
@@ -97,20 +115,7 @@ def config_for(folder, **evaluation):
 @pytest.fixture(scope="module")
 def coder(folder, tmp_path_factory):
   config = config_for(folder)
-  config.model = dict(
-    num_instances=4,
-    width=8,
-    encoder_depth=1,
-    decoder_depth=1,
-    mlp_dim=8,
-    num_heads=1,
-    patch_size=4,
-    posemb_grid=4,
-    code_grid=2,
-    quantizer="vq",
-    num_words=6,
-    word_dim=3,
-  )
+  config.model = CODER
   config.task = dict(name="panoptic_code", commitment=0.25)
   workdir = tmp_path_factory.mktemp("coder")
   state, _ = train.train_and_evaluate(config, workdir)
@@ -124,14 +129,7 @@ def coder(folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, coder, tmp_path_factory):
   config = config_for(folder, patch_sizes=(8, 4))
-  config.model = dict(
-    variant="mu",
-    depth=1,
-    decoder_depth=1,
-    patch_size=4,
-    posemb_grid=4,
-    coder=str(coder),
-  )
+  config.model = dict(**MODEL, coder=str(coder))
   config.flexi = dict(patch_size=dict(values=(8,)))
   config.task = dict(name="panoptic")
   workdir = tmp_path_factory.mktemp("run")
@@ -192,6 +190,22 @@ def test_a_run_goes_on_without_its_coder(run, tmp_path, capsys):
   # Nor is it needed by an evaluation that names another place.
   results = train.evaluate(config, workdir)
   assert results["test"]["patch8/PQ"] == history[-1]["test/patch8/PQ"]
+
+
+def test_another_coder_is_refused(folder, coder, tmp_path):
+  """One that is described in the config is no other place of the same."""
+  config = config_for(folder)
+  config.task = dict(name="panoptic")
+  for before, message in (
+    (CODER, r"a different config .*\n  config\.model\.coder\.width: 8 -> 16"),
+    (str(coder), r"on other data .*\n  coder: .*'width': 8.* -> .*'width': 16"),
+  ):
+    config.model = dict(**MODEL, coder=before)
+    workdir = tmp_path / type(before).__name__
+    write_untrained(setup.Experiment(config), workdir)
+    config.model = dict(**MODEL, coder={**CODER, "width": 16})
+    with pytest.raises(ValueError, match=message):
+      train.train_and_evaluate(config, workdir)
 
 
 def test_segments_have_the_size_of_the_original_image(predictor):
