@@ -437,6 +437,27 @@ def test_lists_of_splits(tmp_path):
     open_folder(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_editors_write_them(tmp_path, encoding):
+  voc(tmp_path, train="", val="2")
+  lists = {
+    tmp_path / "ImageSets" / "Segmentation" / "train.txt": "0\r\n1\r\n",
+    tmp_path / "classes.txt": "sky\r\ncaf\u00e9\r\nroad\r\n",
+  }
+  for path, text in lists.items():
+    path.write_bytes(text.encode(encoding))
+  source = open_folder(tmp_path)
+  assert set(pairs(source)) == {"0.jpg", "1.jpg"}
+  assert source.classes("semantic") == (3, ["sky", "caf\u00e9", "road"])
+  for path in lists:
+    good = path.read_bytes()
+    path.write_bytes("0\r\ncaf\u00e9\r\n".encode("latin1"))
+    words = rf"{path.name} is not UTF-8: line 2 has the byte 0xe9\. Save it as"
+    with pytest.raises(ValueError, match=words):
+      open_folder(tmp_path)
+    path.write_bytes(good)
+
+
 LABELMAP = """# label:color_rgb:parts:actions
 background:0,0,0::
 cat:250,50,83::

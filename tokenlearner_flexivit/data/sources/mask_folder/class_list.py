@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tokenlearner_flexivit.data import mask_classes, splits
+from tokenlearner_flexivit.data.sources import text_files
 from tokenlearner_flexivit.data.sources.mask_folder import colours, layout
 
 # In lower case. Each is looked for in this order.
@@ -78,7 +79,7 @@ def read(root: pathlib.Path, place: layout.Place, kind: str) -> Classes | None:
 
 def _read_file(path: pathlib.Path, name: str) -> Mapping[int, str]:
   """Returns the names of a list by their ids."""
-  text = _text(path)
+  text = text_files.read(path)
   if name in _JSONS:
     try:
       return _from_json(json.loads(text), path)
@@ -105,17 +106,10 @@ def _read_file(path: pathlib.Path, name: str) -> Mapping[int, str]:
   return dict(enumerate(lines))
 
 
-def _text(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError:
-    raise ValueError(f"{path} is not UTF-8. Save it as UTF-8.") from None
-
-
 def _labelmap(path: pathlib.Path) -> Classes:
   """Returns the classes of CVAT's lines "NAME:RED,GREEN,BLUE:PARTS:ACTIONS"."""
   names, legend = [], {}
-  for line in filter(None, map(str.strip, _text(path).splitlines())):
+  for line in filter(None, map(str.strip, text_files.read(path).splitlines())):
     if line.startswith("#"):
       continue
     match = _LABELMAP.fullmatch(line)

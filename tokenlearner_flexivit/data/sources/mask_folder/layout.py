@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
-from tokenlearner_flexivit.data.sources import image_listing
+from tokenlearner_flexivit.data.sources import image_listing, text_files
 
 # Names of folders, in lower case; the first one that is there is taken.
 IMAGES = (
@@ -178,7 +178,7 @@ def _lists(root: pathlib.Path) -> dict[str, frozenset[str]]:
   for entry in splits.visible(folder):
     path = pathlib.Path(entry.path)
     if path.suffix.lower() == ".txt":
-      lines = path.read_text(encoding="utf-8").splitlines()
+      lines = text_files.read(path).splitlines()
       lists[path.stem] = frozenset(filter(None, map(str.strip, lines)))
   return lists
 

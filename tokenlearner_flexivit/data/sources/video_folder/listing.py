@@ -1,6 +1,5 @@
 """The videos of a folder, with their splits and labels."""
 
-import codecs
 import csv
 import dataclasses
 import hashlib
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
-from tokenlearner_flexivit.data.sources import csv_rows
+from tokenlearner_flexivit.data.sources import csv_rows, text_files
 from tokenlearner_flexivit.data.sources.video_folder import clips as video_clips
 from tokenlearner_flexivit.data.sources.video_folder import decode as video_file
 from tokenlearner_flexivit.data.sources.video_folder.clips import Clip
@@ -213,7 +212,7 @@ def _read(root: pathlib.Path, folder: pathlib.Path) -> list[Clip]:
 
 def _read_table(root: pathlib.Path, table: pathlib.Path) -> list[Clip]:
   """Returns the clips that a CSV file lists."""
-  reader, _, separator = csv_rows.split(_read_text(table), _SEPARATORS)
+  reader, _, separator = csv_rows.split(text_files.read(table), _SEPARATORS)
   clips, lines, problems = [], [], []
   try:
     columns = [name.strip().lower() for name in next(reader, [])]
@@ -266,21 +265,6 @@ def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
       f"The first line of {table} is {','.join(columns)!r}. It must name the "
       "columns: path,label and perhaps start,end,group."
     )
-
-
-def _read_text(table: pathlib.Path) -> str:
-  """Returns a file's text, or raises ValueError that names the bad byte."""
-  data = table.read_bytes()
-  is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-  try:
-    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
-  except UnicodeDecodeError as error:
-    line = error.object[: error.start].count(b"\n") + 1
-    raise ValueError(
-      f"{table} is not UTF-8: line {line} has the byte "
-      f"0x{error.object[error.start]:02x}. Save it as UTF-8; if it is Latin-1, "
-      "iconv -f latin1 -t utf-8 FILE > NEW does that."
-    ) from None
 
 
 def _read_row(
