@@ -6,6 +6,8 @@ import pytest
 
 from configs import flexify, segmentation_folder, transfer
 from tests import tiny
+from tests.conftest import write_untrained
+from tests.train import test_panoptic_runs
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.train import setup
@@ -77,3 +79,20 @@ def test_a_coder_of_labels_has_no_image_tower(tmp_path):
       config.get_config(f"init={path},runlocal")
   with pytest.raises(ValueError, match="'label_coder', which sees labels"):
     runs.open_weights(str(path))
+
+
+def test_the_run_of_a_coder_of_labels_sees_no_images(tmp_path):
+  folder = test_panoptic_runs.write_panoptic(tmp_path / "coco")
+  config = test_panoptic_runs.config_for(folder)
+  config.model = test_panoptic_runs.CODER
+  config.task = dict(name="panoptic_code")
+  run = write_untrained(setup.Experiment(config), tmp_path / "run")
+  with pytest.raises(ValueError, match="'label_coder', which sees labels"):
+    runs.open_run(run, "image")
+  # What the model is made for is known by this file alone.
+  (run / "about_data.json").unlink()
+  words = (
+    r"about_data\.json, which holds the classes.* start the run's training"
+  )
+  with pytest.raises(ValueError, match=words):
+    runs.open_run(run, "image")

@@ -1,6 +1,5 @@
 """Opens runs, weights of other libraries, and test images for analyses."""
 
-import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -249,7 +248,7 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
 
   Raises:
     ValueError: the folder has no run, one of the other kind, or one without
-      evaluation.
+      evaluation or without a file that building its model needs.
   """
   workdir = paths.local(workdir, "workdir")
   config = workdir_lib.read_config(workdir)
@@ -268,11 +267,15 @@ def open_run(workdir: str | pathlib.Path, kind: str) -> Run:
   section, about = dict(config["model"]), {}
   # A loop over the blocks would first copy the parameters into stacks.
   section.pop("scan", None)
-  with contextlib.suppress(ValueError):  # Only pictures show the names.
-    about = workdir_lib.read_about_data(workdir)
-  names = about.get("class_names")
   task = tasks.named(config["task"])
-  if issubclass(task, classification.Classification):
+  is_classification = issubclass(task, classification.Classification)
+  try:
+    about = workdir_lib.read_about_data(workdir)
+  except ValueError:
+    if not is_classification:
+      raise  # Of a classification only pictures need it, for the names.
+  names = about.get("class_names")
+  if is_classification:
     # The config need not state the number of classes, which the data determine.
     number = len(params["head"]["bias"]) if "head" in params else None
     model = models.create(**{**section, "num_classes": number})

@@ -190,7 +190,8 @@ def read_about_data(workdir: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise ValueError(
       f"{path}, which holds the classes and the image size of the run's data, "
-      f"cannot be read: {error}."
+      f"cannot be read: {error}. Bring it back, or start the run's training "
+      "again in this workdir without it, which writes it anew."
     ) from None
 
 
