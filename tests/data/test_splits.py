@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.data.sources import test_coco
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.data import shared_examples, splits, splits_read
+from tokenlearner_flexivit.data.sources.coco import source as coco
 
 
 @pytest.mark.parametrize(
@@ -186,6 +188,78 @@ def test_a_run_says_that_it_evaluates_what_it_trains_on(train, test, is_told):
   data = {"name": "digits", "split": train}
   other = {"data": {"name": "fake:1", "split": train}, "type": "fewshot"}
   assert splits_read.describe({"data": data, "evals": {"other": other}}) == []
+
+
+@pytest.fixture(scope="module")
+def coco_folder(tmp_path_factory):
+  root = tmp_path_factory.mktemp("coco")
+  for part in ("train2017", "val2017"):
+    test_coco.write_images(root / part)
+    file = root / "annotations" / f"instances_{part}.json"
+    test_coco.write(file, test_coco.boxes())
+  return root
+
+
+@pytest.mark.parametrize(
+  "train, test, is_told",
+  [
+    ("train", "train2017", True),
+    ("train2017[:50%]", "train[40%:]", True),
+    ("train2017[:50%]", "training[50%:]", False),
+    ("train+val2017", "val", True),
+    ("all", "val2017", True),
+    ("train2017", "val2017", False),
+  ],
+)
+def test_splits_of_coco_may_be_named_with_their_years(
+  coco_folder, train, test, is_told
+):
+  name = f"coco:{coco_folder}"
+  first, *told = describe(name, train, test)
+  reads_both = "all" in train or "val" in train + test
+  assert first.endswith("reading train, validation.") == reads_both
+  assert ["eval0 evaluates on examples that are" in t for t in told] == (
+    [True] if is_told else []
+  )
+  data = [{"name": name, "split": split} for split in (test, train)]
+  assert splits_read.unlike_training(*data)[0] == is_told
+
+
+def test_lists_of_splits_may_have_images_in_common(tmp_path):
+  """Pascal VOC's "trainval" has those of "train" and "val"."""
+  make(tmp_path, *(f"JPEGImages/{i}.jpg" for i in range(3)))
+  make(tmp_path, *(f"SegmentationClass/{i}.png" for i in range(3)))
+  lists = tmp_path / "ImageSets" / "Segmentation"
+  lists.mkdir(parents=True)
+  for name, stems in dict(train="0", val="1", trainval="01", test="2").items():
+    (lists / f"{name}.txt").write_text("\n".join(stems))
+  name = f"mask_folder:{tmp_path}"
+  for train, test, is_told in (
+    ("trainval", "val", True),
+    ("trainval", "validation", True),
+    ("train", "val", False),
+    ("trainval", "test", False),
+  ):
+    _, *told = describe(name, train, test)
+    assert len(told) == is_told
+    data = [{"name": name, "split": split} for split in (test, train)]
+    assert splits_read.unlike_training(*data)[0] == is_told
+
+
+def test_splits_with_years_are_chosen_and_read_once(coco_folder):
+  (line,) = describe(f"coco:{coco_folder}", "train2017")
+  assert line.endswith(": reading train. Not reading validation.")
+  both = "train2017", "val2017"
+  assert coco.choose_splits(coco_folder, *both) == both
+  assert coco.choose_splits(coco_folder, "train2017") == (
+    "train2017",
+    "validation",
+  )
+  with pytest.raises(ValueError, match=r"test=train2017 of .* is a part of"):
+    coco.choose_splits(coco_folder, test="train2017")
+  section = {"name": f"coco:{coco_folder}", "split": "val+val2017"}
+  with pytest.raises(ValueError, match="twice: val and val2017 share some"):
+    data_lib.open_source(section)
 
 
 @pytest.mark.parametrize("train", ["train[:90%]", "training[:90%]"])

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from tokenlearner_flexivit import terminal
@@ -94,7 +94,12 @@ def _twice(split: str, words: str, where: str) -> ValueError:
   )
 
 
-def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
+def overlap(
+  split: str,
+  other: str,
+  parts: Iterable[Part] = (),
+  known: Callable[[str], str] = str,
+) -> bool:
   """Tells whether two splits of a dataset share examples.
 
   Args:
@@ -103,6 +108,7 @@ def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
     parts: those of `split`, for the sizes of the dataset's splits. Without
       them, the result is False if it depends on these, as for "train[10%:]" and
       "train[:100]".
+    known: returns the dataset's split that a name means, or the name itself.
 
   Raises:
     ValueError: a split or a slice cannot be read.
@@ -110,7 +116,7 @@ def overlap(split: str, other: str, parts: Iterable[Part] = ()) -> bool:
   sizes = {part.text: part.size for part in parts}
   for name, part in splits.parse(split):
     for other_name, other_part in splits.parse(other):
-      if not _share_examples(name, other_name):
+      if not _share_examples(known(name), known(other_name)):
         continue
       if not (part and other_part):
         return True

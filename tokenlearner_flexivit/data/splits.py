@@ -214,6 +214,7 @@ def choose(
   train: str = "",
   test: str = "",
   has_labels: Callable[[str], bool] = lambda split: True,
+  resolve: Callable[[str, Sequence[str], str], str] = resolve,
 ) -> tuple[str, str]:
   """Returns the splits to train on and to evaluate on while training.
 
@@ -229,16 +230,17 @@ def choose(
     test: a split for the evaluation that a person asked for; or "".
     has_labels: tells whether the examples of a known split have labels. Splits
       without labels are not chosen.
+    resolve: returns the known split that a name means, as `resolve` does.
 
   Raises:
     ValueError: a split that was asked for does not exist, two splits could be
       meant, or no split can be trained or evaluated on.
   """
   roles = by_role(known, where)
-  for asked in filter(None, (train, test)):
-    for name, _ in parse(asked):
-      if name != "all":
-        resolve(name, known, where)
+  trained, tested = (
+    _taken(split, known, where, resolve) if split else set()
+    for split in (train, test)
+  )
   if not (train or roles):
     raise ValueError(
       f"{where} has no split to train on. Its splits are: "
@@ -246,14 +248,12 @@ def choose(
     )
   own = roles.get("train", "train")
   if test:
-    tested = {role(name) or name for name, _ in parse(test)}
     if not train and tested & {"train", "all"}:
       raise ValueError(
         f"test={test} of {where} is a part of the split to train on. Say also "
         "which part to train on, such as train=train[:90%],test=train[90%:]."
       )
     return train or own, test
-  trained = {role(name) or name for name, _ in parse(train or own)}
   for part in ("validation", "test"):
     if trained & {part, "all"}:
       continue  # Training examples are no test.
@@ -266,6 +266,23 @@ def choose(
       "train=train[:90%],test=train[90%:]."
     )
   return f"{own}[:90%]", f"{own}[90%:]"
+
+
+def _taken(
+  split: str,
+  known: Sequence[str],
+  where: str,
+  resolve: Callable[[str, Sequence[str], str], str],
+) -> set[str]:
+  """Returns the roles of the known splits that a split takes, or their names.
+
+  "all" is returned as it is.
+  """
+  names = [
+    name if name == "all" else resolve(name, known, where)
+    for name, _ in parse(split, where)
+  ]
+  return {role(name) or name for name in names}
 
 
 def visible(folder: str | os.PathLike) -> list[os.DirEntry]:

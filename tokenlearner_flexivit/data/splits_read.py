@@ -1,6 +1,8 @@
 """The splits that a run reads, in words and to compare evaluations."""
 
 import contextlib
+import functools
+import itertools
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,7 +56,7 @@ def describe(
     if not split or data["name"] != config["data"]["name"]:
       continue
     with contextlib.suppress(ValueError):  # Opening the split raises it.
-      if shared_examples.overlap(split, trained, parts.get(name, ())):
+      if _overlap(data["name"], split, trained, parts.get(name, ())):
         lines.append(
           f"config.evals.{name} evaluates on examples that are trained on: of "
           f"{data['name']}, it reads {split} and the training {trained}."
@@ -92,7 +94,7 @@ def unlike_training(
     split is shared.
   """
   splits_of_each = [
-    {splits.role(part) or part for part, _ in splits.parse(section["split"])}
+    _splits_of(section["name"], [section["split"]])
     if section.get("split")  # Few-shot evaluations have two other keys.
     else set()
     for section in (data, training)
@@ -103,21 +105,80 @@ def unlike_training(
     or not splits_of_each[0].isdisjoint(splits_of_each[1])
   )
   trained_on = (
-    shared
+    all(splits_of_each)
     and not differ
-    and shared_examples.overlap(data["split"], training["split"], parts)
+    and _overlap(data["name"], data["split"], training["split"], parts)
   )
   return trained_on, differ, shared
 
 
+def _known(name: str, split: str) -> str:
+  """Returns the split of a dataset that a name of a split means.
+
+  Only folders of COCO annotations have names beside those of roles, such as
+  "train2017" for "train".
+
+  Args:
+    name: of the dataset, which need not be there.
+    split: the name of a split, without a slice.
+  """
+  kind, _, path = name.partition(":")
+  if kind == "coco" and split != "all" and not splits.role(split):
+    with contextlib.suppress(ValueError):  # Opening the split raises it.
+      return coco_files.resolve(split, coco_files.find(path), name)
+  return split
+
+
+def _overlap(
+  name: str, split: str, other: str, parts: Iterable[Part] = ()
+) -> bool:
+  """Tells whether two splits of a dataset share examples.
+
+  Args:
+    name: of the dataset, which need not be there.
+    split: a split, perhaps a sum.
+    other: another.
+    parts: those of `split`, as `shared_examples.overlap` takes them.
+
+  Raises:
+    ValueError: a split or a slice cannot be read.
+  """
+  known = functools.partial(_known, name)
+  if shared_examples.overlap(split, other, parts, known):
+    return True
+  kind, _, path = name.partition(":")
+  if kind != "mask_folder":
+    return False
+  # Lists such as Pascal VOC's "trainval" name images of other splits.
+  try:
+    places = layout.find_places(path)
+    taken = [
+      {k for k, *_ in splits.select(s, places, name)} for s in (split, other)
+    ]
+  except ValueError:
+    return False  # Opening the split raises it.
+  return any(
+    layout.share_images(places[a], places[b])
+    for a, b in itertools.product(*taken)
+    if a != b
+  )
+
+
+def _splits_of(name: str, asked: Iterable[str]) -> set[str]:
+  """Returns the roles of the splits that are asked for, or else their names."""
+  known = (
+    _known(name, part) for split in asked for part, _ in splits.parse(split)
+  )
+  return {splits.role(split) or split for split in known}
+
+
 def _reading(name: str, known: Iterable[str], asked: Iterable[str]) -> str:
   """Returns in words which of the known splits are read, and which not."""
-  parts = {part for split in asked for part, _ in splits.parse(split)}
-  roles = {splits.role(part) for part in parts}
+  parts = _splits_of(name, asked)
   used = [
     split
     for split in known
-    if split in parts or splits.role(split) in roles or "all" in parts
+    if "all" in parts or (splits.role(split) or split) in parts
   ]
   left = [split for split in known if split not in used]
   unused = f" Not reading {', '.join(left)}." if left else ""

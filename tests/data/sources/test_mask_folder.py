@@ -431,6 +431,8 @@ def test_lists_of_splits(tmp_path):
   assert set(pairs(open_folder(tmp_path, "val"))) == {"2.jpg"}
   assert len(open_folder(tmp_path, "trainval")) == 3
   assert len(open_folder(tmp_path, "train+val")) == 3
+  with pytest.raises(ValueError, match=r"2 images twice, .*0\.jpg: train and"):
+    open_folder(tmp_path, "train+trainval")
   assert mask_folder.choose_splits(tmp_path) == ("train", "validation")
   voc(tmp_path, train="019")
   with pytest.raises(ValueError, match="JPEGImages/9: is listed, but there"):

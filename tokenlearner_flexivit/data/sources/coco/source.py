@@ -219,7 +219,13 @@ def choose_splits(
   if not paths.local(path, "coco").is_dir():
     return train or "train[:90%]", test or "train[90%:]"
   known = files.find(path)
-  return splits.choose(list(known), f"{PREFIX}{path}", train, test)
+  return splits.choose(
+    list(known),
+    f"{PREFIX}{path}",
+    train,
+    test,
+    resolve=lambda name, _, where: files.resolve(name, known, where),
+  )
 
 
 def _check_features(

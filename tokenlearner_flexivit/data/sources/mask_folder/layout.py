@@ -273,6 +273,15 @@ def pair(place: Place) -> Pairs:
   )
 
 
+def share_images(place: Place, other: Place) -> bool:
+  """Tells whether the lists of two splits have an image in common."""
+  return (
+    place.images == other.images
+    and None not in (place.listed, other.listed)
+    and not place.listed.isdisjoint(other.listed)
+  )
+
+
 def _of_cityscapes(
   masks: Sequence[str],
 ) -> tuple[list[tuple[str, str]], str]:
