@@ -150,7 +150,7 @@ def boxes(
       f"|{last},'valid')",
     },
     # Of an image of COCO all objects count, those of LVIS are up to 300.
-    truth=f"decode|image_size|objects(400,{label!r},details=True)"
+    truth=f"image_size|objects(400,{label!r},details=True)"
     "|keep('size','boxes','box_label'"
     + (",'box_area','box_crowd')" if data.startswith("coco") else ")"),
   )

@@ -88,7 +88,7 @@ def run(folder, tmp_path_factory):
       data=dict(
         name=name, split="all", pp=seen.format("", "", "") + f"{last},'valid')"
       ),
-      truth="decode|image_size|objects(3,details=True)"
+      truth="image_size|objects(3,details=True)"
       "|keep('size','boxes','box_label','box_area','box_crowd')",
       patch_sizes=(8, 6),
     )

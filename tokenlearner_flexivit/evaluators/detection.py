@@ -6,7 +6,7 @@ gives the true boxes; it must not move them:
 
     data=dict(..., pp="decode|resize_keep(96)|pad_to(96)|value_range(-1,1)"
               "|keep('image','valid')"),
-    truth="decode|image_size|objects(100,details=True)"
+    truth="image_size|objects(100,details=True)"
           "|keep('size','boxes','box_label','box_area','box_crowd')",
 
 `valid`, which `pad_to` leaves, holds the shares of height and width that are

@@ -67,6 +67,26 @@ def test_photos_stand_upright_in_training_evaluation_and_prediction(
   np.testing.assert_array_equal(images.read(file, 1), grey)
 
 
+@pytest.mark.parametrize("kind", [*FORMATS, "BMP", "GIF"])
+def test_the_size_of_a_file_is_that_of_its_decoded_image(kind):
+  if kind in FORMATS:
+    files = [photo(kind, orientation) for orientation in range(1, 9)]
+  else:
+    files = [encode(IMAGE, kind)]
+  sizes = [
+    data.parse("image_size")({"image": file})["size"].tolist() for file in files
+  ]
+  expected = [list(run("decode", file).shape[:2]) for file in files]
+  assert sizes == expected
+  assert len({*map(tuple, sizes)}) == (2 if kind in FORMATS else 1)
+  # Its beginning tells it.
+  if kind in ("JPEG", "PNG"):
+    begin = {"image": files[5][:1000]}
+    assert data.parse("image_size")(begin)["size"].tolist() == [90, 60]
+  with pytest.raises(ValueError, match=r"image_size.*are not an image that"):
+    data.parse("image_size")({"image": b"no image"})
+
+
 def test_folders_of_photos_are_read_upright(tmp_path):
   for name in "ab":
     (tmp_path / name).mkdir()

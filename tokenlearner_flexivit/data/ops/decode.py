@@ -189,6 +189,22 @@ def decode_bytes(
   return exif_lib.turn(image, number)
 
 
+def decoded_size(data: bytes) -> tuple[int, int]:
+  """Returns height and width of the image that `decode` makes of a file.
+
+  The beginning of a JPEG, PNG or WebP tells them; other files are decoded.
+
+  Raises:
+    ValueError: the bytes are not an image.
+  """
+  try:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+      size = image.height, image.width
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    return decode_bytes(data, 1).shape[:2]
+  return size[::-1] if exif_lib.orientation(data) >= 5 else size
+
+
 def _is_for_pillow(data: bytes) -> bool:
   """Tells whether Pillow must decode a TIFF that OpenCV would decode wrongly.
 

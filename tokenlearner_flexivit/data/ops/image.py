@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data.ops import geometry, resampling
+from tokenlearner_flexivit.data.ops import decode, geometry, resampling
 from tokenlearner_flexivit.data.ops.geometry import get_frames
 from tokenlearner_flexivit.data.ops.resampling import resize_image
 from tokenlearner_flexivit.data.preprocess import Example, register_op
@@ -57,12 +57,17 @@ def image_size(
   """Returns the example with height and width of an image, in pixels.
 
   Args:
-    example: has a decoded image under `key`.
+    example: has an image under `key`, or the bytes of a file, of which `decode`
+      would make it; these stay encoded.
     key: the image.
     outkey: where int32 [2], height and width, go.
   """
-  size = np.asarray(geometry.sides(example, key), np.int32)
-  return {**example, outkey: size}
+  image = example.get(key)
+  if isinstance(image, bytes):
+    size = decode.decoded_size(image)
+  else:
+    size = geometry.sides(example, key)
+  return {**example, outkey: np.asarray(size, np.int32)}
 
 
 @register_op(check=(check_resize, geometry.check))
