@@ -275,6 +275,19 @@ def check_order(
     )
 
 
+def first_different(
+  names: Sequence[str], expected: Sequence[str]
+) -> int | None:
+  """Returns the first class of another name, apart from its spelling.
+
+  Args:
+    names: names of the classes 0, 1, ....
+    expected: their expected names, as many.
+  """
+  pairs = zip(map(_plain, names), map(_plain, expected), strict=True)
+  return next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+
+
 def _plain(name: str) -> str:
   """Returns a name in lower case, with blanks for underscores."""
   return " ".join(str(name).casefold().replace("_", " ").split())

@@ -20,6 +20,7 @@ from tokenlearner_flexivit import (
 from tokenlearner_flexivit import parallel as parallel_lib
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.run import profiler
+from tokenlearner_flexivit.tasks import heads
 from tokenlearner_flexivit.train import before_data
 
 # Every key that a config may have, with its default.
@@ -398,4 +399,9 @@ class Experiment:
       input_std=self.config["init_std"],
     )
     terminal.say(f"Starting from {changes}")
+    heads.warn_of_other_classes(
+      self.config["init"],
+      getattr(self.task, "class_names", None),
+      changes,
+    )
     return self.task.complete(loaded)
