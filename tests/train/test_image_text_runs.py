@@ -129,12 +129,17 @@ def test_an_export_has_both_towers(predictor, tmp_path):
   weights = safetensors.numpy.load_file(folder / manifest["weights"])
   texts = jax_export.deserialize((folder / program["file"]).read_bytes())
   tokens = trained.task.tokenize(LABELS)
+  # By hand, as the README beside the program tells.
+  ids = {w: i for i, w in enumerate(program["vocabulary"]["words"], start=3)}
+  rows = [[*map(ids.get, text.split()), 1, 1, 1] for text in LABELS]
+  np.testing.assert_array_equal(tokens, rows)
   embedded = predictor.embed_texts(LABELS)
   np.testing.assert_allclose(texts.call(weights, tokens), embedded, atol=1e-6)
   assert interop.vocabulary(folder) == trained.task.vocabulary.describe()
   again = inference.Predictor.load(folder)
   assert isinstance(again.trained.task.vocabulary, vocabulary.Words)
   np.testing.assert_allclose(again.embed_texts(LABELS), embedded, atol=1e-6)
-  assert "`texts.jax` takes int32 [batch, 6]" in (
-    folder / "README.md"
-  ).read_text(encoding="utf-8")
+  readme = (folder / "README.md").read_text(encoding="utf-8")
+  assert "`texts.jax` takes int32 [batch, 6]" in readme
+  assert "'words', which is in the manifest. The words of a text, in" in readme
+  assert "the logit is exp(t) times as much" in readme

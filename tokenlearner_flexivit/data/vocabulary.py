@@ -55,12 +55,15 @@ class Vocabulary(abc.ABC):
     size: number of ids.
     end: id that ends every text.
     padding: id that fills rows after the end.
+    rule: how `describe` gives ids to words, for users of exports; "" if the
+      name alone tells it.
   """
 
   name: str
   size: int
   end: int
   padding: int
+  rule = ""
 
   @abc.abstractmethod
   def encode(self, text: str) -> list[int]:
@@ -125,6 +128,11 @@ class Words(Vocabulary):
   """
 
   words: tuple[str, ...]
+  rule = (
+    f"The words of a text, in lower case, have the ids {_FIRST}, {_FIRST + 1}, "
+    f"... in the order of `words`, others {_UNKNOWN}; {_END} ends a text and "
+    "pads it"
+  )
   name = WORDS
   end = _END
   padding = _END

@@ -175,6 +175,7 @@ def _write_files(
       "shape": ["batch", *known.shape],
       "dtype": jnp.dtype(known.dtype).name,
       "gives": known.does,
+      **known.about,
     }
     program = _program(trained, known.function, known.shape, known.dtype)
     (path / further[name]["file"]).write_bytes(program.serialize())

@@ -32,12 +32,14 @@ class Program:
     shape: of an input, without the axis of the batch.
     dtype: of the inputs.
     does: what it returns, in words.
+    about: further entries of the manifest that its users need, JSON values.
   """
 
   function: Callable[[Any, jax.Array], jax.Array]
   shape: tuple[int, ...]
   dtype: Any
   does: str
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Task(abc.ABC):

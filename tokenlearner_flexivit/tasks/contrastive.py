@@ -140,7 +140,8 @@ class Contrastive(base.Task):
   purpose = "images and texts"
   answer_text = (
     "the embedding of the image, of length 1: its product with that of a text "
-    "is their cosine"
+    "is their cosine, of which the logit is exp(t) times as much, plus b if "
+    "the weights have one"
   )
   is_mean = False
 
@@ -326,8 +327,13 @@ class Contrastive(base.Task):
       "float32 [batch, E], embeddings of length 1. The inputs are tokens of "
       f"texts in the vocabulary {self.vocabulary.name!r}"
     )
+    about = {}
+    if self.vocabulary.rule:
+      does += f", which is in the manifest. {self.vocabulary.rule}"
+      about["vocabulary"] = self.vocabulary.describe()
     shape = (self.max_len,)
-    return {"texts": base.Program(self.embed_texts, shape, jnp.int32, does)}
+    program = base.Program(self.embed_texts, shape, jnp.int32, does, about)
+    return {"texts": program}
 
   def logits(
     self, params: Any, cosines: Float[ArrayLike, "N M"]
