@@ -22,7 +22,8 @@ Arguments:
   train, test: the splits, `train+restval` and `test` for coco_captions.
   vocabulary: words, clip, or sentencepiece:/path/to/cc_en.32000, as published.
   locked: `locked=False` tunes the image tower, too, at a tenth of the rate.
-  loss: softmax (CLIP, LiT) or sigmoid (SigLIP).
+  loss: softmax (CLIP, LiT) or sigmoid (SigLIP); by default that of two towers
+    to start from, else softmax.
   patch_size: that it is trained at, 16.
   flexible: draws one of `PATCH_SIZES` per step instead.
   runlocal: a two-step check on a few rendered scenes, untrained.
@@ -62,7 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     test="",
     vocabulary="words",
     locked=True,
-    loss="softmax",
+    loss="",
     patch_size=16,
     flexible=False,
     runlocal=False,
@@ -102,9 +103,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.flexi = dict(
     patch_size=dict(values=values if args["flexible"] else (size,))
   )
-  c.task = dict(name="contrastive", loss=args["loss"])
-  if args["loss"] == "sigmoid":
+  own = "softmax" if c.model.get("bias_init") is None else "sigmoid"
+  c.task = dict(name="contrastive", loss=args["loss"] or own)
+  if c.task.loss == "sigmoid":
     c.model.bias_init = -2.71  # As published, with t = 10.
+  elif own == "sigmoid":
+    c.model.bias_init = None  # That of SigLIP's weights is then left out.
   c.optimizer = dict(
     name="adamw",
     lr=1e-3,

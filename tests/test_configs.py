@@ -20,6 +20,7 @@ from configs import (
   flexivit_i1k_distill,
   flexivit_i21k_sup,
   folder,
+  lit,
   quickstart,
   rendered_scenes,
   segmentation_folder,
@@ -29,7 +30,7 @@ from configs import (
   video_folder,
   vivit,
 )
-from tests import tiny
+from tests import image_text, tiny
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, train
@@ -127,6 +128,31 @@ def test_a_text_tower_starts_beside_the_tower_of_any_vit(tmp_path):
   assert tower == {"Transformer", "embedding", "pos_embedding"}
   for name in tower:
     chex.assert_trees_all_equal(loaded[name], params[name])
+
+
+@pytest.mark.parametrize("loss", ["", "softmax"])
+def test_lit_starts_from_two_towers_with_a_bias(tmp_path, loss):
+  """It goes on with their loss, or leaves the bias out."""
+  size = dict(width=32, depth=1, mlp_dim=32, num_heads=1)
+  towers = models.create(
+    name="two_towers",
+    **size,
+    patch_size=8,
+    posemb_grid=3,
+    text=dict(size, vocab_size=9, max_len=8),
+    bias_init=-10.0,
+  )
+  params = tiny.init(towers, np.zeros((1, 24, 24, 3)))
+  path = tmp_path / "siglip.safetensors"
+  interop.save_params(params, path, model=towers)
+  pairs = image_text.write_pairs(tmp_path)
+  config = lit.get_config(f"init={path},data=captions:{pairs},loss={loss}")
+  config.batch_size, config.evals = 8, {}
+  experiment = setup.Experiment(config)
+  loaded = experiment.init_params()
+  assert experiment.task.loss_name == (loss or "sigmoid")
+  assert ("b" in loaded) == (not loss)
+  chex.assert_trees_all_equal(loaded, {k: params[k] for k in loaded})
 
 
 def test_a_detector_starts_from_the_tower_of_any_vit(tmp_path):
