@@ -33,16 +33,18 @@ class Scale(scales.Scale):
     box_data: the dataset of the transfers.
     box_sizes: patch sizes of the transfers, from large to small.
     box_steps: of a transfer.
+    box_batch: its images per step.
     longer_steps: of the longer transfer.
-    box_batch: images per step.
+    longer_batch: its images per step.
     box_test: the split that is evaluated.
   """
 
   box_data: str
   box_sizes: tuple[int, ...]
   box_steps: int
-  longer_steps: int
   box_batch: int
+  longer_steps: int
+  longer_batch: int
   box_test: str
 
 
@@ -53,10 +55,11 @@ SCALES = {
     scales.SCALES["cpu"],
     box_data=f"rendered_scenes/{detection_scenes.SIDE}",
     box_sizes=detection_scenes.PATCH_SIZES,
-    box_steps=2000,
+    # Few images per step: shapes are learned after some thousands of steps.
+    box_steps=5000,
+    box_batch=16,
     longer_steps=12_000,
-    # Small, since steps are what is short.
-    box_batch=32,
+    longer_batch=32,
     box_test="test[:1000]",  # Counting takes a minute for each thousand.
   ),
   # Not yet run.
@@ -66,8 +69,9 @@ SCALES = {
     box_data="rendered_scenes/120",
     box_sizes=(30, 20, 15, 10),
     box_steps=5000,
-    longer_steps=30_000,
     box_batch=256,
+    longer_steps=30_000,
+    longer_batch=256,
     box_test="test",
   ),
 }
@@ -82,6 +86,7 @@ class Cell:
     backbone: key of `cells.backbones`.
     sizes: patch sizes; one of them is drawn at each step.
     steps: of the training.
+    batch_size: images per step.
     looks: evaluations, evenly spaced.
   """
 
@@ -89,6 +94,7 @@ class Cell:
   backbone: str
   sizes: tuple[int, ...]
   steps: int
+  batch_size: int
   looks: int = 1
 
 
@@ -100,23 +106,28 @@ def transfer(backbone: str, size: int) -> str:
 def cells_by_name(scale: Scale) -> dict[str, Cell]:
   """Returns the transfers of a scale by name."""
   coarse, fine = scale.box_sizes[0], scale.box_sizes[-1]
+  length = dict(steps=scale.box_steps, batch_size=scale.box_batch)
   listed = [
-    Cell(transfer(backbone, size), backbone, (size,), scale.box_steps)
+    Cell(transfer(backbone, size), backbone, (size,), **length)
     for backbone, size in (
       ("flexible", coarse),
       ("coarse", coarse),
-      ("flexible", fine),
       ("fine", fine),
     )
   ]
-  listed.append(Cell(ANY_SIZE, "flexible", scale.box_sizes, scale.box_steps))
+  listed.append(Cell(ANY_SIZE, "flexible", scale.box_sizes, **length))
   return {cell.name: cell for cell in listed}
 
 
 def longer(scale: Scale) -> Cell:
   """Returns the transfer that is evaluated on its way, for a curve of steps."""
   return Cell(
-    LONGER, "flexible", scale.box_sizes, scale.longer_steps, looks=_LOOKS
+    LONGER,
+    "flexible",
+    scale.box_sizes,
+    scale.longer_steps,
+    scale.longer_batch,
+    _LOOKS,
   )
 
 
@@ -139,7 +150,9 @@ def needs_of_longer(scale: Scale) -> dict[str, list[str]]:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; see above for the argument."""
-  small = dict(depth=2, box_steps=2, longer_steps=6, box_batch=8)
+  small = dict(
+    depth=2, box_steps=2, box_batch=8, longer_steps=6, longer_batch=8
+  )
   scale, _, args = recipe.read_argument(
     arg,
     SCALES,
@@ -155,7 +168,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   backbone = curves_cells.backbones(scale)[cell.backbone]
   before = recipe.runs_before(args, [backbone.name], "transfer_detection")
   c = recipe.config(scale, args["seed"], cell.steps)
-  c.batch_size = scale.box_batch
+  c.batch_size = cell.batch_size
   c.data = dict(
     detection_scenes.boxes(scale.box_data, "train"),
     num_threads=scale.num_threads,

@@ -21,11 +21,6 @@ _LINES = {
     "o-",
     "#0072b2",
   ),
-  "boxes_flexible_at{fine}": (
-    "flexible, transferred at {fine}",
-    "o:",
-    "#56b4e9",
-  ),
   config.ANY_SIZE: ("flexible, transferred at all sizes", "o--", "#cc79a7"),
   "boxes_coarse_at{coarse}": (
     "fixed coarse, transferred at {coarse}",
