@@ -16,11 +16,6 @@ _LINES = {
     "o-",
     "#0072b2",
   ),
-  "panoptic_flexible_at{fine}": (
-    "flexible, transferred at {fine}",
-    "o:",
-    "#56b4e9",
-  ),
   config.ANY_SIZE: ("flexible, transferred at all sizes", "o--", "#cc79a7"),
   "panoptic_coarse_at{coarse}": ("fixed coarse, at {coarse}", "s-", "#d55e00"),
   "panoptic_fine_at{fine}": ("fixed fine, at {fine}", "^:", "#777777"),
@@ -66,7 +61,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     axes.set_xticks(range(len(scale.sizes)), map(str, scale.sizes))
     axes.set_xlabel("patch size it is used at")
   _draw_tokens(tokens, scale, measured)
-  tokens.set_title(f"Patch size {scale.sizes[-1]}: learned, or averages")
+  tokens.set_title(f"Patch size {scale.middle}: learned, or averages")
   tokens.set_xticks(range(len(scale.numbers)), map(str, scale.numbers))
   tokens.set_xlabel("tokens that the decoder reads")
   best = outcome.rows[0]["ceiling"]["mean"]
@@ -86,10 +81,9 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
 
 def _draw_tokens(axes: Any, scale: config.Scale, measured: Measured) -> None:
   """Draws the quality by the number of tokens, each its own training."""
-  fine = scale.sizes[-1]
   for cell, label, style, color in (
     (config.learned, "learned", "o-", "#0072b2"),
     (config.averages, "averages over rectangles", "s-", "#e69f00"),
   ):
-    curve = {n: measured[cell(n)][n]["PQ"][fine] for n in scale.numbers}
+    curve = {n: measured[cell(n)][n]["PQ"][scale.middle] for n in scale.numbers}
     curves.draw(axes, scale.numbers, curve, label, style, color)
