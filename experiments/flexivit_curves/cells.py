@@ -7,6 +7,8 @@ a plain ViT made flexible. (a), (e) and (h) evaluate what others train.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from experiments.flexivit_curves import scales
 
@@ -158,11 +160,34 @@ def backbones(scale: scales.Scale) -> dict[str, Cell]:
   }
 
 
-def backbones_with_needs(scale: scales.Scale) -> dict[str, list[str]]:
-  """Returns the cells of `backbones`, each with and after those it needs."""
-  known, ordered = cells_by_name(scale), {}
-  for backbone in backbones(scale).values():
-    for before in backbone.needs:
+def backbones_with_needs(
+  scale: scales.Scale, names: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+  """Returns the cells of `backbones`, each with and after those it needs.
+
+  Args:
+    scale: of the study.
+    names: keys of `backbones`; None for all.
+  """
+  known, chosen, ordered = cells_by_name(scale), backbones(scale), {}
+  for name in chosen if names is None else names:
+    for before in chosen[name].needs:
       ordered[before] = known[before].needs
-    ordered[backbone.name] = backbone.needs
+    ordered[chosen[name].name] = chosen[name].needs
   return ordered
+
+
+def needs_of_transfers(
+  scale: scales.Scale, transfers: Sequence[Any]
+) -> dict[str, list[str]]:
+  """Returns backbones and transfers, each with and after those it needs.
+
+  Args:
+    scale: of the study.
+    transfers: cells of other studies, whose `backbone` is a key of `backbones`.
+  """
+  known = backbones(scale)
+  names = [transfer.backbone for transfer in transfers]
+  return backbones_with_needs(scale, names) | {
+    transfer.name: [known[transfer.backbone].name] for transfer in transfers
+  }

@@ -133,19 +133,13 @@ def longer(scale: Scale) -> Cell:
 
 def needs(scale: Scale) -> dict[str, list[str]]:
   """Returns backbones and transfers, each after those it needs."""
-  backbones = curves_cells.backbones(scale)
-  return curves_cells.backbones_with_needs(scale) | {
-    cell.name: [backbones[cell.backbone].name]
-    for cell in cells_by_name(scale).values()
-  }
+  cells = cells_by_name(scale)
+  return curves_cells.needs_of_transfers(scale, list(cells.values()))
 
 
 def needs_of_longer(scale: Scale) -> dict[str, list[str]]:
   """Returns the longer transfer after the cells it needs."""
-  cell, known = longer(scale), curves_cells.backbones_with_needs(scale)
-  backbone = curves_cells.backbones(scale)[cell.backbone]
-  before = [*backbone.needs, backbone.name]
-  return {n: known[n] for n in before} | {cell.name: [backbone.name]}
+  return curves_cells.needs_of_transfers(scale, [longer(scale)])
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -119,15 +119,12 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
 
 def needs(scale: Scale) -> dict[str, list[str]]:
   """Returns backbones, coder and transfers, each after those it needs."""
-  backbones = curves_cells.backbones(scale)
-  return (
-    curves_cells.backbones_with_needs(scale)
-    | {CODER: []}
-    | {
-      cell.name: [backbones[cell.backbone].name, CODER]
-      for cell in cells_by_name(scale).values()
-    }
-  )
+  cells = cells_by_name(scale)
+  listed = curves_cells.needs_of_transfers(scale, list(cells.values()))
+  return {CODER: []} | {
+    name: [*before, CODER] if name in cells else before
+    for name, before in listed.items()
+  }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -68,11 +68,8 @@ def cells_by_name(scale: scales.Scale) -> dict[str, Cell]:
 
 def needs(scale: scales.Scale) -> dict[str, list[str]]:
   """Returns backbones and transfers, each with those that come before it."""
-  backbones = curves_cells.backbones(scale)
-  return curves_cells.backbones_with_needs(scale) | {
-    cell.name: [backbones[cell.backbone].name]
-    for cell in cells_by_name(scale).values()
-  }
+  cells = cells_by_name(scale)
+  return curves_cells.needs_of_transfers(scale, list(cells.values()))
 
 
 def _pp(crop: str, scale: scales.Scale) -> str:
