@@ -19,6 +19,8 @@ COMMITTED = [
   ("quickstart.run", "cpu"),
   ("token_learner_placement.longer", "cpu"),
   ("token_learner_placement.run", "cpu"),
+  ("transfer_detection.longer", "cpu"),
+  ("transfer_detection.run", "cpu"),
   ("transfer_retrieval.counts", "cpu"),
   ("transfer_retrieval.run", "cpu"),
   ("transfer_segmentation.run", "cpu"),
