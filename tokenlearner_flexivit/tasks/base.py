@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models
-from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.parallel import Parallel, create
 from tokenlearner_flexivit.tasks import answers, views
 
@@ -42,14 +40,13 @@ class Program:
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Task(abc.ABC):
+class Task(answers.Answers, abc.ABC):
   """A task, which defines what a training step optimises.
 
   A task builds its model, with the head that it needs, declares what a batch
   must hold and what a run must remember about its data, and computes a loss.
-  Predictions, exports and model cards use its answers through `predict`,
-  `restore`, `rows`, `in_words`, `in_json` and `write`, whose defaults serve
-  answers of any structure.
+  Predictions, exports and model cards get its answers by `predict`, and show
+  them by the methods of `Answers`.
   The parameters of its constructor are `model`, the keys that `about` returns,
   and the keys that `config.task` may have beside `name`.
 
@@ -59,13 +56,6 @@ class Task(abc.ABC):
     hub_task: the name that model hubs have for the task, such as
       "image-segmentation"; None if they have none.
     purpose: in "a model for ...", for people; None for the task's name.
-    answer_text: says of the result of `predict` what its numbers are, for the
-      users of exports.
-    has_places: whether answers tell places in an image. Then predictions bring
-      them back to the original by `restore`, and images that do not have the
-      model's size are padded rather than cropped.
-    written_ends: what is put behind the name of an input, before the suffix, in
-      the names of the files that `write` and `draw` make.
     frozen: patterns of parameters that no step changes, as
       `config.optimizer.freeze` has them; `after_step` may.
     is_mean: whether the loss is a mean over examples. Other losses, such as
@@ -81,9 +71,6 @@ class Task(abc.ABC):
   remembered: ClassVar[Sequence[str]] = ()
   hub_task: ClassVar[str | None] = None
   purpose: ClassVar[str | None] = None
-  answer_text: ClassVar[str] = ""
-  has_places: ClassVar[bool] = False
-  written_ends: ClassVar[Sequence[str]] = ("",)
   is_mean: ClassVar[bool] = True
   frozen: Sequence[str] = ()
 
@@ -434,67 +421,3 @@ class Task(abc.ABC):
   def further_programs(self) -> dict[str, Program]:
     """Returns programs that exports have beside that of answers, by name."""
     return {}
-
-  def restore(self, answer: Any, place: geometry.Place) -> Any:
-    """Returns the answer to a prepared image as that to the original image.
-
-    Called if `has_places`.
-
-    Args:
-      answer: of `predict`, NumPy arrays without the axis of the batch.
-      place: where the prepared image shows the original.
-    """
-    del place
-    return answer
-
-  def rows(self, answer: Any) -> list[dict[str, Any]]:
-    """Returns the answer to one input as rows of a table, as CSV has it.
-
-    Args:
-      answer: of `restore`, or of `predict` as NumPy arrays without the axis of
-        the batch.
-
-    Returns:
-      Numbers and words by column. By default there is one row, with a column
-      for each leaf; boxes, for example, would have a row each.
-
-    Raises:
-      ValueError: the answer does not suit a table.
-    """
-    return [answers.row(answer)]
-
-  def in_words(self, answer: Any, most: int) -> str:
-    """Returns the answer to one input in a line of text.
-
-    Args:
-      answer: as in `rows`.
-      most: how many classes or things to name, at most.
-    """
-    del most
-    return answers.in_words(answer)
-
-  def in_json(self, answer: Any) -> Any:
-    """Returns the answer to one input, as in `rows`, as JSON values."""
-    return jax.tree.map(lambda leaf: leaf.tolist(), answer)
-
-  def draw(
-    self, answer: Any, image: UInt8[np.ndarray, "H W C"], path: pathlib.Path
-  ) -> None:
-    """Draws the answer to one input into its image; by default nothing.
-
-    Args:
-      answer: as in `rows`.
-      image: the original.
-      path: of the picture to write.
-    """
-    del answer, image, path
-
-  def write(self, answer: Any, path: str | os.PathLike) -> pathlib.Path:
-    """Writes the answer to one input as a file; returns its path.
-
-    Args:
-      answer: as in `rows`.
-      path: of the file without suffix. The default writes PATH.npz, with an
-        array for each leaf; a label map, for example, would be PATH.png.
-    """
-    return answers.write_arrays(answer, path)
