@@ -20,7 +20,8 @@ Arguments:
     without it a ViT-Ti from scratch, which needs many images.
   locked: keeps the image tower as `init` has it, as is best for few images;
     `locked=False` tunes it at a tenth of the rate.
-  vocabulary: words, clip, or sentencepiece:/path/to.model.
+  vocabulary: words, clip, or sentencepiece:/path/to.model; by default words for
+    a text tower from scratch. Runs and CLIP's weights tell their own.
   max_len: tokens of a caption, longer ones are cut; 32.
   size: side in pixels, a multiple of 120; 240.
   epochs: 100.
@@ -31,6 +32,7 @@ import ml_collections
 
 from configs import lit
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.data.sources.captions import source as captions
 
 
@@ -43,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     test="",
     init="",
     locked=True,
-    vocabulary="words",
+    vocabulary="",
     max_len=32,
     size=240,
     epochs=100,
@@ -79,7 +81,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["init"]:
     max_len, vocabulary = lit.start_from(c, args["init"], texts)
   else:
-    max_len, vocabulary = texts.values()
+    max_len = args["max_len"]
+    vocabulary = args["vocabulary"] or vocabularies.WORDS
   side = 60 if runlocal else args["size"]
   training, evaluation = lit.pairs(data, train, test, side, vocabulary, max_len)
   c.data.update(training)

@@ -20,7 +20,9 @@ Arguments:
   data: where images and captions are: coco_captions (TFDS; its splits are
     Karpathy's), captions:/path or coco:/path.
   train, test: the splits, `train+restval` and `test` for coco_captions.
-  vocabulary: words, clip, or sentencepiece:/path/to/cc_en.32000, as published.
+  vocabulary: words, clip, or sentencepiece:/path/to/cc_en.32000, as published;
+    by default words for a text tower from scratch. Runs and CLIP's weights tell
+    their own.
   locked: `locked=False` tunes the image tower, too, at a tenth of the rate.
   loss: softmax (CLIP, LiT) or sigmoid (SigLIP); by default that of two towers
     to start from, else softmax.
@@ -33,11 +35,15 @@ from right. Weight decay is that of AdamW, where big_vision's is not multiplied
 by the learning rate: 1e-2 there is 10 here, of the learning rate 1e-3.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
 from configs import transfer
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import interop, paths
+from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.data.sources.captions import source as captions
 from tokenlearner_flexivit.data.sources.coco import source as coco
 
@@ -61,7 +67,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data="coco_captions",
     train="",
     test="",
-    vocabulary="words",
+    vocabulary="",
     locked=True,
     loss="",
     patch_size=16,
@@ -92,7 +98,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     max_len, vocabulary = start_from(c, args["init"], texts)
   else:
     c.model.update(dict(variant="mu", num_classes=32) if runlocal else _B)
-    max_len, vocabulary = texts.values()
+    max_len, vocabulary = _MAX_LEN, args["vocabulary"] or vocabularies.WORDS
   side = 48 if runlocal else _SIDE
   training, evaluation = pairs(
     data, train, test, side, vocabulary, max_len, "|randaug(2,10)"
@@ -186,14 +192,15 @@ def start_from(
   Args:
     c: the config, with a model that has `text`.
     source: the weights; see `interop.fetch`.
-    texts: max_len and vocabulary, if the weights do not have them.
+    texts: max_len and vocabulary ("" where none was asked for), if the weights
+      do not tell them.
 
   Returns:
     max_len and vocabulary.
 
   Raises:
     ValueError: the weights are of a model for videos or of grey images, or
-      cannot be read.
+      cannot be read; or nothing tells the vocabulary of their text tower.
   """
   text = c.model.text.to_dict()
   described = interop.describe(source)
@@ -204,14 +211,38 @@ def start_from(
     )
   if described.model.get("name") == "two_towers":
     c.model = dict(described.model)
-    texts = {**texts, "max_len": c.model.text["max_len"]}
-    stored = interop.vocabulary(source)
-    if stored is not None:
-      c.data.vocabulary = stored
-      texts["vocabulary"] = stored["name"]
-  else:
-    c.model.update(name="two_towers", text=text)
-  return texts["max_len"], texts["vocabulary"]
+    tower = c.model.text.to_dict()
+    c.data.vocabulary = vocabulary_of(source, tower, texts["vocabulary"])
+    return tower["max_len"], c.data.vocabulary.name
+  c.model.update(name="two_towers", text=text)
+  return texts["max_len"], texts["vocabulary"] or vocabularies.WORDS
+
+
+def vocabulary_of(
+  source: str, text: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+  """Returns the vocabulary that a text tower was trained with, as JSON values.
+
+  Args:
+    source: the weights.
+    text: arguments of the text tower.
+    name: of the vocabulary, if the weights do not tell it.
+
+  Raises:
+    ValueError: nothing tells it, or it cannot be read.
+  """
+  stored = interop.vocabulary(source)
+  if stored is not None:
+    return stored
+  if not name and text.get("vocab_size") == vocabularies.Clip.size:
+    name = vocabularies.CLIP
+  if not name or name == vocabularies.WORDS:
+    raise ValueError(
+      f"{source} does not tell which vocabulary its text tower of "
+      f"{text.get('vocab_size')} tokens reads. Add vocabulary=clip or "
+      "vocabulary=sentencepiece:/path/to.model to the config's arguments."
+    )
+  return vocabularies.open_named(name).describe()
 
 
 def splits(name: str, train: str, test: str) -> tuple[str, str]:

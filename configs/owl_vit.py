@@ -33,10 +33,9 @@ are.
 
 import ml_collections
 
-from configs import transfer
+from configs import lit, transfer
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import interop
-from tokenlearner_flexivit.data import vocabulary as vocabularies
 
 PATCH_SIZES = (48, 32, 24, 16)  # Of 768 pixels.
 _GREY = 127
@@ -180,7 +179,7 @@ def start_from(
     )
   if described.model.get("text"):
     text = dict(described.model["text"])
-    c.data.vocabulary = _vocabulary(source, text, vocabulary)
+    c.data.vocabulary = lit.vocabulary_of(source, text, vocabulary)
   left_out = ("num_classes", "rep_size", "head_zeroinit", "bias_init")
   c.model = {k: v for k, v in c.model.items() if k not in left_out}
   if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
@@ -188,28 +187,3 @@ def start_from(
   elif c.model.get("pool") == "tok_gap":
     c.model.pool = "tok"
   c.model.update(name="owl_vit", text=text)
-
-
-def _vocabulary(source: str, text: dict, name: str) -> dict:
-  """Returns the vocabulary that a text tower was trained with, as JSON values.
-
-  Args:
-    source: the weights.
-    text: arguments of the text tower.
-    name: of the vocabulary, if the weights do not tell it.
-
-  Raises:
-    ValueError: nothing tells it, or it cannot be read.
-  """
-  stored = interop.vocabulary(source)
-  if stored is not None:
-    return stored
-  if not name and text.get("vocab_size") == vocabularies.Clip.size:
-    name = vocabularies.CLIP
-  if not name or name == vocabularies.WORDS:
-    raise ValueError(
-      f"{source} does not tell which vocabulary its text tower of "
-      f"{text.get('vocab_size')} tokens reads. Add vocabulary=clip or "
-      "vocabulary=sentencepiece:/path/to.model to the config's arguments."
-    )
-  return vocabularies.open_named(name).describe()

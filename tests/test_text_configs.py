@@ -1,11 +1,11 @@
-"""Configs of detection start from towers with the vocabulary of these."""
+"""Configs of texts start from towers with the vocabulary of these."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import detection_folder, owl_vit
+from configs import captions, detection_folder, lit, owl_vit
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.train import setup
 
@@ -19,7 +19,7 @@ from tokenlearner_flexivit.train import setup
     (9, ",vocabulary=words", None),
   ],
 )
-def test_a_detector_reads_names_as_its_text_tower_did(
+def test_texts_are_read_as_the_text_tower_was_trained(
   size, asked, told, tmp_path
 ):
   text = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
@@ -36,7 +36,7 @@ def test_a_detector_reads_names_as_its_text_tower_did(
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   path = tmp_path / "towers.safetensors"
   interop.save_params(params, path, model=model)
-  for config in (detection_folder, owl_vit):
+  for config in (captions, lit, detection_folder, owl_vit):
     if told is None:
       with pytest.raises(ValueError, match=r"towers.* its text tower of 9 tok"):
         config.get_config(f"runlocal,init={path}{asked}")
