@@ -5,6 +5,7 @@ import pytest
 from tests.data.sources import test_coco
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.data import shared_examples, splits, splits_read
+from tokenlearner_flexivit.data.sources.coco import annotations
 from tokenlearner_flexivit.data.sources.coco import source as coco
 
 
@@ -244,6 +245,36 @@ def test_lists_of_splits_may_have_images_in_common(tmp_path):
     assert len(told) == is_told
     data = [{"name": name, "split": split} for split in (test, train)]
     assert splits_read.unlike_training(*data)[0] == is_told
+
+
+def test_annotations_of_splits_may_list_the_same_images(
+  tmp_path, coco_folder, monkeypatch
+):
+  names = [f"{n}.jpg" for n in "abcd"]
+  test_coco.write_images(tmp_path / "images", names)
+  listed = dict(train="abc", val="d", trainval="abcd", test="bd")
+  for part, stems in listed.items():
+    file = tmp_path / "annotations" / f"instances_{part}.json"
+    content = test_coco.boxes([f"{s}.jpg" for s in stems])
+    content["annotations"] = content["annotations"][1:]  # Of the first image.
+    test_coco.write(file, content)
+  name = f"coco:{tmp_path}"
+  for train, test, is_told in (
+    ("trainval", "val", True),
+    ("train", "test[:1]", True),
+    ("train+val", "test", True),
+    ("train", "val", False),
+  ):
+    _, *told = describe(name, train, test)
+    assert len(told) == is_told
+    data = [{"name": name, "split": split} for split in (test, train)]
+    assert splits_read.unlike_training(*data)[0] == is_told
+  with pytest.raises(ValueError, match=r"1 image twice, .*b\.jpg: train and t"):
+    data_lib.open_source({"name": name, "split": "train+test"})
+  # Images in folders of their own are not compared: COCO's files are large.
+  monkeypatch.setattr(annotations, "read", None)
+  _, *told = describe(f"coco:{coco_folder}", "train", "val")
+  assert not told
 
 
 def test_splits_with_years_are_chosen_and_read_once(coco_folder):

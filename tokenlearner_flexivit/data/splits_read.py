@@ -147,21 +147,26 @@ def _overlap(
   if shared_examples.overlap(split, other, parts, known):
     return True
   kind, _, path = name.partition(":")
-  if kind != "mask_folder":
+  if kind not in ("coco", "mask_folder"):
     return False
+  resolve, share_images = splits.resolve, layout.share_images
+  if kind == "coco":
+    resolve = coco_files.resolve
+    share_images = functools.partial(coco_files.share_images, path)
   # Lists such as Pascal VOC's "trainval" name images of other splits.
   try:
-    places = layout.find_places(path)
+    places = _FIND[kind](path)
     taken = [
-      {k for k, *_ in splits.select(s, places, name)} for s in (split, other)
+      {k for k, *_ in splits.select(s, places, name, resolve)}
+      for s in (split, other)
     ]
+    return any(
+      share_images(places[a], places[b])
+      for a, b in itertools.product(*taken)
+      if a != b
+    )
   except ValueError:
     return False  # Opening the split raises it.
-  return any(
-    layout.share_images(places[a], places[b])
-    for a, b in itertools.product(*taken)
-    if a != b
-  )
 
 
 def _splits_of(name: str, asked: Iterable[str]) -> set[str]:

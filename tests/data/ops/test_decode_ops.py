@@ -191,6 +191,15 @@ def test_an_avif_stands_upright():
   file = encode(IMAGE, "AVIF", exif=tags, quality=90)
   np.testing.assert_array_equal(run("decode", file), viewed(file))
   assert run("decode", file).shape == (90, 60, 3)
+  assert run("decode(exif=False)", file).shape == (60, 90, 3)
+
+
+def test_what_is_too_large_for_pillow_is_told(monkeypatch):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+  with pytest.raises(ValueError, match=r"the image is too large: Image size"):
+    run("decode", encode(IMAGE, "GIF"))
+  with pytest.raises(ValueError, match=r"the map is too large: Image size"):
+    run("decode_ids(key='image')", encode(IMAGE[..., 0], "PNG"))
 
 
 def test_heic_is_told_to_be_converted():

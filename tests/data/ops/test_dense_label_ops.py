@@ -124,6 +124,9 @@ def test_any_mapping_and_unmapped_ids():
   labels = np.array([2, -1], np.int32)
   pp = "map_labels({2: 0, -1: -1},key='box_label')"
   assert run(pp, box_label=labels)["box_label"].tolist() == [0, -1]
+  pp = "map_labels({2: 0},other=1,key='box_label')"
+  labels = np.array([2, 5, -1, -1], np.int32)  # Padding is no class.
+  assert run(pp, box_label=labels)["box_label"].tolist() == [0, 1, -1, -1]
   many = np.arange(60, dtype=np.uint8)
   with pytest.raises(ValueError, match=r"lacks: 1, 2, .*, 10, \.\.\.\."):
     run("map_labels({0: 0})", semantic=many)

@@ -365,6 +365,17 @@ def test_images_are_read_as_they_were_annotated(tmp_path):
   assert decode(examples["c.jpg"])["image"].shape == (20, 10, 3)
 
 
+def test_all_images_may_be_annotated_as_stored(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  write_images(tmp_path / "images", exif=exif)
+  write(tmp_path / "result.json", boxes())
+  with pytest.warns(UserWarning, match="EXIF data turn 3 images whose"):
+    example = by_name(open_coco(tmp_path))["b.jpg"]
+  assert data.parse("decode")(example)["image"].shape == (10, 20, 3)
+  assert example["objects"]["bbox"].tolist() == [[0, 0, 1, 1]]
+
+
 @pytest.mark.parametrize("has_others", [True, False])
 def test_square_images_are_read_as_the_others_were_annotated(
   has_others, tmp_path
@@ -403,6 +414,57 @@ def test_turned_images_without_sizes_are_read_as_the_others(
   box = examples["b.jpg"]["objects"]["bbox"].tolist()
   # Of 20 x 10 pixels, where the turned image has 10 x 20.
   assert box == [[0, 0, 1, 0.25] if has_others else [0, 0, 0.5, 0.5]]
+
+
+def test_what_to_do_about_turned_images_depends_on_their_sides(tmp_path):
+  """Boxes are divided by the sides of the turned image."""
+  exif = Image.Exif()
+  for number, advice in ((6, "its height and width"), (3, "exif=False")):
+    exif[0x0112] = number
+    write_images(tmp_path / "images", exif=exif)
+    content = boxes()
+    change_box([0, 0, 5, 10])(content)
+    change_box([1, 1, 4, 4], 1)(content)
+    for image in content["images"]:
+      del image["width"], image["height"]
+    write(tmp_path / "result.json", content)
+    with pytest.warns(UserWarning, match=f"stored, .*{advice}"):
+      open_coco(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "avif"])
+def test_images_that_are_always_turned(suffix, tmp_path):
+  names = [f"{n}.{suffix}" for n in "abc"]
+  for name in names:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_images(tmp_path / "images", [name], exif=exif)
+  content = boxes(names)
+  write(tmp_path / "result.json", content)
+  with pytest.raises(ValueError, match=rf"a\.{suffix}: its orientation always"):
+    open_coco(tmp_path)
+  change_box([0, 0, 10, 20])(content)
+  change_box([1, 1, 4, 4], 1)(content)
+  for image in content["images"]:
+    image.update(width=10, height=20)
+  write(tmp_path / "result.json", content)
+  example = by_name(open_coco(tmp_path))[f"b.{suffix}"]
+  assert example["objects"]["bbox"].tolist() == [[0, 0, 1, 1]]
+  assert data.parse("decode")(example)["image"].shape == (20, 10, 3)
+
+
+def test_two_names_of_a_file_are_refused(tmp_path):
+  """Folders of another machine told them apart."""
+  write_images(tmp_path / "images")
+  names = ["/home/me/1/a.jpg", "/home/me/2/a.jpg", "/home/me/1/b.jpg"]
+  write(tmp_path / "result.json", boxes(names))
+  with pytest.raises(ValueError, match=r"/[12]/a.jpg are both .*images/a\.jpg"):
+    open_coco(tmp_path)
+  for name in names:
+    write_images(tmp_path / "images" / name[9:10], [name[11:]])
+  names = [name[9:] for name in names]
+  write(tmp_path / "result.json", boxes(names))
+  assert set(by_name(open_coco(tmp_path))) == set(names)
 
 
 def test_sizes_of_several_files_must_agree(tmp_path):

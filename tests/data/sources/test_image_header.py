@@ -45,6 +45,24 @@ def test_orientations_and_long_comments(tmp_path, options, orientation):
   assert header.upright == ((7, 5) if orientation == 6 else (5, 7))
 
 
+def test_orientations_of_other_formats(tmp_path):
+  for name in ("a.tif", "a.avif", "a.png", "a.webp"):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / name, exif=exif)
+    header = image_header.read(tmp_path / name)
+    assert header.stored == (5, 7) and header.upright == (7, 5)
+
+
+def test_images_too_large_for_pillow_are_told(tmp_path, monkeypatch):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+  for name in ("a.bmp", "a.png"):  # Headers of PNGs are read without it.
+    picture().save(tmp_path / name)
+  reason, header = image_header.read_all(sorted(tmp_path.iterdir()))
+  assert reason.startswith("is too large to be decoded: Image size (35 pix")
+  assert header.stored == (5, 7)
+
+
 def test_what_is_no_image_says_why(tmp_path):
   names = ("empty.png", "text.jpg", "cut.jpg")
   for name, data in zip(names, (b"", b"hello", b"\xff\xd8\xff"), strict=True):

@@ -425,6 +425,28 @@ def voc(root, **lists):
     path.write_text("".join(f"{stem}\n" for stem in stems))
 
 
+def test_a_tiff_is_always_turned(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  for i in range(4):
+    write(tmp_path / "images" / f"{i}.tif", image(), exif=exif)
+    write(tmp_path / "masks" / f"{i}.png", mask(0, 1, 2))
+  with pytest.raises(ValueError, match=r"has 4 x 6, its mask .* 6 x 4 pixels"):
+    open_folder(tmp_path)
+  for i in range(4):
+    write(tmp_path / "masks" / f"{i}.png", mask(0, 1, 2, height=6, width=4))
+  example = open_folder(tmp_path)[0]
+  decoded = data.parse("decode(masks='semantic')")(example)
+  assert decoded["image"].shape == (*decoded["semantic"].shape, 3) == (6, 4, 3)
+
+
+def test_masks_too_large_for_pillow_are_named(tmp_path, monkeypatch):
+  fill(tmp_path / "images", tmp_path / "masks")
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+  with pytest.raises(ValueError, match=r"masks/0\.png: the map is too large"):
+    open_folder(tmp_path)
+
+
 def test_lists_of_splits(tmp_path):
   voc(tmp_path, train="01", val="2", trainval="012")
   assert set(pairs(open_folder(tmp_path))) == {"0.jpg", "1.jpg"}

@@ -62,8 +62,8 @@ def decode(
       (uint8 [H, W], [H, W, 1] or [H, W, 3]).
     channels: 3 for RGB, where grey is repeated, or 1 for grey.
     exif: whether to turn the image upright by its EXIF orientation, as viewers
-      do. False leaves the pixels as stored, as TensorFlow's decoder does; TIFF,
-      AVIF and HEIC are upright either way.
+      do. False leaves the pixels as stored, as TensorFlow's decoder does; TIFF
+      and HEIC are upright either way.
     bits: number of bits of the values of 16-bit images, such as 12 for images
       of 12-bit cameras; the upper 8 of these bits are kept. None means 16, and
       an image without a value of more than 12 bits is refused, because it would
@@ -284,6 +284,8 @@ def _decode_by_pillow(data: bytes, exif: bool) -> UInt8[np.ndarray, "H W 3"]:
       "pillow-heif, or convert the files to JPEG (with ImageMagick: magick "
       "mogrify -format jpg *.heic)"
     ) from None
+  except Image.DecompressionBombError as error:
+    raise ValueError(f"the image is too large: {error}") from error
   except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f"the image is damaged: {error}") from error
 
@@ -405,6 +407,8 @@ def _decode_numbers(data: bytes, exif: bool) -> np.ndarray:
       f"this is {what} and none of {', '.join(_EXACT_FORMATS)}. Other formats, "
       "such as JPEG, do not keep the numbers of a map"
     ) from None
+  except Image.DecompressionBombError as error:
+    raise ValueError(f"the map is too large: {error}") from error
   except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f"the map is damaged: {error}") from error
   is_tiff = data[:4] in _TIFF_HEADERS

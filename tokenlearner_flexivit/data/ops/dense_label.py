@@ -156,7 +156,7 @@ def map_labels(
     mapping: {old id: new id}, or "cityscapes" for its 19 classes: labelIds
       become trainIds, and ids of other things 255.
     other: the new id for ids that the mapping lacks; None refuses these.
-    key: where the ids are.
+    key: where the ids are. In `box_label`, -1 stays: it is padding.
 
   Returns:
     The example with the new ids, uint8 if these are all in [0, 255], otherwise
@@ -168,6 +168,8 @@ def map_labels(
   _check_map_labels(mapping, other)
   ids = _ids(example, key)
   known = MAPPINGS[mapping] if isinstance(mapping, str) else mapping
+  if key == BOX_LABEL:
+    known = {-1: -1, **known}
   olds, news = _table(tuple(known.items()), other)
   if olds[-1] - olds[0] == len(olds) - 1:  # No search is needed.
     places = ids.clip(olds[0], olds[-1]) - olds[0]

@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 from jaxtyping import Shaped
 
+# Pillow's names of the formats whose orientation is read and taken away here.
+FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 # Bytes of a whole number, by the entry's type.
 _SHORT_AND_LONG = {3: 2, 4: 4}

@@ -9,7 +9,7 @@ import os
 import types
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,6 +188,24 @@ def check(claim: str, problems: Iterable[str]) -> None:
   problems = list(problems)
   if problems:
     raise ValueError(f"{claim}:{listed(problems)}")
+
+
+def check_read_once(
+  name: str, files: Iterable[tuple[str, Collection[str]]]
+) -> None:
+  """Raises ValueError if two parts of a split have a file in common.
+
+  Args:
+    name: of the source.
+    files: of each part, by the name of the split that it takes.
+  """
+  for (one, own), (two, others) in itertools.combinations(files, 2):
+    if common := {*own} & {*others}:
+      raise ValueError(
+        f"{name} has {terminal.counted(len(common), 'image')} twice, such as "
+        f"{min(common)}: {one} and {two} both list it. Name splits that share "
+        "none."
+      )
 
 
 def listed(lines: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ _JPEG = b"\xff\xd8"
 # Markers of a JPEG from 0xC0 to 0xCF that do not begin a frame.
 _NO_FRAME = (0xC4, 0xC8, 0xCC)
 _EXIF_ORIENTATION = 0x0112
+# Of TIFF 6.0, section 8.
+_WIDTH, _HEIGHT = 256, 257
 
 
 class Header(NamedTuple):
@@ -136,7 +138,12 @@ def _by_pillow(path: str | os.PathLike, size: int) -> Header:
       number = image.getexif().get(_EXIF_ORIENTATION, 1)
       colours = image.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "F")
       number = number if number in range(1, 9) else 1
-      return Header(image.format, image.height, image.width, number, colours)
+      height, width = image.height, image.width
+      if image.format == "TIFF":  # Pillow tells the size of the turned image.
+        height, width = (image.tag_v2[tag] for tag in (_HEIGHT, _WIDTH))
+      return Header(image.format, height, width, number, colours)
+  except Image.DecompressionBombError as error:
+    raise ValueError(f"is too large to be decoded: {error}") from None
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
     what = "is empty" if not size else "is no image that can be read"
     raise ValueError(what) from None

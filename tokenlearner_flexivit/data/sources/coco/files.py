@@ -213,6 +213,45 @@ def panoptic_folder(
   )
 
 
+def share_images(path: str | os.PathLike, kinds: Kinds, other: Kinds) -> bool:
+  """Tells whether the annotations of two splits have an image in common.
+
+  No annotations are read where each split has a folder of images by its name.
+
+  Args:
+    path: the folder of the dataset.
+    kinds: the annotations of a split, a value of what `find` returns.
+    other: those of another split.
+
+  Raises:
+    ValueError: annotations cannot be read.
+  """
+  root = paths.local(path, "coco")
+  # Any kind lists the images.
+  smallest = [
+    min(known.items(), key=lambda item: item[1].stat().st_size)
+    for known in (kinds, other)
+  ]
+  named = [_folder_by_name(root, file) for _, file in smallest]
+  if None not in named and named[0] != named[1]:
+    return False
+  images = []
+  for kind, file in smallest:
+    names = annotations.read(file, kind).names
+    folder = image_folder(root, file, names)
+    images.append({os.path.normpath(join(folder, name)) for name in names})
+  return not images[0].isdisjoint(images[1])
+
+
+def _folder_by_name(
+  root: pathlib.Path, file: pathlib.Path
+) -> pathlib.Path | None:
+  """Returns the folder of images that is called as a split is."""
+  word = _token(file) or file.parent.name
+  folders = (root / "images" / word, root / word)
+  return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def join(folder: tuple[pathlib.Path, bool], name: str) -> str:
   """Returns the path of an image, by a result of `image_folder`."""
   return os.path.join(folder[0], name.rpartition("/")[2] if folder[1] else name)

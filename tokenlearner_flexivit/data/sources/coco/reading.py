@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tokenlearner_flexivit import terminal
-from tokenlearner_flexivit.data.ops import decode
+from tokenlearner_flexivit.data.ops import decode, exif
 from tokenlearner_flexivit.data.sources import base as sources
 from tokenlearner_flexivit.data.sources import image_header
 from tokenlearner_flexivit.data.sources.coco import annotations, files
@@ -136,6 +136,7 @@ def read_split(
     )
   folder = files.image_folder(root, first.path, names)
   images = [files.join(folder, name) for name in names]
+  _check_one_file_each(first.path, names, images)
   ids = first.image_ids[order]
   told = [
     part.sizes[[place[number] for number in ids.tolist()]]
@@ -154,6 +155,22 @@ def read_split(
     if part.kind == annotations.PANOPTIC:
       masks = _check_masks(root, part, own, objects[-1], sizes)
   return Split(names, images, ids, as_stored, objects, masks, captions)
+
+
+def _check_one_file_each(
+  file: pathlib.Path, names: Sequence[str], images: Sequence[str]
+) -> None:
+  """Raises ValueError if several names of images mean the same file."""
+  first = {}
+  sources.check(
+    f"{file} cannot be read",
+    [
+      f"{other} and {name} are both {image}: put images where their folders "
+      "tell them apart"
+      for name, image in zip(names, images, strict=True)
+      if (other := first.setdefault(image, name)) != name
+    ],
+  )
 
 
 def _with_captions(
@@ -233,16 +250,30 @@ def _check_images(
   if as_stored and not has_upright:
     # Who ignored the EXIF data of some images has ignored those of all.
     as_stored += unsure
-    sizes[unsure] = [headers[i].stored for i in unsure]
+    for i in unsure:
+      sizes[i] = headers[i].stored
   elif unsure and not has_upright:
     listed = sources.listed([images[i] for i in unsure])
+    advice = "say decode(exif=False)"
+    if any(headers[i].stored != headers[i].upright for i in unsure):
+      # Boxes were divided by the sides of the turned images.
+      advice = "give each image there its height and width as stored"
     warnings.warn(
       f"EXIF data turn {terminal.counted(len(unsure), 'image')}, and the sizes "
       f"in {read.path} do not tell whether the annotations are turned, too. "
-      "They are read as turned; if they are of the pixels as stored, say "
-      f"decode(exif=False).{listed}",
+      "They are read as turned; if they are of the pixels as stored, "
+      f"{advice}.{listed}",
       stacklevel=5,
     )
+  sources.check(
+    f"{read.path} has annotations of images as they are stored",
+    [
+      f"{images[i]}: its orientation always turns a {headers[i].format}. "
+      "Convert it to PNG"
+      for i in as_stored
+      if headers[i].format not in exif.FORMATS
+    ],
+  )
   if as_stored:
     listed = sources.listed([images[i] for i in as_stored])
     warnings.warn(

@@ -100,6 +100,15 @@ class CocoSource(sources.Source):
       positions = splits.positions(part, size, f"{name} ({known_name})")
       self._parts.append((read[known_name], positions))
       self.parts.append(shared_examples.Part(text, known_name, size, positions))
+    if len(read) > 1:
+      # Annotations of several splits may list the same images.
+      sources.check_read_once(
+        self.name,
+        [
+          (part.known, split.images[chosen.start : chosen.stop])
+          for part, (split, chosen) in zip(self.parts, self._parts, strict=True)
+        ],
+      )
     # Who opens the split refuses an empty one.
     for key, names in self.value_names.items() if len(self) else ():
       self._warn_of_classes(key, names)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tokenlearner_flexivit.data import batches, mask_classes
-from tokenlearner_flexivit.data.ops import decode
+from tokenlearner_flexivit.data.ops import decode, exif
 from tokenlearner_flexivit.data.sources import image_header
 from tokenlearner_flexivit.data.sources.mask_folder import colours, layout
 
@@ -58,7 +58,11 @@ def check_headers(
       )
     else:
       # `decode` turns a mask that was drawn on the pixels as stored.
-      as_stored = mask.orientation == 1 and mask.stored == image.stored
+      as_stored = (
+        mask.orientation == 1
+        and mask.stored == image.stored
+        and image.format in exif.FORMATS
+      )
       if mask.upright != image.upright and not as_stored:
         problems.append(
           f"{pairs.image(i)}: has {_size(image)}, its mask {pairs.masks[i]} "
@@ -191,7 +195,9 @@ def _ids(data: bytes) -> np.ndarray:
   # Pillow counts the numbers of such files without an array of them.
   if (bits, colour_type) == (8, _GREY) or colour_type == _PALETTE:
     with (
-      contextlib.suppress(OSError, SyntaxError, EOFError),
+      contextlib.suppress(
+        OSError, SyntaxError, EOFError, Image.DecompressionBombError
+      ),
       Image.open(io.BytesIO(data), formats=["PNG"]) as image,
     ):
       return np.flatnonzero(image.histogram())

@@ -1,6 +1,5 @@
 """The source of images with masks of classes: `mask_folder:/path`."""
 
-import itertools
 import os
 import pathlib
 import warnings
@@ -105,26 +104,17 @@ class MaskFolderSource(sources.Source):
       chosen = splits.positions(part, size, f"{name} ({known})")
       self._parts.append((pairs[known], chosen))
       self.parts.append(shared_examples.Part(text, known, size, chosen))
-    self._check_images_are_read_once()
+    if len({part.known for part in self.parts}) > 1:
+      # Lists of splits may have images in common.
+      sources.check_read_once(
+        self.name,
+        [
+          (part.known, [pairs.image(i) for i in chosen])
+          for part, (pairs, chosen) in zip(self.parts, self._parts, strict=True)
+        ],
+      )
     if self._names:
       self.value_names = {_MASK: self._names}
-
-  def _check_images_are_read_once(self) -> None:
-    """Raises ValueError if the lists of two parts have an image in common."""
-    parts = zip(self.parts, self._parts, strict=True)
-    for (one, first), (two, second) in itertools.combinations(parts, 2):
-      (pairs, chosen), (others, taken) = first, second
-      if one.known == two.known or pairs.place.images != others.place.images:
-        continue
-      common = {pairs.images[i] for i in chosen} & {
-        others.images[i] for i in taken
-      }
-      if common:
-        raise ValueError(
-          f"{self.name} has {terminal.counted(len(common), 'image')} twice, "
-          f"such as {min(common)}: {one.text} and {two.text} both list it. "
-          "Name splits that share none."
-        )
 
   def __len__(self) -> int:
     return sum(len(positions) for _, positions in self._parts)
