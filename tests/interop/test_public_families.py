@@ -369,6 +369,31 @@ def test_images_of_hugging_face(processor, size, crop, keeps, tmp_path):
   assert (images.size, images.crop, images.keeps_shape) == (size, crop, keeps)
 
 
+@pytest.mark.parametrize(
+  ("processor", "kind", "interpolation"),
+  [
+    (dict(feature_extractor_type="ViTFeatureExtractor"), "deit", "bilinear"),
+    (dict(image_processor_type="ViTImageProcessorFast"), None, "bilinear"),
+    (dict(image_processor_type="CLIPImageProcessor"), "vit", "bicubic"),
+    (dict(size=16), "vit", "bilinear"),
+    (dict(size=16), "dinov2", "bicubic"),
+    (dict(size=16, resample=0), "vit", "nearest"),
+    (dict(size=16), "another", None),
+    (dict(), "vit", None),  # Nothing is known of its images.
+  ],
+)
+def test_silent_configs_of_hugging_face_mean_its_defaults(
+  processor, kind, interpolation, tmp_path
+):
+  for name, content in (
+    ("preprocessor_config.json", processor),
+    ("config.json", {"model_type": kind}),
+  ):
+    (tmp_path / name).write_text(json.dumps(content))
+  images = config_files.images_of_hugging_face(tmp_path / "model.safetensors")
+  assert images.interpolation == interpolation
+
+
 def test_ops_for_images_that_weights_expect():
   images = config_files.Images(size=(12, 12), crop=0.75)
   assert images.ops == "resize_small(16,'area')|central_crop((12, 12))"

@@ -44,6 +44,21 @@ PROBLEMS = {
 }
 # Keys of preprocessor_config.json, by age, that name the code that reads it.
 _KINDS_OF_PROCESSORS = ("image_processor", "feature_extractor")
+# How transformers resizes where the file is silent: by the beginning of that
+# name, or where it is not told by the kind of the model.
+_RESAMPLED = {
+  "bilinear": (
+    ("ViT", "Vivit"),
+    ("ijepa", "vit", "vit_mae", "vit_msn", "vivit"),
+  ),
+  "bicubic": (
+    ("Bit", "CLIP", "DeiT", "Siglip"),
+    (
+      *("clip", "clip_vision_model", "deit", "dinov2"),
+      *("dinov2_with_registers", "siglip", "siglip_vision_model"),
+    ),
+  ),
+}
 # Numbers of Pillow's ways to resample.
 _INTERPOLATIONS = {
   0: "nearest",
@@ -290,10 +305,30 @@ def images_of_hugging_face(path: pathlib.Path) -> Images:
     mean,
     std,
     size,
-    _INTERPOLATIONS.get(processor.get("resample")),
+    _interpolation(path, processor),
     crop,
     keeps_shape=bool(shortest or (crops and not _squashes(processor))),
   )
+
+
+def _interpolation(
+  path: pathlib.Path, processor: Mapping[str, Any]
+) -> str | None:
+  """Returns how images are resized, None if that is unknown."""
+  told = processor.get("resample")
+  if told is not None or not processor:
+    return _INTERPOLATIONS.get(told)
+  name, kind = _name(processor), read(path).get("model_type")
+  for interpolation, (names, kinds) in _RESAMPLED.items():
+    if name.startswith(names) or (not name and kind in kinds):
+      return interpolation
+  return None
+
+
+def _name(processor: Mapping[str, Any]) -> str:
+  """Returns the name of the code that reads a processor's file, "" without."""
+  names = (processor.get(f"{k}_type") for k in _KINDS_OF_PROCESSORS)
+  return next((str(name) for name in names if name), "")
 
 
 def _squashes(processor: Mapping[str, Any]) -> bool:
@@ -304,8 +339,7 @@ def _squashes(processor: Mapping[str, Any]) -> bool:
   """
   if isinstance(processor.get("size"), Mapping):
     return "height" in processor["size"]
-  names = (processor.get(f"{k}_type") for k in _KINDS_OF_PROCESSORS)
-  return any(str(name).startswith("DeiT") for name in names)
+  return _name(processor).startswith("DeiT")
 
 
 def task_of_hugging_face(path: pathlib.Path) -> dict[str, Any]:
