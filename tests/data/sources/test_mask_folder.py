@@ -119,6 +119,17 @@ def test_masks_of_all_splits_may_lie_in_one_folder(tmp_path, suffix):
   assert set(pairs(open_folder(tmp_path, "val"))) == {"2.jpg"}
 
 
+def test_a_mask_belongs_to_one_split(tmp_path):
+  for part in ("train", "val"):
+    write(tmp_path / "images" / part / "1.jpg", image())
+  write(tmp_path / "masks" / "1.png", mask(1))
+  with pytest.raises(ValueError, match=r"has 1 in train and in val, and .*one"):
+    open_folder(tmp_path)
+  write(tmp_path / "images" / "2.jpg", image())
+  with pytest.raises(ValueError, match=r"images/2\.jpg lies beside .*in none"):
+    open_folder(tmp_path)
+
+
 def test_ade20k(tmp_path):
   for part in ("training", "validation"):
     fill(tmp_path / "images" / part, tmp_path / "annotations" / part)

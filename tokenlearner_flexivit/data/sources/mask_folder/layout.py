@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 import re
@@ -125,16 +126,38 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   inside = _folders(place.images)
   if not any(map(splits.role, inside)):
     return {"train": place}
-  has_splits = any(map(splits.role, _folders(place.masks)))
-  known = {}
-  for name in inside:
-    images = place.images / name
-    if has_splits:
-      known[name] = Place(images, _counterpart(place.masks, name))
-    else:  # All masks are in one folder.
-      known[name] = Place(
-        images, place.masks, frozenset(map(_stem, _walk(images)))
+  loose = [
+    entry.name
+    for entry in splits.visible(place.images)
+    if image_listing.is_image(entry.name) and not splits.is_folder(entry)
+  ]
+  if loose:
+    raise ValueError(
+      f"{place.images / loose[0]} lies beside the folders of splits "
+      f"{', '.join(inside)}, and would be in none: move it into one, or hide "
+      "it with a leading dot."
+    )
+  if any(map(splits.role, _folders(place.masks))):
+    known = {
+      name: Place(place.images / name, _counterpart(place.masks, name))
+      for name in inside
+    }
+    return _by_role(known, place.images)
+  # All masks are in one folder.
+  stems = {
+    name: frozenset(map(_stem, _walk(place.images / name))) for name in inside
+  }
+  for one, two in itertools.combinations(stems, 2):
+    if same := stems[one] & stems[two]:
+      raise ValueError(
+        f"{place.images} has {min(same)} in {one} and in {two}, and "
+        f"{place.masks} one mask for both. Give the images different names, or "
+        "put the masks into folders of the splits."
       )
+  known = {
+    name: Place(place.images / name, place.masks, listed)
+    for name, listed in stems.items()
+  }
   return _by_role(known, place.images)
 
 
