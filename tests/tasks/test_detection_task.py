@@ -43,6 +43,8 @@ def batch():
     (dict(prompt="a photo"), "prompt='a photo' must be a text with one"),
     (dict(held_out=["bird"]), "held_out='bird' is unknown"),
     (dict(held_out=NAMES), "leaves no class to train"),
+    (dict(held_out="cat"), r"held_out='cat' must be a list"),
+    (dict(held_out=5), r"held_out=5 must be a list"),
     (dict(negatives=4), r"negatives=4 must be a whole number in \[1, 3\]"),
     (dict(box_weight=-1), r"box_weight=-1 must be a number in \[0, inf\)"),
     (dict(normalization="mean"), "normalization='mean' is unknown"),

@@ -13,8 +13,11 @@ from jax import export as jax_export
 from PIL import Image
 
 from tests.conftest import make_config
-from tokenlearner_flexivit import inference, predict, train
+from tokenlearner_flexivit import inference, models, predict, train
 from tokenlearner_flexivit.inference import export
+from tokenlearner_flexivit.run import checkpoint, workdir
+from tokenlearner_flexivit.tasks import detection
+from tokenlearner_flexivit.train import setup
 
 pytest.importorskip("pycocotools", reason="pip install pycocotools")
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
@@ -162,6 +165,41 @@ def test_names_are_embedded_once_for_all_calls(predictor):
   assert other.trained.params.keys() == predictor.trained.params.keys()
   (after,) = other.predict(image, patch_size=6)
   np.testing.assert_allclose(before.answer["scores"], after.answer["scores"])
+
+
+def count_traces(monkeypatch, cls, name):
+  """Returns a list that gets an entry whenever a method is traced."""
+  traced, method = [], getattr(cls, name)
+
+  def counted(*args, **options):
+    traced.append(name)
+    return method(*args, **options)
+
+  monkeypatch.setattr(cls, name, counted)
+  return traced
+
+
+def test_an_evaluation_embeds_names_once_for_all_batches(run, monkeypatch):
+  """No program of the answers has the text tower in it."""
+  experiment = setup.Experiment(
+    workdir.read_config(run), workdir.read_about_data(run)
+  )
+  params = experiment.parallel.place(checkpoint.read_params(run))
+  traced = count_traces(monkeypatch, models.OwlViT, "embed_texts")
+  first = dict(experiment.evaluators["test"].run(params))
+  assert dict(experiment.evaluators["test"].run(params)) == first
+  experiment.evaluators["test"].throughput(params, repeats=1)
+  assert len(traced) == 1
+  reported = workdir.read_report(run)["settings"][0]
+  np.testing.assert_allclose(first["patch8/AP"], reported["AP"], rtol=1e-6)
+
+
+def test_a_setting_looks_at_examples_by_one_program(predictor, monkeypatch):
+  image = np.full((24, 32, 3), 128, np.uint8)
+  traced = count_traces(monkeypatch, detection.Detection, "embedding_in")
+  for box in ((0, 0, 8, 8), (4, 4, 20, 20)):
+    predictor.looking_for(["this"], [(image, box)], patch_size=8)
+  assert len(traced) == 1
 
 
 def test_things_that_look_like_an_example(predictor):

@@ -143,6 +143,7 @@ class Evaluator(base.Evaluator):
         not finite.
     """
     kept, nothing = [], self._nothing()
+    params = self._in_use(params)
     for batch in self._images:
       inputs = self._inputs(batch)
       rows = {
@@ -171,6 +172,13 @@ class Evaluator(base.Evaluator):
         if np.isfinite(value):
           yield f"{setting.name}/{name}", value
       yield f"{setting.name}/examples", len(truths)
+
+  def _in_use(self, params: Any) -> Any:
+    """Returns the parameters with the embedded names, on all devices.
+
+    Without them each program would embed all names for each batch.
+    """
+    return self._parallel.place(self._task.in_use(params))
 
   def _detections(
     self, rows: Mapping[str, Any], name: str
@@ -245,6 +253,7 @@ class Evaluator(base.Evaluator):
     from tokenlearner_flexivit.figures import drawing, overlay
 
     task, source = self._task, self.sources[0]
+    params = task.in_use(params)
     settings = shown_settings.pictured(rows, self.headline)
     examples = list(shown_examples.prepared(source, self._pp, self._truth))
     images = np.stack([example[task.model.input] for example, _ in examples])
@@ -292,7 +301,8 @@ class Evaluator(base.Evaluator):
     drawing.save(drawn, path, dpi=150)
 
   def _timed(self, params):
-    return self._answers, (params, self._inputs(next(iter(self._images))))
+    inputs = self._inputs(next(iter(self._images)))
+    return self._answers, (self._in_use(params), inputs)
 
 
 def _truths(rows: Mapping[str, Any]) -> list[coco_ap.Truth]:

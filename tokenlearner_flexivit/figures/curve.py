@@ -127,8 +127,10 @@ def draw(
     axes.spines[["top", "right"]].set_visible(False)
   span(grid[0], metric)
   grid[0].set_ylabel(metric.axis)
+  # A model without this dial has no patch size at its point.
+  has_sizes = any(row["patch_size"] is not None for row in rows)
   about = [
-    "numbers at points: patch sizes in pixels",
+    "numbers at points: patch sizes in pixels" if has_sizes else "",
     about_examples(num_examples, kind, metric),
   ]
   figure.suptitle(f"{title}\n{'; '.join(filter(None, about))}", fontsize=11)

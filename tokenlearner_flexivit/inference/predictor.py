@@ -223,9 +223,12 @@ class Predictor(chooser.Chooser):
     setting: dials.Setting,
   ) -> Float32[np.ndarray, "K E"]:
     """Returns the embeddings of things in images."""
-    task = self.trained.task
-    embed = jax.jit(functools.partial(task.embedding_in, setting=setting))
-    vectors = []
+    task, key = self.trained.task, ("embedding", setting)
+    if key not in task.programs:
+      task.programs[key] = jax.jit(
+        functools.partial(task.embedding_in, setting=setting)
+      )
+    embed, vectors = task.programs[key], []
     for image, box in examples:
       prepared, place = self._prepare.with_place(image)
       corners = np.reshape(np.asarray(box, np.float64), (2, 2))

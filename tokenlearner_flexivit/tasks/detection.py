@@ -137,6 +137,7 @@ class Detection(box_answers.BoxAnswers):
       )
     self.class_names = tuple(class_names)
     numbers = {name: i for i, name in enumerate(self.class_names)}
+    configuration.check_list(held_out, "config.task.held_out")
     self.held_out = tuple(
       configuration.choose(name, numbers, "config.task.held_out")
       for name in held_out
@@ -424,9 +425,10 @@ class Detection(box_answers.BoxAnswers):
     """Returns the parameters, with the embeddings of what to look for."""
     queries = self._queries
     if queries is None:
-      queries, _ = jax.jit(
-        functools.partial(self.model.apply, method="embed_texts")
-      )({"params": params}, self._tokens)
+      if _QUERIES not in self.programs:
+        embed = functools.partial(self.model.apply, method="embed_texts")
+        self.programs[_QUERIES] = jax.jit(embed)
+      queries, _ = self.programs[_QUERIES]({"params": params}, self._tokens)
     return {**params, _QUERIES: jnp.asarray(queries)}
 
   def embedding_in(
