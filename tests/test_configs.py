@@ -373,7 +373,7 @@ def test_weights_of_grey_images_are_transferred_to_grey_images(tmp_path):
 def test_arguments_go_with_runlocal(name, arg):
   module = importlib.import_module(f"configs.{name}")
   config = setup.complete(module.get_config(f"runlocal,{arg}"))
-  before_data.check(config, is_training=True)
+  before_data.check(config, {}, is_training=True)
 
 
 def test_arguments_that_nothing_would_use():

@@ -12,6 +12,7 @@ from jax import export as jax_export
 
 from tests import image_text
 from tokenlearner_flexivit import inference, interop, predict, train
+from tokenlearner_flexivit.analysis import attention
 from tokenlearner_flexivit.data import vocabulary
 from tokenlearner_flexivit.inference import export
 from tokenlearner_flexivit.train import setup
@@ -77,6 +78,44 @@ def test_similarity_is_that_of_the_embeddings(predictor):
     predictor.embed_texts(["?"])
   with pytest.raises(ValueError, match="labels has 'a' more than once"):
     predictor.predict(images, labels=["a", "b", "a"])
+
+
+def test_analyses_of_images_need_no_vocabulary(run, tmp_path, capsys):
+  """The evaluation of pairs keeps the words of their captions, too."""
+  output = tmp_path / "attention.png"
+  attention.main([f"--workdir={run}", f"--output={output}", "--num_images=1"])
+  assert capsys.readouterr().out.endswith(f"Maps of 1 image: {output}\n")
+  assert output.is_file()
+
+
+def test_a_run_needs_no_file_of_its_vocabulary(pairs, tmp_path):
+  """It holds a SentencePiece model whole."""
+  sentencepiece = pytest.importorskip("sentencepiece")
+  file = tmp_path / "tiny.model"
+  with file.open("wb") as model:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter([*LABELS, "a field, all red"] * 8),
+      model_writer=model,
+      vocab_size=24,
+      hard_vocab_limit=False,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      pad_id=0,
+      minloglevel=2,
+    )
+  config, name = image_text.make_config(pairs), f"'sentencepiece:{file}'"
+  config.data.pp = config.data.pp.replace("(6)", f"(6,{name})")
+  pairs_data = config.evals.retrieval.data
+  pairs_data.pp = pairs_data.pp.replace("'words'", name)
+  about = json.loads(json.dumps(setup.Experiment(config).about_data))
+  file.unlink()
+  vocabulary._open_file.cache_clear()
+  for known in (dict(before=about), dict(about_data=about)):
+    again = setup.Experiment(config, **known).about_data
+    assert again["vocabulary"] == about["vocabulary"]
+  with pytest.raises(ValueError, match=r"data.pp: .* cannot be read: No such"):
+    setup.Experiment(config)
 
 
 def test_a_batch_with_a_pair_twice_is_refused(pairs, tmp_path):

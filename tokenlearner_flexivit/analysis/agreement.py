@@ -392,7 +392,7 @@ def main(argv: list[str] | None = None) -> None:
         opened.check(batch["image"])
         yield batch
         number += len(batch["image"])
-        terminal.say(f"{number} images")
+        terminal.say(terminal.counted(number, "image"))
 
     answers = answer(
       opened.model,
@@ -406,7 +406,8 @@ def main(argv: list[str] | None = None) -> None:
     results = summary(answers, runs.value_names(opened.data, attributes))
     drawing.save(agreement_figure.draw(results), args.output, dpi=150)
     numbers = command.write_numbers(args.output, results)
-  print(f"Answers to {results['examples']} images: {args.output}, {numbers}")
+  number = terminal.counted(results["examples"], "image")
+  print(f"Answers to {number}: {args.output}, {numbers}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command
 from tokenlearner_flexivit.analysis import outputs as outputs_lib
@@ -377,7 +377,7 @@ def main(argv: list[str] | None = None) -> None:
       class_names=opened.class_names,
     )
     drawing.save(drawn, args.output, dpi=150)
-  print(f"Maps of {len(images)} images: {args.output}")
+  print(f"Maps of {terminal.counted(len(images), 'image')}: {args.output}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenlearner_flexivit import arguments, dials
+from tokenlearner_flexivit import arguments, dials, terminal
 from tokenlearner_flexivit.analysis import (
   command,
   correspondence_figure,
@@ -304,7 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     drawing.save(drawn, args.output, dpi=150)
     numbers = command.write_numbers(args.output, as_json(measured, settings))
-  print(f"Tokens of {len(images)} images: {args.output}, {numbers}")
+  number = terminal.counted(len(images), "image")
+  print(f"Tokens of {number}: {args.output}, {numbers}")
 
 
 def as_json(

@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     drawing.save(figure(rows), args.output, dpi=150)
     numbers = command.write_numbers(args.output, rows)
-  print(f"{len(rows)} settings: {args.output}, {numbers}")
+  print(f"{terminal.counted(len(rows), 'setting')}: {args.output}, {numbers}")
 
 
 if __name__ == "__main__":

@@ -302,7 +302,9 @@ def main(argv: list[str] | None = None) -> None:
         yield batch
 
     values, labels = cka.cka(
-      batches(), sides.by_name, lambda number: terminal.say(f"{number} images")
+      batches(),
+      sides.by_name,
+      lambda number: terminal.say(terminal.counted(number, "image")),
     )
     drawing.save(figure(values, labels), args.output, dpi=150)
     output = args.output
@@ -315,7 +317,8 @@ def main(argv: list[str] | None = None) -> None:
       by_depth = output.with_name(f"{output.stem}_depth.png")
       drawing.save(similarity_by_depth.figure(curves), by_depth, dpi=150)
       written.append(str(by_depth))
-  print(f"CKA of {len(labels)} layers: {', '.join(written)}")
+  number = terminal.counted(len(labels), "layer")
+  print(f"CKA of {number}: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, outputs
 from tokenlearner_flexivit.figures import drawing, overlay
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
       name=args.name,
     )
     drawing.save(drawn, args.output, dpi=150)
-  print(f"Maps of {len(images)} images: {args.output}")
+  print(f"Maps of {terminal.counted(len(images), 'image')}: {args.output}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tokenlearner_flexivit import arguments, paths
+from tokenlearner_flexivit import arguments, paths, terminal
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import captions as captions_lib
 from tokenlearner_flexivit.analysis import command, token_maps
@@ -316,7 +316,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     draw(args.output, run.model, run.params, videos, **choice)
   moving = args.output.with_suffix(".gif")
-  print(f"Maps of {len(videos)} videos: {args.output} and {moving}")
+  number = terminal.counted(len(videos), "video")
+  print(f"Maps of {number}: {args.output} and {moving}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tokenlearner_flexivit import (
   terminal,
 )
 from tokenlearner_flexivit.data import splits_read
+from tokenlearner_flexivit.data.ops import text as text_ops
 from tokenlearner_flexivit.interop import about, containers
 from tokenlearner_flexivit.run import checkpoint
 from tokenlearner_flexivit.run import workdir as workdir_lib
@@ -139,7 +140,8 @@ def read_batches(
     data_config = {**data_config, "features": tuple(features)}
   source = data_lib.open_source(data_config)
   number = min(number, len(source))
-  preprocess = data_lib.parse(data_config["pp"])
+  # Texts would need the run's vocabulary, and nothing here reads them.
+  preprocess = text_ops.without_texts(data_lib.parse(data_config["pp"]))
   if attributes:
     _check_attributes(source, attributes)
   positions = np.arange(number) * len(source) // number

@@ -220,6 +220,22 @@ class Contrastive(base.Task):
     return {"vocabulary": vocabulary.describe(), "max_len": max_len}
 
   @classmethod
+  def about_again(
+    cls,
+    before: Mapping[str, Any],
+    model_section: Mapping[str, Any],
+    data_section: Mapping[str, Any],
+    source: data_lib.Source,
+  ) -> dict[str, Any]:
+    """Returns `about` without the file of the vocabulary, which a run holds."""
+    stored = before.get("vocabulary")
+    # That of the captions shows whether these have changed.
+    if stored is not None and stored["name"] != vocabularies.WORDS:
+      given = data_section.get("vocabulary")
+      data_section = {**data_section, "vocabulary": given or stored}
+    return cls.about(model_section, data_section, source)
+
+  @classmethod
   def data_options(cls, **about: Any) -> dict[str, Any]:
     """Returns the vocabulary, for the op `tokenize` of all data sections."""
     return {"vocabulary": about["vocabulary"]}

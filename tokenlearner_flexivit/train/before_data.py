@@ -13,13 +13,20 @@ from tokenlearner_flexivit import dials, evaluators, interop, tasks
 from tokenlearner_flexivit.train import optimizer, weight_digests
 
 
-def check(config: Mapping[str, Any], *, is_training: bool) -> None:
+def check(
+  config: Mapping[str, Any],
+  data_options: Mapping[str, Any],
+  *,
+  is_training: bool,
+) -> None:
   """Raises an error for faults of a config that do not depend on its data.
 
   Other faults are left to the readers of the sections.
 
   Args:
     config: complete.
+    data_options: keys that a run adds to its data sections, as far as they are
+      known.
     is_training: whether the sections that only training reads are checked.
 
   Raises:
@@ -30,9 +37,12 @@ def check(config: Mapping[str, Any], *, is_training: bool) -> None:
   tasks.check(config["task"])
   dials.from_config(config["flexi"], model.own_patch_size)
   if is_training:
-    data_lib.check_section(config["data"], "config.data")
+    section = {**data_options, **config["data"]}
+    data_lib.check_section(section, "config.data")
     optimizer.check(config["optimizer"], config["batch_size"])
   for name, section in config["evals"].items():
+    if isinstance(section.get("data"), Mapping):
+      section = {**section, "data": {**data_options, **section["data"]}}
     evaluators.check(section, f"config.evals.{name}")
   for key, source in weight_digests.sources(config):
     # The caller that starts from weights knows whether they are still needed.

@@ -148,7 +148,12 @@ class Experiment:
     batch_size = config["batch_size"]
     is_training = about_data is None
     task_class = tasks.named(config["task"])
-    before_data.check(config, is_training=is_training)
+    known = about_data or before or {}
+    options = {}
+    if known.keys() >= {*task_class.remembered}:
+      kept = {key: known[key] for key in task_class.remembered}
+      options = task_class.data_options(**kept)
+    before_data.check(config, options, is_training=is_training)
     if begins and config["init"] is not None:
       interop.fetch(config["init"])
     if is_training:

@@ -8,12 +8,14 @@ The vocabulary `words` is made of the captions of a training, so that a string
 cannot hold it: `data.settings` binds the run's to the ops.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tokenlearner_flexivit.data import preprocess, vocabulary
+from tokenlearner_flexivit.data.ops import label
 from tokenlearner_flexivit.data.preprocess import Example, register_op
 
 # The parameter of these ops that a string cannot give.
@@ -201,6 +203,20 @@ def tokenizing_steps(
 ) -> list[preprocess.Step]:
   """Returns the steps that turn texts into ids."""
   return [step for step in parsed.steps if step.op in TOKENIZING]
+
+
+def without_texts(parsed: preprocess.Preprocess) -> preprocess.Preprocess:
+  """Returns the preprocessing without the ids of texts, for images alone."""
+  steps, gone = [], {TEXT_MASK}
+  for step in parsed.steps:
+    if step.op in TOKENIZING:
+      gone.add(step.arguments()["outkey"])
+    elif step.op in (label.keep, label.drop):
+      names = tuple(name for name in step.args if name not in gone)
+      steps.append(dataclasses.replace(step, args=names))
+    else:
+      steps.append(step)
+  return dataclasses.replace(parsed, steps=tuple(steps))
 
 
 def open_vocabularies(
