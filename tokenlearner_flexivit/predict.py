@@ -168,7 +168,8 @@ def _predict(argv: Sequence[str]) -> bool:
   trained = predictor.trained
   if files:
     predictions = list(_written(files, predictions, trained))
-    print(f"Saved the answers in {args.output}.")
+    if any(prediction.error is None for prediction in predictions):
+      print(f"Saved the answers in {args.output}.")
   else:
     predictions = list(predictions)
     about = images, predictions, trained

@@ -131,6 +131,7 @@ def test_sentencepiece(model):
   import sentencepiece
 
   pieces = vocabulary.open_named(f"sentencepiece:{model}")
+  assert vocabulary.from_json({"name": pieces.name}) == pieces
   peer = sentencepiece.SentencePieceProcessor(model_file=str(model))
   assert (pieces.size, pieces.end, pieces.padding) == (24, 1, 1)
   ids = peer.encode("a red circle")

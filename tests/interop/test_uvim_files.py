@@ -8,6 +8,7 @@ import pytest
 from tests import tiny, vectors
 from tests.models import test_label_coder, test_uvim
 from tokenlearner_flexivit import interop, models
+from tokenlearner_flexivit.interop.__main__ import main
 
 STAGES = {
   "dense_bv_uvim_vq_resize": test_label_coder.published,
@@ -69,3 +70,35 @@ def test_stages_are_saved_apart(tmp_path):
   )
   described = interop.describe(path)
   assert models.create(**described.model) == model
+
+
+def test_a_coder_is_converted(tmp_path):
+  """It has no patch embedding, which images in [-1, 1] do not need."""
+  options = dict(quantizer="vq", num_words=6, word_dim=3)
+  model = test_label_coder.tiny_model(**options)
+  params = tiny.init(model, np.zeros((1, *model.image_size, 3)))
+  ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.npz"
+  half = dict(input_mean=(0.5,), input_std=(0.5,))
+  interop.save_params(params, ours, model=model, **half)
+  main(["convert", str(ours), str(theirs), "--format=big_vision"])
+  loaded = interop.load_params(theirs, model)
+  chex.assert_trees_all_equal(loaded, jax.device_get(params))
+  with pytest.raises(SystemExit, match="timm has no model that codes labels"):
+    main(["convert", str(ours), str(tmp_path / "timm"), "--format=timm"])
+
+
+def test_stage_two_is_converted_without_its_coder(tmp_path, capsys):
+  model = test_uvim.tiny_model(
+    coder=test_uvim.tiny_coder(), num_codes=None, code_len=None
+  )
+  params = tiny.init(model, np.zeros((1, 16, 16, 3)))
+  ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.npz"
+  interop.save_params(params, ours, model=model)
+  call = ["convert", str(ours), str(theirs), "--format=big_vision"]
+  with pytest.raises(SystemExit, match="leaves it out: --unused label_coder"):
+    main(call)
+  main([*call, "--unused", "label_coder"])
+  alone = model.clone(coder=None)
+  del params["label_coder"]
+  loaded = interop.load_params(theirs, alone)
+  chex.assert_trees_all_equal(loaded, jax.device_get(params))

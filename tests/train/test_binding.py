@@ -354,6 +354,24 @@ def test_a_run_that_kept_less_of_its_data_continues(bound, capsys):
   claim(bound)
 
 
+def test_stored_frames_are_the_data_of_their_videos(tmp_path, capsys):
+  """The videos themselves may be gone."""
+
+  def names(name):
+    return dict(data__name=name, evals__test__data__name=name)
+
+  binding.bind_workdir(tmp_path, complete(**names("video_folder:/a")), ABOUT)
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  stored = names("video_folder/a-25fps-256px-0123")
+  claim(tmp_path, **stored)
+  said = capsys.readouterr().out
+  assert said.count("the same data in another place") == 2
+  with pytest.raises(ValueError, match=r"data.name: 'video_folder/a-25fps"):
+    claim(tmp_path, {"digest": "89"}, **names("video_folder:/b"))
+  with pytest.raises(ValueError, match="'folder:/a'"):
+    claim(tmp_path, **names("folder:/a"))
+
+
 def write_images(folder, **counts):
   for name, count in counts.items():
     (folder / name).mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from tokenlearner_flexivit.interop import (
 from tokenlearner_flexivit.interop.formats import LIBRARIES
 from tokenlearner_flexivit.interop.leaves import shorten
 from tokenlearner_flexivit.interop.resize import POSEMB_METHODS
-from tokenlearner_flexivit.models import blocks
+from tokenlearner_flexivit.models import blocks, uvim
 
 _HEAD = "head/"
 
@@ -144,6 +144,8 @@ def _convert(args: argparse.Namespace) -> None:
     gelu=args.gelu,
   )
   model = models.create(**description.model)
+  if isinstance(model, models.UViM) and uvim.CODER in args.unused:
+    model = model.clone(coder=None)
   if args.patch_size:
     model = _at_patch_size(model, args.patch_size)
   mean, std = args.input_mean, args.input_std
@@ -174,7 +176,8 @@ def _convert(args: argparse.Namespace) -> None:
   elif fresh:
     raise ValueError(
       f"Without {', '.join(args.unused)} the model lacks {shorten(fresh)}. "
-      "Only the head and what the model does not have can be left out."
+      "Only the head, the coder of a UViM and what the model does not have can "
+      "be left out."
     )
   print(report)
   if not as_stored and (mean, std) != (None, None):

@@ -98,7 +98,8 @@ def to_theirs(leaves: Leaves) -> Leaves:
     if name.startswith(f"{uvim.CODER}/"):
       raise ValueError(
         "big_vision keeps the stages of UViM in files of their own. Save "
-        f"params[{uvim.CODER!r}], and the others without it."
+        f"params[{uvim.CODER!r}], and the others without it; the command "
+        f"convert leaves it out: --unused {uvim.CODER}."
       )
     codebook = f"{label_coder.CODEBOOK}/"
     if name.startswith(codebook):

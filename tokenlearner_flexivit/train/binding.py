@@ -44,6 +44,8 @@ _READ_AT_BEGINNING = re.compile(
 )
 _CHANGES_DROPOUT = ("config.accumulate", "config.model.scan")
 _DATA_NAME = re.compile(r"config\.(?:evals\.([^.]+)\.)?data\.name")
+# Stored frames of videos have names with a slash.
+_PLACE = re.compile(r"(video_folder(?=/)|[^:/]+(?=:))")
 _EVALUATION = re.compile(r"config\.evals\.([^.]+)")
 _LEFT_OUT = "left out"  # A key, in words.
 
@@ -332,12 +334,12 @@ def _harmless(
       "depth, where there are any, draw others."
     )
   if match := _DATA_NAME.fullmatch(key):
-    kinds = {str(name).partition(":")[0] for name in (old, new)}
+    kinds = [_PLACE.match(str(name)) for name in (old, new)]
     digests = [
       _digests(about, match[1]) for about in (about_before, about_data)
     ]
-    is_path = ":" in str(old) and ":" in str(new)
-    if is_path and len(kinds) == 1 and digests[0] and digests[0] == digests[1]:
+    is_path = None not in kinds and kinds[0][1] == kinds[1][1]
+    if is_path and digests[0] and digests[0] == digests[1]:
       return ". It is the same data in another place."
   weights = [about.get("weights", {}) for about in (about_before, about_data)]
   return ". It is the same file or run." if _is_same(key, *weights) else ""

@@ -55,6 +55,19 @@ def folders(tmp_path_factory):
   return root, data_dir
 
 
+def test_stored_frames_have_the_digest_of_their_videos(folders):
+  root, data_dir = folders
+  name = video_folder.prepare(root, data_dir, size=16)
+  stored = data.open_source(
+    {
+      "name": f"video_folder/{name}",
+      "split": "train",
+      "data_dir": str(data_dir),
+    }
+  )
+  assert stored.digest() == open_folder(*folders).digest()
+
+
 def test_class_folders(folders):
   source = open_folder(*folders)
   assert source.class_names == ["a", "b"] and source.num_classes == 2
