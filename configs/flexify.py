@@ -156,6 +156,8 @@ def _data(name: str) -> tuple[str, str, str, bool]:
   kind, _, path = name.partition(":")
   if kind == "folder":
     path = paths.local(path, "data=folder:")
+    if not path.is_dir():  # Opening it says so.
+      return f"images:{path}", "train[:95%]", "train[95%:]", False
     try:
       train, test = folder.choose_splits(path)
       name = f"folder:{path}"
@@ -169,6 +171,12 @@ def _data(name: str) -> tuple[str, str, str, bool]:
     return name, train, test, True
   if kind == "images":
     return name, "train[:95%]", "train[95%:]", False
+  if kind in transfer.WITHOUT_CLASSES:
+    raise ValueError(
+      f"The config's data={name} is read for more than its photos. Give the "
+      "folder of these as images:/path, which is all images below it, or "
+      "folder:/path, or a dataset of TFDS by its name."
+    )
   train, test = transfer.splits(name, "", "")
   source = data_lib.open_source(dict(name=name, split=train))
   return name, train, test, (source.num_classes or 0) > 1

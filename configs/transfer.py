@@ -69,6 +69,8 @@ PUBLISHED = {
 }
 OTHERS = (2_500, 10, 0.01)
 ALL_BUT_THE_HEAD = "(?!head/).*"
+# Kinds of folders whose images have no classes, or none as a whole.
+WITHOUT_CLASSES = ("images", "mask_folder", "coco", "captions", "video_folder")
 # The new head has another task.
 HEAD = ("num_classes",)
 
@@ -271,6 +273,12 @@ def splits(name: str, train: str, test: str) -> tuple[str, str]:
     return folder.choose_splits(path, train, test)
   if kind == "fake":
     return train or "train", test or "validation"
+  if kind in WITHOUT_CLASSES:
+    raise ValueError(
+      f"The config's data={name} tells no class of a whole image. Give a "
+      "dataset of TFDS by its name, or folder:/path with a folder for each "
+      "class."
+    )
   import tensorflow_datasets as tfds  # It takes a while.
 
   # Opened for its errors, and because some datasets prepare themselves.

@@ -17,6 +17,7 @@ from PIL import Image
 from configs import (
   captions,
   detection_folder,
+  flexify,
   flexivit_i1k_distill,
   flexivit_i21k_sup,
   folder,
@@ -287,6 +288,8 @@ def test_transfer_evaluates_all_sizes_that_flexivit_is_trained_at():
     ("data=digits,init=FlexiVit-B i1k", "Did you mean 'FlexiViT-B i1k'"),
     ("runlocal,data=digitz", "Close names: digits"),
     ("runlocal,eval_patch_sizes=30x20", r"'30x20' must be .*such as 48\+40"),
+    ("runlocal,data=coco:/a", "data=coco:/a tells no class of a whole image"),
+    ("runlocal,data=images:/a", "data=images:/a tells no class of a whole im"),
   ],
 )
 def test_transfer_says_what_it_lacks(arg, message):
@@ -307,6 +310,14 @@ def _folder(path, architecture, **pretrained):
   config["pretrained_cfg"] |= pretrained
   (path / "config.json").write_text(json.dumps(config))
   return path
+
+
+def test_flexify_reads_photos_alone(capsys):
+  with pytest.raises(ValueError, match="Give the folder of these as images:/"):
+    flexify.get_config("runlocal,data=coco:/a")
+  config = flexify.get_config("runlocal,data=folder:/nowhere")
+  assert config.data.name == "images:/nowhere"
+  assert not capsys.readouterr().out  # Opening it says what is wrong.
 
 
 def test_transfer_prepares_images_as_the_weights_expect_them(tmp_path):

@@ -68,6 +68,17 @@ def test_files_that_are_no_images_are_counted_and_left_out(folder):
   ) or note.endswith("(1 .mp4, 1 .json).")
 
 
+def test_a_folder_is_listed_once_until_it_changes(folder):
+  """A run opens it for training, evaluation and pictures."""
+  for path in (folder, *folder.rglob("*/")):
+    os.utime(path, (0, 0))
+  first, second = opened(folder, "train[:50%]"), opened(folder, "train[50%:]")
+  assert first._files is second._files
+  write_image(folder / "day 1/näher/new.png", 9)
+  assert len(opened(folder)) == len(first) + len(second) + 1
+  assert opened(folder)._files is not first._files
+
+
 def test_links_are_followed_once(folder, tmp_path_factory):
   other = tmp_path_factory.mktemp("other")
   write_image(other / "g.png", 1)

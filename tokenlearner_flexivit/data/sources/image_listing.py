@@ -43,7 +43,7 @@ _THREADS = 32
 _CHUNK = 256
 # A folder that changed so shortly before it was listed may change again within
 # the resolution of the file system's clock.
-_SAME_TIME_NS = 2 * 10**9
+SAME_TIME_NS = 2 * 10**9
 
 _listings: "weakref.WeakValueDictionary[str, Listing]" = (
   weakref.WeakValueDictionary()
@@ -164,7 +164,7 @@ def _list(root: pathlib.Path) -> Listing:
   now = time.time_ns()
   classes = class_folders(root)
   changed = _changed(root, classes)
-  if max(changed, default=now) > now - _SAME_TIME_NS:
+  if max(changed, default=now) > now - SAME_TIME_NS:
     changed = [-1]  # Never up to date.
   bad = []
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

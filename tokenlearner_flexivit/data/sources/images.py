@@ -2,9 +2,14 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import pathlib
+import threading
+import time
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +58,8 @@ class ImagesSource(sources.Source):
     self._root = paths.local(name.removeprefix(PREFIX), PREFIX)
     if not self._root.is_dir():
       raise ValueError(f"{name}: there is no folder {self._root}.")
-    self._files, others = _list(self._root)
+    self._listing = _list_images(self._root)
+    self._files, others = self._listing.files, self._listing.others
     if not self._files:
       raise ValueError(
         f"{name}: there is no image below {self._root}{_in_words(others)}. "
@@ -97,15 +103,58 @@ class ImagesSource(sources.Source):
     return sources.hash_words(chosen)
 
 
-def _list(root: pathlib.Path) -> tuple[list[bytes], collections.Counter[str]]:
-  """Returns the paths of all images below a folder, relative to it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Listing:
+  """The images below a folder.
 
-  Returns:
-    The paths, in the order of their hashes, and how many other files there
-    are, by suffix.
+  Attributes:
+    files: their paths relative to it, in the order of their hashes.
+    others: how many other files there are, by suffix.
+    changed: times at which the folders changed, before they were listed.
   """
-  images, unsure, entered = [], [], set()
+
+  files: list[bytes]
+  others: collections.Counter[str]
+  changed: Mapping[str, int]
+
+
+_listings: "weakref.WeakValueDictionary[str, _Listing]" = (
+  weakref.WeakValueDictionary()
+)
+_lock = threading.Lock()
+
+
+def _list_images(root: pathlib.Path) -> _Listing:
+  """Returns the images below a folder.
+
+  While a listing is in use and no folder has changed, it is returned again.
+  """
+  key = os.path.abspath(root)
+  with _lock:
+    listing = _listings.get(key)
+    if listing is None or not _is_current(listing):
+      _listings[key] = listing = _list(root)
+    return listing
+
+
+def _is_current(listing: _Listing) -> bool:
+  """Tells whether no folder of a listing has changed since."""
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    try:
+      now = pool.map(
+        lambda folder: os.stat(folder).st_mtime_ns, listing.changed
+      )
+      return list(now) == list(listing.changed.values())
+    except FileNotFoundError:  # A folder is gone.
+      return False
+
+
+def _list(root: pathlib.Path) -> _Listing:
+  """Returns a new listing."""
+  images, unsure, entered, changed = [], [], set(), {}
+  now = time.time_ns()
   for folder, folders, names in os.walk(root, followlinks=True):
+    changed[folder] = os.stat(folder).st_mtime_ns
     real = os.path.realpath(folder)
     if real in entered:  # By a link, perhaps to a folder that it lies in.
       folders.clear()
@@ -126,7 +175,9 @@ def _list(root: pathlib.Path) -> tuple[list[bytes], collections.Counter[str]]:
     else:
       others[path.suffix.lower() or "without suffix"] += 1
   listed = [os.fsencode(path.relative_to(root).as_posix()) for path in images]
-  return sorted(listed, key=_hash), others
+  if max(changed.values()) > now - image_listing.SAME_TIME_NS:
+    changed = {str(root): -1}  # Never up to date.
+  return _Listing(sorted(listed, key=_hash), others, changed)
 
 
 def _hash(name: bytes) -> bytes:
