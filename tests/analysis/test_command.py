@@ -87,7 +87,7 @@ def test_weights_are_opened_at_their_own_size(name, format, tmp_path, capsys):
   kernel = params["embedding"]["kernel"]
   np.testing.assert_allclose(found.params["embedding"]["kernel"], kernel)
   assert found.model.depth == 1 and found.model.num_classes == 5
-  pp = "decode|resize(12)|value_range(-1,1)|keep('image','label')"
+  pp = "decode|resize(12)|value_range(-1,1)"
   assert found.data == {
     "name": "fake:12x12x3:5:21",
     "split": "test",
@@ -131,6 +131,16 @@ def test_flags_beat_what_is_stored(weights, tmp_path):
   cv2.imwrite(str(tmp_path / "photo.png"), photo)
   args, found = opened(f"--init={path}", "--images", tmp_path / "photo.png")
   assert command.read_images(args, found).shape == (1, 12, 12, 3)
+
+
+def test_images_of_a_folder_need_no_labels(weights, tmp_path):
+  path, _ = weights
+  cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((30, 20, 3), np.uint8))
+  args, found = opened(
+    f"--init={path}", f"--data=images:{tmp_path}", "--split=train"
+  )
+  images, words = command.read_captioned(args, found)
+  assert images.shape == (1, 12, 12, 3) and words == [""]
 
 
 def test_a_run_is_seen_on_other_data(untrained_run):

@@ -23,7 +23,6 @@ from tokenlearner_flexivit.run import workdir as workdir_lib
 from tokenlearner_flexivit.tasks import classification
 
 _KEPT = ("image", "label")
-_KEEP = "keep('image','label')"
 # By the kind of a model's input, the errors for a run of the other kind and for
 # one without test data.
 _REFUSED = {
@@ -361,7 +360,7 @@ def open_weights(
     resize = f"resize({size})"
     if images.size == tuple(sides) and not is_run:
       resize = images.ops
-    data["pp"] = f"{decode}|{resize}|{values}|{_KEEP}"
+    data["pp"] = f"{decode}|{resize}|{values}"
   own_dials = dials.from_config(None, model.own_patch_size)[0]
   return Run(config, model, params, own_dials, data)
 
