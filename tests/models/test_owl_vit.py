@@ -99,6 +99,21 @@ def test_parameters_from_images_alone():
   assert at_owl != at_tower
 
 
+@pytest.mark.parametrize("patch_size", [40, 20])
+def test_resizing_a_kernel_is_no_cost_of_an_image(patch_size):
+  """A coarse patch would otherwise seem dearer than a fine one."""
+  fields = {**TINY, "patch_size": 32}
+  model = models.create("owl_vit", **fields)
+  tower = models.ViT(**{k: v for k, v in fields.items() if k != "text"})
+  call = (160, 160, 3), patch_size
+  parts, of_tower = (cost.operations(m, *call) for m in (model, tower))
+  assert parts["resize"] == pytest.approx(of_tower["resize"], rel=1e-3)
+  assert sum(parts.values()) == cost.xla_operations(model, *call)
+  # The heads and what is no matrix product come on top.
+  macs = tower.cost(call[0], patch_size=patch_size)
+  assert macs < model.cost(call[0], patch_size=patch_size) < 1.1 * macs
+
+
 def test_boxes_begin_at_the_patches_of_any_grid():
   """At the far corners and with the sizes of the patches of both axes."""
   model, params, images = make((8, 20))

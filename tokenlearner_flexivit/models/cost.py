@@ -202,7 +202,7 @@ def macs(
       impossible number of tokens.
   """
   if isinstance(model, _COUNTED):
-    return _counted(model, image_shape, patch_size, num_tokens) // 2
+    return _counted(model, image_shape, patch_size, num_tokens)[0] // 2
   return _forward(model, image_shape, patch_size, num_tokens).macs
 
 
@@ -224,8 +224,8 @@ def operations(
     per call. Their sum is XLA's count for a batch of one.
   """
   if isinstance(model, _COUNTED):
-    counted = _counted(model, image_shape, patch_size, num_tokens)
-    return {"matmul": counted, "elementwise": 0, "resize": 0}
+    counted, once = _counted(model, image_shape, patch_size, num_tokens)
+    return {"matmul": counted, "elementwise": 0, "resize": once}
   cost = _forward(model, image_shape, patch_size, num_tokens)
   return {
     "matmul": 2 * cost.macs,
@@ -249,8 +249,10 @@ def xla_operations(
   return protocol.xla_operations(model, image_shape, setting, batch_size)
 
 
-def _counted(model: Any, image_shape: Sequence[int], *setting: Any) -> int:
-  """Returns XLA's operations for an image or a clip, an even number."""
+def _counted(
+  model: Any, image_shape: Sequence[int], *setting: Any
+) -> tuple[int, int]:
+  """Returns the result of `protocol.count` for an image or a clip."""
   names = ("patch_size", "num_tokens")
   values = tuple(zip(names, setting, strict=True))
   return protocol.count(model, tuple(image_shape), values)

@@ -145,19 +145,29 @@ class Model(nn.Module):
   def cost(self, shape: Sequence[int], **setting: Any) -> int:
     """Returns the multiply-adds of a forward pass for one input, by XLA.
 
+    What a call does once, whatever its batch, such as resizing a kernel, does
+    not count.
+
     Args:
       shape: [H, W, C] or [T, H, W, C].
       **setting: values of the dials.
     """
-    return count(self, tuple(shape), tuple(setting.items())) // 2
+    return count(self, tuple(shape), tuple(setting.items()))[0] // 2
 
 
 @functools.cache
 def count(
   model: nn.Module, shape: tuple[int, ...], setting: tuple[tuple[str, Any], ...]
-) -> int:
-  """Returns XLA's operations for one input, a multiply-add counted as two."""
-  return 2 * round(xla_operations(model, shape, dict(setting)) / 2)
+) -> tuple[int, int]:
+  """Returns XLA's operations for one input, and those of a call beside them.
+
+  A multiply-add counts as two.
+  """
+  one, two = (
+    2 * round(xla_operations(model, shape, dict(setting), number) / 2)
+    for number in (1, 2)
+  )
+  return two - one, 2 * one - two
 
 
 def xla_operations(

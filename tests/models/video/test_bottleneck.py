@@ -168,7 +168,10 @@ def test_cost_is_counted(params):
   count = sum(p.size for p in jax.tree.leaves(params))
   assert cost.num_params(model) == count
   macs = cost.macs(model, VIDEOS.shape[1:])
-  assert sum(cost.operations(model, VIDEOS.shape[1:]).values()) == 2 * macs
+  operations = cost.operations(model, VIDEOS.shape[1:])
+  assert operations["matmul"] == 2 * macs
+  counted = cost.xla_operations(model, VIDEOS.shape[1:])
+  assert sum(operations.values()) == pytest.approx(counted, abs=2)
   # The first convolution alone is a lower bound.
   assert macs > 3 * 8 * 12 * 27 * 24
 
