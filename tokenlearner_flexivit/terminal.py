@@ -67,6 +67,11 @@ def counted(number: int, noun: str) -> str:
   return f"{number} {noun if number == 1 else plural}"
 
 
+def shortened(text: str, most: int) -> str:
+  """Returns a text of at most so many letters, cut off if it is longer."""
+  return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def gib(number: float | None) -> str:
   """Formats bytes in GiB; "?" for None."""
   return "?" if number is None else f"{number / 2**30:.2f}"

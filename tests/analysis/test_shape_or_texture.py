@@ -113,6 +113,11 @@ def test_the_command_draws_a_run(untrained_run, tmp_path):
     # Each example has an id of its own.
     (["--labels=id", "--patch_sizes=6"], "id has .* different values"),
     (["--labels=label", "--name=block9"], "name='block9'.*pre_logits"),
+    (
+      ["--labels=label", "--train_split=train", "--split=train[50%:]"],
+      r"train_split='train' and the test split 'train\[50%:\]' share examples",
+    ),
+    (["--labels=label", "--split=train"], "share examples of fake"),
   ):
     with pytest.raises(SystemExit, match=words):
       command(*arguments)

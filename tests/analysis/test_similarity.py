@@ -118,15 +118,40 @@ def test_the_command_draws_a_run(untrained_run, tmp_path, capsys):
       command(*arguments)
 
 
+def copy_with_values(run, folder, low, high):
+  """Writes the run's folder anew, with images of other values."""
+  for name in ("about_data.json", "checkpoints"):
+    (folder / name).symlink_to(run / name)
+  config = json.loads((run / "config.json").read_text())
+  for section in config["evals"].values():
+    section["data"]["pp"] = (
+      f"decode|value_range({low},{high})|keep('image','label')"
+    )
+  (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_numbers_that_cannot_be_drawn_are_kept(untrained_run, tmp_path):
+  # All images are alike, after rounding.
+  copy_with_values(untrained_run, tmp_path, 1, 1 + 1e-9)
+  picture = tmp_path / "similarity.png"
+  with pytest.raises(SystemExit, match="same for all images"):
+    similarity.main(
+      [
+        f"--workdir={tmp_path}",
+        f"--output={picture}",
+        "--num_images=6",
+        "--patch_sizes=6,4",
+        "--names=stem,pre_logits",
+      ]
+    )
+  with np.load(picture.with_suffix(".npz")) as file:
+    assert file["cka"].shape == (4, 4)
+
+
 def test_a_second_model_that_sees_other_values_is_told(
   untrained_run, tmp_path, capsys
 ):
-  for name in ("about_data.json", "checkpoints"):
-    (tmp_path / name).symlink_to(untrained_run / name)
-  config = json.loads((untrained_run / "config.json").read_text())
-  for section in config["evals"].values():
-    section["data"]["pp"] = "decode|value_range(0,3)|keep('image','label')"
-  (tmp_path / "config.json").write_text(json.dumps(config))
+  copy_with_values(untrained_run, tmp_path, 0, 3)
   opened = runs.open_run(untrained_run, "image")
   opened = command.Opened(
     opened.model, opened.params, [], opened.data, opened.config

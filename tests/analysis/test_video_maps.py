@@ -33,6 +33,22 @@ def test_of_several_views_the_middle_one_is_drawn():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_videos_without_a_class_have_no_words():
+  """Such as those of a distillation, or with lists of several classes."""
+  weights = np.eye(3, dtype=np.float32)
+  one_class = [{"label": np.int32(2)}, {"label": 1}]
+  assert video_maps.labels(one_class)["label"].tolist() == [2, 1]
+  several = [{"label": x} for x in weights]
+  np.testing.assert_array_equal(video_maps.labels(several)["label"], weights)
+  for examples in (
+    [{"video": 0}, {"video": 0}],
+    [{"label": [0, 1]}, {"label": [2]}],
+    [{"label": [0, 1]}, {"label": [1, 2]}],
+    [{"label": []}],
+  ):
+    assert video_maps.labels(examples) == {}
+
+
 def test_files_are_read_at_the_rate_and_size_of_the_run(tmp_path):
   path = tmp_path / "mine.mp4"
   write_video(path, 25)

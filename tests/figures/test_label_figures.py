@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
-from tokenlearner_flexivit.figures import label_maps, segments
+from tokenlearner_flexivit.figures import boxes, label_maps, segments
 
 IMAGE = np.zeros((8, 8, 3))
 LABELS = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
@@ -28,3 +29,38 @@ def test_an_image_that_a_model_sees_square_has_the_ratio_of_its_photo(figure):
   left, right, bottom, top = image.images[0].get_extent()
   assert (left, top) == (0, 0) and (right / bottom) == 2
   assert image.get_aspect() == 1
+
+
+LONG = ["tall_building_with_windows", "tall_building_without_windows_but_doors"]
+
+
+def named_masks():
+  rows = [label_maps.Row(IMAGE, [LABELS])]
+  return label_maps.figure(rows, ["image", "truth"], LONG, 255)
+
+
+def named_segments():
+  cell = segments.Cell(LABELS + 1, np.array([0, 1]))
+  return segments.figure([(IMAGE, [cell])], ["image", "truth"], LONG)
+
+
+def named_boxes():
+  cell = boxes.Cell(IMAGE, np.array([[1, 1, 4, 4.0]]), np.array([1]))
+  return boxes.figure([[cell]], ["truth"], LONG)
+
+
+@pytest.mark.parametrize("figure", [named_masks, named_segments, named_boxes])
+def test_long_names_without_spaces_are_cut_off(figure):
+  texts = [x.get_text() for x in figure().findobj(Text)]
+  names = [text for text in texts if text.startswith("tall_buil")]
+  assert names and any(name.endswith("…") for name in names)
+  assert "..." not in texts and "[...]" not in texts
+
+
+def test_a_strip_of_one_row_of_pixels_has_colours():
+  strip = np.zeros((1, 2000), int)
+  drawn = label_maps.figure(
+    [label_maps.Row(IMAGE, [strip])], ["image", "truth"], ["sky"], 255
+  )
+  _, truth = drawn.axes
+  assert truth.images[0].get_array().shape == (1, 360, 3)

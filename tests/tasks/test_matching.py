@@ -138,6 +138,24 @@ def test_there_may_be_as_many_predictions_as_boxes():
   np.testing.assert_array_equal(chosen, [0, 1])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_costs_of_answers_that_are_no_numbers_can_be_assigned(value):
+  """A training that diverges ends with an error, and does not hang."""
+  logits = jnp.zeros((4, 3)).at[2, 1].set(value)
+  centres = jnp.full((4, 4), 0.5).at[1, 0].set(np.nan)
+  classes = jax.nn.one_hot(jnp.asarray([0, 1, 3]), 3)
+  true = jnp.full((3, 4), 0.4)
+  cost = np.asarray(
+    matching.costs(logits, centres, classes, true, matching.Weights())
+  )
+  assert np.isfinite(cost).all()
+  assert np.abs(cost).max() < 1e31
+  # Predictions 0 and 3 are as they should be: no other costs less.
+  assert (cost[:, :2] >= cost[[0], :2] - 1e-6).all()
+  assert (cost[1, :2] > cost[0, :2]).all()
+  assert (cost[:, 2] > cost[0, :2].max()).all()
+
+
 def test_padding_changes_nothing_and_gives_no_nan():
   rng = np.random.default_rng(1)
   logits = jnp.asarray(rng.normal(size=(2, 8, 3)), jnp.float32)

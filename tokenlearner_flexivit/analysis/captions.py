@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import data as data_lib
-from tokenlearner_flexivit import dials
+from tokenlearner_flexivit import dials, terminal
 from tokenlearner_flexivit.analysis import outputs
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.tasks import labels as labels_lib
@@ -76,9 +76,7 @@ def answer_names(
 
 def shortened(text: str) -> str:
   """Returns a text that fits a cell of a picture."""
-  if len(text) <= _MAX_LETTERS:
-    return text
-  return f"{text[: _MAX_LETTERS - 1]}…"
+  return terminal.shortened(text, _MAX_LETTERS)
 
 
 def _name(names: Sequence[str] | None, label: int) -> str:

@@ -33,7 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenlearner_flexivit import arguments, dials, terminal
+from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.analysis import command, outputs
+from tokenlearner_flexivit.data import shared_examples
 from tokenlearner_flexivit.evaluators import ridge
 from tokenlearner_flexivit.figures import drawing
 from tokenlearner_flexivit.inference import runs
@@ -307,6 +309,30 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> drawing.Figure:
   return drawn
 
 
+def _trained_split(opened: command.Opened) -> str:
+  """Returns the split of the data that the model was trained on, or "train"."""
+  training = opened.config.get("data") or {}
+  is_same = training.get("name") == opened.data["name"]
+  return (is_same and training.get("split")) or "train"
+
+
+def _check_apart(data: Mapping[str, Any], train_split: str) -> None:
+  """Raises ValueError if linear maps would be tested on what they learned."""
+  parts = [
+    data_lib.open_source({**data, "split": split}).parts
+    for split in (train_split, data["split"])
+  ]
+  if shared_examples.overlap(
+    train_split, data["split"]
+  ) or shared_examples.shared(*parts):
+    raise ValueError(
+      f"--train_split={train_split!r} and the test split {data['split']!r} "
+      f"share examples of {data['name']}: linear maps would be tested on what "
+      "they learned. Give two that share none, such as "
+      "--train_split=train[:80%] and --split=train[80%:]."
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
   """Compares labels for a run; bad input gives an error of one line."""
   parser = command.parser(
@@ -321,12 +347,17 @@ def main(argv: list[str] | None = None) -> None:
     default=["shape", "texture"],
     help="numbers of each example, by default shape,texture",
   )
-  add("--train_split", default="train", help="for the linear maps")
+  add(
+    "--train_split",
+    help="for the linear maps; by default that of the run's training, or train",
+  )
   add("--num_train", type=int, default=2000, help="of that, by default 2000")
   add("--name", default="pre_logits", help="entry of the model's out")
   args = parser.parse_args(argv)
   with command.errors_in_a_line():
     opened = command.open_run(args)
+    train_split = args.train_split or _trained_split(opened)
+    _check_apart(opened.data, train_split)
 
     def batches(split, number):
       data = {**opened.data, "split": split}
@@ -338,7 +369,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = compare(
       opened.model,
       opened.params,
-      batches(args.train_split, args.num_train),
+      batches(train_split, args.num_train),
       batches(opened.data["split"], args.num_images),
       opened.settings,
       args.labels,

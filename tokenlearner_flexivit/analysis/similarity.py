@@ -306,11 +306,12 @@ def main(argv: list[str] | None = None) -> None:
       sides.by_name,
       lambda number: terminal.say(terminal.counted(number, "image")),
     )
-    drawing.save(figure(values, labels), args.output, dpi=150)
     output = args.output
     numbers = output.with_suffix(".npz")
+    # First: values that are not known cannot be drawn.
     with paths.whole(numbers) as partial, partial.open("wb") as file:
       np.savez(file, cka=values, labels=labels)
+    drawing.save(figure(values, labels), output, dpi=150)
     written = [str(output), str(numbers)]
     curves = sides.curves(values, labels)
     if curves:

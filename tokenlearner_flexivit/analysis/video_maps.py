@@ -221,11 +221,29 @@ def read_captioned(
   videos = [
     _prepared(raw, pp, i) for i, raw in zip(wanted, examples, strict=True)
   ]
-  labels = {"label": np.stack([raw["label"] for raw in examples])}
+  batch = {"video": _stacked(videos, pp), **labels(examples)}
   # Labels of the dataset, before the preprocessing.
-  return _stacked(videos, pp), captions_lib.label_names(
-    {**data_config, "pp": None}, labels
+  words = captions_lib.label_names({**data_config, "pp": None}, batch)
+  return batch["video"], words
+
+
+def labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Returns the `label` of a batch: classes [B], or their weights [B, C].
+
+  It is left out if an example has none, or a list of several classes.
+
+  Args:
+    examples: of a dataset, before the preprocessing.
+  """
+  values = [np.asarray(example.get("label")) for example in examples]
+  kinds = {(x.dtype.kind in "iu", x.dtype.kind == "f", x.shape) for x in values}
+  if len(kinds) > 1:
+    return {}
+  ((are_classes, are_weights, shape),) = kinds
+  is_known = (are_classes and not shape) or (
+    are_weights and len(shape) == 1 and shape[0] > 0
   )
+  return {"label": np.stack(values)} if is_known else {}
 
 
 def read_files(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.figures import drawing, palette
 
 _CELL_INCHES = 2.6
@@ -103,7 +104,7 @@ def _draw(axes, cell: Cell, names: Sequence[str], letters: float) -> None:
         linewidth=1.5,
       )
     )
-    text = textwrap.shorten(names[cell.labels[i]], 30, placeholder="...")
+    text = terminal.shortened(names[cell.labels[i]], 30)
     if cell.scores is not None:
       text += f" {100 * cell.scores[i]:.0f} %"
     axes.text(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.figures import drawing, palette
 
 _CELL_INCHES = 1.7
@@ -110,7 +111,7 @@ def _colored(
   """Returns a label map as colours [height, width, 3], enlarged or reduced."""
   scale = _PIXELS / max(classes.shape)
   rows, columns = (
-    np.minimum((np.arange(round(s * scale)) / scale).astype(int), s - 1)
+    np.minimum((np.arange(max(1, round(s * scale))) / scale).astype(int), s - 1)
     for s in classes.shape
   )
   classes = classes[rows][:, columns]
@@ -138,7 +139,7 @@ def _legend(
   letters = max(8, int(_CELL_INCHES * num_cells * _LETTERS_PER_INCH) // 4)
   handles = [
     drawing.patches.Patch(
-      color=shades[i], label=textwrap.shorten(names[i], letters)
+      color=shades[i], label=terminal.shortened(names[i], letters)
     )
     for i in shown
   ]

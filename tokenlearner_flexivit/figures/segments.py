@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.figures import drawing, palette
 
 _CELL_INCHES = 1.7
@@ -88,7 +89,7 @@ def figure(
   shades = palette.colors(len(names)) / 255
   handles = [
     drawing.patches.Patch(
-      color=shades[i], label=textwrap.shorten(names[i], 18, placeholder="...")
+      color=shades[i], label=terminal.shortened(names[i], 18)
     )
     for i in shown
   ]
@@ -124,7 +125,7 @@ def picture(cell: Cell, names: Sequence[str]) -> drawing.Figure:
     axes.text(
       (x[nearest] + 0.5) * larger,
       (y[nearest] + 0.5) * larger,
-      textwrap.shorten(names[label], 24, placeholder="..."),
+      terminal.shortened(names[label], 24),
       fontsize=9,
       color="black",
       ha="center",

@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from tokenlearner_flexivit.tasks import boxes as boxes_lib
 
+# Larger costs are those of a training that diverges.
+_MOST = 1e30
+
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
@@ -60,7 +63,8 @@ def costs(
 ) -> Float[Array, "N M"]:
   """Returns the cost of each prediction for each true box of an image.
 
-  Padding costs more than any true box, the same for all predictions.
+  Padding costs more than any true box, the same for all predictions, and so
+  does what is no number, such as the answers of a training that diverges.
 
   Args:
     logits: of the classes.
@@ -79,11 +83,11 @@ def costs(
   )
   cost += weights.box * distance - weights.giou * overlap
   is_real = is_there(classes)
-  most = jnp.where(is_real[None], cost, -jnp.inf).max()
-  padding = 1.1 * jnp.where(is_real.any(), most, 1) + 10
-  cost = jnp.where(is_real[None], cost, padding)
-  # The assignment would go on for ever at a NaN.
-  return jnp.nan_to_num(cost, nan=padding, posinf=padding, neginf=padding)
+  # Where it is NaN or infinite, or nearly, the assignment would go on for ever.
+  is_known = is_real[None] & (jnp.abs(cost) < _MOST)
+  most = jnp.where(is_known, cost, -jnp.inf).max()
+  padding = 1.1 * jnp.where(is_known.any(), most, 1) + 10
+  return jnp.where(is_known, cost, padding)
 
 
 def is_there(classes: Float[Array, "*m K"]) -> Bool[Array, "*m"]:

@@ -47,6 +47,8 @@ def test_objects_of_several_labels_and_with_details():
   assert result["box_area"].tolist() == [50, 30]
   assert result["box_crowd"].tolist() == [0, 1]
   assert "box_area" not in run(op.format(""), objects=objects)
+  none = run(op.format(""), objects={"bbox": [], "colour": [], "shape": []})
+  assert none["box_label"].tolist() == [-1, -1]
   image = np.zeros((5, 7, 3), np.uint8)
   assert run("image_size", image=image)["size"].tolist() == [5, 7]
 

@@ -94,7 +94,7 @@ def objects(
       f"the shape {np.shape(entry[names[0]])}"
     )
   classes = columns[0]
-  if len(columns) > 1:
+  if len(columns) > 1 and len(bbox):  # Empty lists would be floats.
     classes = np.ravel_multi_index(columns, sizes)
   areas = (bbox[:, 2:] - bbox[:, :2]).prod(-1)
   wanted = np.arange(len(bbox))
