@@ -132,6 +132,21 @@ def test_learned_tokens_have_no_place():
     correspondence.matches(model, params, [], [SIX])
 
 
+def test_patches_beyond_the_images_have_no_place():
+  model = models.Segmenter(
+    num_classes=3,
+    width=16,
+    depth=1,
+    mlp_dim=16,
+    num_heads=1,
+    patch_size=6,
+    posemb_grid=2,
+  )
+  assert model.check((12, 12), 5) == (3, 3)
+  with pytest.raises(ValueError, match="1, 2, 3, 4, 6, 12"):
+    correspondence.tokens(model, {}, IMAGES, dials.Setting((5, 5)), "stem")
+
+
 def test_the_rates_beside_the_diagonal_are_told_apart():
   rates = np.array([[1, 0.1], [0.05, 1]])
   drawn = correspondence_figure.draw(

@@ -11,7 +11,7 @@ import pytest
 
 from tests import tiny
 from tokenlearner_flexivit import models
-from tokenlearner_flexivit.analysis import token_maps, video_maps
+from tokenlearner_flexivit.analysis import outputs, token_maps, video_maps
 from tokenlearner_flexivit.figures import overlay
 from tokenlearner_flexivit.inference import runs
 from tokenlearner_flexivit.run import workdir
@@ -114,6 +114,27 @@ def test_a_picture_has_a_row_for_each_image_and_patch_size():
   shown = overlay.displayable(IMAGES[0])
   expected = overlay.overlay(shown, maps[0, 1])
   chex.assert_trees_all_close(np.asarray(drawn), expected)
+
+
+def test_patches_of_a_segmenter_stay_at_their_places():
+  """It pads images up to whole patches, so that 5 px cut 12x24 into 3x5."""
+  model = models.Segmenter(
+    **SMALL,
+    patch_size=(6, 6),
+    posemb_grid=(2, 4),
+    token_learner=dict(layer=0, num_tokens=2),
+  )
+  params = init(model)
+  maps = token_maps.token_maps(model, params, IMAGES, patch_size=5)
+  chex.assert_shape(maps, (2, 2, 3, 5))
+  shown = outputs.without_padding(model, maps, (12, 24), 5)
+  chex.assert_shape(shown, (2, 2, 12, 24))
+  rows, columns = np.arange(12) // 5, np.arange(24) // 5
+  np.testing.assert_array_equal(shown, maps[:, :, rows][..., columns])
+  assert outputs.without_padding(model, maps, (12, 24), (4, 6)) is maps
+  drawn = token_maps.image_figure(model, params, IMAGES, patch_sizes=(6, 5))
+  labels = drawn.axes[0].get_yticklabels()
+  assert [label.get_text() for label in labels] == ["patch 6", "patch 5"] * 2
 
 
 def test_the_heaviest_patch_has_the_last_colour():

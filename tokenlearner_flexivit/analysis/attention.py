@@ -327,7 +327,15 @@ def figure(
   ways = {"rollout": rollout, "relevance": relevance}
   if method not in ways:
     raise ValueError(f"method={method!r} must be one of {list(ways)}.")
-  maps = [ways[method](model, params, images, s) for s in settings]
+  maps = [
+    outputs_lib.without_padding(
+      model,
+      ways[method](model, params, images, setting),
+      images.shape[1:3],
+      setting.get("patch_size"),
+    )
+    for setting in settings
+  ]
   answers = [[""] * len(images) for _ in settings]
   if outputs_lib.classifies(model):
     answers = [

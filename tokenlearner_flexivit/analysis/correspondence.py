@@ -78,9 +78,11 @@ def tokens(
     float32 [B, h, w, D].
 
   Raises:
-    ValueError: an unknown entry (the error lists the known ones), or an entry
-      without a token for each patch, such as learned tokens.
+    ValueError: an unknown entry (the error lists the known ones), an entry
+      without a token for each patch, such as learned tokens, or patches that
+      reach beyond the images, whose places would be others.
   """
+  outputs.check_tiles(model, images.shape[1:3], setting)
   out = outputs.named(model, params, images, setting, (name, "stem"))
   x, (h, w) = out[name], out["stem"].shape[1:3]
   learned = _is_learned(model, setting, name)

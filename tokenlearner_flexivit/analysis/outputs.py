@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import dials
-from tokenlearner_flexivit.models import protocol
+from tokenlearner_flexivit import dials, models
+from tokenlearner_flexivit.models import protocol, tiling
 
 ANSWER = "answer"
 
@@ -32,6 +33,48 @@ def check_classifies(model: Any, advice: str) -> None:
       f"The model is a {type(model).__name__}, which answers by "
       f"{model.answers}. {advice}"
     )
+
+
+def without_padding(
+  model: Any,
+  maps: np.ndarray,
+  size: Sequence[int],
+  patch_size: tiling.Size | None,
+) -> np.ndarray:
+  """Returns maps of the patches that lie over images.
+
+  A segmenter pads images up to whole patches. Its maps then become maps of the
+  pixels, so that each patch stays at its place.
+
+  Args:
+    model: as `named` takes it.
+    maps: [..., h, w].
+    size: height and width of the images.
+    patch_size: that the maps are of; None for the model's own.
+  """
+  if not isinstance(model, models.Segmenter):
+    return maps
+  height, width = size
+  padded = model.padded_size(size, patch_size)
+  if padded == (height, width):
+    return maps
+  down, across = (p // n for p, n in zip(padded, maps.shape[-2:], strict=True))
+  pixels = maps.repeat(down, axis=-2).repeat(across, axis=-1)
+  return pixels[..., :height, :width]
+
+
+def check_tiles(
+  model: Any, size: Sequence[int], setting: dials.Setting
+) -> None:
+  """Raises ValueError if patches do not divide images, but reach beyond them.
+
+  Args:
+    model: a `models.ViT`.
+    size: height and width of the images.
+    setting: of the dials.
+  """
+  patch_size = setting.get("patch_size") or model.own_patch_size
+  tiling.check_patch_size(tuple(size), patch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))

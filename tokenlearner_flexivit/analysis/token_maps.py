@@ -137,7 +137,12 @@ def image_figure(
   sizes = [model.patch_size if p is None else p for p in patch_sizes]
   choice = dict(num_tokens=num_tokens, name=name)
   maps = [
-    token_maps(model, params, images, patch_size=size, **choice)
+    outputs.without_padding(
+      model,
+      token_maps(model, params, images, patch_size=size, **choice),
+      images.shape[1:3],
+      size,
+    )
     for size in sizes
   ]
   captions = captions or [""] * len(images)
