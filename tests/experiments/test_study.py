@@ -21,6 +21,7 @@ COMMITTED = [
   ("token_learner_placement.run", "cpu"),
   ("transfer_detection.longer", "cpu"),
   ("transfer_detection.run", "cpu"),
+  ("transfer_panoptic.run", "cpu"),
   ("transfer_retrieval.counts", "cpu"),
   ("transfer_retrieval.run", "cpu"),
   ("transfer_segmentation.run", "cpu"),
