@@ -243,21 +243,24 @@ def _claim_on_labels(flexi: Sequence[Run]) -> study.Row:
 def _claim_on_fixed(flexi: Sequence[Run], fixed: Sequence[Run]) -> study.Row:
   """Judges Figure 25's comparison, by what linear probes find."""
   alone, ours = _shares(fixed), _shares(flexi)
-  known = [size for size in alone if alone[size] and ours.get(size)]
-  differences = {size: _mean(ours[size]) - _mean(alone[size]) for size in known}
-  unknown = [
-    size.removeprefix("patch")
+  # Runs come in the order of their seeds. A seed counts if both are known.
+  by_size = {
+    size: [
+      a - b
+      for a, b in zip(ours[size], alone[size], strict=False)
+      if a is not None and b is not None
+    ]
     for size in alone
-    if size in ours and size not in known
+    if size in ours
+  }
+  known = {size: values for size, values in by_size.items() if values}
+  unknown = [
+    size.removeprefix("patch") for size in by_size if size not in known
   ]
-  measured = [_listed(differences, signed=True) + " points"] * bool(known)
+  measured = [_listed(_means(known), signed=True) + " points"] * bool(known)
   if unknown:
     measured.append(f"{', '.join(unknown)}: probes find neither beyond chance")
-  # Seeds that know something come in pairs, in their order.
-  by_seed = [
-    [a - b for a, b in zip(ours[size], alone[size], strict=False)]
-    for size in known
-  ]
+  by_seed = known.values()
   return seeds.claim(
     "shape against texture is like in the ViT of that patch size alone",
     "FlexiViT, Figure 25 (as reported)",
@@ -269,17 +272,16 @@ def _claim_on_fixed(flexi: Sequence[Run], fixed: Sequence[Run]) -> study.Row:
   )
 
 
-def _shares(runs: Sequence[Run]) -> dict[str, list[float]]:
-  """Returns `shape_share` of runs by patch size, an empty list where unknown.
+def _shares(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+  """Returns `shape_share` of runs by patch size, None where it is unknown.
 
   Runs need not have the same patch sizes.
   """
-  shares: dict[str, list[float]] = {}
+  shares: dict[str, list[float | None]] = {}
   for run in runs:
     known = shape_share(run)
     for row in run["labels"]:
-      values = shares.setdefault(row["name"], [])
-      values += [known[row["name"]]] if row["name"] in known else []
+      shares.setdefault(row["name"], []).append(known.get(row["name"]))
   return shares
 
 

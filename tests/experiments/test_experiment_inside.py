@@ -145,9 +145,10 @@ def test_probes_below_chance_count_as_nothing():
   claim = judge([flexivit()], [none])[-1]
   assert claim["verdict"] == "undecided"
   assert claim["measured"] == "6: probes find neither beyond chance"
-  # Other seeds know.
-  again = {**none, "labels": flexivit()["labels"]}
-  assert judge([flexivit()] * 2, [none, again, again])[-1]["verdict"] == "yes"
+  # Other seeds know, and each is compared with the same seed.
+  again = {**none, "labels": flexivit()["labels"][1:]}
+  others = [flexivit(shape=0.9), flexivit(), flexivit()]
+  assert judge(others, [none, again, again])[-1]["verdict"] == "yes"
 
 
 @pytest.mark.parametrize("shape, like", [(0.1, "yes"), (0.5, "no")])
