@@ -140,7 +140,7 @@ def test_lit_starts_from_two_towers_with_a_bias(tmp_path, loss):
     **size,
     patch_size=8,
     posemb_grid=3,
-    text=dict(size, vocab_size=9, max_len=8),
+    text=dict(size, vocab_size=49_408, max_len=8),
     bias_init=-10.0,
   )
   params = tiny.init(towers, np.zeros((1, 24, 24, 3)))

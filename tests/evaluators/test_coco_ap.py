@@ -74,7 +74,7 @@ def test_crowds_alone_have_no_precision(labels):
   made = object.__new__(detection.Evaluator)
   made._where, made.settings, made._answers = "config.evals.x", (), {}
   made._nothing, made._gather = tuple, lambda _, rows: rows
-  made._inputs = lambda batch: {}
+  made._inputs, made._in_use = lambda batch: {}, lambda params: params
   truth = dict(
     size=np.full((1, 2), 8),
     boxes=np.array([[[0, 0, 1, 1], [0, 0, 0, 0]]]),

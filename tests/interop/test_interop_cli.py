@@ -44,7 +44,7 @@ def test_what_convert_leaves_out_is_not_made_anew(
       file["embedding/kernel"], params["embedding"]["kernel"]
     )
   assert interop.describe(other).model["num_classes"] is None
-  with pytest.raises(SystemExit, match="Only the head and what"):
+  with pytest.raises(SystemExit, match="Only the head, the coder"):
     cli.main([*turn, "Transformer/TokenLearner_0"])
 
 

@@ -257,7 +257,7 @@ def test_maps_of_a_run_move_in_time(workdir, tmp_path, capsys):
   write_video(mine, 3)  # Shorter than a clip, which begins anew then.
   arguments = ["--workdir", str(workdir), "--output", str(output)]
   video_maps.main([*arguments, "--videos", str(mine), "--num_tokens=1"])
-  assert "Maps of 1 videos" in capsys.readouterr().out
+  assert "Maps of 1 video:" in capsys.readouterr().out
   with Image.open(output.with_suffix(".gif")) as moving:
     assert moving.size == (220, 108 + gap + 2 * line)
   mine.write_bytes(b"no video")
