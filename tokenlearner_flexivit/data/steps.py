@@ -9,8 +9,8 @@ import numpy as np
 
 Example = dict[str, Any]
 
-# The numbers of the classes of boxes, -1 for padding, which follow the boxes.
-BOX_LABEL = "box_label"
+# Boxes, and the numbers of their classes, -1 for padding.
+BOXES, BOX_LABEL = "boxes", "box_label"
 
 
 def as_names(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def write_arrays(answer: Any, path: str | os.PathLike) -> pathlib.Path:
 
 
 class Answers:
-  """How the answers of a task are shown; the defaults serve any structure.
+  """Shows the answers of a task; the defaults serve any structure.
 
   Attributes:
     answer_text: says of the result of `predict` what its numbers are, for the

@@ -11,9 +11,8 @@ from jaxtyping import UInt8
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data.ops import geometry
+from tokenlearner_flexivit.data.steps import BOXES
 from tokenlearner_flexivit.tasks import base
-
-BOXES = "boxes"
 
 
 class BoxAnswers(base.Task):

@@ -23,7 +23,7 @@ from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import dials, models
 from tokenlearner_flexivit.data import vocabulary as vocabularies
-from tokenlearner_flexivit.data.steps import BOX_LABEL
+from tokenlearner_flexivit.data.steps import BOX_LABEL, BOXES
 from tokenlearner_flexivit.models import detection_heads
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import (
@@ -34,7 +34,6 @@ from tokenlearner_flexivit.tasks import (
   views,
 )
 from tokenlearner_flexivit.tasks import boxes as boxes_lib
-from tokenlearner_flexivit.tasks.box_answers import BOXES
 
 NORMALIZATIONS = ("per_example", "global")
 _MAX_LEN = 16  # As published.
@@ -268,29 +267,8 @@ class Detection(box_answers.BoxAnswers):
     self._check_boxes(batch, "config.data")
 
   def _check_boxes(self, batch: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises ValueError for boxes or labels that the model cannot learn."""
-    boxes, labels = np.asarray(batch[BOXES]), np.asarray(batch[BOX_LABEL])
-    if boxes.shape != (*labels.shape, 4) or labels.dtype.kind not in "iu":
-      raise ValueError(
-        f"{where} gives {BOXES!r} the shape {list(boxes.shape)} and "
-        f"{BOX_LABEL!r} {labels.dtype}{list(labels.shape)}. Make both by "
-        "objects(...)."
-      )
-    if labels.size and labels.max() >= len(self.class_names):
-      raise ValueError(
-        f"{where} gives a box the label {labels.max()}, but the classes are 0 "
-        f"to {len(self.class_names) - 1}."
-      )
-    real = boxes[labels >= 0]
-    # A comparison is false for NaN.
-    fine = (real >= 0) & (real <= 1)
-    fine &= np.concatenate([real[:, :2] < real[:, 2:]] * 2, axis=1)
-    if not fine.all():
-      wrong = real[~fine.all(axis=1)][0].tolist()
-      raise ValueError(
-        f"{where} gives the box {wrong}. Boxes are (ymin, xmin, ymax, xmax) in "
-        "[0, 1] and have an area."
-      )
+    number = len(self.class_names)
+    boxes_lib.check(batch[BOXES], batch[BOX_LABEL], number, where)
 
   def prepare(
     self,
