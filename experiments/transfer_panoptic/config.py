@@ -34,8 +34,6 @@ class Scale(scales.Scale):
     map_batch: its images per step.
     map_test: the split that is evaluated.
     numbers: of learned tokens, from few to many.
-    compared: those of `numbers` that have a training each, to be compared with
-      averages.
   """
 
   code_steps: int
@@ -43,7 +41,6 @@ class Scale(scales.Scale):
   map_batch: int
   map_test: str
   numbers: tuple[int, ...]
-  compared: tuple[int, ...]
 
 
 SCALES = {
@@ -56,7 +53,6 @@ SCALES = {
     map_batch=16,
     map_test="test[:1000]",
     numbers=(4, 8, 16),
-    compared=(4, 16),
   )
 }
 
@@ -112,7 +108,7 @@ def cells_by_name(scale: Scale) -> dict[str, Cell]:
     Cell(ANY_SIZE, "flexible", scale.sizes),
     Cell(BOTH_DIALS, "flexible", scale.sizes, "1.1", numbers),
   ]
-  for number in scale.compared:
+  for number in scale.numbers:
     for name, version in (
       (learned(number), "1.1"),
       (averages(number), "average"),

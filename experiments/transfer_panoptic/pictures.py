@@ -62,7 +62,7 @@ def figures(outcome: study.Outcome) -> dict[str, drawing.Figure]:
     axes.set_xlabel("patch size it is used at")
   _draw_tokens(tokens, scale, measured)
   tokens.set_title(f"Patch size {scale.middle}: learned, or averages")
-  tokens.set_xticks(range(len(scale.compared)), map(str, scale.compared))
+  tokens.set_xticks(range(len(scale.numbers)), map(str, scale.numbers))
   tokens.set_xlabel("tokens that the decoder reads")
   best = outcome.rows[0]["ceiling"]["mean"]
   for axes in (by_size, dials, tokens):
@@ -85,7 +85,5 @@ def _draw_tokens(axes: Any, scale: config.Scale, measured: Measured) -> None:
     (config.learned, "learned", "o-", "#0072b2"),
     (config.averages, "averages over rectangles", "s-", "#e69f00"),
   ):
-    curve = {
-      n: measured[cell(n)][n]["PQ"][scale.middle] for n in scale.compared
-    }
-    curves.draw(axes, scale.compared, curve, label, style, color)
+    curve = {n: measured[cell(n)][n]["PQ"][scale.middle] for n in scale.numbers}
+    curves.draw(axes, scale.numbers, curve, label, style, color)

@@ -74,7 +74,7 @@ def claims(outcome: study.Outcome) -> list[study.Row]:
       quality(config.learned(number), number)[scale.middle],
       quality(config.averages(number), number)[scale.middle],
     )
-    for number in scale.compared
+    for number in scale.numbers
   }
   most = scale.numbers[-1]
   return [
