@@ -231,8 +231,8 @@ class Contrastive(base.Task):
     stored = before.get("vocabulary")
     # That of the captions shows whether these have changed.
     if stored is not None and stored["name"] != vocabularies.WORDS:
-      given = data_section.get("vocabulary")
-      data_section = {**data_section, "vocabulary": given or stored}
+      asked = data_section.get("vocabulary")
+      data_section = {**data_section, "vocabulary": asked or stored}
     return cls.about(model_section, data_section, source)
 
   @classmethod
