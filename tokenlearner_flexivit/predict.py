@@ -15,28 +15,24 @@ hf://owner/name. Each has `--help`.
 """
 
 import argparse
-import csv
-import dataclasses
-import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenlearner_flexivit import arguments, dials, tasks, terminal
+from tokenlearner_flexivit import arguments, dials, terminal
 from tokenlearner_flexivit.inference import (
-  Label,
   Prediction,
   Predictor,
-  Trained,
   export,
   model_card,
+  printed,
+  written,
 )
 from tokenlearner_flexivit.inference import images as images_lib
 from tokenlearner_flexivit.inference import profile as profile_lib
 from tokenlearner_flexivit.run import program_cache
-from tokenlearner_flexivit.run import workdir as workdir_lib
 
 # Images whose answers to files are in memory together.
 _MAX_UNWRITTEN = 64
@@ -156,7 +152,7 @@ def _predict(argv: Sequence[str]) -> bool:
         "classifies. Give --csv or --json."
       )
     ends = predictor.trained.task.written_ends
-    files = _files(export.check_new(args.output), images, ends)
+    files = written.paths(export.check_new(args.output), images, ends)
   if args.profile:
     predictor.remember(profile_lib.read(args.profile))
   elif args.budget_ms is not None:
@@ -167,16 +163,18 @@ def _predict(argv: Sequence[str]) -> bool:
   predictions = _in_calls(predictor, images, args, labels)
   trained = predictor.trained
   if files:
-    predictions = list(_written(files, predictions, trained))
+    predictions = list(written.write(files, predictions, trained))
     if any(prediction.error is None for prediction in predictions):
       print(f"Saved the answers in {args.output}.")
   else:
     predictions = list(predictions)
     about = images, predictions, trained
     if args.csv:
-      print(_as_csv(*about))
+      print(printed.as_csv(*about))
+    elif args.json:
+      print(printed.as_json(*about))
     else:
-      print(_as_json(*about) if args.json else _as_text(*about, args.top_k))
+      print(printed.as_text(*about, args.top_k))
   failed = 0
   for image, prediction in zip(images, predictions, strict=True):
     if prediction.error is not None:
@@ -229,141 +227,6 @@ def _in_calls(
   for start in range(0, len(images), number):
     part = images[start : start + number]
     yield from predictor.answer(part, setting, args.top_k, labels)
-
-
-def _as_json(
-  images: Sequence[str], predictions: Sequence[Prediction], trained: Trained
-) -> str:
-  answers = []
-  for image, prediction in zip(images, predictions, strict=True):
-    if prediction.error is None:
-      known = {"labels": [label._asdict() for label in prediction.labels]}
-      if prediction.answer is not None:
-        known = {"answer": trained.task.in_json(prediction.answer)}
-      answers.append({"image": image, **known})
-    else:
-      answers.append({"image": image, "error": prediction.error})
-  setting = predictions[0].setting.row
-  content = {**setting, "predictions": answers}
-  return workdir_lib.as_json(content, indent=2)
-
-
-def _as_csv(
-  images: Sequence[str], predictions: Sequence[Prediction], trained: Trained
-) -> str:
-  """Returns CSV: lines of each answer, or one with the error of an image.
-
-  Raises:
-    ValueError: the answers do not suit a table.
-  """
-  lines, columns = [], {}
-  if trained.classifies:  # Even if all images have errors.
-    columns = dict.fromkeys(("rank", *Label._fields))
-  for image, prediction in zip(images, predictions, strict=True):
-    rows = [{"error": prediction.error}]
-    if prediction.error is None:
-      rows = _rows(prediction, trained.task)
-      columns |= dict.fromkeys(key for row in rows for key in row)
-    lines += [{"image": image, **row} for row in rows or [{}]]
-  text = io.StringIO()
-  names = ("image", *columns, "error")
-  writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(lines)
-  return text.getvalue().rstrip("\n")
-
-
-def _rows(prediction: Prediction, task: tasks.Task) -> list[dict[str, Any]]:
-  """Returns the rows of an answer, for CSV."""
-  if prediction.answer is None:
-    return [
-      {"rank": rank, **label._asdict()}
-      for rank, label in enumerate(prediction.labels, start=1)
-    ]
-  try:
-    rows = task.rows(prediction.answer)
-  except ValueError as error:
-    raise ValueError(
-      f"--csv: {error} Give --output=FOLDER for a file per image, or --json."
-    ) from None
-  for name in ("image", "error"):
-    if any(name in row for row in rows):
-      raise ValueError(
-        f"--csv: the answer has an entry {name!r}, as another column is "
-        "called. Give --json."
-      )
-  return rows
-
-
-def _files(
-  folder: pathlib.Path, images: Sequence[str], ends: Sequence[str]
-) -> dict[pathlib.Path, str]:
-  """Returns the files to write, without suffix, with the image of each.
-
-  They lie in the folder as the images lie in the deepest folder of all.
-
-  Args:
-    folder: gets the files.
-    images: paths.
-    ends: `Task.written_ends`.
-
-  Raises:
-    ValueError: two images would have a file of the same name.
-  """
-  absolute = [os.path.abspath(os.path.expanduser(name)) for name in images]
-  root = os.path.commonpath([os.path.dirname(name) for name in absolute])
-  files, taken = {}, {}
-  for image, name in zip(images, absolute, strict=True):
-    file = folder / pathlib.Path(os.path.relpath(name, root)).with_suffix("")
-    for written in (file.with_name(f"{file.name}{end}") for end in ends):
-      if (other := taken.setdefault(written, image)) != image or file in files:
-        raise ValueError(
-          f"--output: {other} and {image} would be written to the same file. "
-          "Give them in two calls."
-        )
-    files[file] = image
-  return files
-
-
-def _written(
-  files: Mapping[pathlib.Path, str],
-  predictions: Iterable[Prediction],
-  trained: Trained,
-) -> Iterator[Prediction]:
-  """Writes a file for each answer, and its picture; yields what is left.
-
-  The task decides on both.
-  """
-  task, preparation = trained.task, trained.preparation()
-  # Images are decoded again only for a task that draws into them.
-  draws = type(task).draw is not tasks.Task.draw
-  for (file, image), prediction in zip(files.items(), predictions, strict=True):
-    if prediction.error is None:
-      file.parent.mkdir(parents=True, exist_ok=True)
-      task.write(prediction.answer, file)
-      if draws and task.model.input == "image":
-        picture = file.with_name(f"{file.name}.png")
-        task.draw(prediction.answer, preparation.original(image), picture)
-    yield dataclasses.replace(prediction, answer=None)
-
-
-def _as_text(
-  images: Sequence[str],
-  predictions: Sequence[Prediction],
-  trained: Trained,
-  top_k: int,
-) -> str:
-  lines = [f"Setting {predictions[0].setting.name}."]
-  for image, prediction in zip(images, predictions, strict=True):
-    if prediction.error is None:
-      shown = ", ".join(
-        f"{i if name is None else name} {100 * probability:.1f} %"
-        for i, name, probability in prediction.labels
-      )
-      if prediction.answer is not None:
-        shown = trained.task.in_words(prediction.answer, top_k)
-      lines.append(f"{image}: {shown}")
-  return "\n".join(lines)
 
 
 def _profile(argv: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.inference.conftest import NAMES
 from tokenlearner_flexivit import predict
-from tokenlearner_flexivit.inference import Predictor, profile
+from tokenlearner_flexivit.inference import Predictor, profile, written
 from tokenlearner_flexivit.tasks import panoptic
 
 
@@ -122,19 +122,19 @@ def test_files_of_answers_lie_as_the_images_do(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   out = tmp_path / "out"
   names = ["a/b/c/1.jpg", f"{tmp_path}/a/b/2.v2.png", "a/d/1.jpg"]
-  assert predict._files(out, names, [""]) == {
+  assert written.paths(out, names, [""]) == {
     out / "b/c/1": names[0],
     out / "b/2.v2": names[1],
     out / "d/1": names[2],
   }
-  assert predict._files(out, ["a/1.jpg"], [""]) == {out / "1": "a/1.jpg"}
+  assert written.paths(out, ["a/1.jpg"], [""]) == {out / "1": "a/1.jpg"}
   with pytest.raises(ValueError, match=r"a/1\.jpg and a/1\.png would be"):
-    predict._files(out, ["a/1.jpg", "a/1.png"], [""])
+    written.paths(out, ["a/1.jpg", "a/1.png"], [""])
   # A picture of the second would be the ids of the first.
   named = ["1.jpg", "1_ids.jpg"]
-  assert len(predict._files(out, named, [""])) == 2
+  assert len(written.paths(out, named, [""])) == 2
   with pytest.raises(ValueError, match=r"1\.jpg and 1_ids\.jpg would be"):
-    predict._files(out, named, panoptic.Panoptic.written_ends)
+    written.paths(out, named, panoptic.Panoptic.written_ends)
 
 
 def test_the_budget_is_that_of_a_call(run, photo, tmp_path, capsys):
