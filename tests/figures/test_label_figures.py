@@ -57,6 +57,19 @@ def test_long_names_without_spaces_are_cut_off(figure):
   assert "..." not in texts and "[...]" not in texts
 
 
+def test_names_stand_in_their_segments():
+  numbers = np.zeros((40, 60), np.int32)
+  numbers[:10, 50:], numbers[30:, 5:20], numbers[0, 0] = 1, 2, 3
+  cell = segments.Cell(numbers, np.array([0, 1, 1]))
+  drawn = segments.picture(cell, ["sky", "sea"])
+  scale = drawn.axes[0].images[0].get_array().shape[0] / 40
+  told = {}
+  for text in drawn.axes[0].texts:
+    x, y = (int(value // scale) for value in text.get_position())
+    told[text.get_text()] = numbers[y, x]
+  assert told == {"sky": 1, "sea": 2}  # A single pixel has no name.
+
+
 def test_a_strip_of_one_row_of_pixels_has_colours():
   strip = np.zeros((1, 2000), int)
   drawn = label_maps.figure(

@@ -1,6 +1,7 @@
 """Panoptic tasks: predictions and losses as published, answers, errors."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,24 @@ def test_segments_are_told_and_written(tmp_path):
   picture = tmp_path / "photo.png"
   task.draw(restored(), np.zeros((4, 6, 3), np.uint8), picture)
   assert np.asarray(Image.open(picture)).shape[1] >= 600
+
+
+def test_the_time_of_rows_does_not_grow_with_the_number_of_segments():
+  side, cells = 600, 50
+  many = np.arange(side) // (side // cells)
+  many = (1 + many[:, None] * cells + many).astype(np.int32)
+  task, seconds = make_task(), []
+  for segments in (np.ones_like(many), many):
+    classes = np.zeros(segments.max(), np.int32)
+    start = time.perf_counter()
+    rows = task.rows({"segments": segments, "classes": classes})
+    seconds.append(time.perf_counter() - start)
+  assert len(rows) == cells**2
+  by_id = {row["id"]: row for row in rows}
+  keys = ("xmin", "ymin", "xmax", "ymax")
+  assert [by_id[cells + 3][key] for key in keys] == [24, 12, 36, 24]
+  assert by_id[7]["share"] == 1 / cells**2
+  assert seconds[1] < 0.2 + 20 * seconds[0]
 
 
 def test_void_is_the_first_label_and_the_first_instance():

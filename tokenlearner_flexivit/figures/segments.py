@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
+from scipy import ndimage
 
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.figures import drawing, palette
@@ -116,15 +117,19 @@ def picture(cell: Cell, names: Sequence[str]) -> drawing.Figure:
   axes.imshow(pixels, interpolation="antialiased")
   axes.set_axis_off()
   larger = len(pixels) / height
-  for number, label in enumerate(cell.classes.tolist(), start=1):
-    y, x = np.nonzero(cell.segments == number)
-    if len(y) < _NAMED * cell.segments.size:
+  areas = np.bincount(cell.segments.ravel()).tolist()
+  windows = ndimage.find_objects(cell.segments)
+  for number, (label, window) in enumerate(
+    zip(cell.classes.tolist(), windows, strict=True), start=1
+  ):
+    if areas[number] < _NAMED * cell.segments.size:
       continue
+    y, x = np.nonzero(cell.segments[window] == number)
     # The pixel of the segment nearest to its centre lies in it.
     nearest = ((y - y.mean()) ** 2 + (x - x.mean()) ** 2).argmin()
     axes.text(
-      (x[nearest] + 0.5) * larger,
-      (y[nearest] + 0.5) * larger,
+      (window[1].start + x[nearest] + 0.5) * larger,
+      (window[0].start + y[nearest] + 0.5) * larger,
       terminal.shortened(names[label], 24),
       fontsize=9,
       color="black",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Integer, Shaped, UInt8
 from PIL import Image
+from scipy import ndimage
 
 from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
@@ -258,20 +259,25 @@ class PanopticAnswers(base.Task):
       answer: of `restore`.
     """
     segments, names = answer[SEGMENTS], self._names()
+    areas = np.bincount(segments.ravel()).tolist()
     rows = []
-    for number, label in enumerate(answer[CLASSES].tolist(), start=1):
-      y, x = np.nonzero(segments == number)
+    for number, (label, (y, x)) in enumerate(
+      zip(
+        answer[CLASSES].tolist(), ndimage.find_objects(segments), strict=True
+      ),
+      start=1,
+    ):
       rows.append(
         {
           "id": number,
           "index": label,
           "class": names[label],
           "kind": "stuff" if label in self.stuff else "thing",
-          "share": len(y) / segments.size,
-          "xmin": int(x.min()),
-          "ymin": int(y.min()),
-          "xmax": int(x.max()) + 1,
-          "ymax": int(y.max()) + 1,
+          "share": areas[number] / segments.size,
+          "xmin": x.start,
+          "ymin": y.start,
+          "xmax": x.stop,
+          "ymax": y.stop,
         }
       )
     return sorted(rows, key=lambda row: -row["share"])
@@ -322,6 +328,7 @@ class PanopticAnswers(base.Task):
     colours = np.stack([numbers >> shift & 255 for shift in (0, 8, 16)], -1)
     with paths.whole(ids) as partial, partial.open("wb") as file:
       Image.fromarray(colours.astype(np.uint8)).save(file, format="PNG")
+    areas = np.bincount(numbers.ravel()).tolist()
     content = {
       "file_name": ids.name,
       "segments_info": [
@@ -330,7 +337,7 @@ class PanopticAnswers(base.Task):
           "category_id": row["index"],
           "category": row["class"],
           "isthing": int(row["kind"] == "thing"),
-          "area": int((answer[SEGMENTS] == row["id"]).sum()),
+          "area": areas[row["id"]],
           "bbox": [
             row["xmin"],
             row["ymin"],

@@ -1,5 +1,7 @@
 """Sizes from the beginnings of image files."""
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +54,32 @@ def test_orientations_of_other_formats(tmp_path):
     picture().save(tmp_path / name, exif=exif)
     header = image_header.read(tmp_path / name)
     assert header.stored == (5, 7) and header.upright == (7, 5)
+
+
+@pytest.mark.parametrize("size", [9, 300])
+@pytest.mark.parametrize("decoys", [b"", b"eXIf", b"\0\0\0\4eXIfabcd1234"])
+def test_orientations_behind_the_pixels_of_a_png(tmp_path, size, decoys):
+  """As programs write them that do not move the pixels."""
+  noise = np.random.default_rng(0).integers(0, 256, (size, 7, 3), np.uint8)
+  Image.fromarray(noise).save(tmp_path / "a.png", compress_level=0)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  exif = exif.tobytes().removeprefix(b"Exif\0\0")
+  data = (tmp_path / "a.png").read_bytes()
+  (tmp_path / "a.png").write_bytes(
+    data[:-12]
+    + chunk(b"teSt", bytes(200_000) + decoys)
+    + chunk(b"eXIf", exif)
+    + chunk(b"tEXt", b"a\0b")
+    + data[-12:]
+  )
+  header = image_header.read(tmp_path / "a.png")
+  assert header.orientation == 6 and header.upright == (7, size)
+
+
+def chunk(name, content):
+  size, checksum = len(content), zlib.crc32(name + content)
+  return size.to_bytes(4) + name + content + checksum.to_bytes(4)
 
 
 def test_images_too_large_for_pillow_are_told(tmp_path, monkeypatch):

@@ -50,6 +50,26 @@ def orientation(data: bytes) -> int:
   return numbers[0] if numbers and numbers[0] in _TURNS else 1
 
 
+def orientation_at_end(data: bytes) -> int:
+  """Returns the EXIF orientation that the last bytes of a PNG file tell.
+
+  Args:
+    data: the end of the file, from anywhere on.
+
+  Returns:
+    1 to 8; 1 without EXIF.
+  """
+  start = data.find(b"eXIf")
+  while start >= 0:
+    end = start + 4 + int.from_bytes(data[max(start - 4, 0) : start])
+    # Compressed pixels may look like a name, but have no such checksum.
+    if zlib.crc32(data[start:end]).to_bytes(4) == data[end : end + 4]:
+      size = data[start - 4 : start]
+      return orientation(_PNG + size + data[start : end + 4])
+    start = data.find(b"eXIf", start + 1)
+  return 1
+
+
 def as_stored(data: bytes) -> bytes:
   """Returns a file whose EXIF data no longer ask to turn the image.
 

@@ -81,7 +81,13 @@ def read(path: str | os.PathLike) -> Header:
     with open(path, "rb", buffering=0) as file:
       data = file.read(_BYTES)
       if data.startswith(_PNG) and len(data) > 25:
-        return _png(data)
+        header = _png(data)
+        if len(data) == _BYTES and b"eXIf" not in data:
+          # EXIF data may stand behind the pixels.
+          file.seek(max(_BYTES, os.fstat(file.fileno()).st_size - _BYTES))
+          number = exif.orientation_at_end(file.read(_BYTES))
+          header = header._replace(orientation=number)
+        return header
       if data.startswith(_JPEG):
         try:
           return _jpeg(data)
