@@ -186,7 +186,9 @@ def test_a_folder_is_listed_once_as_long_as_it_does_not_change(
   listed = []
   original = image_listing._list
   monkeypatch.setattr(
-    image_listing, "_list", lambda root: listed.append(root) or original(root)
+    image_listing,
+    "_list",
+    lambda root, stamp: listed.append(root) or original(root, stamp),
   )
   parts = [open_folder(tmp_path, s) for s in ("train[90%:]", "all")]
   assert not listed

@@ -8,14 +8,12 @@ import importlib.util
 import itertools
 import os
 import pathlib
-import threading
-import time
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
 
 from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import file_cache
 
 EXTENSIONS = (
   *(".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jfif", ".png"),
@@ -41,14 +39,6 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _THREADS = 32
 # How many files a thread opens as one task.
 _CHUNK = 256
-# A folder that changed so shortly before it was listed may change again within
-# the resolution of the file system's clock.
-SAME_TIME_NS = 2 * 10**9
-
-_listings: "weakref.WeakValueDictionary[str, Listing]" = (
-  weakref.WeakValueDictionary()
-)
-_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,8 +57,6 @@ class Listing:
       and long to be sent to processes.
     ends: position in `names` at which each name ends, int64 [N].
     labels: indices into `class_names`, int32 [N].
-    changed: times at which the folder and its class folders changed, before
-      they were listed.
   """
 
   root: pathlib.Path
@@ -76,7 +64,6 @@ class Listing:
   names: bytes
   ends: np.ndarray
   labels: np.ndarray
-  changed: list[int]
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -100,6 +87,9 @@ class Listing:
     return state.hexdigest()
 
 
+_listings: file_cache.FileCache[Listing] = file_cache.FileCache()
+
+
 def list_images(root: pathlib.Path) -> Listing:
   """Lists the images of the class folders in `root`.
 
@@ -120,23 +110,7 @@ def list_images(root: pathlib.Path) -> Listing:
       how many there are.
   """
   root = pathlib.Path(os.path.abspath(root))
-  with _lock:
-    listing = _listings.get(str(root))
-    if listing is None or listing.changed != _changed(
-      root, listing.class_names
-    ):
-      _listings[str(root)] = listing = _list(root)
-    return listing
-
-
-def _changed(root: pathlib.Path, class_names: Sequence[str]) -> list[int]:
-  """Returns when the folder and its class folders changed, in nanoseconds."""
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    paths = [root, *(root / name for name in class_names)]
-    try:
-      return list(pool.map(lambda path: path.stat().st_mtime_ns, paths))
-    except FileNotFoundError:  # A folder is gone.
-      return []
+  return _listings.get(str(root), lambda stamp: _list(root, stamp))
 
 
 def is_image(name: str) -> bool:
@@ -159,13 +133,11 @@ def class_folders(path: pathlib.Path) -> list[str]:
   return [entry.name for entry in entries if entry.is_dir()]
 
 
-def _list(root: pathlib.Path) -> Listing:
+def _list(root: pathlib.Path, stamp: file_cache.Stamp) -> Listing:
   """Returns a new listing, or raises the errors of `list_images`."""
-  now = time.time_ns()
+  stamp.add([root])
   classes = class_folders(root)
-  changed = _changed(root, classes)
-  if max(changed, default=now) > now - SAME_TIME_NS:
-    changed = [-1]  # Never up to date.
+  stamp.add(root / name for name in classes)
   bad = []
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     parts = list(pool.map(_list_class, [root / name for name in classes]))
@@ -189,7 +161,7 @@ def _list(root: pathlib.Path) -> Listing:
     if is_image(entry.name) and not splits.is_folder(entry)
   ]
   _check(root, bad)
-  return Listing(root, classes, *_put_in_order(classes, parts), changed)
+  return Listing(root, classes, *_put_in_order(classes, parts))
 
 
 @dataclasses.dataclass

@@ -6,10 +6,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import threading
-import time
-import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +13,7 @@ import numpy as np
 from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import image_listing
+from tokenlearner_flexivit.data.sources import file_cache, image_listing
 
 PREFIX = "images:"
 SPLIT = "train"
@@ -110,18 +106,13 @@ class _Listing:
   Attributes:
     files: their paths relative to it, in the order of their hashes.
     others: how many other files there are, by suffix.
-    changed: times at which the folders changed, before they were listed.
   """
 
   files: list[bytes]
   others: collections.Counter[str]
-  changed: Mapping[str, int]
 
 
-_listings: "weakref.WeakValueDictionary[str, _Listing]" = (
-  weakref.WeakValueDictionary()
-)
-_lock = threading.Lock()
+_listings: file_cache.FileCache[_Listing] = file_cache.FileCache()
 
 
 def _list_images(root: pathlib.Path) -> _Listing:
@@ -130,31 +121,14 @@ def _list_images(root: pathlib.Path) -> _Listing:
   While a listing is in use and no folder has changed, it is returned again.
   """
   key = os.path.abspath(root)
-  with _lock:
-    listing = _listings.get(key)
-    if listing is None or not _is_current(listing):
-      _listings[key] = listing = _list(root)
-    return listing
+  return _listings.get(key, lambda stamp: _list(root, stamp))
 
 
-def _is_current(listing: _Listing) -> bool:
-  """Tells whether no folder of a listing has changed since."""
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    try:
-      now = pool.map(
-        lambda folder: os.stat(folder).st_mtime_ns, listing.changed
-      )
-      return list(now) == list(listing.changed.values())
-    except FileNotFoundError:  # A folder is gone.
-      return False
-
-
-def _list(root: pathlib.Path) -> _Listing:
+def _list(root: pathlib.Path, stamp: file_cache.Stamp) -> _Listing:
   """Returns a new listing."""
-  images, unsure, entered, changed = [], [], set(), {}
-  now = time.time_ns()
+  images, unsure, entered = [], [], set()
   for folder, folders, names in os.walk(root, followlinks=True):
-    changed[folder] = os.stat(folder).st_mtime_ns
+    stamp.add([folder])
     real = os.path.realpath(folder)
     if real in entered:  # By a link, perhaps to a folder that it lies in.
       folders.clear()
@@ -175,9 +149,7 @@ def _list(root: pathlib.Path) -> _Listing:
     else:
       others[path.suffix.lower() or "without suffix"] += 1
   listed = [os.fsencode(path.relative_to(root).as_posix()) for path in images]
-  if max(changed.values()) > now - image_listing.SAME_TIME_NS:
-    changed = {str(root): -1}  # Never up to date.
-  return _Listing(sorted(listed, key=_hash), others, changed)
+  return _Listing(sorted(listed, key=_hash), others)
 
 
 def _hash(name: bytes) -> bytes:

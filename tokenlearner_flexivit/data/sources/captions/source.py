@@ -1,10 +1,10 @@
 """The source of images with captions in a table: `captions:/path`."""
 
-import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,10 @@ import numpy as np
 from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import image_header
+from tokenlearner_flexivit.data.sources import file_cache, image_header
 from tokenlearner_flexivit.data.sources.captions import table as tables
 
 PREFIX = "captions:"
-# Threads wait for the disk or the network, not for the processor.
-_THREADS = 32
 # Headers of so many images are read in seconds; of others, files must exist.
 _MOST_HEADERS = 100_000
 # Images by which folders are tried.
@@ -89,7 +87,7 @@ class CaptionsSource(sources.Source):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     ((listed, images), _), i = sources.locate(self._parts, index)
-    with open(images[i], "rb", buffering=0) as file:
+    with open(images.paths[i], "rb", buffering=0) as file:
       image = file.read()
     return {
       "image": image,
@@ -110,7 +108,7 @@ class CaptionsSource(sources.Source):
   def describe(self, index: int) -> str:
     """Returns the position, the image's path, and where the table has it."""
     ((listed, images), _), i = sources.locate(self._parts, index)
-    return f"example {index}, {images[i]} ({listed.wheres[i]})"
+    return f"example {index}, {images.paths[i]} ({listed.wheres[i]})"
 
   def label_keys(self) -> list[str]:
     """Returns []: an example has no number but its position."""
@@ -155,8 +153,31 @@ def choose_splits(
   return splits.choose(list(known), f"{PREFIX}{path}", train, test)
 
 
-def _find_images(path: pathlib.Path, listed: tables.Split) -> list[str]:
-  """Returns the paths of images; raises ValueError if some are not there."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Images:
+  """The images of a split; unlike a list, a cache can keep it."""
+
+  paths: Sequence[str]
+
+
+_images: file_cache.FileCache[_Images] = file_cache.FileCache()
+
+
+def _find_images(path: pathlib.Path, listed: tables.Split) -> _Images:
+  """Returns the paths of images; raises ValueError if some are not there.
+
+  While they are in use and no file has changed, they are not read again.
+  """
+  names = sources.hash_words(listed.names)
+  return _images.get(
+    (path, names), lambda stamp: _look_for_images(path, listed, stamp)
+  )
+
+
+def _look_for_images(
+  path: pathlib.Path, listed: tables.Split, stamp: file_cache.Stamp
+) -> _Images:
+  """Returns the paths of images, or raises the error of `_find_images`."""
   folders = [path.parent]
   if path.suffix.lower() == ".json":
     folders += [f / "images" for f in (path.parent, path.parents[1])]
@@ -168,6 +189,7 @@ def _find_images(path: pathlib.Path, listed: tables.Split) -> list[str]:
 
   folder = max(folders, key=hits)
   images = [os.path.join(folder, name) for name in listed.names]
+  times = stamp.add(images)
   count = len(images)
   chosen = range(count)
   if count > _MOST_HEADERS:
@@ -179,17 +201,15 @@ def _find_images(path: pathlib.Path, listed: tables.Split) -> list[str]:
     if isinstance(header, str)
   }
   if count > _MOST_HEADERS:
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      exist = pool.map(os.path.isfile, images, chunksize=1024)
-      for i, exists in enumerate(exist):
-        if not exists:
-          words = f"{listed.wheres[i]}: there is no file {images[i]}"
-          problems.setdefault(i, words)
+    for i, time in enumerate(times):
+      if time == file_cache.MISSING:
+        words = f"{listed.wheres[i]}: there is no file {images[i]}"
+        problems.setdefault(i, words)
   sources.check(
     f"{path} does not fit the images in {folder}",
     [problems[i] for i in sorted(problems, key=lambda i: _line(listed, i))],
   )
-  return images
+  return _Images(images)
 
 
 def _line(listed: tables.Split, i: int) -> int:

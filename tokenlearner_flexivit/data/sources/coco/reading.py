@@ -13,7 +13,7 @@ import numpy as np
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data.ops import decode, exif
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import image_header
+from tokenlearner_flexivit.data.sources import file_cache, image_header
 from tokenlearner_flexivit.data.sources.coco import annotations, files
 
 # Entries of an example by the kind of annotations that they need; the last of
@@ -70,6 +70,9 @@ class Split:
   captions: Sequence[Sequence[str]]
 
 
+_splits: file_cache.FileCache[Split] = file_cache.FileCache()
+
+
 def number_classes(names: Sequence[str], file: pathlib.Path) -> dict[str, int]:
   """Returns the number of each class by its name."""
   numbers = {name: i for i, name in enumerate(names)}
@@ -92,6 +95,9 @@ def read_split(
 ) -> Split:
   """Returns the images of a split with their annotations.
 
+  While a split is in use and no file has changed, the same split is returned
+  again.
+
   Args:
     root: the folder of the dataset.
     split: name of the split for errors.
@@ -101,6 +107,21 @@ def read_split(
   Raises:
     ValueError: the annotations, the images or the PNGs do not fit one another.
   """
+  key = str(root), repr(sorted(kinds.items())), repr(sorted(numbers.items()))
+  return _splits.get(
+    key, lambda stamp: _read_split(root, split, kinds, numbers, stamp)
+  )
+
+
+def _read_split(
+  root: pathlib.Path,
+  split: str,
+  kinds: files.Kinds,
+  numbers: Mapping[str, Mapping[str, int]],
+  stamp: file_cache.Stamp,
+) -> Split:
+  """Returns the images of a split, or raises the errors of `read_split`."""
+  stamp.add(kinds.values())
   read = [annotations.read(file, kind) for kind, file in kinds.items()]
   if not read:
     raise ValueError(
@@ -137,6 +158,7 @@ def read_split(
   folder = files.image_folder(root, first.path, names)
   images = [files.join(folder, name) for name in names]
   _check_one_file_each(first.path, names, images)
+  stamp.add(images)
   ids = first.image_ids[order]
   told = [
     part.sizes[[place[number] for number in ids.tolist()]]
@@ -153,7 +175,7 @@ def read_split(
     own_sizes[own] = sizes
     objects.append(_objects(part, own, own_sizes, numbers[part.kind]))
     if part.kind == annotations.PANOPTIC:
-      masks = _check_masks(root, part, own, objects[-1], sizes)
+      masks = _check_masks(root, part, own, sizes, stamp)
   return Split(names, images, ids, as_stored, objects, masks, captions)
 
 
@@ -351,8 +373,8 @@ def _check_masks(
   root: pathlib.Path,
   read: annotations.Annotations,
   order: Sequence[int],
-  objects: Objects,
   sizes: np.ndarray,
+  stamp: file_cache.Stamp,
 ) -> list[str]:
   """Returns the paths of panoptic PNGs, or raises ValueError about them."""
   names = [read.masks[i] for i in order]
@@ -361,6 +383,7 @@ def _check_masks(
     f"{read.names[i]}: has no segments" for i in order if not read.masks[i]
   ]
   masks = [str(folder / name) for name in names]
+  stamp.add(masks)
   for path, name, size, header in zip(
     masks, names, sizes.tolist(), image_header.read_all(masks), strict=True
   ):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import io
 import itertools
 import types
@@ -13,7 +14,8 @@ from PIL import Image
 
 from tokenlearner_flexivit.data import batches, mask_classes
 from tokenlearner_flexivit.data.ops import decode, exif
-from tokenlearner_flexivit.data.sources import image_header
+from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.data.sources import file_cache, image_header
 from tokenlearner_flexivit.data.sources.mask_folder import colours, layout
 
 # Formats of masks; others lose numbers.
@@ -25,23 +27,51 @@ _MOST_IN_COLOUR = 64
 _GREY, _PALETTE = 0, 3
 
 
-def check_headers(
-  pairs: layout.Pairs,
-) -> tuple[list[str], list[int], list[int]]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Headers:
+  """What the headers of images and masks tell.
+
+  Attributes:
+    problems: what is wrong, in words.
+    unsure: the images whose EXIF orientation their masks may share or not, by
+      position.
+    sample: the masks whose ids ought to be checked.
+    right: lists of classes by which the ids of these were right.
+  """
+
+  problems: Sequence[str]
+  unsure: Sequence[int]
+  sample: Sequence[int]
+  right: set[str] = dataclasses.field(default_factory=set)
+
+
+_headers: file_cache.FileCache[Headers] = file_cache.FileCache()
+
+
+def check_headers(pairs: layout.Pairs) -> Headers:
   """Returns what the headers of all images and masks tell.
+
+  While it is in use and no file has changed, the same object is returned again.
 
   Args:
     pairs: the images and masks of a split.
-
-  Returns:
-    What is wrong, in words. The images whose EXIF orientation their masks may
-    share or not, by position. The masks whose ids ought to be checked.
   """
   count = len(pairs.images)
-  headers = image_header.read_all(
-    [pairs.image(i) for i in range(count)]
-    + [pairs.mask(i) for i in range(count)]
-  )
+  files = [pairs.image(i) for i in range(count)]
+  files += [pairs.mask(i) for i in range(count)]
+
+  def read(stamp: file_cache.Stamp) -> Headers:
+    stamp.add(files)
+    return _check_headers(pairs, image_header.read_all(files))
+
+  return _headers.get(sources.hash_words(files), read)
+
+
+def _check_headers(
+  pairs: layout.Pairs, headers: Sequence[image_header.Header | str]
+) -> Headers:
+  """Returns what the headers of images, and then of masks, tell."""
+  count = len(pairs.images)
   problems, unsure, coloured = [], [], []
   pixels = 0
   for i, (image, mask) in enumerate(
@@ -79,11 +109,8 @@ def check_headers(
   share = min(1, _MOST_PIXELS / max(pixels, 1))
   sample = max(1, min(_MOST_MASKS, int(share * count))) if count else 0
   chosen = set(np.linspace(0, count - 1, sample, dtype=int).tolist())
-  return (
-    problems,
-    unsure,
-    sorted(chosen.union(coloured[:_MOST_IN_COLOUR])),
-  )
+  sample = sorted(chosen.union(coloured[:_MOST_IN_COLOUR]))
+  return Headers(problems, unsure, sample)
 
 
 def _size(header: image_header.Header) -> str:

@@ -72,11 +72,11 @@ class MaskFolderSource(sources.Source):
     training = next(iter(places))  # "train", if it exists.
     trained = pairs.get(training) or layout.pair(places[training])
     listed = class_list.read(root, places[training], trained.kind)
-    self.notes, samples = [], {}
+    self.notes = []
+    self._headers = {k: checks.check_headers(p) for k, p in pairs.items()}
     for known, part in pairs.items():
-      problems, unsure, samples[known] = checks.check_headers(part)
-      _refuse(part, problems)
-      _warn(known, part, unsure)
+      _refuse(part, self._headers[known].problems)
+      _warn(known, part, self._headers[known].unsure)
     self._legend = dict(listed.legend) if listed else {}
     if listed:
       self._names, self._count = listed.names, len(listed.names)
@@ -84,18 +84,22 @@ class MaskFolderSource(sources.Source):
       source = f" by {file.relative_to(root)}" if file else " of Cityscapes"
     else:
       self._names, self._count = None, _count_ids(trained, name)
-      samples[training] = range(len(trained.masks))
       source = f" by the ids in all masks of {training!r}"
     numbers = self._names or [str(i) for i in range(self._count)]
+    classes = sources.hash_words(numbers, self._legend)
     for known, part in pairs.items():
-      if listed or known != training:
-        sample = samples[known]
-        _refuse(part, checks.check_ids(part, sample, numbers, self._legend))
+      headers = self._headers[known]
+      is_scanned = not listed and known == training
+      if not is_scanned and classes not in headers.right:
+        problems = checks.check_ids(part, headers.sample, numbers, self._legend)
+        _refuse(part, problems)
+        headers.right.add(classes)
+      checked = len(part.masks if is_scanned else headers.sample)
       self.notes.append(
         f"{name}: {known} has {terminal.counted(len(part.images), 'image')} in "
         f"{part.place.images.relative_to(root)}/ and masks in "
         f"{part.place.masks.relative_to(root)}/; checked the sizes of all, and "
-        f"the ids of {terminal.counted(len(samples[known]), 'mask')}. There "
+        f"the ids of {terminal.counted(checked, 'mask')}. There "
         f"are {terminal.counted(self._count, 'class')}{source}."
       )
     self.parts, self._parts = [], []
