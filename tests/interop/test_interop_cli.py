@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 
 from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.interop import __main__ as cli
@@ -85,6 +86,23 @@ def test_convert_there_and_back(
   assert "loaded     54 arrays" in out and "Saved" in out
   loaded, _ = interop.load_params_and_report(names[2], model)
   assert_same(loaded, params)
+
+
+def test_convert_opens_its_input_once(
+  tmp_path, make_model, make_params, monkeypatch
+):
+  model = make_model()
+  path = tmp_path / "a.msgpack"
+  interop.save_params(make_params(model), path, "scenic")
+  opened, original = [], serialization.msgpack_restore
+  monkeypatch.setattr(
+    serialization,
+    "msgpack_restore",
+    lambda data: opened.append(len(data)) or original(data),
+  )
+  other = str(tmp_path / "b.npz")
+  cli.main(["convert", str(path), other, "--format=native", "--unused", "head"])
+  assert opened == [path.stat().st_size]
 
 
 def test_errors_are_one_line(tmp_path, capsys):

@@ -11,17 +11,20 @@ import dataclasses
 import functools
 import os
 import sys
+from typing import Any
+
+from flax import linen as nn
 
 from tokenlearner_flexivit import arguments, models, terminal
 from tokenlearner_flexivit.interop import (
   FORMATS,
   about,
-  class_names,
-  containers,
+  config_files,
   describe,
   download,
   load_params_and_report,
   save,
+  weights,
 )
 from tokenlearner_flexivit.interop.formats import LIBRARIES
 from tokenlearner_flexivit.interop.leaves import shorten
@@ -137,11 +140,38 @@ def _at_patch_size(model: models.ViT, patch_size: int) -> models.ViT:
 
 def _convert(args: argparse.Namespace) -> None:
   save.check_path(args.output, args.format)  # Before all weights are read.
+  with weights.open_weights(download.fetch(args.input)) as opened:
+    params, model, images = _load(args, opened)
+    names = about.class_names(opened.path, opened.metadata)
+    loss = about.loss(opened.path, opened.metadata)
+  save.save_with_images(
+    params,
+    args.output,
+    args.format,
+    model=model,
+    images=images,
+    no_embed_class=args.no_embed_class,
+    class_names=opened.known.class_names if names is None else names,
+    loss=loss,
+  )
+  print(f"Saved {args.output} ({args.format}).")
+
+
+def _load(
+  args: argparse.Namespace, opened: weights.Weights
+) -> tuple[dict[str, Any], nn.Module, config_files.Images]:
+  """Returns the parameters to save, their model and the images they expect.
+
+  Raises:
+    ValueError: the model cannot be described or loaded, or lacks more than its
+      head without `args.unused`.
+  """
   description = describe(
     args.input,
     num_heads=args.num_heads,
     posemb_grid=args.posemb_grid,
     gelu=args.gelu,
+    opened=opened,
   )
   model = models.create(**description.model)
   if isinstance(model, models.UViM) and uvim.CODER in args.unused:
@@ -166,6 +196,7 @@ def _convert(args: argparse.Namespace) -> None:
     input_mean=mean,
     input_std=std,
     unused=args.unused,
+    opened=opened,
   )
   params, report = load(model)
   # A file holds no new parameters as if they were trained.
@@ -183,20 +214,7 @@ def _convert(args: argparse.Namespace) -> None:
   if not as_stored and (mean, std) != (None, None):
     # Other statistics are absorbed.
     expected = dataclasses.replace(expected, mean=(0.5,), std=(0.5,))
-  path = download.fetch(args.input)
-  with containers.open_file(path) as opened:
-    loss = about.loss(path, opened.metadata)
-  save.save_with_images(
-    params,
-    args.output,
-    args.format,
-    model=model,
-    images=expected,
-    no_embed_class=args.no_embed_class,
-    class_names=class_names(args.input),
-    loss=loss,
-  )
-  print(f"Saved {args.output} ({args.format}).")
+  return params, model, expected
 
 
 if __name__ == "__main__":

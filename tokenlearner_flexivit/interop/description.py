@@ -277,6 +277,7 @@ def describe(
   num_heads: int | None = None,
   posemb_grid: tuple[int, ...] | None = None,
   gelu: str | None = None,
+  opened: weights.Weights | None = None,
 ) -> Description:
   """Returns the content of a file, and the model that it is for.
 
@@ -294,13 +295,14 @@ def describe(
     posemb_grid: (h, w) of the stored positions, or of the computed ones if none
       are stored; (T, h, w) of a model for videos.
     gelu: activation of the MLPs, see `models.ViT`, for such files.
+    opened: the source, if it is open already.
 
   Raises:
     FileNotFoundError, ValueError: as `load_params_and_report`; or an argument
       is needed that neither the file nor its config holds.
   """
-  path = download.fetch(source)
-  with weights.open_weights(path) as opened:
+  path = opened.path if opened else download.fetch(source)
+  with weights.open_weights(path, opened) as opened:
     known, format = opened.known, opened.format
     guesses = [*known.differences, *known.unknown, *opened.root.notes]
     if known.untold_images:

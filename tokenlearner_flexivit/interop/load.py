@@ -119,6 +119,7 @@ def load_params_and_report(
   optional: Sequence[str] = (),
   unused: Sequence[str] = (),
   sha256: str | None = None,
+  opened: weights.Weights | None = None,
 ) -> tuple[dict[str, Any], Report]:
   """Loads weights into a model, and returns them with a report.
 
@@ -164,6 +165,7 @@ def load_params_and_report(
       has none of them, such as blocks of a deeper model.
     unused: beginnings of names of the file (by our names) to leave out.
     sha256: if given, the file must have this checksum.
+    opened: the source, if it is open already.
 
   Returns:
     the parameters, nested dicts of NumPy arrays as `model.apply` takes them
@@ -176,11 +178,11 @@ def load_params_and_report(
       these are listed. Nothing is loaded then.
   """
   _check_dtype(dtype)
-  path = download.fetch(source)
+  path = opened.path if opened else download.fetch(source)
   checksum = download.checked_sha256(path)
   if sha256 is not None and checksum != sha256.lower():
     raise ValueError(f"{path} has sha256 {checksum}, not {sha256}.")
-  with weights.open_weights(path) as opened:
+  with weights.open_weights(path, opened) as opened:
     known, format = opened.known, opened.format
     warnings = comparison.warnings(known, model, opened.leaves, format, path)
     warnings += opened.root.notes

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tokenlearner_flexivit.interop import about as about_lib
@@ -25,6 +25,7 @@ class Weights(NamedTuple):
     leaves: its arrays, by the names of that library.
     known: what is known of its model.
     root: where in the file the network is.
+    metadata: the texts that it holds beside the arrays.
   """
 
   path: pathlib.Path
@@ -33,6 +34,7 @@ class Weights(NamedTuple):
   leaves: Leaves
   known: about_lib.About
   root: roots.Root
+  metadata: Mapping[str, str]
 
   def to_ours(
     self, num_heads: int, text_heads: int = 1
@@ -52,11 +54,14 @@ class Weights(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_weights(path: pathlib.Path) -> Iterator[Weights]:
+def open_weights(
+  path: pathlib.Path, opened: Weights | None = None
+) -> Iterator[Weights]:
   """Opens weights without reading them.
 
   Args:
     path: as for `containers.open_file`.
+    opened: the same weights, if they are open already; they stay open.
 
   Yields:
     what can be read while this context is open.
@@ -65,9 +70,12 @@ def open_weights(path: pathlib.Path) -> Iterator[Weights]:
     FileNotFoundError: the path does not exist.
     ValueError: damaged, of another kind, or of unknown names.
   """
-  with containers.open_file(path) as opened:
-    root = roots.find(opened.leaves, str(path))
-    known = about_lib.read(path, root.leaves, opened.metadata)
+  if opened is not None:
+    yield opened
+    return
+  with containers.open_file(path) as file:
+    root = roots.find(file.leaves, str(path))
+    known = about_lib.read(path, root.leaves, file.metadata)
     try:
       format = known.format
       if format in (None, *formats.LIBRARIES):
@@ -76,4 +84,6 @@ def open_weights(path: pathlib.Path) -> Iterator[Weights]:
     except ValueError:
       config_files.check_kind(path)
       raise
-    yield Weights(path, opened.kind, format, root.leaves, known, root)
+    yield Weights(
+      path, file.kind, format, root.leaves, known, root, file.metadata
+    )
