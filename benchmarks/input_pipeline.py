@@ -5,16 +5,18 @@
 
 JPEGs of 500x375 pixels, the mean of ImageNet, are read from class folders,
 decoded, cropped as for Inception, resized to 240 pixels, mirrored, scaled and
-put into batches. The row "listing" is about opening a folder. With --tf_python,
-an environment with TensorFlow (see benchmarks/tf_data.py), tf.data does the
-same on the same core, by turns.
+put into batches. The row "start" is about a tree of many images. With
+--tf_python, an environment with TensorFlow (see benchmarks/tf_data.py), tf.data
+does the same on the same core, by turns.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
 import pickle
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,8 @@ OPS = (
 )
 PP = "|".join(OPS)
 MIN_RATIO = 0.9
+IMAGENET = 1_281_167  # Its training images, in 1,000 classes.
+_CLASS = 1281  # Images of a class of ImageNet, on average.
 
 
 def make_photo(rng: np.random.Generator) -> np.ndarray:
@@ -83,27 +87,60 @@ def make_folder(folder: pathlib.Path, num_images: int, copies: int) -> None:
       os.link(first, path / f"{i}_{copy}.jpg")
 
 
-def measure_listing(num_images: int) -> dict[str, Any]:
-  """Returns what it takes to open a folder of so many images.
+def measure_start(num_images: int) -> dict[str, Any]:
+  """Returns what a training takes until its first batch.
 
-  Their files are empty: none is opened. `bytes_per_image` is what a process
-  that makes batches is sent.
+  Two splits of a tree of so many images are opened, as by `configs/folder.py`:
+  one to train, one to evaluate. `opened` counts the openings of images, and
+  `again` those of an image that was opened before; `bytes_per_image` is what a
+  process that makes batches is sent.
   """
+  openings = collections.Counter()
+
+  def count(event: str, args: tuple) -> None:
+    if event == "open" and str(args[0]).endswith(".JPEG"):
+      openings[args[0]] += 1
+
   with tempfile.TemporaryDirectory() as name:
-    for label in range(10):
-      folder = pathlib.Path(name) / f"n{label:08}"
-      folder.mkdir()
-      for i in range(num_images // 10):
-        (folder / f"{folder.name}_{i:08}.JPEG").touch()
-    start = time.perf_counter()
-    source = data.open_source(data_config(name))
-    seconds = time.perf_counter() - start
-  return dict(
-    name="listing",
-    images=len(source),
-    us_per_image=1e6 * seconds / len(source),
-    bytes_per_image=len(pickle.dumps(source)) / len(source),
-  )
+    make_tree(pathlib.Path(name), num_images)
+    config = data_config(name, split="train[:90%]")
+    memory, start = _peak_memory(), time.perf_counter()
+    sys.addaudithook(count)
+    source = data.open_source(config)
+    listed = time.perf_counter() - start
+    sent = len(pickle.dumps(source))
+    evaluated = data.open_source({**config, "split": "train[90%:]"})
+    batches = data.train_batches(config, batch_size=64, seed=0, source=source)
+    next(batches)
+    row = dict(
+      name="start",
+      images=len(source) + len(evaluated),
+      seconds_to_list=listed,
+      seconds=time.perf_counter() - start,
+      mebibytes=(_peak_memory() - memory) / 2**20,
+      opened=openings.total(),
+      again=openings.total() - len(openings),
+      bytes_per_image=sent / len(source),
+    )
+    batches.close()
+  return row
+
+
+def make_tree(folder: pathlib.Path, num_images: int) -> None:
+  """Writes folders of classes as large as ImageNet's; images share files."""
+  _, file = cv2.imencode(".jpg", make_photo(np.random.default_rng(0)))
+  for label in range(-(-num_images // _CLASS)):
+    path = folder / f"n{label:08}"
+    path.mkdir()
+    first = path / f"{path.name}_0.JPEG"
+    first.write_bytes(file.tobytes())
+    for i in range(1, min(_CLASS, num_images - label * _CLASS)):
+      os.link(first, path / f"{path.name}_{i}.JPEG")
+
+
+def _peak_memory() -> int:
+  """Returns the most bytes that this process has had."""
+  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def data_config(folder: pathlib.Path | str, **changes: Any) -> dict[str, Any]:
@@ -279,7 +316,7 @@ def run(quick: bool, tf_python: str | None = None) -> list[dict[str, Any]]:
   processes = [
     dict(num_workers=n, num_threads=1) for n in sorted({1, cores}) if not quick
   ]
-  rows, rates = [measure_listing(1_000 if quick else 100_000)], []
+  rows, rates = [measure_start(2_000 if quick else IMAGENET)], []
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     make_folder(folder, num_images, copies)

@@ -13,9 +13,11 @@ def test_runs(monkeypatch):
   monkeypatch.setattr(input_pipeline.os, "cpu_count", lambda: 2)
   rows = input_pipeline.run(quick=True)
   names = [row["name"] for row in rows]
-  expected = dict(listing=1, pipeline=3, first_batch=1, op=6, starvation=3)
+  expected = dict(start=1, pipeline=3, first_batch=1, op=6, starvation=3)
   assert names == [name for name in expected for _ in range(expected[name])]
-  assert rows[0]["bytes_per_image"] < 64
+  start = rows[0]
+  assert start["images"] == 2_000 and start["bytes_per_image"] < 64
+  assert start["opened"] > 0 and start["again"] == 0
   (first,) = [row for row in rows if row["name"] == "first_batch"]
   assert 3.9 < first["bytes_with_device_ops"] / first["bytes"] <= 4
   for row in rows:
