@@ -49,7 +49,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   c.data = dict(boxes(name, "train"), num_threads=1)
   if args["init"]:
-    segmenter.start_from(c, args["init"])
+    described = segmenter.start_from(c, args["init"])
+    if described.model.get("text"):  # It reads other words.
+      c.init_fresh = ("txt/",)
   else:
     c.model = dict(
       width=32 if runlocal else 64,

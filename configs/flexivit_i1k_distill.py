@@ -102,4 +102,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         name="imagenet2012_real", split="validation", pp=pp + real + keep
       )
     )
+    if runlocal:  # Noise has no variants.
+      c.evals = dict.fromkeys(c.evals, c.evals.val.to_dict())
   return c

@@ -15,8 +15,8 @@ scratch, so that less is to be expected. Not yet run here.
 
 Arguments:
   init: a workdir, a file or a released name (see `interop.fetch`) of a model
-    for images, whose head is left out, or of two towers; "none" for random
-    weights of a FlexiViT-B, to plan a run.
+    for images, whose head and, of a detector, text tower are left out, or of
+    two towers; "none" for random weights of a FlexiViT-B, to plan a run.
   data: where images and captions are: coco_captions (TFDS; its splits are
     Karpathy's), captions:/path or coco:/path.
   train, test: the splits, `train+restval` and `test` for coco_captions.
@@ -215,6 +215,8 @@ def start_from(
     c.data.vocabulary = vocabulary_of(source, tower, texts["vocabulary"])
     return tower["max_len"], c.data.vocabulary.name
   c.model.update(name="two_towers", text=text)
+  if described.model.get("text"):  # A detector's, which is not of whole images.
+    c.init_fresh = ("txt/",)
   return texts["max_len"], texts["vocabulary"] or vocabularies.WORDS
 
 

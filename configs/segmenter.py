@@ -35,7 +35,7 @@ import ml_collections
 
 from configs import transfer
 from tokenlearner_flexivit import config as configuration
-from tokenlearner_flexivit import models, paths
+from tokenlearner_flexivit import interop, models, paths
 
 PATCH_SIZES = (32, 24, 16, 12, 8)
 # Side of crops and windows, stride, smaller side of images before the jitter,
@@ -160,14 +160,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return c
 
 
-def start_from(c: ml_collections.ConfigDict, source: str) -> None:
+def start_from(
+  c: ml_collections.ConfigDict, source: str
+) -> interop.Description:
   """Sets `init` and the model: the image tower of these weights.
+
+  Returns:
+    What the weights tell of themselves.
 
   Raises:
     ValueError: the weights are of a model for videos or of grey images, or
       cannot be read.
   """
-  channels = transfer.start_from(c, source)
+  described = interop.describe(source)
+  channels = transfer.start_from(c, source, described)
   if channels != 3:
     raise ValueError(
       f"{source} sees images of {channels} channels, this config shows 3."
@@ -179,3 +185,4 @@ def start_from(c: ml_collections.ConfigDict, source: str) -> None:
     c.model.pool = "gap"
   elif c.model.get("pool") == "tok_gap":
     c.model.pool = "tok"
+  return described

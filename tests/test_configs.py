@@ -85,6 +85,18 @@ def test_config_trains_two_steps(name, tmp_path):
   train_two_steps(config, tmp_path)
 
 
+def test_variants_of_imagenet_are_noise_in_a_check():
+  """They need not be prepared for two steps."""
+  config = flexivit_i1k_distill.get_config("runlocal,variants")
+  others = {"imagenet_v2", "imagenet_a", "imagenet_r", "real"}
+  assert set(config.evals) == {"val", *others}
+  assert set(setup.Experiment(config).evaluators) == set(config.evals)
+  published = flexivit_i1k_distill.get_config("variants")
+  assert set(published.evals) == {"val", "minival", *others}
+  names = {section.data.name for section in published.evals.values()}
+  assert "imagenet2012_real" in names and "imagenet_v2" in names
+
+
 def test_a_student_of_a_teacher_trains_two_steps(tmp_path):
   config = flexivit_i1k_distill.get_config("runlocal")
   config.flexi.patch_size["values"] = (48,)

@@ -261,6 +261,14 @@ def test_exceptions_that_the_caller_makes(saved, make_model):
     f"MAPHead_0/{name}"
     for name in traverse_util.flatten_dict(loaded["MAPHead_0"], sep="/")
   }
+  path, _ = saved(depth=2, pool="tok")
+  _, report = interop.load_params_and_report(
+    path, model, fresh=("MAPHead_0/", "Transformer/"), unused=("cls",)
+  )
+  unused = shown(report, "unused")  # The second block of the file.
+  assert unused and {
+    name.split("/")[1] for name in unused if name != "cls"
+  } == {"encoderblock_1"}
   with pytest.raises(ValueError, match="'MapHead': no array's name begins so"):
     interop.load_params(path, model, fresh=("MapHead",), unused=("cls",))
 

@@ -110,7 +110,7 @@ class Plan:
       posemb_method: as `resize.resize_posemb` takes it.
       inflate: as `resize.inflate_kernel` takes it.
       fresh: beginnings of names of the model that are initialised, whatever the
-        file holds.
+        file holds; what it alone has by such names is left out.
       optional: beginnings of names of the model that are initialised if the
         file has none of them.
       unused: beginnings of names of the file that are left out.
@@ -254,6 +254,9 @@ class Plan:
           raise ValueError(_no_such_beginning(fate, choice, names))
         for name in chosen:
           self._note(name, fate, remaining.pop(name, None), "as asked")
+        # What the file alone has of a part that begins anew.
+        for name in [n for n in remaining if n.startswith(choice)]:
+          self._note(name, "unused", remaining.pop(name), "as asked")
     for name in [n for n in remaining if foreign.PRETRAINING.search(n)]:
       if name not in self._template:
         leaf = remaining.pop(name)
