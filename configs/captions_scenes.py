@@ -13,9 +13,13 @@ and the number of further objects need fine patches, its shape and colour do
 not.
 
 Arguments:
-  init: a workdir, a file or a released name that the image tower starts from.
+  init: a workdir, a file or a released name that the image tower starts from,
+    or both towers if it has two: they go on with their texts' length.
   locked: the image tower stays as `init` has it (LiT).
-  loss: softmax (CLIP) or sigmoid (SigLIP).
+  loss: softmax (CLIP) or sigmoid (SigLIP); by default that of two towers to
+    start from, else softmax.
+  vocabulary: words, clip, or sentencepiece:/path/to.model; by default words for
+    a text tower from scratch. Runs and CLIP's weights tell their own.
   patch_sizes: drawn from in training, such as `15` or `15+12+10+6`, the
     default; all of the default are evaluated.
   steps: 1500.
@@ -23,11 +27,13 @@ Arguments:
 """
 
 import itertools
+from typing import Any
 
 import ml_collections
 
 from configs import lit
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.data.rendered_scenes import scene, shapes, textures
 
 _SIDE = 60  # Of crops of 64-pixel images.
@@ -44,7 +50,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arg,
     init="",
     locked=False,
-    loss="softmax",
+    loss="",
+    vocabulary="",
     patch_sizes="",
     steps=1500,
     runlocal=False,
@@ -59,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_steps = 1 if runlocal else 100
   c.checkpoint_steps = 500
 
-  c.data = dict(pairs(name, "train", f"random_crop({_SIDE})"), num_threads=1)
+  c.data = dict(num_threads=1)
   c.model = dict(
     name="two_towers",
     width=32 if runlocal else 64,
@@ -77,12 +84,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       num_heads=1 if runlocal else 4,
     ),
   )
+  texts = dict(max_len=MAX_LEN, vocabulary=args["vocabulary"])
   if args["init"]:
-    lit.start_from(c, args["init"], dict(max_len=MAX_LEN, vocabulary="words"))
+    texts = lit.start_from(c, args["init"], texts)
+  else:
+    texts = MAX_LEN, args["vocabulary"] or vocabularies.WORDS
+  c.data.update(pairs(name, "train", f"random_crop({_SIDE})", *texts))
   c.flexi = dict(patch_size=dict(values=drawn))
-  c.task = dict(name="contrastive", loss=args["loss"])
-  if args["loss"] == "sigmoid":
+  own = "softmax" if c.model.get("bias_init") is None else "sigmoid"
+  c.task = dict(name="contrastive", loss=args["loss"] or own)
+  if c.task.loss == "sigmoid" and own == "softmax":
     c.model.bias_init = -10.0  # As published.
+  elif c.task.loss == "softmax" and own == "sigmoid":
+    c.model.bias_init = None  # That of SigLIP's weights is then left out.
   c.optimizer = dict(
     name="adamw",
     lr=1e-3,
@@ -94,41 +108,52 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["locked"]:
     c.optimizer.freeze = lit.IMAGE_TOWER
   sizes = PATCH_SIZES[::3] if runlocal else PATCH_SIZES
-  c.evals = evaluations(name, _SIDE, sizes)
+  c.evals = evaluations(name, _SIDE, sizes, *texts)
   return c
 
 
-def pairs(name: str, split: str, crop: str) -> dict:
+def pairs(
+  name: str,
+  split: str,
+  crop: str,
+  max_len: int = MAX_LEN,
+  vocabulary: str = vocabularies.WORDS,
+) -> dict:
   """Returns a data section of images and their captions.
 
   Args:
     name: of the dataset, a rendered_scenes.
     split: of it.
     crop: the op that cuts out images.
+    max_len: tokens of a caption.
+    vocabulary: as the op `tokenize` takes it.
   """
   # No flips: captions tell left from right.
   return dict(
     name=name,
     split=split,
-    pp=f"decode|{crop}|tokenize({MAX_LEN},'words')|value_range(-1,1)"
+    pp=f"decode|{crop}|tokenize({max_len},{vocabulary!r})|value_range(-1,1)"
     "|keep('image','tokens')",
     features=("image", "caption"),  # The others take time to parse.
   )
 
 
-def evaluations(name: str, side: int, patch_sizes: tuple[int, ...]) -> dict:
+def evaluations(
+  name: str, side: int, patch_sizes: tuple[int, ...], *texts: Any
+) -> dict:
   """Returns `retrieval`, and a zero-shot evaluation of each of `ATTRIBUTES`.
 
   Args:
     name: of the dataset, a rendered_scenes; its test split is evaluated.
     side: of the crops, in pixels.
     patch_sizes: to evaluate at.
+    *texts: the arguments `max_len` and `vocabulary` of `pairs`.
   """
   crop = f"central_crop({side})"
   evals = dict(
     retrieval=dict(
       type="retrieval",
-      data=pairs(name, "test", crop),
+      data=pairs(name, "test", crop, *texts),
       patch_sizes=patch_sizes,
     )
   )

@@ -128,7 +128,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         f"|{last}",
         prefetch=2,
       ),
-      batch_size=8 if runlocal else 16,
     )
   )
   return c

@@ -179,7 +179,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optimizer.schedule.warmup_steps = 1
   else:
     c.optimizer.schedule.warmup_epochs = 2.5
-  # Each video is decoded once, for all its views, which take 230 MB.
+  # Each video is decoded once, for all its views: 58 MB on the way to a device.
   c.evals = dict(
     val=dict(
       type=evaluator,
@@ -189,7 +189,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         pp=evaluation_pp(frames, stride, crop),
         prefetch=1,
       ),
-      batch_size=8 if runlocal else 16,
     )
   )
   return c

@@ -16,6 +16,7 @@ from PIL import Image
 
 from configs import (
   captions,
+  captions_scenes,
   detection_folder,
   flexify,
   flexivit_i1k_distill,
@@ -166,6 +167,36 @@ def test_lit_starts_from_two_towers_with_a_bias(tmp_path, loss):
   assert experiment.task.loss_name == (loss or "sigmoid")
   assert ("b" in loaded) == (not loss)
   chex.assert_trees_all_equal(loaded, {k: params[k] for k in loaded})
+
+
+@pytest.mark.parametrize("loss", ["", "softmax"])
+def test_captions_of_scenes_go_on_with_two_towers(tmp_path, loss):
+  """With their vocabulary, which may need the argument that the error names."""
+  size = dict(width=32, depth=1, mlp_dim=32, num_heads=1)
+  for vocab_size, name in ((49_408, "clip"), (12, "words")):
+    towers = models.create(
+      name="two_towers",
+      **size,
+      patch_size=6,
+      posemb_grid=10,
+      text=dict(size, vocab_size=vocab_size, max_len=32),
+      bias_init=-10.0,
+    )
+    params = tiny.init(towers, np.zeros((1, 60, 60, 3)))
+    path = tmp_path / f"{name}.safetensors"
+    interop.save_params(params, path, model=towers)
+    arg = f"runlocal,init={path},loss={loss}"
+    if name == "words":
+      with pytest.raises(ValueError, match="Add vocabulary=clip or"):
+        captions_scenes.get_config(arg)
+      captions_scenes.get_config(f"{arg},vocabulary=clip")
+      continue
+    experiment = setup.Experiment(captions_scenes.get_config(arg))
+    assert experiment.task.vocabulary.name == name
+    assert experiment.task.max_len == 32
+    assert experiment.task.loss_name == (loss or "sigmoid")
+    loaded = experiment.init_params()
+    chex.assert_trees_all_equal(loaded, {k: params[k] for k in loaded})
 
 
 def test_a_detector_starts_from_the_tower_of_any_vit(tmp_path):
@@ -495,6 +526,16 @@ def test_config_is_plain_and_says_how_to_run_it(name):
   assert "total_steps" in config or "total_epochs" in config
   with pytest.raises((ValueError, TypeError)):
     module.get_config("runlocl")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_that_share_the_training_can_share_the_evaluations(name):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(ARGS.get(name, ""))
+  for number in 1, 2, 4, 8, 16, 32, 64, 128, 256:
+    if config.batch_size % number == 0:
+      for evaluation in config.evals.values():
+        assert evaluation.get("batch_size", config.batch_size) % number == 0
 
 
 @pytest.mark.slow
