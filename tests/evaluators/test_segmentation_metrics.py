@@ -90,8 +90,10 @@ def test_the_best_of_patches():
   size = np.int32([[4, 6]])
 
   def best(patch_size, seen=size):
-    grid = tuple(
-      -(-int(s) // p) for s, p in zip(seen[0], patch_size, strict=True)
+    sizes = [int(side) for side in seen[0]]
+    cells, grid = zip(
+      *map(windows.cells, sizes, jnp.asarray(seen.T), sizes, sizes, patch_size),
+      strict=True,
     )
     return np.asarray(
       confusion.count_best_of_cells(
@@ -99,7 +101,7 @@ def test_the_best_of_patches():
         jnp.asarray(counted),
         jnp.asarray(seen),
         jnp.asarray(size),
-        patch_size,
+        cells,
         grid,
         3,
       )
@@ -111,6 +113,18 @@ def test_the_best_of_patches():
   # The same places, whatever the size at which the model sees them.
   np.testing.assert_array_equal(best((4, 6), size * [[2, 3]]), expected)
   assert np.diagonal(best((1, 1))).sum() == counted.sum()
+
+
+def test_cells_are_what_no_edge_of_a_patch_cuts():
+  seen = jnp.asarray([10, 7, 3])
+  cells, limit = windows.cells(11, seen, window=5, stride=4, patch_size=3)
+  # Windows from 0, 4 and 5, from 0 and 2, and from 0, of patches 3 and 2 long.
+  begins = np.asarray([0, 3, 4, 5, 7, 8, 9]), np.asarray([0, 2, 3, 5])
+  for row, edges in zip(cells, begins, strict=False):
+    expected = np.searchsorted(edges, np.arange(7), side="right") - 1
+    np.testing.assert_array_equal(row[:7], expected)
+  assert cells[2, :3].tolist() == [0, 0, 0]
+  assert int(cells.max()) < limit <= 11
 
 
 @checks("dense_segm_sliding")

@@ -146,44 +146,45 @@ def count_best_of_cells(
   counted: Bool[Array, "B H W"],
   seen: Int32[Array, "B 2"],
   shown: Int32[Array, "B 2"],
-  patch_size: tuple[int, int],
+  cells: tuple[Int32[Array, "B h"], Int32[Array, "B w"]],
   grid: tuple[int, int],
   num_classes: int,
 ) -> Int32[Array, "C columns"]:
-  """Returns the matrix of the best predictions that are constant in each patch.
+  """Returns the matrix of the best predictions that are constant in each cell.
 
-  Of all such it has the most pixels right: each patch has the class that most
-  of its pixels have.
+  Of all such it has the most pixels right: each cell has the class that most of
+  its pixels have.
 
   Args:
     truth: as in `count_resized`.
     counted: as in `count_resized`.
     seen: height and width of the part of the images that shows the picture.
     shown: as in `count_resized`.
-    patch_size: of the images.
-    grid: of patches.
+    cells: numbers of the cells of the images' rows and columns, such as those
+      of patches.
+    grid: how many cells there are at most, down and across.
     num_classes: C.
   """
 
-  def patches(axis: int, seen, shown):
-    # In whole numbers: the patch at the centre of a pixel of the truth.
+  def cells_of(axis: int, numbers, seen, shown):
+    # In whole numbers: the image's pixel at the centre of one of the truth.
     positions = 2 * jnp.arange(truth.shape[1 + axis]) + 1
-    patch = positions * seen[axis] // (2 * shown[axis] * patch_size[axis])
-    return jnp.minimum(patch, grid[axis] - 1)
+    pixels = positions * seen[axis] // (2 * shown[axis])
+    return numbers[jnp.minimum(pixels, len(numbers) - 1)]
 
   def add_image(matrix, inputs):
-    truth, counted, seen, shown = inputs
-    down, across = (patches(axis, seen, shown) for axis in (0, 1))
-    patch = down[:, None] * grid[1] + across[None, :]
+    truth, counted, seen, shown, cells = inputs
+    down, across = (cells_of(axis, cells[axis], seen, shown) for axis in (0, 1))
+    cell = down[:, None] * grid[1] + across[None, :]
     size = grid[0] * grid[1] * num_classes
-    index = jnp.where(counted, patch * num_classes + truth, size)
+    index = jnp.where(counted, cell * num_classes + truth, size)
     counts = jnp.zeros(size, jnp.int32).at[index].add(1, mode="drop")
     most = jnp.argmax(counts.reshape(-1, num_classes), axis=-1)
-    predicted = most.astype(jnp.int32)[patch]
+    predicted = most.astype(jnp.int32)[cell]
     return matrix + count(truth, predicted, counted, num_classes), None
 
   nothing = jnp.zeros((num_classes, num_classes + 1), jnp.int32)
-  inputs = truth, counted, seen, shown
+  inputs = truth, counted, seen, shown, cells
   return jax.lax.scan(add_image, nothing, inputs)[0]
 
 

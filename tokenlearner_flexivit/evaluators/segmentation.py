@@ -9,8 +9,9 @@ Pixels with the task's `ignore` count nowhere.
 * `pixel_accuracy`, and `mean_accuracy` over the classes of the truth.
 * `ceiling`: the mIoU of the label map that has in each patch the class of most
   of its pixels; of all maps that are constant in patches it has the most pixels
-  right. Segmenter's logits are interpolated between patches, so that it may
-  be above.
+  right. Where windows overlap, their patches divide one another into smaller
+  cells. Segmenter's logits are interpolated between patches, so that it may be
+  above.
 * `IoU_CLASS` of each class, by its name or number.
 
 The prediction is made at the size of the images and compared with the masks of
@@ -271,13 +272,21 @@ class Evaluator(base.Evaluator):
     """Adds the best matrix that patches allow; runs on each device."""
     truth, counted, shown = self._truth(batch)
     images = batch[self._task.model.input]
-    grid = tuple(
-      -(-size // p)
-      for size, p in zip(images.shape[1:3], patch_size, strict=True)
-    )
+    size = images.shape[1:3]
     seen = seen_pixels(batch.get(VALID), images)
+    cells, grid = zip(
+      *map(
+        windows.cells,
+        size,
+        seen.T,
+        self._window or size,
+        self._stride or size,
+        patch_size,
+      ),
+      strict=True,
+    )
     matrix = confusion.count_best_of_cells(
-      truth, counted, seen, shown, patch_size, grid, self._task.num_classes
+      truth, counted, seen, shown, cells, grid, self._task.num_classes
     )
     return confusion.add(sums, self._parallel.sum(matrix))
 
@@ -307,7 +316,7 @@ class Evaluator(base.Evaluator):
     best = dict.fromkeys(sizes - self._ceilings.keys(), zeros)
     programs = {
       size: self._program(
-        ("ceiling", size, self._prefix),
+        ("ceiling", size, self._prefix, self._window, self._stride),
         functools.partial(self._add_best, size),
       )
       for size in best

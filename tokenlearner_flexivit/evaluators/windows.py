@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32
 
 
@@ -18,6 +19,43 @@ def anchors(size: int, window: int, stride: int) -> list[int]:
   """
   last = max(size - window, 0)
   return [*range(0, last, stride), last]
+
+
+def _most(size: int, window: int, stride: int) -> int:
+  """Returns how many windows an axis of this length has at most."""
+  return math.ceil(max(size - window, 0) / stride) + 1
+
+
+def cells(
+  size: int,
+  seen: Int32[Array, " B"],
+  window: int,
+  stride: int,
+  patch_size: int,
+) -> tuple[Int32[Array, "B size"], int]:
+  """Returns the numbers of the cells of pixels along an axis.
+
+  No patch of any window begins or ends within a cell. With a single window,
+  cells are its patches.
+
+  Args:
+    size: of the images, perhaps padded.
+    seen: size of each image without padding.
+    window: its size.
+    stride: between windows.
+    patch_size: in pixels.
+
+  Returns:
+    The numbers from 0 on, and a limit that they do not reach.
+  """
+  starts = jnp.arange(_most(size, window, stride)) * stride
+  starts = jnp.minimum(starts[None], jnp.maximum(seen - window, 0)[:, None])
+  edges = np.asarray([*range(0, window, patch_size), window])
+  edges = (starts[..., None] + edges[None, None]).reshape(len(seen), -1)
+  begins = jax.vmap(
+    lambda edges: jnp.zeros(size, jnp.int32).at[edges].set(1, mode="drop")
+  )(edges)
+  return jnp.cumsum(begins, axis=1) - 1, min(size, edges.shape[1])
 
 
 def slide(
@@ -44,10 +82,7 @@ def slide(
   after = [(0, max(w - s, 0)) for s, w in zip(size, window, strict=True)]
   images = jnp.pad(images, [(0, 0), *after, (0, 0)])
   last = jnp.maximum(seen - jnp.asarray(window)[None], 0)
-  most = [
-    math.ceil(max(s - w, 0) / t) + 1
-    for s, w, t in zip(size, window, stride, strict=True)
-  ]
+  most = list(map(_most, size, window, stride))
   steps = jnp.stack(
     jnp.meshgrid(*map(jnp.arange, most), indexing="ij"), axis=-1
   ).reshape(-1, 2)
