@@ -6,15 +6,17 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 from tests import tiny, vectors
 from tests.vectors import assert_close
-from tokenlearner_flexivit import models, tasks
+from tokenlearner_flexivit import dials, models, parallel, tasks
 from tokenlearner_flexivit.data.ops import geometry
 from tokenlearner_flexivit.models import label_coder, label_patches
 from tokenlearner_flexivit.tasks import panoptic_answers, panoptic_code
+from tokenlearner_flexivit.train import step as train_step
 
 CODER = dict(
   num_instances=4,
@@ -78,6 +80,44 @@ def test_losses_and_predictions_are_the_published_ones(name):
   np.testing.assert_array_equal(
     results[1], case["out/prediction_min_fraction_0.15"]
   )
+
+
+@pytest.mark.parametrize(
+  "quantizer, accumulate", [("fsq", 1), ("fsq", 2), ("vq", 1)]
+)
+def test_used_codes_are_counted_over_the_whole_batch(quantizer, accumulate):
+  """Over all devices and micro-batches, each code once."""
+  number = 27
+  coder = dict(quantizer=quantizer, levels=(3, 3, 3), num_words=number)
+  task = make_task(coder)
+  rng = np.random.default_rng(0)
+  size = 2 * accumulate * jax.device_count()
+  batch = {
+    "image": rng.normal(size=(size, 8, 6, 3)).astype(np.float32),
+    "semantic": rng.integers(0, 3, (size, 8, 6), np.int32),
+    "instances": rng.integers(0, 4, (size, 8, 6), np.int32),
+  }
+  params = tiny.init(task.model, batch["image"][:1])
+  params["encoder_head"]["kernel"] *= 9  # So that codes differ.
+  devices = parallel.create()
+  step = train_step.make_train_step(
+    task,
+    optax.sgd(0.0),
+    dials.from_config(None, None)[0],
+    devices,
+    seed=0,
+    accumulate=accumulate,
+  )
+  state = train_step.create_state(params, optax.sgd(0.0), ema=False)
+  _, metrics = devices.run(step, num_constants=1)(
+    devices.place(state), devices.place_batch(batch), ()
+  )
+  _, out = task.model.apply(
+    {"params": params}, batch["image"], task.labels(batch), method="encode"
+  )
+  used = len(np.unique(out["code"]))
+  assert 1 < used < number
+  assert metrics["codes_used"] == pytest.approx(used / number)
 
 
 def logits_of(labels, instances):

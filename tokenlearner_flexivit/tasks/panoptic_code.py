@@ -19,8 +19,9 @@ from tokenlearner_flexivit.models import (
 from tokenlearner_flexivit.parallel import Parallel
 from tokenlearner_flexivit.tasks import base, panoptic_answers
 
-# The metric that holds the batch's words for `PanopticCode.after_step`.
-_WORDS = "words"
+# Metrics that `PanopticCode.after_step` reads: the batch's words, for the
+# codebook, and which codes it has.
+_WORDS, _USED = "words", "codes_used"
 
 
 class PanopticCode(panoptic_answers.PanopticAnswers):
@@ -101,7 +102,7 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
     """Returns the model for the labels of the data."""
     # Before the data are opened, any number of classes serves.
     number = about.get("num_classes", 1) + 1
-    name = section.get("name") or "label_coder"
+    name = configuration.value(section, "name", "label_coder")
     return models.create(**{"num_labels": number, **section, "name": name})
 
   @property
@@ -124,6 +125,9 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
   ) -> tuple[Float32[Array, ""], tuple[dict[str, Any], label_coder.Logits]]:
     """Returns the loss of a batch, its terms, and the logits.
 
+    `after_step` turns the term `codes_used` [K] into the share of the codes
+    that the batch of all devices has.
+
     Args:
       params: of the model.
       batch: the result of `prepare`.
@@ -141,8 +145,8 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
     }
     loss = sum(terms.values())
     number = self.model.num_codes
-    used = jnp.zeros(number).at[out["code"]].set(1)
-    terms["codes_used"] = used.mean()
+    # Its mean over devices and micro-batches is positive for codes of any.
+    terms[_USED] = jnp.zeros(number).at[out["code"]].set(1)
     if self.model.quantizer == "vq":
       book = vector_quantizer.Codebook(**params[label_coder.CODEBOOK])
       words = jax.lax.stop_gradient(book.words())[out["code"]]
@@ -159,9 +163,10 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
     self, before: Any, params: Any, metrics: dict[str, Any], key: jax.Array
   ) -> tuple[Any, dict[str, Any]]:
     """Returns the parameters with the codebook moved, and the other metrics."""
+    used = (metrics[_USED] > 0).mean(dtype=jnp.float32)
+    metrics = {**metrics, _USED: used}
     if _WORDS not in metrics:
       return params, metrics
-    metrics = dict(metrics)
     book = vector_quantizer.updated(
       vector_quantizer.Codebook(**before[label_coder.CODEBOOK]),
       metrics.pop(_WORDS),
