@@ -294,6 +294,12 @@ def check_call(
   return section
 
 
+def value(section: Mapping[str, Any], key: str, default: Any) -> Any:
+  """Returns a value of a section, or the default where it has none or None."""
+  own = section.get(key)
+  return default if own is None else own
+
+
 def with_default(
   function: Callable[..., Any], section: Mapping[str, Any], key: str
 ) -> Any:

@@ -96,7 +96,7 @@ def test_prompts_of_a_class_follow_one_another():
   texts = prompts.fill(names, templates, plain=True)
   assert texts == ["a tshirt", "the tshirt", "a dog, large", "the dog, large"]
   assert prompts.fill(names, templates, plain=False)[0] == "A T-shirt!"
-  for wrong in ([], "photo of", ["a {} and a {}"], [3]):
+  for wrong in ([], "photo of", ["a {} and a {}"], [3], 3, True):
     with pytest.raises(ValueError, match=r"templates=.*"):
       prompts.read_templates(wrong, "templates")
   assert len(prompts.read_templates("clip_best", "templates")) == 7

@@ -54,6 +54,13 @@ def test_models_that_do_not_suit_the_loss_or_the_texts(model, options, words):
     make_task(make_model(**model), **options)
 
 
+@pytest.mark.parametrize("name", ["contrastive", "detection"])
+@pytest.mark.parametrize("text", [3, "S", ["S"], False])
+def test_a_text_tower_that_is_no_section(name, text):
+  with pytest.raises(ValueError, match=r"config\.model\.text=.* a section"):
+    tasks.TASKS[name].build_model({"variant": "mu/4", "text": text})
+
+
 def test_texts_get_the_numbers_of_the_training():
   """Ids begin at 3, 2 is unknown, and 1 ends and fills."""
   task = make_task()

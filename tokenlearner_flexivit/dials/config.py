@@ -61,7 +61,9 @@ def from_config(
   dispatch = section.get("dispatch")
   dispatch = "auto" if dispatch is None else dispatch
   known = {"switch": "switch", "host": "host", "auto": default_dispatch()}
-  sandwich, inplace = (section.get(name) or False for name in switches)
+  sandwich, inplace = (
+    configuration.value(section, name, False) for name in switches
+  )
   for name, value in zip(switches, (sandwich, inplace), strict=True):
     if not isinstance(value, bool):
       raise ValueError(f"config.flexi.{name}={value!r} must be True or False.")

@@ -56,20 +56,22 @@ def _read(
     the class that it names, the arguments of its constructor, and those of
     `Context.choose`.
   """
-  # The command line passes None for the default.
-  arguments = {k: v for k, v in section.items() if v is not None}
-  for key in configuration.duration_keys("eval"):
-    arguments.pop(key, None)
   cls = configuration.choose(
-    arguments.pop("type", "classification"), EVALUATORS, f"{where}.type"
+    configuration.value(section, "type", "classification"),
+    EVALUATORS,
+    f"{where}.type",
   )
-  if not isinstance(arguments.get("data", {}), Mapping):
+  taken = ("type", *configuration.duration_keys("eval"))
+  arguments = {k: v for k, v in section.items() if k not in taken}
+  if not isinstance(configuration.value(arguments, "data", {}), Mapping):
     raise ValueError(
       f"{where}.data={arguments['data']!r} must be a section, as config.data."
     )
   shared = ["batch_size", *(kind.key for kind in dials.KINDS.values())]
   own = inspect.signature(cls).parameters.keys() - {"context"}
   configuration.check_keys(arguments, own | set(shared), where)
+  # The command line passes None for the default.
+  arguments = {k: v for k, v in arguments.items() if v is not None}
   choice = {key: arguments.pop(key) for key in shared if key in arguments}
   return cls, arguments, choice
 

@@ -54,7 +54,9 @@ def read_templates(value: str | Sequence[str], where: str) -> tuple[str, ...]:
   """
   if isinstance(value, str) and "{}" not in value:
     return configuration.choose(value, NAMED, where)
-  templates = (value,) if isinstance(value, str) else tuple(value)
+  value = (value,) if isinstance(value, str) else value
+  configuration.check_list(value, where)
+  templates = tuple(value)
   for template in templates or (None,):
     if not isinstance(template, str) or template.count("{}") != 1:
       raise ValueError(

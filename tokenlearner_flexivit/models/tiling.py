@@ -27,7 +27,9 @@ def to_size(size: Size, name: str = "") -> tuple[int, ...]:
       "A size must be static, but this one is traced. Under jit, name the"
       ' argument: jax.jit(f, static_argnames="patch_size").'
     )
-  static = all(isinstance(s, numbers.Integral) for s in sizes)
+  static = all(
+    isinstance(s, numbers.Integral) and not isinstance(s, bool) for s in sizes
+  )
   if len(sizes) not in (2, 3) or not static or min(sizes) < 1:
     raise ValueError(
       f"{name and f'{name}: '}Expected one or two positive integers, or three"

@@ -44,7 +44,7 @@ def named(section: Mapping[str, Any]) -> type[Task]:
   Raises:
     ValueError: no task has this name.
   """
-  name = section.get("name") or "classification"
+  name = configuration.value(section, "name", "classification")
   return configuration.choose(name, TASKS, "config.task.name")
 
 

@@ -248,8 +248,8 @@ class Contrastive(base.Task):
     if about:
       size = vocabularies.from_json(about["vocabulary"]).size
       known = {"vocab_size": size, "max_len": about["max_len"]}
-    text = known | dict(section.get("text") or {})
-    name = section.get("name") or "two_towers"
+    text = known | text_towers.section(section)
+    name = configuration.value(section, "name", "two_towers")
     return models.create(**{**section, "name": name, "text": text})
 
   def check_init(

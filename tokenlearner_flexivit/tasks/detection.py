@@ -216,8 +216,8 @@ class Detection(box_answers.BoxAnswers):
     known = {"vocab_size": 4, "max_len": _MAX_LEN}
     if about:
       known["vocab_size"] = vocabularies.from_json(about["vocabulary"]).size
-    text = known | dict(section.get("text") or {})
-    name = section.get("name") or "owl_vit"
+    text = known | text_towers.section(section)
+    name = configuration.value(section, "name", "owl_vit")
     return models.create(**{**section, "name": name, "text": text})
 
   def check_init(

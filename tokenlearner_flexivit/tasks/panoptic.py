@@ -162,7 +162,7 @@ class Panoptic(panoptic_answers.PanopticAnswers):
     if not isinstance(fields, Mapping):
       fields = _ANY_CODER
     fields = {"num_labels": 2, **fields}
-    name = section.get("name") or "uvim"
+    name = configuration.value(section, "name", "uvim")
     return models.create(**{**section, "name": name, "coder": fields})
 
   @classmethod

@@ -101,7 +101,7 @@ class Segmentation(base.Task):
     """Returns the model with logits for the classes, by default a Segmenter."""
     # Before the data are opened, any number of classes serves.
     number = about.get("num_classes") or section.get("num_classes") or 2
-    name = section.get("name") or "segmenter"
+    name = configuration.value(section, "name", "segmenter")
     return models.create(**{**section, "name": name, "num_classes": number})
 
   @property

@@ -2,15 +2,31 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import interop
 from tokenlearner_flexivit.data import vocabulary as vocabularies
 from tokenlearner_flexivit.interop import text_tower
+
+
+def section(model: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the section of a text tower in `config.model`, perhaps empty.
+
+  Raises:
+    ValueError: it is no section.
+  """
+  text = configuration.value(model, "text", {})
+  if not isinstance(text, Mapping):
+    raise ValueError(
+      f"config.model.text={text!r} must be a section: keys with values, such "
+      "as dict(variant='S')."
+    )
+  return dict(text)
 
 
 def check_size(

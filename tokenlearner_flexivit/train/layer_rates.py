@@ -80,7 +80,8 @@ def factors(
   rates = dict.fromkeys(every, 1.0)
   if layer_decay is not None:
     rates = _decayed(every, layer_decay, model)
-  scales = _scaled(every, lr_scales or ()) | _frozen(every, freeze or ())
+  scales = _scaled(every, () if lr_scales is None else lr_scales)
+  scales |= _frozen(every, () if freeze is None else freeze)
   if not any(scales.get(name, 1.0) for name in every):
     keys = {"freeze": freeze, "lr_scales": lr_scales}
     said = " and ".join(f"{k}={v!r}" for k, v in keys.items() if v)

@@ -152,7 +152,8 @@ def create_schedule(
   if not isinstance(section, Mapping):
     raise ValueError(f"{where}={section!r} must be a section: keys, values.")
   arguments = dict(section)
-  name = arguments.pop("name", None) or "cosine"
+  name = configuration.value(arguments, "name", "cosine")
+  arguments.pop("name", None)
   create = configuration.choose(name, SCHEDULES, f"{where}.name")
   kinds = ("warmup", "cooldown") if name == "rsqrt" else ("warmup",)
   keys = configuration.duration_keys(*kinds, units=configuration.PART_UNITS)
@@ -372,7 +373,8 @@ def create(
   """
   where = "config.optimizer"
   arguments = dict(section)
-  name = arguments.pop("name", None) or "adamw"
+  name = configuration.value(arguments, "name", "adamw")
+  arguments.pop("name", None)
   configuration.choose(name, known(), f"{where}.name")
   checked = arguments
   # For some optimizers of optax, an eps of 0 has a meaning.
@@ -380,11 +382,12 @@ def create(
     checked = {k: v for k, v in arguments.items() if k != "eps"}
   _check_values(checked, where)
   schedule = create_schedule(
-    arguments.pop("schedule", None) or {},
+    configuration.value(arguments, "schedule", {}),
     total_steps,
     batch_size=batch_size,
     num_examples=num_examples,
   )
+  arguments.pop("schedule", None)
   clip = arguments.pop("grad_clip_norm", None)
   rates = {key: arguments.pop(key, None) for key in layer_rates.KEYS}
   factors = layer_rates.factors(params, **rates, model=model)

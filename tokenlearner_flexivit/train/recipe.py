@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from tokenlearner_flexivit import config as configuration
 from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit.models import stacking
 from tokenlearner_flexivit.train import layer_rates, setup
@@ -36,8 +37,10 @@ class Recipe:
     )
     section = dict(config["optimizer"])
     if frozen := experiment.task.frozen:
-      own = section.get("freeze") or ()
-      section["freeze"] = [*([own] if isinstance(own, str) else own), *frozen]
+      own = configuration.value(section, "freeze", [])
+      own = [own] if isinstance(own, str) else own
+      configuration.check_list(own, "config.optimizer.freeze")
+      section["freeze"] = [*own, *frozen]
     self.optimizer, self.learning_rate = optimizer_lib.create(
       section,
       self.stacked,
