@@ -57,7 +57,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "Say where images and captions are: "
       "--config=configs/captions.py:path=/data/pairs.csv"
     )
-  data = "rendered_scenes/tiny" if runlocal else args["path"]
+  data = args["path"] or "rendered_scenes/tiny"
   if not data.startswith(("coco:", captions.PREFIX, "rendered_scenes/")):
     data = f"{captions.PREFIX}{data}"
   train, test = lit.splits(data, args["train"], args["test"])

@@ -170,10 +170,29 @@ def test_the_digest_is_of_names_and_captions(tmp_path):
   assert open_captions(tmp_path / "two").digest() != one
 
 
+def test_a_file_by_its_whole_path_is_the_same_image(tmp_path):
+  write_images(tmp_path)
+  write(tmp_path, f"file,caption\n{tmp_path}/a.png,A cat.\na.png,A pet\n")
+  assert by_name(open_captions(tmp_path)) == {"a.png": ["A cat.", "A pet"]}
+  lines = f"{tmp_path}/a.png,x,train\na.png,y,val\n"
+  write(tmp_path, f"file,caption,split\n{lines}")
+  with pytest.raises(ValueError, match=r"a\.png is in 'val', but in 'train'"):
+    open_captions(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png"])
+def test_names_that_no_file_can_have_are_told(tmp_path, name):
+  line = json.dumps({"file": name, "caption": "A cat."})
+  write(tmp_path, line, "table.jsonl")
+  with pytest.raises(ValueError, match="line 1: has no image, file is '"):
+    open_captions(tmp_path)
+
+
 @pytest.mark.parametrize(
   "text, error",
   [
     ("file,caption\nz.png,A cat\n", r"line 2: .*z\.png: .*No such file"),
+    ("file,caption\nA.PNG,A cat\n", r"A\.PNG: .*; 'a\.png' is there"),
     ("file,caption\nbad.png,A cat\n", r"line 2: .*bad\.png: "),
     ("file,caption\na.png,\n", r"line 2: a caption of a\.png has no word: ''"),
     ("file,caption\na.png,-\n", r"line 2: a caption of a\.png has no word"),

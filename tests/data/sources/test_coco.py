@@ -315,6 +315,17 @@ def change_box(box, number=0):
     (change_box([5, None, 1, 1]), "annotation 5 has no bbox of four"),
     (lambda c: c["images"][0].pop("file_name"), "'file_name' is missing"),
     (lambda c: c["categories"].clear(), "has the category 3, which is not"),
+    (lambda c: c["categories"][0].update(name=None), "has no name, but None"),
+    (lambda c: c["categories"][0].update(name=" "), "has no name, but ' '"),
+    (
+      lambda c: c["images"][0].update(file_name="A.jpg"),
+      "A.jpg: cannot be read .*; 'a.jpg' is there",
+    ),
+    (
+      lambda c: c["images"][0].update(file_name="a\0.jpg"),
+      "has the name 'a.x00.jpg', which no file can have",
+    ),
+    (lambda c: c["images"][0].update(width=2**40), "out of bounds for int32"),
     (
       lambda c: c["categories"][0].update(name="cat"),
       "several categories with the same name: 'cat'",

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tokenlearner_flexivit import data
+from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.sources import file_cache, image_header
 from tokenlearner_flexivit.data.sources.mask_folder import checks
 
@@ -103,6 +104,29 @@ def test_ids_of_masks_are_checked_once(tmp_path, monkeypatch):
   write(tmp_path / "masks" / "0.png", np.ones((4, 6), np.uint8))
   with pytest.raises(ValueError, match="has the ids 1, but"):
     open_split(name, "all")
+
+
+@pytest.mark.parametrize("fill", [coco, mask_folder, captions])
+def test_folders_are_not_listed_again_for_another_split(
+  tmp_path, monkeypatch, fill
+):
+  name, image, _ = fill(tmp_path)
+  if fill is captions:
+    (tmp_path / "z").mkdir()
+  age(tmp_path)
+  first = open_split(name, "train[:90%]")
+  listed, original = [], splits.visible
+  monkeypatch.setattr(
+    splits, "visible", lambda path: listed.append(path) or original(path)
+  )
+  kind = type(first)
+  for split in ("train", "train[:50%]", "all"):
+    kind.check_split(name, split)
+  assert not listed and len(first) == NUMBER - 2
+  write(tmp_path / "new" / "0.png", np.zeros((4, 6, 3), np.uint8))
+  write(image.with_name("x.png"), np.zeros((4, 6, 3), np.uint8))
+  kind.check_split(name, "train")
+  assert listed
 
 
 class Result:

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import unicodedata
 
 import cv2
 import numpy as np
@@ -314,6 +315,44 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
   fill(tmp_path / "images", tmp_path / "masks")
   change(tmp_path)
   with pytest.raises(ValueError, match=message):
+    open_folder(tmp_path)
+
+
+def test_a_path_may_be_relative(tmp_path, monkeypatch):
+  fill(tmp_path / "mine" / "images", tmp_path / "mine" / "masks")
+  monkeypatch.chdir(tmp_path)
+  assert len(open_folder("mine")) == 4
+  monkeypatch.chdir(tmp_path / "mine")
+  assert len(open_folder(".")) == 4
+
+
+def test_links_to_a_folder_above_are_passed_over(tmp_path):
+  """Two of them would be followed 2^40 times."""
+  fill(tmp_path / "images", tmp_path / "masks")
+  for name in ("one", "two"):
+    (tmp_path / "images" / name).symlink_to(tmp_path / "images")
+    (tmp_path / "masks" / name).symlink_to(tmp_path / "masks")
+  (tmp_path / "more").mkdir()
+  write(tmp_path / "more" / "z.jpg", image())
+  write(tmp_path / "masks" / "linked" / "z.png", mask(0))
+  (tmp_path / "images" / "linked").symlink_to(tmp_path / "more")
+  assert len(open_folder(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("name", ["A.png", "e\u0301.png"])
+def test_masks_whose_names_are_spelt_otherwise_are_told(tmp_path, name):
+  fill(tmp_path / "images", tmp_path / "masks")
+  other = unicodedata.normalize("NFC", name).replace("A", "a")
+  write(tmp_path / "images" / other, image())
+  write(tmp_path / "masks" / name, mask())
+  with pytest.raises(ValueError, match=f"has no mask .*masks/{name} differs"):
+    open_folder(tmp_path)
+
+
+def test_classes_of_the_same_name_are_warned_of(tmp_path):
+  fill(tmp_path / "images", tmp_path / "masks")
+  (tmp_path / "classes.txt").write_text("ground\nsky\nSky\n")
+  with pytest.warns(UserWarning, match="'sky', 'Sky'.* join them"):
     open_folder(tmp_path)
 
 

@@ -221,16 +221,20 @@ def hash_words(*values: Any) -> str:
   return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
-def spelt_alike(names: Iterable[str]) -> list[str]:
-  """Returns the names that probably mean the same as another name.
+def spelling(name: str) -> str:
+  """Returns a name as names that probably mean the same have it in common.
 
   These differ only in case, in blanks at the ends, or in the encoding of
   letters: Apple's file systems write an accent as a separate character.
   """
+  return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def spelt_alike(names: Iterable[str]) -> list[str]:
+  """Returns the names that have a `spelling` in common with another name."""
   groups = collections.defaultdict(list)
   for name in names:
-    spelling = unicodedata.normalize("NFKC", name).strip().casefold()
-    groups[spelling].append(name)
+    groups[spelling(name)].append(name)
   alike = [group for group in groups.values() if len(group) > 1]
   return list(itertools.chain.from_iterable(alike))
 
@@ -259,13 +263,40 @@ def warn_of_classes(
       f"{', '.join(map(repr, missing[:10]))}{more}.",
       stacklevel=4,
     )
+  warn_of_alike(name, class_names)
+
+
+def warn_of_alike(name: str, class_names: Iterable[str]) -> None:
+  """Warns of names of classes that are equal or spelt alike.
+
+  Args:
+    name: name of the source.
+    class_names: names of its classes.
+  """
   if alike := spelt_alike(class_names):
     warnings.warn(
       f"{name} has classes whose names differ only in case, in blanks or in "
       f"how their letters are encoded: {', '.join(map(repr, alike[:10]))}. If "
       "they are one class, join them.",
-      stacklevel=4,
+      stacklevel=5,
     )
+
+
+def is_path(text: str) -> bool:
+  """Tells whether a file can have a name, which JSON may write in any way."""
+  try:
+    return b"\0" not in os.fsencode(text)
+  except UnicodeEncodeError:
+    return False
+
+
+def similar_names(folder: str | os.PathLike) -> dict[str, str]:
+  """Returns the names in a folder by their `spelling`; {} if it is missing."""
+  try:
+    with os.scandir(folder) as entries:
+      return {spelling(entry.name): entry.name for entry in entries}
+  except OSError:
+    return {}
 
 
 def is_whole_number(value: Any) -> bool:

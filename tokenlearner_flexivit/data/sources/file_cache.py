@@ -1,6 +1,8 @@
 """Keeps what was read from files while it is used and they do not change."""
 
+import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 import threading
@@ -48,9 +50,14 @@ class Stamp:
 class FileCache(Generic[T]):
   """Keeps results while they are in use and their files have not changed."""
 
-  def __init__(self):
-    self._results = weakref.WeakValueDictionary()
-    self._stamps = weakref.WeakKeyDictionary()
+  def __init__(self, kept: int = 0):
+    """Makes an empty cache.
+
+    Args:
+      kept: how many of the last results are kept if nothing uses them.
+    """
+    self._known: dict[Hashable, tuple[weakref.ref, Stamp]] = {}
+    self._last = collections.deque(maxlen=kept)
     self._lock = threading.Lock()
 
   def get(self, key: Hashable, read: Callable[[Stamp], T]) -> T:
@@ -62,12 +69,22 @@ class FileCache(Generic[T]):
         them.
     """
     with self._lock:
-      result = self._results.get(key)
-      if result is None or not self._stamps[result].is_current():
-        stamp = Stamp()
-        self._results[key] = result = read(stamp)
-        self._stamps[result] = stamp
+      known, stamp = self._known.get(key, (None, None))
+      result = known and known()
+      if result is not None and stamp.is_current():
+        return result
+      stamp = Stamp()
+      result = read(stamp)
+      entry = weakref.ref(result, functools.partial(self._remove, key)), stamp
+      self._known[key] = entry
+      self._last.append(result)
       return result
+
+  def _remove(self, key: Hashable, dropped: weakref.ref) -> None:
+    # Without the lock: any thread may come here at any time, also one that the
+    # owner of the lock waits for. At worst a newer result is read again.
+    if self._known.get(key, (None, None))[0] is dropped:
+      self._known.pop(key, None)
 
 
 def _times(paths: list[str]) -> list[int]:

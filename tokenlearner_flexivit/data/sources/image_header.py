@@ -1,6 +1,7 @@
 """Reads the sizes of images from the beginnings of their files."""
 
 import concurrent.futures
+import errno
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from tokenlearner_flexivit.data.ops import exif
+from tokenlearner_flexivit.data.sources import base as sources
 
 # Almost all files tell their size in so many bytes.
 _BYTES = 1 << 16
@@ -21,6 +23,9 @@ _NO_FRAME = (0xC4, 0xC8, 0xCC)
 _EXIF_ORIENTATION = 0x0112
 # Of TIFF 6.0, section 8.
 _WIDTH, _HEIGHT = 256, 257
+
+
+_MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
 
 
 class Header(NamedTuple):
@@ -67,7 +72,19 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Header | str]:
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     starts = range(0, len(paths), _CHUNK)
     parts = pool.map(read_chunk, [paths[i : i + _CHUNK] for i in starts])
-    return list(itertools.chain.from_iterable(parts))
+    headers = list(itertools.chain.from_iterable(parts))
+  folders = {}
+  for i, header in enumerate(headers):
+    if header == _MISSING:
+      folder, name = os.path.split(paths[i])
+      if folder not in folders:
+        folders[folder] = sources.similar_names(folder)
+      if other := folders[folder].get(sources.spelling(name)):
+        headers[i] += (
+          f"; {other!r} is there, which differs in case, in blanks or in how "
+          "letters are encoded: write the name as it is there"
+        )
+  return headers
 
 
 def read(path: str | os.PathLike) -> Header:

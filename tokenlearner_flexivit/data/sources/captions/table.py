@@ -15,7 +15,7 @@ from typing import Any
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import csv_rows
+from tokenlearner_flexivit.data.sources import csv_rows, file_cache
 
 # Names of columns, and of keys in JSON. If a table has several of a kind, the
 # first of these is read.
@@ -67,13 +67,30 @@ def find(path: str | os.PathLike) -> pathlib.Path:
         f"{', '.join(_SUFFIXES)}."
       )
     return root
+  return _tables.get(root, lambda stamp: _find(root, stamp)).path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Table:
+  """A table in a folder; unlike a path, a cache can keep it."""
+
+  path: pathlib.Path
+
+
+# A start asks for the table many times, and images may lie beside it.
+_tables: file_cache.FileCache[_Table] = file_cache.FileCache(kept=8)
+
+
+def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Table:
+  """Returns the only table in a folder, or raises the errors of `find`."""
+  stamp.add([root])
   tables = [
     root / entry.name
     for entry in splits.visible(root)
     if entry.is_file() and entry.name.lower().endswith(_SUFFIXES)
   ]
   if len(tables) == 1:
-    return tables[0]
+    return _Table(tables[0])
   if not tables:
     raise ValueError(
       f"{root} has no table of captions: expected a file whose name ends with "
@@ -117,8 +134,10 @@ def _read(path: pathlib.Path, *stamp: int) -> dict[str, Split]:
     rows = _csv_rows(path, text, problems)
   captions = collections.defaultdict(list)
   first: dict[str, tuple[str, str]] = {}
+  folder = f"{path.parent}/"
   for where, image, texts, split in rows:
-    name = os.path.normpath(image.replace("\\", "/"))
+    # A file has one name, whether the table has its whole path or not.
+    name = os.path.normpath(image.replace("\\", "/")).removeprefix(folder)
     known, place = first.setdefault(name, (split, where))
     if known != split:
       problems.append(
@@ -268,7 +287,7 @@ def _row(
   name, texts = values.get(image), values.get(caption)
   split = values.get(SPLIT, "train")
   texts = texts if isinstance(texts, list) else [texts]
-  if not isinstance(name, str) or not name.strip():
+  if not isinstance(name, str) or not name.strip() or not sources.is_path(name):
     problems.append(f"{where}: has no image, {image} is {name!r}")
   elif not isinstance(split, str) or not split.strip():
     problems.append(f"{where}: has no split for {name}")

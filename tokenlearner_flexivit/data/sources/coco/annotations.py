@@ -73,7 +73,10 @@ def _kind_of(path: pathlib.Path, *stamp: int) -> str | None:
     *content
   }:
     return None
-  first = next(iter(content["annotations"]), {})
+  notes = content["annotations"]
+  first = notes[0] if isinstance(notes, list) and notes else {}
+  if not isinstance(first, dict):
+    return None
   if "segments_info" in first:
     return PANOPTIC
   return CAPTIONS if "caption" in first else BOXES
@@ -116,7 +119,7 @@ def _read(path: pathlib.Path, kind: str, *stamp: int) -> Annotations:
   _load.cache_clear()  # Polygons may take gigabytes.
   try:
     return _parse(path, kind, content)
-  except (KeyError, TypeError, AttributeError) as error:
+  except (KeyError, TypeError, AttributeError, OverflowError) as error:
     what = f"{error} is missing" if isinstance(error, KeyError) else error
     raise ValueError(
       f"{path} has no annotations in COCO's form: {what}."
@@ -132,6 +135,18 @@ def _parse(
   problems = [
     *_unfit(path, "images", [image["id"] for image in images]),
     *_unfit(path, "categories", [category["id"] for category in listed]),
+    *(
+      f"{path}: the category {category['id']} has no name, but "
+      f"{category.get('name')!r}"
+      for category in listed
+      if category.get("name") is None or not str(category["name"]).strip()
+    ),
+    *(
+      f"{path}: the image {image['id']} has the name {name!r}, which no file "
+      "can have"
+      for image in images
+      if not sources.is_path(name := _file_name(image))
+    ),
   ]
   sources.check(f"{path} cannot be read", problems)
   position = {image["id"]: i for i, image in enumerate(images)}

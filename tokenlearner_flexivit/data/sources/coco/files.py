@@ -1,5 +1,6 @@
 """The files with COCO annotations in a folder, as tools export them."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
+from tokenlearner_flexivit.data.sources import file_cache
 from tokenlearner_flexivit.data.sources.coco import annotations
 
 # COCO's own names of files begin so. Where a split has boxes twice, the first
@@ -52,8 +54,25 @@ def find(path: str | os.PathLike) -> dict[str, Kinds]:
   root = paths.local(path, "coco")
   if not root.is_dir():
     raise ValueError(f"coco:{path}: there is no such folder.")
+  return _known.get(root.absolute(), lambda stamp: _find(root, stamp)).splits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Known:
+  """The annotations of a folder; unlike a dict, a cache can keep them."""
+
+  splits: dict[str, Kinds]
+
+
+# A start asks for the splits many times, and folders may be large.
+_known: file_cache.FileCache[_Known] = file_cache.FileCache(kept=8)
+
+
+def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Known:
+  """Returns the annotations, or raises the errors of `find`."""
   named: dict[str, dict[str, pathlib.Path]] = {}
-  for file, token in _candidates(root):
+  for file, token in _candidates(root, stamp):
+    stamp.add([file])
     prefix = next((p for p in _PREFIXES if file.name.startswith(p)), None)
     kind = _PREFIXES[prefix] if prefix else annotations.kind_of(file)
     if kind is None:
@@ -78,7 +97,7 @@ def find(path: str | os.PathLike) -> dict[str, Kinds]:
       "'images' and 'annotations', such as annotations/instances_train.json, "
       "train/_annotations.coco.json or result.json."
     )
-  return _by_role(named, root)
+  return _Known(_by_role(named, root))
 
 
 def resolve(asked: str, known: Mapping[str, Kinds], where: str) -> str:
@@ -124,14 +143,18 @@ def _by_role(
   }
 
 
-def _candidates(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+def _candidates(
+  root: pathlib.Path, stamp: file_cache.Stamp
+) -> Iterator[tuple[pathlib.Path, str]]:
   """Yields JSON files that may hold annotations, with their splits' names."""
+  stamp.add([root])
   for entry in splits.visible(root):
     path = root / entry.name
     if not splits.is_folder(entry):
       if _is_json(path):
         yield path, _token(path)
       continue
+    stamp.add([path])
     is_split = bool(splits.role(_YEAR.sub("", entry.name)))
     for file in map(pathlib.Path, map(os.fspath, splits.visible(path))):
       if entry.name.lower() == "annotations" and _is_json(file):

@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import splits
-from tokenlearner_flexivit.data.sources import image_listing, text_files
+from tokenlearner_flexivit.data.sources import base as sources
+from tokenlearner_flexivit.data.sources import (
+  file_cache,
+  image_listing,
+  text_files,
+)
 
 # Names of folders, in lower case; the first one that is there is taken.
 IMAGES = (
@@ -106,29 +111,43 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   root = paths.local(path, "mask_folder")
   if not root.is_dir():
     raise ValueError(f"mask_folder:{path}: there is no such folder.")
-  place = _place(root)
+  root = pathlib.Path(os.path.abspath(root))
+  return _places.get(root, lambda stamp: _find_places(root, stamp))
+
+
+class _Places(dict[str, Place]):
+  """Splits by name; unlike a plain dict, a cache can keep them."""
+
+
+# A start asks for the splits many times, and folders may be large.
+_places: file_cache.FileCache[_Places] = file_cache.FileCache(kept=8)
+
+
+def _find_places(root: pathlib.Path, stamp: file_cache.Stamp) -> _Places:
+  """Returns the splits of a folder, or raises the errors of `find_places`."""
+  place = _place(root, stamp)
   if place is None:
-    known = {name: _place(root / name) for name in _folders(root)}
+    known = {name: _place(root / name, stamp) for name in _folders(root, stamp)}
     known = {name: place for name, place in known.items() if place}
     if not known:
-      raise ValueError(_unknown_layout(root))
+      raise ValueError(_unknown_layout(root, stamp))
     return _by_role(known, root)
   if place.masks in (None, place.images):
-    return {"train": place}
-  if lists := _lists(root):
+    return _Places(train=place)
+  if lists := _lists(root, stamp):
     known = {
       name: dataclasses.replace(place, listed=stems)
       for name, stems in lists.items()
     }
     if len(known) == 1 and not any(map(splits.role, known)):
-      return {"train": next(iter(known.values()))}
+      return _Places(train=next(iter(known.values())))
     return _by_role(known, root)
-  inside = _folders(place.images)
+  inside = _folders(place.images, stamp)
   if not any(map(splits.role, inside)):
-    return {"train": place}
+    return _Places(train=place)
   loose = [
     entry.name
-    for entry in splits.visible(place.images)
+    for entry in _visible(place.images, stamp)
     if image_listing.is_image(entry.name) and not splits.is_folder(entry)
   ]
   if loose:
@@ -137,15 +156,16 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
       f"{', '.join(inside)}, and would be in none: move it into one, or hide "
       "it with a leading dot."
     )
-  if any(map(splits.role, _folders(place.masks))):
+  if any(map(splits.role, _folders(place.masks, stamp))):
     known = {
-      name: Place(place.images / name, _counterpart(place.masks, name))
+      name: Place(place.images / name, _counterpart(place.masks, name, stamp))
       for name in inside
     }
     return _by_role(known, place.images)
   # All masks are in one folder.
   stems = {
-    name: frozenset(map(_stem, _walk(place.images / name))) for name in inside
+    name: frozenset(map(_stem, _walk(place.images / name, stamp)))
+    for name in inside
   }
   for one, two in itertools.combinations(stems, 2):
     if same := stems[one] & stems[two]:
@@ -161,54 +181,63 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   return _by_role(known, place.images)
 
 
-def _by_role(known: Mapping[str, Place], where: pathlib.Path) -> dict:
+def _by_role(known: Mapping[str, Place], where: pathlib.Path) -> _Places:
   """Returns places by role, then those of other splits by their own names."""
   roles = splits.by_role(known, str(where))
   others = [name for name in known if name not in roles.values()]
-  return {role: known[name] for role, name in roles.items()} | {
-    name: known[name] for name in others
-  }
+  return _Places(
+    {role: known[name] for role, name in roles.items()}
+    | {name: known[name] for name in others}
+  )
 
 
-def _place(root: pathlib.Path) -> Place | None:
+def _place(root: pathlib.Path, stamp: file_cache.Stamp) -> Place | None:
   """Returns the folders of images and masks in `root`, or None."""
-  images, masks = _named(root, IMAGES), _named(root, MASKS)
+  images, masks = (_named(root, names, stamp) for names in (IMAGES, MASKS))
   if images and masks:
     return Place(images, masks)
   if images and splits.role(root.name):
     return Place(images, None)  # As a split for testing may be.
-  names = [e.name for e in splits.visible(root) if e.is_file()]
+  names = [e.name for e in _visible(root, stamp) if e.is_file()]
   pictures = [name for name in names if image_listing.is_image(name)]
   if any(_SUFFIX.search(pathlib.Path(name).stem) for name in pictures):
     return Place(root, root)
   return None
 
 
-def _named(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:
+def _named(
+  root: pathlib.Path, names: Sequence[str], stamp: file_cache.Stamp
+) -> pathlib.Path | None:
   """Returns the first folder with one of the names that holds pictures."""
-  folders = {name.lower(): root / name for name in _folders(root)}
+  folders = {name.lower(): root / name for name in _folders(root, stamp)}
   known = [folders[name] for name in names if name in folders]
-  with_pictures = (path for path in known if any(_walk(path)))
+  with_pictures = (path for path in known if any(_walk(path, stamp)))
   return next(with_pictures, None)
 
 
-def _lists(root: pathlib.Path) -> dict[str, frozenset[str]]:
+def _lists(
+  root: pathlib.Path, stamp: file_cache.Stamp
+) -> dict[str, frozenset[str]]:
   """Returns the names of images that lists of splits hold."""
   folder = root / "ImageSets" / "Segmentation"
+  stamp.add([folder.parent, folder])
   if not folder.is_dir():
     return {}
   lists = {}
   for entry in splits.visible(folder):
     path = pathlib.Path(entry.path)
     if path.suffix.lower() == ".txt":
+      stamp.add([path])
       lines = text_files.read(path).splitlines()
       lists[path.stem] = frozenset(filter(None, map(str.strip, lines)))
   return lists
 
 
-def _counterpart(masks: pathlib.Path, name: str) -> pathlib.Path | None:
+def _counterpart(
+  masks: pathlib.Path, name: str, stamp: file_cache.Stamp
+) -> pathlib.Path | None:
   """Returns the folder of the masks of a split."""
-  folders = _folders(masks)
+  folders = _folders(masks, stamp)
   if name in folders:
     return masks / name
   role = splits.role(name)
@@ -216,19 +245,37 @@ def _counterpart(masks: pathlib.Path, name: str) -> pathlib.Path | None:
   return masks / same[0] if same else None
 
 
-def _folders(path: pathlib.Path) -> list[str]:
-  return [e.name for e in splits.visible(path) if splits.is_folder(e)]
+def _visible(
+  path: pathlib.Path, stamp: file_cache.Stamp
+) -> Sequence[os.DirEntry]:
+  stamp.add([path])
+  return splits.visible(path)
 
 
-def _walk(folder: pathlib.Path, prefix: str = "") -> Iterator[str]:
-  """Yields the pictures below a folder, by their paths relative to it."""
-  for entry in splits.visible(folder):
+def _folders(path: pathlib.Path, stamp: file_cache.Stamp) -> list[str]:
+  return [e.name for e in _visible(path, stamp) if splits.is_folder(e)]
+
+
+def _walk(
+  folder: pathlib.Path,
+  stamp: file_cache.Stamp,
+  prefix: str = "",
+  above: tuple[str, ...] = (),
+) -> Iterator[str]:
+  """Yields the pictures below a folder, by their paths relative to it.
+
+  Links to one of the folders `above` are passed over: they would never end.
+  """
+  above = (*above, os.path.realpath(folder))
+  for entry in _visible(folder, stamp):
     if reason := splits.broken_link(entry):
       raise ValueError(
         f"{entry.path} {reason}. Mend it, or hide it with a leading dot."
       )
     if entry.is_dir():
-      yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
+      if os.path.realpath(entry.path) not in above:
+        inside = f"{prefix}{entry.name}/"
+        yield from _walk(folder / entry.name, stamp, inside, above)
     elif image_listing.is_image(entry.name):
       yield prefix + entry.name
 
@@ -239,14 +286,24 @@ def pair(place: Place) -> Pairs:
   A mask has the name of its image, without the suffix ".jpg" or such, perhaps
   with "_mask" behind it, and lies in the same subfolder. Of Cityscapes, the
   masks called "labelIds" are taken, or without these "labelTrainIds".
+
+  While pairs are in use and no folder has changed, the same are returned again.
   """
-  files = list(_walk(place.images))
+  return _pairs.get(place, lambda stamp: _pair(place, stamp))
+
+
+_pairs: file_cache.FileCache[Pairs] = file_cache.FileCache()
+
+
+def _pair(place: Place, stamp: file_cache.Stamp) -> Pairs:
+  """Returns the images of a split with their masks, as `pair` does."""
+  files = list(_walk(place.images, stamp))
   if place.masks == place.images:
     is_mask = [bool(_SUFFIX.search(_stem(name))) for name in files]
     masks = [name for name, yes in zip(files, is_mask, strict=True) if yes]
     files = [name for name, yes in zip(files, is_mask, strict=True) if not yes]
   else:
-    masks = list(_walk(place.masks)) if place.masks else []
+    masks = list(_walk(place.masks, stamp)) if place.masks else []
   masks, kind = _of_cityscapes(masks)
   problems, images, chosen = [], {}, {}
   if place.listed is not None:
@@ -279,12 +336,19 @@ def pair(place: Place) -> Pairs:
       )
     else:
       chosen[key] = name
-  problems += [
-    f"{place.images / name}: has no mask"
-    + (f" {place.masks / key}.png" if place.masks else "")
-    for key, name in images.items()
-    if key not in chosen
-  ]
+  similar = {sources.spelling(_stem(os.path.basename(s))): s for s in spare}
+  for key, name in images.items():
+    if key in chosen:
+      continue
+    problem = f"{place.images / name}: has no mask"
+    if place.masks:
+      problem += f" {place.masks / key}.png"
+    if other := similar.get(sources.spelling(os.path.basename(key))):
+      problem += (
+        f"; {other} differs in case, in blanks or in how letters are encoded, "
+        "as Apple's file systems do it: give both the same name"
+      )
+    problems.append(problem)
   keys = sorted((k for k in images if k in chosen), key=_hash)
   return Pairs(
     place,
@@ -333,16 +397,16 @@ def _hash(key: str) -> bytes:
   return hashlib.blake2b(os.fsencode(key), digest_size=8).digest()
 
 
-def _unknown_layout(root: pathlib.Path) -> str:
+def _unknown_layout(root: pathlib.Path, stamp: file_cache.Stamp) -> str:
   """Returns in words what was expected of a folder."""
   hint = ""
-  names = _folders(root)
+  names = _folders(root, stamp)
   if root.name.lower() in (*IMAGES, *MASKS):
     hint = f" Did you mean {root.parent}?"
-  elif any(_named(root / name, IMAGES) for name in names):
-    images = next(name for name in names if _named(root / name, IMAGES))
+  elif any(_named(root / name, IMAGES, stamp) for name in names):
+    images = next(name for name in names if _named(root / name, IMAGES, stamp))
     hint = f" {root / images} has images, but no folder of masks beside them."
-  elif _named(root, IMAGES):
+  elif _named(root, IMAGES, stamp):
     hint = f" Images are there, but no folder called {', '.join(MASKS)}."
   return (
     f"{root} is no folder of images and masks: expected PATH/images and "

@@ -119,6 +119,7 @@ class MaskFolderSource(sources.Source):
       )
     if self._names:
       self.value_names = {_MASK: self._names}
+      sources.warn_of_alike(self.name, self._names)
 
   def __len__(self) -> int:
     return sum(len(positions) for _, positions in self._parts)
