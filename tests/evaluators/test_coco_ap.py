@@ -88,3 +88,24 @@ def test_crowds_alone_have_no_precision(labels):
   rows["truth_box_crowd"][:] = 0
   if labels[0] == 0:
     assert not list(made.run(None))
+
+
+def test_detections_in_the_padding_alone_do_not_count():
+  """Predictions leave them out, so they are no false positives."""
+  made = object.__new__(detection.Evaluator)
+  made._where = "config.evals.x"
+  # The right half of the prepared image is padding.
+  boxes = [[0, 0.6, 1, 0.9], [0, 0.1, 0.5, 0.9], [0.2, 0.5, 0.4, 0.7]]
+  rows = {
+    "mask": np.ones(1),
+    "valid": np.array([[1, 0.5]]),
+    "truth_size": np.array([[40, 20]]),
+    "patch8": {
+      "boxes": np.array([boxes]),
+      "scores": np.array([[0.9, 0.8, 0.7]]),
+      "labels": np.array([[0, 1, 0]]),
+    },
+  }
+  (seen,) = made._detections(rows, "patch8")
+  np.testing.assert_allclose(seen.boxes, [[4, 0, 20, 20]])
+  assert (seen.scores.tolist(), seen.labels.tolist()) == ([0.8], [1])

@@ -10,9 +10,9 @@ gives the true boxes; it must not move them:
           "|keep('size','boxes','box_label','box_area','box_crowd')",
 
 `valid`, which `pad_to` leaves, holds the shares of height and width that are
-not padding; without it images are resized as a whole. `box_area` and
-`box_crowd` may be missing: then areas are those of the boxes, and none is a
-crowd.
+not padding; without it images are resized as a whole. Detections that lie in
+the padding alone are none, as in predictions. `box_area` and `box_crowd` may be
+missing: then areas are those of the boxes, and none is a crowd.
 
 * `AP`: the mean over ten thresholds of IoU, .5 to .95, and over the classes;
   `AP50`, `AP75` at one threshold, `AP_small` (below 32² pixels), `AP_medium`,
@@ -183,7 +183,7 @@ class Evaluator(base.Evaluator):
   def _detections(
     self, rows: Mapping[str, Any], name: str
   ) -> list[coco_ap.Detections]:
-    """Returns the detections of all images, in pixels."""
+    """Returns the detections within all images, in pixels."""
     answer = rows[name]
     if not all(np.isfinite(x).all() for x in answer.values()):
       raise ValueError(
@@ -191,19 +191,23 @@ class Evaluator(base.Evaluator):
         "has diverged."
       )
     shown = rows.get(VALID, np.ones((len(rows["mask"]), 2)))
-    return [
-      coco_ap.Detections(
-        _in_pixels(boxes / np.tile(valid, 2), size), scores, labels.astype(int)
+    detections = []
+    for boxes, scores, labels, valid, size in zip(
+      answer[BOXES],
+      answer["scores"],
+      answer["labels"],
+      shown,
+      rows[f"{TRUTH}{SIZE}"],
+      strict=True,
+    ):
+      pixels = _in_pixels(boxes / np.tile(valid, 2), size)
+      inside = (pixels[:, :2] < pixels[:, 2:]).all(axis=1)
+      detections.append(
+        coco_ap.Detections(
+          pixels[inside], scores[inside], labels[inside].astype(int)
+        )
       )
-      for boxes, scores, labels, valid, size in zip(
-        answer[BOXES],
-        answer["scores"],
-        answer["labels"],
-        shown,
-        rows[f"{TRUTH}{SIZE}"],
-        strict=True,
-      )
-    ]
+    return detections
 
   def _named(self, result: coco_ap.Result) -> dict[str, float]:
     """Returns the metrics of a setting by name."""
