@@ -236,6 +236,39 @@ class InMemory(data.Source):
     return dict(self._examples[index])
 
 
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_several_preprocessings_read_an_example_once(num_threads):
+  read = Counter()
+
+  class Counting(InMemory):
+    def __getitem__(self, index):
+      read[index] += 1
+      return super().__getitem__(index)
+
+  images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
+  source = Counting([{"image": x, "id": i} for i, x in enumerate(images)])
+  config = {**FAKE, "num_threads": num_threads}
+  config["pp"] = "random_crop(4)|value_range(-1,1)|keep('image')"
+  other = {**config, "pp": "random_crop(4)|copy('id','number')"}
+  alone = [
+    list(data.eval_batches(c, batch_size=4, source=source))
+    for c in (config, other)
+  ]
+  batches = data.eval_batches(
+    config, batch_size=4, source=source, also={"true_": other}
+  )
+  read.clear()
+  both = list(batches)
+  assert read == Counter(range(10))
+  expected = [
+    one | {f"true_{k}": v for k, v in two.items() if k != "mask"}
+    for one, two in zip(*alone, strict=True)
+  ]
+  assert_equal(both, expected)
+  number = np.concatenate([batch["true_number"] for batch in both])
+  assert number.tolist() == [*range(10), 0, 0]
+
+
 def test_the_evaluation_on_real_labels_has_images_without_any():
   config = flexivit_i1k_distill.get_config("variants=True")
   # TFDS gives a sequence of classes as a list.

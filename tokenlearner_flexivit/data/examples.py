@@ -1,7 +1,8 @@
 """Functions that read and preprocess one example, and name corrupt ones."""
 
+import copy
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class MakeExample:
   """
 
   source: Source
-  preprocess: preprocess.Preprocess
+  preprocess: "preprocess.Preprocess | Several"
   max_corrupt: int = 0
 
   def __call__(
@@ -80,6 +81,30 @@ class MakeExample:
     except Exception:  # An unreadable example may have no description.
       where = f"example {index}"
     return f"{where} of {self.source.name}: {error}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+  """Several preprocessings of an example, which is read once.
+
+  Attributes:
+    parts: the preprocessings by what is put in front of their entries' names.
+  """
+
+  parts: Mapping[str, preprocess.Preprocess]
+
+  def __call__(
+    self,
+    example: preprocess.Example,
+    rng: np.random.Generator,
+    watch: Callable[..., None] | None = None,
+  ) -> preprocess.Example:
+    """Returns the entries of all; random ops draw the same numbers in each."""
+    return {
+      f"{prefix}{key}": value
+      for prefix, part in self.parts.items()
+      for key, value in part(example, copy.deepcopy(rng), watch).items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)

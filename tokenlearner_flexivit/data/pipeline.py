@@ -6,6 +6,7 @@ the numbers of hosts, threads and processes.
 """
 
 import dataclasses
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -293,6 +294,7 @@ def eval_batches(
   process_count: int = 1,
   source: Source | None = None,
   skip_device_ops: bool = False,
+  also: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
   where: str = "data",
 ) -> Iterable[Batch]:
   """Returns this host's part of one pass over a split, in order.
@@ -309,6 +311,8 @@ def eval_batches(
     source: the opened source, if there is one already.
     skip_device_ops: leaves the ops of `device_ops` to the caller; these then
       change the padding as well.
+    also: data configs of the same examples, which are read once, with another
+      preprocessing; by what is put in front of the names of its entries.
     where: name of the section for errors.
 
   Returns:
@@ -338,6 +342,16 @@ def eval_batches(
     raise ValueError(
       f"{where}.pp={settings.pp!r} leaves a 'mask', but that is what eval "
       "batches call theirs."
+    )
+  parts = {"": make_example.preprocess}
+  for prefix, other in also.items():
+    makes_more = Settings.from_config(other, where).make_example(source, where)
+    parts[prefix] = makes_more.preprocess
+    more = _peek(makes_more, where)
+    example |= {f"{prefix}{key}": value for key, value in more.items()}
+  if also:
+    make_example = dataclasses.replace(
+      make_example, preprocess=examples.Several(parts)
     )
   padding = {key: np.zeros_like(value) for key, value in example.items()}
   num_batches = -(-len(make_example.source) // batch_size)

@@ -1,6 +1,5 @@
 """The images of an evaluator: checked, batched, and sent to the devices."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -103,21 +102,19 @@ class Images:
       check_labels(self.example[label_key][None], f"{where}.data.pp")
     self._parallel = parallel
     self._labels = labels
+    self._has_truth = truth_pp is not None
     self._before_batch = before_batch
 
-    def open_batches(data: dict[str, Any], skip_device_ops: bool) -> Any:
-      return data_lib.eval_batches(
-        data,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        source=source,
-        skip_device_ops=skip_device_ops,
-        where=f"{where}.data",
-      )
-
-    self._batches = open_batches(data, True)
-    self._truths = None if truth_pp is None else open_batches(truth, False)
+    self._batches = data_lib.eval_batches(
+      data,
+      batch_size=batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      source=source,
+      skip_device_ops=True,
+      also={} if truth_pp is None else {TRUTH: truth},
+      where=f"{where}.data",
+    )
     device_ops = data_lib.device_ops(data, f"{where}.data")
     self._finish = parallel.run(
       lambda _, batch: device_ops(batch), sharded_output=True
@@ -137,11 +134,12 @@ class Images:
 
   def _host_batches(self) -> Iterator[dict[str, np.ndarray]]:
     labels = None if self._labels is None else self._labels()
-    truths = itertools.repeat({}) if self._truths is None else self._truths
-    pairs = zip(self._batches, truths, strict=False)  # Truths may have no end.
-    for number, (batch, truth) in enumerate(pairs):
-      batch = {key: batch[key] for key in self._keys}
-      batch |= {f"{TRUTH}{k}": v for k, v in truth.items() if k != "mask"}
+    for number, batch in enumerate(self._batches):
+      batch = {
+        key: value
+        for key, value in batch.items()
+        if key in self._keys or (self._has_truth and key.startswith(TRUTH))
+      }
       if labels is not None:
         size = len(batch["mask"])
         first = (number * jax.process_count() + jax.process_index()) * size

@@ -106,7 +106,13 @@ def test_ids_of_masks_are_checked_once(tmp_path, monkeypatch):
     open_split(name, "all")
 
 
-@pytest.mark.parametrize("fill", [coco, mask_folder, captions])
+def folder(root):
+  for i in range(NUMBER):
+    write(root / "ab"[i % 2] / f"{i}.png", np.zeros((4, 6, 3), np.uint8))
+  return f"folder:{root}", root / "a" / "0.png", 0
+
+
+@pytest.mark.parametrize("fill", [coco, mask_folder, captions, folder])
 def test_folders_are_not_listed_again_for_another_split(
   tmp_path, monkeypatch, fill
 ):
@@ -127,6 +133,20 @@ def test_folders_are_not_listed_again_for_another_split(
   write(image.with_name("x.png"), np.zeros((4, 6, 3), np.uint8))
   kind.check_split(name, "train")
   assert listed
+
+
+@pytest.mark.parametrize("fill", [coco, mask_folder, captions, folder])
+def test_paths_may_be_relative(tmp_path, monkeypatch, fill):
+  name, *_ = fill(tmp_path / "a" / "b")
+  age(tmp_path)
+  kind, _, path = name.partition(":")
+  monkeypatch.chdir(tmp_path / "a")
+  assert len(open_split(f"{kind}:b", "all")) == NUMBER
+  # Known by another path now, and another folder has the old one.
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "b").mkdir()
+  assert len(open_split(f"{kind}:{path}", "all")) == NUMBER
+  assert len(open_split(f"{kind}:a/b", "all")) == NUMBER
 
 
 class Result:
@@ -156,6 +176,20 @@ def test_a_result_is_read_again_if_its_files_change(tmp_path):
   assert cache.get("key", read) is third
   files[0].unlink()
   assert cache.get("key", read) is not third
+
+
+def test_a_few_results_are_kept_without_use(tmp_path):
+  cache, made = file_cache.FileCache(most=2), []
+
+  def read(stamp):
+    stamp.add([tmp_path])
+    made.append(None)
+    return len(made)
+
+  age(tmp_path)
+  assert [cache.get(key, read) for key in "abaabcbca"] == [
+    *(1, 2, 1, 1, 2, 3, 2, 3, 4)
+  ]
 
 
 def test_many_files_have_times_in_order(tmp_path):

@@ -1,6 +1,5 @@
 """Keeps what was read from files while it is used and they do not change."""
 
-import collections
 import concurrent.futures
 import functools
 import itertools
@@ -50,14 +49,15 @@ class Stamp:
 class FileCache(Generic[T]):
   """Keeps results while they are in use and their files have not changed."""
 
-  def __init__(self, kept: int = 0):
+  def __init__(self, most: int | None = None):
     """Makes an empty cache.
 
     Args:
-      kept: how many of the last results are kept if nothing uses them.
+      most: how many results are kept, in use or not; None keeps those that are
+        in use.
     """
-    self._known: dict[Hashable, tuple[weakref.ref, Stamp]] = {}
-    self._last = collections.deque(maxlen=kept)
+    self._most = most
+    self._known: dict[Hashable, tuple[Callable[[], T | None], Stamp]] = {}
     self._lock = threading.Lock()
 
   def get(self, key: Hashable, read: Callable[[Stamp], T]) -> T:
@@ -75,10 +75,17 @@ class FileCache(Generic[T]):
         return result
       stamp = Stamp()
       result = read(stamp)
-      entry = weakref.ref(result, functools.partial(self._remove, key)), stamp
-      self._known[key] = entry
-      self._last.append(result)
+      self._known.pop(key, None)
+      self._known[key] = self._refer(key, result), stamp
       return result
+
+  def _refer(self, key: Hashable, result: T) -> Callable[[], T | None]:
+    """Returns a function that returns a result as long as it is kept."""
+    if self._most is None:
+      return weakref.ref(result, functools.partial(self._remove, key))
+    while len(self._known) >= self._most:
+      del self._known[next(iter(self._known))]
+    return lambda: result
 
   def _remove(self, key: Hashable, dropped: weakref.ref) -> None:
     # Without the lock: any thread may come here at any time, also one that the

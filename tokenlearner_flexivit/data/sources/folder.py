@@ -11,7 +11,7 @@ import numpy as np
 from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import shared_examples, splits
 from tokenlearner_flexivit.data.sources import base as sources
-from tokenlearner_flexivit.data.sources import image_listing
+from tokenlearner_flexivit.data.sources import file_cache, image_listing
 
 
 class FolderSource(sources.Source):
@@ -164,7 +164,22 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
       raises it.
   """
   root = _root(path)
+  return _known.get(root, lambda stamp: _split_folders(root, stamp))
+
+
+# A start asks for the splits many times, and folders may be large.
+_known: file_cache.FileCache[dict[str, pathlib.Path]] = file_cache.FileCache(
+  most=8
+)
+
+
+def _split_folders(
+  root: pathlib.Path, stamp: file_cache.Stamp
+) -> dict[str, pathlib.Path]:
+  """Returns the splits, or raises the errors of `split_folders`."""
+  stamp.add([root])
   names = image_listing.class_folders(root)
+  stamp.add(root / n for n in names if n == names[0] or splits.role(n))
   if not names:
     hint = f" Did you mean {root.parent}?" if _holds_images(root) else ""
     raise ValueError(
@@ -177,6 +192,7 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
   if not folders and (not splits.holds_folders(first) or _holds_images(first)):
     return {"train": root}
   taken = [folder.name for folder in folders.values()]
+  stamp.add(root / name for name in names)
   return folders | {
     name: root / name
     for name in names
@@ -214,7 +230,7 @@ def _holds_images(folder: pathlib.Path) -> bool:
 
 def _root(path: str | os.PathLike) -> pathlib.Path:
   """Returns the folder, or raises ValueError if it does not exist."""
-  root = paths.local(path, "folder")
+  root = paths.local(path, "folder").absolute()
   if not root.is_dir():
     raise ValueError(f"folder:{path}: there is no such folder.")
   return root

@@ -67,21 +67,14 @@ def find(path: str | os.PathLike) -> pathlib.Path:
         f"{', '.join(_SUFFIXES)}."
       )
     return root
-  return _tables.get(root, lambda stamp: _find(root, stamp)).path
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Table:
-  """A table in a folder; unlike a path, a cache can keep it."""
-
-  path: pathlib.Path
+  return _tables.get(root, lambda stamp: _find(root, stamp))
 
 
 # A start asks for the table many times, and images may lie beside it.
-_tables: file_cache.FileCache[_Table] = file_cache.FileCache(kept=8)
+_tables: file_cache.FileCache[pathlib.Path] = file_cache.FileCache(most=8)
 
 
-def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Table:
+def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> pathlib.Path:
   """Returns the only table in a folder, or raises the errors of `find`."""
   stamp.add([root])
   tables = [
@@ -90,7 +83,7 @@ def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Table:
     if entry.is_file() and entry.name.lower().endswith(_SUFFIXES)
   ]
   if len(tables) == 1:
-    return _Table(tables[0])
+    return tables[0]
   if not tables:
     raise ValueError(
       f"{root} has no table of captions: expected a file whose name ends with "

@@ -1,6 +1,5 @@
 """The files with COCO annotations in a folder, as tools export them."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -51,24 +50,17 @@ def find(path: str | os.PathLike) -> dict[str, Kinds]:
     ValueError: the folder does not exist or has no annotations, or a split has
       several files of a kind.
   """
-  root = paths.local(path, "coco")
+  root = paths.local(path, "coco").absolute()
   if not root.is_dir():
     raise ValueError(f"coco:{path}: there is no such folder.")
-  return _known.get(root.absolute(), lambda stamp: _find(root, stamp)).splits
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Known:
-  """The annotations of a folder; unlike a dict, a cache can keep them."""
-
-  splits: dict[str, Kinds]
+  return _known.get(root, lambda stamp: _find(root, stamp))
 
 
 # A start asks for the splits many times, and folders may be large.
-_known: file_cache.FileCache[_Known] = file_cache.FileCache(kept=8)
+_known: file_cache.FileCache[dict[str, Kinds]] = file_cache.FileCache(most=8)
 
 
-def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Known:
+def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> dict[str, Kinds]:
   """Returns the annotations, or raises the errors of `find`."""
   named: dict[str, dict[str, pathlib.Path]] = {}
   for file, token in _candidates(root, stamp):
@@ -97,7 +89,7 @@ def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> _Known:
       "'images' and 'annotations', such as annotations/instances_train.json, "
       "train/_annotations.coco.json or result.json."
     )
-  return _Known(_by_role(named, root))
+  return _by_role(named, root)
 
 
 def resolve(asked: str, known: Mapping[str, Kinds], where: str) -> str:
@@ -249,7 +241,7 @@ def share_images(path: str | os.PathLike, kinds: Kinds, other: Kinds) -> bool:
   Raises:
     ValueError: annotations cannot be read.
   """
-  root = paths.local(path, "coco")
+  root = paths.local(path, "coco").absolute()
   # Any kind lists the images.
   smallest = [
     min(known.items(), key=lambda item: item[1].stat().st_size)

@@ -115,15 +115,13 @@ def find_places(path: str | os.PathLike) -> dict[str, Place]:
   return _places.get(root, lambda stamp: _find_places(root, stamp))
 
 
-class _Places(dict[str, Place]):
-  """Splits by name; unlike a plain dict, a cache can keep them."""
-
-
 # A start asks for the splits many times, and folders may be large.
-_places: file_cache.FileCache[_Places] = file_cache.FileCache(kept=8)
+_places: file_cache.FileCache[dict[str, Place]] = file_cache.FileCache(most=8)
 
 
-def _find_places(root: pathlib.Path, stamp: file_cache.Stamp) -> _Places:
+def _find_places(
+  root: pathlib.Path, stamp: file_cache.Stamp
+) -> dict[str, Place]:
   """Returns the splits of a folder, or raises the errors of `find_places`."""
   place = _place(root, stamp)
   if place is None:
@@ -133,18 +131,18 @@ def _find_places(root: pathlib.Path, stamp: file_cache.Stamp) -> _Places:
       raise ValueError(_unknown_layout(root, stamp))
     return _by_role(known, root)
   if place.masks in (None, place.images):
-    return _Places(train=place)
+    return {"train": place}
   if lists := _lists(root, stamp):
     known = {
       name: dataclasses.replace(place, listed=stems)
       for name, stems in lists.items()
     }
     if len(known) == 1 and not any(map(splits.role, known)):
-      return _Places(train=next(iter(known.values())))
+      return {"train": next(iter(known.values()))}
     return _by_role(known, root)
   inside = _folders(place.images, stamp)
   if not any(map(splits.role, inside)):
-    return _Places(train=place)
+    return {"train": place}
   loose = [
     entry.name
     for entry in _visible(place.images, stamp)
@@ -181,14 +179,13 @@ def _find_places(root: pathlib.Path, stamp: file_cache.Stamp) -> _Places:
   return _by_role(known, place.images)
 
 
-def _by_role(known: Mapping[str, Place], where: pathlib.Path) -> _Places:
+def _by_role(known: Mapping[str, Place], where: pathlib.Path) -> dict:
   """Returns places by role, then those of other splits by their own names."""
   roles = splits.by_role(known, str(where))
   others = [name for name in known if name not in roles.values()]
-  return _Places(
-    {role: known[name] for role, name in roles.items()}
-    | {name: known[name] for name in others}
-  )
+  return {role: known[name] for role, name in roles.items()} | {
+    name: known[name] for name in others
+  }
 
 
 def _place(root: pathlib.Path, stamp: file_cache.Stamp) -> Place | None:
