@@ -516,6 +516,22 @@ def test_folders_that_cannot_be_read(tmp_path, files, message):
     open_coco(tmp_path)
 
 
+@pytest.mark.parametrize(
+  "file, form",
+  [
+    ("labels/train/a.txt", "YOLO"),
+    ("train/labels/a.txt", "YOLO"),
+    ("Annotations/a.xml", "Pascal VOC"),
+    ("train/a.xml", "Pascal VOC"),
+  ],
+)
+def test_other_forms_of_boxes_are_told(tmp_path, file, form):
+  write_images(tmp_path / "train" / "images")
+  write(tmp_path / file, {})
+  with pytest.raises(ValueError, match=rf"{file} seems .* {form}.* export"):
+    open_coco(tmp_path)
+
+
 def test_a_folder_that_is_not_there():
   with pytest.raises(ValueError, match="coco:/nowhere: there is no such"):
     open_coco("/nowhere")

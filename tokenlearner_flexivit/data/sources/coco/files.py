@@ -23,6 +23,14 @@ _UNUSED = ("image_info_", "stuff_")
 _ROBOFLOW = "_annotations.coco.json"
 _YEAR = re.compile(r"[_-]?\d{4}$")
 
+# Where other programs put boxes.
+_OTHER_FORMS = {
+  "labels/**/*.txt": "YOLO",
+  "*/labels/*.txt": "YOLO",
+  "[Aa]nnotations/*.xml": "Pascal VOC",
+  "*/*.xml": "Pascal VOC",
+}
+
 # Paths of annotations by kind.
 Kinds = Mapping[str, pathlib.Path]
 
@@ -87,9 +95,20 @@ def _find(root: pathlib.Path, stamp: file_cache.Stamp) -> dict[str, Kinds]:
     raise ValueError(
       f"{root} has no annotations in COCO's form: expected a JSON file with "
       "'images' and 'annotations', such as annotations/instances_train.json, "
-      "train/_annotations.coco.json or result.json."
+      f"train/_annotations.coco.json or result.json.{_other_form(root)}"
     )
   return _by_role(named, root)
+
+
+def _other_form(root: pathlib.Path) -> str:
+  """Returns in words which other form of boxes a folder has; "" if none."""
+  for pattern, form in _OTHER_FORMS.items():
+    if file := next(root.glob(pattern), None):
+      return (
+        f" {file} seems to be in the form of {form}, which is not read: export "
+        "the boxes in COCO's form, as CVAT, Roboflow and Label Studio can."
+      )
+  return ""
 
 
 def resolve(asked: str, known: Mapping[str, Kinds], where: str) -> str:
