@@ -128,8 +128,13 @@ def test_files_of_answers_lie_as_the_images_do(tmp_path, monkeypatch):
     out / "d/1": names[2],
   }
   assert written.paths(out, ["a/1.jpg"], [""]) == {out / "1": "a/1.jpg"}
-  with pytest.raises(ValueError, match=r"a/1\.jpg and a/1\.png would be"):
-    written.paths(out, ["a/1.jpg", "a/1.png"], [""])
+  # Files of the same name but for the suffix keep it.
+  names = ["a/1.jpg", "a/1.png", "a/2.png", "a/IMG.1", "a/IMG.2"]
+  assert [path.name for path in written.paths(out, names, [""])] == [
+    *("1.jpg", "1.png", "2", "IMG.1", "IMG.2")
+  ]
+  with pytest.raises(ValueError, match=r"a/1\.jpg and \./a/1\.jpg would be"):
+    written.paths(out, ["a/1.jpg", "./a/1.jpg"], [""])
   # A picture of the second would be the ids of the first.
   named = ["1.jpg", "1_ids.jpg"]
   assert len(written.paths(out, named, [""])) == 2

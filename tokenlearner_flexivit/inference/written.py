@@ -1,5 +1,6 @@
 """Files of answers, as the task writes them."""
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -15,7 +16,8 @@ def paths(
 ) -> dict[pathlib.Path, str]:
   """Returns the files to write, without suffix, with the image of each.
 
-  They lie in the folder as the images lie in the deepest folder of all.
+  They lie in the folder as the images lie in the deepest folder of all. Images
+  whose names differ in the suffix alone, such as 1.jpg and 1.png, keep it.
 
   Args:
     folder: gets the files.
@@ -27,9 +29,12 @@ def paths(
   """
   absolute = [os.path.abspath(os.path.expanduser(name)) for name in images]
   root = os.path.commonpath([os.path.dirname(name) for name in absolute])
+  stems = {name: os.path.splitext(name)[0] for name in absolute}
+  counts = collections.Counter(stems.values())
   files, taken = {}, {}
   for image, name in zip(images, absolute, strict=True):
-    file = folder / pathlib.Path(os.path.relpath(name, root)).with_suffix("")
+    kept = name if counts[stems[name]] > 1 else stems[name]
+    file = folder / os.path.relpath(kept, root)
     for written in (file.with_name(f"{file.name}{end}") for end in ends):
       if (other := taken.setdefault(written, image)) != image or file in files:
         raise ValueError(
