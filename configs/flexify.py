@@ -101,7 +101,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sizes = sorted({*sizes, own[0]}, reverse=True)
   c.flexi = dict(patch_size=dict(values=sizes[:: 9 if runlocal else 1]))
   if args["tokens"]:
-    c.model.token_learner = dict(layer=depth // 2, num_tokens=args["tokens"])
+    transfer.learn_tokens(c, depth // 2, args["tokens"])
     c.flexi.num_tokens = dict(values=(args["tokens"], None))
     if c.init:
       c.init_optional = ("Transformer/TokenLearner",)

@@ -21,7 +21,12 @@ Arguments:
 
 import ml_collections
 
-from configs import panoptic_code_scenes, segmentation_scenes, segmenter
+from configs import (
+  panoptic_code_scenes,
+  segmentation_scenes,
+  segmenter,
+  transfer,
+)
 from tokenlearner_flexivit import config as configuration
 
 PATCH_SIZES = segmentation_scenes.PATCH_SIZES
@@ -76,7 +81,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.flexi = dict(patch_size=dict(values=drawn))
   if tokens:
     depth = c.model.get("depth", 1)
-    c.model.token_learner = dict(layer=depth // 2, num_tokens=tokens)
+    transfer.learn_tokens(c, depth // 2, tokens)
     numbers = dict.fromkeys((tokens, tokens // 2, tokens // 4))
     c.flexi.num_tokens = dict(values=(*filter(None, numbers), "all"))
   if args["coder"]:

@@ -58,6 +58,7 @@ from tokenlearner_flexivit import data as data_lib
 from tokenlearner_flexivit import interop, models, paths
 from tokenlearner_flexivit.data import splits as split_names
 from tokenlearner_flexivit.data.sources import folder
+from tokenlearner_flexivit.models import token_learner
 
 # Steps, percentage of them for the warmup, learning rate.
 PUBLISHED = {
@@ -248,6 +249,28 @@ def start_from(
   if mean and {*mean, *std} != {0.5}:
     c.init_mean, c.init_std = mean, std
   return described.channels
+
+
+def learn_tokens(
+  c: ml_collections.ConfigDict, layer: int, num_tokens: int
+) -> None:
+  """Sets a TokenLearner, which begins anew if the weights have another one.
+
+  Args:
+    c: the config, after `start_from` if it has weights to start from.
+    layer: index of the first block that sees learned tokens.
+    num_tokens: how many are learned.
+  """
+  own = c.model.get("token_learner")
+  c.model.token_learner = dict(layer=layer, num_tokens=num_tokens)
+  if own is None:
+    return
+  theirs, ours = (
+    token_learner.TokenLearnerConfig.from_dict({**section, "layer": 0})
+    for section in (own, c.model.token_learner)
+  )
+  if theirs != ours:
+    c.init_fresh = ("Transformer/Token",)  # TokenFusers of theirs, too.
 
 
 def patch_sizes(size: int) -> list[int]:

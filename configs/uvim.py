@@ -30,7 +30,7 @@ published; Adam with b2=0.95 takes the place of Adafactor, as in uvim_code.py.
 
 import ml_collections
 
-from configs import panoptic_scenes, segmenter, uvim_code
+from configs import panoptic_scenes, segmenter, transfer, uvim_code
 from tokenlearner_flexivit import config as configuration
 
 PATCH_SIZES = (64, 32, 16)  # Of 512 pixels.
@@ -77,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.flexi = dict(patch_size=dict(values=values))
   if args["tokens"]:
     layer = c.model.get("depth", 12) // 2
-    c.model.token_learner = dict(layer=layer, num_tokens=args["tokens"])
+    transfer.learn_tokens(c, layer, args["tokens"])
   c.task = dict(name="panoptic")
   c.optimizer = dict(
     name="scale_by_adam",

@@ -23,6 +23,7 @@ from configs import (
   flexivit_i21k_sup,
   folder,
   lit,
+  panoptic_scenes,
   quickstart,
   rendered_scenes,
   segmentation_folder,
@@ -142,6 +143,36 @@ def test_a_text_tower_starts_beside_the_tower_of_any_vit(tmp_path):
   assert tower == {"Transformer", "embedding", "pos_embedding"}
   for name in tower:
     chex.assert_trees_all_equal(loaded[name], params[name])
+
+
+@pytest.mark.parametrize("config", [flexify, panoptic_scenes])
+@pytest.mark.parametrize(
+  "own", [dict(num_tokens=2), dict(version="1.0"), dict(fuser=True)]
+)
+def test_another_token_learner_than_that_of_the_weights_begins_anew(
+  config, own, tmp_path
+):
+  """One like theirs is taken from them."""
+  own = dict(layer=1, num_tokens=4) | own
+  vit = models.create(variant="mu", depth=2, token_learner=own)
+  params = tiny.init(vit, np.zeros((1, 64, 64, 3)))
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  number = own["num_tokens"]
+  for tokens in (4, number):
+    made = config.get_config(f"runlocal,init={path},tokens={tokens}")
+    loaded = setup.Experiment(made).init_params()
+    kernels = "Transformer", "encoderblock_1", "MlpBlock_0"
+    of_blocks, theirs = loaded, params
+    for key in kernels:
+      of_blocks, theirs = of_blocks[key], theirs[key]
+    chex.assert_trees_all_equal(of_blocks, theirs)
+    assert "TokenFuser_0" not in loaded["Transformer"]
+  learner = "TokenLearner_0"
+  if number != 4:
+    chex.assert_trees_all_equal(
+      loaded["Transformer"][learner], params["Transformer"][learner]
+    )
 
 
 @pytest.mark.parametrize("loss", ["", "softmax"])
