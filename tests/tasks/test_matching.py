@@ -138,6 +138,29 @@ def test_there_may_be_as_many_predictions_as_boxes():
   np.testing.assert_array_equal(chosen, [0, 1])
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_losses_and_their_gradients_at_any_logit(gamma):
+  """The formula and its derivative, also where p or 1 - p rounds to 0."""
+  alpha, logits = 0.3, np.float64([-120, -20, -3, 0, 0.5, 4, 20, 120])
+  weights = matching.Weights(alpha=alpha, gamma=gamma)
+  for index, (factor, sign) in enumerate(((alpha, 1), (1 - alpha, -1))):
+
+    def total(x, index=index):
+      losses = matching.class_losses(x, weights)[index]
+      return losses.sum(), losses
+
+    (_, losses), grads = jax.value_and_grad(total, has_aux=True)(
+      jnp.asarray(logits, jnp.float32)
+    )
+    z = sign * logits  # -log p, where p is the probability of what is right.
+    loss, wrong = np.logaddexp(0, -z), np.exp(-np.logaddexp(0, z))
+    right = np.exp(-loss)
+    expected = factor * wrong**gamma * loss
+    slope = -factor * sign * wrong**gamma * (gamma * right * loss + wrong)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5, atol=1e-30)
+    np.testing.assert_allclose(grads, slope, rtol=2e-5, atol=1e-30)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_costs_of_answers_that_are_no_numbers_can_be_assigned(value):
   """A training that diverges ends with an error, and does not hang."""

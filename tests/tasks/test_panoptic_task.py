@@ -214,6 +214,8 @@ def test_void_is_the_first_label_and_the_first_instance():
     (dict(stuff="sky"), "config.task.stuff"),
     (dict(min_fraction=1), r"min_fraction=1 must be a number in \[0, 1\)"),
     (dict(momentum=1), r"momentum=1 must be a number in \[0, 1\)"),
+    # A word without any vector would be 0 / 0, and nearest to all.
+    (dict(min_count=0), r"min_count=0 must be a number in \(0, inf\)"),
     (dict(coder=dict(num_labels=5)), "num_labels=5, but the data have 3"),
   ],
 )

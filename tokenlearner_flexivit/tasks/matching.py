@@ -47,10 +47,11 @@ def class_losses(
   there, absent = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
   if weights.alpha is None:
     return there, absent
-  p = jax.nn.sigmoid(logits)
+  # Powers of 1 - p and p: of 0 itself, those below 1 have no derivative.
+  powers = [jnp.exp(-weights.gamma * loss) for loss in (absent, there)]
   return (
-    weights.alpha * (1 - p) ** weights.gamma * there,
-    (1 - weights.alpha) * p**weights.gamma * absent,
+    weights.alpha * powers[0] * there,
+    (1 - weights.alpha) * powers[1] * absent,
   )
 
 

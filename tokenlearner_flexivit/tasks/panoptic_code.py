@@ -70,7 +70,7 @@ class PanopticCode(panoptic_answers.PanopticAnswers):
     check = configuration.check_number
     check(commitment, "config.task.commitment", "[0, inf)")
     check(momentum, "config.task.momentum", "[0, 1)")
-    check(min_count, "config.task.min_count", "[0, inf)")
+    check(min_count, "config.task.min_count", "(0, inf)")
     if not isinstance(model, models.LabelCoder):
       raise ValueError(
         f"config.model is a {type(model).__name__}, which codes no labels. "
