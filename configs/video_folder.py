@@ -23,20 +23,27 @@ Arguments:
   tokens: how many are learned of each layer of tubelets; 8.
   several: for videos that may have several classes, joined by ";" in the CSV.
   init: weights to start from, of a model for images or videos, such as
-    init=howto-i21k-Ti/16; without it, from scratch, which takes many videos.
+    init=howto-i21k-Ti/16 or a run of configs/folder.py; the model then has
+    their size. Without it, from scratch, which takes many videos.
   epochs: 50.
   runlocal: a two-step check, on noise without `path`.
 """
 
 import ml_collections
 
+from configs import transfer
 from tokenlearner_flexivit import config as configuration
+from tokenlearner_flexivit import interop, models
 from tokenlearner_flexivit.data.sources.video_folder import (
   listing as video_listing,
 )
 from tokenlearner_flexivit.data.sources.video_folder import (
   source as video_folder,
 )
+from tokenlearner_flexivit.models import hyperparameters
+
+# What models for images and for videos have alike.
+_SHARED = ("width", "depth", "mlp_dim", "num_heads", "pool", "norm_eps", "gelu")
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -104,6 +111,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   c.flexi = dict(patch_size=dict(values=(28, 16) if runlocal else (28, 16, 14)))
   c.init = args["init"] or None
+  if c.init:
+    _resemble(c)
   c.init_inflate = "central_frame"  # Or "average": a kernel for images.
   c.task = dict(
     name="classification",
@@ -131,6 +140,22 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   )
   return c
+
+
+def _resemble(c: ml_collections.ConfigDict) -> None:
+  """Gives the model the size and pooling of the weights that it starts from."""
+  weights = models.create(**interop.describe(c.init).image_model)
+  ours = models.create(**c.model.to_dict())
+  for name in _SHARED:
+    value = getattr(weights, name, None)
+    if name == "pool" and value not in hyperparameters.POOLS:
+      value = "tok"  # Models for images have more.
+    if value not in (None, getattr(ours, name)):
+      c.model[name] = value
+  learned = c.model.token_learner
+  layer = c.model.depth // 2 if "depth" in c.model else learned.layer
+  c.model.token_learner = weights.token_learner and dict(weights.token_learner)
+  transfer.learn_tokens(c, layer, learned.num_tokens)
 
 
 def _check_several(name: str, several: bool) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import chex
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from configs import (
   vivit,
   vivit_bottleneck,
 )
-from tokenlearner_flexivit import data, train
+from tests import tiny
+from tokenlearner_flexivit import data, interop, models, train
 from tokenlearner_flexivit.train import setup
 
 
@@ -207,3 +209,30 @@ def test_a_version_of_a_dataset_is_trained_as_published(data, monkeypatch):
   monkeypatch.setattr(transfer, "splits", lambda *_: ("train", "test"))
   config = transfer.get_config(f"data={data},runlocal")
   assert config.optimizer.lr == transfer.PUBLISHED["cifar10"][-1] == 0.003
+
+
+@pytest.mark.parametrize(
+  "own",
+  [
+    dict(pool="gap"),
+    dict(pool="tok", token_learner=dict(layer=1, num_tokens=4)),
+    dict(pool="tok_gap", token_learner=dict(layer=1, num_tokens=2)),
+  ],
+)
+def test_a_model_for_videos_has_the_size_of_its_weights(own, tmp_path):
+  """Such as those of a run on images, which averages patches."""
+  size = dict(width=48, depth=3, mlp_dim=32, num_heads=2)
+  vit = models.create(**size, patch_size=8, posemb_grid=3, **own)
+  params = tiny.init(vit, np.zeros((1, 24, 24, 3)))
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  config = video_folder.get_config(f"runlocal,init={path},tokens=4")
+  model = models.create(**config.model)
+  assert {key: getattr(model, key) for key in size} == size
+  assert config.model.token_learner.to_dict() == dict(layer=1, num_tokens=4)
+  loaded = setup.Experiment(config).init_params()
+  assert ("cls" in loaded) == (own["pool"] != "gap")
+  block = "encoderblock_2"
+  chex.assert_trees_all_equal(
+    loaded["Transformer"][block], params["Transformer"][block]
+  )
