@@ -60,6 +60,17 @@ def test_a_report_names_its_metric_and_its_examples(parts, tmp_path, capsys):
   assert cv2.imread(str(tmp_path / "patch_sizes.png")).std() > 10
 
 
+def test_a_report_tells_whose_costs_are_of_a_window(parts, tmp_path):
+  report.write(parts, tmp_path, PARAMS, results(parts), 4)
+  text = (tmp_path / "report.md").read_text(encoding="utf-8")
+  assert "multiply-adds per image (in" in text
+  name = list(parts.evaluators)[-1]
+  parts.config["evals"][name]["window"] = 8
+  report.write(parts, tmp_path, PARAMS, results(parts), 4)
+  text = (tmp_path / "report.md").read_text(encoding="utf-8")
+  assert f"per image, of {name} per window that slides" in text
+
+
 def test_a_report_names_any_folder(parts, tmp_path):
   """Also one that would be a wrong formula, with bytes that are not UTF-8."""
   parts.config["data"]["name"] = "folder:/mnt/c$/1_2_3$/caf\udce9"

@@ -410,12 +410,17 @@ def _text(
       f" An interval is Wilson's, for so many {kind}s tested; other seeds of "
       "the training differ beside it."
     )
+  evals = experiment.config["evals"]
+  sliding = [name for name in report["evals"] if evals[name].get("window")]
+  windows = ""
+  if sliding:
+    windows = f", of {', '.join(sliding)} per window that slides over an image"
   return (
     f"# {title}\n\n{report['num_params']:,} parameters, "
     f"{terminal.counted(train['steps'], 'step')} "
     f"in {terminal.duration(train['seconds'])} on {report['hardware']}.\n\n"
-    f"{pictures}GMACs are multiply-adds per {_VIEW[kind]} (in the FlexiViT "
-    f"paper's GFLOPs, twice as many); {kind}s/s is one batch's evaluation on "
-    f"this hardware, median of interleaved runs.{interval}\n\n"
+    f"{pictures}GMACs are multiply-adds per {_VIEW[kind]}{windows} (in the "
+    f"FlexiViT paper's GFLOPs, twice as many); {kind}s/s is one batch's "
+    f"evaluation on this hardware, median of interleaved runs.{interval}\n\n"
     + "\n".join(sections)
   )

@@ -90,7 +90,9 @@ def test_answers_have_the_sizes_of_the_images(predictor):
     np.testing.assert_array_equal(prediction.answer, expected)
 
 
-def test_windows_slide_where_the_evaluation_slides_them(run, predictor):
+def test_windows_slide_where_the_evaluation_slides_them(
+  run, predictor, tmp_path
+):
   trained = dataclasses.replace(
     predictor.trained,
     pp="decode|value_range",
@@ -124,6 +126,8 @@ def test_windows_slide_where_the_evaluation_slides_them(run, predictor):
   shape = about_lib.about_input_and_output(trained)["input"]["shape"]
   assert shape == ["batch", 8, 8, 3]
   assert "windows of 8 x 8 pixels, 6 down" in about_lib.input_in_words(trained)
+  card = model_card.write(trained, tmp_path / "hub").read_text("utf-8")
+  assert "Multiply-adds are those of one window." in card
 
 
 def test_a_run_with_windows_is_opened_as_such(run, tmp_path):

@@ -256,7 +256,8 @@ def _metric_and_cost(
   has_picture: bool,
 ) -> str:
   headline, metric = trained.headline, trained.headline_metric.title
-  notes = [f"Multiply-adds are those of one {curve.view(trained.kind)}."]
+  seen = "window" if trained.stride else curve.view(trained.kind)
+  notes = [f"Multiply-adds are those of one {seen}."]
   if any(row[headline] is not None for row in rows):
     on = trained.training.get("evaluation")
     notes.append(f"The {metric} is measured on {on}." if on else "")
