@@ -211,16 +211,23 @@ def test_dataset_prepared_as_tfrecord(digits, tmp_path):
   assert f"{command}--out_file_format=array_record" in str(error.value)
 
 
-def test_files_that_were_not_copied_are_named_at_the_start(digits, tmp_path):
+@pytest.mark.parametrize("name", ["plain", "my data [v1] é, #2"])
+def test_files_that_were_not_copied_are_named_at_the_start(
+  digits, tmp_path, name
+):
   data.open_source(digits())
   root = pathlib.Path(digits()["data_dir"]) / "digits" / "1.0.0"
-  folder = tmp_path / "digits" / "1.0.0"
+  folder = tmp_path / name / "digits" / "1.0.0"
   shutil.copytree(root, folder)
-  config = digits(data_dir=str(tmp_path))
+  config = digits(data_dir=str(tmp_path / name))
   (path,) = folder.glob(f"*-{config['split']}.*")
-  path.write_bytes(path.read_bytes()[:5000])
-  with pytest.raises(ValueError, match=f"{path.name} \\(cut off\\)"):
-    data.open_source(config)
+  whole = path.read_bytes()
+  with pytest.raises(ValueError, match=r"Cannot read .* slice .* incompatible"):
+    data.open_source({**config, "split": f"{config['split']}[:1000000]"})
+  for length in (5000, len(whole) - 1, 0):
+    path.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=f"{path.name} \\(cut off\\)"):
+      data.open_source(config)
   path.unlink()
   with pytest.raises(ValueError, match=f"{path.name} \\(missing\\)"):
     data.open_source(config)

@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from tokenlearner_flexivit import terminal
 from tokenlearner_flexivit.data import shared_examples
 
-# The only format that is read, and the bytes that a file of it has at least.
-_FORMAT, _MIN_BYTES = "array_record", 1 << 16
+# The only format that is read. Its files are full blocks of so many bytes.
+_FORMAT, _BLOCK = "array_record", 1 << 16
 
 
 def check_files(
@@ -25,7 +25,7 @@ def check_files(
   They are opened one by one as a training reaches them, perhaps hours later.
   """
   form = builder.info.file_format
-  if not builder.is_prepared() or form is None or form.value != _FORMAT:
+  if not _is_prepared(builder) or form is None or form.value != _FORMAT:
     return
   wrong = []
   for key in dict.fromkeys(part.known for part in parts):
@@ -36,7 +36,7 @@ def check_files(
         continue
       if not path.exists():
         wrong.append(f"{path.name} (missing)")
-      elif path.stat().st_size < _MIN_BYTES:
+      elif (size := path.stat().st_size) % _BLOCK or not size:
         wrong.append(f"{path.name} (cut off)")
   if wrong:
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -45,6 +45,14 @@ def check_files(
       f"{builder.data_dir} cannot be read: {', '.join(wrong[:5])}{more}. Copy "
       "or prepare the dataset again."
     )
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+  """Tells whether a dataset is prepared.
+
+  TFDS's own `is_prepared` takes brackets in a path for a pattern.
+  """
+  return (pathlib.Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
 def unknown_name(
@@ -97,7 +105,7 @@ def cannot_read(
   builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
 ) -> str:
   """Returns in words why a split cannot be read and what to do."""
-  if not builder.is_prepared():
+  if not _is_prepared(builder):
     return (
       f"The dataset {name!r} is not prepared in {builder.data_dir}. Prepare it "
       "with\n"
