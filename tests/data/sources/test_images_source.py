@@ -68,6 +68,14 @@ def test_files_that_are_no_images_are_counted_and_left_out(folder):
   ) or note.endswith("(1 .mp4, 1 .json).")
 
 
+def test_links_that_lead_nowhere_are_counted(folder):
+  for name in ("lost.png", "gone"):
+    (folder / name).symlink_to("/nowhere/a.png")
+  os.mkfifo(folder / "pipe.png")
+  (note,) = opened(folder).notes
+  assert note.endswith("not read (2 links that lead nowhere).")
+
+
 def test_a_folder_is_listed_once_until_it_changes(folder):
   """A run opens it for training, evaluation and pictures."""
   for path in (folder, *folder.rglob("*/")):

@@ -105,7 +105,7 @@ class _Listing:
 
   Attributes:
     files: their paths relative to it, in the order of their hashes.
-    others: how many other files there are, by suffix.
+    others: how many other files there are, by suffix or in words.
   """
 
   files: list[bytes]
@@ -127,6 +127,7 @@ def _list_images(root: pathlib.Path) -> _Listing:
 def _list(root: pathlib.Path, stamp: file_cache.Stamp) -> _Listing:
   """Returns a new listing."""
   images, unsure, entered = [], [], set()
+  others = collections.Counter()
   for folder, folders, names in os.walk(root, followlinks=True):
     stamp.add([folder])
     real = os.path.realpath(folder)
@@ -137,12 +138,14 @@ def _list(root: pathlib.Path, stamp: file_cache.Stamp) -> _Listing:
     folders[:] = sorted(n for n in folders if not splits.is_hidden(n))
     for name in names:
       path = pathlib.Path(folder, name)
-      if splits.is_hidden(name) or not path.is_file():
+      if splits.is_hidden(name):
         continue
-      (images if image_listing.is_image(name) else unsure).append(path)
+      if path.is_file():
+        (images if image_listing.is_image(name) else unsure).append(path)
+      elif path.is_symlink():
+        others["links that lead nowhere"] += 1
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     reasons = list(pool.map(image_listing.why_no_image, unsure))
-  others = collections.Counter()
   for path, reason in zip(unsure, reasons, strict=True):
     if reason is None:
       images.append(path)
