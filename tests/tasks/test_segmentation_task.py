@@ -207,6 +207,8 @@ def test_masks_of_other_numbers_and_shapes():
 def test_an_ignored_class_and_a_model_without_masks():
   with pytest.raises(ValueError, match=r"ignore=2 is one of the 3 classes"):
     make_task(ignore=2)
+  with pytest.raises(ValueError, match=r"ignore=1099511627776 must be a whole"):
+    make_task(ignore=2**40)
   model = models.create(**{**MODEL, "name": "vit"})
   task = tasks.create(
     {"name": "segmentation"}, model=model, num_classes=3, class_names=None

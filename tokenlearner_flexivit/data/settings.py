@@ -102,8 +102,15 @@ class Settings:
         f"{where}.pp={values['pp']!r} must be a string of ops, such as "
         "'decode|resize(224)|value_range(-1,1)'."
       )
-    if values.get("features") is not None:
-      configuration.check_list(values["features"], f"{where}.features")
+    if (features := values.get("features")) is not None:
+      configuration.check_list(features, f"{where}.features")
+      for feature in features:
+        configuration.check_text(feature, f"{where}.features")
+      if not features:
+        raise ValueError(
+          f"{where}.features is empty, so there is nothing to read. Leave it "
+          "out to read all."
+        )
     data_dir = values.get("data_dir")
     if data_dir is not None and not (
       isinstance(data_dir, str | os.PathLike) and os.fspath(data_dir)

@@ -63,7 +63,9 @@ class Segmentation(base.Task):
     """
     super().__init__(model)
     where = "config.task.ignore"
-    configuration.check_number(ignore, where, "(-inf, inf)", whole=True)
+    # Devices hold masks as numbers of 32 bits.
+    interval = f"[{-(2**31)}, {2**31})"
+    configuration.check_number(ignore, where, interval, whole=True)
     if 0 <= ignore < num_classes:
       raise ValueError(
         f"{where}={ignore} is one of the {num_classes} classes. Take a number "

@@ -181,6 +181,13 @@ def test_a_version_that_does_not_exist():
 
 def test_names_of_features_are_a_list():
   config = {"name": "digits", "split": "train", "features": "label"}
+  for features, message in (
+    ((), r"data\.features is empty.* Leave it out"),
+    ((["label"],), r"data\.features=\['label'\] must be a string"),
+    ((3,), r"data\.features=3 must be a string"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      data.open_source({**config, "features": features})
   with pytest.raises(ValueError, match=r"data.features='label' must be a list"):
     data.open_source(config)
 
