@@ -92,3 +92,12 @@ def test_the_image_tower_of_a_detector_starts_anew_with_texts(
   assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(
     jnp.shape, experiment.init_shapes()
   )
+
+
+def test_runlocal_reads_the_path(tmp_path):
+  """As the other configs of own data do; without a path it renders scenes."""
+  (tmp_path / "pairs.csv").write_text("file,caption\na.png,A cat\n")
+  config = captions.get_config(f"runlocal,path={tmp_path}/pairs.csv")
+  assert config.data.name == f"captions:{tmp_path}/pairs.csv"
+  assert config.evals.retrieval.data.name == config.data.name
+  assert captions.get_config("runlocal").data.name == "rendered_scenes/tiny"

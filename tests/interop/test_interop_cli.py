@@ -103,6 +103,9 @@ def test_convert_opens_its_input_once(
   other = str(tmp_path / "b.npz")
   cli.main(["convert", str(path), other, "--format=native", "--unused", "head"])
   assert opened == [path.stat().st_size]
+  opened.clear()
+  assert interop.class_names(path) is None
+  assert opened == [path.stat().st_size]
 
 
 def test_errors_are_one_line(tmp_path, capsys):

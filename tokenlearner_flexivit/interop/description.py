@@ -186,11 +186,14 @@ def class_names(source: str | os.PathLike) -> list[str] | None:
     ValueError, OSError: it cannot be read.
   """
   path = download.fetch(source)
+  if not path.is_dir():
+    with contextlib.suppress(ValueError), weights.open_weights(path) as opened:
+      names = about_lib.class_names(path, opened.metadata)
+      names = opened.known.class_names if names is None else names
+      return names and list(names)
+  # A run, or a file of which nothing else is known.
   with containers.open_file(path) as opened:
     names = about_lib.class_names(path, opened.metadata)
-  if names is None and not path.is_dir():
-    with contextlib.suppress(ValueError), weights.open_weights(path) as opened:
-      names = opened.known.class_names
   return names and list(names)
 
 
