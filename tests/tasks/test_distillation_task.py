@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from tests import tiny
+from tests.models import test_label_coder
 from tests.one_device import OneDevice
 from tokenlearner_flexivit import dials, interop, models, parallel, tasks, train
 from tokenlearner_flexivit.tasks import distillation
@@ -24,6 +25,11 @@ MODEL = dict(
   variant="mu", patch_size=4, posemb_grid=3, head_zeroinit=False, num_classes=5
 )
 TEACHER = dict(model=MODEL, dtype="float32")
+TOWERS = dict(
+  name="two_towers",
+  head_zeroinit=False,
+  text=dict(width=8, depth=1, mlp_dim=8, num_heads=1, vocab_size=5, max_len=4),
+)
 
 
 def make_task(teachers=None, **section):
@@ -266,6 +272,10 @@ def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
       dict(teachers={"prof": {"model": MODEL | {"num_classes": None}}}),
       "no head",
     ),
+    *(
+      (dict(teachers={"prof": {"model": MODEL | other}}), "a class of an image")
+      for other in (dict(name="segmenter"), TOWERS)
+    ),
     (dict(teachers={"prof": TEACHER | {"patch_size": 0}}), "no patch size"),
     (dict(teachers={"prof": TEACHER | {"patch_size": True}}), "no patch size"),
     (dict(teachers={"prof": TEACHER | {"num_tokens": True}}), "no number of"),
@@ -298,6 +308,16 @@ def test_a_run_teaches_a_student_that_starts_from_it(config, tmp_path):
 def test_bad_sections(section, message):
   with pytest.raises(ValueError, match=message):
     make_task(**section).teachers  # noqa: B018
+
+
+def test_a_coder_of_labels_is_no_teacher(tmp_path):
+  """It has no number of classes at all."""
+  coder = test_label_coder.tiny_model()
+  params = tiny.init(coder, np.zeros((1, *coder.image_size, 3)))
+  path = tmp_path / "coder.safetensors"
+  interop.save_params(params, path, model=coder)
+  with pytest.raises(ValueError, match=r"coder.* has no head"):
+    make_task({"prof": {"init": str(path)}}).teachers  # noqa: B018
 
 
 def test_a_student_is_evaluated_without_its_teachers(config, tmp_path):

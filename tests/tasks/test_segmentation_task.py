@@ -142,6 +142,15 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-6
 
 
+def test_a_classifier_teaches_no_masks():
+  """It was an error while the step was traced."""
+  vit = dict(variant="mu", patch_size=4, posemb_grid=2, num_classes=3)
+  prof = dict(model=vit)
+  task = make_task("segmentation_distillation", teachers={"prof": prof})
+  with pytest.raises(ValueError, match=r"is a ViT, .* class of each pixel"):
+    task.teachers  # noqa: B018
+
+
 def test_a_teacher_of_larger_images_and_masks_beside_it():
   prof = {**TEACHER, "image": "large", "patch_size": 2}
   task = make_task(

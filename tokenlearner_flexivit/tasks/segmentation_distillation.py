@@ -28,6 +28,8 @@ class SegmentationDistillation(Taught, segmentation.Segmentation):
   teacher that sees images of another size is resized to the student's.
   """
 
+  has_maps = True
+
   def __init__(
     self,
     model: Any,

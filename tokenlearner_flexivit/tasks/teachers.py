@@ -127,7 +127,7 @@ class Teacher:
     arguments = {**arguments, "dtype": dtype or "bfloat16"}
     if num_classes is None:
       arguments["num_classes"] = None
-    elif not arguments["num_classes"]:
+    elif not arguments.get("num_classes"):
       raise ValueError(f"{where}: {init} has no head, so it gives no answers.")
     elif arguments["num_classes"] != num_classes:
       raise ValueError(
@@ -270,6 +270,7 @@ class Taught:
 
   num_classes: int | None
   class_names: Sequence[str] | None
+  has_maps = False  # Whether the classes are those of pixels.
 
   @classmethod
   def public_options(cls, section: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -295,6 +296,7 @@ class Taught:
       self.num_classes,
       "config.task.teachers",
       self.class_names,
+      has_maps=self.has_maps,
     )
 
   def constants(self, parallel: Parallel) -> tuple[Any, ...]:
@@ -321,6 +323,8 @@ def create_teachers(
   num_classes: int | None,
   where: str,
   class_names: Sequence[str] | None = None,
+  *,
+  has_maps: bool = False,
 ) -> tuple[Teacher, ...]:
   """Builds the teachers that a section of the config describes.
 
@@ -331,6 +335,7 @@ def create_teachers(
     class_names: the student's. A teacher that is a run of this library must
       have the same if both are known; one that a config of another library
       names may spell them otherwise, but not in another order.
+    has_maps: whether the student's classes are those of pixels.
 
   Raises:
     ValueError: no teacher, or one that does not fit.
@@ -359,8 +364,25 @@ def create_teachers(
   )
   if num_classes is not None:
     for teacher in teachers:
+      _check_answer(teacher, has_maps)
       _check_class_names(teacher, num_classes, class_names)
   return teachers
+
+
+def _check_answer(teacher: Teacher, has_maps: bool) -> None:
+  """Raises ValueError if a teacher answers something else than the student."""
+  model = teacher.model
+  is_known = isinstance(model, models.ViT)
+  is_segmenter = isinstance(model, models.Segmenter)
+  if isinstance(model, models.TwoTowers) or (
+    is_known and is_segmenter != has_maps
+  ):
+    wanted = "each pixel" if has_maps else "an image"
+    raise ValueError(
+      f"{teacher.where} is a {type(model).__name__}, whose answer is not a "
+      f"class of {wanted}, which the student learns. Give weights of a model "
+      "that answers so."
+    )
 
 
 def _check_class_names(
