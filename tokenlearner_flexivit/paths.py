@@ -58,6 +58,32 @@ def local(path: str | os.PathLike, what: str) -> pathlib.Path:
     ) from None
 
 
+def data_dir(value: str | os.PathLike | None) -> pathlib.Path:
+  """Returns the folder of prepared datasets, as TFDS chooses it.
+
+  Args:
+    value: as the user wrote it; None for $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+
+  Raises:
+    ValueError: as `local`; array_record reads no bucket.
+  """
+  if value is not None:
+    return local(value, "data_dir")
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return local(default, "TFDS_DATA_DIR")
+
+
+def data_dir_for_tfds(value: str | os.PathLike | None) -> str | None:
+  """Returns `data_dir` for TFDS, which expands no `~`; None for its default.
+
+  Raises:
+    ValueError: as `data_dir`.
+  """
+  folder = data_dir(value)
+  return None if value is None else str(folder)
+
+
 def at_home(text: str) -> str:
   """Returns a text such as "~/x" or "folder:~/x" with the `~` expanded.
 

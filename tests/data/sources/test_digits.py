@@ -16,6 +16,7 @@ import pytest
 from sklearn import datasets
 
 from tokenlearner_flexivit import data
+from tokenlearner_flexivit.data.rendered_scenes import builder
 from tokenlearner_flexivit.data.sources import digits as digits_module
 
 
@@ -119,6 +120,14 @@ assert "tensorflow" not in sys.modules
   # Nothing but what TFDS logs by itself: no progress bars, no leftovers.
   assert result.stdout == ""
   assert os.listdir(tmp_path / "digits") == ["1.0.0"]
+
+
+def test_prepared_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  digits_module.prepare("~/tfds")
+  assert (tmp_path / "tfds/digits/1.0.0/dataset_info.json").is_file()
+  folder = builder.RenderedScenes.folder("~/tfds", "96")
+  assert folder.parent == tmp_path / "tfds/rendered_scenes/96"
 
 
 def test_two_threads_prepare_at_once(tmp_path):

@@ -174,6 +174,18 @@ def test_a_data_dir_that_is_no_folder(data_dir):
     data.open_source(config)
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10", "video_folder/a"])
+@pytest.mark.parametrize("is_argument", [True, False])
+def test_a_bucket_of_datasets_is_to_be_mounted(name, is_argument, monkeypatch):
+  config = {"name": name, "split": "train"}
+  if is_argument:
+    config["data_dir"] = "gs://bucket/tfds"
+  else:
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/tfds")
+  with pytest.raises(ValueError, match=r"(?i)data_dir=gs://bucket.*gcsfuse"):
+    data.open_source(config)
+
+
 def test_a_version_that_does_not_exist():
   with pytest.raises(ValueError, match=r"'digits:9.9.9'.*only: 1.0.0"):
     data.open_source({"name": "digits:9.9.9", "split": "train"})

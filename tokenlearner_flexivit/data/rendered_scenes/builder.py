@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data.rendered_scenes import (
   scene,
   shapes,
@@ -153,6 +153,7 @@ class RenderedScenes(tfds.core.GeneratorBasedBuilder):
     cls, data_dir: str | os.PathLike | None, config: str
   ) -> pathlib.Path:
     """Returns the folder of the files of a config, by its name."""
+    data_dir = paths.data_dir_for_tfds(data_dir)
     default = pathlib.Path(cls(data_dir=data_dir).data_dir)
     return default.parent.parent / config / default.name
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data.sources import preparation
 
 _DESCRIPTION = """
@@ -89,6 +90,7 @@ def prepare(data_dir: str | os.PathLike | None = None) -> None:
   Raises:
     OSError: the folder cannot be written.
   """
+  data_dir = paths.data_dir_for_tfds(data_dir)
   preparation.prepare(
     pathlib.Path(Digits(data_dir=data_dir).data_dir),
     lambda folder: Digits(data_dir=folder, file_format="array_record"),

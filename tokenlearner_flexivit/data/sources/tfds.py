@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
+from tokenlearner_flexivit import paths
 from tokenlearner_flexivit.data import mask_classes, shared_examples, splits
 from tokenlearner_flexivit.data.rendered_scenes import builder as scenes
 from tokenlearner_flexivit.data.rendered_scenes import shapes
@@ -63,8 +64,7 @@ class TfdsSource(sources.Source):
   ) -> None:
     """Raises ValueError for a split that the prepared dataset does not have."""
     super().check_split(name, split)
-    if data_dir is not None:
-      data_dir = os.path.expanduser(data_dir)
+    data_dir = paths.data_dir_for_tfds(data_dir)
     try:
       known = list(tfds.builder(name, data_dir=data_dir).info.splits)
     except Exception:  # TFDS raises many; opening the dataset explains them.
@@ -97,10 +97,8 @@ class TfdsSource(sources.Source):
         access. The message says what to do.
     """
     self.name = f"{name} ({split})"
-    if data_dir is not None:
-      data_dir = os.path.expanduser(data_dir)  # TFDS does not.
     try:
-      builder = _open_builder(name, data_dir)
+      builder = _open_builder(name, paths.data_dir_for_tfds(data_dir))
     except json_format.ParseError as error:
       raise ValueError(
         f"A file that describes the prepared dataset {name!r} is damaged: "

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import tensorflow_datasets as tfds
 
-from tokenlearner_flexivit import terminal
+from tokenlearner_flexivit import paths, terminal
 from tokenlearner_flexivit.data import shared_examples
 
 # The only format that is read. Its files are full blocks of so many bytes.
@@ -89,9 +89,8 @@ def unknown_name(
 
 def _prepared(name: str, data_dir: str | os.PathLike | None) -> list[str]:
   """Returns the configs and versions of a dataset that a folder holds."""
-  root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   dataset = re.split("[/:]", name.strip())[0]
-  folder = pathlib.Path(root).expanduser() / dataset
+  folder = paths.data_dir(data_dir) / dataset
   if not re.fullmatch(r"\w+", dataset) or not folder.is_dir():
     return []
   names = []

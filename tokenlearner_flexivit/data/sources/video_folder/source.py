@@ -209,8 +209,7 @@ def _choose(groups: Sequence[str], part: str, where: str) -> range:
 
 def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
   """Returns the folder of all stored videos."""
-  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return paths.local(data_dir or default, "data_dir") / "video_folder"
+  return paths.data_dir(data_dir) / "video_folder"
 
 
 def _read_about(name: str, folder: pathlib.Path) -> dict[str, Any]:
