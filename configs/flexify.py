@@ -83,6 +83,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   described = interop.describe(c.init) if c.init else None
   if described:
     channels = transfer.start_from(c, c.init, described)
+    if described.image_model.get("pool") == "tok_dist":
+      c.model.pool = "tok_dist"  # No head is new: both tokens stay in use.
     teacher = dict(init=c.init)
     if "init_mean" in c:  # The teacher sees the same images.
       teacher |= dict(input_mean=c.init_mean, input_std=c.init_std)

@@ -189,3 +189,23 @@ def test_tubelets_without_a_new_length_keep_theirs():
     )
   with pytest.raises(ValueError, match="has no frames"):
     patch_embed.resize_kernel(kernel[0], (2, 6, 6))
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_images_are_sharded_over_automatic_axes_alone(kind):
+  mesh = jax.make_mesh(
+    (1,), ("data",), axis_types=(getattr(jax.sharding.AxisType, kind),)
+  )
+  embed = patch_embed.PatchEmbed(4, (2, 2))
+  images = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+  params = embed.init(jax.random.key(1), images)
+  expected = embed.apply(params, images, 3)
+  spec = jax.sharding.PartitionSpec("data")
+  sharded = jax.device_put(images, jax.sharding.NamedSharding(mesh, spec))
+  apply = jax.jit(lambda params, images: embed.apply(params, images, 3))
+  if kind == "Auto":
+    np.testing.assert_allclose(apply(params, sharded), expected, rtol=1e-5)
+  else:
+    words = r"Images \[2, 6, 6, 3\] .*'data'.* axis_types=\(.*AxisType.Auto"
+    with pytest.raises(ValueError, match=words):
+      apply(params, sharded)

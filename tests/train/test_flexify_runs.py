@@ -12,6 +12,7 @@ from configs import flexify
 from tests import tiny
 from tokenlearner_flexivit import interop, models, train
 from tokenlearner_flexivit.inference import Predictor, export
+from tokenlearner_flexivit.train import setup
 
 MODEL = models.ViT(
   num_classes=None,
@@ -100,6 +101,27 @@ def test_images_in_classes_are_neighbours(weights, tmp_path):
   assert config.data.name == f"folder:{tmp_path}"
   assert config.evals.neighbours.train_split == config.data.split
   assert config.evals.neighbours.test_split == config.evals.held_out.data.split
+
+
+def test_a_model_of_two_heads_begins_as_its_teacher(tmp_path):
+  """DeiT's representation is the mean of its cls and distillation tokens."""
+  model = MODEL.clone(num_classes=3, pool="tok_dist", registers=1)
+  images = jax.random.uniform(jax.random.key(0), (2, SIZE, SIZE, 3), minval=-1)
+  interop.save_params(
+    tiny.init(model, images, scale=0.1),
+    tmp_path,
+    "hugging_face",
+    model=model,
+    input_mean=0.5,
+    input_std=0.5,
+  )
+  config = flexify.get_config(f"init={tmp_path},size={SIZE},runlocal")
+  config.task.teachers.itself.dtype = "float32"
+  task = (run := setup.Experiment(config, begins=True)).task
+  (teacher,) = task.teachers
+  expected, _ = teacher.answer(teacher.load(), images)
+  began = tiny.apply(task.model, run.init_params(), images, patch_size=14)[0]
+  np.testing.assert_allclose(began, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.processes

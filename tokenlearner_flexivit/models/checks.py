@@ -4,7 +4,9 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -47,6 +49,18 @@ def boolean(value: Any, name: str) -> None:
   """Raises ValueError unless a value is True or False."""
   if not isinstance(value, bool):
     raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def no_explicit_axes(value: ArrayLike, name: str) -> None:
+  """Raises ValueError if an array is sharded over explicit axes of a mesh."""
+  spec = jax.typeof(value).sharding.spec  # It leaves automatic axes out.
+  if any(axes is not None for axes in spec):
+    raise ValueError(
+      f"{name} {list(value.shape)} are sharded as {spec} over explicit axes of"
+      " a mesh, which these models do not take. Create the mesh with automatic"
+      " axes: jax.make_mesh(sizes, names, axis_types=(jax.sharding.AxisType."
+      "Auto,) * len(names))."
+    )
 
 
 def reads_patches(model: Any, who: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float64
 
-from tokenlearner_flexivit.models import tiling
+from tokenlearner_flexivit.models import checks, tiling
 
 METHODS = ("pi", "vanilla", "area", "norm")
 
@@ -189,8 +189,10 @@ class PatchEmbed(nn.Module):
       tokens [B, h, w, D], or [B, T', h, w, D].
 
     Raises:
-      ValueError: if the patch size does not divide the image.
+      ValueError: if the patch size does not divide the image, or the images
+        are sharded over explicit axes of a mesh.
     """
+    checks.no_explicit_axes(images, "Images")
     _, *size, c = images.shape
     patch = tiling.to_size(
       self.patch_size if patch_size is None else patch_size
