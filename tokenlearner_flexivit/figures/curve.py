@@ -51,12 +51,17 @@ def errors(
 
 
 def span(axes: Any, metric: Metric) -> None:
-  """Widens a y axis of percents that is shorter than `LEAST_SPAN`."""
+  """Widens a y axis of percents that is shorter than `LEAST_SPAN`.
+
+  What is added lies within 0 to 100 %.
+  """
   if metric.unit != "%":
     return
   low, high = axes.get_ylim()
-  missing = max(0.0, LEAST_SPAN - (high - low)) / 2
-  axes.set_ylim(low - missing, high + missing)
+  missing = max(0.0, LEAST_SPAN - (high - low))
+  below = min(missing / 2, max(low, 0.0))
+  above = min(missing - below, max(100 - high, 0.0))
+  axes.set_ylim(low - (missing - above), high + above)
 
 
 def about_examples(count: int | None, kind: str, metric: Metric) -> str:
