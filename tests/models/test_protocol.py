@@ -76,3 +76,23 @@ def test_its_cost_is_counted():
   assert 8 * TAPS < model.cost((12, 12, 3)) < 1.2 * 8 * TAPS
   assert model.cost((24, 24, 3)) > 3 * model.cost((12, 12, 3))
   assert jax.tree.leaves(model.check((12, 12))) == []
+
+
+@pytest.mark.parametrize(
+  "cls, variant, arguments, shape",
+  [
+    (models.ViT, "mu/16", dict(pool="tok"), (1, 32, 32, 3)),
+    (models.TextTransformer, "mu", dict(vocab_size=5, max_len=4), (1, 4)),
+    (SmallCNN, None, dict(num_classes=2), (1, 8, 8, 3)),
+  ],
+)
+def test_a_model_has_a_name_in_another_module(cls, variant, arguments, shape):
+  class Mine(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return cls.from_variant(variant, name="backbone", **arguments)(x)[0]
+
+  dtype = np.int32 if len(shape) == 2 else np.float32
+  images = jax.ShapeDtypeStruct(shape, dtype)
+  shapes = jax.eval_shape(Mine().init, jax.random.key(0), images)
+  assert set(shapes["params"]) == {"backbone"}

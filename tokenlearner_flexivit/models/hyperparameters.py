@@ -56,12 +56,15 @@ class Hyperparameters(protocol.Model):
   _decode_variant = staticmethod(variants.decode_variant)
 
   @classmethod
-  def from_variant(cls, variant: str | None, **overrides: Any) -> Self:
+  def from_variant(
+    cls, variant: str | None, *, name: str | None = None, **overrides: Any
+  ) -> Self:
     """Builds a model from a name such as "B/16" or "B".
 
     Args:
       variant: a name that `variants` decodes; None if the arguments name every
         size.
+      name: of the module within another one; see `flax.linen.Module`.
       **overrides: constructor arguments; they beat those of the variant.
 
     Raises:
@@ -71,13 +74,13 @@ class Hyperparameters(protocol.Model):
     configuration.check_keys(overrides, {"variant", *known}, cls.__name__)
     defaults = cls._decode_variant(variant) if variant else {}
     arguments = dict(num_classes=None) | defaults | overrides
-    missing = [name for name in _SIZES if name not in arguments]
+    missing = [size for size in _SIZES if size not in arguments]
     if missing:
       raise ValueError(
         f"{cls.__name__} needs {', '.join(missing)}: give them, or a variant"
         " such as 'S'."
       )
-    return cls(**arguments)
+    return cls(**arguments, name=name)
 
   def __post_init__(self):
     for name in _SIZES:

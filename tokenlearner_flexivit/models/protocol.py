@@ -56,11 +56,18 @@ class Model(nn.Module):
   scanned_runs = ()
 
   @classmethod
-  def from_variant(cls, variant: str | None = None, **arguments: Any) -> Self:
+  def from_variant(
+    cls,
+    variant: str | None = None,
+    *,
+    name: str | None = None,
+    **arguments: Any,
+  ) -> Self:
     """Builds the model from a config.
 
     Args:
       variant: a named size; models without named sizes take None.
+      name: of the module within another one; see `flax.linen.Module`.
       **arguments: of the constructor.
 
     Raises:
@@ -70,7 +77,7 @@ class Model(nn.Module):
       raise ValueError(f"{cls.__name__} has no variants, got {variant!r}.")
     known = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
     configuration.check_keys(arguments, known, cls.__name__)
-    return cls(**arguments)
+    return cls(**arguments, name=name)
 
   @property
   def own_patch_size(self) -> tuple[int, int] | None:

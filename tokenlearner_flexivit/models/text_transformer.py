@@ -74,18 +74,25 @@ class TextTransformer(nn.Module):
   dtype: Any = "float32"
 
   @classmethod
-  def from_variant(cls, variant: str | None = None, **overrides: Any) -> Self:
+  def from_variant(
+    cls,
+    variant: str | None = None,
+    *,
+    name: str | None = None,
+    **overrides: Any,
+  ) -> Self:
     """Builds a text tower from a name such as "B".
 
     Args:
       variant: a size that `variants` knows, or None.
+      name: of the module within another one; see `flax.linen.Module`.
       **overrides: constructor arguments; they beat those of the variant.
 
     Raises:
       ValueError: for an unknown variant or argument, listing those known, or
         without a vocabulary or a length.
     """
-    return cls(**arguments(variant, **overrides))
+    return cls(**arguments(variant, **overrides), name=name)
 
   def __post_init__(self):
     sizes = ("width", "depth", "mlp_dim", "num_heads")
