@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from configs import flexify, transfer
-from tests import tiny
+from tests import conftest, tiny
 from tokenlearner_flexivit import interop, models, tasks
 from tokenlearner_flexivit.data import statistics
 from tokenlearner_flexivit.inference import runs, trained
@@ -20,6 +20,7 @@ from tokenlearner_flexivit.interop import __main__ as cli
 from tokenlearner_flexivit.interop import about, containers
 from tokenlearner_flexivit.run import checkpoint, workdir
 from tokenlearner_flexivit.tasks import teachers as teachers_lib
+from tokenlearner_flexivit.train import setup
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Arguments of configs, so that they need no data.
@@ -347,6 +348,21 @@ def test_images_are_given_as_a_run_has_seen_them(untrained_run, tmp_path):
     mean_and_std = statistics.mean_and_std(pp, "image")
     np.testing.assert_allclose(mean_and_std[0], mean or [0.5], atol=1e-5)
     np.testing.assert_allclose(mean_and_std[1], std or [0.5], atol=1e-5)
+
+
+def test_a_run_is_converted_for_the_images_that_it_has_seen(tmp_path):
+  """Kernel and positions of FlexiViT are stored for another size."""
+  config = conftest.make_config()
+  config.model.patch_size, config.model.posemb_grid = (8, 8), (3, 3)
+  run = conftest.write_untrained(setup.Experiment(config), tmp_path / "run")
+  assert interop.describe(run).images.size == (12, 12)
+  new = tmp_path / "a.safetensors"
+  turn = ["convert", str(run), str(new), "--format=native"]
+  cli.main([*turn, "--patch_size=3"])
+  model = interop.describe(new).model
+  assert model["patch_size"] == (3, 3) and model["posemb_grid"] == (4, 4)
+  with pytest.raises(SystemExit, match=r"must divide .*, 12 x 12 px"):
+    cli.main([*turn, "--patch_size=8"])
 
 
 @pytest.mark.parametrize("format", ["native", "timm"])

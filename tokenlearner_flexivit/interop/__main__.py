@@ -119,13 +119,21 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(f"Error: {error}")
 
 
-def _at_patch_size(model: models.ViT, patch_size: int) -> models.ViT:
+def _at_patch_size(
+  model: models.ViT, patch_size: int, seen: tuple[int, int] | None
+) -> models.ViT:
   """Returns a model for images of the same size, with other patches.
+
+  Args:
+    model: the model.
+    patch_size: of the result.
+    seen: height and width of the images that a run was evaluated on, which the
+      sizes of its kernel and of its positions do not tell; None for others.
 
   Raises:
     ValueError: the patches do not divide the images.
   """
-  sizes = [
+  sizes = seen or [
     p * side
     for p, side in zip(model.patch_size, model.posemb_grid, strict=True)
   ]
@@ -177,7 +185,8 @@ def _load(
   if isinstance(model, models.UViM) and uvim.CODER in args.unused:
     model = model.clone(coder=None)
   if args.patch_size:
-    model = _at_patch_size(model, args.patch_size)
+    seen = description.images.size if description.format == "native" else None
+    model = _at_patch_size(model, args.patch_size, seen)
   mean, std = args.input_mean, args.input_std
   expected = description.images
   as_stored = mean is None and std is None and args.format in LIBRARIES
