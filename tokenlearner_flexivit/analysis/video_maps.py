@@ -70,6 +70,8 @@ def animation(
   columns, moments = len(rows[0][0]), len(rows[0])
   names = ["frame", *(f"token {s}" for s in range(1, columns))]
   shape = (len(rows) * down + 2 * _LINE, columns * across - _GAP, 3)
+  captions = [terminal.encodable(words) for words in captions or ()]
+  font = ImageFont.truetype(drawing.font_file(captions), _LINE - 6)
   pictures = []
   for time, moment in enumerate(zip(*rows, strict=True), start=1):
     canvas = np.ones(shape)
@@ -80,10 +82,10 @@ def animation(
         canvas[top : top + large.shape[0], left : left + large.shape[1]] = large
     picture = Image.fromarray((255 * canvas).round().astype(np.uint8))
     pen = ImageDraw.Draw(picture)
-    pen.font = ImageFont.load_default(_LINE - 5)
+    pen.font = font
     for j, name in enumerate(names):
       pen.text((j * across + 2, 1), name, "black")
-    for i, words in enumerate(captions or ()):
+    for i, words in enumerate(captions):
       place = 2, _LINE + i * down + 2
       pen.rectangle(pen.textbbox(place, words), "black")
       pen.text(place, words, "white")
