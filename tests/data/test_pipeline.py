@@ -1,11 +1,15 @@
 """The streams: order, hosts, restarts, threads and processes."""
 
+import contextlib
 import itertools
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 
 import cv2
@@ -169,6 +173,79 @@ def test_processes_beside_jax_in_a_program(tmp_path):
   # What Grain's shared memory makes Python's resource tracker print at the end
   # of a busy machine's program is not looked at.
   assert result.stdout.strip() == str(take(4)[-1]["id"].tolist())
+
+
+WORKERS_OF_A_PROGRAM = f"""
+import multiprocessing
+import time
+from tokenlearner_flexivit import data
+
+if __name__ == "__main__":
+  config = {dict(FAKE, num_workers=2)!r}
+  batches = data.train_batches(config, batch_size=8, seed=3)
+  next(batches)
+  print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+  try:
+    time.sleep(100)
+  except KeyboardInterrupt:
+    for _ in range(20):
+      next(batches)
+    batches.close()
+    print("went on")
+"""
+
+
+@pytest.fixture
+def program_with_workers(tmp_path):
+  """Starts a program with two workers; returns it and their numbers."""
+  path = tmp_path / "program.py"
+  path.write_text(WORKERS_OF_A_PROGRAM)
+  # Where the tests run in the background, children would ignore it.
+  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+  process = subprocess.Popen(
+    [sys.executable, str(path)],
+    env={"PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  signal.signal(signal.SIGINT, previous)
+  yield process, [int(pid) for pid in process.stdout.readline().split()]
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+  process.communicate()
+
+
+def is_running(pid):
+  try:
+    # Nobody may be there to wait for one that has ended.
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+  return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.processes
+def test_processes_end_with_a_killed_program(program_with_workers):
+  process, workers = program_with_workers
+  assert len(workers) == 2 and all(map(is_running, workers))
+  process.kill()
+  end = time.monotonic() + 30
+  while any(map(is_running, workers)) and time.monotonic() < end:
+    time.sleep(0.1)
+  assert not any(map(is_running, workers))
+
+
+@pytest.mark.processes
+def test_processes_outlive_ctrl_c_of_the_program(program_with_workers):
+  """A terminal sends it to all of them."""
+  process, workers = program_with_workers
+  assert len(workers) == 2
+  os.killpg(process.pid, signal.SIGINT)
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (0, "went on\n"), err
+  assert "KeyboardInterrupt" not in err
 
 
 @pytest.mark.processes

@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import math
+import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -327,6 +329,24 @@ def _make_ahead(
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(
         num_workers=num_workers, per_worker_buffer_size=1
-      )
+      ),
+      worker_init_fn=_begin_worker,
     )
   return dataset
+
+
+def _begin_worker(index: int, count: int) -> None:
+  """Ties the life of a process that prepares batches to that of the program.
+
+  Whoever kills the program alone (SIGKILL, out of memory) would leave it behind
+  for ever, with its memory. Ctrl-C reaches it, too, but the program may need
+  batches until it has saved, and ends it then.
+  """
+  del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def end_with_program() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # The main thread waits for a queue that nobody empties.
+
+  threading.Thread(target=end_with_program, daemon=True).start()
