@@ -230,3 +230,29 @@ def test_convert_to_another_patch_size(format, make, tmp_path, capsys):
   assert_close(tiny.apply(other, loaded, x)[0], np.asarray(expected), 2e-6)
   with pytest.raises(SystemExit, match="--patch_size=5 must divide"):
     cli.main([*turn, "--patch_size=5"])
+
+
+def test_timm_is_told_that_images_of_big_vision_are_in_minus_1_to_1(
+  make, tmp_path, capsys
+):
+  # Where a config tells none, timm takes ImageNet's mean and std.
+  params = make(pool="tok")[1]
+  source, folder = tmp_path / "augreg.npz", tmp_path / "new"
+  interop.save_params(params, source, "big_vision")
+  convert = ["convert", str(source), str(folder), "--format=timm"]
+  cli.main(convert)
+  assert "taken to be in [-1, 1]" in capsys.readouterr().out
+  cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+  assert cfg["mean"] == cfg["std"] == [0.5] * 3
+  cli.main([*convert[:2], str(tmp_path / "hf"), "--format=hugging_face"])
+  file = tmp_path / "hf" / "preprocessor_config.json"
+  processor = json.loads(file.read_text())
+  assert processor["image_mean"] == processor["image_std"] == [0.5] * 3
+
+
+def test_a_folder_for_timm_without_statistics_is_warned_of(
+  make, tmp_path, caplog
+):
+  model, params = make(pool="tok")
+  interop.save_params(params, tmp_path / "new", "timm", model=model)
+  assert "timm then takes ImageNet's mean and std" in caplog.text

@@ -193,6 +193,12 @@ def _load(
   if as_stored:
     # Their configs tell mean and std of the images, if they are known.
     mean = std = 0.5
+    if expected.mean is None and description.format == "big_vision":
+      print(
+        "Images are taken to be in [-1, 1], as big_vision's models expect them;"
+        " --input_mean and --input_std say otherwise."
+      )
+      expected = dataclasses.replace(expected, mean=(0.5,), std=(0.5,))
   elif description.format == "native" and mean is None and std is None:
     # The file that is written does not record the preprocessing of a run.
     mean, std = expected.mean, expected.std

@@ -79,7 +79,8 @@ def save_params(
       to store it.
     input_mean: the mean, per channel or one for all, that the weights expect
       to be subtracted from images in [0, 1]; 0.5 for images in [-1, 1]. Noted
-      like `model`. Without it the file does not show which images it needs.
+      like `model`. Without it the file does not show which images it needs,
+      and timm takes ImageNet's, of which a warning tells.
     input_std: the standard deviation by which the weights expect those images
       to be divided, per channel or one for all. Noted like `model`; both are
       given, or neither.
@@ -203,6 +204,12 @@ def _configs(
     if names := about_classes["class_names"]:
       config["label_names"] = list(names)
     contents = {"config.json": config}
+    if images.mean is None:
+      logging.warning(
+        "Nothing tells which images these weights expect, and timm then takes"
+        " ImageNet's mean and std. Give input_mean and input_std (on a command"
+        " line --input_mean and --input_std): 0.5 for images in [-1, 1]."
+      )
   else:
     config = hugging_face_export.config(model, leaves, **about_classes)
     contents = {"config.json": config}
