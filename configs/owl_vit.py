@@ -182,8 +182,5 @@ def start_from(
     c.data.vocabulary = lit.vocabulary_of(source, text, vocabulary)
   left_out = ("num_classes", "rep_size", "head_zeroinit", "bias_init")
   c.model = {k: v for k, v in c.model.items() if k not in left_out}
-  if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
-    c.model.pool = "gap"
-  elif c.model.get("pool") == "tok_gap":
-    c.model.pool = "tok"
+  transfer.read_patches(c)
   c.model.update(name="owl_vit", text=text)

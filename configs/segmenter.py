@@ -181,8 +181,5 @@ def start_from(
   fields = {field.name for field in dataclasses.fields(models.ViT)}
   known = {"variant", *fields}.difference(_HEAD)
   c.model = {k: v for k, v in c.model.items() if k in known}
-  if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
-    c.model.pool = "gap"
-  elif c.model.get("pool") == "tok_gap":
-    c.model.pool = "tok"
+  transfer.read_patches(c)
   return described

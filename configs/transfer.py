@@ -251,6 +251,22 @@ def start_from(
   return described.channels
 
 
+def read_patches(c: ml_collections.ConfigDict) -> None:
+  """Sets pooling and norm of a tower of which every patch is read.
+
+  Args:
+    c: the config, after `start_from`.
+  """
+  if c.model.get("pool") == "map":  # Its head pools, the tower has no token.
+    c.model.pool = "gap"
+  elif c.model.get("pool") == "tok_gap":
+    c.model.pool = "tok"
+  if c.model.get("norm") == "after_pool":
+    # Theirs is for the mean of the patches, and each needs one.
+    c.model.norm = "before_pool"
+    c.init_fresh = ("Transformer/encoder_norm/",)
+
+
 def learn_tokens(
   c: ml_collections.ConfigDict, layer: int, num_tokens: int
 ) -> None:
@@ -270,7 +286,8 @@ def learn_tokens(
     for section in (own, c.model.token_learner)
   )
   if theirs != ours:
-    c.init_fresh = ("Transformer/Token",)  # TokenFusers of theirs, too.
+    # TokenFusers of theirs, too.
+    c.init_fresh = (*c.get("init_fresh", ()), "Transformer/Token")
 
 
 def patch_sizes(size: int) -> list[int]:

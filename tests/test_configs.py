@@ -230,6 +230,40 @@ def test_captions_of_scenes_go_on_with_two_towers(tmp_path, loss):
     chex.assert_trees_all_equal(loaded, {k: params[k] for k in loaded})
 
 
+@pytest.mark.parametrize(
+  "config, more",
+  [
+    (segmentation_folder, ""),
+    (detection_folder, ""),
+    (panoptic_scenes, ""),
+    (panoptic_scenes, ",tokens=4"),
+  ],
+)
+def test_patches_get_a_norm_where_the_weights_have_one_after_pooling(
+  config, more, tmp_path
+):
+  """As those of timm with `fc_norm`."""
+  vit = models.create(
+    variant="mu",
+    depth=2,
+    num_classes=7,
+    norm="after_pool",
+    token_learner=dict(layer=1, num_tokens=2) if more else None,
+  )
+  params = tiny.init(vit, np.zeros((1, 64, 64, 3)))
+  params["fc_norm"]["scale"] += 3
+  path = tmp_path / "vit.safetensors"
+  interop.save_params(params, path, model=vit)
+  made = config.get_config(f"runlocal,init={path}{more}")
+  loaded = setup.Experiment(made).init_params()
+  assert "fc_norm" not in loaded
+  tower = loaded["Transformer"]
+  np.testing.assert_array_equal(tower["encoder_norm"]["scale"], 1)
+  chex.assert_trees_all_equal(
+    tower["encoderblock_1"], params["Transformer"]["encoderblock_1"]
+  )
+
+
 def test_a_detector_starts_from_the_tower_of_any_vit(tmp_path):
   """Its heads and its text tower are fresh."""
   vit = models.create(variant="mu", depth=1, num_classes=7, pool="map")

@@ -304,7 +304,8 @@ class Plan:
     theirs = {k: v for k, v in remaining.items() if k.startswith(_HEAD)}
     if any(name.startswith(_DENSE) for name in ours):
       # A network for dense tasks reads every token, and pools none.
-      theirs |= {k: v for k, v in remaining.items() if k.startswith("MAPHead")}
+      pooled = ("MAPHead", "fc_norm/")
+      theirs |= {k: v for k, v in remaining.items() if k.startswith(pooled)}
     heads = [
       {k: tuple(v.shape) for k, v in arrays.items() if k.startswith(_ANSWER)}
       for arrays in (ours, theirs)
