@@ -351,6 +351,21 @@ def test_folders_that_are_here_are_read(tmp_path, name, monkeypatch):
     assert planned.data.name == config.data.name
 
 
+def test_prepared_datasets_are_read(tmp_path):
+  config = make_config()
+  config.data.update(name="mine/small", data_dir=str(tmp_path))
+  (tmp_path / "mine/small/1.0.0").mkdir(parents=True)
+  with pytest.raises(ValueError, match="these data are not here"):
+    stand_ins.config_without_files(config)
+  (tmp_path / "mine/small/1.0.0/dataset_info.json").touch()
+  for name in ("mine/small", "mine/small:1.0.0"):
+    config.data.name = name
+    assert stand_ins.config_without_files(config).data.name == name
+  with pytest.raises(ValueError, match="these data are not here"):
+    config.data.name = "mine/large"
+    stand_ins.config_without_files(config)
+
+
 def test_a_teacher_needs_no_weights():
   config = overrides.load(str(CONFIGS / "flexivit_i21k_distill.py"))
   replaced = stand_ins.config_without_files(config)

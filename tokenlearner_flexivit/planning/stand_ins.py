@@ -10,7 +10,7 @@ import ml_collections
 from tokenlearner_flexivit import interop, tasks
 from tokenlearner_flexivit.data import captions, preprocess, splits, vocabulary
 from tokenlearner_flexivit.data.ops import decode, dense_label, panoptic
-from tokenlearner_flexivit.data.sources import fake
+from tokenlearner_flexivit.data.sources import fake, tfds_errors
 from tokenlearner_flexivit.interop import released
 from tokenlearner_flexivit.train import setup
 
@@ -49,14 +49,15 @@ def config_without_files(
 
   Noise stands in for the training data, evaluations are left out, and the
   weights to start from are random, as those of teachers. Folders of data that
-  exist are read unless both numbers are given. A vocabulary of texts that is
+  exist, and datasets of TFDS that are prepared and not in `DATASETS`, are read
+  unless both numbers are given. A vocabulary of texts that is
   not there, or whose captions are not, becomes one of as many words; if the
   config does not tell how many, of 32,000, as in published models.
 
   Args:
     config: of a training.
     num_examples: those of the training data, before a slice; None if they are
-      there or public.
+      there or in `DATASETS`.
     num_classes: theirs; None for those of `config.model` or of the data, and
       for tasks without classes, which need none.
 
@@ -121,6 +122,8 @@ def _data(
     )
     if number is None
   ]
+  if missing and tfds_errors.is_stored(str(name), data.get("data_dir")):
+    return data
   if missing:
     raise ValueError(
       f"config.data.name={name!r}: these data are not here. Give "

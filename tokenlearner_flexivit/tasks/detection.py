@@ -192,13 +192,11 @@ class Detection(box_answers.BoxAnswers):
     name another, as in dict(name="clip").
     """
     del model_section
-    count, names = data_lib.classes(
-      data_section, source, "config.data", BOX_LABEL
-    )
+    _, names = data_lib.classes(data_section, source, "config.data", BOX_LABEL)
     if names is None:
       raise ValueError(
-        f"{source.name} does not name the {count or ''} classes of its boxes, "
-        "and a detection goes by names. Put objects(...) into config.data.pp, "
+        f"{source.name} does not name the classes of its boxes, and a "
+        "detection goes by names. Put objects(...) into config.data.pp, "
         "and take data that name them."
       )
     stored = data_section.get("vocabulary")

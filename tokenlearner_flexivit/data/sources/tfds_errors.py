@@ -100,6 +100,20 @@ def _prepared(name: str, data_dir: str | os.PathLike | None) -> list[str]:
   return names
 
 
+def is_stored(name: str, data_dir: str | os.PathLike | None) -> bool:
+  """Tells whether a folder holds a dataset of TFDS, in any version.
+
+  Args:
+    name: as asked for, with the config if there are several.
+    data_dir: TFDS's folder; None for the default.
+
+  Raises:
+    ValueError: the folder is none.
+  """
+  known = {stored.partition(":")[0] for stored in _prepared(name, data_dir)}
+  return name.strip().partition(":")[0] in known
+
+
 def cannot_read(
   builder: tfds.core.DatasetBuilder, name: str, split: str, error: Exception
 ) -> str:
