@@ -1,4 +1,4 @@
-"""What was read from files is not read again while they do not change."""
+"""Files are not read again while what they gave is used and they stay."""
 
 import json
 import os

@@ -29,7 +29,7 @@ _GREY, _PALETTE = 0, 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Headers:
-  """What the headers of images and masks tell.
+  """Holds what the headers of images and masks tell.
 
   Attributes:
     problems: what is wrong, in words.
