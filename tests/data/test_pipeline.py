@@ -183,9 +183,11 @@ from tokenlearner_flexivit import data
 if __name__ == "__main__":
   config = {dict(FAKE, num_workers=2)!r}
   batches = data.train_batches(config, batch_size=8, seed=3)
-  next(batches)
-  print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+  for _ in range(2):  # A batch of each, so that both have begun.
+    next(batches)
+  workers = [p.pid for p in multiprocessing.active_children()]
   try:
+    print(*workers, flush=True)
     time.sleep(100)
   except KeyboardInterrupt:
     for _ in range(20):
